@@ -1,0 +1,59 @@
+#include "base/diagnostics.h"
+
+#include <absl/strings/cord.h>
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_split.h>
+
+namespace emoe {
+namespace {
+
+constexpr char kPayloadType[] = "emoe/violations";
+// Unit and record separators of ASCII: they never occur in paths, keys or our own sentences.
+constexpr char kUnit = '\x1f';
+constexpr char kRecord = '\x1e';
+
+}  // namespace
+
+void Diagnostics::add(std::string location, std::string field, std::string reason) {
+  if (violations_.size() >= limit_) {
+    ++dropped_;
+    return;
+  }
+  violations_.push_back({std::move(location), std::move(field), std::move(reason)});
+}
+
+std::string to_string(const Violation& violation) {
+  std::string text;
+  for (const std::string* part : {&violation.location, &violation.field}) {
+    if (!part->empty()) absl::StrAppend(&text, *part, ": ");
+  }
+  return text + violation.reason;
+}
+
+Status Diagnostics::to_status(StatusCode code) const {
+  if (empty()) return ok_status();
+  std::string message;
+  std::string payload;
+  for (const Violation& v : violations_) {
+    absl::StrAppend(&message, message.empty() ? "" : "\n", to_string(v));
+    payload += v.location + kUnit + v.field + kUnit + v.reason + kRecord;
+  }
+  if (dropped_ > 0) absl::StrAppend(&message, "\n… and ", dropped_, " more");
+  Status status(code, message);
+  status.SetPayload(kPayloadType, absl::Cord(payload));
+  return status;
+}
+
+std::vector<Violation> violations_of(const Status& status) {
+  std::vector<Violation> violations;
+  const auto payload = status.GetPayload(kPayloadType);
+  if (!payload) return violations;
+  const std::string flat(*payload);
+  for (absl::string_view record : absl::StrSplit(flat, kRecord, absl::SkipEmpty())) {
+    const std::vector<std::string> parts = absl::StrSplit(record, kUnit);
+    if (parts.size() == 3) violations.push_back({parts[0], parts[1], parts[2]});
+  }
+  return violations;
+}
+
+}  // namespace emoe

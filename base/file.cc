@@ -1,0 +1,157 @@
+#include "base/file.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+namespace emoe {
+namespace {
+
+Status file_error(const std::string& what, const std::filesystem::path& path) {
+  return errno_status(errno, absl::StrCat(what, " ", path.string()));
+}
+
+Result<FileDescriptor> open_file(const std::filesystem::path& path, int flags) {
+  FileDescriptor fd(::open(path.c_str(), flags | O_CLOEXEC, 0644));
+  if (!fd.valid()) return file_error("cannot open", path);
+  return fd;
+}
+
+Status write_all(int fd, const void* data, size_t size, const std::string& path) {
+  const char* at = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t written = ::write(fd, at, size);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return file_error("cannot write", path);
+    at += written;
+    size -= static_cast<size_t>(written);
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
+  if (this != &other) {
+    reset();
+    fd_ = std::exchange(other.fd_, -1);
+  }
+  return *this;
+}
+
+void FileDescriptor::reset() {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = -1;
+}
+
+Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_RDONLY));
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) return file_error("cannot stat", path);
+  if (S_ISDIR(info.st_mode)) {
+    return absl::InvalidArgumentError(absl::StrCat(path.string(), " is a folder, not a file"));
+  }
+  if (info.st_size == 0) return MappedFile(nullptr, 0);
+  const auto size = static_cast<size_t>(info.st_size);
+  void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+  if (data == MAP_FAILED) return file_error("cannot map", path);
+  return MappedFile(static_cast<const std::byte*>(data), size);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+Result<FileWriter> FileWriter::create(const std::filesystem::path& path) {
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_WRONLY | O_CREAT | O_TRUNC));
+  return FileWriter(std::move(fd), path.string());
+}
+
+Status FileWriter::write(const void* data, size_t size) {
+  EMOE_RETURN_IF_ERROR(write_all(fd_.get(), data, size, path_));
+  size_ += size;
+  return ok_status();
+}
+
+Status FileWriter::close() {
+  if (::fsync(fd_.get()) != 0) return file_error("cannot flush", path_);
+  fd_.reset();
+  return ok_status();
+}
+
+Result<std::string> read_file(const std::filesystem::path& path) {
+  EMOE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
+  const auto bytes = file.bytes();
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+Status write_file_atomically(const std::filesystem::path& path, std::string_view content) {
+  const std::filesystem::path temporary = absl::StrCat(path.string(), ".tmp.", ::getpid());
+  const auto write = [&]() -> Status {
+    EMOE_ASSIGN_OR_RETURN(FileWriter writer, FileWriter::create(temporary));
+    EMOE_RETURN_IF_ERROR(writer.write(content));
+    EMOE_RETURN_IF_ERROR(writer.close());
+    return rename_durably(temporary, path);
+  };
+  Status status = write();
+  if (!status.ok()) ::unlink(temporary.c_str());
+  return status;
+}
+
+Status append_to_file(const std::filesystem::path& path, std::string_view content) {
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_WRONLY | O_CREAT | O_APPEND));
+  return write_all(fd.get(), content.data(), content.size(), path.string());
+}
+
+Status create_directories(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error)
+    return errno_status(error.value(), absl::StrCat("cannot create folder ", path.string()));
+  return ok_status();
+}
+
+Status sync_directory(const std::filesystem::path& path) {
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_RDONLY | O_DIRECTORY));
+  if (::fsync(fd.get()) != 0) return file_error("cannot flush folder", path);
+  return ok_status();
+}
+
+Status rename_durably(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    return errno_status(errno, absl::StrCat("cannot rename ", from.string(), " to ", to.string()));
+  }
+  const std::filesystem::path parent = to.parent_path();
+  return sync_directory(parent.empty() ? "." : parent);
+}
+
+Status remove_tree(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::remove_all(path, error);
+  if (error) return errno_status(error.value(), absl::StrCat("cannot remove ", path.string()));
+  return ok_status();
+}
+
+Result<uint64_t> disk_free_bytes(const std::filesystem::path& path) {
+  struct statvfs info {};
+  if (::statvfs(path.c_str(), &info) != 0) return file_error("cannot read free space of", path);
+  return static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
+}
+
+}  // namespace emoe

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace emoe {
+
+// Owns a file descriptor.
+class FileDescriptor {
+ public:
+  FileDescriptor() = default;
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept;
+  ~FileDescriptor() { reset(); }
+
+  [[nodiscard]] int get() const { return fd_; }
+  [[nodiscard]] bool valid() const { return fd_ >= 0; }
+  void reset();
+
+ private:
+  int fd_ = -1;
+};
+
+// A whole file mapped read-only; the mapping lives as long as the object. Thread-safe.
+class MappedFile {
+ public:
+  // NOT_FOUND, PERMISSION_DENIED, or what open/mmap say. An empty file maps to an empty span.
+  [[nodiscard]] static Result<MappedFile> open(const std::filesystem::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  MappedFile(const std::byte* data, size_t size) : data_(data), size_(size) {}
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Writes a file front to back. close() flushes to the disk (fsync) and reports every late error;
+// a writer destroyed before close() leaves an unfinished file, which callers keep under a
+// temporary name until it is whole.
+class FileWriter {
+ public:
+  [[nodiscard]] static Result<FileWriter> create(const std::filesystem::path& path);
+  [[nodiscard]] Status write(const void* data,
+                             size_t size);  // RESOURCE_EXHAUSTED when the disk is full
+  [[nodiscard]] Status write(std::string_view text) { return write(text.data(), text.size()); }
+  [[nodiscard]] Status close();
+  [[nodiscard]] uint64_t size() const { return size_; }
+
+ private:
+  FileWriter(FileDescriptor fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  FileDescriptor fd_;
+  std::string path_;
+  uint64_t size_ = 0;
+};
+
+[[nodiscard]] Result<std::string> read_file(const std::filesystem::path& path);
+
+// Readers see the old content or the new, never a part: temporary file, fsync, rename, fsync of the
+// folder.
+[[nodiscard]] Status write_file_atomically(const std::filesystem::path& path,
+                                           std::string_view content);
+
+// Appends in one write(2); used for line-based logs such as metrics.jsonl.
+[[nodiscard]] Status append_to_file(const std::filesystem::path& path, std::string_view content);
+
+[[nodiscard]] Status create_directories(const std::filesystem::path& path);
+[[nodiscard]] Status sync_directory(const std::filesystem::path& path);
+// rename(2), then fsync of the parent: once this returns OK the new name survives a power cut.
+[[nodiscard]] Status rename_durably(const std::filesystem::path& from,
+                                    const std::filesystem::path& to);
+[[nodiscard]] Status remove_tree(const std::filesystem::path& path);
+[[nodiscard]] Result<uint64_t> disk_free_bytes(const std::filesystem::path& path);
+
+}  // namespace emoe

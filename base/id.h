@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+
+namespace emoe {
+
+// A new id, unique without coordination: `prefix`-yyyymmdd-hhmmss-xxxxxxxx, sortable by time (UTC),
+// the last part random from the kernel. Safe in file names and labels.
+[[nodiscard]] std::string new_id(const std::string& prefix);
+
+// `bytes` random bytes from the kernel in lower-case hexadecimal.
+[[nodiscard]] std::string random_hex(int bytes);
+
+}  // namespace emoe

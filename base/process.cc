@@ -1,0 +1,195 @@
+#include "base/process.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <deque>
+#include <fstream>
+#include <sstream>
+
+#include <absl/strings/numbers.h>
+#include <absl/strings/str_cat.h>
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+extern char** environ;
+
+namespace emoe {
+namespace {
+
+// The fields of /proc/PID/stat after the command, which may itself contain spaces and brackets.
+struct Stat {
+  char state = '?';
+  pid_t parent = 0;
+  pid_t session = 0;
+  uint64_t start_ticks = 0;
+};
+
+std::optional<Stat> read_stat(pid_t pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
+  std::stringstream content;
+  content << file.rdbuf();
+  const std::string text = content.str();
+  const size_t end_of_command = text.rfind(')');
+  if (!file || end_of_command == std::string::npos) return std::nullopt;
+  std::istringstream fields(text.substr(end_of_command + 1));
+  Stat stat;
+  std::string skipped;
+  fields >> stat.state >> stat.parent >> skipped >> stat.session;
+  for (int field = 7; field <= 21; ++field) fields >> skipped;
+  fields >> stat.start_ticks;
+  if (!fields) return std::nullopt;
+  return stat;
+}
+
+template <typename Function>
+void for_each_process(Function&& function) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    pid_t pid = 0;
+    if (!absl::SimpleAtoi(entry.path().filename().string(), &pid)) continue;
+    if (const auto stat = read_stat(pid); stat && stat->state != 'Z') function(pid, *stat);
+  }
+}
+
+std::vector<std::string> environment_with(const std::map<std::string, std::string>& changes) {
+  std::vector<std::string> result;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text(*entry);
+    if (!changes.contains(text.substr(0, text.find('=')))) result.push_back(text);
+  }
+  for (const auto& [key, value] : changes) result.push_back(absl::StrCat(key, "=", value));
+  return result;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& texts) {
+  std::vector<char*> result;
+  for (std::string& text : texts) result.push_back(text.data());
+  result.push_back(nullptr);
+  return result;
+}
+
+// Runs in the child between fork and exec: only calls that are safe there.
+void run_child(const SpawnOptions& options, char* const* argv, char* const* env, int output_fd,
+               pid_t parent, int error_fd) {
+  const auto fail = [error_fd] {
+    const int error = errno;
+    if (::write(error_fd, &error, sizeof error) < 0) _exit(126);
+    _exit(127);
+  };
+  if (options.new_session) ::setsid();
+  if (options.die_with_parent) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) _exit(127);
+  }
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  if (output_fd >= 0) {
+    ::dup2(output_fd, STDOUT_FILENO);
+    ::dup2(output_fd, STDERR_FILENO);
+  }
+  const int null_fd = ::open("/dev/null", O_RDONLY);
+  if (null_fd >= 0) ::dup2(null_fd, STDIN_FILENO);
+  if (!options.working_directory.empty() && ::chdir(options.working_directory.c_str()) != 0) fail();
+  ::execvpe(argv[0], argv, env);
+  fail();
+}
+
+}  // namespace
+
+Result<ProcessId> spawn(const SpawnOptions& options) {
+  std::vector<std::string> arguments = options.argv;
+  std::vector<std::string> environment = environment_with(options.set_env);
+  const std::vector<char*> argv = pointers(arguments);
+  const std::vector<char*> env = pointers(environment);
+
+  FileDescriptor output;
+  if (!options.output.empty()) {
+    output = FileDescriptor(
+        ::open(options.output.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+    if (!output.valid()) return errno_status(errno, "cannot open " + options.output.string());
+  }
+  // The pipe closes on a successful exec; otherwise it brings the errno of what failed.
+  int pipe_fds[2];
+  if (::pipe2(pipe_fds, O_CLOEXEC) != 0) return errno_status(errno, "pipe");
+  FileDescriptor read_end(pipe_fds[0]);
+  FileDescriptor write_end(pipe_fds[1]);
+
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) return errno_status(errno, "fork");
+  if (pid == 0) run_child(options, argv.data(), env.data(), output.get(), parent, write_end.get());
+  write_end.reset();
+  int child_errno = 0;
+  ssize_t got = 0;
+  do {
+    got = ::read(read_end.get(), &child_errno, sizeof child_errno);
+  } while (got < 0 && errno == EINTR);
+  if (got > 0) {
+    ::waitpid(pid, nullptr, 0);
+    return errno_status(child_errno, absl::StrCat("cannot start ", options.argv[0]));
+  }
+  const auto stat = read_stat(pid);
+  return ProcessId{pid, stat ? stat->start_ticks : 0};
+}
+
+Result<std::optional<ExitStatus>> poll_child(pid_t pid) {
+  int status = 0;
+  const pid_t got = ::waitpid(pid, &status, WNOHANG);
+  if (got < 0) return errno_status(errno, absl::StrCat("waitpid ", pid));
+  if (got == 0) return std::optional<ExitStatus>();
+  return std::optional<ExitStatus>(WIFSIGNALED(status) ? ExitStatus{0, WTERMSIG(status)}
+                                                       : ExitStatus{WEXITSTATUS(status), 0});
+}
+
+Result<ExitStatus> wait_child(pid_t pid) {
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0) {
+    if (errno != EINTR) return errno_status(errno, absl::StrCat("waitpid ", pid));
+  }
+  return WIFSIGNALED(status) ? ExitStatus{0, WTERMSIG(status)} : ExitStatus{WEXITSTATUS(status), 0};
+}
+
+std::optional<ProcessId> find_process(pid_t pid) {
+  const auto stat = read_stat(pid);
+  if (!stat || stat->state == 'Z') return std::nullopt;
+  return ProcessId{pid, stat->start_ticks};
+}
+
+bool is_alive(const ProcessId& process) {
+  const auto now = find_process(process.pid);
+  return now && now->start_ticks == process.start_ticks;
+}
+
+std::vector<ProcessId> descendants(pid_t pid) {
+  std::multimap<pid_t, ProcessId> by_parent;
+  for_each_process([&](pid_t child, const Stat& stat) {
+    by_parent.insert({stat.parent, ProcessId{child, stat.start_ticks}});
+  });
+  std::vector<ProcessId> found;
+  std::deque<pid_t> open{pid};
+  while (!open.empty()) {
+    const auto [begin, end] = by_parent.equal_range(open.front());
+    open.pop_front();
+    for (auto it = begin; it != end; ++it) {
+      found.push_back(it->second);
+      open.push_back(it->second.pid);
+    }
+  }
+  return found;
+}
+
+std::vector<ProcessId> processes_of_session(pid_t session) {
+  std::vector<ProcessId> found;
+  for_each_process([&](pid_t pid, const Stat& stat) {
+    if (stat.session == session) found.push_back({pid, stat.start_ticks});
+  });
+  return found;
+}
+
+}  // namespace emoe

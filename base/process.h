@@ -1,0 +1,52 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/status.h"
+
+namespace emoe {
+
+struct SpawnOptions {
+  std::vector<std::string> argv;               // argv[0] is looked up in PATH; never a shell string
+  std::map<std::string, std::string> set_env;  // on top of this process's environment
+  std::filesystem::path output;             // stdout and stderr are appended here; empty: inherited
+  std::filesystem::path working_directory;  // empty: this process's
+  bool new_session = false;                 // setsid: own session and process group (pgid = pid)
+  bool die_with_parent = false;  // SIGKILL when the *thread* that spawned it ends (Linux)
+};
+
+// Names a process even after its pid was given to another one.
+struct ProcessId {
+  pid_t pid = 0;
+  uint64_t start_ticks = 0;  // field 22 of /proc/PID/stat
+};
+
+// Starts a program; the child is this process's to wait for. NOT_FOUND when there is no such
+// program.
+[[nodiscard]] Result<ProcessId> spawn(const SpawnOptions& options);
+
+// Exit of a child: code, or the signal that ended it.
+struct ExitStatus {
+  int code = 0;
+  int signal = 0;
+};
+
+// The exit status of a child that has ended; nothing while it runs. NOT_FOUND if it is no child.
+[[nodiscard]] Result<std::optional<ExitStatus>> poll_child(pid_t pid);
+[[nodiscard]] Result<ExitStatus> wait_child(pid_t pid);
+
+// True while this very process (same start time) exists and is no zombie.
+[[nodiscard]] bool is_alive(const ProcessId& process);
+// The process with this pid now, if there is one.
+[[nodiscard]] std::optional<ProcessId> find_process(pid_t pid);
+// All living processes below this one, children first discovered first.
+[[nodiscard]] std::vector<ProcessId> descendants(pid_t pid);
+[[nodiscard]] std::vector<ProcessId> processes_of_session(pid_t session);
+
+}  // namespace emoe

@@ -1,0 +1,47 @@
+#include "base/sha256.h"
+
+#include <absl/strings/escaping.h>
+#include <openssl/evp.h>
+
+#include "base/check.h"
+#include "base/file.h"
+
+namespace emoe {
+
+struct Sha256::Context {
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> evp{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
+};
+
+Sha256::Sha256() : context_(std::make_unique<Context>()) {
+  EMOE_CHECK(EVP_DigestInit_ex(context_->evp.get(), EVP_sha256(), nullptr) == 1);
+}
+
+Sha256::~Sha256() = default;
+
+void Sha256::update(const void* data, size_t size) {
+  EMOE_CHECK(EVP_DigestUpdate(context_->evp.get(), data, size) == 1);
+}
+
+std::string Sha256::hex_digest() {
+  std::string digest(EVP_MAX_MD_SIZE, '\0');
+  unsigned int size = 0;
+  EMOE_CHECK(EVP_DigestFinal_ex(context_->evp.get(),
+                                reinterpret_cast<unsigned char*>(digest.data()), &size) == 1);
+  digest.resize(size);
+  return absl::BytesToHexString(digest);
+}
+
+std::string sha256_hex(std::string_view text) {
+  Sha256 hash;
+  hash.update(text);
+  return hash.hex_digest();
+}
+
+Result<std::string> sha256_of_file(const std::filesystem::path& path) {
+  EMOE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
+  Sha256 hash;
+  hash.update(file.bytes().data(), file.bytes().size());
+  return hash.hex_digest();
+}
+
+}  // namespace emoe

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace emoe {
+
+// SHA-256 (FIPS 180-4) over a stream of bytes.
+class Sha256 {
+ public:
+  Sha256();
+  ~Sha256();
+  void update(const void* data, size_t size);
+  void update(std::string_view text) { update(text.data(), text.size()); }
+  // 64 lower-case hexadecimal digits; ends the stream.
+  [[nodiscard]] std::string hex_digest();
+
+ private:
+  struct Context;
+  std::unique_ptr<Context> context_;
+};
+
+[[nodiscard]] std::string sha256_hex(std::string_view text);
+[[nodiscard]] Result<std::string> sha256_of_file(const std::filesystem::path& path);
+
+}  // namespace emoe

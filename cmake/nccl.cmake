@@ -1,0 +1,21 @@
+# CUDA and NCCL are optional: with a toolkit present, worker/comm/nccl and worker/device/cuda are
+# compiled; without it their small stand-ins (which report "built without CUDA") are.
+set(EMOE_CUDA AUTO CACHE STRING "AUTO, ON or OFF: compile the CUDA and NCCL sources")
+set(EMOE_HAVE_CUDA OFF)
+if(NOT EMOE_CUDA STREQUAL "OFF")
+  find_path(EMOE_CUDA_INCLUDE cuda_runtime_api.h PATHS /usr/local/cuda/include)
+  find_path(EMOE_NCCL_INCLUDE nccl.h PATHS ${EMOE_SITE_PACKAGES}/nvidia/nccl/include /usr/local/cuda/include)
+  find_library(EMOE_NCCL_LIB NAMES libnccl.so.2 nccl PATHS ${EMOE_SITE_PACKAGES}/nvidia/nccl/lib /usr/local/cuda/lib64)
+  find_library(EMOE_CUDART_LIB NAMES cudart libcudart.so.13 PATHS ${EMOE_SITE_PACKAGES}/nvidia/cu13/lib /usr/local/cuda/lib64)
+  if(EMOE_CUDA_INCLUDE AND EMOE_NCCL_INCLUDE AND EMOE_NCCL_LIB AND EMOE_CUDART_LIB)
+    set(EMOE_HAVE_CUDA ON)
+    add_library(emoe_nccl INTERFACE)
+    add_library(emoe::nccl ALIAS emoe_nccl)
+    target_include_directories(emoe_nccl SYSTEM INTERFACE ${EMOE_NCCL_INCLUDE} ${EMOE_CUDA_INCLUDE})
+    target_link_libraries(emoe_nccl INTERFACE ${EMOE_NCCL_LIB} ${EMOE_CUDART_LIB})
+  elseif(EMOE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "EMOE_CUDA=ON, but the CUDA runtime or NCCL is missing: "
+      "cuda_runtime_api.h=${EMOE_CUDA_INCLUDE} nccl.h=${EMOE_NCCL_INCLUDE} ${EMOE_NCCL_LIB} ${EMOE_CUDART_LIB}")
+  endif()
+endif()
+message(STATUS "CUDA and NCCL sources: ${EMOE_HAVE_CUDA}")

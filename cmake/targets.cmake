@@ -1,0 +1,85 @@
+# emoe_library(NAME SRCS a.cc … DEPS x …)  static library emoe_NAME with the alias emoe::NAME.
+# NAME is the folder's path with '_' for '/'. A TORCH library uses the shared precompiled header.
+function(emoe_library name)
+  cmake_parse_arguments(arg "TORCH" "" "SRCS;DEPS" ${ARGN})
+  add_library(emoe_${name} STATIC ${arg_SRCS})
+  add_library(emoe::${name} ALIAS emoe_${name})
+  _emoe_settings(emoe_${name} "${arg_TORCH}")
+  target_link_libraries(emoe_${name} PUBLIC ${arg_DEPS})
+endfunction()
+
+# emoe_program(NAME SRCS … DEPS …)  an executable in build/bin.
+function(emoe_program name)
+  cmake_parse_arguments(arg "TORCH" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${arg_SRCS})
+  _emoe_settings(${name} "${arg_TORCH}")
+  target_link_libraries(${name} PRIVATE ${arg_DEPS})
+endfunction()
+
+# emoe_test(NAME SRCS … DEPS … [LABELS unit|integration|dist|reference|fault|end_to_end …]
+#           [RANKS n …] [TIMEOUT seconds] [TORCH] [NO_MAIN])
+# One GoogleTest program, registered with ctest once, or once per rank count under mpirun.
+# The environment every test gets is set in _emoe_test_environment.
+function(emoe_test name)
+  cmake_parse_arguments(arg "TORCH;NO_MAIN" "TIMEOUT" "SRCS;DEPS;LABELS;RANKS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  add_executable(${name} ${arg_SRCS})
+  _emoe_settings(${name} "${arg_TORCH}")
+  target_link_libraries(${name} PRIVATE ${arg_DEPS} GTest::gtest)
+  if(NOT arg_NO_MAIN)
+    target_link_libraries(${name} PRIVATE GTest::gtest_main)
+  endif()
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+  if(arg_RANKS)
+    foreach(ranks ${arg_RANKS})
+      add_test(NAME ${name}.${ranks} COMMAND ${EMOE_MPIRUN} -n ${ranks} $<TARGET_FILE:${name}>)
+      _emoe_test_properties(${name}.${ranks} "${arg_LABELS}" ${arg_TIMEOUT} ${ranks})
+    endforeach()
+  else()
+    add_test(NAME ${name} COMMAND ${name})
+    _emoe_test_properties(${name} "${arg_LABELS}" ${arg_TIMEOUT} 1)
+  endif()
+endfunction()
+
+# emoe_script_test(NAME COMMAND … [LABELS …] [TIMEOUT s] [PROCESSORS n])  a test that is a command.
+function(emoe_script_test name)
+  cmake_parse_arguments(arg "" "TIMEOUT;PROCESSORS" "COMMAND;LABELS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  if(NOT arg_PROCESSORS)
+    set(arg_PROCESSORS 1)
+  endif()
+  add_test(NAME ${name} COMMAND ${arg_COMMAND})
+  _emoe_test_properties(${name} "${arg_LABELS}" ${arg_TIMEOUT} ${arg_PROCESSORS})
+endfunction()
+
+# mpirun as the tests start it: as root in a container, more ranks than cores allowed, no core
+# binding (two tests may run at once and would be bound to the same core).
+set(EMOE_MPIRUN mpirun --allow-run-as-root --oversubscribe --bind-to none)
+
+function(_emoe_test_properties test labels timeout processors)
+  set_tests_properties(${test} PROPERTIES
+    LABELS "${labels}" TIMEOUT ${timeout} PROCESSORS ${processors} SKIP_RETURN_CODE 77
+    ENVIRONMENT "OMP_NUM_THREADS=1;EMOE_SOURCE_DIR=${CMAKE_SOURCE_DIR};EMOE_BIN_DIR=${CMAKE_BINARY_DIR}/bin;EMOE_PYTHON=${EMOE_PYTHON};ASAN_OPTIONS=detect_leaks=0;TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/tsan.supp;OMPI_MCA_rmaps_base_oversubscribe=1")
+endfunction()
+
+function(_emoe_settings target torch)
+  target_include_directories(${target} PRIVATE "${CMAKE_SOURCE_DIR}")
+  target_compile_options(${target} PRIVATE ${EMOE_WARNINGS})
+  set_target_properties(${target} PROPERTIES CXX_VISIBILITY_PRESET hidden)
+  if(torch)
+    target_link_libraries(${target} PRIVATE emoe::torch)
+    target_precompile_headers(${target} REUSE_FROM emoe_torch_pch)
+  endif()
+endfunction()
+
+# The one precompiled header of all code that sees tensors: ATen and autograd cost 8 s a file otherwise.
+function(emoe_torch_precompiled_header header source)
+  add_library(emoe_torch_pch STATIC ${source})
+  _emoe_settings(emoe_torch_pch "")
+  target_link_libraries(emoe_torch_pch PUBLIC emoe::torch)
+  target_precompile_headers(emoe_torch_pch PRIVATE ${header})
+endfunction()

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/diagnostics.h"
+#include "base/status.h"
+#include "emoe/v1/job_spec.pb.h"
+#include "emoe/v1/service_config.pb.h"
+
+namespace emoe::config {
+
+// Where each key of a message came from: "optimizer.learning_rate" → "job.yaml:12" or "--set".
+using KeyLocations = std::map<std::string, std::string>;
+
+// A job as given, with the places of its keys for errors found later.
+struct LoadedJob {
+  v1::JobSpec spec;
+  KeyLocations locations;
+};
+
+// Reads a job file and applies `overrides` ("optimizer.learning_rate=1e-4", later ones win).
+// Structure only: unknown keys (with near misses), wrong types and malformed YAML, all of them in
+// one INVALID_ARGUMENT whose violations_of() has "file:line" each. Defaults and ranges are
+// resolve()'s and validate()'s. NOT_FOUND if there is no such file.
+[[nodiscard]] Result<LoadedJob> load_job(const std::filesystem::path& file,
+                                         const std::vector<std::string>& overrides);
+[[nodiscard]] Result<LoadedJob> parse_job(const std::string& yaml, const std::string& source_name,
+                                          const std::vector<std::string>& overrides);
+
+// The spec with every default filled in; a resolved spec resolves to itself.
+[[nodiscard]] v1::JobSpec resolve(const v1::JobSpec& spec);
+
+// Every rule that needs nothing but the resolved spec: ranges, allowed words, required keys, rules
+// across keys. A violation's location is that of its key where `locations` knows it.
+void validate(const v1::JobSpec& resolved, const KeyLocations& locations, Diagnostics& diagnostics);
+
+// What a spec asks for and this version does not do yet (a violation each, the reason says what
+// works instead).
+void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locations,
+                        Diagnostics& diagnostics);
+
+// Rules that need the model's shape (worker and coordinator read config.json their own way and hand
+// it over).
+struct ModelShape {
+  int64_t num_hidden_layers = 0;
+  int64_t intermediate_size = 0;
+  int64_t max_position_embeddings = 0;
+};
+void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape,
+                            const KeyLocations& locations, Diagnostics& diagnostics);
+// The converted layers a spec names in a model of so many layers, ascending.
+[[nodiscard]] std::vector<int64_t> converted_layers(const v1::JobSpec& resolved,
+                                                    int64_t num_hidden_layers);
+
+// The service's configuration, same reader, defaults and rules included.
+[[nodiscard]] Result<v1::CoordinatorConfig> load_coordinator_config(
+    const std::filesystem::path& file, const std::vector<std::string>& overrides);
+
+// A spec as YAML in schema order, exactly readable by parse_job (floats in full precision).
+[[nodiscard]] std::string to_yaml(const v1::JobSpec& spec);
+// Any message as YAML / JSON for people and scripts (field names as in the proto files).
+[[nodiscard]] std::string message_to_yaml(const google::protobuf::Message& message);
+[[nodiscard]] std::string message_to_json(const google::protobuf::Message& message);
+
+// Makes relative paths in a spec absolute against `base` (emoectl does it before submitting).
+void make_paths_absolute(v1::JobSpec& spec, const std::filesystem::path& base);
+// Every file or folder a spec names: key → path.
+[[nodiscard]] std::vector<std::pair<std::string, std::string>> named_paths(const v1::JobSpec& spec);
+
+}  // namespace emoe::config

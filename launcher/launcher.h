@@ -1,0 +1,74 @@
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace emoe::launcher {
+
+// One attempt of a job, to be started as `ranks` processes.
+struct LaunchRequest {
+  std::string job_id;
+  int attempt = 1;
+  int ranks = 1;
+  int threads_per_rank = 1;
+  std::vector<std::string> worker_argv;            // program and arguments of every rank, no shell
+  std::map<std::string, std::string> environment;  // for every rank, on top of the launcher's own
+  std::filesystem::path attempt_dir;  // exists; output.log and the launcher's own files go here
+};
+
+// Names a launched attempt, also for a coordinator that starts anew: it is stored as text with the
+// attempt.
+struct LaunchHandle {
+  std::string text;
+  bool operator==(const LaunchHandle&) const = default;
+};
+
+enum class AttemptPhase {
+  running,
+  ended,    // no process of the attempt is left
+  unknown,  // the engine cannot be asked just now; ask again
+};
+
+// How an attempt ended, as far as the launcher can tell. Which class of failure that is, the server
+// decides.
+struct AttemptEnd {
+  int exit_code = 0;           // of the first rank that failed, else 0
+  int signal = 0;              // that ended it, else 0
+  std::optional<int> rank;     // whose exit that is, where known
+  bool out_of_memory = false;  // the kernel's OOM killer or the engine said so
+  std::string detail;          // for people: last lines that explain it
+};
+
+struct AttemptStatus {
+  AttemptPhase phase = AttemptPhase::unknown;
+  AttemptEnd end;  // meaningful when phase is ended
+};
+
+enum class StopMode {
+  graceful,  // the preemption signal to every rank: checkpoint at the next step edge, exit 75
+  kill,      // SIGKILL to everything of the attempt
+};
+
+// Starts, observes and stops attempts on one engine (this machine, Slurm, Kubernetes). All calls
+// are quick (no waiting for processes) and thread-safe; they may be repeated: launch() of an
+// attempt already launched (same job and number) returns its handle, stop() of an ended attempt is
+// OK.
+class Launcher {
+ public:
+  virtual ~Launcher() = default;
+  // FAILED_PRECONDITION when the engine or the program is missing (says how to get it),
+  // RESOURCE_EXHAUSTED when the engine has no room now.
+  [[nodiscard]] virtual Result<LaunchHandle> launch(const LaunchRequest& request) = 0;
+  // NOT_FOUND when the engine knows nothing of the handle (its processes are surely gone).
+  [[nodiscard]] virtual Result<AttemptStatus> poll(const LaunchHandle& handle) = 0;
+  [[nodiscard]] virtual Status stop(const LaunchHandle& handle, StopMode mode) = 0;
+  [[nodiscard]] virtual std::string name() const = 0;  // "local"
+};
+
+}  // namespace emoe::launcher

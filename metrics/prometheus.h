@@ -1,0 +1,54 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/status.h"
+#include "metrics/metrics.h"
+
+namespace emoe::metrics {
+
+// Registry kept by prometheus-cpp; text() is the exposition format (version 0.0.4).
+class PrometheusRegistry final : public Registry {
+ public:
+  PrometheusRegistry();
+  ~PrometheusRegistry() override;
+  [[nodiscard]] std::shared_ptr<Counter> counter(const std::string& name, const std::string& help,
+                                                 const Labels& labels) override;
+  [[nodiscard]] std::shared_ptr<Gauge> gauge(const std::string& name, const std::string& help,
+                                             const Labels& labels) override;
+  [[nodiscard]] std::shared_ptr<Histogram> histogram(const std::string& name,
+                                                     const std::string& help,
+                                                     const std::vector<double>& upper_bounds,
+                                                     const Labels& labels) override;
+  [[nodiscard]] std::string text() const;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;  // handles keep it alive
+};
+
+// Serves GET /metrics and, where given, /sd (Prometheus http_sd JSON) and /healthz on its own small
+// HTTP server.
+class HttpExposer {
+ public:
+  struct Config {
+    std::string listen = "127.0.0.1:0";  // port 0: a free one, see address()
+    std::function<std::string()>
+        service_discovery;  // body of /sd; empty: no /sd. Called on server threads.
+  };
+  // UNAVAILABLE when the address cannot be bound ("… is in use"), INVALID_ARGUMENT when it does not
+  // parse. `registry` outlives the exposer.
+  [[nodiscard]] static Result<std::unique_ptr<HttpExposer>> start(
+      const PrometheusRegistry& registry, Config config);
+  ~HttpExposer();
+  [[nodiscard]] std::string address() const;  // "127.0.0.1:43117"
+
+ private:
+  struct State;
+  explicit HttpExposer(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace emoe::metrics

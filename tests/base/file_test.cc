@@ -1,0 +1,60 @@
+#include "base/file.h"
+
+#include <csignal>
+#include <filesystem>
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include "tests/support/temp_dir.h"
+
+namespace emoe {
+namespace {
+
+TEST(File, AtomicWriteReplacesAndLeavesNoTemporary) {
+  testing::TempDir dir;
+  ASSERT_TRUE(write_file_atomically(dir / "a", "one").ok());
+  ASSERT_TRUE(write_file_atomically(dir / "a", "two").ok());
+  EXPECT_EQ(*read_file(dir / "a"), "two");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+}
+
+TEST(File, MissingAndEmptyFiles) {
+  testing::TempDir dir;
+  EXPECT_EQ(MappedFile::open(dir / "none").status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(MappedFile::open(dir.path()).status().code(), StatusCode::kInvalidArgument);
+  ASSERT_TRUE(write_file_atomically(dir / "empty", "").ok());
+  EXPECT_TRUE(MappedFile::open(dir / "empty")->bytes().empty());
+}
+
+// A file size limit stands in for a full disk: both stop a write in its middle.
+TEST(File, FailedWriteKeepsTheOldContent) {
+  testing::TempDir dir;
+  ASSERT_TRUE(write_file_atomically(dir / "a", "old").ok());
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{1024, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const Status status = write_file_atomically(dir / "a", std::string(4096, 'x'));
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, old_handler);
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ(*read_file(dir / "a"), "old");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+}
+
+TEST(File, AppendAndWriterSizes) {
+  testing::TempDir dir;
+  ASSERT_TRUE(append_to_file(dir / "log", "a\n").ok());
+  ASSERT_TRUE(append_to_file(dir / "log", "b\n").ok());
+  EXPECT_EQ(*read_file(dir / "log"), "a\nb\n");
+  auto writer = FileWriter::create(dir / "w");
+  ASSERT_TRUE(writer.ok());
+  ASSERT_TRUE(writer->write("hello").ok());
+  EXPECT_EQ(writer->size(), 5u);
+  EXPECT_TRUE(writer->close().ok());
+}
+
+}  // namespace
+}  // namespace emoe

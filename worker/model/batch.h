@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace emoe::worker {
+
+// Rows side by side for one forward pass (a micro-batch). T tokens in S segments; attention is
+// causal inside a segment and never crosses one. Without packing the segments are padded to one
+// length with id 0 at their end; padding is never a target, and causal attention keeps it from the
+// real tokens.
+struct PackedBatch {
+  std::vector<int64_t> ids;        // [T]
+  std::vector<int64_t> positions;  // [T], from 0 in every segment
+  std::vector<int64_t> targets;    // [T] id of the next token, or -1 where there is no loss
+  std::vector<float>
+      weights;  // [T] what a target's cross-entropy counts in the loss of the *global* batch;
+                //     0 where there is no target. Sum over all micro-batches and ranks = loss.
+  std::vector<int64_t> segment_starts;  // [S + 1], first 0, last T
+  std::vector<int64_t>
+      row_keys;  // [S] names the row within the step, whichever rank and micro-batch it is in:
+                 //     random numbers (dropout) are drawn from it
+  int64_t real_tokens = 0;  // T without padding
+
+  [[nodiscard]] int64_t num_tokens() const { return static_cast<int64_t>(ids.size()); }
+  [[nodiscard]] int64_t num_segments() const { return static_cast<int64_t>(row_keys.size()); }
+};
+
+}  // namespace emoe::worker

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "base/status.h"
+
+namespace emoe::worker {
+
+// The shape of a Llama model; names as in Hugging Face's config.json (transformers LlamaConfig).
+struct LlamaConfig {
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;  // d_ff
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  int64_t vocab_size = 0;
+  int64_t max_position_embeddings = 0;
+  double rms_norm_eps = 1e-6;
+  double rope_theta = 10000.0;
+  bool tie_word_embeddings = false;
+  int64_t bos_token_id = 1;
+  int64_t eos_token_id = 2;
+
+  // Reads config.json strictly: another architecture, or a setting this engine does not compute
+  // (rope scaling, biases, another activation, …), is INVALID_ARGUMENT naming file and key; nothing
+  // is silently ignored.
+  [[nodiscard]] static Result<LlamaConfig> read(const std::filesystem::path& config_json);
+  // The same from text; `source` names it in errors.
+  [[nodiscard]] static Result<LlamaConfig> parse(const std::string& json_text,
+                                                 const std::string& source);
+  // config.json for a new model (dtype: "float32" | "bfloat16").
+  [[nodiscard]] std::string to_json(const std::string& dtype) const;
+  [[nodiscard]] int64_t parameter_count() const;
+};
+
+}  // namespace emoe::worker
