@@ -1,0 +1,54 @@
+# The front door. `make` lists the targets; CMake (CMakePresets.json) does the work behind them.
+SHELL := /bin/bash
+JOBS ?= 2
+CTEST_JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help deps deps-test build demo test test-gpu lint format asan tsan bench bundle clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## Debian packages and LibTorch, as far as they are missing
+	@tools/setup/setup.sh build
+
+deps-test: ## the above, and what tests and lint need
+	@tools/setup/setup.sh test
+
+build: deps ## release build; programs in build/bin
+	@tools/build.sh release $(JOBS)
+
+demo: build ## the whole path on this machine: three jobs over gRPC, verified merged checkpoints, a summary
+	@demo/run.py
+
+test: deps-test ## the whole CPU suite
+	@tools/build.sh release $(JOBS)
+	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) $(CTEST_ARGS)
+
+test-gpu: deps-test ## the tests that need a GPU (label gpu), built with CUDA and NCCL
+	@tools/build.sh cuda $(JOBS)
+	@ctest --test-dir build/cuda --output-on-failure -L gpu $(CTEST_ARGS)
+
+lint: deps-test ## format, shell and Python checks, include direction, file sizes; clang-tidy on changed files
+	@tools/lint.sh
+
+format: ## clang-format on all sources
+	@git ls-files '*.h' '*.cc' '*.cu' | xargs clang-format -i
+
+asan: deps-test ## unit, integration and reference tests under ASan + UBSan
+	@tools/build.sh asan $(JOBS)
+	@ctest --test-dir build/asan --output-on-failure -j $(CTEST_JOBS) -L 'unit|integration|reference' $(CTEST_ARGS)
+
+tsan: deps-test ## the coordinator's tests under TSan
+	@tools/build.sh tsan $(JOBS) tsan_tests
+	@ctest --test-dir build/tsan --output-on-failure -j $(CTEST_JOBS) -L tsan $(CTEST_ARGS)
+
+bench: deps-test ## our step against transformers + PEFT and the GEMM replay, in one run
+	@tools/build.sh release $(JOBS)
+	@bench/run.py
+
+bundle: build ## build/emoe-bundle.tar.xz: the programs with their libraries, without LibTorch and CUDA
+	@tools/bundle.sh
+
+clean: ## removes what builds, tests and the demo made; keeps the Python environment
+	@find build -mindepth 1 -maxdepth 1 ! -name python -exec rm -rf {} +
