@@ -2,7 +2,7 @@
 # All static checks; prints every problem, then fails if there was one.
 #   EMOE_LINT_BASE=REV   clang-tidy looks at the C++ files changed since REV (default: HEAD, the uncommitted ones)
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 failures=0
 check() {
   local name=$1

@@ -20,7 +20,7 @@ die() { printf '[setup] %s\n' "$*" >&2; exit 1; }
 
 missing_packages() {
   local package
-  for package in $(sed 's/#.*//' "$@"); do
+  sed 's/[[:space:]]*#.*//; /^$/d' "$@" | while read -r package; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || echo "$package"
   done
 }
