@@ -57,6 +57,14 @@ struct MergeRecord {
   std::string adapter_dir;
 };
 
+// How evenly the tokens of a step (or of a window of steps) fell on the experts of one layer.
+struct ExpertLoad {
+  int64_t layer = 0;           // index in the model
+  double load_cv = 0.0;        // standard deviation over mean of the experts' selections
+  double max_over_mean = 0.0;  // selections of the busiest expert over the mean
+  int64_t dead = 0;            // experts never selected
+};
+
 enum class StopRequest { none, stop, checkpoint, checkpoint_and_stop };
 
 // Where the progress of this rank goes: the output folder's files, Prometheus, the coordinator's
@@ -72,6 +80,8 @@ class ProgressSink {
   virtual void on_checkpoint(const CheckpointRecord& record) = 0;
   virtual void on_merge(const MergeRecord& record) = 0;
   virtual void on_message(const std::string& text) = 0;
+  // A statistic for dashboards, not part of the run's record; sinks may ignore it.
+  virtual void on_expert_load(const ExpertLoad& /*load*/) {}
 };
 
 // What the step loop asks at every step edge: a signal or the coordinator's command, whichever

@@ -1,0 +1,136 @@
+#include <exception>
+#include <mutex>
+#include <utility>
+
+#include <absl/strings/numbers.h>
+#include <absl/strings/str_cat.h>
+#include <civetweb.h>
+
+#include "base/log.h"
+#include "metrics/prometheus.h"
+
+namespace emoe::metrics {
+namespace {
+
+constexpr const char* kTextFormat = "text/plain; version=0.0.4; charset=utf-8";
+
+struct Address {
+  std::string host;  // an IPv6 address keeps its brackets
+  int port = 0;
+};
+
+Result<Address> parse_address(const std::string& listen) {
+  const auto colon = listen.rfind(':');
+  Address address;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(listen.substr(colon + 1), &address.port) || address.port < 0 ||
+      address.port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", listen, "\" is no HOST:PORT with a port from 0 to 65535"));
+  }
+  address.host = listen.substr(0, colon);
+  return address;
+}
+
+int reply(mg_connection* connection, int code, const std::string& type, const std::string& body) {
+  const std::string head = absl::StrCat(
+      "HTTP/1.1 ", code, code == 200 ? " OK" : " Internal Server Error", "\r\nContent-Type: ", type,
+      "\r\nContent-Length: ", body.size(), "\r\nConnection: close\r\n\r\n");
+  mg_write(connection, head.data(), head.size());
+  mg_write(connection, body.data(), body.size());
+  return code;
+}
+
+}  // namespace
+
+struct HttpExposer::State {
+  const PrometheusRegistry* registry = nullptr;
+  std::function<std::string()> service_discovery;
+  std::string address;
+  std::mutex error_mutex;
+  std::string error;  // what civetweb said last
+  mg_context* server = nullptr;
+
+  ~State() {
+    if (server != nullptr) mg_stop(server);
+  }
+
+  static int on_metrics(mg_connection* connection, void* self) {
+    return answer(connection, kTextFormat,
+                  [self] { return static_cast<State*>(self)->registry->text(); });
+  }
+  static int on_service_discovery(mg_connection* connection, void* self) {
+    return answer(connection, "application/json",
+                  [self] { return static_cast<State*>(self)->service_discovery(); });
+  }
+  static int on_health(mg_connection* connection, void* /*self*/) {
+    return reply(connection, 200, "text/plain", "ok\n");
+  }
+
+  // An exception must not pass through civetweb's C frames.
+  template <typename Body>
+  static int answer(mg_connection* connection, const std::string& type, const Body& body) {
+    try {
+      return reply(connection, 200, type, body());
+    } catch (const std::exception& error) {
+      log_error("metrics server: %s", error.what());
+      return reply(connection, 500, "text/plain", "internal error\n");
+    }
+  }
+
+  static int on_log(const mg_connection* connection, const char* message) {
+    auto* self = static_cast<State*>(mg_get_user_data(mg_get_context(connection)));
+    if (self == nullptr) return 0;
+    const std::lock_guard lock(self->error_mutex);
+    self->error = message;
+    return 1;
+  }
+};
+
+HttpExposer::HttpExposer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+HttpExposer::~HttpExposer() = default;
+std::string HttpExposer::address() const {
+  return state_->address;
+}
+
+Result<std::unique_ptr<HttpExposer>> HttpExposer::start(const PrometheusRegistry& registry,
+                                                        Config config) {
+  EMOE_ASSIGN_OR_RETURN(const Address wanted, parse_address(config.listen));
+  auto state = std::make_unique<State>();
+  state->registry = &registry;
+  state->service_discovery = std::move(config.service_discovery);
+
+  // Two threads: Prometheus and a person with curl. Without keep-alive a scraper holds none of
+  // them.
+  const char* options[] = {"listening_ports",
+                           config.listen.c_str(),
+                           "num_threads",
+                           "2",
+                           "enable_keep_alive",
+                           "no",
+                           nullptr,
+                           nullptr,
+                           nullptr};
+  mg_callbacks callbacks{};
+  callbacks.log_message = &State::on_log;
+  mg_init_library(MG_FEATURES_DEFAULT);
+  state->server = mg_start(&callbacks, state.get(), options);
+  if (state->server == nullptr) {
+    return absl::UnavailableError(absl::StrCat(
+        "cannot serve metrics on ", config.listen,
+        " (is the port in use? choose another, or port 0 for a free one): ", state->error));
+  }
+  mg_server_port port{};
+  if (mg_get_server_ports(state->server, 1, &port) != 1) {
+    return absl::InternalError("the metrics server does not tell its port");
+  }
+  state->address = absl::StrCat(wanted.host, ":", port.port);
+  mg_set_request_handler(state->server, "/metrics$", &State::on_metrics, state.get());
+  mg_set_request_handler(state->server, "/healthz$", &State::on_health, state.get());
+  if (state->service_discovery) {
+    mg_set_request_handler(state->server, "/sd$", &State::on_service_discovery, state.get());
+  }
+  return std::unique_ptr<HttpExposer>(new HttpExposer(std::move(state)));
+}
+
+}  // namespace emoe::metrics
