@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "base/diagnostics.h"
+#include "base/status.h"
+
+namespace emoe::config {
+
+// One row of a data file as the user wrote it, its structure checked.
+struct DataRow {
+  int64_t index = 0;  // 0-based position among the file's rows, bad ones counted
+  int64_t line = 0;   // 1-based line of the file where it starts
+  // format: alpaca
+  std::string instruction;
+  std::string input;   // empty where the row has none
+  std::string output;  // may be empty: the answer is then the end of the text alone
+  // format: text
+  std::string text;
+};
+
+// Reads the rows of a data file, in order, and hands every good one to `on_row` (which may be
+// empty: admission only checks). A bad row is a violation "train.jsonl:1234" (1-based line) that
+// names its index and the key; reading goes on behind it, so that all of them are found.
+//
+//   alpaca  .json (array of objects) or .jsonl: objects with the strings instruction (not blank),
+//           output, and optionally input; other keys are ignored.
+//   text    .json or .jsonl: objects with the string text (not blank); .txt: one row per document.
+//           Documents end at lines that are exactly <|endoftext|>; in a file without such a line,
+//           at blank lines.
+//
+// Returns an error only when the file cannot be read; everything wrong with its content, an unknown
+// ending or format and a file without rows included, goes to `diagnostics`.
+[[nodiscard]] Status read_data_rows(const std::filesystem::path& file, const std::string& format,
+                                    Diagnostics& diagnostics,
+                                    const std::function<void(DataRow&&)>& on_row);
+
+// The same check as one violation list, for admission: an unreadable file is a violation of `key`
+// ("data.train") too.
+void check_data_file(const std::filesystem::path& file, const std::string& format,
+                     const std::string& key, Diagnostics& diagnostics);
+
+// Well-formed UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF).
+[[nodiscard]] bool is_utf8(std::string_view text);
+
+}  // namespace emoe::config
