@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 
 namespace emoe::worker {
@@ -16,6 +17,13 @@ struct CollectiveCounters {
   std::atomic<int64_t> started{0};
   std::atomic<int64_t> completed{0};
   std::atomic<const char*> operation{""};  // a literal: "all_reduce", … ; "" between collectives
+};
+
+// A collective failed: a peer is gone, the library reported an error, or the ranks disagree about
+// what they are doing. The group is unusable; the rank ends with exit code 71.
+class CommunicationError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 // The ranks of one job as a group. Every rank calls the same methods in the same order (a
@@ -43,6 +51,23 @@ class Communicator {
   [[nodiscard]] const CollectiveCounters& counters() const { return counters_; }
 
  protected:
+  // Counts one collective: started when made, completed by done(). One left by an exception stays
+  // started, which is what happened.
+  class Collective {
+   public:
+    Collective(CollectiveCounters& counters, const char* operation) : counters_(counters) {
+      counters_.operation.store(operation, std::memory_order_relaxed);
+      counters_.started.fetch_add(1, std::memory_order_release);
+    }
+    void done() {
+      counters_.completed.fetch_add(1, std::memory_order_release);
+      counters_.operation.store("", std::memory_order_relaxed);
+    }
+
+   private:
+    CollectiveCounters& counters_;
+  };
+
   CollectiveCounters counters_;
 };
 

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "worker/comm/communicator.h"
+
+namespace emoe::worker {
+
+// All ranks of the MpiSession, over a duplicate of MPI_COMM_WORLD of its own; collective. Buffers
+// are host memory. The session must outlive it. Throws CommunicationError.
+//
+// MPI counts elements in an int: larger buffers go in pieces of `max_count` elements (a smaller one
+// is for tests).
+inline constexpr size_t kMaxMpiCount = size_t{1} << 28;
+[[nodiscard]] std::unique_ptr<Communicator> make_mpi_communicator(size_t max_count = kMaxMpiCount);
+
+}  // namespace emoe::worker

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <optional>
+
+namespace emoe::worker {
+
+// MPI between its initialisation and its end. The program's main makes one, first thing, keeps it
+// for its life, and calls finalize() before it returns normally.
+//
+// The destructor alone does *not* finalise: MPI_Finalize waits for all ranks, and a rank that
+// leaves because of an error must not wait for peers that are stuck in a collective. It just exits
+// with its code; mpirun then ends the other ranks and passes that code on.
+class MpiSession {
+ public:
+  // Without mpirun or srun around it the process becomes a world of one. Threads: one thread at a
+  // time may call MPI (MPI_THREAD_SERIALIZED). Throws CommunicationError; must not be called twice
+  // in a process.
+  MpiSession();
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+  ~MpiSession() = default;
+
+  [[nodiscard]] int rank() const;
+  [[nodiscard]] int world_size() const;
+  // Number of this rank among those on the same host, from 0; chooses the rank's GPU.
+  [[nodiscard]] int local_rank() const { return local_rank_; }
+  [[nodiscard]] int local_size() const { return local_size_; }
+
+  // Collective over all ranks; at most once. Every MpiCommunicator must be gone.
+  void finalize();
+  // Ends all ranks at once with this exit code; for a rank that knows its peers are stuck.
+  [[noreturn]] static void abort(int exit_code);
+
+ private:
+  int local_rank_ = 0;
+  int local_size_ = 1;
+};
+
+// The world size the launcher around this process says (mpirun, PMIx, srun), known before MPI is
+// initialised; nothing where there is no launcher. A difference to world_size() means the launcher
+// and the MPI library do not speak the same PMI: N silent singletons.
+[[nodiscard]] std::optional<int> launched_world_size();
+// The same for this process's rank.
+[[nodiscard]] std::optional<int> launched_rank();
+
+}  // namespace emoe::worker
