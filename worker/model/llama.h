@@ -11,18 +11,9 @@
 #include "worker/emoe/options.h"
 #include "worker/model/batch.h"
 #include "worker/model/llama_config.h"
+#include "worker/model/lora_options.h"
 
 namespace emoe::worker {
-
-struct LoraOptions {
-  int64_t rank = 0;  // 0: no adapter
-  double alpha = 16.0;
-  double dropout = 0.0;
-  std::vector<std::string> targets;  // q_proj … down_proj
-  int64_t seed = 0;                  // A ~ Kaiming uniform (a = sqrt 5) as PEFT, B = 0
-
-  [[nodiscard]] double scale() const { return rank == 0 ? 0.0 : alpha / static_cast<double>(rank); }
-};
 
 // A tensor that training changes. `tensor` is fp32 and in memory order (permuted where its layer is
 // converted).
