@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include "base/status.h"
+
+namespace emoe::worker {
+
+// JSON as RFC 8259 has it, and nothing beside: no byte-order mark, no NUL, no key twice in an
+// object (a parser would keep one of the two values and nobody would know which). `source` names
+// the text in errors, which are INVALID_ARGUMENT.
+[[nodiscard]] Result<nlohmann::json> parse_strict_json(std::string_view text,
+                                                       const std::string& source);
+
+}  // namespace emoe::worker
