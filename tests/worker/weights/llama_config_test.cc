@@ -1,0 +1,141 @@
+#include "worker/model/llama_config.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/diagnostics.h"
+#include "tests/support/temp_dir.h"
+
+namespace emoe::worker {
+namespace {
+
+using nlohmann::json;
+
+json stories() {
+  return json::parse(R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,
+    "attention_dropout":0.0,"bos_token_id":1,"eos_token_id":2,"hidden_act":"silu","hidden_size":64,
+    "initializer_range":0.02,"intermediate_size":172,"max_position_embeddings":512,
+    "mlp_bias":false,"model_type":"llama","num_attention_heads":8,"num_hidden_layers":5,
+    "num_key_value_heads":4,"rms_norm_eps":1e-05,"rope_scaling":null,"rope_theta":10000.0,
+    "tie_word_embeddings":true,"torch_dtype":"float32","use_cache":true,"vocab_size":512})");
+}
+
+Result<LlamaConfig> parse(const json& config) {
+  return LlamaConfig::parse(config.dump(), "config.json");
+}
+
+TEST(LlamaConfig, ReadsTransformers4AndDerivesHeadDim) {
+  const auto config = parse(stories());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->hidden_size, 64);
+  EXPECT_EQ(config->head_dim, 8);
+  EXPECT_EQ(config->num_key_value_heads, 4);
+  EXPECT_EQ(config->rms_norm_eps, 1e-5);
+  EXPECT_TRUE(config->tie_word_embeddings);
+  // 32768 + 5 * (64*64*2 + 64*32*2 + 3*64*172 + 128) + 64, as transformers counts it.
+  EXPECT_EQ(config->parameter_count(), 260032);
+}
+
+TEST(LlamaConfig, ReadsTransformers5RopeParameters) {
+  json object = stories();
+  object.erase("rope_theta");
+  object.erase("rope_scaling");
+  object["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 500000.0}};
+  object["dtype"] = "bfloat16";
+  object["pad_token_id"] = nullptr;
+  object["pretraining_tp"] = 1;
+  object["transformers_version"] = "5.23.0";
+  const auto config = parse(object);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->rope_theta, 500000.0);
+}
+
+TEST(LlamaConfig, AbsentKeyValueHeadsAreTheAttentionHeads) {
+  json object = stories();
+  object.erase("num_key_value_heads");
+  object["head_dim"] = 16;
+  object["eos_token_id"] = {2, 3};
+  const auto config = parse(object);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->num_key_value_heads, 8);
+  EXPECT_EQ(config->head_dim, 16);
+  EXPECT_EQ(config->eos_token_id, 2);
+}
+
+TEST(LlamaConfig, EverySettingThatIsNotComputedIsAnErrorNamingTheKey) {
+  const std::vector<std::pair<std::string, json>> bad{
+      {"model_type", "mistral"},
+      {"architectures", {"MistralForCausalLM"}},
+      {"hidden_act", "gelu"},
+      {"attention_bias", true},
+      {"mlp_bias", true},
+      {"attention_dropout", 0.1},
+      {"pretraining_tp", 2},
+      {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}},
+      {"rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 10000.0}}},
+      {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7.0}}},
+      {"rope_theta", -1.0},
+      {"rms_norm_eps", 0.0},
+      {"rms_norm_eps", "1e-5"},
+      {"quantization_config", {{"bits", 4}}},
+      {"sliding_window", 4096},
+      {"partial_rotary_factor", 0.5},
+      {"logit_scale", 2.0},
+      {"hidden_size", -64},
+      {"hidden_size", 64.0},
+      {"hidden_size", "64"},
+      {"hidden_size", nullptr},
+      {"hidden_size", 68719476736},
+      {"vocab_size", 0},
+      {"num_hidden_layers", 0},
+      {"num_attention_heads", 7},
+      {"num_key_value_heads", 3},
+      {"head_dim", 7},
+      {"tie_word_embeddings", 1},
+      {"bos_token_id", 512},
+      {"eos_token_id", "</s>"},
+  };
+  for (const auto& [key, value] : bad) {
+    json object = stories();
+    object[key] = value;
+    SCOPED_TRACE(key + " = " + value.dump());
+    const Status status = parse(object).status();
+    ASSERT_EQ(status.code(), StatusCode::kInvalidArgument);
+    bool named = false;
+    for (const Violation& violation : violations_of(status)) {
+      named = named || (violation.location == "config.json" &&
+                        (violation.field == key || violation.field == "rope_theta"));
+    }
+    EXPECT_TRUE(named) << status;
+  }
+}
+
+TEST(LlamaConfig, AllProblemsComeAtOnce) {
+  json object = stories();
+  object["hidden_act"] = "relu";
+  object["mystery"] = 1;
+  object.erase("vocab_size");
+  EXPECT_EQ(violations_of(parse(object).status()).size(), 3);
+}
+
+TEST(LlamaConfig, TextThatIsNoObjectAndAbsentFileAreErrors) {
+  EXPECT_EQ(LlamaConfig::parse("[]", "x").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(LlamaConfig::parse("{", "x").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(LlamaConfig::parse(R"({"a":1,"a":2})", "x").status().code(),
+            StatusCode::kInvalidArgument);
+  const emoe::testing::TempDir dir;
+  EXPECT_EQ(LlamaConfig::read(dir / "config.json").status().code(), StatusCode::kNotFound);
+}
+
+TEST(LlamaConfig, WrittenConfigReadsBackTheSame) {
+  auto config = parse(stories()).value();
+  config.rope_theta = 12345.5;
+  const std::string text = config.to_json("float32");
+  const auto again = LlamaConfig::parse(text, "x");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->to_json("float32"), text);
+  EXPECT_EQ(again->rope_theta, 12345.5);
+}
+
+}  // namespace
+}  // namespace emoe::worker

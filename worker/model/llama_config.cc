@@ -1,0 +1,300 @@
+#include "worker/model/llama_config.h"
+
+#include <cmath>
+#include <set>
+
+#include <absl/strings/str_cat.h>
+#include <nlohmann/json.hpp>
+
+#include "base/diagnostics.h"
+#include "base/file.h"
+#include "worker/tensor/strict_json.h"
+
+namespace emoe::worker {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxSize = int64_t{1} << 31;  // of any one dimension; keeps products below 2^63
+
+// Read by Reader::…; listed once more so that a key is either here, in one of the two lists below,
+// or an error.
+const std::set<std::string> kUnderstood{"architectures",       "model_type",
+                                        "hidden_size",         "intermediate_size",
+                                        "num_hidden_layers",   "num_attention_heads",
+                                        "num_key_value_heads", "head_dim",
+                                        "vocab_size",          "max_position_embeddings",
+                                        "rms_norm_eps",        "rope_theta",
+                                        "rope_scaling",        "rope_parameters",
+                                        "tie_word_embeddings", "bos_token_id",
+                                        "eos_token_id"};
+
+// Without influence on what the forward pass computes.
+const std::set<std::string> kHarmless{
+    "use_cache",           "torch_dtype",       "dtype",         "transformers_version",
+    "pad_token_id",        "initializer_range", "_name_or_path", "_from_model_config",
+    "max_sequence_length", "unk_token_id"};
+
+// Keys with the only values this engine computes; any other value is an error.
+struct Fixed {
+  const char* key;
+  std::vector<json> allowed;
+};
+const std::vector<Fixed>& fixed_keys() {
+  static const auto* keys = new std::vector<Fixed>{
+      {"hidden_act", {"silu", "swish"}},
+      {"attention_bias", {false}},
+      {"mlp_bias", {false}},
+      {"attention_dropout", {0, nullptr}},
+      {"pretraining_tp", {1, nullptr}},
+      {"quantization_config", {nullptr}},
+      {"sliding_window", {nullptr}},
+      {"is_decoder", {false, true}},
+      {"is_encoder_decoder", {false}},
+      {"add_cross_attention", {false}},
+      {"output_attentions", {false}},
+      {"output_hidden_states", {false}},
+      {"return_dict", {true}},
+      {"chunk_size_feed_forward", {0}},
+      {"pruned_heads", {json::object()}},
+      {"torchscript", {false}},
+  };
+  return *keys;
+}
+
+std::string joined(const std::vector<json>& values) {
+  std::string text;
+  for (const json& value : values) text += (text.empty() ? "" : " or ") + value.dump();
+  return text;
+}
+
+// Takes values out of the object and notes everything that is wrong with it.
+class Reader {
+ public:
+  Reader(const json& object, const std::string& source, Diagnostics& problems)
+      : object_(object), source_(source), problems_(problems) {}
+
+  [[nodiscard]] bool has(const std::string& key) const {
+    return object_.contains(key) && !object_[key].is_null();
+  }
+  void fail(const std::string& key, const std::string& reason) {
+    problems_.add(source_, key, reason);
+  }
+
+  // A whole number from `minimum`; `fallback` where the key is absent or null (0: it is required).
+  int64_t count(const std::string& key, int64_t minimum, int64_t fallback) {
+    if (!has(key)) {
+      if (fallback == 0) fail(key, "is missing");
+      return fallback;
+    }
+    const json& value = object_[key];
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > static_cast<uint64_t>(kMaxSize) ||
+        value.get<int64_t>() < minimum) {
+      fail(key, absl::StrCat("is ", value.dump(), ", must be a whole number from ", minimum,
+                             " to 2^31"));
+      return fallback;
+    }
+    return value.get<int64_t>();
+  }
+
+  double positive(const json& object, const std::string& key, double fallback) {
+    if (!object.contains(key) || object[key].is_null()) return fallback;
+    const json& value = object[key];
+    if (!value.is_number() || !(value.get<double>() > 0) || !std::isfinite(value.get<double>())) {
+      fail(key, absl::StrCat("is ", value.dump(), ", must be a number above 0"));
+      return fallback;
+    }
+    return value.get<double>();
+  }
+
+  bool flag(const std::string& key, bool fallback) {
+    if (!has(key)) return fallback;
+    if (object_[key].is_boolean()) return object_[key].get<bool>();
+    fail(key, absl::StrCat("is ", object_[key].dump(), ", must be true or false"));
+    return fallback;
+  }
+
+  // A token id; of a list (several end tokens) the first.
+  int64_t token_id(const std::string& key, int64_t fallback) {
+    if (!has(key)) return fallback;
+    const json& value = object_[key];
+    const json& first = value.is_array() && !value.empty() ? value[0] : value;
+    if (first.is_number_unsigned() && first.get<uint64_t>() <= static_cast<uint64_t>(kMaxSize)) {
+      return first.get<int64_t>();
+    }
+    fail(key, absl::StrCat("is ", value.dump(), ", must be a token id or a list of them"));
+    return fallback;
+  }
+
+ private:
+  const json& object_;
+  const std::string& source_;
+  Diagnostics& problems_;
+};
+
+void check_keys(const json& object, Reader& reader) {
+  std::set<std::string> fixed;
+  for (const auto& [key, allowed] : fixed_keys()) {
+    fixed.insert(key);
+    if (!object.contains(key)) continue;
+    bool good = false;
+    for (const json& value : allowed) good = good || object[key] == value;
+    if (!good) {
+      reader.fail(key, absl::StrCat("is ", object[key].dump(), "; this engine computes ",
+                                    joined(allowed), " only"));
+    }
+  }
+  for (const auto& [key, value] : object.items()) {
+    if (!kUnderstood.contains(key) && !kHarmless.contains(key) && !fixed.contains(key)) {
+      reader.fail(key, absl::StrCat("is ", value.dump().substr(0, 60),
+                                    "; this engine does not know the key, and it may change what "
+                                    "the model computes"));
+    }
+  }
+  if (!reader.has("model_type") && !reader.has("architectures")) {
+    reader.fail("model_type", "is missing");
+  }
+  if (reader.has("model_type") && object["model_type"] != "llama") {
+    reader.fail("model_type",
+                absl::StrCat("is ", object["model_type"].dump(), "; only \"llama\" is supported"));
+  }
+  if (reader.has("architectures") && object["architectures"] != json{"LlamaForCausalLM"}) {
+    reader.fail("architectures", absl::StrCat("is ", object["architectures"].dump(),
+                                              "; only [\"LlamaForCausalLM\"] is supported"));
+  }
+}
+
+// transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters.
+double read_rope(const json& object, Reader& reader) {
+  const double theta = reader.positive(object, "rope_theta", 10000.0);
+  for (const std::string key : {"rope_scaling", "rope_parameters"}) {
+    if (!reader.has(key)) continue;
+    const json& rope = object[key];
+    const bool known = rope.is_object() &&
+                       (!rope.contains("rope_type") || rope["rope_type"] == "default") &&
+                       (!rope.contains("type") || rope["type"] == "default");
+    if (!known) {
+      reader.fail(key, absl::StrCat("is ", rope.dump(),
+                                    "; only unscaled rotary positions "
+                                    "(\"rope_type\": \"default\") are supported"));
+      continue;
+    }
+    for (const auto& [name, value] : rope.items()) {
+      if (name != "rope_type" && name != "type" && name != "rope_theta") {
+        reader.fail(absl::StrCat(key, ".", name), "is not known to this engine");
+      }
+    }
+    if (!rope.contains("rope_theta")) continue;
+    const double inner = reader.positive(rope, "rope_theta", theta);
+    if (reader.has("rope_theta") && inner != theta) {
+      reader.fail("rope_theta", absl::StrCat("differs from ", key, ".rope_theta"));
+    }
+    return inner;
+  }
+  return theta;
+}
+
+void check_shape(const LlamaConfig& config, bool head_dim_given, Reader& reader) {
+  const auto divides = [](int64_t part, int64_t whole) { return part > 0 && whole % part == 0; };
+  if (config.hidden_size == 0 || config.num_attention_heads == 0) return;  // reported already
+  if (!divides(config.num_attention_heads, config.hidden_size)) {
+    reader.fail("num_attention_heads",
+                absl::StrCat("is ", config.num_attention_heads, ", must divide hidden_size ",
+                             config.hidden_size));
+  }
+  if (!divides(config.num_key_value_heads, config.num_attention_heads)) {
+    reader.fail("num_key_value_heads",
+                absl::StrCat("is ", config.num_key_value_heads,
+                             ", must divide num_attention_heads ", config.num_attention_heads));
+  }
+  if (config.head_dim % 2 != 0 || config.head_dim == 0) {
+    reader.fail("head_dim",
+                absl::StrCat("is ", config.head_dim,
+                             head_dim_given ? "" : " (hidden_size / num_attention_heads)",
+                             ", must be even: rotary positions turn pairs"));
+  }
+  for (const auto& [key, id] : {std::pair("bos_token_id", config.bos_token_id),
+                                std::pair("eos_token_id", config.eos_token_id)}) {
+    if (config.vocab_size > 0 && id >= config.vocab_size) {
+      reader.fail(key, absl::StrCat("is ", id, ", must be below vocab_size ", config.vocab_size));
+    }
+  }
+}
+
+}  // namespace
+
+Result<LlamaConfig> LlamaConfig::read(const std::filesystem::path& config_json) {
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(config_json));
+  return parse(text, config_json.string());
+}
+
+Result<LlamaConfig> LlamaConfig::parse(const std::string& json_text, const std::string& source) {
+  EMOE_ASSIGN_OR_RETURN(const json object, parse_strict_json(json_text, source));
+  if (!object.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": is not a JSON object"));
+  }
+  Diagnostics problems;
+  Reader reader(object, source, problems);
+  check_keys(object, reader);
+
+  LlamaConfig config;
+  config.hidden_size = reader.count("hidden_size", 1, 0);
+  config.intermediate_size = reader.count("intermediate_size", 1, 0);
+  config.num_hidden_layers = reader.count("num_hidden_layers", 1, 0);
+  config.num_attention_heads = reader.count("num_attention_heads", 1, 0);
+  config.vocab_size = reader.count("vocab_size", 1, 0);
+  config.max_position_embeddings = reader.count("max_position_embeddings", 1, 2048);
+  if (config.num_attention_heads > 0) {
+    config.num_key_value_heads = reader.count("num_key_value_heads", 1, config.num_attention_heads);
+    const int64_t derived = config.hidden_size / config.num_attention_heads;
+    config.head_dim = reader.has("head_dim") ? reader.count("head_dim", 1, 1) : derived;
+  }
+  config.rms_norm_eps = reader.positive(object, "rms_norm_eps", 1e-6);
+  config.rope_theta = read_rope(object, reader);
+  config.tie_word_embeddings = reader.flag("tie_word_embeddings", false);
+  config.bos_token_id = reader.token_id("bos_token_id", 1);
+  config.eos_token_id = reader.token_id("eos_token_id", 2);
+  check_shape(config, reader.has("head_dim"), reader);
+  EMOE_RETURN_IF_ERROR(problems.to_status());
+  return config;
+}
+
+std::string LlamaConfig::to_json(const std::string& dtype) const {
+  nlohmann::ordered_json config;
+  config["architectures"] = {"LlamaForCausalLM"};
+  config["attention_bias"] = false;
+  config["attention_dropout"] = 0.0;
+  config["bos_token_id"] = bos_token_id;
+  config["eos_token_id"] = eos_token_id;
+  config["head_dim"] = head_dim;
+  config["hidden_act"] = "silu";
+  config["hidden_size"] = hidden_size;
+  config["initializer_range"] = 0.02;
+  config["intermediate_size"] = intermediate_size;
+  config["max_position_embeddings"] = max_position_embeddings;
+  config["mlp_bias"] = false;
+  config["model_type"] = "llama";
+  config["num_attention_heads"] = num_attention_heads;
+  config["num_hidden_layers"] = num_hidden_layers;
+  config["num_key_value_heads"] = num_key_value_heads;
+  config["rms_norm_eps"] = rms_norm_eps;
+  // The keys of transformers 4, which transformers 5 reads too.
+  config["rope_scaling"] = nullptr;
+  config["rope_theta"] = rope_theta;
+  config["tie_word_embeddings"] = tie_word_embeddings;
+  config["torch_dtype"] = dtype;
+  config["use_cache"] = true;
+  config["vocab_size"] = vocab_size;
+  return config.dump(2) + "\n";
+}
+
+int64_t LlamaConfig::parameter_count() const {
+  const int64_t attention =
+      hidden_size * head_dim * (2 * num_attention_heads + 2 * num_key_value_heads);
+  const int64_t mlp = 3 * hidden_size * intermediate_size;
+  const int64_t layer = attention + mlp + 2 * hidden_size;
+  const int64_t embeddings = (tie_word_embeddings ? 1 : 2) * vocab_size * hidden_size;
+  return num_hidden_layers * layer + embeddings + hidden_size;
+}
+
+}  // namespace emoe::worker
