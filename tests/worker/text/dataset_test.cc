@@ -1,0 +1,193 @@
+#include "worker/text/dataset.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/diagnostics.h"
+#include "base/file.h"
+#include "tests/support/temp_dir.h"
+#include "tests/worker/text/tiny_tokenizer.h"
+
+namespace emoe::worker {
+namespace {
+
+using testing::TempDir;
+
+class DatasetTest : public ::testing::Test {
+ protected:
+  std::filesystem::path write(const std::string& name, const std::string& content) {
+    EXPECT_TRUE(write_file_atomically(folder_ / name, content).ok());
+    return folder_ / name;
+  }
+  // n rows, the i-th with an output of i words.
+  std::string rows(int n) {
+    std::string text;
+    for (int i = 0; i < n; ++i) {
+      std::string output;
+      for (int word = 0; word < i; ++word) output += " cat";
+      text += nlohmann::json{{"instruction", "the dog"}, {"output", output}}.dump() + "\n";
+    }
+    return text;
+  }
+  TempDir folder_;
+  Tokenizer tokenizer_ = train_tiny_tokenizer(folder_);
+};
+
+TEST_F(DatasetTest, the_prompt_is_the_published_alpaca_text) {
+  EXPECT_EQ(alpaca_prompt("Do {input}.", "x"),
+            "Below is an instruction that describes a task, paired with an input that provides "
+            "further context. Write a response that appropriately completes the request.\n\n"
+            "### Instruction:\nDo {input}.\n\n### Input:\nx\n\n### Response:");
+  EXPECT_EQ(alpaca_prompt("Do.", ""),
+            "Below is an instruction that describes a task. Write a response that appropriately "
+            "completes the request.\n\n### Instruction:\nDo.\n\n### Response:");
+}
+
+TEST_F(DatasetTest, alpaca_rows_end_with_eos_and_spare_the_prompt) {
+  const auto dataset = load_dataset({.file = write("a.jsonl", rows(3))}, tokenizer_);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  ASSERT_EQ(dataset->rows.size(), 3u);
+  const Row& empty_output = dataset->rows[0];
+  EXPECT_EQ(empty_output.target_tokens(), 1);  // the end alone
+  EXPECT_EQ(empty_output.ids.front(), tokenizer_.bos_id());
+  EXPECT_EQ(empty_output.ids.back(), tokenizer_.eos_id());
+  const auto prompt = tokenizer_.encode(alpaca_prompt("the dog", ""));
+  EXPECT_EQ(dataset->rows[2].prompt_tokens, static_cast<int32_t>(prompt.size()));
+  EXPECT_EQ(dataset->report.rows_used, 3);
+  EXPECT_EQ(dataset->report.sha256.size(), 64u);
+
+  const auto whole =
+      load_dataset({.file = folder_ / "a.jsonl", .train_on_prompt = true}, tokenizer_);
+  ASSERT_TRUE(whole.ok());
+  EXPECT_EQ(whole->rows[0].prompt_tokens, 0);
+  EXPECT_EQ(whole->rows[0].target_tokens(), static_cast<int64_t>(whole->rows[0].ids.size()) - 1);
+}
+
+TEST_F(DatasetTest, cuts_counts_and_skips_long_rows) {
+  const auto prompt = static_cast<int64_t>(tokenizer_.encode(alpaca_prompt("the dog", "")).size());
+  const std::string long_prompt =
+      nlohmann::json{{"instruction", std::string(600, 'x')}, {"output", "cat"}}.dump() + "\n";
+  const auto dataset = load_dataset(
+      {.file = write("a.jsonl", long_prompt + rows(6)), .max_length = prompt + 3}, tokenizer_);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  ASSERT_EQ(dataset->rows.size(), 6u);
+  EXPECT_EQ(dataset->rows[0].source_index, 1);
+  const DataReport& report = dataset->report;
+  EXPECT_EQ(report.skipped.at("no target token within max_length").count, 1);
+  EXPECT_EQ(report.skipped.at("no target token within max_length").first_indices,
+            std::vector<int64_t>{0});
+  const RowCount& cut = report.truncated.at("longer than max_length");
+  EXPECT_EQ(cut.first_indices.back(), 6);
+  for (const Row& row : dataset->rows) {
+    const auto length = static_cast<int64_t>(row.ids.size());
+    EXPECT_LE(length, prompt + 3);
+    EXPECT_EQ(row.ids.back() == tokenizer_.eos_id(),
+              std::find(cut.first_indices.begin(), cut.first_indices.end(), row.source_index) ==
+                  cut.first_indices.end());
+  }
+  EXPECT_EQ(report.lengths.max, prompt + 3);
+}
+
+TEST_F(DatasetTest, a_set_without_any_target_is_an_error_that_says_so) {
+  const auto dataset =
+      load_dataset({.file = write("a.jsonl", rows(4)), .max_length = 8}, tokenizer_);
+  ASSERT_EQ(dataset.status().code(), StatusCode::kInvalidArgument);
+  const auto violations = violations_of(dataset.status());
+  ASSERT_EQ(violations.size(), 1u);
+  EXPECT_EQ(violations[0].location, "a.jsonl");
+  EXPECT_NE(violations[0].reason.find("none of the 4 rows"), std::string::npos);
+}
+
+TEST_F(DatasetTest, every_bad_row_is_reported_at_once) {
+  const auto dataset = load_dataset(
+      {.file = write("a.jsonl", "3\n{\"instruction\": \"a\"}\n" + rows(1) + "{\n")}, tokenizer_);
+  EXPECT_EQ(dataset.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(violations_of(dataset.status()).size(), 3u);
+  EXPECT_EQ(load_dataset({.file = folder_ / "none.jsonl"}, tokenizer_).status().code(),
+            StatusCode::kNotFound);
+  EXPECT_EQ(
+      load_dataset({.file = folder_ / "a.jsonl", .max_length = 1, .fraction = 0.0}, tokenizer_)
+          .status()
+          .code(),
+      StatusCode::kInvalidArgument);
+}
+
+TEST_F(DatasetTest, fraction_takes_the_leading_rows_rounded_up) {
+  const auto path = write("a.jsonl", rows(5));
+  for (const auto& [fraction, used] : {std::pair{1.0, 5}, {0.5, 3}, {0.4, 2}, {0.01, 1}}) {
+    const auto dataset = load_dataset({.file = path, .fraction = fraction}, tokenizer_);
+    ASSERT_TRUE(dataset.ok());
+    EXPECT_EQ(dataset->report.rows_used, used);
+    EXPECT_EQ(dataset->report.rows_outside_fraction, 5 - used);
+    EXPECT_EQ(dataset->report.rows_read, 5);
+  }
+}
+
+TEST_F(DatasetTest, text_is_cut_into_rows_that_lose_no_token) {
+  std::string words;
+  for (int i = 0; i < 50; ++i) words += "dog" + std::to_string(i) + " ";
+  const auto dataset = load_dataset(
+      {.file = write("a.txt", "the cat\n\n" + words + "\n"), .format = "text", .max_length = 16},
+      tokenizer_);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_EQ(dataset->report.rows_read, 2);
+  EXPECT_EQ(dataset->report.documents_split, 1);
+  EXPECT_GT(dataset->report.rows_used, 3);
+  std::vector<int32_t> joined{tokenizer_.bos_id()};
+  for (size_t i = 1; i < dataset->rows.size(); ++i) {
+    const Row& row = dataset->rows[i];
+    EXPECT_EQ(row.source_index, 1);
+    EXPECT_EQ(row.ids.front(), tokenizer_.bos_id());
+    EXPECT_LE(row.ids.size(), 16u);
+    EXPECT_GE(row.target_tokens(), 1);
+    EXPECT_EQ(row.ids.back() == tokenizer_.eos_id(), i + 1 == dataset->rows.size());
+    joined.insert(joined.end(), row.ids.begin() + 1, row.ids.end());
+  }
+  auto expected = tokenizer_.encode(words);
+  expected.push_back(tokenizer_.eos_id());
+  EXPECT_EQ(joined, expected);
+}
+
+TEST_F(DatasetTest, the_rows_do_not_depend_on_the_threads) {
+  const auto path = write("a.jsonl", rows(600));
+  const auto one = load_dataset({.file = path, .threads = 1}, tokenizer_);
+  const auto three = load_dataset({.file = path, .threads = 3}, tokenizer_);
+  ASSERT_TRUE(one.ok() && three.ok());
+  EXPECT_EQ(to_json(one->report), to_json(three->report));
+  ASSERT_EQ(one->rows.size(), three->rows.size());
+  for (size_t i = 0; i < one->rows.size(); ++i) EXPECT_EQ(one->rows[i].ids, three->rows[i].ids);
+}
+
+TEST(DataReport, measures_lengths_by_nearest_rank) {
+  std::vector<Row> rows;
+  for (int length = 1; length <= 100; ++length) {
+    rows.push_back({.ids = std::vector<int32_t>(static_cast<size_t>(length))});
+  }
+  const LengthReport report = measure_lengths(rows);
+  EXPECT_EQ(report.min, 1);
+  EXPECT_EQ(report.p50, 50);
+  EXPECT_EQ(report.p95, 95);
+  EXPECT_EQ(report.max, 100);
+  EXPECT_DOUBLE_EQ(report.mean, 50.5);
+  ASSERT_EQ(report.histogram.size(), 7u);
+  EXPECT_EQ(report.histogram[6].from, 64);
+  EXPECT_EQ(report.histogram[6].count, 37);
+  EXPECT_EQ(measure_lengths({}).max, 0);
+}
+
+TEST_F(DatasetTest, the_report_is_written_whole_with_train_and_eval) {
+  auto dataset = load_dataset({.file = write("a.jsonl", rows(3))}, tokenizer_);
+  ASSERT_TRUE(dataset.ok());
+  dataset->report.packing =
+      PackingReport{.packed = true, .batches = 2, .real_tokens = 75, .computed_tokens = 100};
+  ASSERT_TRUE(write_data_report(folder_ / "r.json", dataset->report, &dataset->report).ok());
+  const auto json = nlohmann::json::parse(*read_file(folder_ / "r.json"));
+  EXPECT_EQ(json["train"]["rows_read"], 3);
+  EXPECT_EQ(json["train"]["packing"]["efficiency"], 0.75);
+  EXPECT_EQ(json["eval"], json["train"]);
+  ASSERT_TRUE(write_data_report(folder_ / "r.json", dataset->report, nullptr).ok());
+  EXPECT_TRUE(nlohmann::json::parse(*read_file(folder_ / "r.json"))["eval"].is_null());
+}
+
+}  // namespace
+}  // namespace emoe::worker

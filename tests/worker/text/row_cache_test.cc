@@ -1,0 +1,101 @@
+#include "worker/text/row_cache.h"
+
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "tests/support/temp_dir.h"
+#include "tests/worker/text/tiny_tokenizer.h"
+
+namespace emoe::worker {
+namespace {
+
+using testing::TempDir;
+
+class RowCacheTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(write_file_atomically(folder_ / "a.txt", "the cat\n\nthe dog ran\n").ok());
+  }
+  Dataset load() {
+    Result<Dataset> dataset = load_dataset(options_, tokenizer_);
+    EXPECT_TRUE(dataset.ok()) << dataset.status();
+    return *std::move(dataset);
+  }
+  std::filesystem::path only_file() {
+    std::filesystem::path found;
+    for (const auto& entry : std::filesystem::directory_iterator(options_.cache_dir)) {
+      EXPECT_TRUE(found.empty());
+      found = entry.path();
+    }
+    return found;
+  }
+  static void expect_equal(const Dataset& a, const Dataset& b) {
+    EXPECT_EQ(to_json(a.report), to_json(b.report));
+    ASSERT_EQ(a.rows.size(), b.rows.size());
+    for (size_t i = 0; i < a.rows.size(); ++i) {
+      EXPECT_EQ(a.rows[i].ids, b.rows[i].ids);
+      EXPECT_EQ(a.rows[i].prompt_tokens, b.rows[i].prompt_tokens);
+      EXPECT_EQ(a.rows[i].source_index, b.rows[i].source_index);
+    }
+  }
+  TempDir folder_;
+  Tokenizer tokenizer_ = train_tiny_tokenizer(folder_);
+  DatasetOptions options_{
+      .file = folder_ / "a.txt", .format = "text", .cache_dir = folder_ / "cache"};
+};
+
+TEST_F(RowCacheTest, gives_back_the_same_rows_and_report) {
+  const Dataset fresh = load();
+  const std::optional<Dataset> stored = read_row_cache(only_file());
+  ASSERT_TRUE(stored.has_value());
+  EXPECT_EQ(stored->rows.size(), fresh.rows.size());
+  expect_equal(load(), fresh);
+}
+
+TEST_F(RowCacheTest, is_really_read) {
+  Dataset changed = load();
+  changed.rows[0].ids[1] = 299;
+  ASSERT_TRUE(write_row_cache(only_file(), changed).ok());
+  EXPECT_EQ(load().rows[0].ids[1], 299);
+}
+
+TEST_F(RowCacheTest, a_corrupted_file_is_made_anew) {
+  const Dataset fresh = load();
+  const std::filesystem::path file = only_file();
+  const std::string whole = *read_file(file);
+  std::string flipped = whole;
+  flipped[whole.size() / 2] ^= 1;
+  for (const std::string& broken : {flipped, whole.substr(0, whole.size() - 1), whole.substr(0, 10),
+                                    std::string(), whole + "x"}) {
+    ASSERT_TRUE(write_file_atomically(file, broken).ok());
+    EXPECT_FALSE(read_row_cache(file).has_value());
+    expect_equal(load(), fresh);
+    EXPECT_EQ(*read_file(file), whole);
+  }
+}
+
+TEST_F(RowCacheTest, its_name_depends_on_all_that_the_rows_depend_on) {
+  const std::string base = row_cache_key(options_, "data", "tokenizer");
+  std::vector<DatasetOptions> others(4, options_);
+  others[0].format = "alpaca";
+  others[1].max_length = 100;
+  others[2].train_on_prompt = true;
+  others[3].fraction = 0.5;
+  for (const DatasetOptions& other : others) {
+    EXPECT_NE(row_cache_key(other, "data", "tokenizer"), base);
+  }
+  EXPECT_NE(row_cache_key(options_, "data2", "tokenizer"), base);
+  EXPECT_NE(row_cache_key(options_, "data", "tokenizer2"), base);
+  DatasetOptions same = options_;
+  same.threads = 7;
+  same.cache_dir = "/elsewhere";
+  EXPECT_EQ(row_cache_key(same, "data", "tokenizer"), base);
+}
+
+TEST_F(RowCacheTest, a_folder_that_cannot_be_written_costs_only_the_cache) {
+  options_.cache_dir = folder_ / "a.txt" / "below-a-file";
+  EXPECT_EQ(load().rows.size(), 2u);
+}
+
+}  // namespace
+}  // namespace emoe::worker

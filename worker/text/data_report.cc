@@ -1,0 +1,163 @@
+#include "worker/text/data_report.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+
+namespace emoe::worker {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json counts_to_json(const std::map<std::string, RowCount>& counts) {
+  Json reasons = Json::object();
+  int64_t total = 0;
+  for (const auto& [reason, rows] : counts) {
+    reasons[reason] = {{"count", rows.count}, {"first_indices", rows.first_indices}};
+    total += rows.count;
+  }
+  return {{"count", total}, {"reasons", reasons}};
+}
+
+std::map<std::string, RowCount> counts_from_json(const Json& json) {
+  std::map<std::string, RowCount> counts;
+  for (const auto& [reason, rows] : json.at("reasons").items()) {
+    counts[reason] = {rows.at("count"), rows.at("first_indices")};
+  }
+  return counts;
+}
+
+Json lengths_to_json(const LengthReport& lengths) {
+  Json bins = Json::array();
+  for (const LengthReport::Bin& bin : lengths.histogram) {
+    bins.push_back({{"from", bin.from}, {"to", bin.to}, {"count", bin.count}});
+  }
+  return {{"min", lengths.min}, {"mean", lengths.mean}, {"p50", lengths.p50},
+          {"p95", lengths.p95}, {"max", lengths.max},   {"histogram", bins}};
+}
+
+LengthReport lengths_from_json(const Json& json) {
+  LengthReport lengths{.min = json.at("min"),
+                       .mean = json.at("mean"),
+                       .p50 = json.at("p50"),
+                       .p95 = json.at("p95"),
+                       .max = json.at("max")};
+  for (const Json& bin : json.at("histogram")) {
+    lengths.histogram.push_back({bin.at("from"), bin.at("to"), bin.at("count")});
+  }
+  return lengths;
+}
+
+Json packing_to_json(const std::optional<PackingReport>& packing) {
+  if (!packing) return nullptr;
+  const double efficiency = packing->computed_tokens == 0
+                                ? 0.0
+                                : static_cast<double>(packing->real_tokens) /
+                                      static_cast<double>(packing->computed_tokens);
+  return {{"packed", packing->packed},
+          {"batches", packing->batches},
+          {"real_tokens", packing->real_tokens},
+          {"computed_tokens", packing->computed_tokens},
+          {"efficiency", efficiency}};
+}
+
+std::optional<PackingReport> packing_from_json(const Json& json) {
+  if (json.is_null()) return std::nullopt;
+  return PackingReport{.packed = json.at("packed"),
+                       .batches = json.at("batches"),
+                       .real_tokens = json.at("real_tokens"),
+                       .computed_tokens = json.at("computed_tokens")};
+}
+
+Json report_to_json(const DataReport& report) {
+  return {{"file", report.file},
+          {"sha256", report.sha256},
+          {"format", report.format},
+          {"rows_read", report.rows_read},
+          {"rows_outside_fraction", report.rows_outside_fraction},
+          {"rows_used", report.rows_used},
+          {"tokens", report.tokens},
+          {"target_tokens", report.target_tokens},
+          {"documents_split", report.documents_split},
+          {"skipped", counts_to_json(report.skipped)},
+          {"truncated", counts_to_json(report.truncated)},
+          {"lengths", lengths_to_json(report.lengths)},
+          {"packing", packing_to_json(report.packing)}};
+}
+
+}  // namespace
+
+void RowCount::add(int64_t index) {
+  ++count;
+  if (first_indices.size() < kFirst) first_indices.push_back(index);
+}
+
+LengthReport measure_lengths(const std::vector<Row>& rows) {
+  LengthReport report;
+  if (rows.empty()) return report;
+  std::vector<int64_t> lengths;
+  for (const Row& row : rows) lengths.push_back(static_cast<int64_t>(row.ids.size()));
+  std::sort(lengths.begin(), lengths.end());
+  const auto rank = [&](size_t percent) {  // nearest rank: the smallest with so many at or below
+    return lengths[(lengths.size() * percent + 99) / 100 - 1];
+  };
+  report.min = lengths.front();
+  report.max = lengths.back();
+  report.p50 = rank(50);
+  report.p95 = rank(95);
+  report.mean = static_cast<double>(std::accumulate(lengths.begin(), lengths.end(), int64_t{0})) /
+                static_cast<double>(lengths.size());
+  const auto floor = [](int64_t length) {
+    return static_cast<int64_t>(
+        std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(length, 1))));
+  };
+  for (int64_t from = floor(report.min); from <= report.max; from *= 2) {
+    report.histogram.push_back({.from = from, .to = 2 * from - 1});
+  }
+  size_t bin = 0;
+  for (const int64_t length : lengths) {
+    while (length > report.histogram[bin].to) ++bin;
+    ++report.histogram[bin].count;
+  }
+  return report;
+}
+
+std::string to_json(const DataReport& report) {
+  return report_to_json(report).dump();
+}
+
+bool report_from_json(const std::string& text, DataReport& report) {
+  try {
+    const Json json = Json::parse(text);
+    report = {.file = json.at("file"),
+              .sha256 = json.at("sha256"),
+              .format = json.at("format"),
+              .rows_read = json.at("rows_read"),
+              .rows_outside_fraction = json.at("rows_outside_fraction"),
+              .rows_used = json.at("rows_used"),
+              .tokens = json.at("tokens"),
+              .target_tokens = json.at("target_tokens"),
+              .skipped = counts_from_json(json.at("skipped")),
+              .truncated = counts_from_json(json.at("truncated")),
+              .documents_split = json.at("documents_split"),
+              .lengths = lengths_from_json(json.at("lengths")),
+              .packing = packing_from_json(json.at("packing"))};
+    return true;
+  } catch (const nlohmann::json::exception&) {
+    return false;
+  }
+}
+
+Status write_data_report(const std::filesystem::path& path, const DataReport& train,
+                         const DataReport* eval) {
+  Json json = {{"train", report_to_json(train)}, {"eval", nullptr}};
+  if (eval != nullptr) json["eval"] = report_to_json(*eval);
+  return write_file_atomically(path,
+                               json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+}  // namespace emoe::worker

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "worker/text/row.h"
+
+namespace emoe::worker {
+
+// How often something happened to a row, and to which ones first.
+struct RowCount {
+  static constexpr size_t kFirst = 10;
+  int64_t count = 0;
+  std::vector<int64_t> first_indices;  // 0-based rows of the file, at most kFirst
+  void add(int64_t index);
+};
+
+// What the batcher made of the rows; absent until it has.
+struct PackingReport {
+  bool packed = false;
+  int64_t batches = 0;  // forward passes
+  int64_t real_tokens = 0;
+  int64_t computed_tokens = 0;  // real and padding
+};
+
+struct LengthReport {
+  struct Bin {
+    int64_t from = 0;  // lengths from … to, both included
+    int64_t to = 0;
+    int64_t count = 0;
+  };
+  int64_t min = 0;
+  double mean = 0.0;
+  int64_t p50 = 0;  // nearest rank
+  int64_t p95 = 0;
+  int64_t max = 0;
+  std::vector<Bin> histogram;  // doubling bins, empty ones at the ends left out
+};
+
+// One data set's part of data_report.json.
+struct DataReport {
+  std::string file;
+  std::string sha256;  // of the file
+  std::string format;
+  int64_t rows_read = 0;              // in the file
+  int64_t rows_outside_fraction = 0;  // left out by `fraction`
+  int64_t rows_used = 0;              // training rows: for text, a long document is several
+  int64_t tokens = 0;
+  int64_t target_tokens = 0;
+  std::map<std::string, RowCount> skipped;    // reason → rows
+  std::map<std::string, RowCount> truncated;  // reason → rows, used all the same
+  int64_t documents_split = 0;                // text: longer than a row, nothing lost
+  LengthReport lengths;                       // of the training rows, in tokens
+  std::optional<PackingReport> packing;
+};
+
+[[nodiscard]] LengthReport measure_lengths(const std::vector<Row>& rows);
+
+// One data set's report as JSON text, and back (false: it is not one).
+[[nodiscard]] std::string to_json(const DataReport& report);
+[[nodiscard]] bool report_from_json(const std::string& text, DataReport& report);
+
+// data_report.json: {"train": …, "eval": … or null}, written atomically.
+[[nodiscard]] Status write_data_report(const std::filesystem::path& path, const DataReport& train,
+                                       const DataReport* eval);
+
+}  // namespace emoe::worker
