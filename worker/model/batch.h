@@ -20,7 +20,8 @@ struct PackedBatch {
   std::vector<int64_t>
       row_keys;  // [S] names the row within the step, whichever rank and micro-batch it is in:
                  //     random numbers (dropout) are drawn from it
-  int64_t real_tokens = 0;  // T without padding
+  std::vector<int64_t> segment_lengths;  // [S] tokens of each without padding; empty: no padding
+  int64_t real_tokens = 0;               // T without padding
 
   [[nodiscard]] int64_t num_tokens() const { return static_cast<int64_t>(ids.size()); }
   [[nodiscard]] int64_t num_segments() const { return static_cast<int64_t>(row_keys.size()); }

@@ -1,0 +1,166 @@
+#include "worker/eval/micro_batches.h"
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include <gtest/gtest.h>
+
+namespace emoe::worker {
+namespace {
+
+Row make_row(int64_t length, int32_t prompt_tokens, int32_t first_id = 10) {
+  Row row;
+  for (int64_t i = 0; i < length; ++i) row.ids.push_back(first_id + static_cast<int32_t>(i));
+  row.prompt_tokens = prompt_tokens;
+  return row;
+}
+
+std::vector<int64_t> some_lengths(int64_t count) {
+  std::vector<int64_t> lengths;
+  for (int64_t i = 0; i < count; ++i) lengths.push_back(1 + (i * 7919) % 97);
+  return lengths;
+}
+
+std::vector<int64_t> all_of(size_t count) {
+  std::vector<int64_t> all(count);
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+int64_t tokens_of(const std::vector<int64_t>& rows, const std::vector<int64_t>& lengths) {
+  int64_t sum = 0;
+  for (const int64_t r : rows) sum += lengths[r];
+  return sum;
+}
+
+TEST(BalanceRows, EveryRowOnceAndTokensAboutEqual) {
+  const auto lengths = some_lengths(128);
+  for (const int world : {1, 2, 3, 8}) {
+    const auto ranks = balance_rows(lengths, world);
+    std::multiset<int64_t> seen;
+    int64_t most = 0;
+    int64_t least = INT64_MAX;
+    for (const auto& rows : ranks) {
+      seen.insert(rows.begin(), rows.end());
+      most = std::max(most, tokens_of(rows, lengths));
+      least = std::min(least, tokens_of(rows, lengths));
+    }
+    const auto all = all_of(lengths.size());
+    EXPECT_EQ(seen, std::multiset<int64_t>(all.begin(), all.end()));
+    // Dealing out the longest first is never worse than by one row, and here by far less.
+    EXPECT_LE(most - least, 5) << world;
+    EXPECT_EQ(ranks, balance_rows(lengths, world));
+  }
+}
+
+TEST(BalanceRows, EveryRankHasARowWhereThereAreEnough) {
+  const std::vector<int64_t> lengths = {1000, 1, 1, 1};
+  for (const auto& rows : balance_rows(lengths, 4)) EXPECT_EQ(rows.size(), 1);
+  const auto few = balance_rows(std::vector<int64_t>{5, 6}, 4);
+  EXPECT_EQ(few[0].size() + few[1].size() + few[2].size() + few[3].size(), 2);
+  EXPECT_TRUE(few[3].empty());
+}
+
+TEST(CutMicroBatches, KeepsTheBudgetAndEveryRow) {
+  const auto lengths = some_lengths(100);
+  const auto mine = all_of(100);
+  for (const bool packing : {true, false}) {
+    for (const int64_t budget : {1, 50, 97, 300, 1'000'000}) {
+      const MicroBatchOptions options{.max_tokens = budget, .packing = packing};
+      const auto batches = cut_micro_batches(lengths, mine, options);
+      std::multiset<int64_t> seen;
+      for (const auto& batch : batches) {
+        seen.insert(batch.begin(), batch.end());
+        int64_t longest = 0;
+        for (const int64_t r : batch) longest = std::max(longest, lengths[r]);
+        const int64_t size =
+            packing ? tokens_of(batch, lengths) : longest * static_cast<int64_t>(batch.size());
+        EXPECT_TRUE(size <= budget || batch.size() == 1) << size << " of " << budget;
+      }
+      EXPECT_EQ(seen, std::multiset<int64_t>(mine.begin(), mine.end()));
+      if (budget == 1'000'000) {
+        EXPECT_EQ(batches.size(), 1);
+      }
+    }
+  }
+}
+
+TEST(CutMicroBatches, PacksTight) {
+  const auto lengths = some_lengths(200);
+  const MicroBatchOptions options{.max_tokens = 256, .packing = true};
+  const auto batches = cut_micro_batches(lengths, all_of(200), options);
+  const int64_t total = std::reduce(lengths.begin(), lengths.end());
+  EXPECT_LE(static_cast<int64_t>(batches.size()), total / 256 + 1);
+  EXPECT_EQ(padding_tokens(lengths, batches, options), 0);
+}
+
+TEST(MakeMicroBatch, PackedRowsStandSideBySide) {
+  const Row a = make_row(4, 2, 10);
+  const Row b = make_row(3, 0, 20);
+  const RowRefs rows = {&a, &b};
+  const std::vector<float> weights = {0.25F, 0.5F};
+  const std::vector<int64_t> which = {1, 0};
+  const PackedBatch batch = make_micro_batch(rows, which, weights, {.packing = true});
+  EXPECT_EQ(batch.ids, (std::vector<int64_t>{20, 21, 22, 10, 11, 12, 13}));
+  EXPECT_EQ(batch.positions, (std::vector<int64_t>{0, 1, 2, 0, 1, 2, 3}));
+  EXPECT_EQ(batch.targets, (std::vector<int64_t>{21, 22, -1, -1, 12, 13, -1}));
+  EXPECT_EQ(batch.weights, (std::vector<float>{0.5F, 0.5F, 0, 0, 0.25F, 0.25F, 0}));
+  EXPECT_EQ(batch.segment_starts, (std::vector<int64_t>{0, 3, 7}));
+  EXPECT_EQ(batch.segment_lengths, (std::vector<int64_t>{3, 4}));
+  EXPECT_EQ(batch.row_keys, (std::vector<int64_t>{1, 0}));
+  EXPECT_EQ(batch.real_tokens, 7);
+}
+
+TEST(MakeMicroBatch, PaddedRowsHaveOneLength) {
+  const Row a = make_row(4, 3, 10);
+  const Row b = make_row(2, 1, 20);
+  const RowRefs rows = {&a, &b};
+  const std::vector<float> weights = {1.0F, 1.0F};
+  const std::vector<int64_t> which = {0, 1};
+  const PackedBatch batch = make_micro_batch(rows, which, weights, {.packing = false});
+  EXPECT_EQ(batch.ids, (std::vector<int64_t>{10, 11, 12, 13, 20, 21, 0, 0}));
+  EXPECT_EQ(batch.targets, (std::vector<int64_t>{-1, -1, 13, -1, 21, -1, -1, -1}));
+  EXPECT_EQ(batch.segment_starts, (std::vector<int64_t>{0, 4, 8}));
+  EXPECT_EQ(batch.segment_lengths, (std::vector<int64_t>{4, 2}));
+  EXPECT_EQ(batch.real_tokens, 6);
+  EXPECT_EQ(padding_tokens(lengths_of(rows), {which}, {.packing = false}), 2);
+}
+
+// The loss's weights add up to what the reduction says, however the rows are spread.
+TEST(TargetWeights, AddUpOverAnyDistribution) {
+  std::vector<Row> rows;
+  for (int32_t i = 0; i < 37; ++i) rows.push_back(make_row(5 + i * 11 % 40, i % 7));
+  RowRefs refs;
+  for (const Row& row : rows) refs.push_back(&row);
+  const auto lengths = lengths_of(refs);
+  for (const auto reduction : {LossReduction::token, LossReduction::example}) {
+    const auto weights = target_weights(refs, reduction);
+    for (const int world : {1, 2, 4, 50}) {
+      double total = 0.0;
+      int64_t targets = 0;
+      for (const auto& mine : balance_rows(lengths, world)) {
+        const MicroBatchOptions options{.max_tokens = 64, .packing = world % 2 == 0};
+        for (const auto& which : cut_micro_batches(lengths, mine, options)) {
+          const PackedBatch batch = make_micro_batch(refs, which, weights, options);
+          for (const float w : batch.weights) total += w;
+          targets += std::count_if(batch.targets.begin(), batch.targets.end(),
+                                   [](int64_t id) { return id >= 0; });
+        }
+      }
+      EXPECT_NEAR(total, 1.0, 1e-6);
+      EXPECT_EQ(targets, target_tokens_of(refs));
+    }
+  }
+}
+
+TEST(TargetWeights, ExampleReductionGivesEveryRowTheSameShare) {
+  const Row a = make_row(11, 1);  // 10 targets
+  const Row b = make_row(3, 1);   // 2 targets
+  const RowRefs rows = {&a, &b};
+  EXPECT_EQ(target_weights(rows, LossReduction::example), (std::vector<float>{0.05F, 0.25F}));
+  EXPECT_EQ(target_weights(rows, LossReduction::token), (std::vector<float>{1.0F / 12, 1.0F / 12}));
+}
+
+}  // namespace
+}  // namespace emoe::worker

@@ -1,0 +1,161 @@
+#include "worker/eval/expert_counts.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include "base/check.h"
+
+namespace emoe::worker {
+namespace {
+
+// 1 for real tokens, 0 for the padding at the end of each segment; undefined where there is none.
+at::Tensor real_token_mask(const PackedBatch& batch) {
+  if (batch.real_tokens == batch.num_tokens()) return {};
+  at::Tensor mask = at::zeros({batch.num_tokens()}, at::kBool);
+  auto* real = mask.data_ptr<bool>();
+  for (int64_t s = 0; s < batch.num_segments(); ++s) {
+    const int64_t begin = batch.segment_starts[s];
+    std::fill_n(real + begin, batch.segment_lengths[s], true);
+  }
+  return mask;
+}
+
+void accumulate(std::vector<int64_t>& into, const at::Tensor& counts) {
+  const at::Tensor on_host = counts.to(at::kCPU, at::kLong).contiguous();
+  const auto* values = on_host.data_ptr<int64_t>();
+  for (size_t e = 0; e < into.size(); ++e) into[e] += values[e];
+}
+
+std::vector<double> ratios(const std::vector<int64_t>& counts, int64_t total) {
+  std::vector<double> result;
+  for (const int64_t count : counts) {
+    result.push_back(total == 0 ? 0.0 : static_cast<double>(count) / static_cast<double>(total));
+  }
+  return result;
+}
+
+}  // namespace
+
+LayerLoad load_of(const LayerCounts& counts) {
+  LayerLoad load;
+  const auto n = static_cast<double>(counts.selections.size());
+  const double mean =
+      static_cast<double>(std::reduce(counts.selections.begin(), counts.selections.end())) / n;
+  load.dead = std::count(counts.selections.begin(), counts.selections.end(), 0);
+  if (mean == 0.0) return load;
+  double squares = 0.0;
+  for (const int64_t count : counts.selections) {
+    squares += (static_cast<double>(count) - mean) * (static_cast<double>(count) - mean);
+  }
+  load.cv = std::sqrt(squares / n) / mean;
+  load.max_over_mean =
+      static_cast<double>(*std::max_element(counts.selections.begin(), counts.selections.end())) /
+      mean;
+  return load;
+}
+
+void ExpertCounts::declare(int64_t layer, int64_t num_experts) {
+  LayerCounts& counts = layers_[layer];
+  if (!counts.selections.empty()) return;
+  counts.selections.assign(num_experts, 0);
+  counts.positive.assign(num_experts, 0);
+}
+
+void ExpertCounts::add(const PackedBatch& batch, const ExpertChoice& choice) {
+  const int64_t num_experts = choice.gate_activation.size(1);
+  declare(choice.layer, num_experts);
+  LayerCounts& counts = layers_[choice.layer];
+  at::Tensor chosen = choice.chosen;
+  at::Tensor activation = choice.gate_activation;
+  if (const at::Tensor mask = real_token_mask(batch); mask.defined()) {
+    const at::Tensor real = mask.to(chosen.device()).nonzero().squeeze(1);
+    chosen = chosen.index_select(0, real);
+    activation = activation.index_select(0, real);
+  }
+  counts.tokens += chosen.size(0);
+  accumulate(counts.selections, chosen.reshape({-1}).to(at::kLong).bincount({}, num_experts));
+  accumulate(counts.positive, activation.gt(0).sum(0));
+}
+
+void ExpertCounts::add(const ExpertCounts& other) {
+  for (const auto& [layer, theirs] : other.layers_) {
+    declare(layer, static_cast<int64_t>(theirs.selections.size()));
+    LayerCounts& mine = layers_[layer];
+    EMOE_CHECK(mine.selections.size() == theirs.selections.size());
+    mine.tokens += theirs.tokens;
+    for (size_t e = 0; e < mine.selections.size(); ++e) {
+      mine.selections[e] += theirs.selections[e];
+      mine.positive[e] += theirs.positive[e];
+    }
+  }
+}
+
+ExpertCounts ExpertCounts::summed(Communicator& comm) const {
+  // Counts are exact in a double up to 2^53.
+  std::vector<double> flat;
+  for (const auto& [layer, counts] : layers_) {
+    flat.push_back(static_cast<double>(counts.tokens));
+    flat.insert(flat.end(), counts.selections.begin(), counts.selections.end());
+    flat.insert(flat.end(), counts.positive.begin(), counts.positive.end());
+  }
+  comm.all_reduce_sum(std::span<double>(flat));
+  ExpertCounts total = *this;
+  auto next = flat.begin();
+  const auto take = [&next](int64_t& value) { value = static_cast<int64_t>(*next++); };
+  for (auto& [layer, counts] : total.layers_) {
+    take(counts.tokens);
+    for (int64_t& value : counts.selections) take(value);
+    for (int64_t& value : counts.positive) take(value);
+  }
+  return total;
+}
+
+std::string ExpertCounts::to_json() const {
+  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
+  for (const auto& [layer, counts] : layers_) {
+    const LayerLoad load = load_of(counts);
+    layers.push_back({{"layer", layer},
+                      {"experts", counts.selections.size()},
+                      {"tokens", counts.tokens},
+                      {"selections", counts.selections},
+                      {"load_cv", load.cv},
+                      {"max_over_mean", load.max_over_mean},
+                      {"dead_experts", load.dead},
+                      {"activation_ratio", ratios(counts.selections, counts.tokens)},
+                      {"positive_ratio", ratios(counts.positive, counts.tokens)},
+                      {"positive", counts.positive}});
+  }
+  return nlohmann::ordered_json{{"layers", layers}}.dump(1) + "\n";
+}
+
+ExpertCounts ExpertCounts::from_json(const std::string& text) {
+  ExpertCounts result;
+  try {
+    for (const auto& entry : nlohmann::json::parse(text).at("layers")) {
+      LayerCounts& counts = result.layers_[entry.at("layer").get<int64_t>()];
+      counts.tokens = entry.at("tokens").get<int64_t>();
+      counts.selections = entry.at("selections").get<std::vector<int64_t>>();
+      counts.positive = entry.at("positive").get<std::vector<int64_t>>();
+      if (counts.positive.size() != counts.selections.size()) {
+        throw std::invalid_argument("expert counts: positive and selections differ in length");
+      }
+    }
+  } catch (const nlohmann::json::exception& error) {
+    throw std::invalid_argument(std::string("expert counts: ") + error.what());
+  }
+  return result;
+}
+
+ExpertCounts declared_counts(const EmoeOptions& emoe) {
+  ExpertCounts counts;
+  if (emoe.num_experts == 0) return counts;
+  for (const auto& [layer, partition] : emoe.partitions) counts.declare(layer, emoe.num_experts);
+  return counts;
+}
+
+}  // namespace emoe::worker

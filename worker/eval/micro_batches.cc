@@ -1,0 +1,134 @@
+#include "worker/eval/micro_batches.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/check.h"
+
+namespace emoe::worker {
+namespace {
+
+// Longest first, ties by index: an order that is the same everywhere.
+std::vector<int64_t> longest_first(std::span<const int64_t> lengths, std::vector<int64_t> rows) {
+  std::sort(rows.begin(), rows.end(), [&](int64_t a, int64_t b) {
+    return lengths[a] != lengths[b] ? lengths[a] > lengths[b] : a < b;
+  });
+  return rows;
+}
+
+// Puts one row at the end of the batch, filled up with padding to `width` tokens.
+void append_row(PackedBatch& batch, const Row& row, float weight, int64_t width) {
+  const auto length = static_cast<int64_t>(row.ids.size());
+  const int64_t first_target = std::max<int64_t>(row.prompt_tokens, 1);
+  for (int64_t t = 0; t < width; ++t) {
+    // The token at t predicts the one at t + 1; that one must be real and no prompt.
+    const bool has_target = t + 1 < length && t + 1 >= first_target;
+    batch.ids.push_back(t < length ? row.ids[t] : 0);
+    batch.positions.push_back(t);
+    batch.targets.push_back(has_target ? row.ids[t + 1] : -1);
+    batch.weights.push_back(has_target ? weight : 0.0F);
+  }
+  batch.segment_starts.push_back(batch.num_tokens());
+  batch.segment_lengths.push_back(length);
+  batch.real_tokens += length;
+}
+
+}  // namespace
+
+std::vector<std::vector<int64_t>> balance_rows(std::span<const int64_t> lengths, int world_size) {
+  EMOE_CHECK(world_size >= 1);
+  std::vector<int64_t> all(lengths.size());
+  std::iota(all.begin(), all.end(), 0);
+  std::vector<std::vector<int64_t>> ranks(world_size);
+  std::vector<int64_t> tokens(world_size, 0);
+  for (const int64_t row : longest_first(lengths, std::move(all))) {
+    const auto least = std::min_element(tokens.begin(), tokens.end()) - tokens.begin();
+    ranks[least].push_back(row);
+    // An empty row counts one token, so that such rows are spread too.
+    tokens[least] += std::max<int64_t>(1, lengths[row]);
+  }
+  return ranks;
+}
+
+std::vector<std::vector<int64_t>> cut_micro_batches(std::span<const int64_t> lengths,
+                                                    std::span<const int64_t> mine,
+                                                    const MicroBatchOptions& options) {
+  EMOE_CHECK(options.max_tokens >= 1);
+  std::vector<std::vector<int64_t>> batches;
+  std::vector<int64_t> room;  // tokens (packing) or rows (padding) still free in each
+  for (const int64_t row : longest_first(lengths, {mine.begin(), mine.end()})) {
+    const int64_t need = options.packing ? lengths[row] : 1;
+    // Padded rows are sorted, so only the newest batch is worth a look.
+    size_t place = options.packing || batches.empty() ? 0 : batches.size() - 1;
+    while (place < batches.size() && room[place] < need) ++place;
+    if (place == batches.size()) {
+      batches.emplace_back();
+      const int64_t width = std::max<int64_t>(1, lengths[row]);
+      room.push_back(options.packing ? std::max(options.max_tokens, need)
+                                     : std::max<int64_t>(1, options.max_tokens / width));
+    }
+    batches[place].push_back(row);
+    room[place] -= need;
+  }
+  return batches;
+}
+
+int64_t padding_tokens(std::span<const int64_t> lengths,
+                       const std::vector<std::vector<int64_t>>& micro_batches,
+                       const MicroBatchOptions& options) {
+  if (options.packing) return 0;
+  int64_t padding = 0;
+  for (const auto& batch : micro_batches) {
+    int64_t width = 0;
+    for (const int64_t row : batch) width = std::max(width, lengths[row]);
+    for (const int64_t row : batch) padding += width - lengths[row];
+  }
+  return padding;
+}
+
+std::vector<int64_t> lengths_of(const RowRefs& rows) {
+  std::vector<int64_t> lengths;
+  lengths.reserve(rows.size());
+  for (const Row* row : rows) lengths.push_back(static_cast<int64_t>(row->ids.size()));
+  return lengths;
+}
+
+int64_t target_tokens_of(const RowRefs& rows) {
+  int64_t total = 0;
+  for (const Row* row : rows) total += row->target_tokens();
+  return total;
+}
+
+std::vector<float> target_weights(const RowRefs& rows, LossReduction reduction) {
+  const auto targets = static_cast<double>(target_tokens_of(rows));
+  const auto useful = static_cast<double>(std::count_if(
+      rows.begin(), rows.end(), [](const Row* row) { return row->target_tokens() > 0; }));
+  std::vector<float> weights;
+  weights.reserve(rows.size());
+  for (const Row* row : rows) {
+    const auto own = static_cast<double>(row->target_tokens());
+    const double share = reduction == LossReduction::token ? targets : useful * own;
+    weights.push_back(own == 0.0 ? 0.0F : static_cast<float>(1.0 / share));
+  }
+  return weights;
+}
+
+PackedBatch make_micro_batch(const RowRefs& rows, std::span<const int64_t> which,
+                             std::span<const float> weights, const MicroBatchOptions& options) {
+  EMOE_CHECK(weights.size() == rows.size());
+  int64_t longest = 0;
+  for (const int64_t i : which) {
+    longest = std::max(longest, static_cast<int64_t>(rows[i]->ids.size()));
+  }
+  PackedBatch batch;
+  batch.segment_starts.push_back(0);
+  for (const int64_t i : which) {
+    const Row& row = *rows[i];
+    append_row(batch, row, weights[i],
+               options.packing ? static_cast<int64_t>(row.ids.size()) : longest);
+    batch.row_keys.push_back(i);
+  }
+  return batch;
+}
+
+}  // namespace emoe::worker

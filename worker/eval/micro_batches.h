@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "worker/model/batch.h"
+#include "worker/text/row.h"
+
+namespace emoe::worker {
+
+// How rows become micro-batches (one forward pass each). Neither choice changes a result beyond
+// rounding.
+struct MicroBatchOptions {
+  int64_t max_tokens = 4096;  // budget, padding included; a row longer than it goes alone
+  bool packing = true;        // rows side by side; false: padded to the longest of the micro-batch
+};
+
+// Which loss a target token's cross-entropy counts into.
+enum class LossReduction {
+  token,    // sum over the global batch's targets / their number
+  example,  // mean over rows of each row's token mean
+};
+
+// Rows (by index into `lengths`) for each rank: about equal tokens, the longest dealt out first.
+// The same on every rank. Where there are rows enough, every rank gets one; else some get none.
+[[nodiscard]] std::vector<std::vector<int64_t>> balance_rows(std::span<const int64_t> lengths,
+                                                             int world_size);
+
+// Groups `mine` (indices into `lengths`) into micro-batches within the budget, longest rows first;
+// first fit, so that little of the budget is lost.
+[[nodiscard]] std::vector<std::vector<int64_t>> cut_micro_batches(std::span<const int64_t> lengths,
+                                                                  std::span<const int64_t> mine,
+                                                                  const MicroBatchOptions& options);
+
+// Tokens of padding those micro-batches have; 0 with packing.
+[[nodiscard]] int64_t padding_tokens(std::span<const int64_t> lengths,
+                                     const std::vector<std::vector<int64_t>>& micro_batches,
+                                     const MicroBatchOptions& options);
+
+// The rows of one optimiser step or one evaluation: all ranks' rows, in a fixed order. A row's
+// place in it is its row key.
+using RowRefs = std::vector<const Row*>;
+[[nodiscard]] std::vector<int64_t> lengths_of(const RowRefs& rows);
+[[nodiscard]] int64_t target_tokens_of(const RowRefs& rows);
+
+// What one target of each row counts (see PackedBatch::weights): 1 / targets of all rows, or
+// 1 / (rows with a target * own targets); 0 for a row without targets.
+[[nodiscard]] std::vector<float> target_weights(const RowRefs& rows, LossReduction reduction);
+
+// The rows `which` as one micro-batch; `weights` has an entry per row of `rows`.
+[[nodiscard]] PackedBatch make_micro_batch(const RowRefs& rows, std::span<const int64_t> which,
+                                           std::span<const float> weights,
+                                           const MicroBatchOptions& options);
+
+}  // namespace emoe::worker

@@ -1,0 +1,105 @@
+#include "worker/train/batch_plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/check.h"
+#include "base/sha256.h"
+
+namespace emoe::worker {
+namespace {
+
+// Sebastiano Vigna's splitmix64 (public domain algorithm): every state gives well-mixed bits.
+class SplitMix64 {
+ public:
+  explicit SplitMix64(uint64_t state) : state_(state) {}
+  uint64_t next() {
+    state_ += 0x9E3779B97F4A7C15ULL;
+    uint64_t z = state_;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+    return z ^ (z >> 31);
+  }
+  // Below `bound`, without bias: draws from the incomplete last stretch are thrown away.
+  uint64_t below(uint64_t bound) {
+    const uint64_t limit = UINT64_MAX - UINT64_MAX % bound;
+    uint64_t draw = next();
+    while (draw >= limit) draw = next();
+    return draw % bound;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+uint64_t mix(uint64_t a, uint64_t b) {
+  return SplitMix64(SplitMix64(a).next() ^ (b * 0xD1342543DE82EF95ULL)).next();
+}
+
+}  // namespace
+
+Result<BatchPlan> BatchPlan::make(int64_t num_rows, const Options& options) {
+  if (num_rows == 0) return absl::InvalidArgumentError("data.train has no row with a target token");
+  if (options.global_batch < 1) {
+    return absl::InvalidArgumentError("train.global_batch must be at least 1");
+  }
+  BatchPlan plan(num_rows, options);
+  const int64_t whole = num_rows / options.global_batch;
+  const bool rest = num_rows % options.global_batch != 0;
+  plan.steps_per_epoch_ = whole + (rest && !options.drop_last ? 1 : 0);
+  if (plan.steps_per_epoch_ == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("train.global_batch is ", options.global_batch, ", but data.train has only ",
+                     num_rows, " usable rows: with train.drop_last no step is left"));
+  }
+  plan.steps_ = options.max_steps > 0 ? options.max_steps : plan.steps_per_epoch_ * options.epochs;
+  if (plan.steps_ < 1) return absl::InvalidArgumentError("train.epochs must be at least 1");
+  return plan;
+}
+
+std::vector<int64_t> BatchPlan::rows_of_step(int64_t step) {
+  EMOE_CHECK(step >= 0 && step < steps_);
+  const int64_t epoch = step / steps_per_epoch_;
+  if (epoch != ordered_epoch_) {
+    if (options_.shuffle) {
+      order_ = shuffled_order(num_rows_, options_.seed, epoch);
+    } else if (order_.empty()) {
+      order_.resize(num_rows_);
+      std::iota(order_.begin(), order_.end(), 0);
+    }
+    ordered_epoch_ = epoch;
+  }
+  const int64_t begin = step % steps_per_epoch_ * options_.global_batch;
+  const int64_t end = std::min(begin + options_.global_batch, num_rows_);
+  return {order_.begin() + begin, order_.begin() + end};
+}
+
+std::vector<int64_t> shuffled_order(int64_t num_rows, int64_t seed, int64_t epoch) {
+  std::vector<int64_t> order(num_rows);
+  std::iota(order.begin(), order.end(), 0);
+  SplitMix64 random(mix(static_cast<uint64_t>(seed), static_cast<uint64_t>(epoch)));
+  for (int64_t i = num_rows - 1; i > 0; --i) {
+    std::swap(order[i], order[static_cast<int64_t>(random.below(static_cast<uint64_t>(i) + 1))]);
+  }
+  return order;
+}
+
+int64_t step_seed(int64_t seed, int64_t step) {
+  // Another stream than the epochs' orders: those hash (seed, epoch).
+  const uint64_t base = mix(static_cast<uint64_t>(seed), 0x64726F706F7574ULL);
+  return static_cast<int64_t>(mix(base, static_cast<uint64_t>(step)) >> 1);
+}
+
+std::string fingerprint(const std::vector<Row>& rows) {
+  Sha256 hash;
+  for (const Row& row : rows) {
+    const int64_t head[2] = {static_cast<int64_t>(row.ids.size()), row.prompt_tokens};
+    hash.update(head, sizeof head);
+    hash.update(row.ids.data(), row.ids.size() * sizeof(row.ids[0]));
+  }
+  return hash.hex_digest();
+}
+
+}  // namespace emoe::worker

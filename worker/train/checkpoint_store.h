@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "base/status.h"
+#include "worker/eval/expert_counts.h"
+
+namespace emoe::worker {
+
+// A tensor of a checkpoint under its PEFT or Hugging Face name: fp32, original neuron order.
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+};
+
+// What a run must know to go on, besides tensors. All random numbers follow from (seed, step).
+struct TrainState {
+  int64_t step = 0;  // optimiser steps done = position in the data
+  int64_t seed = 0;
+  int world_size = 1;            // for the record; another one may resume
+  int64_t last_eval_step = -1;   // steps done at the newest evaluation; -1: none yet
+  std::string fingerprint;       // CheckpointOptions::fingerprint
+  std::string data_fingerprint;  // of the rows
+  ExpertCounts expert_counts;    // of all ranks
+};
+
+struct Checkpoint {
+  TrainState state;
+  std::vector<NamedTensor> weights;
+  std::vector<NamedTensor> first_moments;   // AdamW's m, in the order of `weights`
+  std::vector<NamedTensor> second_moments;  // v
+};
+
+struct CheckpointFile {
+  std::filesystem::path path;
+  int64_t step = 0;
+  int64_t bytes = 0;
+};
+
+// The folder checkpoints/ of a run. One process (rank 0) writes; any may read.
+//
+// A checkpoint is step_NNNNNNNN/ with adapter.safetensors or weights.safetensors,
+// optimizer.safetensors, state.json and manifest.json (name, bytes and SHA-256 of each file). It is
+// written as step_NNNNNNNN.tmp, every file and the folder fsynced, then renamed, then the parent
+// fsynced: what has the final name is whole, unless the disk itself tore it, which the hashes show.
+class CheckpointStore {
+ public:
+  // `weights_file`: "adapter.safetensors" (PEFT names) or "weights.safetensors" (Hugging Face).
+  CheckpointStore(std::filesystem::path folder, std::string weights_file, int64_t keep);
+
+  // Makes the folder and removes what an interrupted write left (*.tmp).
+  [[nodiscard]] Status prepare() const;
+  // Writes one and removes all but the `keep` newest up to it. On an error (RESOURCE_EXHAUSTED:
+  // disk full) nothing is left of the new one, and the older ones are untouched.
+  [[nodiscard]] Result<CheckpointFile> save(const Checkpoint& checkpoint) const;
+  // The newest one whose manifest is complete and whose files have the sizes and hashes it says;
+  // nothing where there is none. Why others were passed over is added to `skipped`.
+  [[nodiscard]] Result<std::optional<CheckpointFile>> newest_valid(
+      std::vector<std::string>& skipped) const;
+  // DATA_LOSS naming the file when it does not hold what it should.
+  [[nodiscard]] Result<Checkpoint> load(const std::filesystem::path& path) const;
+
+ private:
+  std::filesystem::path folder_;
+  std::string weights_file_;
+  int64_t keep_;
+};
+
+}  // namespace emoe::worker
