@@ -1,11 +1,16 @@
+#include <chrono>
 #include <exception>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <civetweb.h>
+#include <netdb.h>
+#include <sys/socket.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "metrics/prometheus.h"
 
@@ -32,6 +37,34 @@ Result<Address> parse_address(const std::string& listen) {
   return address;
 }
 
+// One connection, closed at once. civetweb looks at its stop flag only when its accept loop wakes,
+// every two seconds, and the end of a rank or of the coordinator should not wait for that.
+void knock(const Address& address) {
+  std::string host = address.host;
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (::getaddrinfo(host.c_str(), std::to_string(address.port).c_str(), &hints, &found) != 0) {
+    return;
+  }
+  const FileDescriptor fd(
+      ::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (fd.valid()) (void)::connect(fd.get(), found->ai_addr, found->ai_addrlen);
+  ::freeaddrinfo(found);
+}
+
+// Stops the server, waking its accept loop until it has noticed.
+void stop_server(mg_context* server, const Address& address) {
+  const std::jthread waker([&address](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      knock(address);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  });
+  mg_stop(server);
+}
+
 int reply(mg_connection* connection, int code, const std::string& type, const std::string& body) {
   const std::string head = absl::StrCat(
       "HTTP/1.1 ", code, code == 200 ? " OK" : " Internal Server Error", "\r\nContent-Type: ", type,
@@ -46,13 +79,13 @@ int reply(mg_connection* connection, int code, const std::string& type, const st
 struct HttpExposer::State {
   const PrometheusRegistry* registry = nullptr;
   std::function<std::string()> service_discovery;
-  std::string address;
+  Address address;
   std::mutex error_mutex;
   std::string error;  // what civetweb said last
   mg_context* server = nullptr;
 
   ~State() {
-    if (server != nullptr) mg_stop(server);
+    if (server != nullptr) stop_server(server, address);
   }
 
   static int on_metrics(mg_connection* connection, void* self) {
@@ -90,7 +123,7 @@ struct HttpExposer::State {
 HttpExposer::HttpExposer(std::unique_ptr<State> state) : state_(std::move(state)) {}
 HttpExposer::~HttpExposer() = default;
 std::string HttpExposer::address() const {
-  return state_->address;
+  return absl::StrCat(state_->address.host, ":", state_->address.port);
 }
 
 Result<std::unique_ptr<HttpExposer>> HttpExposer::start(const PrometheusRegistry& registry,
@@ -124,7 +157,7 @@ Result<std::unique_ptr<HttpExposer>> HttpExposer::start(const PrometheusRegistry
   if (mg_get_server_ports(state->server, 1, &port) != 1) {
     return absl::InternalError("the metrics server does not tell its port");
   }
-  state->address = absl::StrCat(wanted.host, ":", port.port);
+  state->address = {wanted.host, port.port};
   mg_set_request_handler(state->server, "/metrics$", &State::on_metrics, state.get());
   mg_set_request_handler(state->server, "/healthz$", &State::on_health, state.get());
   if (state->service_discovery) {

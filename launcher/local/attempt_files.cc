@@ -1,0 +1,171 @@
+#include "launcher/local/attempt_files.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+
+#include <absl/strings/str_cat.h>
+#include <fcntl.h>
+#include <nlohmann/json.hpp>
+#include <sys/file.h>
+
+#include "base/sha256.h"
+
+namespace emoe::launcher {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kExitPeerLost = 71;
+
+std::string dump(const json& value) {
+  // What ranks print may be no UTF-8.
+  return value.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+Result<json> read_json(const std::filesystem::path& path) {
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(path));
+  json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!value.is_object()) return absl::DataLossError(absl::StrCat(path.string(), ": no JSON"));
+  return value;
+}
+
+Result<FileDescriptor> open_lock(const AttemptFiles& files) {
+  const auto path = files.dir() / "supervisor.lock";
+  FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!fd.valid()) return errno_status(errno, absl::StrCat("cannot open ", path.string()));
+  return fd;
+}
+
+// The same for everyone who knows the attempt's folder.
+std::string private_name(const std::filesystem::path& dir) {
+  return absl::StrCat("emoe-mpi-", sha256_hex(dir.string()).substr(0, 16));
+}
+
+bool is_echo(const RankExit& exit) {
+  return exit.status.code == kExitPeerLost || exit.status.signal == SIGTERM;
+}
+
+}  // namespace
+
+std::filesystem::path AttemptFiles::rank_start(int rank) const {
+  return dir_ / absl::StrCat("rank_", rank, ".start");
+}
+
+std::filesystem::path AttemptFiles::rank_exit(int rank) const {
+  return dir_ / absl::StrCat("rank_", rank, ".exit");
+}
+
+std::filesystem::path AttemptFiles::mpi_session_dir() const {
+  return std::filesystem::temp_directory_path() / private_name(dir_);
+}
+
+std::filesystem::path AttemptFiles::mpi_memory_dir() const {
+  return std::filesystem::path("/dev/shm") / private_name(dir_);
+}
+
+void AttemptFiles::remove_mpi_dirs() const {
+  std::error_code ignored;
+  std::filesystem::remove_all(mpi_session_dir(), ignored);
+  std::filesystem::remove_all(mpi_memory_dir(), ignored);
+}
+
+Result<std::optional<FileDescriptor>> AttemptFiles::lock_as_supervisor() const {
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_lock(*this));
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
+    return std::optional<FileDescriptor>(std::move(fd));
+  }
+  if (errno == EWOULDBLOCK) return std::optional<FileDescriptor>();
+  return errno_status(errno, "flock");
+}
+
+Result<bool> AttemptFiles::supervisor_is_alive() const {
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_lock(*this));
+  // Shared: those who only look do not see each other.
+  if (::flock(fd.get(), LOCK_SH | LOCK_NB) == 0) return false;
+  if (errno == EWOULDBLOCK) return true;
+  return errno_status(errno, "flock");
+}
+
+Status write_launch(const AttemptFiles& files, const LaunchRecord& record) {
+  return write_file_atomically(files.launch(), dump({{"job_id", record.job_id},
+                                                     {"attempt", record.attempt},
+                                                     {"ranks", record.ranks},
+                                                     {"argv", record.argv}}));
+}
+
+Result<LaunchRecord> read_launch(const AttemptFiles& files) {
+  EMOE_ASSIGN_OR_RETURN(const json value, read_json(files.launch()));
+  return LaunchRecord{value.value("job_id", ""), value.value("attempt", 0), value.value("ranks", 0),
+                      value.value("argv", std::vector<std::string>())};
+}
+
+Status write_supervisor(const AttemptFiles& files, const ProcessId& process) {
+  return write_file_atomically(files.supervisor(),
+                               dump({{"pid", process.pid}, {"start_ticks", process.start_ticks}}));
+}
+
+Result<ProcessId> read_supervisor(const AttemptFiles& files) {
+  EMOE_ASSIGN_OR_RETURN(const json value, read_json(files.supervisor()));
+  return ProcessId{value.value("pid", 0), value.value("start_ticks", uint64_t{0})};
+}
+
+Status write_end(const AttemptFiles& files, const AttemptEnd& end) {
+  json value = {{"exit_code", end.exit_code},
+                {"signal", end.signal},
+                {"out_of_memory", end.out_of_memory},
+                {"detail", end.detail}};
+  if (end.rank) value["rank"] = *end.rank;
+  return write_file_atomically(files.end(), dump(value));
+}
+
+Result<AttemptEnd> read_end(const AttemptFiles& files) {
+  EMOE_ASSIGN_OR_RETURN(const json value, read_json(files.end()));
+  AttemptEnd end;
+  end.exit_code = value.value("exit_code", 0);
+  end.signal = value.value("signal", 0);
+  end.out_of_memory = value.value("out_of_memory", false);
+  end.detail = value.value("detail", "");
+  if (value.contains("rank")) end.rank = value.value("rank", 0);
+  return end;
+}
+
+Status write_rank_exit(const AttemptFiles& files, const RankExit& exit) {
+  return write_file_atomically(files.rank_exit(exit.rank),
+                               dump({{"exit_code", exit.status.code},
+                                     {"signal", exit.status.signal},
+                                     {"monotonic_ns", exit.monotonic_ns},
+                                     {"last_lines", exit.last_lines}}));
+}
+
+std::vector<RankExit> read_rank_exits(const AttemptFiles& files, int ranks) {
+  std::vector<RankExit> exits;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto value = read_json(files.rank_exit(rank));
+    if (!value.ok()) continue;
+    exits.push_back({rank,
+                     {value->value("exit_code", 0), value->value("signal", 0)},
+                     value->value("monotonic_ns", int64_t{0}),
+                     value->value("last_lines", "")});
+  }
+  return exits;
+}
+
+std::optional<RankExit> first_failure(const std::vector<RankExit>& exits) {
+  std::optional<RankExit> first;
+  for (const RankExit& exit : exits) {
+    if (exit.status.code == 0 && exit.status.signal == 0) continue;
+    const auto order = [](const RankExit& e) { return std::pair(is_echo(e), e.monotonic_ns); };
+    if (!first || order(exit) < order(*first)) first = exit;
+  }
+  return first;
+}
+
+std::string tail_of(const std::filesystem::path& file, size_t bytes) {
+  const auto text = read_file(file);
+  if (!text.ok() || text->size() <= bytes) return text.ok() ? *text : "";
+  const auto line = text->find('\n', text->size() - bytes);
+  return text->substr(line == std::string::npos ? text->size() - bytes : line + 1);
+}
+
+}  // namespace emoe::launcher

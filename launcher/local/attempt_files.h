@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/process.h"
+#include "base/status.h"
+#include "launcher/launcher.h"
+
+namespace emoe::launcher {
+
+// The files by which a launcher, the supervisor and the ranks of one attempt know of each other.
+// They outlive all three, so a coordinator that starts anew reads from them what became of the
+// attempt.
+//
+//   launch.json       written by launch(): the attempt is meant to run, at most once
+//   supervisor.lock   flock()ed by the supervisor as long as it lives
+//   supervisor.json   pid and start time of the supervisor; exists = it was started, never again
+//   rank_N.start      the guard of rank N is ready to pass signals on
+//   rank_N.exit       how rank N ended, with the last lines it printed
+//   end.json          how the attempt ended; exists = no process of it is left
+//   output.log        what all ranks printed, "[N] " before each line, and mpirun's own words
+class AttemptFiles {
+ public:
+  explicit AttemptFiles(std::filesystem::path dir) : dir_(std::move(dir)) {}
+
+  [[nodiscard]] const std::filesystem::path& dir() const { return dir_; }
+  [[nodiscard]] std::filesystem::path launch() const { return dir_ / "launch.json"; }
+  [[nodiscard]] std::filesystem::path supervisor() const { return dir_ / "supervisor.json"; }
+  [[nodiscard]] std::filesystem::path end() const { return dir_ / "end.json"; }
+  [[nodiscard]] std::filesystem::path output() const { return dir_ / "output.log"; }
+  [[nodiscard]] std::filesystem::path rank_start(int rank) const;
+  [[nodiscard]] std::filesystem::path rank_exit(int rank) const;
+
+  // Where Open MPI keeps its session and its shared memory: outside dir(), which may lie on a
+  // network file system, but the attempt's own, so that what a killed mpirun leaves can be removed.
+  [[nodiscard]] std::filesystem::path mpi_session_dir() const;
+  [[nodiscard]] std::filesystem::path mpi_memory_dir() const;
+  void remove_mpi_dirs() const;
+
+  // Nothing when another supervisor holds the lock.
+  [[nodiscard]] Result<std::optional<FileDescriptor>> lock_as_supervisor() const;
+  [[nodiscard]] Result<bool> supervisor_is_alive() const;
+
+ private:
+  std::filesystem::path dir_;
+};
+
+struct LaunchRecord {
+  std::string job_id;
+  int attempt = 0;
+  int ranks = 0;
+  std::vector<std::string> argv;  // of mpirun
+};
+[[nodiscard]] Status write_launch(const AttemptFiles& files, const LaunchRecord& record);
+[[nodiscard]] Result<LaunchRecord> read_launch(const AttemptFiles& files);  // NOT_FOUND
+
+[[nodiscard]] Status write_supervisor(const AttemptFiles& files, const ProcessId& process);
+[[nodiscard]] Result<ProcessId> read_supervisor(const AttemptFiles& files);  // NOT_FOUND
+
+[[nodiscard]] Status write_end(const AttemptFiles& files, const AttemptEnd& end);
+[[nodiscard]] Result<AttemptEnd> read_end(const AttemptFiles& files);  // NOT_FOUND
+
+// How one rank ended.
+struct RankExit {
+  int rank = 0;
+  ExitStatus status;
+  int64_t monotonic_ns = 0;  // CLOCK_MONOTONIC, one clock for all ranks of this machine
+  std::string last_lines;
+};
+[[nodiscard]] Status write_rank_exit(const AttemptFiles& files, const RankExit& exit);
+// Of the ranks that left a record; a torn record is left out.
+[[nodiscard]] std::vector<RankExit> read_rank_exits(const AttemptFiles& files, int ranks);
+
+// The exit that explains the attempt: the first failure, where the echoes of another rank's failure
+// (exit 71 "peer lost", and SIGTERM by which mpirun ends the others) count only if there is nothing
+// else. Nothing when no rank failed.
+[[nodiscard]] std::optional<RankExit> first_failure(const std::vector<RankExit>& exits);
+
+// The last `bytes` of a text file from a line's beginning; empty when it cannot be read.
+[[nodiscard]] std::string tail_of(const std::filesystem::path& file, size_t bytes);
+
+}  // namespace emoe::launcher

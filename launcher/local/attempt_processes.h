@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/process.h"
+
+namespace emoe::launcher {
+
+// Every process started for an attempt carries this variable with the attempt's folder. It finds
+// them also when parents, sessions and process groups have changed. Its children inherit it.
+inline constexpr const char* kAttemptDirVariable = "EMOE_ATTEMPT_DIR";
+
+// Living processes of the attempt except `spare` (the supervisor, which has the variable too).
+[[nodiscard]] std::vector<ProcessId> processes_of_attempt(const std::filesystem::path& attempt_dir,
+                                                          pid_t spare);
+
+// Sends a signal to each that still is the process it was.
+void signal_all(const std::vector<ProcessId>& processes, int signal);
+
+// How often the kernel's OOM killer struck in this process's cgroup; nothing where it is not told.
+[[nodiscard]] std::optional<int64_t> oom_kills();
+
+}  // namespace emoe::launcher

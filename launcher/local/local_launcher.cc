@@ -1,0 +1,199 @@
+#include "launcher/local/local_launcher.h"
+
+#include <csignal>
+#include <cstdlib>
+#include <sstream>
+
+#include <absl/strings/str_cat.h>
+#include <unistd.h>
+
+#include "base/process.h"
+#include "launcher/local/attempt_files.h"
+#include "launcher/local/attempt_processes.h"
+
+namespace emoe::launcher {
+namespace {
+
+constexpr const char* kHandlePrefix = "local:";
+
+bool is_program(const std::filesystem::path& path) {
+  return std::filesystem::is_regular_file(path) && ::access(path.c_str(), X_OK) == 0;
+}
+
+// As execvp looks: a name without '/' along PATH.
+bool can_run(const std::string& program) {
+  if (program.find('/') != std::string::npos) return is_program(program);
+  const char* path = std::getenv("PATH");
+  std::istringstream folders(path == nullptr ? "/usr/bin:/bin" : path);
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    if (is_program(std::filesystem::path(folder) / program)) return true;
+  }
+  return false;
+}
+
+std::string beside_this_program(const std::string& name) {
+  std::error_code error;
+  return std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / name;
+}
+
+Result<AttemptFiles> files_of(const LaunchHandle& handle) {
+  if (!handle.text.starts_with(kHandlePrefix)) {
+    return absl::NotFoundError(absl::StrCat("\"", handle.text, "\" is no local attempt"));
+  }
+  AttemptFiles files(handle.text.substr(std::string(kHandlePrefix).size()));
+  if (!std::filesystem::exists(files.launch())) {
+    return absl::NotFoundError(absl::StrCat("nothing was launched in ", files.dir().string()));
+  }
+  return files;
+}
+
+pid_t supervisor_pid(const AttemptFiles& files) {
+  const auto supervisor = read_supervisor(files);
+  return supervisor.ok() && is_alive(*supervisor) ? supervisor->pid : 0;
+}
+
+// The end of an attempt whose supervisor could not tell it any more.
+AttemptEnd explain_lost(const AttemptFiles& files, int ranks) {
+  if (!std::filesystem::exists(files.supervisor())) {
+    return {.signal = SIGKILL, .detail = "the attempt was never started"};
+  }
+  if (const auto failure = first_failure(read_rank_exits(files, ranks))) {
+    return {failure->status.code, failure->status.signal, failure->rank, false,
+            failure->last_lines};
+  }
+  return {.signal = SIGKILL,
+          .detail = "the supervisor of the attempt was killed, and its ranks with it"};
+}
+
+}  // namespace
+
+LocalLauncher::LocalLauncher(Config config) : config_(std::move(config)) {
+  if (config_.supervisor_program.empty()) {
+    config_.supervisor_program = beside_this_program("emoe-supervise");
+  }
+}
+
+Status LocalLauncher::check_request(const LaunchRequest& request) const {
+  if (request.job_id.empty() || request.attempt < 1 || request.ranks < 1 ||
+      request.threads_per_rank < 1 || request.worker_argv.empty()) {
+    return absl::InvalidArgumentError(
+        "a launch needs a job id, an attempt, ranks, threads and a program");
+  }
+  if (!request.attempt_dir.is_absolute() || !std::filesystem::is_directory(request.attempt_dir)) {
+    return absl::InvalidArgumentError(absl::StrCat("attempt folder ", request.attempt_dir.string(),
+                                                   " does not exist or is not an absolute path"));
+  }
+  if (!can_run(config_.mpirun)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("no program ", config_.mpirun, ": install the Debian package openmpi-bin"));
+  }
+  if (!can_run(config_.supervisor_program)) {
+    return absl::FailedPreconditionError(absl::StrCat("no program ", config_.supervisor_program,
+                                                      ": it belongs beside emoe-coordinator"));
+  }
+  if (!can_run(request.worker_argv[0])) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "no program ", request.worker_argv[0], ": set launcher.worker_program to emoe-worker"));
+  }
+  return ok_status();
+}
+
+std::vector<std::string> LocalLauncher::mpirun_argv(const LaunchRequest& request) const {
+  std::vector<std::string> argv{config_.mpirun};
+  argv.insert(argv.end(), config_.mpirun_args.begin(), config_.mpirun_args.end());
+  for (const std::string& word :
+       {std::string("-n"), absl::StrCat(request.ranks), config_.supervisor_program,
+        std::string("rank"), std::string("--")}) {
+    argv.push_back(word);
+  }
+  argv.insert(argv.end(), request.worker_argv.begin(), request.worker_argv.end());
+  return argv;
+}
+
+Status LocalLauncher::start_supervisor(const LaunchRequest& request,
+                                       const std::vector<std::string>& argv) const {
+  SpawnOptions options;
+  options.argv = {config_.supervisor_program, "attempt", request.attempt_dir.string(),
+                  absl::StrCat(request.ranks), "--"};
+  options.argv.insert(options.argv.end(), argv.begin(), argv.end());
+  options.set_env = request.environment;
+  options.set_env["EMOE_JOB_ID"] = request.job_id;
+  options.set_env["EMOE_ATTEMPT"] = absl::StrCat(request.attempt);
+  options.set_env[kAttemptDirVariable] = request.attempt_dir.string();
+  options.set_env["OMP_NUM_THREADS"] = absl::StrCat(request.threads_per_rank);
+  options.output = AttemptFiles(request.attempt_dir).output();
+  options.new_session = true;
+  // The program forks the supervisor proper and ends at once, so no zombie stays with us and the
+  // supervisor has no tie to this process.
+  EMOE_ASSIGN_OR_RETURN(const ProcessId process, spawn(options));
+  EMOE_ASSIGN_OR_RETURN(const ExitStatus status, wait_child(process.pid));
+  constexpr int kAlreadyStarted = 3;
+  if (status.signal == 0 && (status.code == 0 || status.code == kAlreadyStarted)) {
+    return ok_status();
+  }
+  return absl::InternalError(
+      absl::StrCat("the supervisor did not start: ", tail_of(options.output, 1000)));
+}
+
+Result<LaunchHandle> LocalLauncher::launch(const LaunchRequest& request) {
+  EMOE_RETURN_IF_ERROR(check_request(request));
+  const AttemptFiles files(request.attempt_dir);
+  const LaunchHandle handle{absl::StrCat(kHandlePrefix, files.dir().string())};
+  const std::lock_guard lock(mutex_);
+  const std::vector<std::string> argv = mpirun_argv(request);
+  const auto known = read_launch(files);
+  if (known.ok()) {
+    if (known->job_id != request.job_id || known->attempt != request.attempt) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          files.dir().string(), " belongs to job ", known->job_id, " attempt ", known->attempt));
+    }
+  } else {
+    EMOE_RETURN_IF_ERROR(
+        write_launch(files, {request.job_id, request.attempt, request.ranks, argv}));
+  }
+  // Also for a known attempt: a coordinator may have been killed between the record and this. The
+  // supervisor's lock lets only one through.
+  if (!std::filesystem::exists(files.supervisor()) && !std::filesystem::exists(files.end())) {
+    EMOE_RETURN_IF_ERROR(start_supervisor(request, argv));
+  }
+  return handle;
+}
+
+Result<AttemptStatus> LocalLauncher::poll(const LaunchHandle& handle) {
+  EMOE_ASSIGN_OR_RETURN(const AttemptFiles files, files_of(handle));
+  const AttemptStatus running{AttemptPhase::running, {}};
+  EMOE_ASSIGN_OR_RETURN(const bool alive, files.supervisor_is_alive());
+  // The lock was looked at first: a supervisor writes the end before it lets go.
+  if (auto end = read_end(files); end.ok()) return AttemptStatus{AttemptPhase::ended, *end};
+  if (alive) return running;
+  const auto left = processes_of_attempt(files.dir(), 0);
+  if (!left.empty()) {
+    signal_all(left, SIGKILL);
+    return running;
+  }
+  EMOE_ASSIGN_OR_RETURN(const LaunchRecord record, read_launch(files));
+  const AttemptEnd end = explain_lost(files, record.ranks);
+  files.remove_mpi_dirs();
+  const std::lock_guard lock(mutex_);
+  EMOE_RETURN_IF_ERROR(write_end(files, end));
+  return AttemptStatus{AttemptPhase::ended, end};
+}
+
+Status LocalLauncher::stop(const LaunchHandle& handle, StopMode mode) {
+  EMOE_ASSIGN_OR_RETURN(const AttemptFiles files, files_of(handle));
+  if (std::filesystem::exists(files.end())) return ok_status();
+  const pid_t supervisor = supervisor_pid(files);
+  if (mode == StopMode::graceful) {
+    if (supervisor != 0) ::kill(supervisor, SIGUSR1);
+    return ok_status();
+  }
+  // The supervisor writes down why, and the ranks do not wait until it comes to it.
+  if (supervisor != 0) {
+    ::kill(supervisor, SIGTERM);
+    ::kill(supervisor, SIGCONT);
+  }
+  signal_all(processes_of_attempt(files.dir(), supervisor), SIGKILL);
+  return ok_status();
+}
+
+}  // namespace emoe::launcher

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "launcher/launcher.h"
+
+namespace emoe::launcher {
+
+// Attempts as mpirun jobs on this machine.
+//
+// Each attempt gets a supervisor (program emoe-supervise) in a session of its own, which starts
+// mpirun, waits for everything the attempt started and leaves end.json; it does not need the
+// coordinator to live. A coordinator that starts anew finds the attempt by its handle, which names
+// the attempt's folder. If the supervisor is killed, mpirun and all ranks die with it, and poll()
+// removes what a rank may have left. What lies in the folder: attempt_files.h.
+//
+// Every rank sees in its environment, beside the request's variables: EMOE_JOB_ID, EMOE_ATTEMPT,
+// EMOE_ATTEMPT_DIR and OMP_NUM_THREADS. A graceful stop reaches it as SIGUSR1, which it must
+// unblock (rank_guard.h says why it starts blocked).
+//
+// Thread-safe; no call waits longer than a process takes to start.
+class LocalLauncher final : public Launcher {
+ public:
+  struct Config {
+    std::string mpirun = "mpirun";  // looked up in PATH
+    // Root in a container, more ranks than cores, and no binding: two attempts on one machine
+    // would be bound to the same cores.
+    std::vector<std::string> mpirun_args = {"--allow-run-as-root", "--oversubscribe", "--bind-to",
+                                            "none"};
+    std::string supervisor_program;  // empty: emoe-supervise beside this program
+  };
+
+  explicit LocalLauncher(Config config);
+
+  // FAILED_PRECONDITION: mpirun (Debian package openmpi-bin), the supervisor or the worker program
+  // is missing, or the folder belongs to another attempt. INVALID_ARGUMENT: a request without a
+  // program, ranks or folder.
+  [[nodiscard]] Result<LaunchHandle> launch(const LaunchRequest& request) override;
+  [[nodiscard]] Result<AttemptStatus> poll(const LaunchHandle& handle) override;
+  [[nodiscard]] Status stop(const LaunchHandle& handle, StopMode mode) override;
+  [[nodiscard]] std::string name() const override { return "local"; }
+
+ private:
+  [[nodiscard]] Status check_request(const LaunchRequest& request) const;
+  [[nodiscard]] std::vector<std::string> mpirun_argv(const LaunchRequest& request) const;
+  [[nodiscard]] Status start_supervisor(const LaunchRequest& request,
+                                        const std::vector<std::string>& argv) const;
+
+  Config config_;
+  std::mutex mutex_;  // one launch, or end of a lost attempt, at a time
+};
+
+}  // namespace emoe::launcher

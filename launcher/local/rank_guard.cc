@@ -1,0 +1,212 @@
+#include "launcher/local/rank_guard.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <deque>
+#include <optional>
+
+#include <absl/strings/numbers.h>
+#include <absl/strings/str_cat.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "launcher/local/attempt_files.h"
+#include "launcher/local/attempt_processes.h"
+
+namespace emoe::launcher {
+namespace {
+
+constexpr size_t kLongestLine = 64 * 1024;  // longer ones are broken, so that memory stays bounded
+constexpr size_t kRememberedLines = 8;
+constexpr size_t kRememberedBytes = 2000;
+constexpr int kExitPeerLost = 71;
+constexpr int kExitInternal = 70;
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+// Whole lines of one rank into the log that all ranks share: one write each, at the end of the
+// file.
+class LineLog {
+ public:
+  LineLog(const std::filesystem::path& path, int rank)
+      : fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)),
+        tag_(absl::StrCat("[", rank, "] ")) {}
+
+  void add(const char* data, size_t size) {
+    pending_.append(data, size);
+    size_t begin = 0;
+    for (size_t end = 0; (end = pending_.find('\n', begin)) != std::string::npos; begin = end + 1) {
+      write_line(pending_.substr(begin, end - begin));
+    }
+    pending_.erase(0, begin);
+    if (pending_.size() > kLongestLine) flush();
+  }
+
+  void flush() {
+    if (!pending_.empty()) write_line(std::exchange(pending_, ""));
+  }
+
+  [[nodiscard]] std::string last_lines() const {
+    std::string text;
+    for (const std::string& line : recent_) absl::StrAppend(&text, line, "\n");
+    return text.size() <= kRememberedBytes ? text : text.substr(text.size() - kRememberedBytes);
+  }
+
+ private:
+  void write_line(const std::string& line) {
+    const std::string text = absl::StrCat(tag_, line, "\n");
+    // A full disk must not stop the rank: what cannot be written is dropped.
+    if (fd_.valid() && ::write(fd_.get(), text.data(), text.size()) < 0) errno = 0;
+    recent_.push_back(line);
+    if (recent_.size() > kRememberedLines) recent_.pop_front();
+  }
+
+  FileDescriptor fd_;
+  std::string tag_;
+  std::string pending_;
+  std::deque<std::string> recent_;
+};
+
+sigset_t signals(std::initializer_list<int> list) {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : list) sigaddset(&set, signal);
+  return set;
+}
+
+// Between fork and exec.
+[[noreturn]] void become_rank(const std::vector<char*>& argv, int output_fd, pid_t parent) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent) ::_exit(kExitPeerLost);
+  const sigset_t preemption = signals({SIGUSR1});
+  sigprocmask(SIG_SETMASK, &preemption, nullptr);
+  ::dup2(output_fd, STDOUT_FILENO);
+  ::dup2(output_fd, STDERR_FILENO);
+  ::execvp(argv[0], argv.data());
+  ::dprintf(STDERR_FILENO, "cannot start %s: %s\n", argv[0], std::strerror(errno));
+  ::_exit(kExitInternal);
+}
+
+class RankGuard {
+ public:
+  RankGuard(AttemptFiles files, int rank)
+      : files_(std::move(files)), rank_(rank), log_(files_.output(), rank) {}
+
+  Status start(std::vector<std::string> arguments) {
+    const sigset_t handled = signals({SIGCHLD, SIGUSR1, SIGTERM, SIGINT});
+    sigprocmask(SIG_BLOCK, &handled, nullptr);
+    signal_fd_ = FileDescriptor(::signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK));
+    int pipe_fds[2];
+    if (::pipe2(pipe_fds, O_CLOEXEC) != 0) return errno_status(errno, "pipe");
+    output_ = FileDescriptor(pipe_fds[0]);
+    FileDescriptor write_end(pipe_fds[1]);
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    const pid_t self = ::getpid();
+    child_ = ::fork();
+    if (child_ < 0) return errno_status(errno, "fork");
+    if (child_ == 0) become_rank(argv, write_end.get(), self);
+    ::fcntl(output_.get(), F_SETFL, O_NONBLOCK);
+    return write_file_atomically(files_.rank_start(rank_), absl::StrCat(child_, "\n"));
+  }
+
+  ExitStatus run() {
+    std::optional<ExitStatus> ended;
+    while (!ended) {
+      pollfd events[2] = {{signal_fd_.get(), POLLIN, 0}, {output_.get(), POLLIN, 0}};
+      // A pipe closed by the rank would wake poll for ever.
+      ::poll(events, output_.valid() ? 2 : 1, -1);
+      if (output_.valid() && events[1].revents != 0) read_output();
+      if (events[0].revents != 0) ended = handle_signals();
+    }
+    if (output_.valid()) read_output();  // what the rank wrote last
+    log_.flush();
+    return *ended;
+  }
+
+  void record(const ExitStatus& status) {
+    timespec now{};
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    const RankExit exit{rank_, status, now.tv_sec * 1'000'000'000 + now.tv_nsec, log_.last_lines()};
+    if (const Status written = write_rank_exit(files_, exit); !written.ok()) {
+      std::fprintf(stderr, "rank %d: %s\n", rank_, std::string(written.message()).c_str());
+    }
+  }
+
+ private:
+  void read_output() {
+    char buffer[16384];
+    ssize_t got = 0;
+    while ((got = ::read(output_.get(), buffer, sizeof buffer)) > 0) {
+      log_.add(buffer, static_cast<size_t>(got));
+    }
+    if (got == 0) output_.reset();
+  }
+
+  std::optional<ExitStatus> handle_signals() {
+    signalfd_siginfo info{};
+    while (::read(signal_fd_.get(), &info, sizeof info) == sizeof info) {
+      if (info.ssi_signo != SIGCHLD) ::kill(child_, static_cast<int>(info.ssi_signo));
+    }
+    const auto status = poll_child(child_);
+    if (!status.ok()) return ExitStatus{kExitInternal, 0};
+    return *status;
+  }
+
+  AttemptFiles files_;
+  int rank_;
+  LineLog log_;
+  FileDescriptor signal_fd_;
+  FileDescriptor output_;
+  pid_t child_ = 0;
+};
+
+// mpirun shall see what the rank did; the rank's own core dump is enough.
+int end_as(const ExitStatus& status) {
+  if (status.signal == 0) return status.code;
+  const rlimit no_core{0, 0};
+  ::setrlimit(RLIMIT_CORE, &no_core);
+  ::signal(status.signal, SIG_DFL);
+  const sigset_t set = signals({status.signal});
+  ::kill(::getpid(), status.signal);
+  sigprocmask(SIG_UNBLOCK, &set, nullptr);
+  return 128 + status.signal;
+}
+
+}  // namespace
+
+int run_rank(const std::vector<std::string>& argv) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const std::string parent = absl::StrCat(::getppid());
+  if (parent == "1" || parent == environment("EMOE_SUPERVISOR_PID")) {
+    return kExitPeerLost;  // mpirun ended before the line above
+  }
+  int rank = 0;
+  if (!absl::SimpleAtoi(environment("OMPI_COMM_WORLD_RANK"), &rank)) {
+    std::fprintf(stderr, "emoe-supervise rank: not started by mpirun\n");
+    return kExitInternal;
+  }
+  RankGuard guard(AttemptFiles(environment(kAttemptDirVariable)), rank);
+  if (const Status status = guard.start(argv); !status.ok()) {
+    std::fprintf(stderr, "rank %d: %s\n", rank, std::string(status.message()).c_str());
+    return kExitInternal;
+  }
+  const ExitStatus status = guard.run();
+  guard.record(status);
+  return end_as(status);
+}
+
+}  // namespace emoe::launcher

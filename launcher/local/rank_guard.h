@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace emoe::launcher {
+
+// Stands between mpirun and one rank: runs `argv`, writes what it prints to the attempt's
+// output.log in whole lines with "[rank] " before each, passes SIGUSR1 and SIGTERM on, dies with
+// mpirun and takes the rank along, and leaves rank_N.exit with the true cause of its end. Ends as
+// the rank ended (same code or signal).
+//
+// The rank starts with SIGUSR1 blocked: a preemption signal that comes while a program still loads
+// its libraries waits until the program opens for it, instead of killing it.
+//
+// Reads EMOE_ATTEMPT_DIR and OMPI_COMM_WORLD_RANK.
+[[nodiscard]] int run_rank(const std::vector<std::string>& argv);
+
+}  // namespace emoe::launcher

@@ -1,0 +1,29 @@
+// emoe-supervise: started by the local launcher, not by people.
+//   emoe-supervise attempt DIR RANKS -- mpirun …   guards one attempt (supervisor.h)
+//   emoe-supervise rank -- emoe-worker …           guards one rank, started by that mpirun
+//                                                  (rank_guard.h)
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include <absl/strings/numbers.h>
+
+#include "launcher/local/rank_guard.h"
+#include "launcher/local/supervisor.h"
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const auto rest = [&](size_t from) {
+    return std::vector<std::string>(arguments.begin() + static_cast<long>(from), arguments.end());
+  };
+  int ranks = 0;
+  if (arguments.size() > 4 && arguments[0] == "attempt" && arguments[3] == "--" &&
+      absl::SimpleAtoi(arguments[2], &ranks)) {
+    return emoe::launcher::start_supervisor(arguments[1], ranks, rest(4));
+  }
+  if (arguments.size() > 2 && arguments[0] == "rank" && arguments[1] == "--") {
+    return emoe::launcher::run_rank(rest(2));
+  }
+  std::fprintf(stderr, "emoe-supervise is started by emoe-coordinator; see docs/ARCHITECTURE\n");
+  return 64;
+}

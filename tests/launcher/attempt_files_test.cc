@@ -1,0 +1,72 @@
+#include "launcher/local/attempt_files.h"
+
+#include <csignal>
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/temp_dir.h"
+
+namespace emoe::launcher {
+namespace {
+
+TEST(AttemptFiles, EndIsReadAsWritten) {
+  const testing::TempDir dir;
+  const AttemptFiles files(dir.path());
+  EXPECT_EQ(read_end(files).status().code(), StatusCode::kNotFound);
+  ASSERT_TRUE(write_end(files, {76, 0, 1, false, "not finite\xff\n"}).ok());
+  const auto end = read_end(files);
+  ASSERT_TRUE(end.ok()) << end.status();
+  EXPECT_EQ(end->exit_code, 76);
+  EXPECT_EQ(end->rank, 1);
+  EXPECT_THAT(end->detail, ::testing::StartsWith("not finite"));
+  ASSERT_TRUE(write_end(files, {.signal = SIGKILL, .out_of_memory = true}).ok());
+  EXPECT_FALSE(read_end(files)->rank);
+  EXPECT_TRUE(read_end(files)->out_of_memory);
+}
+
+TEST(AttemptFiles, OnlyOneSupervisorGetsTheLock) {
+  const testing::TempDir dir;
+  const AttemptFiles files(dir.path());
+  EXPECT_FALSE(files.supervisor_is_alive().value());
+  auto first = files.lock_as_supervisor();
+  ASSERT_TRUE(first.ok() && first->has_value());
+  EXPECT_TRUE(files.supervisor_is_alive().value());
+  EXPECT_FALSE(files.lock_as_supervisor()->has_value());
+  first->reset();
+  EXPECT_FALSE(files.supervisor_is_alive().value());
+}
+
+TEST(AttemptFiles, ATornRankRecordIsLeftOut) {
+  const testing::TempDir dir;
+  const AttemptFiles files(dir.path());
+  ASSERT_TRUE(write_rank_exit(files, {1, {65, 0}, 5, "bad row"}).ok());
+  std::ofstream(files.rank_exit(0)) << "{\"exit_code\":";
+  const auto exits = read_rank_exits(files, 3);
+  ASSERT_EQ(exits.size(), 1u);
+  EXPECT_EQ(exits[0].rank, 1);
+  EXPECT_EQ(exits[0].status.code, 65);
+  EXPECT_EQ(exits[0].last_lines, "bad row");
+}
+
+TEST(FirstFailure, IsTheEarliestThatIsNoEcho) {
+  EXPECT_FALSE(first_failure({}));
+  EXPECT_FALSE(first_failure({{0, {0, 0}, 1, ""}, {1, {0, 0}, 2, ""}}));
+  // Rank 0 saw its peer go before the peer's end was written down.
+  EXPECT_EQ(first_failure({{0, {71, 0}, 1, ""}, {1, {0, SIGSEGV}, 9, ""}})->rank, 1);
+  EXPECT_EQ(first_failure({{0, {0, SIGTERM}, 1, ""}, {1, {65, 0}, 2, ""}})->rank, 1);
+  EXPECT_EQ(first_failure({{0, {76, 0}, 4, ""}, {1, {76, 0}, 3, ""}})->rank, 1);
+  EXPECT_EQ(first_failure({{0, {71, 0}, 4, ""}, {1, {71, 0}, 3, ""}})->rank, 1);
+}
+
+TEST(TailOf, BeginsWithALine) {
+  const testing::TempDir dir;
+  std::ofstream(dir / "log") << "one\ntwo\nthree\n";
+  EXPECT_EQ(tail_of(dir / "log", 100), "one\ntwo\nthree\n");
+  EXPECT_EQ(tail_of(dir / "log", 8), "three\n");
+  EXPECT_EQ(tail_of(dir / "none", 8), "");
+}
+
+}  // namespace
+}  // namespace emoe::launcher

@@ -1,0 +1,282 @@
+// The local launcher against the real mpirun and real processes, some of which are killed.
+#include "launcher/local/local_launcher.h"
+
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <map>
+#include <sstream>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "launcher/local/attempt_files.h"
+#include "launcher/local/attempt_processes.h"
+#include "tests/support/temp_dir.h"
+
+namespace emoe::launcher {
+namespace {
+
+using ::testing::HasSubstr;
+using namespace std::chrono_literals;
+
+// True as soon as `condition` holds, false if it does not within 20 s.
+bool eventually(const std::function<bool()>& condition) {
+  for (const auto deadline = std::chrono::steady_clock::now() + 20s;
+       std::chrono::steady_clock::now() < deadline; std::this_thread::sleep_for(10ms)) {
+    if (condition()) return true;
+  }
+  return false;
+}
+
+class LocalLauncherTest : public ::testing::Test {
+ protected:
+  ~LocalLauncherTest() override {
+    (void)launcher_.stop(handle(), StopMode::kill);
+    for (const ProcessId& process : processes_of_attempt(dir_.path(), 0)) {
+      ADD_FAILURE() << "process " << process.pid << " was left behind";
+      ::kill(process.pid, SIGKILL);
+    }
+  }
+
+  static LocalLauncher::Config config() { return {.supervisor_program = EMOE_SUPERVISE}; }
+
+  LaunchRequest request(std::vector<std::string> arguments, int ranks = 2) const {
+    LaunchRequest result;
+    result.job_id = "job-1";
+    result.attempt = 1;
+    result.ranks = ranks;
+    result.worker_argv = {EMOE_RANK_PROGRAM};
+    result.worker_argv.insert(result.worker_argv.end(), arguments.begin(), arguments.end());
+    result.attempt_dir = dir_.path();
+    return result;
+  }
+
+  LaunchHandle handle() const { return {"local:" + dir_.path().string()}; }
+
+  void launch(std::vector<std::string> arguments, int ranks = 2) {
+    const auto launched = launcher_.launch(request(std::move(arguments), ranks));
+    ASSERT_TRUE(launched.ok()) << launched.status();
+    ASSERT_EQ(*launched, handle());
+  }
+
+  void launch_and_wait_until_ready(const std::string& what) {
+    launch({what});
+    for (const char* file : {"ready.0", "ready.1"}) {
+      ASSERT_TRUE(eventually([&] { return std::filesystem::exists(dir_ / file); })) << log();
+    }
+  }
+
+  // How the attempt ended; nothing of it is alive then.
+  AttemptEnd wait_for_end(LocalLauncher& launcher) {
+    AttemptStatus status;
+    EXPECT_TRUE(eventually([&] {
+      const auto polled = launcher.poll(handle());
+      if (polled.ok()) status = *polled;
+      return status.phase == AttemptPhase::ended;
+    })) << log();
+    // The supervisor itself ends right after it has written the end.
+    EXPECT_TRUE(eventually([&] { return processes_of_attempt(dir_.path(), 0).empty(); }));
+    const AttemptFiles files(dir_.path());
+    EXPECT_FALSE(std::filesystem::exists(files.mpi_session_dir()));
+    EXPECT_FALSE(std::filesystem::exists(files.mpi_memory_dir()));
+    return status.end;
+  }
+  AttemptEnd wait_for_end() { return wait_for_end(launcher_); }
+
+  ProcessId supervisor() const { return read_supervisor(AttemptFiles(dir_.path())).value(); }
+  pid_t mpirun() const {
+    for (const ProcessId& process : descendants(supervisor().pid)) {
+      const auto name = read_file("/proc/" + std::to_string(process.pid) + "/comm");
+      if (name.ok() && *name != "emoe-supervise\n") return process.pid;
+    }
+    return 0;
+  }
+  std::string log() const { return read_file(dir_ / "output.log").value_or(""); }
+
+  testing::TempDir dir_;
+  LocalLauncher launcher_{config()};
+};
+
+TEST_F(LocalLauncherTest, AnAttemptThatSucceeds) {
+  launch({"exit", "0", "0"});
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.exit_code, 0);
+  EXPECT_EQ(end.signal, 0);
+  EXPECT_FALSE(end.rank);
+  EXPECT_TRUE(launcher_.stop(handle(), StopMode::kill).ok());  // of an ended attempt
+}
+
+TEST_F(LocalLauncherTest, TheRankThatFailedAndItsCode) {
+  launch({"exit", "0", "76"});
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.exit_code, 76);
+  EXPECT_EQ(end.signal, 0);
+  EXPECT_EQ(end.rank, 1);
+}
+
+TEST_F(LocalLauncherTest, ASignalOfOneRankEndsTheOthers) {
+  launch({"signal", "1", std::to_string(SIGSEGV)});
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.signal, SIGSEGV);
+  EXPECT_EQ(end.exit_code, 0);
+  EXPECT_EQ(end.rank, 1);
+}
+
+TEST_F(LocalLauncherTest, ARankKilledInsideMpi) {
+  launch({"mpi"});
+  const auto memory = AttemptFiles(dir_.path()).mpi_memory_dir();
+  EXPECT_TRUE(eventually([&] { return std::filesystem::exists(memory); }));
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.signal, SIGKILL) << log();
+  EXPECT_EQ(end.rank, 1);
+  EXPECT_FALSE(end.out_of_memory);
+}
+
+TEST_F(LocalLauncherTest, OutputIsKeptInWholeTaggedLinesAndExplainsTheEnd) {
+  launch({"print"});
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.exit_code, 65);
+  EXPECT_THAT(end.detail, HasSubstr("no newline at the end"));
+  std::map<std::string, int> lines;
+  std::istringstream text(log());
+  for (std::string line; std::getline(text, line);) ++lines[line];
+  EXPECT_EQ(lines["[1] " + std::string(700, 'b')], 200);
+  EXPECT_EQ(lines["[1] no newline at the end"], 1);
+}
+
+TEST_F(LocalLauncherTest, RanksSeeTheirEnvironment) {
+  LaunchRequest wanted = request({"environment"}, 1);
+  wanted.threads_per_rank = 3;
+  wanted.environment = {{"EMOE_TEST", "a b; $HOME"}};
+  ASSERT_TRUE(launcher_.launch(wanted).ok());
+  EXPECT_EQ(wait_for_end().exit_code, 0);
+  EXPECT_THAT(log(), HasSubstr("[0] EMOE_JOB_ID=job-1\n[0] EMOE_ATTEMPT=1\n"
+                               "[0] OMP_NUM_THREADS=3\n[0] EMOE_TEST=a b; $HOME\n"));
+}
+
+TEST_F(LocalLauncherTest, GracefulStopReachesEveryRank) {
+  launch_and_wait_until_ready("serve");
+  EXPECT_EQ(launcher_.poll(handle())->phase, AttemptPhase::running);
+  ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.exit_code, 75);
+  EXPECT_EQ(end.signal, 0);
+}
+
+TEST_F(LocalLauncherTest, GracefulStopIsNotLostWhileRanksStillStart) {
+  launch({"serve"});
+  ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
+  EXPECT_EQ(wait_for_end().exit_code, 75);
+}
+
+TEST_F(LocalLauncherTest, KillEndsRanksThatIgnoreEverything) {
+  launch_and_wait_until_ready("stubborn");
+  ASSERT_TRUE(launcher_.stop(handle(), StopMode::kill).ok());
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.signal, SIGKILL);
+  EXPECT_EQ(end.detail, "killed on request");
+}
+
+TEST_F(LocalLauncherTest, ProcessesARankLeavesBehindAreRemoved) {
+  launch({"stray"});
+  EXPECT_EQ(wait_for_end().exit_code, 0);
+}
+
+TEST_F(LocalLauncherTest, ASupervisorKilledTakesAllWithIt) {
+  launch_and_wait_until_ready("stubborn");
+  ASSERT_EQ(::kill(supervisor().pid, SIGKILL), 0);
+  EXPECT_EQ(wait_for_end().signal, SIGKILL);
+  EXPECT_EQ(launcher_.poll(handle())->phase, AttemptPhase::ended);
+}
+
+TEST_F(LocalLauncherTest, MpirunKilledTakesTheRanksWithIt) {
+  launch_and_wait_until_ready("stubborn");
+  ASSERT_NE(mpirun(), 0);
+  ASSERT_EQ(::kill(mpirun(), SIGKILL), 0);
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.signal, SIGKILL);
+  EXPECT_FALSE(end.rank);
+}
+
+TEST_F(LocalLauncherTest, OutlivesTheCoordinatorAndIsFoundAgain) {
+  // The coordinator is a child that launches and is killed.
+  const pid_t coordinator = ::fork();
+  if (coordinator == 0) {
+    LocalLauncher launcher(config());
+    (void)launcher.launch(request({"serve"}));
+    for (;;) ::pause();
+  }
+  ASSERT_TRUE(eventually([&] { return std::filesystem::exists(dir_ / "ready.1"); })) << log();
+  ::kill(coordinator, SIGKILL);
+  ::waitpid(coordinator, nullptr, 0);
+
+  LocalLauncher again(config());
+  EXPECT_EQ(again.poll(handle())->phase, AttemptPhase::running);
+  const auto relaunched = again.launch(request({"serve"}));
+  ASSERT_TRUE(relaunched.ok());
+  EXPECT_EQ(*relaunched, handle());
+  ASSERT_TRUE(again.stop(handle(), StopMode::graceful).ok());
+  EXPECT_EQ(wait_for_end(again).exit_code, 75);
+  // Each rank wrote its pid once: nothing ran twice.
+  EXPECT_THAT(read_file(dir_ / "ready.0").value(), ::testing::MatchesRegex("[0-9]+\n"));
+}
+
+TEST_F(LocalLauncherTest, RacingLaunchesStartItOnce) {
+  std::vector<pid_t> coordinators;
+  for (int i = 0; i < 4; ++i) {
+    coordinators.push_back(::fork());
+    if (coordinators.back() != 0) continue;
+    const auto launched = LocalLauncher(config()).launch(request({"serve"}));
+    ::_exit(launched.ok() && *launched == handle() ? 0 : 1);
+  }
+  for (const pid_t coordinator : coordinators) {
+    EXPECT_EQ(wait_child(coordinator)->code, 0);
+  }
+  ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
+  EXPECT_EQ(wait_for_end().exit_code, 75);
+  EXPECT_THAT(read_file(dir_ / "ready.0").value(), ::testing::MatchesRegex("[0-9]+\n"));
+  EXPECT_TRUE(launcher_.launch(request({"serve"})).ok());  // ended stays ended
+  EXPECT_EQ(launcher_.poll(handle())->phase, AttemptPhase::ended);
+}
+
+TEST_F(LocalLauncherTest, WhatIsMissingIsNamed) {
+  LocalLauncher without_mpirun({.mpirun = "no-such-mpirun", .supervisor_program = EMOE_SUPERVISE});
+  const auto status = without_mpirun.launch(request({"exit", "0", "0"})).status();
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("openmpi-bin"));
+
+  LaunchRequest no_worker = request({});
+  no_worker.worker_argv = {"/no/such/emoe-worker"};
+  EXPECT_EQ(launcher_.launch(no_worker).status().code(), StatusCode::kFailedPrecondition);
+  LaunchRequest no_folder = request({"exit", "0", "0"});
+  no_folder.attempt_dir = dir_ / "missing";
+  EXPECT_EQ(launcher_.launch(no_folder).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(launcher_.poll(handle()).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(launcher_.stop({"fake:x"}, StopMode::kill).code(), StatusCode::kNotFound);
+}
+
+TEST_F(LocalLauncherTest, AFolderBelongsToOneAttempt) {
+  launch({"exit", "0", "0"});
+  wait_for_end();
+  LaunchRequest other = request({"exit", "0", "0"});
+  other.attempt = 2;
+  EXPECT_EQ(launcher_.launch(other).status().code(), StatusCode::kFailedPrecondition);
+}
+
+TEST_F(LocalLauncherTest, AnMpirunThatFailsByItselfIsExplainedByItsWords) {
+  LocalLauncher launcher(
+      {.mpirun_args = {"--no-such-option"}, .supervisor_program = EMOE_SUPERVISE});
+  ASSERT_TRUE(launcher.launch(request({"exit", "0", "0"})).ok());
+  const AttemptEnd end = wait_for_end(launcher);
+  EXPECT_NE(end.exit_code, 0);
+  EXPECT_FALSE(end.rank);
+  EXPECT_THAT(end.detail, HasSubstr("no-such-option"));
+}
+
+}  // namespace
+}  // namespace emoe::launcher

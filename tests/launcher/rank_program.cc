@@ -1,0 +1,87 @@
+// What the ranks of the launcher's tests do; the first argument says what.
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include <mpi.h>
+#include <unistd.h>
+
+namespace {
+
+volatile std::sig_atomic_t preempted = 0;
+
+[[noreturn]] void wait_for_ever() {
+  for (;;) ::pause();
+}
+
+void mark(const char* what, int rank) {
+  const char* folder = std::getenv("EMOE_ATTEMPT_DIR");
+  std::ofstream(std::string(folder) + "/" + what + "." + std::to_string(rank), std::ios::app)
+      << ::getpid() << "\n";
+}
+
+// Ends with 75 on the preemption signal, as the worker does.
+int serve(int rank) {
+  struct sigaction action {};
+  action.sa_handler = [](int) { preempted = 1; };
+  ::sigaction(SIGUSR1, &action, nullptr);
+  sigset_t none;
+  sigemptyset(&none);
+  mark("ready", rank);
+  sigset_t blocked;
+  sigprocmask(SIG_BLOCK, nullptr, &blocked);
+  while (preempted == 0) ::sigsuspend(&none);
+  return sigismember(&blocked, SIGUSR1) == 1 ? 75 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "";
+  const int rank = std::atoi(std::getenv("OMPI_COMM_WORLD_RANK"));
+  if (what == "exit") return std::atoi(argv[2 + rank]);
+  if (what == "serve") return serve(rank);
+  if (what == "signal") {
+    if (rank == std::atoi(argv[2])) ::raise(std::atoi(argv[3]));
+    wait_for_ever();
+  }
+  if (what == "stubborn") {
+    ::signal(SIGTERM, SIG_IGN);
+    ::signal(SIGUSR1, SIG_IGN);
+    mark("ready", rank);
+    wait_for_ever();
+  }
+  if (what == "stray") {  // leaves a process of its own session behind
+    if (::fork() == 0) {
+      ::setsid();
+      ::signal(SIGTERM, SIG_IGN);
+      wait_for_ever();
+    }
+    return 0;
+  }
+  if (what == "print") {
+    const std::string line(700, static_cast<char>('a' + rank));
+    for (int i = 0; i < 200; ++i) std::printf("%s\n", line.c_str());
+    std::fflush(stdout);  // standard error would overtake it
+    std::fprintf(stderr, "no newline at the end");
+    return rank == 1 ? 65 : 0;
+  }
+  if (what == "mpi") {  // rank 1 dies while rank 0 waits for it in a collective
+    MPI_Init(&argc, &argv);
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (rank == 1) ::raise(SIGKILL);
+    MPI_Barrier(MPI_COMM_WORLD);
+    MPI_Finalize();
+    return 0;
+  }
+  if (what == "environment") {
+    for (const char* name : {"EMOE_JOB_ID", "EMOE_ATTEMPT", "OMP_NUM_THREADS", "EMOE_TEST"}) {
+      std::printf("%s=%s\n", name, std::getenv(name));
+    }
+    return 0;
+  }
+  return 64;
+}
