@@ -46,12 +46,12 @@ class Supervisor {
   Status start() {
     ::prctl(PR_SET_CHILD_SUBREAPER, 1);
     oom_before_ = oom_kills();
-    EMOE_RETURN_IF_ERROR(create_directories(files_.mpi_session_dir()));
+    EMOE_RETURN_IF_ERROR(emoe::create_directories(files_.mpi_session_dir()));
     SpawnOptions options;
     options.argv = argv_;
     options.set_env = {{"EMOE_SUPERVISOR_PID", absl::StrCat(::getpid())},
                        {"OMPI_MCA_orte_tmpdir_base", files_.mpi_session_dir().string()}};
-    if (create_directories(files_.mpi_memory_dir()).ok()) {
+    if (emoe::create_directories(files_.mpi_memory_dir()).ok()) {
       options.set_env["OMPI_MCA_btl_vader_backing_directory"] = files_.mpi_memory_dir().string();
     }
     options.output = files_.output();
