@@ -1,0 +1,62 @@
+#include "worker/model/attention.h"
+
+#include <algorithm>
+#include <optional>
+
+#include <ATen/ATen.h>
+
+namespace emoe::worker {
+namespace {
+
+// [rows * length, heads, d] → [rows, heads, length, d], a view.
+at::Tensor batched(const at::Tensor& x, int64_t length) {
+  return x.unflatten(0, {-1, length}).transpose(1, 2);
+}
+
+// Each key/value head repeated for the query heads that share it. The CPU's fused kernel wants as
+// many of them as query heads.
+at::Tensor repeated(const at::Tensor& x, int64_t heads, int64_t dim) {
+  const int64_t shared = heads / x.size(dim);
+  return shared == 1 ? x : x.repeat_interleave(shared, dim);
+}
+
+at::Tensor equal_segments(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                          int64_t length) {
+  const at::Tensor out = at::scaled_dot_product_attention(
+      batched(q, length), batched(k, length), batched(v, length), std::nullopt, 0.0, true);
+  return out.transpose(1, 2).flatten(0, 1);
+}
+
+}  // namespace
+
+at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             const std::vector<int64_t>& lengths) {
+  const at::Tensor keys = repeated(k, q.size(1), 1);
+  const at::Tensor values = repeated(v, q.size(1), 1);
+  const bool equal = std::all_of(lengths.begin(), lengths.end(),
+                                 [&](int64_t length) { return length == lengths.front(); });
+  if (equal) return equal_segments(q, keys, values, lengths.front());
+  // split: its backward is one concatenation, where slices would each make a gradient of full size.
+  const auto q_parts = q.split_with_sizes(lengths);
+  const auto k_parts = keys.split_with_sizes(lengths);
+  const auto v_parts = values.split_with_sizes(lengths);
+  std::vector<at::Tensor> out;
+  out.reserve(lengths.size());
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    out.push_back(equal_segments(q_parts[s], k_parts[s], v_parts[s], lengths[s]));
+  }
+  return at::cat(out);
+}
+
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const int64_t tokens = q.size(0);
+  const int64_t total = k.size(1);
+  const auto options = q.options().dtype(at::kBool);
+  const at::Tensor visible = at::ones({tokens, total}, options).tril(total - tokens);
+  const at::Tensor out = at::scaled_dot_product_attention(
+      q.transpose(0, 1).unsqueeze(0), repeated(k, q.size(1), 0).unsqueeze(0),
+      repeated(v, q.size(1), 0).unsqueeze(0), visible);
+  return out.squeeze(0).transpose(0, 1);
+}
+
+}  // namespace emoe::worker

@@ -1,0 +1,155 @@
+#include "worker/model/linear.h"
+
+#include <utility>
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/grad_mode.h>
+
+namespace emoe::worker {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// What backward needs besides activations: handles of the weights and how x was used.
+struct LinearsCall : torch::CustomClassHolder {
+  std::vector<Linear> linears;
+  LoraDropout dropout;
+  bool input_needs_grad = false;
+  bool weight_needs_grad = false;
+
+  [[nodiscard]] bool needs_input_saved() const {
+    for (const auto& linear : linears) {
+      if (linear.trainable() && weight_needs_grad) return true;
+    }
+    return false;
+  }
+};
+
+at::Tensor adapter_input(const at::Tensor& x, const LinearsCall& call, const Lora& lora) {
+  const at::Tensor wide = x.to(at::kFloat);
+  return call.dropout.active() ? apply_lora_dropout(wide, call.dropout, lora.stream) : wide;
+}
+
+// y += scale * low B^T, computed in fp32 and rounded to y's dtype once.
+void add_adapter(at::Tensor& y, const at::Tensor& low, const Lora& lora) {
+  if (y.scalar_type() == at::kFloat) {
+    y.addmm_(low, lora.b.t(), 1.0, lora.scale);
+  } else {
+    y.add_(at::mm(low, lora.b.t()), lora.scale);
+  }
+}
+
+// Gradients of one adapter: {dA, dB}; adds its part of the input gradient to dx where that is
+// wanted.
+std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, const Lora& lora,
+                                                   const at::Tensor& dy, const at::Tensor& x,
+                                                   const at::Tensor& low, at::Tensor& dx) {
+  const at::Tensor wide = dy.to(at::kFloat);
+  const at::Tensor low_gradient = at::mm(wide, lora.b).mul_(lora.scale);
+  at::Tensor da;
+  at::Tensor db;
+  if (call.weight_needs_grad) {
+    da = at::mm(low_gradient.t(), adapter_input(x, call, lora));
+    db = at::mm(wide.t(), low).mul_(lora.scale);
+  }
+  if (call.input_needs_grad) {
+    if (call.dropout.active()) {
+      dx.add_(apply_lora_dropout(at::mm(low_gradient, lora.a), call.dropout, lora.stream));
+    } else if (dx.scalar_type() == at::kFloat) {
+      dx.addmm_(low_gradient, lora.a);
+    } else {
+      dx.add_(at::mm(low_gradient, lora.a));
+    }
+  }
+  return {da, db};
+}
+
+// Arguments: x, then {master, A, B} of each linear (undefined where there is none).
+class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
+                               at::TensorList /*trained*/,
+                               const c10::intrusive_ptr<LinearsCall>& call) {
+    variable_list saved = {call->needs_input_saved() ? x : at::Tensor()};
+    variable_list outputs;
+    for (const auto& linear : call->linears) {
+      at::Tensor y = at::linear(x, linear.weight.compute.detach());
+      if (linear.lora.defined()) {
+        const at::Tensor low = at::mm(adapter_input(x, *call, linear.lora), linear.lora.a.t());
+        add_adapter(y, low, linear.lora);
+        saved.push_back(call->weight_needs_grad ? low : at::Tensor());
+      } else {
+        saved.emplace_back();
+      }
+      outputs.push_back(std::move(y));
+    }
+    ctx->save_for_backward(saved);
+    ctx->saved_data["call"] = c10::IValue::make_capsule(call);
+    return outputs;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto capsule = ctx->saved_data["call"].toCapsule();
+    const auto& call = static_cast<const LinearsCall&>(*capsule);
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    at::Tensor dx;
+    variable_list result(1 + 3 * call.linears.size() + 1);
+    for (size_t i = 0; i < call.linears.size(); ++i) {
+      const Linear& linear = call.linears[i];
+      if (!grads[i].defined()) continue;
+      const at::Tensor& dy = grads[i];
+      if (call.input_needs_grad) {
+        const at::Tensor weight = linear.weight.compute.detach();
+        if (dx.defined()) {
+          dx.addmm_(dy, weight);
+        } else {
+          dx = at::mm(dy, weight);
+        }
+      }
+      if (linear.weight.trainable() && call.weight_needs_grad) {
+        result[1 + 3 * i] = at::mm(dy.t(), x).to(at::kFloat);
+      }
+      if (linear.lora.defined()) {
+        std::tie(result[2 + 3 * i], result[3 + 3 * i]) =
+            adapter_backward(call, linear.lora, dy, x, saved[1 + i], dx);
+      }
+    }
+    result[0] = dx;
+    return result;
+  }
+};
+
+}  // namespace
+
+void Weight::refresh() const {
+  if (!master.defined() || compute.is_same(master)) return;
+  const at::NoGradGuard no_grad;
+  compute.copy_(master);
+}
+
+std::vector<at::Tensor> apply_linears(const at::Tensor& x,
+                                      const std::vector<const Linear*>& linears,
+                                      const LoraDropout& dropout) {
+  auto call = c10::make_intrusive<LinearsCall>();
+  call->dropout = dropout;
+  const bool recording = at::GradMode::is_enabled();
+  call->input_needs_grad = recording && x.requires_grad();
+  call->weight_needs_grad = recording;
+  variable_list trained;
+  for (const Linear* linear : linears) {
+    call->linears.push_back(*linear);
+    trained.push_back(linear->weight.master);
+    trained.push_back(linear->lora.a);
+    trained.push_back(linear->lora.b);
+  }
+  return ApplyLinears::apply(x, at::TensorList(trained), call);
+}
+
+at::Tensor apply_linear(const at::Tensor& x, const Linear& linear, const LoraDropout& dropout) {
+  return apply_linears(x, {&linear}, dropout).front();
+}
+
+}  // namespace emoe::worker

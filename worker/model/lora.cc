@@ -1,0 +1,87 @@
+#include "worker/model/lora.h"
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "worker/model/counter_random.h"
+
+namespace emoe::worker {
+namespace {
+
+// Zeroes or scales one token's features. One hash serves two features: 32 bits each are plenty.
+void drop_row(const float* in, float* out, int64_t features, uint64_t key, uint64_t threshold,
+              float scale) {
+  const int64_t pairs = features / 2;
+  for (int64_t i = 0; i < pairs; ++i) {
+    const uint64_t bits = random_bits(key, static_cast<uint64_t>(i));
+    out[2 * i] = (bits & 0xffffffffULL) < threshold ? 0.0F : in[2 * i] * scale;
+    out[2 * i + 1] = (bits >> 32) < threshold ? 0.0F : in[2 * i + 1] * scale;
+  }
+  if (features % 2 != 0) {
+    const uint64_t bits = random_bits(key, static_cast<uint64_t>(pairs));
+    out[features - 1] = (bits & 0xffffffffULL) < threshold ? 0.0F : in[features - 1] * scale;
+  }
+}
+
+}  // namespace
+
+LoraDropout LoraDropout::select(const at::Tensor& rows) const {
+  if (!active()) return *this;
+  return {probability, token_keys.index_select(0, rows)};
+}
+
+LoraDropout make_lora_dropout(double probability, int64_t seed, const PackedBatch& batch) {
+  LoraDropout dropout;
+  dropout.probability = probability;
+  if (!dropout.active()) return dropout;
+  dropout.token_keys = at::empty({batch.num_tokens()}, at::kLong);
+  auto* keys = dropout.token_keys.mutable_data_ptr<int64_t>();
+  for (int64_t s = 0; s < batch.num_segments(); ++s) {
+    const uint64_t row_key =
+        derive_key(static_cast<uint64_t>(seed), static_cast<uint64_t>(batch.row_keys[s]));
+    for (int64_t t = batch.segment_starts[s]; t < batch.segment_starts[s + 1]; ++t) {
+      keys[t] =
+          static_cast<int64_t>(derive_key(row_key, static_cast<uint64_t>(batch.positions[t])));
+    }
+  }
+  return dropout;
+}
+
+at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream) {
+  const at::Tensor in = x.to(at::kCPU).contiguous();
+  at::Tensor out = at::empty_like(in);
+  const auto threshold = static_cast<uint64_t>(std::llround(dropout.probability * 0x1.0p32));
+  const auto scale = static_cast<float>(1.0 / (1.0 - dropout.probability));
+  const int64_t features = in.size(1);
+  const auto* keys = dropout.token_keys.const_data_ptr<int64_t>();
+  const auto* source = in.const_data_ptr<float>();
+  auto* target = out.mutable_data_ptr<float>();
+  at::parallel_for(0, in.size(0), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      drop_row(source + t * features, target + t * features, features,
+               derive_key(static_cast<uint64_t>(keys[t]), stream), threshold, scale);
+    }
+  });
+  return out.to(x.device());
+}
+
+at::Tensor initial_lora_a(int64_t rank, int64_t in, int64_t seed, const std::string& name) {
+  at::Tensor a = at::empty({rank, in}, at::kFloat);
+  const uint64_t key = derive_key(static_cast<uint64_t>(seed), name_key(name));
+  const double bound = 1.0 / std::sqrt(static_cast<double>(in));
+  auto* values = a.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < rank * in; ++i) {
+    values[i] =
+        static_cast<float>((2.0 * random_unit(key, static_cast<uint64_t>(i)) - 1.0) * bound);
+  }
+  return a;
+}
+
+std::string lora_name(const std::string& weight_name, char part) {
+  const std::string stem = weight_name.substr(0, weight_name.rfind('.'));
+  return "base_model.model." + stem + ".lora_" + part + ".weight";
+}
+
+}  // namespace emoe::worker
