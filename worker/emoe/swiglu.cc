@@ -1,5 +1,7 @@
 #include "worker/emoe/swiglu.h"
 
+#include <optional>
+
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -19,7 +21,8 @@ void apply_mask(at::Tensor& channels, const at::Tensor& mask) {
 class MaskedSwiglu : public torch::autograd::Function<MaskedSwiglu> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate, const at::Tensor& up,
-                            const at::Tensor& mask) {
+                            const std::optional<at::Tensor>& chosen) {
+    const at::Tensor mask = chosen.value_or(at::Tensor());
     ctx->save_for_backward({gate, up, mask});
     at::Tensor out = at::silu(gate).mul_(up);
     apply_mask(out, mask);
@@ -43,7 +46,7 @@ class MaskedSwiglu : public torch::autograd::Function<MaskedSwiglu> {
 }  // namespace
 
 at::Tensor masked_swiglu(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& mask) {
-  return MaskedSwiglu::apply(gate, up, mask);
+  return MaskedSwiglu::apply(gate, up, mask.defined() ? std::optional(mask) : std::nullopt);
 }
 
 }  // namespace emoe::worker

@@ -1,6 +1,7 @@
 #include "worker/model/cross_entropy.h"
 
 #include <algorithm>
+#include <optional>
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -40,13 +41,13 @@ at::Tensor logit_gradient(Chunk& chunk, const at::Tensor& targets, const at::Ten
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden,
-                            const at::Tensor& master, const at::Tensor& head,
+                            const std::optional<at::Tensor>& master, const at::Tensor& head,
                             const at::Tensor& targets, const at::Tensor& weights,
                             bool needs_gradient) {
-    const bool head_gradient = needs_gradient && master.defined();
+    const bool head_gradient = needs_gradient && master.has_value();
     at::Tensor total = at::zeros({}, weights.options().dtype(at::kDouble));
     at::Tensor d_hidden = needs_gradient ? at::empty_like(hidden) : at::Tensor();
-    at::Tensor d_head = head_gradient ? at::zeros(master.sizes(), master.options()) : at::Tensor();
+    at::Tensor d_head = head_gradient ? at::zeros_like(*master) : at::Tensor();
     const int64_t rows = chunk_rows(head.size(0));
     for (int64_t begin = 0; begin < hidden.size(0); begin += rows) {
       const int64_t count = std::min(rows, hidden.size(0) - begin);
@@ -81,8 +82,8 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const Weight& head,
                                 const at::Tensor& targets, const at::Tensor& weights) {
   const bool needs_gradient =
       at::GradMode::is_enabled() && (hidden.requires_grad() || head.trainable());
-  return LinearCrossEntropy::apply(hidden, head.master, head.compute.detach(), targets, weights,
-                                   needs_gradient);
+  return LinearCrossEntropy::apply(hidden, head.parameter(), head.compute.detach(), targets,
+                                   weights, needs_gradient);
 }
 
 at::Tensor linear_cross_entropies(const at::Tensor& hidden, const Weight& head,

@@ -1,5 +1,6 @@
 #include "worker/model/linear.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -16,14 +17,12 @@ using torch::autograd::variable_list;
 struct LinearsCall : torch::CustomClassHolder {
   std::vector<Linear> linears;
   LoraDropout dropout;
+  bool recording = false;  // a graph is being made
   bool input_needs_grad = false;
-  bool weight_needs_grad = false;
 
   [[nodiscard]] bool needs_input_saved() const {
-    for (const auto& linear : linears) {
-      if (linear.trainable() && weight_needs_grad) return true;
-    }
-    return false;
+    return recording && std::any_of(linears.begin(), linears.end(),
+                                    [](const Linear& linear) { return linear.trainable(); });
   }
 };
 
@@ -48,12 +47,8 @@ std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, cons
                                                    const at::Tensor& low, at::Tensor& dx) {
   const at::Tensor wide = dy.to(at::kFloat);
   const at::Tensor low_gradient = at::mm(wide, lora.b).mul_(lora.scale);
-  at::Tensor da;
-  at::Tensor db;
-  if (call.weight_needs_grad) {
-    da = at::mm(low_gradient.t(), adapter_input(x, call, lora));
-    db = at::mm(wide.t(), low).mul_(lora.scale);
-  }
+  at::Tensor da = at::mm(low_gradient.t(), adapter_input(x, call, lora));
+  at::Tensor db = at::mm(wide.t(), low).mul_(lora.scale);
   if (call.input_needs_grad) {
     if (call.dropout.active()) {
       dx.add_(apply_lora_dropout(at::mm(low_gradient, lora.a), call.dropout, lora.stream));
@@ -66,7 +61,16 @@ std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, cons
   return {da, db};
 }
 
-// Arguments: x, then {master, A, B} of each linear (undefined where there is none).
+// sum += a b, in place; starts it where it is undefined.
+void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+  if (sum.defined()) {
+    sum.addmm_(a, b);
+  } else {
+    sum = at::mm(a, b);
+  }
+}
+
+// Arguments: x, then of each linear whichever it has of master, A, B, in this order.
 class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
@@ -79,7 +83,7 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
       if (linear.lora.defined()) {
         const at::Tensor low = at::mm(adapter_input(x, *call, linear.lora), linear.lora.a.t());
         add_adapter(y, low, linear.lora);
-        saved.push_back(call->weight_needs_grad ? low : at::Tensor());
+        saved.push_back(call->recording ? low : at::Tensor());
       } else {
         saved.emplace_back();
       }
@@ -96,28 +100,20 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor& x = saved[0];
     at::Tensor dx;
-    variable_list result(1 + 3 * call.linears.size() + 1);
+    variable_list result = {at::Tensor()};
     for (size_t i = 0; i < call.linears.size(); ++i) {
       const Linear& linear = call.linears[i];
-      if (!grads[i].defined()) continue;
       const at::Tensor& dy = grads[i];
-      if (call.input_needs_grad) {
-        const at::Tensor weight = linear.weight.compute.detach();
-        if (dx.defined()) {
-          dx.addmm_(dy, weight);
-        } else {
-          dx = at::mm(dy, weight);
-        }
-      }
-      if (linear.weight.trainable() && call.weight_needs_grad) {
-        result[1 + 3 * i] = at::mm(dy.t(), x).to(at::kFloat);
-      }
+      if (call.input_needs_grad) add_product(dx, dy, linear.weight.compute.detach());
+      if (linear.weight.trainable()) result.push_back(at::mm(dy.t(), x).to(at::kFloat));
       if (linear.lora.defined()) {
-        std::tie(result[2 + 3 * i], result[3 + 3 * i]) =
-            adapter_backward(call, linear.lora, dy, x, saved[1 + i], dx);
+        auto [da, db] = adapter_backward(call, linear.lora, dy, x, saved[1 + i], dx);
+        result.push_back(std::move(da));
+        result.push_back(std::move(db));
       }
     }
     result[0] = dx;
+    result.emplace_back();  // `call`
     return result;
   }
 };
@@ -135,15 +131,14 @@ std::vector<at::Tensor> apply_linears(const at::Tensor& x,
                                       const LoraDropout& dropout) {
   auto call = c10::make_intrusive<LinearsCall>();
   call->dropout = dropout;
-  const bool recording = at::GradMode::is_enabled();
-  call->input_needs_grad = recording && x.requires_grad();
-  call->weight_needs_grad = recording;
+  call->recording = at::GradMode::is_enabled();
+  call->input_needs_grad = call->recording && x.requires_grad();
   variable_list trained;
   for (const Linear* linear : linears) {
     call->linears.push_back(*linear);
-    trained.push_back(linear->weight.master);
-    trained.push_back(linear->lora.a);
-    trained.push_back(linear->lora.b);
+    for (const at::Tensor& tensor : {linear->weight.master, linear->lora.a, linear->lora.b}) {
+      if (tensor.defined()) trained.push_back(tensor);
+    }
   }
   return ApplyLinears::apply(x, at::TensorList(trained), call);
 }

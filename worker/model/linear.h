@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,10 @@ struct Weight {
   at::Tensor master;
 
   [[nodiscard]] bool trainable() const { return master.defined(); }
+  // The parameter as an optional argument of an autograd function.
+  [[nodiscard]] std::optional<at::Tensor> parameter() const {
+    return trainable() ? std::optional(master) : std::nullopt;
+  }
   void refresh() const;
 };
 

@@ -1,5 +1,7 @@
 #include "worker/model/rms_norm.h"
 
+#include <optional>
+
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -12,12 +14,13 @@ using torch::autograd::variable_list;
 // Arguments: x, the fp32 master (undefined when frozen), the weight as computed with.
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& master,
-                            const at::Tensor& weight, double epsilon) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
+                            const std::optional<at::Tensor>& master, const at::Tensor& weight,
+                            double epsilon) {
     const at::Tensor wide = x.to(at::kFloat);
     const at::Tensor inverse = wide.square().mean(-1, true).add_(epsilon).rsqrt_();
     ctx->save_for_backward({x, inverse, weight});
-    ctx->saved_data["weight_gradient"] = master.defined();
+    ctx->saved_data["weight_gradient"] = master.has_value();
     return (wide * inverse).to(x.scalar_type()).mul_(weight);
   }
 
@@ -41,7 +44,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const Weight& weight, double epsilon) {
-  return RmsNorm::apply(x, weight.master, weight.compute.detach(), epsilon);
+  return RmsNorm::apply(x, weight.parameter(), weight.compute.detach(), epsilon);
 }
 
 }  // namespace emoe::worker
