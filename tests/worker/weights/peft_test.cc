@@ -1,0 +1,167 @@
+#include "worker/weights/peft.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/diagnostics.h"
+#include "base/file.h"
+#include "tests/support/temp_dir.h"
+#include "tests/worker/weights/tiny_model.h"
+#include "worker/tensor/safetensors.h"
+#include "worker/weights/neuron_order.h"
+
+namespace emoe::worker {
+namespace {
+
+using emoe::testing::TempDir;
+using nlohmann::json;
+using testing::make_model;
+using testing::perturb;
+using testing::tiny_config;
+using testing::Tuning;
+
+BaseWeights tiny_base() {
+  return BaseWeights::random(tiny_config(true), 5, 0.15);
+}
+
+TEST(NeuronOrder, MemoryOrderIsSortedByExpertAndTheWayBackUndoesIt) {
+  Llama model = make_model(tiny_base(), Tuning::full);
+  int permuted = 0;
+  for (const Parameter& parameter : model.parameters()) {
+    const EmoeOptions& emoe = model.options().emoe;
+    const at::Tensor original = at::arange(parameter.tensor.numel()).view(parameter.tensor.sizes());
+    const at::Tensor memory = to_memory_order(parameter, original, emoe);
+    EXPECT_TRUE(at::equal(to_original_order(parameter, memory, emoe), original));
+    if (parameter.permuted_dim < 0) {
+      EXPECT_TRUE(at::equal(memory, original));
+      continue;
+    }
+    ++permuted;
+    const auto& labels = emoe.partitions.at(parameter.layer).labels;
+    int32_t last = 0;
+    for (int64_t j = 0; j < memory.size(parameter.permuted_dim); ++j) {
+      const auto channel = memory.select(parameter.permuted_dim, j).flatten()[0].item<int64_t>();
+      const int64_t row_length = parameter.tensor.size(1);
+      const int32_t label = labels[parameter.permuted_dim == 0 ? channel / row_length : channel];
+      EXPECT_GE(label, last);
+      last = label;
+    }
+    EXPECT_THROW((void)to_memory_order(parameter, original.flatten(), emoe), std::invalid_argument);
+    EXPECT_THROW((void)to_memory_order(parameter, original, EmoeOptions{}), std::invalid_argument);
+  }
+  EXPECT_EQ(permuted, 6);  // gate, up and down of two layers
+}
+
+TEST(Peft, WrittenAdapterIsInTheOriginalOrderAndLoadsIntoAnyPartition) {
+  const TempDir dir;
+  const BaseWeights base = tiny_base();
+  Llama trained = make_model(base, Tuning::lora);
+  perturb(trained, 0.1);
+  ASSERT_TRUE(write_peft_adapter(trained, "tiny", dir / "adapter").ok());
+
+  const auto adapter = read_peft_adapter(dir / "adapter");
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ(adapter->lora.rank, 4);
+  EXPECT_EQ(adapter->lora.alpha, 6.0);
+  EXPECT_EQ(adapter->tensors.size(), 3 * 7 * 2);
+  const std::string down = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight";
+  EXPECT_EQ(adapter->tensors.at(down).sizes(), at::IntArrayRef({4, 48}));
+
+  // A dense model without any permutation computes the same function with it.
+  Llama::Options options = trained.options();
+  options.emoe = {};
+  Llama dense(options, base.source());
+  ASSERT_TRUE(load_peft_adapter(*adapter, dense).ok());
+  const PackedBatch batch = testing::batch_of({1, 9, 33, 60, 2, 17});
+  const ForwardOptions mask_off{.experts_on = false};
+  const at::Tensor expected = trained.logits(batch, mask_off);
+  EXPECT_LT((dense.logits(batch, mask_off) - expected).abs().max().item<float>(), 1e-4);
+  // And back into the converted one: the parameters are bit-equal.
+  Llama again = make_model(base, Tuning::lora);
+  ASSERT_TRUE(load_peft_adapter(*adapter, again).ok());
+  for (size_t i = 0; i < again.parameters().size(); ++i) {
+    EXPECT_TRUE(at::equal(again.parameters()[i].tensor, trained.parameters()[i].tensor));
+  }
+}
+
+TEST(Peft, AdapterThatDoesNotFitTheModelIsRefusedWithEveryDifference) {
+  const TempDir dir;
+  Llama model = make_model(tiny_base(), Tuning::lora);
+  ASSERT_TRUE(write_peft_adapter(model, "tiny", dir / "adapter").ok());
+  PeftAdapter adapter = read_peft_adapter(dir / "adapter").value();
+  const std::string q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+  const std::string k = "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight";
+  adapter.tensors.erase(q);
+  adapter.tensors[k] = at::zeros({4, 31});
+  adapter.tensors["extra"] = at::zeros({1});
+  adapter.lora.rank = 5;
+  adapter.lora.alpha = 7;
+  adapter.lora.targets = {"q_proj"};
+  const Status status = load_peft_adapter(adapter, model);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  std::vector<std::string> fields;
+  for (const Violation& violation : violations_of(status)) fields.push_back(violation.field);
+  EXPECT_EQ(fields, (std::vector<std::string>{"r", "lora_alpha", "target_modules", q, k, "extra"}));
+}
+
+TEST(Peft, ConfigIsReadStrictly) {
+  const TempDir dir;
+  Llama model = make_model(tiny_base(), Tuning::lora);
+  ASSERT_TRUE(write_peft_adapter(model, "tiny", dir / "adapter").ok());
+  const auto path = dir / "adapter" / "adapter_config.json";
+  const json good = json::parse(read_file(path).value());
+  const std::vector<std::pair<std::string, json>> bad{
+      {"peft_type", "IA3"},
+      {"bias", "all"},
+      {"use_dora", true},
+      {"use_rslora", true},
+      {"rank_pattern", {{"q_proj", 8}}},
+      {"alpha_pattern", {{"q_proj", 8}}},
+      {"modules_to_save", {"lm_head"}},
+      {"layers_to_transform", {1}},
+      {"layer_replication", {{0, 2}}},
+      {"fan_in_fan_out", true},
+      {"lora_bias", true},
+      {"init_lora_weights", "pissa"},
+      {"task_type", "SEQ_CLS"},
+      {"r", 0},
+      {"r", -1},
+      {"r", 4.5},
+      {"lora_alpha", "16"},
+      {"lora_dropout", 1.0},
+      {"target_modules", "all-linear"},
+      {"target_modules", {"q_proj", "lm_head"}},
+      {"target_modules", json::array()},
+      {"brand_new_method", true},
+  };
+  for (const auto& [key, value] : bad) {
+    json config = good;
+    config[key] = value;
+    SCOPED_TRACE(key + " = " + value.dump());
+    ASSERT_TRUE(write_file_atomically(path, config.dump()).ok());
+    const Status status = read_peft_adapter(dir / "adapter").status();
+    ASSERT_EQ(status.code(), StatusCode::kInvalidArgument);
+    ASSERT_EQ(violations_of(status).size(), 1) << status;
+    EXPECT_EQ(violations_of(status)[0].field, key);
+    EXPECT_EQ(violations_of(status)[0].location, path.string());
+  }
+}
+
+TEST(Peft, MissingFilesAndOtherDtypesAreErrors) {
+  const TempDir dir;
+  EXPECT_EQ(read_peft_adapter(dir.path()).status().code(), StatusCode::kNotFound);
+  Llama model = make_model(tiny_base(), Tuning::lora);
+  ASSERT_TRUE(write_peft_adapter(model, "tiny", dir / "adapter").ok());
+  const auto tensors = dir / "adapter" / "adapter_model.safetensors";
+  auto writer = SafetensorsWriter::create(tensors, {{"x", "I32", {1}}}, {});
+  ASSERT_TRUE(writer->write(at::zeros({1})).ok() && writer->close().ok());
+  EXPECT_EQ(read_peft_adapter(dir / "adapter").status().code(), StatusCode::kInvalidArgument);
+  std::filesystem::remove(tensors);
+  EXPECT_EQ(read_peft_adapter(dir / "adapter").status().code(), StatusCode::kNotFound);
+  Llama full = make_model(tiny_base(), Tuning::full);
+  EXPECT_EQ(write_peft_adapter(full, "tiny", dir / "full").code(), StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace emoe::worker

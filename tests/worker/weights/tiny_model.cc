@@ -1,0 +1,105 @@
+#include "tests/worker/weights/tiny_model.h"
+
+#include <numeric>
+
+#include <ATen/ATen.h>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "worker/tensor/dtype.h"
+#include "worker/tensor/sharded_writer.h"
+
+namespace emoe::worker::testing {
+
+LlamaConfig tiny_config(bool tied) {
+  LlamaConfig config;
+  config.hidden_size = 32;
+  config.intermediate_size = 48;
+  config.num_hidden_layers = 3;
+  config.num_attention_heads = 4;
+  config.num_key_value_heads = 2;
+  config.head_dim = 8;
+  config.vocab_size = 64;
+  config.max_position_embeddings = 128;
+  config.tie_word_embeddings = tied;
+  return config;
+}
+
+std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const TinyBase& tiny) {
+  EMOE_CHECK(emoe::create_directories(folder).ok());
+  const LlamaConfig config = tiny_config(tiny.tied);
+  const std::string dtype = tiny.dtype == "F32" ? "float32" : "bfloat16";
+  const auto write = [&](const char* name, const std::string& text) {
+    EMOE_CHECK(write_file_atomically(folder / name, text).ok());
+  };
+  write("config.json", config.to_json(dtype));
+  write("generation_config.json", "{\"bos_token_id\": 1, \"eos_token_id\": 2}\n");
+  write("tokenizer.model", "no tokenizer, only bytes to be copied");
+
+  // Larger than a fresh model's, so that logits spread and a mistake shows.
+  const BaseWeights values = BaseWeights::random(config, 5, 0.15);
+  std::vector<SafetensorsWriter::Planned> plan;
+  for (const auto& [name, shape] : llama_tensors(config)) plan.push_back({name, tiny.dtype, shape});
+  if (tiny.head_stored_too) plan.push_back({"lm_head.weight", tiny.dtype, plan[0].shape});
+  auto writer = ShardedWriter::create(folder, plan_shards(plan, tiny.max_shard_bytes).value());
+  EMOE_CHECK(writer.ok());
+  for (const auto& planned : plan) {
+    const bool copy = tiny.head_stored_too && planned.name == "lm_head.weight";
+    EMOE_CHECK(
+        writer->write(values.tensor(copy ? plan[0].name : planned.name, planned.shape)).ok());
+  }
+  EMOE_CHECK(writer->close().ok());
+  return folder;
+}
+
+Llama make_model(const BaseWeights& base, Tuning tuning, at::ScalarType dtype) {
+  Llama::Options options;
+  options.config = base.config();
+  options.dtype = dtype;
+  options.full = tuning == Tuning::full;
+  if (tuning == Tuning::lora) {
+    options.lora = {
+        .rank = 4,
+        .alpha = 6.0,
+        .targets = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+        .seed = 3};
+  }
+  options.emoe.num_experts = 4;
+  options.emoe.top_k = 2;
+  for (const int64_t layer : {0, 2}) {
+    Partition& partition = options.emoe.partitions[layer];
+    partition.num_experts = 4;
+    partition.method = "file";
+    const auto neurons = static_cast<int32_t>(base.config().intermediate_size);
+    for (int32_t i = 0; i < neurons; ++i) {
+      partition.labels.push_back((i * 7 + static_cast<int32_t>(layer)) % 4);
+    }
+  }
+  return Llama(std::move(options), base.source());
+}
+
+void perturb(Llama& model, double size) {
+  const at::NoGradGuard no_grad;
+  at::manual_seed(11);
+  const bool lora = model.options().lora.rank > 0;
+  for (Parameter& parameter : model.parameters()) {
+    if (lora && parameter.name.find("lora_B") == std::string::npos) continue;
+    parameter.tensor.add_(at::randn(parameter.tensor.sizes()), size);
+  }
+  model.parameters_changed();
+}
+
+PackedBatch batch_of(const std::vector<int64_t>& ids) {
+  PackedBatch batch;
+  batch.ids = ids;
+  batch.positions.resize(ids.size());
+  std::iota(batch.positions.begin(), batch.positions.end(), 0);
+  batch.targets.assign(ids.size(), -1);
+  batch.weights.assign(ids.size(), 0.0F);
+  batch.segment_starts = {0, static_cast<int64_t>(ids.size())};
+  batch.row_keys = {0};
+  batch.real_tokens = static_cast<int64_t>(ids.size());
+  return batch;
+}
+
+}  // namespace emoe::worker::testing

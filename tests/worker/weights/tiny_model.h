@@ -1,0 +1,36 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "worker/model/llama.h"
+#include "worker/weights/base_weights.h"
+
+namespace emoe::worker::testing {
+
+// A base model small enough to be made in a test.
+struct TinyBase {
+  bool tied = false;
+  bool head_stored_too = false;  // of a tied model, as some checkpoints have it
+  std::string dtype = "F32";
+  uint64_t max_shard_bytes = 1'000'000'000;
+};
+
+[[nodiscard]] LlamaConfig tiny_config(bool tied);
+
+// Writes config.json, weights and two small files beside them; returns the folder.
+std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const TinyBase& tiny);
+
+enum class Tuning { lora, full };
+
+// The model on that base: rank 4 on all seven linears or full tuning, experts in layers 0 and 2
+// with labels that no sorting leaves in place.
+[[nodiscard]] Llama make_model(const BaseWeights& base, Tuning tuning,
+                               at::ScalarType dtype = at::kFloat);
+// Stands for training: adds noise to every B (or every weight).
+void perturb(Llama& model, double size);
+
+[[nodiscard]] PackedBatch batch_of(const std::vector<int64_t>& ids);
+
+}  // namespace emoe::worker::testing

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+#include "base/status.h"
+#include "worker/model/llama.h"
+#include "worker/model/llama_config.h"
+#include "worker/tensor/safetensors.h"
+
+namespace emoe::worker {
+
+// Where a run's base weights come from: a Hugging Face folder, or numbers drawn from a seed.
+// Thread-safe. Cheap to copy; copies share the mapped files.
+class BaseWeights {
+ public:
+  // Reads config.json (strictly) and the weights' headers and checks that every tensor of the model
+  // is there with its shape in F32, BF16 or F16 and that there is nothing else: DATA_LOSS or
+  // INVALID_ARGUMENT with all problems at once. Two extras are known: the rotary inv_freq buffers
+  // of old checkpoints, which are recomputed, and the lm_head of a tied model, which must be equal
+  // to the embedding.
+  [[nodiscard]] static Result<BaseWeights> open(const std::filesystem::path& folder);
+  // A fresh model as transformers would start it: normal(0, initializer_range), norms 1. Each
+  // number is a function of seed, tensor name and index only.
+  [[nodiscard]] static BaseWeights random(const LlamaConfig& config, int64_t seed,
+                                          double initializer_range = 0.02);
+
+  [[nodiscard]] const LlamaConfig& config() const { return config_; }
+  // Empty for random weights.
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  // Null for random weights.
+  [[nodiscard]] const WeightFolder* folder() const { return folder_.get(); }
+
+  // As stored, perhaps a view into a mapped file; throws std::runtime_error for another name or
+  // shape.
+  [[nodiscard]] at::Tensor tensor(const std::string& name, const std::vector<int64_t>& shape) const;
+  [[nodiscard]] Llama::WeightSource source() const;
+
+ private:
+  explicit BaseWeights(LlamaConfig config) : config_(config) {}
+  LlamaConfig config_;
+  std::filesystem::path path_;
+  std::shared_ptr<const WeightFolder> folder_;
+  int64_t seed_ = 0;
+  double initializer_range_ = 0.02;
+};
+
+// True for the rotary buffers that old checkpoints carry; they follow from the configuration.
+[[nodiscard]] bool is_rotary_buffer(const std::string& name);
+
+}  // namespace emoe::worker

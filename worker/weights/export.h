@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "worker/model/llama.h"
+#include "worker/weights/base_weights.h"
+
+namespace emoe::worker {
+
+struct ExportOptions {
+  std::filesystem::path out;        // becomes out/model, out/adapter, out/merge_report.json
+  std::string dtype = "bfloat16";   // of the merged model: float32 | bfloat16
+  bool merged = true;               // write out/model
+  bool adapter = true;              // write out/adapter (a model with LoRA only)
+  bool verify = true;               // false: written and hashed, but not compared
+  std::string base_name;            // the base model's name in adapter_config.json
+  std::filesystem::path tokenizer;  // tokenizer.model of a model without a base folder; or empty
+  std::vector<int64_t> probe;       // token ids whose logits are compared; empty: made up
+  uint64_t max_shard_bytes = 5'000'000'000;  // only without a base, whose layout is kept else
+  // For tests: called when everything is written and nothing is checked yet, with the folder.
+  std::function<void(const std::filesystem::path&)> before_verify;
+};
+
+// What became of one tensor of the merged model.
+struct TensorReport {
+  std::string name;
+  bool expected_changed = false;  // training can have changed it
+  bool changed = false;           // its stored values differ from the base's (in the same dtype)
+  bool converted = false;         // stored in another dtype than in the base
+  double max_abs_delta = 0.0;     // of the fp32 merge to the base
+  double rounding_loss = 0.0;     // max |stored - fp32 merge|
+};
+
+// merge_report.json.
+struct ExportReport {
+  bool verified = false;
+  std::string dtype;
+  std::string base;  // folder; empty for a random start
+  std::vector<TensorReport> tensors;
+  std::vector<std::string> problems;  // why the check failed
+  std::vector<std::string> warnings;  // e.g. a delta that rounding to the dtype erased
+  int64_t probe_tokens = 0;
+  double max_abs_logit = 0.0;
+  double max_abs_logit_difference = 0.0;  // in memory before the merge, experts off, against the
+                                          // folder read back as a plain dense model in fp32
+  double logit_tolerance = 0.0;
+  std::map<std::string, std::string> sha256;  // "model/config.json" → digest
+
+  [[nodiscard]] int64_t tensors_expected() const;  // to change
+  [[nodiscard]] int64_t tensors_changed() const;
+  [[nodiscard]] int64_t tensors_unchanged() const;
+  [[nodiscard]] std::string to_json() const;
+};
+
+// Writes the trained model as a dense Hugging Face folder and its adapter as a PEFT folder, both in
+// the base's neuron order, checks what was written, and only then publishes it as `out`.
+//
+// Merge: base + delta in fp32, rounded to the dtype once, tensor by tensor in the base's shard
+// layout. A tensor that training cannot have changed is copied byte for byte, or converted where
+// the base has another dtype. The files beside the weights are the base's; config.json's dtype is
+// brought up to date.
+//
+// Check: the folder is opened again; every changed tensor holds exactly the rounded merge, every
+// other one the base's bytes; a plain dense Llama read from the folder in fp32 gives the logits of
+// the trained model with experts off, up to logit_tolerance():
+//
+// It all happens in `out`.tmp. A check that fails leaves merge_report.json in `out`.failed/ and is
+// DATA_LOSS; a full disk is RESOURCE_EXHAUSTED; either way `out` is as it was before. An `out` that
+// exists is exchanged for the new one after the check.
+[[nodiscard]] Result<ExportReport> export_model(Llama& model, const BaseWeights& base,
+                                                const ExportOptions& options);
+
+// How far the logits may differ, as a part of max(1, max |logit|). Both sides in fp32 differ by the
+// order of summation only (W x + s B (A x) against (W + s B A) x): 1e-4, some ten times what was
+// seen. bf16, in the weights or in the computation, has 2^-9 of relative rounding in each of some
+// hundred products in a row: 5e-2. An export that misses a layer's delta or neuron order is off by
+// the size of the logits; what is smaller, the comparison of every tensor's bits finds.
+[[nodiscard]] double logit_tolerance(const std::string& export_dtype, at::ScalarType computed_in);
+
+}  // namespace emoe::worker

@@ -1,0 +1,57 @@
+#include "worker/weights/merge_plan.h"
+
+#include <absl/strings/str_cat.h>
+
+#include "worker/tensor/dtype.h"
+
+namespace emoe::worker {
+namespace {
+
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+constexpr char kHead[] = "lm_head.weight";
+
+MergeItem item_of(const Llama& model, const std::string& name, const std::string& base_dtype,
+                  const std::vector<int64_t>& shape, const std::string& dtype) {
+  MergeItem item{.name = name, .weight = name, .dtype = dtype, .shape = shape};
+  if (name == kHead && model.options().config.tie_word_embeddings) item.weight = kEmbedding;
+  if (is_rotary_buffer(name)) item.dtype = base_dtype;  // no weight: stays as it is
+  item.changed = model.is_changed(item.weight);
+  item.converted = item.dtype != base_dtype;
+  return item;
+}
+
+}  // namespace
+
+Result<MergePlan> plan_merge(const Llama& model, const BaseWeights& base, const std::string& dtype,
+                             uint64_t max_shard_bytes) {
+  MergePlan plan;
+  if (base.folder() == nullptr) {
+    std::vector<SafetensorsWriter::Planned> tensors;
+    for (const auto& [name, shape] : llama_tensors(base.config())) {
+      plan.items.push_back(item_of(model, name, "F32", shape, dtype));
+      tensors.push_back({name, dtype, shape});
+    }
+    EMOE_ASSIGN_OR_RETURN(plan.shards, plan_shards(tensors, max_shard_bytes));
+    return plan;
+  }
+  for (const auto& [file, names] : base.folder()->shards()) {
+    Shard shard{file, {}};
+    for (const std::string& name : names) {
+      const TensorInfo& info = base.folder()->tensors().at(name);
+      plan.items.push_back(item_of(model, name, info.dtype, info.shape, dtype));
+      shard.tensors.push_back({name, plan.items.back().dtype, info.shape});
+    }
+    plan.shards.push_back(std::move(shard));
+  }
+  return plan;
+}
+
+at::Tensor base_tensor(const BaseWeights& base, const MergeItem& item) {
+  return base.tensor(base.folder() == nullptr ? item.weight : item.name, item.shape);
+}
+
+at::Tensor merged_tensor(const Llama& model, const BaseWeights& base, const MergeItem& item) {
+  return model.merged_weight(item.weight, base_tensor(base, item));
+}
+
+}  // namespace emoe::worker

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "base/status.h"
+#include "worker/model/llama.h"
+
+namespace emoe::worker {
+
+// A LoRA adapter as PEFT keeps it (adapter_config.json, adapter_model.safetensors), in the base
+// model's neuron order.
+struct PeftAdapter {
+  LoraOptions lora;                           // rank, alpha, dropout, targets (sorted)
+  std::map<std::string, at::Tensor> tensors;  // "base_model.model.model.layers.0.…lora_A.weight"
+};
+
+// Reads strictly: a setting that changes what the adapter computes and that this engine does not
+// compute (DoRA, rsLoRA, rank patterns, trained biases, …) is INVALID_ARGUMENT naming the key.
+// NOT_FOUND without the two files; DATA_LOSS for a damaged one.
+[[nodiscard]] Result<PeftAdapter> read_peft_adapter(const std::filesystem::path& folder);
+
+// Copies the adapter into a model made with LoRA. INVALID_ARGUMENT naming what differs: rank,
+// alpha, targets, a missing or additional tensor, a shape. Dropout may differ.
+[[nodiscard]] Status load_peft_adapter(const PeftAdapter& adapter, Llama& model);
+
+// Writes the model's adapter into `folder` (made if absent), tensors in fp32. `base_name` is what
+// adapter_config.json gives as the base model. INVALID_ARGUMENT for a model without LoRA.
+[[nodiscard]] Status write_peft_adapter(Llama& model, const std::string& base_name,
+                                        const std::filesystem::path& folder);
+
+}  // namespace emoe::worker
