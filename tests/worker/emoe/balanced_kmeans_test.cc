@@ -1,0 +1,185 @@
+#include "worker/emoe/balanced_kmeans.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "worker/emoe/balanced_assignment.h"
+#include "worker/emoe/dot_products.h"
+
+namespace emoe::worker {
+namespace {
+
+double normal(int64_t seed, int64_t draw) {  // sum of uniforms: near enough
+  double sum = 0.0;
+  for (int64_t i = 0; i < 12; ++i) {
+    sum += static_cast<double>(random_bits(seed, 1, i, draw) >> 11) * 0x1.0p-53;
+  }
+  return sum - 6.0;
+}
+
+std::vector<float> random_rows(int64_t count, int64_t width, int64_t seed) {
+  std::vector<float> rows;
+  for (int64_t i = 0; i < count * width; ++i) rows.push_back(static_cast<float>(normal(seed, i)));
+  return rows;
+}
+
+// `clusters` far centres, rows around them in an order that mixes the clusters.
+std::vector<float> planted_rows(int64_t count, int64_t width, int32_t clusters, double noise) {
+  const std::vector<float> centres = random_rows(clusters, width, 5);
+  std::vector<float> rows;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t k = 0; k < width; ++k) {
+      rows.push_back(centres[static_cast<size_t>(i % clusters * width + k)] +
+                     static_cast<float>(noise * normal(6, i * width + k)));
+    }
+  }
+  return rows;
+}
+
+// Adjusted Rand index (Hubert, Arabie 1985) of the labels against i % clusters.
+double adjusted_rand_index(const std::vector<int32_t>& labels, int32_t clusters) {
+  const auto n = static_cast<size_t>(clusters);
+  std::vector<std::vector<double>> table(n, std::vector<double>(n, 0.0));
+  for (size_t i = 0; i < labels.size(); ++i) table[static_cast<size_t>(labels[i])][i % n] += 1.0;
+  const auto pairs = [](double x) { return x * (x - 1.0) / 2.0; };
+  double index = 0.0;
+  double rows = 0.0;
+  double columns = 0.0;
+  for (size_t a = 0; a < n; ++a) {
+    double row = 0.0;
+    double column = 0.0;
+    for (size_t b = 0; b < n; ++b) {
+      index += pairs(table[a][b]);
+      row += table[a][b];
+      column += table[b][a];
+    }
+    rows += pairs(row);
+    columns += pairs(column);
+  }
+  const double expected = rows * columns / pairs(static_cast<double>(labels.size()));
+  return (index - expected) / ((rows + columns) / 2.0 - expected);
+}
+
+void expect_balanced(const std::vector<int32_t>& labels, int32_t clusters) {
+  for (int32_t c = 0; c < clusters; ++c) {
+    EXPECT_EQ(std::count(labels.begin(), labels.end(), c), std::ssize(labels) / clusters);
+  }
+}
+
+TEST(BalancedKmeans, finds_planted_clusters) {
+  for (const int32_t clusters : {2, 8, 16}) {
+    const std::vector<float> rows = planted_rows(480, 20, clusters, 0.1);
+    const KmeansResult result = balanced_kmeans(rows, 480, 20, {.clusters = clusters});
+    EXPECT_DOUBLE_EQ(adjusted_rand_index(result.labels, clusters), 1.0) << clusters;
+    EXPECT_TRUE(result.converged);
+    EXPECT_EQ(result.labels[0], 0);  // numbered by first member
+  }
+}
+
+TEST(BalancedKmeans, sizes_are_exact_where_the_data_is_lopsided) {
+  std::vector<float> rows = random_rows(60, 5, 3);
+  for (int64_t i = 0; i < 50 * 5; ++i) rows[static_cast<size_t>(i)] *= 0.01F;  // one dense lump
+  for (const int32_t clusters : {1, 2, 3, 5, 30, 60}) {
+    const KmeansResult result = balanced_kmeans(rows, 60, 5, {.clusters = clusters, .restarts = 3});
+    expect_balanced(result.labels, clusters);
+    EXPECT_NEAR(result.inertia, inertia_of(rows, 5, result.labels, clusters), 1e-12);
+    if (clusters == 60) {
+      EXPECT_NEAR(result.inertia, 0.0, 1e-9);
+    }
+  }
+}
+
+TEST(BalancedKmeans, equal_rows_and_rows_of_zeros_are_no_trouble) {
+  const std::vector<float> equal(24 * 3, 0.5F);
+  expect_balanced(balanced_kmeans(equal, 24, 3, {.clusters = 4}).labels, 4);
+  const std::vector<float> zeros(24 * 3, 0.0F);
+  expect_balanced(balanced_kmeans(zeros, 24, 3, {.clusters = 12}).labels, 12);
+}
+
+TEST(BalancedKmeans, the_last_assignment_is_optimal_for_its_own_means) {
+  const std::vector<float> rows = random_rows(96, 7, 11);
+  const KmeansResult result = balanced_kmeans(rows, 96, 7, {.clusters = 8});
+  ASSERT_TRUE(result.converged);
+  std::vector<double> means(8 * 7, 0.0);
+  for (size_t i = 0; i < 96; ++i) {
+    for (size_t k = 0; k < 7; ++k) {
+      means[static_cast<size_t>(result.labels[i]) * 7 + k] += rows[i * 7 + k] / 12.0;
+    }
+  }
+  std::vector<int32_t> costs;
+  for (size_t i = 0; i < 96; ++i) {
+    for (size_t c = 0; c < 8; ++c) {
+      double distance = 0.0;
+      for (size_t k = 0; k < 7; ++k) {
+        distance += std::pow(rows[i * 7 + k] - means[c * 7 + k], 2);
+      }
+      costs.push_back(static_cast<int32_t>(std::lround(distance * 0x1.0p20)));
+    }
+  }
+  BalancedAssignment best(96, 8);
+  best.solve(costs);
+  EXPECT_NEAR(static_cast<double>(total_cost(costs, result.labels, 8)),
+              static_cast<double>(total_cost(costs, best.labels(), 8)), 96.0);  // rounding of costs
+}
+
+TEST(BalancedKmeans, depends_on_seed_and_layer_but_not_on_threads) {
+  const std::vector<float> rows = random_rows(256, 33, 2);
+  const KmeansOptions options{.clusters = 16, .restarts = 2, .seed = 4, .stream = 1};
+  const KmeansResult first = balanced_kmeans(rows, 256, 33, options);
+  KmeansOptions other = options;
+  other.threads = 3;
+  EXPECT_EQ(balanced_kmeans(rows, 256, 33, other).labels, first.labels);
+  other.seed = 5;
+  EXPECT_NE(balanced_kmeans(rows, 256, 33, other).labels, first.labels);
+  other = options;
+  other.stream = 2;
+  EXPECT_NE(balanced_kmeans(rows, 256, 33, other).labels, first.labels);
+}
+
+TEST(BalancedKmeans, more_restarts_are_never_worse) {
+  const std::vector<float> rows = random_rows(128, 16, 9);
+  double last = 1e300;
+  for (const int32_t restarts : {1, 2, 5, 10}) {
+    const KmeansResult result =
+        balanced_kmeans(rows, 128, 16, {.clusters = 32, .restarts = restarts});
+    EXPECT_LE(result.inertia, last);
+    EXPECT_LT(result.restart, restarts);
+    last = result.inertia;
+  }
+}
+
+TEST(DotProducts, every_block_shape_sums_in_the_same_order) {
+  const int64_t width = 37;
+  const std::vector<float> values = random_rows(24, width, 8);
+  FloatRows a(13, width);
+  FloatRows b(11, width);
+  for (int64_t i = 0; i < 13; ++i)
+    std::copy_n(&values[static_cast<size_t>(i * width)], width, a.row(i));
+  for (int64_t j = 0; j < 11; ++j) {
+    std::copy_n(&values[static_cast<size_t>((13 + j) * width)], width, b.row(j));
+  }
+  std::vector<float> all(13 * 11);
+  dot_products(a, 0, 13, b, all);
+  for (int64_t i = 0; i < 13; ++i) {
+    std::vector<float> one(11);
+    dot_products(a, i, i + 1, b, one);  // single rows use the smallest block
+    for (int64_t j = 0; j < 11; ++j) {
+      EXPECT_EQ(all[static_cast<size_t>(i * 11 + j)], one[static_cast<size_t>(j)]);
+      float lanes[16] = {};  // the documented order, written out
+      for (int64_t k = 0; k < width; ++k) {
+        volatile float product = a.row(i)[k] * b.row(j)[k];
+        lanes[k % 16] += product;
+      }
+      for (int half = 8; half > 0; half /= 2) {
+        for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+      }
+      EXPECT_EQ(one[static_cast<size_t>(j)], lanes[0]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace emoe::worker

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace emoe::worker {
+
+// The transport problem of balanced k-means: n items, N clusters with room for E = n / N items
+// each, integer costs; find the cheapest assignment. Solved exactly: with so few clusters the dual
+// has only N prices. Sweeps over the prices bring the cluster sizes close to E; what is left is
+// moved along shortest paths in the graph of clusters, where the edge a → b costs the cheapest move
+// of one item from a to b (successive shortest paths; Ahuja, Magnanti, Orlin, "Network Flows",
+// ch. 9). All arithmetic is in integers, so the result is optimal without a tolerance and the same
+// everywhere. Memory: N² · 12 bytes beside the costs. Not thread-safe.
+class BalancedAssignment {
+ public:
+  // clusters must divide items; both above 0.
+  BalancedAssignment(int64_t items, int32_t clusters);
+
+  // `costs` [items, clusters], |cost| <= 2^30. Starts from the prices of the solve before, so that
+  // a series of similar problems (k-means iterations) gets cheaper.
+  void solve(std::span<const int32_t> costs);
+
+  [[nodiscard]] const std::vector<int32_t>& labels() const { return labels_; }  // [items]
+  [[nodiscard]] const std::vector<int64_t>& prices() const { return prices_; }  // [clusters]
+  [[nodiscard]] int64_t moves() const { return moves_; }  // paths of the last solve
+
+ private:
+  struct Best;  // cheapest and second cheapest cluster of an item under the prices
+  void balance_prices();
+  bool sweep(std::vector<Best>& best);
+  void assign_to_cheapest();
+  void build_edges();
+  void rebuild_row(int32_t from);
+  void update_row(int32_t cluster, int32_t lost, int32_t gained);
+  // Distances by Dijkstra from all clusters above E; returns the first one below E that is reached,
+  // or -1 when none is above E.
+  int32_t shortest_path();
+  void move_along_path(int32_t target);
+  [[nodiscard]] int64_t cost(int64_t item, int32_t cluster) const {
+    return costs_[static_cast<size_t>(item * clusters_ + cluster)];
+  }
+  [[nodiscard]] size_t edge(int32_t from, int32_t to) const {
+    return static_cast<size_t>(from) * static_cast<size_t>(clusters_) + static_cast<size_t>(to);
+  }
+
+  int64_t items_;
+  int32_t clusters_;
+  int64_t capacity_;
+  std::span<const int32_t> costs_;
+  std::vector<int32_t> labels_;
+  std::vector<int64_t> prices_;
+  std::vector<std::vector<int32_t>> members_;
+  std::vector<int64_t> edge_cost_;  // [N, N] cheapest move of one item
+  std::vector<int32_t> edge_item_;  // [N, N] that item
+  std::vector<int64_t> distance_;
+  std::vector<int32_t> parent_;
+  int64_t moves_ = 0;
+};
+
+// Certificate: how much the assignment costs above the dual value of `prices`, a lower bound of
+// every balanced assignment's cost. 0 proves that none is cheaper.
+[[nodiscard]] int64_t duality_gap(std::span<const int32_t> costs, std::span<const int32_t> labels,
+                                  std::span<const int64_t> prices);
+
+[[nodiscard]] int64_t total_cost(std::span<const int32_t> costs, std::span<const int32_t> labels,
+                                 int32_t clusters);
+
+}  // namespace emoe::worker

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace emoe::worker {
+
+// Rows of floats, each padded with zeros to whole groups of 16 and aligned for them.
+class FloatRows {
+ public:
+  static constexpr int64_t kLanes = 16;
+
+  FloatRows(int64_t rows, int64_t width);
+  [[nodiscard]] int64_t rows() const { return rows_; }
+  [[nodiscard]] int64_t width() const { return width_; }
+  [[nodiscard]] int64_t stride() const { return stride_; }
+  [[nodiscard]] float* row(int64_t index) { return data() + index * stride_; }
+  [[nodiscard]] const float* row(int64_t index) const { return data() + index * stride_; }
+
+ private:
+  struct alignas(64) Lanes {
+    float values[kLanes] = {};
+  };
+  [[nodiscard]] float* data() { return storage_.front().values; }
+  [[nodiscard]] const float* data() const { return storage_.front().values; }
+  int64_t rows_;
+  int64_t width_;
+  int64_t stride_;
+  std::vector<Lanes> storage_;
+};
+
+// out[i · b.rows() + j] = a.row(begin + i) · b.row(j) for begin <= begin + i < end. Sixteen partial
+// sums, each in the order of the columns, then added in pairs, without fused multiply-add: the same
+// bits on every processor, whatever instructions it has.
+void dot_products(const FloatRows& a, int64_t begin, int64_t end, const FloatRows& b,
+                  std::span<float> out);
+
+}  // namespace emoe::worker

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+#include "base/status.h"
+#include "worker/emoe/options.h"
+
+namespace emoe::worker {
+
+struct PartitionOptions {
+  int32_t num_experts = 0;
+  std::string method = "kmeans";  // kmeans | random | contiguous | file
+  int32_t restarts = 10;          // kmeans
+  int64_t seed = 0;               // kmeans, random
+  int64_t layer = 0;              // names the file; layers draw different random numbers
+  std::filesystem::path folder;   // file: a partition/ folder of an earlier run
+  std::string weight_hash;  // SHA-256 of the gate_proj rows as stored; "" = of gate_rows' bytes
+  std::filesystem::path cache_dir;  // kmeans results by content hash; empty: no cache
+  int threads = 1;                  // the result does not depend on it
+};
+
+// The experts of one layer from its gate_proj rows, `gate_rows` [d_ff, hidden], in the base model's
+// order. `inertia` is always that of the L2-normalised rows given here.
+//
+//   kmeans      balanced k-means of the normalised rows (balanced_kmeans.h)
+//   random      a seeded random balanced partition
+//   contiguous  expert e is the block [e·E, (e+1)·E)
+//   file        the labels of layer_NN.json. Its weight_hash must be that of these weights, since
+//               experts of other weights would silently be as good as random; a file whose
+//               weight_hash is "" (labels made by another tool) is taken as it is.
+//
+// INVALID_ARGUMENT: num_experts does not divide d_ff (the divisors are listed), an unknown method,
+// a file of another shape. FAILED_PRECONDITION: a file made from other weights. DATA_LOSS: weights
+// that are not finite. File errors as they come.
+[[nodiscard]] Result<Partition> make_partition(std::span<const float> gate_rows, int64_t d_ff,
+                                               int64_t hidden, const PartitionOptions& options);
+
+// OK, or INVALID_ARGUMENT with the numbers of experts that are possible.
+[[nodiscard]] Status check_divides(int64_t d_ff, int32_t num_experts);
+
+// OK when each of num_experts labels stands there d_ff / num_experts times; INVALID_ARGUMENT with
+// the first thing that is wrong.
+[[nodiscard]] Status check_labels(const Partition& partition, int64_t d_ff);
+
+}  // namespace emoe::worker
