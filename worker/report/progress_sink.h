@@ -80,6 +80,8 @@ class ProgressSink {
   virtual void on_checkpoint(const CheckpointRecord& record) = 0;
   virtual void on_merge(const MergeRecord& record) = 0;
   virtual void on_message(const std::string& text) = 0;
+  // A checkpoint could not be written; training goes on with the older ones.
+  virtual void on_checkpoint_failure(const std::string& text) { on_message(text); }
   // A statistic for dashboards, not part of the run's record; sinks may ignore it.
   virtual void on_expert_load(const ExpertLoad& /*load*/) {}
 };

@@ -1,0 +1,53 @@
+#include "worker/report/console_sink.h"
+
+#include <sstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace emoe::worker {
+namespace {
+
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+StepRecord step(int64_t number) {
+  StepRecord record;
+  record.step = number;
+  record.loss = 1.25;
+  record.learning_rate = 2e-4;
+  record.tokens = 500;
+  record.seconds = 0.5;
+  return record;
+}
+
+TEST(ConsoleSink, ALineEveryFewStepsAndForTheLast) {
+  std::ostringstream out;
+  ConsoleSink sink(out, {.log_every = 2});
+  sink.on_plan(5, 0);
+  for (int64_t i = 0; i < 5; ++i) sink.on_step(step(i));
+  const std::string text = out.str();
+  EXPECT_THAT(text, Not(HasSubstr("step 1/5")));
+  EXPECT_THAT(text, HasSubstr("step 2/5  loss 1.2500  rate 0.0002  grad norm 0  1000 tokens/s  "
+                              "left 2s\n"));
+  EXPECT_THAT(text, HasSubstr("step 4/5"));
+  EXPECT_THAT(text, EndsWith("left 0s\n"));
+  EXPECT_THAT(text, Not(HasSubstr("\x1b")));
+}
+
+TEST(ConsoleSink, OnATerminalTheLineChangesAndGivesWayToOthers) {
+  std::ostringstream out;
+  {
+    ConsoleSink sink(out, {.terminal = true});
+    sink.on_plan(3, 1);
+    sink.on_step(step(1));
+    EXPECT_THAT(out.str(), HasSubstr("resumed at step 1 of 3\n"));
+    EXPECT_THAT(out.str(), EndsWith("left 1s"));  // half a second, rounded
+    sink.on_message("checkpoint failed");
+  }
+  EXPECT_THAT(out.str(), EndsWith("\r\x1b[Kcheckpoint failed\n"));
+}
+
+}  // namespace
+}  // namespace emoe::worker

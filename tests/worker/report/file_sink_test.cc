@@ -1,0 +1,124 @@
+#include "worker/report/file_sink.h"
+
+#include <cmath>
+#include <csignal>
+#include <fstream>
+#include <limits>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <sys/resource.h>
+
+#include "base/file.h"
+#include "tests/support/temp_dir.h"
+
+namespace emoe::worker {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::StartsWith;
+
+std::vector<nlohmann::json> lines_of(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
+  return lines;
+}
+
+std::vector<int64_t> steps_of(const std::filesystem::path& path) {
+  std::vector<int64_t> steps;
+  for (const auto& line : lines_of(path)) steps.push_back(line.at("step"));
+  return steps;
+}
+
+StepRecord step(int64_t number, double loss = 1.0) {
+  StepRecord record;
+  record.step = number;
+  record.loss = loss;
+  return record;
+}
+
+TEST(FileSink, WritesTheKeysOfTheContractInFullPrecision) {
+  const testing::TempDir dir;
+  FileSink sink(dir.path());
+  StepRecord record = step(0, 1.0 / 3.0);
+  record.learning_rate = 2.0e-4;
+  record.grad_norm = std::nextafter(1.0, 2.0);
+  record.tokens = 100;
+  record.target_tokens = 60;
+  record.seconds = 0.1;
+  sink.on_plan(1, 0);
+  sink.on_step(record);
+  sink.on_eval({5, 0.1, 0.2, std::exp(0.2), 7});
+  ASSERT_TRUE(sink.finish().ok());
+  EXPECT_THAT(read_file(dir / "metrics.jsonl").value(),
+              StartsWith("{\"step\":0,\"loss\":0.3333333333333333,\"learning_rate\":0.0002,"
+                         "\"grad_norm\":1.0000000000000002,\"tokens\":100,\"target_tokens\":60,"
+                         "\"seconds\":0.1}\n"));
+  const auto eval = lines_of(dir / "eval.jsonl").at(0);
+  EXPECT_EQ(eval.at("perplexity").get<double>(), std::exp(0.2));
+  EXPECT_EQ(eval.at("target_tokens"), 7);
+  EXPECT_EQ(eval.size(), 5u);
+}
+
+TEST(FileSink, AResumedRunHasEachStepOnce) {
+  const testing::TempDir dir;
+  {
+    FileSink sink(dir.path());
+    sink.on_plan(10, 0);
+    sink.on_eval({0, 2.0, 2.0, 7.4, 1});
+    for (int64_t i = 0; i < 6; ++i) sink.on_step(step(i, 1.0));
+    sink.on_eval({4, 1.0, 1.0, 2.7, 1});
+    sink.on_eval({6, 1.0, 1.0, 2.7, 1});
+  }
+  std::ofstream(dir / "metrics.jsonl", std::ios::app) << "{\"step\":6,\"lo";  // killed in a write
+  FileSink sink(dir.path());
+  sink.on_plan(10, 4);
+  sink.on_eval({4, 3.0, 3.0, 20.1, 1});  // made again where the run goes on
+  for (int64_t i = 4; i < 8; ++i) sink.on_step(step(i, 0.5));
+  EXPECT_THAT(steps_of(dir / "metrics.jsonl"), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
+  EXPECT_EQ(lines_of(dir / "metrics.jsonl")[3].at("loss"), 1.0);
+  EXPECT_EQ(lines_of(dir / "metrics.jsonl")[4].at("loss"), 0.5);
+  EXPECT_THAT(steps_of(dir / "eval.jsonl"), ElementsAre(0, 4));
+  EXPECT_EQ(lines_of(dir / "eval.jsonl")[1].at("loss"), 3.0);
+}
+
+TEST(FileSink, AFreshStartDropsEverything) {
+  const testing::TempDir dir;
+  std::ofstream(dir / "metrics.jsonl") << "{\"step\":0}\nnonsense\n{\"step\":1}\n";
+  FileSink sink(dir.path());
+  sink.on_plan(2, 0);
+  sink.on_step(step(0));
+  EXPECT_THAT(steps_of(dir / "metrics.jsonl"), ElementsAre(0));
+}
+
+TEST(FileSink, NonFiniteNumbersStayJson) {
+  const testing::TempDir dir;
+  FileSink sink(dir.path());
+  sink.on_step(step(0, std::numeric_limits<double>::quiet_NaN()));
+  EXPECT_TRUE(lines_of(dir / "metrics.jsonl").at(0).at("loss").is_null());
+}
+
+// A limit on the file's size stands for the full disk: writes fail after a part of them.
+TEST(FileSink, AFullDiskLeavesNoHalfLineAndLosesNothing) {
+  const testing::TempDir dir;
+  FileSink sink(dir.path());
+  sink.on_step(step(0));
+  rlimit before{};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  const auto previous = ::signal(SIGXFSZ, SIG_IGN);
+  const rlimit tight{std::filesystem::file_size(dir / "metrics.jsonl") + 10, before.rlim_max};
+  ::setrlimit(RLIMIT_FSIZE, &tight);
+  sink.on_step(step(1));
+  EXPECT_FALSE(sink.finish().ok());
+  EXPECT_THAT(steps_of(dir / "metrics.jsonl"), ElementsAre(0));
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  ::signal(SIGXFSZ, previous);
+  sink.on_step(step(2));
+  EXPECT_TRUE(sink.finish().ok());
+  EXPECT_THAT(steps_of(dir / "metrics.jsonl"), ElementsAre(0, 1, 2));
+}
+
+}  // namespace
+}  // namespace emoe::worker

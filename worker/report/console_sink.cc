@@ -1,0 +1,78 @@
+#include "worker/report/console_sink.h"
+
+#include <cmath>
+#include <ostream>
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+
+namespace emoe::worker {
+namespace {
+
+constexpr const char* kClearLine = "\r\x1b[K";
+
+std::string duration_text(double seconds) {
+  const auto whole = static_cast<int64_t>(std::llround(seconds));
+  if (whole < 60) return absl::StrFormat("%ds", whole);
+  if (whole < 3600) return absl::StrFormat("%dm%02ds", whole / 60, whole % 60);
+  return absl::StrFormat("%dh%02dm", whole / 3600, whole % 3600 / 60);
+}
+
+}  // namespace
+
+ConsoleSink::~ConsoleSink() {
+  if (line_open_) out_ << "\n" << std::flush;
+}
+
+void ConsoleSink::print(const std::string& line) {
+  if (line_open_) out_ << kClearLine;
+  line_open_ = false;
+  out_ << line << "\n" << std::flush;
+}
+
+void ConsoleSink::on_plan(int64_t steps_planned, int64_t first_step) {
+  pace_.plan(steps_planned);
+  print(first_step == 0
+            ? absl::StrFormat("training: %d steps", steps_planned)
+            : absl::StrFormat("training: resumed at step %d of %d", first_step, steps_planned));
+}
+
+void ConsoleSink::on_step(const StepRecord& record) {
+  pace_.add(record);
+  const int64_t done = record.step + 1;
+  const bool last = done == pace_.steps_planned();
+  if (!config_.terminal && !last && config_.log_every > 0 && done % config_.log_every != 0) return;
+  const std::string line = absl::StrFormat(
+      "step %d/%d  loss %.4f  rate %.3g  grad norm %.3g  %.0f tokens/s  left %s", done,
+      pace_.steps_planned(), record.loss, record.learning_rate, record.grad_norm,
+      pace_.tokens_per_second(), duration_text(pace_.eta_seconds()));
+  if (!config_.terminal || last) {
+    print(line);
+    return;
+  }
+  out_ << kClearLine << line << std::flush;
+  line_open_ = true;
+}
+
+void ConsoleSink::on_eval(const EvalRecord& record) {
+  print(absl::StrFormat("held-out after %d steps: loss %.4f, dense %.4f, perplexity %.2f",
+                        record.step, record.loss, record.loss_dense, record.perplexity));
+}
+
+void ConsoleSink::on_checkpoint(const CheckpointRecord& record) {
+  print(absl::StrFormat("checkpoint after %d steps: %s (%.1f MB in %s)", record.step, record.path,
+                        static_cast<double>(record.bytes) / 1e6, duration_text(record.seconds)));
+}
+
+void ConsoleSink::on_merge(const MergeRecord& record) {
+  print(absl::StrFormat("export %s: %d tensors changed, %d unchanged, logits within %.2g: %s",
+                        record.verified ? "verified" : "not verified", record.tensors_changed,
+                        record.tensors_unchanged, record.max_abs_logit_difference,
+                        record.model_dir));
+}
+
+void ConsoleSink::on_message(const std::string& text) {
+  print(text);
+}
+
+}  // namespace emoe::worker

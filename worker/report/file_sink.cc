@@ -1,0 +1,51 @@
+#include "worker/report/file_sink.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+
+namespace emoe::worker {
+
+using nlohmann::ordered_json;
+
+FileSink::FileSink(const std::filesystem::path& out_dir)
+    : steps_(out_dir / "metrics.jsonl"), evals_(out_dir / "eval.jsonl") {}
+
+void FileSink::on_plan(int64_t /*steps_planned*/, int64_t first_step) {
+  note(steps_.drop([first_step](int64_t step) { return step >= first_step; }));
+  note(evals_.drop([first_step](int64_t step) { return step > first_step; }));
+}
+
+void FileSink::on_step(const StepRecord& record) {
+  note(steps_.append(ordered_json({{"step", record.step},
+                                   {"loss", record.loss},
+                                   {"learning_rate", record.learning_rate},
+                                   {"grad_norm", record.grad_norm},
+                                   {"tokens", record.tokens},
+                                   {"target_tokens", record.target_tokens},
+                                   {"seconds", record.seconds}})
+                         .dump()));
+}
+
+void FileSink::on_eval(const EvalRecord& record) {
+  // A run that resumes where one was made makes it again.
+  note(evals_.drop([&](int64_t step) { return step == record.step; }));
+  note(evals_.append(ordered_json({{"step", record.step},
+                                   {"loss", record.loss},
+                                   {"loss_dense", record.loss_dense},
+                                   {"perplexity", record.perplexity},
+                                   {"target_tokens", record.target_tokens}})
+                         .dump()));
+}
+
+Status FileSink::finish() {
+  EMOE_RETURN_IF_ERROR(steps_.flush());
+  return evals_.flush();
+}
+
+void FileSink::note(const Status& status) {
+  if (status.ok() || std::exchange(warned_, true)) return;
+  log_warning("metrics are kept back until they can be written: %s", std::string(status.message()));
+}
+
+}  // namespace emoe::worker

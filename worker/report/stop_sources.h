@@ -1,0 +1,46 @@
+#pragma once
+
+#include <csignal>
+#include <utility>
+#include <vector>
+
+#include "worker/report/progress_sink.h"
+
+namespace emoe::worker {
+
+// Turns signals into stop requests at the next step edge: SIGTERM and SIGUSR1 (preemption) →
+// checkpoint_and_stop (exit 75); SIGINT, where asked for → stop, and a second SIGINT ends the
+// process at once.
+//
+// Made by main before other threads are (they inherit the signal mask); one at a time. It also
+// unblocks the signals: the local launcher starts ranks with SIGUSR1 blocked, so that one that
+// comes earlier is not lost. The destructor restores what was. poll() from any thread.
+class SignalStopSource final : public StopSource {
+ public:
+  enum class Interrupt { leave_alone, stop };  // what SIGINT does
+  explicit SignalStopSource(Interrupt interrupt);
+  SignalStopSource(const SignalStopSource&) = delete;
+  SignalStopSource& operator=(const SignalStopSource&) = delete;
+  ~SignalStopSource() override;
+  [[nodiscard]] StopRequest poll() override;
+
+ private:
+  std::vector<std::pair<int, struct sigaction>> previous_;
+  sigset_t previous_mask_{};
+};
+
+// The strongest request of several sources: stop before checkpoint_and_stop before checkpoint. They
+// outlive it.
+class CombinedStopSource final : public StopSource {
+ public:
+  explicit CombinedStopSource(std::vector<StopSource*> sources) : sources_(std::move(sources)) {}
+  [[nodiscard]] StopRequest poll() override;
+
+ private:
+  std::vector<StopSource*> sources_;
+};
+
+// Which of two requests wins.
+[[nodiscard]] StopRequest stronger(StopRequest a, StopRequest b);
+
+}  // namespace emoe::worker
