@@ -1,0 +1,335 @@
+"""What users get wrong, one case each: the exit code and a text that names the place and what to do."""
+import json
+import shutil
+import struct
+
+import pytest
+
+import emoe_tools as tools
+from emoe_tools import DATA, FIXTURES, IO_ERROR, TINY, USAGE
+
+
+# ---------------------------------------------------------------- the job file
+EVERYTHING_WRONG = """\
+name: wrong
+modle: {path: somewhere}
+model:
+  path: %(model)s
+  init: {hidden_size: 8}
+data:
+  train: %(rows)s
+  max_length: many
+tuning: lora
+lora:
+  rank: 4
+  targets: [q_proj, w_proj]
+emoe:
+  experts: 4
+  top_k: 5
+optimizer:
+  learning_rat: 1.0e-4
+  learning_rate: -0.5
+  weight_decay: .nan
+train:
+  global_batch: 1
+parallel:
+  ranks: 2
+"""
+
+
+def test_all_problems_of_a_job_file_come_at_once(tmp_path):
+    """Structure first (unknown keys, types), then what the values mean: each with its line."""
+    text = EVERYTHING_WRONG % {"model": TINY, "rows": FIXTURES / "rows.json"}
+    job = tmp_path / "job.yaml"
+    job.write_text(text)
+    line = lambda key: 1 + next(i for i, row in enumerate(text.splitlines()) if row.strip().startswith(key))
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
+    for key in ("modle", "max_length", "learning_rat:"):
+        assert f"job.yaml:{line(key)}:" in done.err, f"{key} (line {line(key)}) is not reported:\n{done.err}"
+    assert "learning_rate" in done.err and "model" in done.err, "near misses are suggested"
+    # With the structure mended, every value is judged.
+    mended = "\n".join(row for row in text.splitlines() if not row.startswith("modle") and "learning_rat:" not in row)
+    text = mended.replace("many", "64") + "\n"
+    job.write_text(text)
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
+    for key in ("targets", "top_k", "learning_rate", "weight_decay", "global_batch", "init"):
+        numbers = {line(key), line("model:")} if key == "init" else {line(key)}
+        assert any(f"job.yaml:{n}:" in done.err for n in numbers), f"{key} (line {numbers}) is not reported:\n{done.err}"
+    assert "w_proj" in done.err
+    assert not (tmp_path / "out").exists(), "nothing is made of a bad job"
+
+
+SPECS = {  # what is wrong: (changes of a good job, texts that must appear)
+    "experts that do not divide": ({"emoe": {"experts": 7, "top_k": 1}}, ["emoe.experts", "48", "1, 2, 3, 4, 6, 8, 12, 16, 24, 48"]),
+    "top_k above experts": ({"emoe": {"experts": 4, "top_k": 5}}, ["emoe.top_k", "4"]),
+    "layer out of range": ({"emoe": {"experts": 4, "top_k": 2, "layers": {"list": [0, 3]}}}, ["emoe.layers", "3"]),
+    "target that does not exist": ({"lora__targets": ["q_proj", "q_prj"]}, ["lora.targets", "q_prj", "q_proj"]),
+    "both path and init": ({"model__init": {"hidden_size": 8}}, ["model", "init", "path"]),
+    "neither path nor init": ({"model__path": None}, ["model.path"]),
+    "batch smaller than ranks": ({"train__global_batch": 1, "parallel__ranks": 2}, ["train.global_batch", "2"]),
+    "negative rate": ({"optimizer__learning_rate": -1e-4}, ["optimizer.learning_rate"]),
+    "rate that is no number": ({"optimizer__learning_rate": float("nan")}, ["optimizer.learning_rate"]),
+    "unknown word": ({"optimizer__schedule": "cosinus"}, ["optimizer.schedule", "cosine"]),
+    "no such model": ({"model__path": "/no/such/model"}, ["/no/such/model"]),
+    "no such data": ({"data__train": "/no/such/rows.json"}, ["/no/such/rows.json"]),
+    "rows longer than the model's positions": ({"data__max_length": 4096}, ["data.max_length", "256"]),
+    "not there yet": ({"parallel__tensor": 2, "parallel__ranks": 2}, ["parallel.tensor"]),
+}
+
+
+@pytest.mark.parametrize("what", SPECS)
+def test_a_wrong_value(what, tmp_path):
+    changes, texts = SPECS[what]
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(**changes))
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
+    for text in texts:
+        assert text in done.err, f"{text!r} is not in:\n{done.err}"
+
+
+def test_command_line(tmp_path):
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job())
+    for arguments in (["run"], ["run", job], ["fly"], ["run", tmp_path / "absent.yaml", "--out", tmp_path / "o"],
+                      ["run", job, "--out", tmp_path / "o", "--set", "optimizer.learning_rate"],
+                      ["run", job, "--out", tmp_path / "o", "--set", "optimizer.learning=1"]):
+        done = tools.worker(*arguments).expect(USAGE)
+        assert done.err.strip(), arguments
+
+
+# ---------------------------------------------------------------- model folders
+def model_copy(folder):
+    model = folder / "model"
+    shutil.copytree(TINY, model)
+    return model
+
+
+def header_of(model):
+    raw = (model / "model.safetensors").read_bytes()
+    length, = struct.unpack("<Q", raw[:8])
+    return json.loads(raw[8:8 + length]), raw[8 + length:]
+
+
+def write_weights(model, header, data):
+    text = json.dumps(header).encode()
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def edit_header(edit):
+    def apply(model):
+        header, data = header_of(model)
+        data = edit(header, data) or data
+        write_weights(model, header, data)
+    return apply
+
+
+def edit_config(**changes):
+    def apply(model):
+        config = tools.read_json(model / "config.json")
+        tools.write_json(model / "config.json", {**config, **changes})
+    return apply
+
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+
+
+def overlap(header, data):
+    header[NAME]["data_offsets"] = header["model.layers.0.mlp.up_proj.weight"]["data_offsets"]
+
+
+def beyond_the_end(header, data):
+    begin, end = header[NAME]["data_offsets"]
+    header[NAME]["data_offsets"] = [begin + 10**9, end + 10**9]
+
+
+def integers(header, data):
+    header[NAME]["dtype"] = "I32"
+
+
+def unknown_dtype(header, data):
+    header[NAME]["dtype"] = "F31"
+
+
+def other_shape(header, data):
+    header[NAME]["shape"] = list(reversed(header[NAME]["shape"]))
+
+
+def missing_tensor(header, data):
+    header["model.layers.1.mlp.uq_proj.weight"] = header.pop(NAME)
+
+
+def cut(model):
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def bad_header_length(model):
+    path = model / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", 10**12) + path.read_bytes()[8:])
+
+
+def missing_shard(model):
+    header, _ = header_of(model)
+    names = [n for n in header if n != "__metadata__"]
+    shard = "model-00002-of-00002.safetensors"
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    tools.write_json(model / "model.safetensors.index.json", {
+        "metadata": {}, "weight_map": {n: shard if n == NAME else "model-00001-of-00002.safetensors" for n in names}})
+
+
+def small_embedding(model):
+    edit_config(vocab_size=200)(model)
+
+    def shrink(header, data):
+        # The two [256, 16] tensors become [200, 16]; the data is laid out anew.
+        parts, offset = [], 0
+        for name in [n for n in header if n != "__metadata__"]:
+            begin, end = header[name]["data_offsets"]
+            if header[name]["shape"][0] == 256:
+                header[name]["shape"], end = [200, 16], begin + 200 * 16 * 4
+            parts.append(data[begin:end])
+            header[name]["data_offsets"] = [offset, offset + end - begin]
+            offset += end - begin
+        return b"".join(parts)
+
+    edit_header(shrink)(model)
+
+
+MODELS = {  # what is wrong: (how to make it so, texts that must appear)
+    "header length": (bad_header_length, ["model.safetensors", "header"]),
+    "file cut short": (cut, ["model.safetensors"]),
+    "overlapping offsets": (edit_header(overlap), ["model.safetensors", "overlap"]),
+    "offsets out of the file": (edit_header(beyond_the_end), ["model.safetensors", NAME]),
+    "wrong dtype": (edit_header(integers), [NAME, "I32"]),
+    "unknown dtype": (edit_header(unknown_dtype), ["F31"]),
+    "wrong shape": (edit_header(other_shape), [NAME, "48", "16"]),
+    "missing tensor": (edit_header(missing_tensor), [NAME]),
+    "missing shard": (missing_shard, ["model-00002-of-00002.safetensors"]),
+    "config that is no JSON": (lambda m: (m / "config.json").write_text("{"), ["config.json"]),
+    "another architecture": (edit_config(model_type="gpt2", architectures=["GPT2LMHeadModel"]), ["config.json", "gpt2"]),
+    "another activation": (edit_config(hidden_act="gelu"), ["config.json", "hidden_act", "gelu"]),
+    "unknown rope": (edit_config(rope_parameters={"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}), ["config.json", "rope"]),
+    "a key that is not understood": (edit_config(attention_sinks=4), ["config.json", "attention_sinks"]),
+    "tokenizer larger than the embedding": (small_embedding, ["tokenizer", "256", "200"]),
+    "tokenizer that is none": (lambda m: (m / "tokenizer.model").write_bytes(b"nothing"), ["tokenizer.model"]),
+}
+
+
+@pytest.mark.parametrize("what", MODELS)
+def test_a_bad_model_folder(what, tmp_path):
+    make, texts = MODELS[what]
+    model = model_copy(tmp_path)
+    make(model)
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(model__path=str(model)))
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(DATA)
+    for text in texts:
+        assert text in done.err, f"{text!r} is not in:\n{done.err}"
+
+
+def test_missing_parts_of_a_model_folder(tmp_path):
+    for name in ("config.json", "model.safetensors", "tokenizer.model"):
+        model = model_copy(tmp_path / name)
+        (model / name).unlink()
+        job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(model__path=str(model)))
+        done = tools.worker("run", job, "--out", tmp_path / "out")
+        assert done.code in (USAGE, DATA) and name in done.err, f"{done.code}: {done.err}"
+
+
+def test_an_adapter_of_another_shape(tmp_path):
+    adapter = FIXTURES / "lora" / "final_adapter"
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(lora__rank=8, lora__init_adapter=str(adapter)))
+    done = tools.worker("run", job, "--out", tmp_path / "out")
+    assert done.code in (USAGE, DATA) and "rank" in done.err or "adapter" in done.err, done.text
+
+
+def test_a_partition_of_other_weights(tmp_path):
+    first = tools.run_job(tmp_path / "first", tools.tiny_job(emoe=tools.TINY_EMOE, export=None))
+    model = model_copy(tmp_path)
+
+    def other_gate(header, data):
+        begin, _ = header["model.layers.0.mlp.gate_proj.weight"]["data_offsets"]
+        return data[:begin] + struct.pack("<f", 3.25) + data[begin + 4:]
+
+    edit_header(other_gate)(model)
+    emoe = {**tools.TINY_EMOE, "partition": {"method": "file", "path": str(first / "partition")}}
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(model__path=str(model), emoe=emoe))
+    done = tools.worker("run", job, "--out", tmp_path / "out")
+    assert done.code in (USAGE, DATA) and "layer_00.json" in done.err, done.text
+
+
+# ---------------------------------------------------------------- data
+GOOD = {"instruction": "Say hen.", "input": "", "output": "hen"}
+ROWS = {  # what is wrong: (bytes of the file, texts that must appear)
+    "a row that is no object": (json.dumps([GOOD, 7]).encode(), ["rows.json:2"]),
+    "a row without a field": (json.dumps([GOOD, GOOD, {"instruction": "x"}]).encode(), ["rows.json:3", "output"]),
+    "a field of another type": (json.dumps([{**GOOD, "output": 5}]).encode(), ["rows.json:1", "output"]),
+    "not UTF-8": (json.dumps([GOOD]).encode().replace(b"hen", b"\xff\xfe"), ["rows.json", "UTF-8"]),
+    "not JSON": (b'[{"instruction": "x", ', ["rows.json"]),
+    "no rows": (b"[]", ["rows.json"]),
+    "an empty file": (b"", ["rows.json"]),
+    "no target token left": (json.dumps([{**GOOD, "instruction": "Tell of the hen. " * 60}] * 4).encode(), ["target"]),
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_bad_rows(what, tmp_path):
+    data, texts = ROWS[what]
+    (tmp_path / "rows.json").write_bytes(data)
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(data__train=str(tmp_path / "rows.json")))
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(DATA)
+    for text in texts:
+        assert text in done.err, f"{text!r} is not in:\n{done.err}"
+
+
+def test_all_bad_rows_are_reported_together(tmp_path):
+    lines = [json.dumps(GOOD)] * 6
+    lines[1], lines[3], lines[4] = "7", '{"instruction": "x"}', "{"
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(data__train=str(tmp_path / "rows.jsonl")))
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(DATA)
+    for line in (2, 4, 5):
+        assert f"rows.jsonl:{line}" in done.err, done.err
+
+
+# ---------------------------------------------------------------- folders and launches
+def test_output_folder_that_cannot_be_used(tmp_path):
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job())
+    (tmp_path / "file").write_text("x")
+    done = tools.worker("run", job, "--out", tmp_path / "file")
+    assert done.code in (USAGE, IO_ERROR) and "file" in done.err, done.text
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("x")
+    done = tools.worker("run", job, "--out", tmp_path / "full").expect(USAGE)
+    assert "full" in done.err and (tmp_path / "full" / "thesis.txt").exists()
+    done = tools.worker("run", job, "--out", "/proc/nothing")
+    assert done.code in (USAGE, IO_ERROR) and "/proc/nothing" in done.err, done.text
+    # The folder of another job is not overwritten.
+    out = tools.run_job(tmp_path / "one", tools.tiny_job(export=None, train__max_steps=1))
+    other = tools.write_yaml(tmp_path / "other.yaml", tools.tiny_job(train__seed=8))
+    done = tools.worker("run", other, "--out", out).expect(USAGE)
+    assert "another job" in done.err, done.err
+
+
+def test_a_world_size_other_than_the_plan(tmp_path):
+    for ranks, planned in ((3, 2), (1, 2), (2, 1)):
+        job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(parallel__ranks=planned))
+        done = tools.worker("run", job, "--out", tmp_path / f"out-{ranks}", ranks=ranks).expect(USAGE)
+        assert "parallel.ranks" in done.text and str(ranks) in done.text and str(planned) in done.text, done.text
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(parallel__ranks=2))
+    done = tools.worker("run", job, "--out", tmp_path / "out-alone").expect(USAGE)
+    assert "mpirun" in done.text, "says how to start two ranks:\n" + done.text
+
+
+def test_files_outside_the_allowed_roots(tmp_path):
+    from emoe_api import ApiError, Coordinator
+    (tmp_path / "allowed").mkdir()
+    with Coordinator(tmp_path, allowed_roots=f"[{tmp_path / 'allowed'}]") as coordinator:
+        inside = shutil.copytree(TINY, tmp_path / "allowed" / "model")
+        rows = shutil.copy(FIXTURES / "rows.json", tmp_path / "allowed" / "rows.json")
+        for train in (str(FIXTURES / "rows.json"), str(tmp_path / "allowed" / ".." / ".." / "rows.json")):
+            with pytest.raises(ApiError) as caught:
+                coordinator.api.create(tools.tiny_job(model__path=str(inside), data__train=train), validate_only=True)
+            assert any(field == "data.train" or "rows.json" in field + why for field, why in caught.value.violations)
+        (tmp_path / "allowed" / "link.json").symlink_to(FIXTURES / "rows.json")
+        with pytest.raises(ApiError):
+            coordinator.api.create(tools.tiny_job(model__path=str(inside), validate_only=True,
+                                                  data__train=str(tmp_path / "allowed" / "link.json")))
+        coordinator.api.create(tools.tiny_job(model__path=str(inside), data__train=str(rows)), validate_only=True)

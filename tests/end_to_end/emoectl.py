@@ -1,0 +1,181 @@
+"""emoectl as a person and as a script use it."""
+import json
+import os
+import pty
+import signal
+import subprocess
+
+import pytest
+import yaml
+
+import emoe_tools as tools
+
+
+class Cli:
+    def __init__(self, coordinator):
+        self.coordinator = coordinator
+
+    def __call__(self, *arguments, code=0, **options):
+        return tools.run([tools.EMOECTL, "--server", self.coordinator.grpc_address, *arguments], **options).expect(code)
+
+    def json(self, *arguments):
+        return json.loads(self("-o", "json", *arguments).out)
+
+
+@pytest.fixture(scope="module")
+def cli(shared_coordinator):
+    return Cli(shared_coordinator)
+
+
+@pytest.fixture(scope="module")
+def finished(cli, tmp_path_factory):
+    """Id of a job that was submitted from a file with relative paths and waited for."""
+    folder = tmp_path_factory.mktemp("submit")
+    (folder / "model").symlink_to(tools.TINY)
+    (folder / "rows.json").symlink_to(tools.FIXTURES / "rows.json")
+    job = tools.write_yaml(folder / "job.yaml", tools.tiny_job(
+        name="from-a-file", model__path="model", data__train="rows.json", data__eval="rows.json", parallel__ranks=2,
+        checkpoint__every_steps=2, labels={"team": "cli"}))
+    done = cli("-o", "json", "submit", job, "--set", "train.max_steps=3", "--request-id", "cli-1", "--wait")
+    return json.loads(done.out)["id"] if done.out.lstrip().startswith("{") else cli.json("list")["jobs"][0]["id"]
+
+
+def test_submit_wait_and_get(cli, finished):
+    job = cli.json("get", finished)
+    assert job["state"] == "SUCCEEDED" and job["name"] == "from-a-file"
+    assert int(job["progress"]["steps_planned"]) == 3, "--set went into the job"
+    assert job["merge"]["verified"] is True
+    table = cli("get", finished).out
+    for word in (finished, "SUCCEEDED", "from-a-file", job["output_dir"]):
+        assert word in table, table
+    assert yaml.safe_load(cli("-o", "yaml", "get", finished).out)["id"] == finished
+
+
+def test_tables_fit_a_terminal(cli, finished):
+    for arguments in (["list"], ["metrics", finished], ["checkpoints", finished], ["info"], ["get", finished]):
+        lines = cli(*arguments, env={"COLUMNS": "80"}).out.splitlines()
+        assert lines and "\x1b" not in "".join(lines), "no colours into a pipe"
+        if arguments[0] != "get":
+            assert max(map(len, lines)) <= 120, max(lines, key=len)
+
+
+def test_list_and_filters(cli, finished):
+    names = [j["id"] for j in cli.json("list")["jobs"]]
+    assert finished in names
+    assert finished in cli("list").out
+
+
+def test_metrics_and_checkpoints(cli, finished):
+    steps = cli.json("metrics", finished)["steps"]
+    assert [int(s["step"]) for s in steps] == [0, 1, 2] and all(s["loss"] > 0 for s in steps)
+    assert [int(c["step"]) for c in cli.json("checkpoints", finished)["checkpoints"]][-1] == 2
+
+
+def test_watch_a_finished_job(cli, finished):
+    done = cli("watch", finished)
+    assert "SUCCEEDED" in done.text
+    assert "\r" not in done.text, "no progress bar into a pipe"
+
+
+def test_logs(cli, finished):
+    cli("logs", finished)
+
+
+def test_info(cli):
+    info = cli.json("info")
+    assert info["api_version"] == "emoe.v1" and int(info["slots_total"]) == 2
+
+
+def test_wait_exits_with_the_cause(cli, tmp_path):
+    # Rates that make the loss overflow: the same code a worker exits with.
+    spec = tools.tiny_job(tuning="full", lora=None, optimizer__learning_rate=1e30, optimizer__max_grad_norm=0,
+                          train__max_steps=20)
+    job = tools.write_yaml(tmp_path / "job.yaml", spec)
+    done = cli("submit", job, "--wait", code=tools.NON_FINITE)
+    assert "step" in done.text, done.text
+
+
+def test_cancel_from_another_terminal(cli, tmp_path):
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(name="to-cancel", train__max_steps=100000))
+    waiting = subprocess.Popen([str(tools.EMOECTL), "--server", cli.coordinator.grpc_address, "submit", str(job), "--wait"],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=tools.environment())
+    found = tools.wait_until(lambda: [j["id"] for j in cli.json("list")["jobs"]
+                                      if j["name"] == "to-cancel" and j["state"] == "RUNNING"], 30, "the job running")
+    cli("cancel", found[0])
+    out, _ = waiting.communicate(timeout=30)
+    assert waiting.returncode not in (0, None) and "CANCELLED" in out, out
+    assert cli.json("get", found[0])["state"] == "CANCELLED"
+
+
+def test_a_client_killed_while_watching_harms_nobody(cli, tmp_path):
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(name="watched", train__max_steps=400))
+    watcher = subprocess.Popen([str(tools.EMOECTL), "--server", cli.coordinator.grpc_address, "submit", str(job), "--wait"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=tools.environment())
+    mine = lambda: next((j for j in cli.json("list")["jobs"] if j["name"] == "watched"), None)
+    tools.wait_until(lambda: mine() and mine()["state"] == "RUNNING", 30, "the job running")
+    watcher.send_signal(signal.SIGKILL)
+    watcher.wait()
+    assert tools.wait_until(lambda: mine()["state"] == "SUCCEEDED", 60, "the job done without its watcher")
+    assert cli.coordinator.api.healthy()
+
+
+def test_progress_bar_on_a_terminal(cli, tmp_path):
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(train__max_steps=60))
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([str(tools.EMOECTL), "--server", cli.coordinator.grpc_address, "submit", str(job), "--wait"],
+                               stdin=follower, stdout=follower, stderr=follower, env=tools.environment({"TERM": "xterm"}))
+    os.close(follower)
+    seen = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            seen += chunk
+    except OSError:  # the terminal closes when the last process leaves it
+        pass
+    os.close(leader)
+    assert process.wait(10) == 0, seen.decode(errors="replace")
+    assert b"\r" in seen and b"60" in seen, seen.decode(errors="replace")
+
+
+# ---------------------------------------------------------------- errors
+def test_a_bad_job_file_shows_lines_and_stores_nothing(cli, tmp_path):
+    before = len(cli.json("list")["jobs"])
+    job = tmp_path / "job.yaml"
+    text = yaml.safe_dump(tools.tiny_job(optimizer__learning_rate=-1.0, emoe={"experts": 7, "top_k": 2}), sort_keys=False)
+    job.write_text(text)
+    done = cli("submit", job, code=tools.USAGE)
+    line = 1 + next(i for i, row in enumerate(text.splitlines()) if "learning_rate" in row)
+    assert f"job.yaml:{line}" in done.err and "emoe.experts" in done.err and "48" in done.err, done.err
+    assert len(cli.json("list")["jobs"]) == before
+
+
+def test_unknown_job_and_unknown_server(cli):
+    done = cli("get", "no-such-job", code=tools.USAGE)
+    assert "no-such-job" in done.err and "JOB_NOT_FOUND" in done.err, done.err
+    nobody = tools.run([tools.EMOECTL, "--server", "127.0.0.1:1", "list"], timeout=30)
+    assert nobody.code == tools.PEER_LOST and "127.0.0.1:1" in nobody.err, f"{nobody.code}: {nobody.err}"
+
+
+def test_what_is_not_there_yet(cli, finished):
+    for command in ("pause", "resume"):
+        done = tools.run([tools.EMOECTL, "--server", cli.coordinator.grpc_address, command, finished])
+        assert done.code != 0 and "NOT_YET" in done.err or "not" in done.err.lower(), done.err
+
+
+def test_usage(cli):
+    tools.run([tools.EMOECTL]).expect(tools.USAGE)
+    tools.run([tools.EMOECTL, "fly"]).expect(tools.USAGE)
+    assert "submit" in tools.run([tools.EMOECTL, "--help"]).expect().out
+
+
+def test_server_from_the_environment(cli):
+    done = tools.run([tools.EMOECTL, "info"], env={"EMOE_SERVER": cli.coordinator.grpc_address}).expect()
+    assert "emoe.v1" in done.out
+
+
+def test_delete(cli, tmp_path):
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(train__max_steps=1))
+    cli("submit", job, "--request-id", "to-delete", "--wait")
+    job_id = cli.coordinator.api.create(tools.tiny_job(train__max_steps=1), request_id="other").id
+    cli.coordinator.api.succeed(job_id)
+    cli("delete", job_id)
+    cli("get", job_id, code=tools.USAGE)

@@ -1,0 +1,121 @@
+"""The coordinator killed -9 and started again: nothing is lost, nothing runs twice."""
+import os
+import signal
+
+import pytest
+
+import emoe_tools as tools
+from emoe_api import Coordinator
+from fault_support import STEPS, assert_same_result, rank_pids, send, slow_job, steps_of, undisturbed_run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return undisturbed_run(tmp_path_factory.mktemp("undisturbed"))
+
+
+def starts_of(api, job_id):
+    """Numbers of the attempts that were started, from the events."""
+    return [e.state_change.attempt for e in api.events(job_id)
+            if e.WhichOneof("kind") == "state_change" and api.state_name(e.state_change.to) == "STARTING"]
+
+
+def test_killed_while_one_job_runs_and_another_waits(coordinator, undisturbed):
+    running = coordinator.api.create(slow_job(), request_id="first").id
+    waiting = coordinator.api.create(tools.tiny_job(name="waiting"), request_id="second").id
+    pids = rank_pids(coordinator.api.wait_for_step(running, 20))
+    assert coordinator.api.state(waiting) == "QUEUED"
+    coordinator.kill()
+    assert all(os.path.exists(f"/proc/{pid}") for pid in pids), "ranks keep training without a coordinator"
+    coordinator.start()
+    api = coordinator.api
+    # A client that never got its answer asks again.
+    assert api.create(slow_job(), request_id="first").id == running
+    assert len(api.call("ListJobs").jobs) == 2
+    job = api.succeed(running)
+    assert len(job.attempts) == 1 and starts_of(api, running) == [1], "re-adopted, not started again"
+    assert {r.pid for r in job.attempts[0].ranks} == set(pids)
+    assert_same_result(api, job, undisturbed)
+    assert len(api.succeed(waiting).attempts) == 1 and starts_of(api, waiting) == [1]
+    events = api.events(running)
+    assert [e.sequence for e in events] == list(range(1, len(events) + 1)), "the history has no gap"
+    assert [e.step.step for e in events if e.WhichOneof("kind") == "step"] == list(range(STEPS))
+    assert coordinator.processes() == {}
+
+
+def test_killed_again_and_again(coordinator, undisturbed):
+    job_id = coordinator.api.create(slow_job()).id
+    for step in (5, 30, 55):
+        coordinator.api.wait_for_step(job_id, step)
+        coordinator.kill()
+        coordinator.start()
+    job = coordinator.api.succeed(job_id)
+    assert len(job.attempts) == 1
+    assert_same_result(coordinator.api, job, undisturbed)
+
+
+def test_everything_killed_as_by_a_power_cut(coordinator, undisturbed):
+    job_id = coordinator.api.create(slow_job()).id
+    pids = rank_pids(coordinator.api.wait_for_step(job_id, 25))
+    coordinator.kill()
+    for pid in tools.marked_processes(coordinator.marker):
+        send(pid, signal.SIGKILL)
+    tools.assert_no_process(coordinator.marker)
+    coordinator.start()
+    api = coordinator.api
+    job = api.succeed(job_id)
+    lost, again = job.attempts
+    assert api.reason_name(lost.reason) in ("REASON_COORDINATOR_LOST", "REASON_PEER_LOST")
+    assert again.resumed_from_step >= 20
+    assert not set(pids) & {r.pid for r in again.ranks}
+    assert_same_result(api, job, undisturbed)
+
+
+def large_job():
+    """A model of 11 M parameters: its export takes long enough to be hit."""
+    init = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 8,
+            "max_position_embeddings": 256, "tokenizer": str(tools.TINY / "tokenizer.model"), "seed": 1}
+    return tools.tiny_job(model={"init": init, "dtype": "float32"}, tuning="full", lora=None, train__max_steps=2,
+                          train__global_batch=2, parallel__ranks=2)
+
+
+def test_killed_while_a_job_exports(coordinator, tmp_path):
+    undisturbed = tools.run_job(tmp_path / "alone", large_job(), ranks=2)
+    job_id = coordinator.api.create(large_job()).id
+    for event in coordinator.api.watch(job_id):
+        if event.WhichOneof("kind") == "state_change" and coordinator.api.state_name(event.state_change.to) == "EXPORTING":
+            break
+    coordinator.kill()
+    coordinator.start()
+    job = coordinator.api.succeed(job_id)
+    assert job.merge.verified
+    assert tools.exported_weights(job.output_dir) == tools.exported_weights(undisturbed)
+    assert steps_of(coordinator.api, job_id) == [0, 1]
+    merges = [e for e in coordinator.api.events(job_id) if e.WhichOneof("kind") == "merge"]
+    assert len(merges) == 1
+    assert coordinator.processes() == {}
+
+
+def test_stopped_politely(coordinator, undisturbed):
+    """SIGTERM: answers UNAVAILABLE and goes; a running job is not harmed."""
+    job_id = coordinator.api.create(slow_job()).id
+    coordinator.api.wait_for_step(job_id, 10)
+    assert coordinator.terminate() == 0
+    coordinator.start()
+    job = coordinator.api.succeed(job_id)
+    assert_same_result(coordinator.api, job, undisturbed)
+
+
+def test_two_coordinators_never_share_a_state_folder_or_a_port(coordinator, tmp_path):
+    # The same state folder.
+    second = tools.run(coordinator.command(), timeout=30)
+    assert second.code != 0 and "another coordinator" in second.text, second.text
+    # The same port.
+    with Coordinator(tmp_path / "other") as other:
+        port = coordinator.grpc_address
+        other.terminate()
+        taken = tools.run(other.command(listen=port), timeout=30)
+        assert taken.code != 0 and port.rsplit(":", 1)[1] in taken.text and "in use" in taken.text, taken.text
+        taken = tools.run([*other.command(), "--metrics-listen", coordinator.metrics_address], timeout=30)
+        assert taken.code != 0 and "in use" in taken.text, taken.text
+    assert coordinator.api.healthy()

@@ -1,0 +1,44 @@
+"""Jobs slow enough to be hurt while they run, and the same job left alone to compare with."""
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import emoe_tools as tools  # noqa: E402
+
+STEPS = 100
+
+
+def slow_job(**changes):
+    """Two ranks, some 20 ms a step, with everything in it that must survive: dropout, shuffling, experts, a schedule."""
+    return tools.tiny_job(**{
+        "train__max_steps": STEPS, "train__global_batch": 64, "lora__targets": tools.ALL_LINEARS, "lora__dropout": 0.1,
+        "emoe": tools.TINY_EMOE, "parallel__ranks": 2, "checkpoint__every_steps": 10, "checkpoint__keep": 3,
+        "resources__max_attempts": 3, **changes})
+
+
+def undisturbed_run(folder):
+    return tools.run_job(folder, slow_job(), ranks=2)
+
+
+def rank_pids(job):
+    """Process ids of the ranks of a job's newest attempt, by rank."""
+    pids = [r.pid for r in sorted(job.attempts[-1].ranks, key=lambda r: r.rank)]
+    assert pids and all(pathlib.Path(f"/proc/{pid}").exists() for pid in pids), pids
+    return pids
+
+
+def send(pid, number):
+    os.kill(pid, number)
+
+
+def steps_of(api, job_id):
+    return [s.step for s in api.call("ListMetrics", id=job_id, page_size=10000).steps]
+
+
+def assert_same_result(api, job, undisturbed):
+    """Weights, metrics file and the store's metrics of a disturbed job are those of the undisturbed one."""
+    out = pathlib.Path(job.output_dir)
+    tools.assert_same_training(out, undisturbed)
+    assert steps_of(api, job.id) == list(range(STEPS)), "steps in the coordinator's store"
+    assert job.merge.verified

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""The golden cases against the real worker: tokens, partitions, logits, training at several numbers of ranks, merges.
+
+    golden.py own|shared [--full] [--only NAME]
+
+`own` are the cases of tests/reference/data, `shared` those of ../shared/reference/golden. The table of deviations goes to
+build/reports/golden-<which>.md. By default each training case runs in a few configurations chosen so that over the cases
+every rank count, packing and micro-batch size meets; --full runs every combination.
+"""
+import argparse
+import itertools
+import pathlib
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import emoe_tools as tools  # noqa: E402
+import compare  # noqa: E402
+from cases import find_cases  # noqa: E402
+from tolerances import Table, relative  # noqa: E402
+
+# (ranks, packing, micro_batch_tokens): no mpirun for None; 0: as the worker chooses.
+ALONE, TWO, FOUR, ONE_SMALL = (None, False, 0), (2, True, 600), (4, False, 256), (1, True, 256)
+
+
+def configurations(index, full):
+    if full:
+        return list(itertools.product((None, 2, 4), (False, True), (0, 256, 1000)))
+    return [ALONE, (TWO, FOUR)[index % 2]] + [ONE_SMALL] * (index % 3 == 0)
+
+
+def describe(configuration):
+    ranks, packing, micro = configuration
+    return f"{ranks or 1} rank{'s' if (ranks or 1) > 1 else ''}, {'packed' if packing else 'padded'}, micro {micro or 'auto'}"
+
+
+class Runner:
+    def __init__(self, table, folder, full):
+        self.table, self.folder, self.full = table, pathlib.Path(folder), full
+        self.trained = 0
+
+    def step(self, case, configuration, work):
+        """One row of the table; an assertion fails the row, not the run."""
+        folder = self.folder / f"{case.name}-{len(self.table.rows)}"
+        folder.mkdir()
+        begin = time.monotonic()
+        try:
+            outcome = work(folder)
+        except (AssertionError, OSError, KeyError, ValueError) as error:
+            self.table.fail(case.name, configuration, f"{type(error).__name__}: {error}")
+            return
+        deviations, note = outcome if isinstance(outcome, tuple) else (outcome, "")
+        self.table.add(case.name, configuration, deviations, time.monotonic() - begin, note)
+
+    def run(self, case):
+        getattr(self, "run_" + case.command)(case)
+
+    def run_tokenize(self, case):
+        self.step(case, "tokenize", lambda folder: compare.tokenize(case, folder))
+
+    def run_partition(self, case):
+        self.step(case, "k-means, 10 restarts", lambda folder: compare.partition(case, folder))
+
+    def run_forward(self, case):
+        selectors = case.config.get("selectors", [])
+        for selector in ["dense", *selectors]:
+            self.step(case, selector, lambda folder, s=selector: compare.forward(case, folder, s))
+        if selectors:
+            self.step(case, "k = N", lambda folder: compare.all_experts_equal_dense(case, folder))
+
+    def run_train(self, case):
+        for configuration in configurations(self.trained, self.full):
+            self.step(case, describe(configuration), lambda folder, c=configuration: self.train(case, folder, c))
+        self.step(case, "step 0", lambda folder: self.first_step(case, folder))
+        self.trained += 1
+
+    def train(self, case, folder, configuration):
+        ranks, packing, micro = configuration
+        micro = max(micro, case.config["max_length"]) if micro else 0
+        spec = tools.changed(case.job(folder), parallel__ranks=ranks or 1, data__packing=packing, train__micro_batch_tokens=micro)
+        return compare.training(case, tools.run_job(folder, spec, ranks=ranks))
+
+    def first_step(self, case, folder):
+        """Each tensor's gradient norm at step 0, read from Adam's first moment in the checkpoint after it: (1 - beta1) g
+        where nothing is clipped; and the experts' loads of that step."""
+        spec = tools.changed(case.job(folder), train__max_steps=1, checkpoint__every_steps=1, optimizer__max_grad_norm=0,
+                             data__eval=None)
+        out = tools.run_job(folder, spec)
+        golden = case.result["first_step_grad_norms"]
+        ours = compare.first_step_gradient_norms(out, golden, beta1=0.9)
+        floor = 1e-6 * max(golden.values())
+        deviations = {"tensor gradient norm": max(relative(ours[n], g) if g > floor else ours[n] for n, g in golden.items())}
+        if "first_step_expert_tokens" in case.result:
+            stats = tools.read_json(out / "expert_stats.json")
+            selections = {str(layer["layer"]): layer["selections"] for layer in stats["layers"]}
+            deviations["expert tokens"] = sum(
+                abs(a - b) for l, row in case.result["first_step_expert_tokens"].items()
+                for a, b in zip(selections[l], row, strict=True))
+        return deviations
+
+    def run_merge(self, case):
+        golden, ids = case.tensors("logits.safetensors"), case.result["ids"]
+        model, adapter = case.path("model"), case.path("adapter")
+
+        def logits(folder):
+            on = compare.logits(folder, model, ids, "--adapter", adapter)["logits"]
+            merged = compare.logits(folder, case.folder / "merged", ids)["logits"]
+            return {"logits": max(compare.worst(on, golden["adapter_on"]), compare.worst(merged, golden["merged"]))}
+
+        def export(folder):
+            """One step at rate 0 (warm-up) from the golden adapter leaves it as it is; its export is the merge."""
+            source = next(c for c in find_cases(case.folder.parent) if c.name == adapter.parent.name)
+            spec = tools.changed(source.job(folder), train__max_steps=1, optimizer__warmup_ratio=1.0,
+                                 lora__init_adapter=str(adapter), data__eval=None)
+            out = tools.run_job(folder, spec)
+            ours = compare.logits(folder, out / "export" / "model", ids)["logits"]
+            return {"logits": compare.worst(ours, golden["merged"]), **compare.merged_export(case, out)}
+
+        self.step(case, "adapter on, golden merge", logits)
+        self.step(case, "our merge", export)
+
+    def run_mmlu(self, case):
+        self.table.skip(case.name, "multiple choice is not part of this version")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("which", choices=("own", "shared"))
+    parser.add_argument("--full", action="store_true", help="every combination of ranks, packing and micro-batches")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    options = parser.parse_args()
+    root = tools.FIXTURES if options.which == "own" else tools.SHARED / "reference" / "golden"
+    if not root.is_dir():
+        print(f"skipped: {root} is not there (EMOE_SHARED names the folder that holds reference/golden)")
+        sys.exit(tools.SKIPPED)
+    table = Table(f"Golden cases: {options.which}")
+    order = ["tokenize", "partition", "forward", "train", "merge", "mmlu"]
+    cases = sorted((c for c in find_cases(root) if options.only in c.name), key=lambda c: order.index(c.command))
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="emoe-golden-") as folder:
+        runner = Runner(table, folder, options.full)
+        for case in cases:
+            runner.run(case)
+    table.write(tools.ROOT / "build" / "reports" / f"golden-{options.which}.md")
+    print(f"{time.monotonic() - begin:.0f} s")
+    print("\n".join(table.failures))
+    sys.exit(bool(table.failures))
+
+
+if __name__ == "__main__":
+    main()

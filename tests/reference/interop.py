@@ -1,0 +1,156 @@
+"""What a run exports, in the hands of others: stock transformers and PEFT must compute what we compute."""
+import hashlib
+import pathlib
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+from peft import PeftModel
+from safetensors.numpy import load_file
+from transformers import LlamaForCausalLM
+
+import emoe_tools as tools
+
+TEXT = "The cat sits on the mat. Count from 1 to 5."
+LOGITS_TOLERANCE = 1e-4  # fp32 on both sides
+MERGE_TOLERANCE = 1e-6   # W + B A / s in fp32, summed in another order
+
+METHODS = {
+    "lora": {},
+    "emoe-lora": {"lora__targets": tools.ALL_LINEARS, "emoe": tools.TINY_EMOE},
+    "emoe-full": {"tuning": "full", "lora": None, "emoe": tools.TINY_EMOE},
+}
+
+
+class Run:
+    def __init__(self, name, folder):
+        self.name, self.folder = name, folder
+        self.out = tools.run_job(folder, tools.tiny_job(data__eval=str(tools.FIXTURES / "rows.json"), **METHODS[name]), ranks=2)
+        self.model = self.out / "export" / "model"
+        self.adapter = self.out / "export" / "adapter"
+        self.ids = tokens_of(self.model)
+
+    def our_logits(self, model, *options):
+        tokens, result = tools.write_json(self.folder / "tokens.json", self.ids), self.folder / "logits.safetensors"
+        tools.worker("logits", "--model", model, "--tokens", tokens, "--out", result, *options).expect()
+        return load_file(result)["logits"]
+
+    def report(self):
+        return tools.read_json(self.out / "export" / "merge_report.json")
+
+
+def tokens_of(model):
+    return [1] + sentencepiece.SentencePieceProcessor(model_file=str(model / "tokenizer.model")).encode(TEXT)
+
+
+def stock(model):
+    return LlamaForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def their_logits(model, ids):
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].numpy()
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def finished(request, tmp_path_factory):
+    return Run(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def test_merged_model_loads_in_transformers_and_agrees(finished):
+    ours, theirs = finished.our_logits(finished.model), their_logits(stock(finished.model), finished.ids)
+    assert np.abs(ours - theirs).max() < LOGITS_TOLERANCE
+    base = their_logits(stock(tools.TINY), finished.ids)
+    assert np.abs(theirs - base).max() > 1e-2, "the merged model is the base"
+
+
+def test_adapter_loads_in_peft_on_the_original_base(finished):
+    if finished.name == "emoe-full":
+        assert not finished.adapter.exists()
+        return
+    peft = PeftModel.from_pretrained(stock(tools.TINY), finished.adapter).eval()
+    with_adapter = their_logits(peft, finished.ids)
+    ours = finished.our_logits(tools.TINY, "--adapter", finished.adapter)
+    assert np.abs(with_adapter - ours).max() < LOGITS_TOLERANCE
+    merged = their_logits(stock(finished.model), finished.ids)
+    assert np.abs(with_adapter - merged).max() < LOGITS_TOLERANCE, "PEFT's adapter and our merge are two models"
+
+
+def test_our_merge_is_peft_merge(finished):
+    if finished.name == "emoe-full":
+        return
+    theirs = PeftModel.from_pretrained(stock(tools.TINY), finished.adapter).merge_and_unload().state_dict()
+    ours = load_file(finished.model / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert max(np.abs(ours[name] - theirs[name].numpy()).max() for name in ours) < MERGE_TOLERANCE
+
+
+def test_untouched_tensors_are_byte_identical(finished):
+    base, ours = load_file(tools.TINY / "model.safetensors"), load_file(finished.model / "model.safetensors")
+    assert base.keys() == ours.keys()
+    if finished.name == "emoe-full":
+        touched = set(base)
+    else:
+        targets = METHODS[finished.name].get("lora__targets", ["q_proj", "v_proj"])
+        touched = {name for name in base if any(f".{t}." in name for t in targets)}
+    changed = {name for name in base if base[name].tobytes() != ours[name].tobytes()}
+    assert changed <= touched
+    assert len(changed) >= len(touched) - 1, f"unchanged: {sorted(touched - changed)}"
+
+
+def test_other_files_of_the_folder(finished):
+    # Whatever came with the base goes with the merged model, unchanged where it says nothing about weights.
+    assert (finished.model / "tokenizer.model").read_bytes() == (tools.TINY / "tokenizer.model").read_bytes()
+    theirs, ours = tools.read_json(tools.TINY / "config.json"), tools.read_json(finished.model / "config.json")
+    for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+                "rms_norm_eps", "vocab_size", "tie_word_embeddings", "model_type", "architectures"):
+        assert ours[key] == theirs[key], key
+    stray = [p.name for p in finished.out.rglob("*.tmp")]
+    assert not stray, stray
+
+
+def test_merge_report_is_complete_and_true(finished):
+    report = finished.report()
+    base, ours = load_file(tools.TINY / "model.safetensors"), load_file(finished.model / "model.safetensors")
+    changed = [name for name in base if base[name].tobytes() != ours[name].tobytes()]
+    assert report["verified"] is True
+    assert report["tensors_changed"] == len(changed)
+    assert report["tensors_unchanged"] == len(base) - len(changed)
+    delta = max(float(np.abs(ours[name] - base[name]).max()) for name in base)
+    assert abs(report["max_abs_delta"] - delta) <= 1e-6 * delta
+    hashes = report["sha256"]
+    files = {str(p.relative_to(finished.model)) for p in finished.model.rglob("*") if p.is_file()}
+    listed = {pathlib.PurePath(name).name for name in hashes}
+    assert {pathlib.PurePath(name).name for name in files} <= listed, f"not hashed: {files - listed}"
+    for name, digest in hashes.items():
+        path = next(p for p in (finished.out / "export" / name, finished.model / name, finished.adapter / name) if p.is_file())
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, name
+
+
+def test_bfloat16_export_is_the_rounded_fp32_export(tmp_path):
+    fine = tools.run_job(tmp_path / "fine", tools.tiny_job())
+    coarse = tools.run_job(tmp_path / "coarse", tools.tiny_job(export__dtype="bfloat16"))
+    import safetensors.torch
+    fp32, bf16 = (safetensors.torch.load_file(out / "export" / "model" / "model.safetensors") for out in (fine, coarse))
+    for name, tensor in bf16.items():
+        assert tensor.dtype == torch.bfloat16, name
+        assert torch.equal(tensor, fp32[name].bfloat16()), name
+    assert tools.read_json(coarse / "export" / "model" / "config.json").get(
+        "dtype", tools.read_json(coarse / "export" / "model" / "config.json").get("torch_dtype")) == "bfloat16"
+
+
+def test_shared_base(tmp_path):
+    """The same with a tied embedding and a folder from elsewhere."""
+    model = tools.SHARED / "data" / "models" / "stories260K"
+    if not model.is_dir():
+        pytest.skip(f"{model} is not there")
+    spec = tools.tiny_job(model__path=str(model), data__max_length=256, tuning="full", lora=None,
+                          emoe={**tools.TINY_EMOE, "experts": 4, "top_k": 2}, optimizer__learning_rate=1e-3)
+    out = tools.run_job(tmp_path, spec)
+    ids = tokens_of(out / "export" / "model")
+    tokens = tools.write_json(tmp_path / "tokens.json", ids)
+    tools.worker("logits", "--model", out / "export" / "model", "--tokens", tokens, "--out", tmp_path / "l.safetensors").expect()
+    ours = load_file(tmp_path / "l.safetensors")["logits"]
+    assert np.abs(ours - their_logits(stock(out / "export" / "model"), ids)).max() < LOGITS_TOLERANCE
+    assert "lm_head.weight" not in load_file(out / "export" / "model" / "model.safetensors")
