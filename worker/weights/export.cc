@@ -129,7 +129,10 @@ void verify(Llama& model, const BaseWeights& base, const ExportOptions& options,
     check_adapter(model, folder / "adapter", report);
   }
   report.verified = report.problems.empty();
-  for (const std::string& warning : report.warnings) log_warning("export: %s", warning);
+  if (!report.warnings.empty()) {
+    log_warning("export: %d warnings, all in %s; the first: %s", report.warnings.size(),
+                kReportFile, report.warnings.front());
+  }
 }
 
 // The new folder takes the name; what had it before is removed.

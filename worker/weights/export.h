@@ -77,10 +77,11 @@ struct ExportReport {
                                                 const ExportOptions& options);
 
 // How far the logits may differ, as a part of max(1, max |logit|). Both sides in fp32 differ by the
-// order of summation only (W x + s B (A x) against (W + s B A) x): 1e-4, some ten times what was
-// seen. bf16, in the weights or in the computation, has 2^-9 of relative rounding in each of some
-// hundred products in a row: 5e-2. An export that misses a layer's delta or neuron order is off by
-// the size of the logits; what is smaller, the comparison of every tensor's bits finds.
+// order of summation only (W x + s B (A x) against (W + s B A) x): 1e-4, some fifty times what was
+// seen. bf16, in the weights or in the computation, rounds each number by up to 2^-8 of itself, in
+// up to some hundred products in a row: 5e-2, three times what was seen. An export that misses a
+// layer's delta or neuron order is off by the size of the logits; what is smaller, the comparison
+// of every tensor's bits finds.
 [[nodiscard]] double logit_tolerance(const std::string& export_dtype, at::ScalarType computed_in);
 
 }  // namespace emoe::worker
