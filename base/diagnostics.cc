@@ -8,9 +8,17 @@ namespace emoe {
 namespace {
 
 constexpr char kPayloadType[] = "emoe/violations";
-// Unit and record separators of ASCII: they never occur in paths, keys or our own sentences.
+// Unit and record separators of ASCII; add() takes them out of what a user wrote.
 constexpr char kUnit = '\x1f';
 constexpr char kRecord = '\x1e';
+
+// A key or a row quoted from a bad file may hold anything; a violation is one line of text.
+std::string on_one_line(std::string text) {
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == '\x7f') c = ' ';
+  }
+  return text;
+}
 
 }  // namespace
 
@@ -19,7 +27,8 @@ void Diagnostics::add(std::string location, std::string field, std::string reaso
     ++dropped_;
     return;
   }
-  violations_.push_back({std::move(location), std::move(field), std::move(reason)});
+  violations_.push_back({on_one_line(std::move(location)), on_one_line(std::move(field)),
+                         on_one_line(std::move(reason))});
 }
 
 std::string to_string(const Violation& violation) {

@@ -55,7 +55,12 @@ void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape
 [[nodiscard]] std::vector<int64_t> converted_layers(const v1::JobSpec& resolved,
                                                     int64_t num_hidden_layers);
 
-// The service's configuration, same reader, defaults and rules included.
+// The service's configuration, same reader; the answer is resolved and valid. NOT_FOUND if there is
+// no such file, INVALID_ARGUMENT with every violation as for jobs. An empty text gives the
+// defaults.
+[[nodiscard]] Result<v1::CoordinatorConfig> parse_coordinator_config(
+    const std::string& yaml, const std::string& source_name,
+    const std::vector<std::string>& overrides);
 [[nodiscard]] Result<v1::CoordinatorConfig> load_coordinator_config(
     const std::filesystem::path& file, const std::vector<std::string>& overrides);
 

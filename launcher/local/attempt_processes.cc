@@ -1,21 +1,28 @@
 #include "launcher/local/attempt_processes.h"
 
 #include <csignal>
+#include <fstream>
+#include <iterator>
 #include <sstream>
 #include <string>
 
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 
-#include "base/file.h"
-
 namespace emoe::launcher {
 namespace {
 
+// Files of /proc and /sys have no size to map by; nothing when it cannot be read.
+std::optional<std::string> read_kernel_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return std::nullopt;
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
 // The value of "name value" in a file of such lines.
 std::optional<int64_t> counter_in(const std::filesystem::path& file, const std::string& name) {
-  const auto text = read_file(file);
-  if (!text.ok()) return std::nullopt;
+  const auto text = read_kernel_file(file);
+  if (!text) return std::nullopt;
   std::istringstream lines(*text);
   std::string key;
   int64_t value = 0;
@@ -38,8 +45,8 @@ std::vector<ProcessId> processes_of_attempt(const std::filesystem::path& attempt
     // Before reading the environment: a pid reused meanwhile then has another start time.
     const auto process = find_process(pid);
     if (!process) continue;
-    const auto environment = read_file(folder.path() / "environ");
-    if (!environment.ok()) continue;
+    const auto environment = read_kernel_file(folder.path() / "environ");
+    if (!environment) continue;
     const std::string text = absl::StrCat(std::string(1, '\0'), *environment);
     const std::string wanted = std::string(1, '\0') + entry + std::string(1, '\0');
     if (text.find(wanted) != std::string::npos) found.push_back(*process);
@@ -54,8 +61,8 @@ void signal_all(const std::vector<ProcessId>& processes, int signal) {
 }
 
 std::optional<int64_t> oom_kills() {
-  const auto text = read_file("/proc/self/cgroup");
-  if (!text.ok()) return std::nullopt;
+  const auto text = read_kernel_file("/proc/self/cgroup");
+  if (!text) return std::nullopt;
   std::istringstream lines(*text);
   for (std::string line; std::getline(lines, line);) {
     const auto path_at = line.rfind(':');

@@ -31,5 +31,14 @@ TEST(Diagnostics, CountsBeyondTheLimit) {
   EXPECT_NE(diagnostics.to_status().message().find("and 3 more"), std::string::npos);
 }
 
+// What is quoted from a bad file may hold the very bytes that separate violations.
+TEST(Diagnostics, ControlCharactersOfTheInputDoNoHarm) {
+  Diagnostics diagnostics;
+  diagnostics.add("job.yaml:1", "na\x1eme\x1f", "unknown\nkey");
+  const auto violations = violations_of(diagnostics.to_status());
+  ASSERT_EQ(violations.size(), 1u);
+  EXPECT_EQ(to_string(violations[0]), "job.yaml:1: na me : unknown key");
+}
+
 }  // namespace
 }  // namespace emoe

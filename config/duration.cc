@@ -1,0 +1,84 @@
+#include "config/duration.h"
+
+#include <array>
+#include <charconv>
+#include <cstdint>
+
+#include <absl/strings/str_format.h>
+
+namespace emoe::config {
+namespace {
+
+constexpr int64_t kNanosPerSecond = 1'000'000'000;
+constexpr int64_t kMaxSeconds = 315'576'000'000;
+
+struct Unit {
+  const char* name;
+  int64_t nanos;
+};
+constexpr std::array<Unit, 5> kUnits{{{"d", 86'400 * kNanosPerSecond},
+                                      {"h", 3'600 * kNanosPerSecond},
+                                      {"m", 60 * kNanosPerSecond},
+                                      {"s", kNanosPerSecond},
+                                      {"ms", 1'000'000}}};
+
+std::string take_while(const std::string& text, size_t& at, bool (*wanted)(char)) {
+  const size_t begin = at;
+  while (at < text.size() && wanted(text[at])) ++at;
+  return text.substr(begin, at - begin);
+}
+
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
+bool is_letter(char c) {
+  return c >= 'a' && c <= 'z';
+}
+
+}  // namespace
+
+std::optional<google::protobuf::Duration> parse_duration(const std::string& text) {
+  __int128 total = 0;  // nanoseconds
+  size_t at = 0;
+  size_t next_unit = 0;
+  while (at < text.size()) {
+    const std::string whole = take_while(text, at, is_digit);
+    std::string fraction;
+    const bool has_point = at < text.size() && text[at] == '.';
+    if (has_point) fraction = take_while(text, ++at, is_digit);
+    const std::string unit = take_while(text, at, is_letter);
+    while (next_unit < kUnits.size() && unit != kUnits[next_unit].name) ++next_unit;
+    if (next_unit == kUnits.size() || whole.empty() || whole.size() > 15) return std::nullopt;
+    if (has_point && (unit != "s" || fraction.empty() || fraction.size() > 9)) return std::nullopt;
+    total += static_cast<__int128>(std::stoll(whole)) * kUnits[next_unit].nanos;
+    if (has_point) {
+      fraction.resize(9, '0');
+      total += std::stoll(fraction);
+    }
+    ++next_unit;
+  }
+  if (text.empty() || total > static_cast<__int128>(kMaxSeconds) * kNanosPerSecond) {
+    return std::nullopt;
+  }
+  google::protobuf::Duration duration;
+  duration.set_seconds(static_cast<int64_t>(total / kNanosPerSecond));
+  duration.set_nanos(static_cast<int32_t>(total % kNanosPerSecond));
+  return duration;
+}
+
+std::string format_duration(const google::protobuf::Duration& duration) {
+  std::string text = absl::StrFormat("%d", duration.seconds());
+  if (duration.nanos() != 0) {
+    std::string fraction = absl::StrFormat("%09d", std::abs(duration.nanos()));
+    fraction.erase(fraction.find_last_not_of('0') + 1);
+    if (duration.nanos() < 0 && duration.seconds() == 0) text = "-0";
+    text += "." + fraction;
+  }
+  return text + "s";
+}
+
+double duration_seconds(const google::protobuf::Duration& duration) {
+  return static_cast<double>(duration.seconds()) + static_cast<double>(duration.nanos()) * 1e-9;
+}
+
+}  // namespace emoe::config

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include <google/protobuf/duration.pb.h>
+
+namespace emoe::config {
+
+// "90s", "5m", "1h30m", "2d", "250ms", and protobuf's JSON form "1.5s". Units fall from left to
+// right, each at most once; only seconds have a fraction (nanoseconds at most). Nothing if the text
+// is no duration or longer than protobuf allows (10,000 years).
+[[nodiscard]] std::optional<google::protobuf::Duration> parse_duration(const std::string& text);
+
+// "5400s", "0.25s": the shortest form that parse_duration() reads back exactly.
+[[nodiscard]] std::string format_duration(const google::protobuf::Duration& duration);
+
+[[nodiscard]] double duration_seconds(const google::protobuf::Duration& duration);
+
+}  // namespace emoe::config

@@ -1,0 +1,152 @@
+#include "config/schema.h"
+
+namespace emoe::config {
+namespace {
+
+const std::vector<std::string> kDtypes{"float32", "bfloat16"};
+const std::vector<std::string> kLinears{"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                        "gate_proj", "up_proj", "down_proj"};
+
+constexpr double kMaxCount = 2147483647;
+constexpr double kYear = 365.0 * 86'400;
+
+// clang-format off
+const Schema& job_rows() {
+  // Defaults that depend on other keys (learning_rate, export.dtype, …) are in derived_default() of
+  // job_config.cc.
+  static const Schema rows{
+      {.key = "name", .fallback = "\"\"", .max_bytes = 128},
+      {.key = "task", .fallback = "train", .words = {"train", "convert", "evaluate", "analyze"}},
+      {.key = "model", .fallback = "{}"},
+      {.key = "model.path", .path = true},
+      {.key = "model.dtype", .fallback = "bfloat16", .words = kDtypes},
+      {.key = "model.init"},
+      {.key = "model.init.hidden_size", .low = at_least(1), .high = at_most(1 << 20), .required = true},
+      {.key = "model.init.intermediate_size", .low = at_least(1), .high = at_most(1 << 22), .required = true},
+      {.key = "model.init.num_hidden_layers", .low = at_least(1), .high = at_most(4096), .required = true},
+      {.key = "model.init.num_attention_heads", .low = at_least(1), .high = at_most(4096), .required = true},
+      {.key = "model.init.num_key_value_heads", .fallback = "0", .low = at_least(0), .high = at_most(4096)},
+      {.key = "model.init.max_position_embeddings", .fallback = "2048", .low = at_least(2), .high = at_most(1 << 24)},
+      {.key = "model.init.rms_norm_eps", .fallback = "1.0e-5", .low = above(0), .high = at_most(1)},
+      {.key = "model.init.rope_theta", .fallback = "10000.0", .low = above(0)},
+      {.key = "model.init.tie_word_embeddings", .fallback = "false"},
+      {.key = "model.init.initializer_range", .fallback = "0.02", .low = above(0), .high = at_most(10)},
+      {.key = "model.init.tokenizer", .required = true, .path = true},
+      {.key = "model.init.seed", .fallback = "42", .low = at_least(0)},
+      {.key = "data", .fallback = "{}"},
+      {.key = "data.train", .path = true},
+      {.key = "data.eval", .fallback = "\"\"", .path = true},
+      {.key = "data.format", .fallback = "alpaca", .words = {"alpaca", "chat", "completion", "text"}},
+      {.key = "data.max_length", .fallback = "512", .low = at_least(2), .high = at_most(1 << 24)},
+      {.key = "data.train_on_prompt", .fallback = "false"},
+      {.key = "data.packing", .fallback = "true"},
+      {.key = "data.shuffle", .fallback = "true"},
+      {.key = "data.fraction", .fallback = "1.0", .low = above(0), .high = at_most(1)},
+      {.key = "tuning", .fallback = "lora", .words = {"lora", "full"}},
+      {.key = "lora"},
+      {.key = "lora.rank", .fallback = "8", .low = at_least(1), .high = at_most(65536)},
+      {.key = "lora.alpha", .fallback = "16.0", .low = above(0), .high = at_most(1e6)},
+      {.key = "lora.dropout", .fallback = "0.05", .low = at_least(0), .high = below(1)},
+      {.key = "lora.targets", .fallback = "[q_proj, v_proj]", .words = kLinears},
+      {.key = "lora.init_adapter", .fallback = "\"\"", .path = true},
+      {.key = "emoe"},
+      {.key = "emoe.experts", .low = at_least(0), .high = at_most(1 << 20), .required = true},
+      {.key = "emoe.top_k", .low = at_least(1), .high = at_most(1 << 20)},
+      {.key = "emoe.layers"},
+      {.key = "emoe.layers.start", .low = at_least(0), .high = at_most(4096)},
+      {.key = "emoe.layers.every", .low = at_least(1), .high = at_most(4096)},
+      {.key = "emoe.layers.list", .low = at_least(0), .high = at_most(4096)},
+      {.key = "emoe.partition", .fallback = "{}"},
+      {.key = "emoe.partition.method", .fallback = "kmeans", .words = {"kmeans", "random", "contiguous", "coactivation", "file"}},
+      {.key = "emoe.partition.restarts", .fallback = "10", .low = at_least(1), .high = at_most(10000)},
+      {.key = "emoe.partition.seed", .fallback = "0", .low = at_least(0)},
+      {.key = "emoe.partition.path", .fallback = "\"\"", .path = true},
+      {.key = "emoe.selector", .fallback = "top", .words = {"top", "bottom", "not_top"}},
+      {.key = "emoe.gate", .fallback = "average", .words = {"average", "learned"}},
+      {.key = "optimizer", .fallback = "{}"},
+      {.key = "optimizer.learning_rate", .low = above(0)},
+      {.key = "optimizer.schedule", .fallback = "cosine", .words = {"cosine", "linear", "constant"}},
+      {.key = "optimizer.warmup_ratio", .fallback = "0.03", .low = at_least(0), .high = below(1)},
+      {.key = "optimizer.weight_decay", .fallback = "0.0", .low = at_least(0)},
+      {.key = "optimizer.max_grad_norm", .fallback = "1.0", .low = at_least(0)},
+      {.key = "optimizer.beta1", .fallback = "0.9", .low = at_least(0), .high = below(1)},
+      {.key = "optimizer.beta2", .fallback = "0.999", .low = at_least(0), .high = below(1)},
+      {.key = "optimizer.epsilon", .fallback = "1.0e-8", .low = above(0)},
+      {.key = "train", .fallback = "{}"},
+      {.key = "train.epochs", .fallback = "3", .low = at_least(0), .high = at_most(1e6)},
+      {.key = "train.max_steps", .fallback = "0", .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "train.global_batch", .fallback = "128", .low = at_least(1), .high = at_most(1 << 24)},
+      {.key = "train.drop_last", .fallback = "true"},
+      {.key = "train.loss_reduction", .fallback = "token", .words = {"token", "example"}},
+      {.key = "train.seed", .fallback = "42", .low = at_least(0)},
+      {.key = "train.eval_every", .fallback = "0", .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "train.log_every", .fallback = "1", .low = at_least(1), .high = at_most(kMaxCount)},
+      {.key = "train.micro_batch_tokens", .fallback = "0", .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "checkpoint", .fallback = "{}"},
+      {.key = "checkpoint.every_steps", .fallback = "50", .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "checkpoint.keep", .fallback = "3", .low = at_least(1), .high = at_most(1e6)},
+      {.key = "parallel", .fallback = "{}"},
+      {.key = "parallel.ranks", .fallback = "1", .low = at_least(1), .high = at_most(65536)},
+      {.key = "parallel.tensor", .fallback = "1", .low = at_least(1), .high = at_most(65536)},
+      {.key = "parallel.shard_base", .fallback = "false"},
+      {.key = "export", .fallback = "{}"},
+      {.key = "export.dtype", .words = kDtypes},
+      {.key = "export.merged", .fallback = "true"},
+      {.key = "export.adapter"},
+      {.key = "export.original_order", .fallback = "true"},
+      {.key = "export.verify", .fallback = "true"},
+      {.key = "evaluate"},
+      {.key = "evaluate.suite", .fallback = "mmlu", .words = {"mmlu"}},
+      {.key = "evaluate.path", .required = true, .path = true},
+      {.key = "evaluate.shots", .fallback = "5", .low = at_least(0), .high = at_most(100)},
+      {.key = "resources", .fallback = "{}"},
+      {.key = "resources.device", .fallback = "auto", .words = {"auto", "cpu", "cuda"}},
+      {.key = "resources.max_runtime", .fallback = "0s", .low = at_least(0), .high = at_most(10 * kYear)},
+      {.key = "resources.priority", .fallback = "0", .low = at_least(-1000), .high = at_most(1000)},
+      {.key = "resources.max_attempts", .fallback = "3", .low = at_least(1), .high = at_most(100)},
+      {.key = "resources.threads_per_rank", .fallback = "0", .low = at_least(0), .high = at_most(4096)},
+      {.key = "labels", .max_bytes = 256},
+  };
+  return rows;
+}
+
+const Schema& coordinator_rows() {
+  static const Schema rows{
+      {.key = "listen", .fallback = "127.0.0.1:7070", .required = true, .max_bytes = 256},
+      {.key = "metrics_listen", .fallback = "127.0.0.1:7071", .required = true, .max_bytes = 256},
+      {.key = "state_dir", .fallback = "emoe-state", .required = true, .path = true},
+      {.key = "output_root", .fallback = "\"\"", .path = true},
+      {.key = "allowed_roots", .path = true},
+      {.key = "slots", .fallback = "{}"},
+      {.key = "slots.total", .fallback = "0", .low = at_least(0), .high = at_most(1e6)},
+      {.key = "queue", .fallback = "{}"},
+      {.key = "queue.max_jobs", .fallback = "1000", .low = at_least(1), .high = at_most(1e6)},
+      {.key = "liveness", .fallback = "{}"},
+      {.key = "liveness.join_timeout", .fallback = "120s", .low = above(0), .high = at_most(kYear)},
+      {.key = "liveness.session_timeout", .fallback = "30s", .low = above(0), .high = at_most(kYear)},
+      {.key = "liveness.progress_timeout", .fallback = "600s", .low = above(0), .high = at_most(kYear)},
+      {.key = "liveness.stop_grace", .fallback = "30s", .low = at_least(0), .high = at_most(kYear)},
+      {.key = "liveness.reconnect_grace", .fallback = "300s", .low = at_least(0), .high = at_most(kYear)},
+      {.key = "liveness.retry_pause", .fallback = "5s", .low = at_least(0), .high = at_most(kYear)},
+      {.key = "launcher", .fallback = "{}"},
+      {.key = "launcher.kind", .fallback = "local", .words = {"local"}},
+      {.key = "launcher.worker_program", .fallback = "\"\""},
+      {.key = "launcher.mpirun", .fallback = "mpirun", .required = true},
+      {.key = "launcher.mpirun_args"},
+      {.key = "log_level", .fallback = "info", .words = {"debug", "info", "warning", "error"}},
+  };
+  return rows;
+}
+// clang-format on
+
+}  // namespace
+
+const Schema& job_schema() {
+  return job_rows();
+}
+
+const Schema& coordinator_schema() {
+  return coordinator_rows();
+}
+
+}  // namespace emoe::config

@@ -1,0 +1,190 @@
+#include "config/validation.h"
+
+#include <cmath>
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
+#include <absl/strings/str_split.h>
+#include <google/protobuf/duration.pb.h>
+#include <yaml-cpp/yaml.h>
+
+#include "base/check.h"
+#include "config/duration.h"
+#include "config/reader.h"
+#include "config/scalar.h"
+#include "config/suggestion.h"
+
+namespace emoe::config {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+bool FieldAt::present() const {
+  if (message == nullptr) return false;
+  const auto* reflection = message->GetReflection();
+  return field->is_repeated() ? reflection->FieldSize(*message, field) > 0
+                              : reflection->HasField(*message, field);
+}
+
+FieldAt find_field(const Message& root, const std::string& key) {
+  const std::vector<std::string> parts = absl::StrSplit(key, '.');
+  const Message* message = &root;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const auto* field = message->GetDescriptor()->FindFieldByName(parts[i]);
+    EMOE_CHECK(field != nullptr, key);
+    if (i + 1 == parts.size()) return {message, field};
+    if (!message->GetReflection()->HasField(*message, field)) return {};
+    message = &message->GetReflection()->GetMessage(*message, field);
+  }
+  return {};
+}
+
+void fill_defaults(const Schema& schema, const DerivedDefault& derive, Message& message) {
+  for (const FieldRule& rule : schema) {
+    const FieldAt at = find_field(message, rule.key);
+    if (at.message == nullptr || at.present()) continue;
+    std::string fallback = derive(rule.key);
+    if (fallback.empty()) fallback = rule.fallback;
+    if (fallback.empty()) continue;
+    KeyLocations unused;
+    Diagnostics diagnostics;
+    Reader reader({.name = "default"}, unused, diagnostics);
+    reader.read_field(YAML::Load(fallback), rule.key, *at.field, const_cast<Message&>(*at.message));
+    EMOE_CHECK(diagnostics.empty(), rule.key);
+  }
+}
+
+std::string locate(const KeyLocations& locations, std::string key) {
+  while (true) {
+    const auto it = locations.find(key);
+    if (it != locations.end()) return it->second;
+    if (key.empty()) return "";
+    const size_t cut = key.find_last_of(".[");
+    key = cut == std::string::npos ? "" : key.substr(0, cut);
+  }
+}
+
+namespace {
+
+class RowChecker {
+ public:
+  RowChecker(const KeyLocations& locations, Diagnostics& diagnostics)
+      : locations_(locations), diagnostics_(diagnostics) {}
+
+  void check(const FieldRule& rule, const Message& root) {
+    const FieldAt at = find_field(root, rule.key);
+    if (at.message == nullptr) return;
+    if (!at.present()) {
+      if (rule.required) add(rule.key, "is required");
+      return;
+    }
+    const auto* reflection = at.message->GetReflection();
+    if (at.field->is_map()) {
+      check_map(rule, at);
+    } else if (!at.field->is_repeated()) {
+      check_value(rule, rule.key, at, -1);
+    } else {
+      for (int i = 0; i < reflection->FieldSize(*at.message, at.field); ++i) {
+        check_value(rule, absl::StrCat(rule.key, "[", i, "]"), at, i);
+      }
+    }
+  }
+
+ private:
+  void add(const std::string& key, const std::string& reason) {
+    diagnostics_.add(locate(locations_, key), key, reason);
+  }
+
+  void check_value(const FieldRule& rule, const std::string& key, const FieldAt& at, int index) {
+    const auto& message = *at.message;
+    const auto* field = at.field;
+    const auto* r = message.GetReflection();
+    switch (field->cpp_type()) {
+      case FieldDescriptor::CPPTYPE_INT32:
+        check_number(
+            rule, key,
+            index < 0 ? r->GetInt32(message, field) : r->GetRepeatedInt32(message, field, index));
+        break;
+      case FieldDescriptor::CPPTYPE_INT64:
+        check_number(rule, key, static_cast<double>(r->GetInt64(message, field)));
+        break;
+      case FieldDescriptor::CPPTYPE_DOUBLE:
+        check_number(rule, key, r->GetDouble(message, field));
+        break;
+      case FieldDescriptor::CPPTYPE_STRING:
+        check_text(
+            rule, key,
+            index < 0 ? r->GetString(message, field) : r->GetRepeatedString(message, field, index));
+        break;
+      case FieldDescriptor::CPPTYPE_MESSAGE:
+        if (field->message_type()->full_name() == "google.protobuf.Duration") {
+          google::protobuf::Duration duration;
+          duration.CopyFrom(r->GetMessage(message, field));
+          check_number(rule, key, duration_seconds(duration));
+        }
+        break;
+      default:
+        break;
+    }
+  }
+
+  void check_number(const FieldRule& rule, const std::string& key, double value) {
+    const bool low_ok =
+        !rule.low || value > rule.low->value || (!rule.low->open && value == rule.low->value);
+    const bool high_ok =
+        !rule.high || value < rule.high->value || (!rule.high->open && value == rule.high->value);
+    if (low_ok && high_ok && std::isfinite(value)) return;
+    std::vector<std::string> limits;
+    if (rule.low) {
+      limits.push_back((rule.low->open ? "above " : "at least ") + shortest(rule.low->value));
+    }
+    if (rule.high) {
+      limits.push_back((rule.high->open ? "below " : "at most ") + shortest(rule.high->value));
+    }
+    if (limits.empty() || !std::isfinite(value)) limits.insert(limits.begin(), "finite");
+    add(key, absl::StrCat("must be ", absl::StrJoin(limits, " and "), ", is ", shortest(value)));
+  }
+
+  void check_text(const FieldRule& rule, const std::string& key, const std::string& value) {
+    if (value.empty() && rule.required) add(key, "must not be empty");
+    if (value.size() > rule.max_bytes) {
+      add(key, absl::StrCat("is longer than ", rule.max_bytes, " bytes (", value.size(), ")"));
+    }
+    for (const char c : value) {
+      if (static_cast<unsigned char>(c) >= 0x20 && c != 0x7F) continue;
+      add(key, "must not contain control characters");
+      break;
+    }
+    if (rule.words.empty()) return;
+    for (const auto& word : rule.words) {
+      if (word == value) return;
+    }
+    add(key,
+        absl::StrCat("unknown word \"", value.substr(0, 80), "\"", did_you_mean(value, rule.words),
+                     "; use ", absl::StrJoin(rule.words, ", ")));
+  }
+
+  void check_map(const FieldRule& rule, const FieldAt& at) {
+    const auto* r = at.message->GetReflection();
+    const auto* entry_type = at.field->message_type();
+    for (int i = 0; i < r->FieldSize(*at.message, at.field); ++i) {
+      const Message& entry = r->GetRepeatedMessage(*at.message, at.field, i);
+      const auto* er = entry.GetReflection();
+      const std::string key = er->GetString(entry, entry_type->map_key());
+      check_text(rule, join_key(rule.key, key), er->GetString(entry, entry_type->map_value()));
+    }
+  }
+
+  const KeyLocations& locations_;
+  Diagnostics& diagnostics_;
+};
+
+}  // namespace
+
+void check_rows(const Schema& schema, const Message& message, const KeyLocations& locations,
+                Diagnostics& diagnostics) {
+  RowChecker checker(locations, diagnostics);
+  for (const FieldRule& rule : schema) checker.check(rule, message);
+}
+
+}  // namespace emoe::config

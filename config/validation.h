@@ -1,0 +1,36 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include <google/protobuf/message.h>
+
+#include "base/diagnostics.h"
+#include "config/config.h"
+#include "config/schema.h"
+
+namespace emoe::config {
+
+// The field a dotted key names and the message that holds it; message is null when a message on
+// the way is absent.
+struct FieldAt {
+  const google::protobuf::Message* message = nullptr;
+  const google::protobuf::FieldDescriptor* field = nullptr;
+  [[nodiscard]] bool present() const;
+};
+[[nodiscard]] FieldAt find_field(const google::protobuf::Message& root, const std::string& key);
+
+// Fills absent fields with their defaults, in the order of the schema. `derive` may give a default
+// (as YAML) that depends on other keys; an empty text leaves it to the row.
+using DerivedDefault = std::function<std::string(const std::string& key)>;
+void fill_defaults(const Schema& schema, const DerivedDefault& derive,
+                   google::protobuf::Message& message);
+
+// Ranges, allowed words, required keys, lengths: what the rows say.
+void check_rows(const Schema& schema, const google::protobuf::Message& message,
+                const KeyLocations& locations, Diagnostics& diagnostics);
+
+// The place of a key, or of the nearest message around it that was written down.
+[[nodiscard]] std::string locate(const KeyLocations& locations, std::string key);
+
+}  // namespace emoe::config

@@ -1,0 +1,47 @@
+#include "base/file.h"
+#include "tests/config/support.h"
+#include "tests/support/temp_dir.h"
+
+namespace emoe::config {
+namespace {
+
+TEST(CoordinatorConfig, DefaultsAndOverrides) {
+  const auto config = parse_coordinator_config("slots: {total: 4}", "c.yaml",
+                                               {"listen=[::1]:0", "liveness.session_timeout=2s"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->listen(), "[::1]:0");
+  EXPECT_EQ(config->metrics_listen(), "127.0.0.1:7071");
+  EXPECT_EQ(config->slots().total(), 4);
+  EXPECT_EQ(config->liveness().session_timeout().seconds(), 2);
+  EXPECT_EQ(config->liveness().join_timeout().seconds(), 120);
+  EXPECT_EQ(config->launcher().kind(), "local");
+  EXPECT_EQ(config->queue().max_jobs(), 1000);
+}
+
+TEST(CoordinatorConfig, ReportsStructureAndValuesTogether) {
+  const auto config = parse_coordinator_config(
+      "listen: nowhere\nmetrics_listen: a:70000\nslot: {total: 1}\nliveness:\n  join_timeout: 0s\n"
+      "launcher: {kind: slurm}\nqueue: {max_jobs: many}\n",
+      "c.yaml", {});
+  EXPECT_EQ(config.status().code(), StatusCode::kInvalidArgument);
+  const auto lines = problems_of(config.status());
+  EXPECT_EQ(lines.size(), 6u) << joined(lines);
+  EXPECT_PROBLEM(lines, "c.yaml:1: listen: expected host:port");
+  EXPECT_PROBLEM(lines, "c.yaml:2: metrics_listen: expected host:port");
+  EXPECT_PROBLEM(lines, "c.yaml:3: slot: unknown key (did you mean \"slots\"?)");
+  EXPECT_PROBLEM(lines, "c.yaml:5: liveness.join_timeout: must be above 0");
+  EXPECT_PROBLEM(lines, "c.yaml:6: launcher.kind: unknown word \"slurm\"; use local");
+  EXPECT_PROBLEM(lines, "c.yaml:7: queue.max_jobs: expected a whole number");
+}
+
+TEST(CoordinatorConfig, FromAFile) {
+  testing::TempDir dir;
+  ASSERT_TRUE(write_file_atomically(dir / "c.yaml", "allowed_roots: [/data, /models]\n").ok());
+  const auto config = load_coordinator_config(dir / "c.yaml", {});
+  ASSERT_TRUE(config.ok());
+  EXPECT_EQ(config->allowed_roots_size(), 2);
+  EXPECT_EQ(load_coordinator_config(dir / "none", {}).status().code(), StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace emoe::config

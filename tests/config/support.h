@@ -1,0 +1,51 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/diagnostics.h"
+#include "config/config.h"
+
+namespace emoe::config {
+
+// The violations of a text as "location: field: reason", one each.
+inline std::vector<std::string> problems_of(const Status& status) {
+  std::vector<std::string> lines;
+  for (const auto& violation : violations_of(status)) lines.push_back(to_string(violation));
+  return lines;
+}
+
+inline std::vector<std::string> parse_problems(const std::string& yaml,
+                                               const std::vector<std::string>& overrides = {}) {
+  return problems_of(parse_job(yaml, "job.yaml", overrides).status());
+}
+
+// What validate() says of a text that reads well.
+inline std::vector<std::string> rule_problems(const std::string& yaml,
+                                              const std::vector<std::string>& overrides = {}) {
+  const auto job = parse_job(yaml, "job.yaml", overrides);
+  if (!job.ok()) return {"DOES NOT READ: " + std::string(job.status().message())};
+  Diagnostics diagnostics;
+  validate(resolve(job->spec), job->locations, diagnostics);
+  return problems_of(diagnostics.to_status());
+}
+
+inline bool contains(const std::vector<std::string>& lines, const std::string& text) {
+  for (const auto& line : lines) {
+    if (line.find(text) != std::string::npos) return true;
+  }
+  return false;
+}
+
+inline std::string joined(const std::vector<std::string>& lines) {
+  std::string out;
+  for (const auto& line : lines) out += "\n  " + line;
+  return out;
+}
+
+#define EXPECT_PROBLEM(lines, text) \
+  EXPECT_TRUE(contains(lines, text)) << text << " in" << joined(lines)
+
+}  // namespace emoe::config

@@ -1,0 +1,32 @@
+"""pytest's set-up for the script tests: the shared helpers on the path, and skip = exit code 77 for ctest."""
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "support"))
+
+import emoe_api  # noqa: E402
+import emoe_tools  # noqa: E402
+
+
+@pytest.fixture
+def coordinator(tmp_path):
+    """A coordinator with two slots that ends with the test, and whatever came from it."""
+    with emoe_api.Coordinator(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_coordinator(tmp_path_factory):
+    """One coordinator for the tests of a module that leave it as they found it."""
+    with emoe_api.Coordinator(tmp_path_factory.mktemp("coordinator")) as running:
+        yield running
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Where every test was skipped the whole is skipped, not passed."""
+    outcomes = {report.outcome for reports in session.config.pluginmanager.get_plugin("terminalreporter").stats.values()
+                for report in reports if getattr(report, "when", "") in ("call", "setup") and hasattr(report, "outcome")}
+    if exitstatus == 0 and "skipped" in outcomes and outcomes <= {"skipped"}:
+        session.exitstatus = emoe_tools.SKIPPED
