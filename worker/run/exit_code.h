@@ -1,0 +1,51 @@
+#pragma once
+
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "base/status.h"
+
+namespace emoe::worker {
+
+// What a rank's exit tells the launcher, the coordinator and scripts (after sysexits.h). docs/ERRORS.md says what to do.
+enum class ExitCode {
+  done = 0,
+  configuration = 64,  // the job asks for something wrong, or names a file that is not there
+  data = 65,           // a model, tokenizer, adapter or data file is not what it should be
+  internal = 70,       // a bug
+  peer_lost = 71,      // another rank or the coordinator is gone
+  io = 74,             // disk full, cannot write
+  preempted = 75,      // checkpointed after a signal; wants to be started again
+  non_finite = 76,     // a loss or gradient is NaN or infinite
+  out_of_memory = 77,
+};
+
+// Ends the rank's run with an exit code; caught once, in main.
+class JobError : public std::runtime_error {
+ public:
+  JobError(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  [[nodiscard]] ExitCode code() const { return code_; }
+
+ private:
+  ExitCode code_;
+};
+
+// The error of a file we read: absent or not allowed → configuration, anything else → data.
+[[nodiscard]] ExitCode input_error_code(const Status& status);
+// The error of a file we write: bad names → configuration, anything else → io.
+[[nodiscard]] ExitCode output_error_code(const Status& status);
+
+template <typename T>
+T input_or_throw(Result<T> result) {
+  if (!result.ok()) throw JobError(input_error_code(result.status()), std::string(result.status().message()));
+  return std::move(result).value();
+}
+void output_or_throw(const Status& status);
+void input_or_throw(const Status& status);
+
+// The exit code of any exception a run may end with.
+[[nodiscard]] ExitCode exit_code_of(const std::exception& error);
+
+}  // namespace emoe::worker

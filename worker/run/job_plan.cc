@@ -1,0 +1,215 @@
+#include "worker/run/job_plan.h"
+
+#include <absl/strings/str_cat.h>
+
+#include "base/diagnostics.h"
+#include "config/config.h"
+#include "worker/run/exit_code.h"
+
+namespace emoe::worker {
+namespace {
+
+Selector selector_of(const std::string& word) {
+  if (word == "bottom") return Selector::bottom;
+  if (word == "not_top") return Selector::not_top;
+  return Selector::top;
+}
+
+ScheduleKind schedule_of(const std::string& word) {
+  if (word == "linear") return ScheduleKind::linear;
+  if (word == "constant") return ScheduleKind::constant;
+  return ScheduleKind::cosine;
+}
+
+JobPlan::Emoe emoe_of(const v1::JobSpec& spec, int64_t num_layers) {
+  JobPlan::Emoe emoe;
+  if (spec.emoe().experts() == 0) return emoe;
+  emoe.experts = spec.emoe().experts();
+  emoe.top_k = spec.emoe().top_k();
+  emoe.selector = selector_of(spec.emoe().selector());
+  emoe.layers = config::converted_layers(spec, num_layers);
+  emoe.method = spec.emoe().partition().method();
+  emoe.restarts = spec.emoe().partition().restarts();
+  emoe.seed = spec.emoe().partition().seed();
+  emoe.path = spec.emoe().partition().path();
+  return emoe;
+}
+
+LlamaConfig config_of_init(const v1::ModelInit& init) {
+  LlamaConfig config;
+  config.hidden_size = init.hidden_size();
+  config.intermediate_size = init.intermediate_size();
+  config.num_hidden_layers = init.num_hidden_layers();
+  config.num_attention_heads = init.num_attention_heads();
+  config.num_key_value_heads =
+      init.num_key_value_heads() > 0 ? init.num_key_value_heads() : init.num_attention_heads();
+  config.head_dim = config.hidden_size / config.num_attention_heads;
+  config.max_position_embeddings = init.max_position_embeddings();
+  config.rms_norm_eps = init.rms_norm_eps();
+  config.rope_theta = init.rope_theta();
+  config.tie_word_embeddings = init.tie_word_embeddings();
+  return config;  // the vocabulary is the tokenizer's, see prepare
+}
+
+JobPlan::Model model_of(const v1::JobSpec& spec) {
+  JobPlan::Model model;
+  model.bfloat16 = spec.model().dtype() == "bfloat16";
+  if (spec.model().has_init()) {
+    const v1::ModelInit& init = spec.model().init();
+    model.config = config_of_init(init);
+    model.tokenizer = init.tokenizer();
+    model.init_seed = init.seed();
+    model.initializer_range = init.initializer_range();
+  } else {
+    model.path = spec.model().path();
+    model.tokenizer = model.path;
+    model.config = input_or_throw(LlamaConfig::read(model.path / "config.json"));
+  }
+  return model;
+}
+
+JobPlan::Tuning tuning_of(const v1::JobSpec& spec) {
+  JobPlan::Tuning tuning;
+  tuning.full = spec.tuning() == "full";
+  if (tuning.full) return tuning;
+  tuning.lora.rank = spec.lora().rank();
+  tuning.lora.alpha = spec.lora().alpha();
+  tuning.lora.dropout = spec.lora().dropout();
+  tuning.lora.targets.assign(spec.lora().targets().begin(), spec.lora().targets().end());
+  tuning.lora.seed = spec.train().seed();
+  tuning.init_adapter = spec.lora().init_adapter();
+  return tuning;
+}
+
+DatasetOptions dataset_of(const v1::JobSpec& spec, const std::string& file, double fraction) {
+  DatasetOptions options;
+  options.file = file;
+  options.format = spec.data().format();
+  options.max_length = spec.data().max_length();
+  options.train_on_prompt = spec.data().train_on_prompt();
+  options.fraction = fraction;
+  return options;
+}
+
+// A forward pass of about this many tokens keeps the matrix products busy while its activations stay small.
+int64_t default_micro_batch_tokens(const v1::JobSpec& spec) { return std::max(4096, spec.data().max_length()); }
+
+TrainOptions train_of(const v1::JobSpec& spec) {
+  TrainOptions train;
+  train.batches = {.global_batch = spec.train().global_batch(),
+                   .epochs = spec.train().epochs(),
+                   .max_steps = spec.train().max_steps(),
+                   .drop_last = spec.train().drop_last(),
+                   .shuffle = spec.data().shuffle(),
+                   .seed = spec.train().seed()};
+  train.loss_reduction =
+      spec.train().loss_reduction() == "example" ? LossReduction::example : LossReduction::token;
+  train.micro_batches.max_tokens = spec.train().micro_batch_tokens() > 0
+                                       ? spec.train().micro_batch_tokens()
+                                       : default_micro_batch_tokens(spec);
+  train.micro_batches.packing = spec.data().packing();
+  const v1::Optimizer& optimizer = spec.optimizer();
+  train.adamw = {.beta1 = optimizer.beta1(),
+                 .beta2 = optimizer.beta2(),
+                 .epsilon = optimizer.epsilon(),
+                 .weight_decay = optimizer.weight_decay(),
+                 .max_grad_norm = optimizer.max_grad_norm()};
+  train.schedule = schedule_of(optimizer.schedule());
+  train.learning_rate = optimizer.learning_rate();
+  train.warmup_ratio = optimizer.warmup_ratio();
+  train.eval_every = spec.train().eval_every();
+  train.log_every = spec.train().log_every();
+  train.checkpoint.every_steps = spec.checkpoint().every_steps();
+  train.checkpoint.keep = spec.checkpoint().keep();
+  return train;
+}
+
+JobPlan::Export export_of(const v1::JobSpec& spec) {
+  return {.bfloat16 = spec.export_().dtype() == "bfloat16",
+          .merged = spec.export_().merged(),
+          .adapter = spec.export_().adapter() && spec.tuning() == "lora",
+          .original_order = spec.export_().original_order(),
+          .verify = spec.export_().verify()};
+}
+
+// What is left after clearing all that changes no number beyond rounding. Files are told apart by content elsewhere.
+std::string identity_of_spec(v1::JobSpec spec) {
+  spec.clear_name();
+  spec.clear_labels();
+  spec.clear_resources();
+  spec.clear_parallel();
+  spec.clear_checkpoint();
+  spec.clear_export_();
+  spec.mutable_train()->clear_log_every();
+  spec.mutable_train()->clear_eval_every();
+  spec.mutable_train()->clear_micro_batch_tokens();
+  spec.mutable_data()->clear_packing();
+  spec.mutable_data()->clear_train();
+  spec.mutable_data()->clear_eval();
+  spec.mutable_model()->clear_path();
+  spec.mutable_model()->mutable_init()->clear_tokenizer();
+  spec.mutable_lora()->clear_init_adapter();
+  spec.mutable_emoe()->mutable_partition()->clear_path();
+  return config::to_yaml(spec);
+}
+
+void throw_if_any(const Diagnostics& diagnostics) {
+  const Status status = diagnostics.to_status();
+  if (!status.ok()) throw JobError(ExitCode::configuration, std::string(status.message()));
+}
+
+config::LoadedJob load_or_throw(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+  auto loaded = config::load_job(file, overrides);
+  if (!loaded.ok()) throw JobError(ExitCode::configuration, std::string(loaded.status().message()));
+  return std::move(loaded).value();
+}
+
+config::ModelShape shape_of(const LlamaConfig& config) {
+  return {.num_hidden_layers = config.num_hidden_layers,
+          .intermediate_size = config.intermediate_size,
+          .max_position_embeddings = config.max_position_embeddings};
+}
+
+}  // namespace
+
+JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::string>& overrides) {
+  const config::LoadedJob loaded = load_or_throw(job_file, overrides);
+  const v1::JobSpec spec = config::resolve(loaded.spec);
+  Diagnostics diagnostics;
+  config::validate(spec, loaded.locations, diagnostics);
+  config::reject_unsupported(spec, loaded.locations, diagnostics);
+  throw_if_any(diagnostics);
+
+  JobPlan plan;
+  plan.name = spec.name();
+  plan.ranks = spec.parallel().ranks();
+  plan.threads_per_rank = spec.resources().threads_per_rank();
+  plan.device = spec.resources().device();
+  plan.model = model_of(spec);
+  config::validate_against_model(spec, shape_of(plan.model.config), loaded.locations, diagnostics);
+  throw_if_any(diagnostics);
+  plan.tuning = tuning_of(spec);
+  plan.emoe = emoe_of(spec, plan.model.config.num_hidden_layers);
+  plan.train_data = dataset_of(spec, spec.data().train(), spec.data().fraction());
+  if (!spec.data().eval().empty()) plan.eval_data = dataset_of(spec, spec.data().eval(), 1.0);
+  plan.train = train_of(spec);
+  plan.export_model = export_of(spec);
+  plan.resolved_yaml = config::to_yaml(spec);
+  plan.identity = identity_of_spec(spec);
+  return plan;
+}
+
+LogitsPlan plan_logits(const std::filesystem::path& job_file, const LlamaConfig& config) {
+  const config::LoadedJob loaded = load_or_throw(job_file, {});
+  const v1::JobSpec spec = config::resolve(loaded.spec);
+  Diagnostics diagnostics;
+  config::validate_against_model(spec, shape_of(config), loaded.locations, diagnostics);
+  throw_if_any(diagnostics);
+  return {.bfloat16 = loaded.spec.model().dtype() == "bfloat16", .emoe = emoe_of(spec, config.num_hidden_layers)};
+}
+
+std::string identity_of(const std::filesystem::path& job_yaml) {
+  return identity_of_spec(config::resolve(load_or_throw(job_yaml, {}).spec));
+}
+
+}  // namespace emoe::worker

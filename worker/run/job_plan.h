@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "worker/emoe/options.h"
+#include "worker/model/llama_config.h"
+#include "worker/model/lora_options.h"
+#include "worker/text/dataset.h"
+#include "worker/train/train_options.h"
+
+namespace emoe::worker {
+
+// A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch.
+struct JobPlan {
+  std::string name;
+  int ranks = 1;
+  int threads_per_rank = 0;  // 0: the machine's cores / ranks on it
+  std::string device;        // auto | cpu | cuda
+
+  struct Model {
+    std::filesystem::path path;  // empty: a random start
+    LlamaConfig config;
+    std::filesystem::path tokenizer;  // folder or tokenizer.model
+    int64_t init_seed = 0;
+    double initializer_range = 0.02;
+    bool bfloat16 = false;
+  } model;
+
+  struct Tuning {
+    bool full = false;
+    LoraOptions lora;                    // rank 0 with full
+    std::filesystem::path init_adapter;  // empty: A random, B zero
+  } tuning;
+
+  struct Emoe {
+    int32_t experts = 0;  // 0: dense
+    int32_t top_k = 0;
+    Selector selector = Selector::top;
+    std::vector<int64_t> layers;  // converted, ascending
+    std::string method;           // kmeans | random | contiguous | file
+    int32_t restarts = 10;
+    int64_t seed = 0;
+    std::filesystem::path path;  // partition/ folder for method file
+  } emoe;
+
+  DatasetOptions train_data;
+  std::optional<DatasetOptions> eval_data;
+  TrainOptions train;  // checkpoint.folder and .fingerprint are filled in by the run
+
+  struct Export {
+    bool bfloat16 = false;
+    bool merged = true;
+    bool adapter = true;
+    bool original_order = true;
+    bool verify = true;
+  } export_model;
+
+  std::string resolved_yaml;  // the spec with every default
+  std::string identity;       // its keys that change numbers, paths left out: two runs with one identity (and equal
+                              // files) give the same weights
+};
+
+// Reads a job file, applies overrides and defaults, and checks all that needs no data: every problem at once, as a
+// JobError (64) of "file:line: key: reason" lines; 65 for a config.json that is not understood.
+[[nodiscard]] JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::string>& overrides);
+
+// Only what `emoe-worker logits` takes from a job file: dtype and the emoe section, for the model in `model_path`.
+struct LogitsPlan {
+  bool bfloat16 = false;
+  JobPlan::Emoe emoe;
+};
+[[nodiscard]] LogitsPlan plan_logits(const std::filesystem::path& job_file, const LlamaConfig& config);
+
+// The identity of a job.yaml that an earlier run left; 64 if it does not read.
+[[nodiscard]] std::string identity_of(const std::filesystem::path& job_yaml);
+
+}  // namespace emoe::worker

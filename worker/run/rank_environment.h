@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+namespace emoe::worker {
+
+// What the launcher and the coordinator tell a rank through environment variables; read once, by main.
+struct RankEnvironment {
+  int rank = 0;        // known before MPI starts: OMPI_COMM_WORLD_RANK, PMIX_RANK, …
+  int world_size = 1;
+  bool launched = false;  // under mpirun or srun
+
+  struct Coordinator {
+    std::string address;  // EMOE_COORDINATOR, host:port
+    std::string job_id;   // EMOE_JOB_ID
+    int attempt = 1;      // EMOE_ATTEMPT
+    std::string token;    // EMOE_ATTEMPT_TOKEN
+    int reconnect_grace_seconds = 300;  // EMOE_RECONNECT_GRACE_SECONDS
+  };
+  std::optional<Coordinator> coordinator;
+
+  std::filesystem::path cache_dir;    // EMOE_CACHE_DIR; empty: <out>/cache
+  std::filesystem::path attempt_dir;  // EMOE_ATTEMPT_DIR; where rank_<r>.exit goes; empty: nowhere
+  std::string metrics_listen;         // EMOE_METRICS_LISTEN; default 127.0.0.1:0; "off": none
+};
+
+// Throws JobError (64) for a value that does not parse.
+[[nodiscard]] RankEnvironment read_rank_environment();
+
+}  // namespace emoe::worker
