@@ -1,0 +1,66 @@
+#include "worker/run/experts.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/log.h"
+#include "base/sha256.h"
+#include "worker/emoe/partition.h"
+#include "worker/emoe/partition_file.h"
+#include "worker/run/exit_code.h"
+
+namespace emoe::worker {
+namespace {
+
+Partition make_layer(const JobPlan::Emoe& plan, const BaseWeights& base, PartitionOptions options) {
+  const LlamaConfig& config = base.config();
+  const at::Tensor stored =
+      base.tensor(absl::StrCat("model.layers.", options.layer, ".mlp.gate_proj.weight"),
+                  {config.intermediate_size, config.hidden_size})
+          .contiguous();
+  Sha256 hash;
+  hash.update(stored.data_ptr(), stored.nbytes());
+  options.weight_hash = hash.hex_digest();
+  const at::Tensor rows = stored.to(at::kFloat).contiguous();
+  auto partition = make_partition({rows.const_data_ptr<float>(), static_cast<size_t>(rows.numel())},
+                                  config.intermediate_size, config.hidden_size, options);
+  if (partition.ok()) return std::move(partition).value();
+  const bool damaged = partition.status().code() == StatusCode::kDataLoss;
+  throw JobError(damaged ? ExitCode::data : ExitCode::configuration,
+                 absl::StrCat("emoe, layer ", options.layer, ": ", std::string(partition.status().message())));
+}
+
+}  // namespace
+
+EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base, const std::filesystem::path& cache_dir,
+                         int threads) {
+  EmoeOptions emoe;
+  if (plan.experts == 0) return emoe;
+  emoe.num_experts = plan.experts;
+  emoe.top_k = plan.top_k;
+  emoe.selector = plan.selector;
+  for (const int64_t layer : plan.layers) {
+    emoe.partitions[layer] = make_layer(plan, base,
+                                        {.num_experts = plan.experts,
+                                         .method = plan.method,
+                                         .restarts = plan.restarts,
+                                         .seed = plan.seed,
+                                         .layer = layer,
+                                         .folder = plan.path,
+                                         .weight_hash = "",
+                                         .cache_dir = cache_dir,
+                                         .threads = threads});
+    log_info("layer %d: %d experts by %s, inertia %.6g", layer, plan.experts, plan.method,
+             emoe.partitions[layer].inertia);
+  }
+  return emoe;
+}
+
+void write_partitions(const EmoeOptions& emoe, const std::filesystem::path& folder) {
+  for (const auto& [layer, partition] : emoe.partitions) {
+    output_or_throw(write_partition(folder, layer, partition));
+  }
+}
+
+}  // namespace emoe::worker

@@ -1,0 +1,135 @@
+#include <cstdio>
+#include <iostream>
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/file.h"
+#include "worker/eval/generate.h"
+#include "worker/model/llama.h"
+#include "worker/run/commands.h"
+#include "worker/run/exit_code.h"
+#include "worker/run/experts.h"
+#include "worker/run/job_plan.h"
+#include "worker/tensor/safetensors.h"
+#include "worker/text/dataset.h"
+#include "worker/text/tokenizer.h"
+#include "worker/weights/base_weights.h"
+#include "worker/weights/peft.h"
+
+namespace emoe::worker {
+namespace {
+
+std::vector<int64_t> read_tokens(const std::filesystem::path& path, const LlamaConfig& config) {
+  const std::string content = input_or_throw(read_file(path));
+  const nlohmann::json json = nlohmann::json::parse(content, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_array() || json.empty()) {
+    throw JobError(ExitCode::data, absl::StrCat(path.string(), ": wanted is a JSON list of token ids, not empty"));
+  }
+  std::vector<int64_t> ids;
+  for (const auto& entry : json) {
+    if (!entry.is_number_integer() || entry.get<int64_t>() < 0 || entry.get<int64_t>() >= config.vocab_size) {
+      throw JobError(ExitCode::data, absl::StrCat(path.string(), ": entry ", ids.size(), " (", entry.dump(),
+                                                  ") is no token id of a vocabulary of ", config.vocab_size));
+    }
+    ids.push_back(entry.get<int64_t>());
+  }
+  if (static_cast<int64_t>(ids.size()) > config.max_position_embeddings) {
+    throw JobError(ExitCode::data, absl::StrCat(path.string(), ": ", ids.size(), " tokens, the model has positions for ",
+                                                config.max_position_embeddings));
+  }
+  return ids;
+}
+
+PackedBatch one_segment(const std::vector<int64_t>& ids) {
+  PackedBatch batch;
+  batch.ids = ids;
+  const auto length = static_cast<int64_t>(ids.size());
+  for (int64_t i = 0; i < length; ++i) batch.positions.push_back(i);
+  batch.targets.assign(ids.size(), -1);
+  batch.weights.assign(ids.size(), 0.0F);
+  batch.segment_starts = {0, length};
+  batch.row_keys = {0};
+  batch.real_tokens = length;
+  return batch;
+}
+
+Llama load_model(const BaseWeights& base, EmoeOptions emoe, bool bfloat16, const std::filesystem::path& adapter) {
+  Llama::Options options;
+  options.config = base.config();
+  options.dtype = bfloat16 ? at::kBFloat16 : at::kFloat;
+  options.emoe = std::move(emoe);
+  if (adapter.empty()) return Llama(options, base.source());
+  const PeftAdapter peft = input_or_throw(read_peft_adapter(adapter));
+  options.lora = peft.lora;
+  Llama model(options, base.source());
+  input_or_throw(load_peft_adapter(peft, model));
+  return model;
+}
+
+bool wants_bfloat16(const std::string& dtype, bool otherwise) {
+  if (dtype.empty()) return otherwise;
+  if (dtype == "bfloat16") return true;
+  if (dtype == "float32") return false;
+  throw JobError(ExitCode::configuration, absl::StrCat("--dtype ", dtype, ": float32 or bfloat16"));
+}
+
+void write_tensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors) {
+  std::vector<SafetensorsWriter::Planned> plan;
+  for (const auto& [name, tensor] : tensors) {
+    plan.push_back({name, dtype_name(tensor.scalar_type()), tensor.sizes().vec()});
+  }
+  auto writer = SafetensorsWriter::create(path, plan, {});
+  output_or_throw(writer.status());
+  for (const auto& [name, tensor] : tensors) output_or_throw(writer->write(tensor));
+  output_or_throw(writer->close());
+}
+
+}  // namespace
+
+void write_logits(const LogitsRequest& request) {
+  const BaseWeights base = input_or_throw(BaseWeights::open(request.model));
+  LogitsPlan plan;
+  if (!request.emoe_job.empty()) plan = plan_logits(request.emoe_job, base.config());
+  if (!request.partition.empty()) {
+    plan.emoe.method = "file";
+    plan.emoe.path = request.partition;
+  }
+  const std::vector<int64_t> ids = read_tokens(request.tokens, base.config());
+  Llama model = load_model(base, make_experts(plan.emoe, base, "", 1), wants_bfloat16(request.dtype, plan.bfloat16),
+                           request.adapter);
+  std::map<std::string, at::Tensor> tensors;
+  ForwardOptions forward;
+  forward.on_choice = [&tensors](const ExpertChoice& choice) {
+    tensors[absl::StrCat("experts.", choice.layer)] = choice.chosen.to(at::kInt).contiguous();
+  };
+  tensors["logits"] = model.logits(one_segment(ids), forward).contiguous();
+  write_tensors(request.out, tensors);
+}
+
+void generate_text(const GenerateRequest& request) {
+  const Tokenizer tokenizer = input_or_throw(Tokenizer::load(request.model));
+  const BaseWeights base = input_or_throw(BaseWeights::open(request.model));
+  if (request.prompt.empty() && request.instruction.empty()) {
+    throw JobError(ExitCode::configuration, "generate: give --prompt or --instruction");
+  }
+  const std::string prompt =
+      request.instruction.empty() ? request.prompt : alpaca_prompt(request.instruction, request.input);
+  const std::vector<int32_t> encoded = tokenizer.encode(prompt);
+  Llama model = load_model(base, {}, /*bfloat16=*/false, request.adapter);
+  const Generated generated = generate(model, std::vector<int64_t>(encoded.begin(), encoded.end()),
+                                       {.max_new_tokens = request.max_tokens,
+                                        .temperature = request.temperature,
+                                        .seed = request.seed},
+                                       ForwardOptions{});
+  // Decoded with the prompt and cut off after it: SentencePiece drops the space before a text's first piece.
+  std::vector<int32_t> all = encoded;
+  all.insert(all.end(), generated.ids.begin(), generated.ids.end());
+  const std::string before = tokenizer.decode(encoded);
+  const std::string text = tokenizer.decode(all);
+  std::cout << (text.starts_with(before) ? text.substr(before.size()) : text) << std::endl;
+}
+
+}  // namespace emoe::worker
