@@ -1,0 +1,194 @@
+// A job from its spec to its published export; docs/TOUR.md walks through it.
+#include <algorithm>
+#include <thread>
+
+#include <ATen/Parallel.h>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "worker/comm/loopback/loopback_communicator.h"
+#include "worker/comm/mpi/mpi_communicator.h"
+#include "worker/comm/mpi/mpi_session.h"
+#include "worker/model/llama.h"
+#include "worker/run/commands.h"
+#include "worker/run/exit_code.h"
+#include "worker/run/job_plan.h"
+#include "worker/run/output_folder.h"
+#include "worker/run/prepare.h"
+#include "worker/run/reporting.h"
+#include "worker/train/trainer.h"
+#include "worker/weights/export.h"
+#include "worker/weights/peft.h"
+
+namespace emoe::worker {
+namespace {
+
+void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
+  if (plan.ranks == environment.world_size) return;
+  throw JobError(ExitCode::configuration,
+                 absl::StrCat("parallel.ranks is ", plan.ranks, ", but ", environment.world_size,
+                              " rank(s) were started; start them with mpirun -n ", plan.ranks,
+                              ", or set parallel.ranks=", environment.world_size));
+}
+
+// Cores are shared by the ranks on a host: ranks × threads must not exceed them.
+int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
+  int threads = plan.threads_per_rank;
+  if (threads == 0) {
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    threads = std::max(1, cores / std::max(1, environment.world_size));
+  }
+  at::set_num_threads(threads);
+  return threads;
+}
+
+std::unique_ptr<Communicator> make_communicator(const RankEnvironment& environment, const MpiSession* mpi) {
+  if (mpi == nullptr) return make_loopback();
+  if (mpi->world_size() != environment.world_size) {
+    throw JobError(ExitCode::configuration,
+                   absl::StrCat("the launcher started ", environment.world_size, " ranks, but MPI sees ",
+                                mpi->world_size(), ": launcher and MPI library do not speak the same PMI "
+                                                   "(under Slurm use srun --mpi=pmix)"));
+  }
+  return make_mpi_communicator();
+}
+
+Llama make_model(const JobPlan& plan, const Prepared& prepared) {
+  Llama::Options options;
+  options.config = prepared.base.config();
+  options.dtype = plan.model.bfloat16 ? at::kBFloat16 : at::kFloat;
+  options.lora = plan.tuning.lora;
+  options.full = plan.tuning.full;
+  options.emoe = prepared.emoe;
+  Llama model(options, prepared.base.source());
+  if (!plan.tuning.init_adapter.empty()) {
+    const PeftAdapter adapter = input_or_throw(read_peft_adapter(plan.tuning.init_adapter));
+    const Status loaded = load_peft_adapter(adapter, model);
+    if (!loaded.ok()) throw JobError(ExitCode::configuration, absl::StrCat("lora.init_adapter: ", std::string(loaded.message())));
+  }
+  return model;
+}
+
+// What rank 0 leaves for people before training: what was read and how it was split.
+void write_preparation(const OutputFolder& out, const JobPlan& plan, const Prepared& prepared) {
+  write_job_yaml(out, plan, prepared.hashes);
+  output_or_throw(write_data_report(out.data_report(), prepared.train.report,
+                                    prepared.eval ? &prepared.eval->report : nullptr));
+  write_partitions(prepared.emoe, out.partition());
+}
+
+// Token ids whose logits the export's check compares: real text, at most 64 tokens.
+std::vector<int64_t> probe_of(const Prepared& prepared) {
+  constexpr size_t kProbeTokens = 64;
+  const std::vector<int32_t>& ids = prepared.train.rows.front().ids;
+  return {ids.begin(), ids.begin() + static_cast<ptrdiff_t>(std::min(ids.size(), kProbeTokens))};
+}
+
+MergeRecord export_result(Llama& model, const JobPlan& plan, const Prepared& prepared, const OutputFolder& out) {
+  ExportOptions options;
+  options.out = out.export_dir();
+  options.dtype = plan.export_model.bfloat16 ? "bfloat16" : "float32";
+  options.merged = plan.export_model.merged;
+  options.adapter = plan.export_model.adapter;
+  options.verify = plan.export_model.verify;
+  options.base_name = plan.model.path.string();
+  if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer.file();
+  options.probe = probe_of(prepared);
+  auto report = export_model(model, prepared.base, options);
+  if (!report.ok()) {
+    const bool check_failed = report.status().code() == StatusCode::kDataLoss;
+    throw JobError(check_failed ? ExitCode::internal : output_error_code(report.status()),
+                   absl::StrCat("export: ", std::string(report.status().message())));
+  }
+  return {.verified = report->verified,
+          .tensors_changed = report->tensors_changed(),
+          .tensors_unchanged = report->tensors_unchanged(),
+          .max_abs_logit_difference = report->max_abs_logit_difference,
+          .model_dir = options.merged ? (options.out / "model").string() : "",
+          .adapter_dir = options.adapter ? (options.out / "adapter").string() : ""};
+}
+
+// One rank of one job; members in the order they come to be.
+class JobRun {
+ public:
+  JobRun(const RunRequest& request, const RankEnvironment& environment)
+      : environment_(environment), out_{request.out}, plan_(plan_job(request.job_file, request.overrides)) {}
+
+  ExitCode run() {
+    check_world_size(plan_, environment_);
+    if (is_first()) claim_output_folder(out_, plan_);
+    const int threads = set_threads(plan_, environment_);
+    Reporting reporting(plan_, environment_, out_);
+    try {
+      const ExitCode code = train_and_export(reporting, threads);
+      reporting.finish(code, code == ExitCode::done ? "" : "stopped at a step edge");
+      return reporting.must_leave() ? ExitCode::peer_lost : code;
+    } catch (const std::exception& error) {
+      reporting.finish(exit_code_of(error), error.what());
+      throw;
+    }
+  }
+
+ private:
+  [[nodiscard]] bool is_first() const { return environment_.rank == 0; }
+
+  ExitCode train_and_export(Reporting& reporting, int threads) {
+    reporting.sink().on_phase(Phase::prepare);
+    const Prepared prepared = prepare(
+        plan_, environment_.cache_dir.empty() ? out_.cache() : environment_.cache_dir, threads);
+    if (is_first()) write_preparation(out_, plan_, prepared);
+
+    std::optional<MpiSession> mpi;
+    if (environment_.launched) mpi.emplace();
+    const std::unique_ptr<Communicator> comm = make_communicator(environment_, mpi ? &*mpi : nullptr);
+    reporting.watch(comm->counters());
+
+    Llama model = make_model(plan_, prepared);
+    const TrainEnd end = train(model, prepared, *comm, reporting);
+    if (end == TrainEnd::finished && is_first()) publish(model, prepared, reporting);
+    comm->barrier();
+    return end == TrainEnd::finished ? ExitCode::done : ExitCode::preempted;
+  }
+
+  TrainEnd train(Llama& model, const Prepared& prepared, Communicator& comm, Reporting& reporting) {
+    TrainOptions options = plan_.train;
+    options.checkpoint.folder = out_.checkpoints();
+    options.checkpoint.fingerprint = prepared.fingerprint;
+    const std::vector<Row> no_rows;
+    const SystemClock clock;
+    Trainer trainer(options, {.model = model,
+                              .comm = comm,
+                              .progress = reporting.sink(),
+                              .stop = reporting.stop(),
+                              .clock = clock,
+                              .train_rows = prepared.train.rows,
+                              .eval_rows = prepared.eval ? prepared.eval->rows : no_rows});
+    const TrainResult result = trainer.run();
+    if (result.end != TrainEnd::finished || prepared.emoe.partitions.empty()) return result.end;
+    const ExpertCounts counts = trainer.expert_counts();
+    if (is_first()) output_or_throw(write_file_atomically(out_.expert_stats(), counts.to_json()));
+    return result.end;
+  }
+
+  void publish(Llama& model, const Prepared& prepared, Reporting& reporting) {
+    if (!plan_.export_model.merged && !plan_.export_model.adapter) return;
+    reporting.sink().on_phase(Phase::export_model);
+    reporting.sink().on_merge(export_result(model, plan_, prepared, out_));
+    log_info("export: %s", out_.export_dir().string());
+  }
+
+  RankEnvironment environment_;
+  OutputFolder out_;
+  JobPlan plan_;
+};
+
+}  // namespace
+
+int run_job(const RunRequest& request, const RankEnvironment& environment) {
+  return static_cast<int>(JobRun(request, environment).run());
+}
+
+}  // namespace emoe::worker
