@@ -9,14 +9,14 @@ namespace emoe::worker {
 
 // Where a rank computes.
 struct DeviceProperties {
-  std::string name;                // "AMD EPYC … (2 threads)", "NVIDIA H200"
-  int64_t memory_bytes = 0;        // of the whole device
-  int64_t memory_free_bytes = 0;   // at the time of the call
+  std::string name;               // "AMD EPYC … (2 threads)", "NVIDIA H200"
+  int64_t memory_bytes = 0;       // of the whole device
+  int64_t memory_free_bytes = 0;  // at the time of the call
 };
 
-// "cpu", "cuda" (the current one) or "cuda:1". "auto" is the GPU with the number `local_rank` modulo
-// their count if there is one, else the CPU. Throws std::invalid_argument for another name, and
-// std::runtime_error "built without CUDA" or "no such GPU" where it cannot be had.
+// "cpu", "cuda" (the current one) or "cuda:1". "auto" is the GPU with the number `local_rank`
+// modulo their count if there is one, else the CPU. Throws std::invalid_argument for another name,
+// and std::runtime_error "built without CUDA" or "no such GPU" where it cannot be had.
 [[nodiscard]] at::Device find_device(const std::string& name, int local_rank);
 
 // Throws std::runtime_error when the device cannot be asked.

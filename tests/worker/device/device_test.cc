@@ -1,0 +1,40 @@
+#include "worker/device/device.h"
+
+#include <stdexcept>
+
+#include <gtest/gtest.h>
+
+#include "worker/device/cuda/cuda_device.h"
+
+namespace emoe::worker {
+namespace {
+
+TEST(Device, CpuIsAlwaysThere) {
+  EXPECT_TRUE(find_device("cpu", 3).is_cpu());
+  const DeviceProperties properties = device_properties(at::kCPU);
+  EXPECT_NE(properties.name.find("threads"), std::string::npos);
+  EXPECT_GT(properties.memory_bytes, 0);
+  EXPECT_GT(properties.memory_free_bytes, 0);
+  EXPECT_LE(properties.memory_free_bytes, properties.memory_bytes);
+  synchronize(at::kCPU);
+}
+
+TEST(Device, OtherNamesAreRefused) {
+  for (const char* name : {"", "gpu", "tpu:0", "cudax"}) {
+    EXPECT_THROW((void)find_device(name, 0), std::invalid_argument) << name;
+  }
+}
+
+TEST(Device, AGpuThatIsNotThereIsNamed) {
+  if (cuda::device_count() > 0) GTEST_SKIP() << "this machine has a GPU";
+  EXPECT_TRUE(find_device("auto", 1).is_cpu());
+  try {
+    (void)find_device("cuda:7", 0);
+    FAIL() << "no error";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("cuda:7"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace emoe::worker

@@ -1,0 +1,231 @@
+// Each custom autograd function against the plain expression and against finite differences.
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/grad_mode.h>
+
+#include "worker/model/attention.h"
+#include "worker/model/cross_entropy.h"
+#include "worker/model/linear.h"
+#include "worker/model/rms_norm.h"
+#include "worker/model/rotary.h"
+
+namespace emoe::worker {
+namespace {
+
+at::Tensor leaf(at::IntArrayRef shape) {
+  return at::randn(shape).set_requires_grad(true);
+}
+
+// The gradients of sum(y * d) of some leaves, which are left without gradients.
+std::vector<at::Tensor> gradients(const at::Tensor& y, const at::Tensor& d,
+                                  const std::vector<at::Tensor>& leaves) {
+  (y * d).sum().backward();
+  std::vector<at::Tensor> result;
+  for (const auto& tensor : leaves) {
+    result.push_back(tensor.grad().clone());
+    tensor.mutable_grad() = at::Tensor();
+  }
+  return result;
+}
+
+void expect_close(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double scale = b[i].abs().max().item<double>();
+    EXPECT_LT((a[i] - b[i]).abs().max().item<double>(), 1e-5 * scale + 1e-7) << "tensor " << i;
+  }
+}
+
+// d f / d direction by central differences, against the gradient's.
+void expect_directional(const std::function<at::Tensor()>& f, const at::Tensor& tensor) {
+  tensor.mutable_grad() = at::Tensor();
+  f().backward();
+  const at::Tensor gradient = tensor.grad().clone();
+  tensor.mutable_grad() = at::Tensor();
+  const at::NoGradGuard no_grad;
+  const at::Tensor direction = gradient / gradient.norm();
+  constexpr double kStep = 1e-2;
+  tensor.add_(direction, kStep);
+  const double above = f().item<double>();
+  tensor.sub_(direction, 2 * kStep);
+  const double below = f().item<double>();
+  tensor.add_(direction, kStep);
+  const double expected = gradient.norm().item<double>();
+  EXPECT_NEAR((above - below) / (2 * kStep), expected, 5e-3 * expected + 1e-3);
+}
+
+TEST(RmsNorm, EqualsThePlainExpression) {
+  const at::Tensor x = leaf({6, 37});
+  const at::Tensor w = leaf({37});
+  const at::Tensor d = at::randn({6, 37});
+  const at::Tensor plain = w * (x * (x.square().mean(-1, true) + 1e-5).rsqrt());
+  const auto expected = gradients(plain, d, {x, w});
+  const Weight weight{"w", w, w};
+  const at::Tensor y = rms_norm(x, weight, 1e-5);
+  EXPECT_TRUE(at::allclose(y, plain, 1e-5, 1e-6));
+  expect_close(gradients(y, d, {x, w}), expected);
+  expect_directional([&] { return (rms_norm(x, weight, 1e-5) * d).sum(); }, x);
+  expect_directional([&] { return (rms_norm(x, weight, 1e-5) * d).sum(); }, w);
+}
+
+TEST(RmsNorm, HalfPrecisionFollowsTheOrderOfTransformers) {
+  const at::Tensor x = at::randn({6, 40}).to(at::kBFloat16);
+  const at::Tensor w = at::randn({40}).to(at::kBFloat16);
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor unit = wide * (wide.square().mean(-1, true) + 1e-5).rsqrt();
+  const at::Tensor expected = w * unit.to(at::kBFloat16);
+  EXPECT_TRUE(at::equal(rms_norm(x, {"w", w, {}}, 1e-5), expected));
+}
+
+at::Tensor rotate_half(const at::Tensor& x) {
+  const int64_t half = x.size(-1) / 2;
+  return at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
+}
+
+TEST(Rotary, EqualsRotateHalf) {
+  const at::Tensor x = leaf({5, 3, 12});
+  const at::Tensor d = at::randn({5, 3, 12});
+  const RotaryTable table = rotary_table(at::tensor({0, 1, 2, 0, 700}, at::kLong), 12, 10000.0);
+  const at::Tensor c = at::cat({table.cosine, table.cosine}, 1).unsqueeze(1);
+  const at::Tensor s = at::cat({table.sine, table.sine}, 1).unsqueeze(1);
+  const at::Tensor plain = x * c + rotate_half(x) * s;
+  const auto expected = gradients(plain, d, {x});
+  const at::Tensor y = apply_rotary(x, table);
+  EXPECT_TRUE(at::allclose(y, plain, 1e-6, 1e-6));
+  expect_close(gradients(y, d, {x}), expected);
+  EXPECT_TRUE(at::equal(y[0], x.detach()[0])) << "position 0 does not turn";
+}
+
+struct LinearCase {
+  at::Tensor x = leaf({9, 20});
+  at::Tensor frozen = at::randn({14, 20});
+  at::Tensor full = leaf({6, 20});
+  at::Tensor a = leaf({4, 20});
+  at::Tensor b = leaf({14, 4});
+  at::Tensor d = at::randn({9, 20});
+  Linear adapted{{"adapted", frozen, {}}, {a, b, 0.5, 3}};
+  Linear trained{{"trained", full, full}, {}};
+
+  [[nodiscard]] at::Tensor output(const LoraDropout& dropout) const {
+    return at::cat(apply_linears(x, {&adapted, &trained}, dropout), 1);
+  }
+};
+
+TEST(Linears, EqualThePlainExpression) {
+  const LinearCase c;
+  const at::Tensor plain =
+      at::cat({at::linear(c.x, c.frozen) + at::linear(at::linear(c.x, c.a), c.b) * 0.5,
+               at::linear(c.x, c.full)},
+              1);
+  const auto expected = gradients(plain, c.d, {c.x, c.a, c.b, c.full});
+  const at::Tensor y = c.output({});
+  EXPECT_TRUE(at::allclose(y, plain, 1e-5, 1e-5));
+  expect_close(gradients(y, c.d, {c.x, c.a, c.b, c.full}), expected);
+}
+
+TEST(Linears, WithDropoutEqualThePlainExpressionWithItsMask) {
+  const LinearCase c;
+  const LoraDropout dropout{0.4, at::arange(9, at::kLong)};
+  const at::Tensor mask = apply_lora_dropout(at::ones({9, 20}), dropout, 3);
+  const at::Tensor plain =
+      at::cat({at::linear(c.x, c.frozen) + at::linear(at::linear(c.x * mask, c.a), c.b) * 0.5,
+               at::linear(c.x, c.full)},
+              1);
+  const auto expected = gradients(plain, c.d, {c.x, c.a, c.b, c.full});
+  const at::Tensor y = c.output(dropout);
+  EXPECT_TRUE(at::allclose(y, plain, 1e-5, 1e-5));
+  expect_close(gradients(y, c.d, {c.x, c.a, c.b, c.full}), expected);
+  expect_directional([&] { return (c.output(dropout) * c.d).sum(); }, c.a);
+  expect_directional([&] { return (c.output(dropout) * c.d).sum(); }, c.x);
+}
+
+TEST(Linears, AnInputWithoutGradientGetsNone) {
+  const LinearCase c;
+  const at::Tensor y = apply_linears(c.x.detach(), {&c.adapted}, {}).front();
+  y.sum().backward();
+  EXPECT_FALSE(c.x.grad().defined());
+  EXPECT_TRUE(c.a.grad().defined());
+}
+
+TEST(CrossEntropy, EqualsThePlainExpressionOverSeveralChunks) {
+  const int64_t vocab = 100000;  // so large that 100 rows take more than one chunk
+  const at::Tensor x = (at::randn({100, 8})).set_requires_grad(true);
+  const at::Tensor w = (at::randn({vocab, 8})).set_requires_grad(true);
+  const at::Tensor targets = at::randint(0, vocab, {100});
+  const at::Tensor weights = at::rand({100}) / 100;
+  const at::Tensor log_p = at::log_softmax(at::linear(x, w), -1);
+  const at::Tensor each = -log_p.gather(1, targets.unsqueeze(1)).squeeze(1);
+  const at::Tensor plain = (each * weights).sum();
+  const auto expected = gradients(plain, at::tensor(1.5), {x, w});
+  const Weight head{"head", w, w};
+  const at::Tensor loss = linear_cross_entropy(x, head, targets, weights);
+  EXPECT_NEAR(loss.item<double>() / plain.item<double>(), 1.0, 1e-6);
+  expect_close(gradients(loss, at::tensor(1.5), {x, w}), expected);
+  EXPECT_TRUE(at::allclose(linear_cross_entropies(x, head, targets), each, 1e-5, 1e-5));
+}
+
+at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           const std::vector<int64_t>& lengths) {
+  const int64_t tokens = q.size(0);
+  at::Tensor visible = at::zeros({tokens, tokens}, at::kBool);
+  int64_t begin = 0;
+  for (const int64_t length : lengths) {
+    visible.narrow(0, begin, length).narrow(1, begin, length).fill_(true);
+    begin += length;
+  }
+  visible = visible.tril();
+  const int64_t shared = q.size(1) / k.size(1);
+  const at::Tensor keys = k.repeat_interleave(shared, 1).transpose(0, 1);
+  const at::Tensor values = v.repeat_interleave(shared, 1).transpose(0, 1);
+  const at::Tensor scores = at::matmul(q.transpose(0, 1), keys.transpose(1, 2)) /
+                            std::sqrt(static_cast<double>(q.size(2)));
+  const at::Tensor p = scores.masked_fill(visible.logical_not(), -INFINITY).softmax(-1);
+  return at::matmul(p, values).transpose(0, 1);
+}
+
+TEST(Attention, StaysInsideSegmentsAndIsCausal) {
+  for (const std::vector<int64_t>& lengths :
+       {std::vector<int64_t>{8}, std::vector<int64_t>{4, 4}, std::vector<int64_t>{1, 5, 2}}) {
+    const at::Tensor q = leaf({8, 4, 6});
+    const at::Tensor k = leaf({8, 2, 6});
+    const at::Tensor v = leaf({8, 2, 6});
+    const at::Tensor d = at::randn({8, 4, 6});
+    const at::Tensor plain = plain_attention(q, k, v, lengths);
+    const auto expected = gradients(plain, d, {q, k, v});
+    const at::Tensor y = segment_attention(q, k, v, lengths);
+    EXPECT_TRUE(at::allclose(y, plain, 1e-5, 1e-6));
+    expect_close(gradients(y, d, {q, k, v}), expected);
+  }
+}
+
+TEST(LoraDropout, ZeroesTheWantedShareAndKeepsTheMean) {
+  const LoraDropout dropout{0.1, at::arange(400, at::kLong)};
+  const at::Tensor y = apply_lora_dropout(at::ones({400, 501}), dropout, 1);
+  const double dropped = (y == 0).to(at::kDouble).mean().item<double>();
+  EXPECT_NEAR(dropped, 0.1, 0.003);
+  EXPECT_NEAR(y.mean().item<double>(), 1.0, 0.004);
+  EXPECT_TRUE(at::allclose(y.masked_select(y != 0), at::tensor(1.0F / 0.9F)));
+  EXPECT_FALSE(at::equal(y, apply_lora_dropout(at::ones({400, 501}), dropout, 2)));
+  // Rows are independent of their neighbours, columns of each other.
+  EXPECT_FALSE(at::equal(y[0], y[1]));
+  const at::Tensor some = dropout.select(at::tensor({7, 3}, at::kLong)).token_keys;
+  EXPECT_TRUE(at::equal(some, at::tensor({7, 3}, at::kLong)));
+}
+
+TEST(Lora, FirstMatrixIsUniformInKaimingsBoundAndNamed) {
+  const at::Tensor a = initial_lora_a(8, 1024, 1, "a");
+  const double bound = 1.0 / 32.0;
+  EXPECT_LE(a.abs().max().item<double>(), bound);
+  EXPECT_NEAR(a.mean().item<double>(), 0.0, 0.02 * bound);
+  EXPECT_NEAR(a.std().item<double>(), bound / std::sqrt(3.0), 0.02 * bound);
+  EXPECT_TRUE(at::equal(a, initial_lora_a(8, 1024, 1, "a")));
+  EXPECT_FALSE(at::equal(a, initial_lora_a(8, 1024, 2, "a")));
+  EXPECT_FALSE(at::equal(a, initial_lora_a(8, 1024, 1, "b")));
+  EXPECT_EQ(lora_name("model.layers.3.self_attn.q_proj.weight", 'A'),
+            "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight");
+}
+
+}  // namespace
+}  // namespace emoe::worker

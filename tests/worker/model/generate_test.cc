@@ -1,0 +1,94 @@
+#include "worker/eval/generate.h"
+
+#include <map>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "tests/worker/model/engine_fixture.h"
+
+namespace emoe::worker {
+namespace {
+
+using testing::EngineFixture;
+
+Llama tiny(const EngineFixture& fixture, int64_t eos = -1) {
+  Llama::Options options;
+  options.config = EngineFixture::config();
+  options.config.eos_token_id = eos;
+  return {options, fixture.base()};
+}
+
+PackedBatch one_row(const std::vector<int64_t>& ids) {
+  PackedBatch batch;
+  batch.ids = ids;
+  for (size_t t = 0; t < ids.size(); ++t) batch.positions.push_back(static_cast<int64_t>(t));
+  batch.targets.assign(ids.size(), -1);
+  batch.weights.assign(ids.size(), 0.0F);
+  batch.segment_starts = {0, static_cast<int64_t>(ids.size())};
+  batch.row_keys = {0};
+  return batch;
+}
+
+TEST(Generate, GreedyTakesTheArgmaxOfTheFullForward) {
+  const EngineFixture fixture;
+  Llama model = tiny(fixture);
+  GenerateOptions options;
+  options.max_new_tokens = 8;
+  std::vector<int64_t> ids = {1, 5, 9};
+  const Generated generated = generate(model, ids, options, {});
+  ASSERT_EQ(generated.ids.size(), 8U);
+  EXPECT_FALSE(generated.finished);
+  for (const int64_t token : generated.ids) {
+    const at::Tensor logits = model.logits(one_row(ids), {});
+    EXPECT_EQ(token, logits[static_cast<int64_t>(ids.size()) - 1].argmax().item<int64_t>());
+    ids.push_back(token);
+  }
+}
+
+TEST(Generate, StopsAtTheEndOfSequenceWithoutIt) {
+  const EngineFixture fixture;
+  Llama model = tiny(fixture);
+  const auto tokens = generate(model, {1, 5, 9}, {.max_new_tokens = 8}, {}).ids;
+  Llama stopping = tiny(fixture, tokens[3]);
+  const Generated generated = generate(stopping, {1, 5, 9}, {.max_new_tokens = 8}, {});
+  EXPECT_TRUE(generated.finished);
+  const auto first = std::find(tokens.begin(), tokens.end(), tokens[3]);
+  EXPECT_EQ(generated.ids, std::vector<int64_t>(tokens.begin(), first));
+}
+
+TEST(Generate, StaysWithinTheModelsPositions) {
+  const EngineFixture fixture;
+  Llama model = tiny(fixture);
+  std::vector<int64_t> prompt(60, 4);
+  EXPECT_EQ(generate(model, prompt, {.max_new_tokens = 100}, {}).ids.size(), 4U);
+  prompt.resize(65, 4);
+  EXPECT_THROW((void)generate(model, prompt, {}, {}), std::invalid_argument);
+  EXPECT_THROW((void)generate(model, {}, {}, {}), std::invalid_argument);
+  EXPECT_THROW((void)generate(model, {1}, {.temperature = -1.0}, {}), std::invalid_argument);
+}
+
+TEST(Generate, SamplingFollowsItsSeed) {
+  const EngineFixture fixture;
+  Llama model = tiny(fixture);
+  const auto run = [&](int64_t seed) {
+    return generate(model, {1, 5}, {.max_new_tokens = 20, .temperature = 1.5, .seed = seed}, {})
+        .ids;
+  };
+  EXPECT_EQ(run(1), run(1));
+  EXPECT_NE(run(1), run(2));
+}
+
+TEST(Generate, TokensAreDrawnByTheirProbability) {
+  const at::Tensor logits = at::tensor({0.0F, std::log(2.0F), std::log(5.0F)});
+  std::map<int64_t, int> counts;
+  for (int i = 0; i < 800; ++i) ++counts[sample_token(logits, 1.0, (i + 0.5) / 800)];
+  EXPECT_EQ(counts[0], 100);
+  EXPECT_EQ(counts[1], 200);
+  EXPECT_EQ(counts[2], 500);
+  EXPECT_EQ(sample_token(logits, 0.0, 0.0), 2);
+  EXPECT_EQ(sample_token(logits, 1.0, 0.9999999999), 2);
+}
+
+}  // namespace
+}  // namespace emoe::worker
