@@ -1,0 +1,210 @@
+// One LoRA training step of a random Llama, and the bound: the step's matrix products alone.
+//
+//   step_bench [--dtype float32|bfloat16] [--hidden 768] … [--experts 0 --top_k 0 --every 2]
+//
+// Prints one JSON line: tokens/s of the step, of the replay of its products, and their ratio. The
+// two are measured in turns. The peer is bench/peer_step.py.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "worker/model/counter_random.h"
+#include "worker/model/llama.h"
+
+namespace emoe::worker {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Arguments {
+  std::map<std::string, int64_t> numbers = {
+      {"hidden", 768},  {"ffn", 2048},  {"layers", 12},  {"heads", 12}, {"kv_heads", 12},
+      {"vocab", 32000}, {"rows", 4},    {"length", 512}, {"steps", 3},  {"threads", 2},
+      {"rank", 8},      {"experts", 0}, {"top_k", 0},    {"every", 2},  {"dropout_percent", 0},
+      {"full", 0}};
+  std::string dtype = "float32";
+
+  [[nodiscard]] int64_t operator[](const std::string& name) const { return numbers.at(name); }
+};
+
+Arguments parse(int argc, char** argv) {
+  Arguments arguments;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    std::string name = argv[i];
+    if (!name.starts_with("--")) throw std::invalid_argument(name);
+    name = name.substr(2);
+    std::replace(name.begin(), name.end(), '-', '_');
+    if (name == "dtype") {
+      arguments.dtype = argv[i + 1];
+    } else {
+      arguments.numbers.at(name) = std::stoll(argv[i + 1]);
+    }
+  }
+  if (arguments.dtype != "float32" && arguments.dtype != "bfloat16") {
+    throw std::invalid_argument("--dtype " + arguments.dtype);
+  }
+  return arguments;
+}
+
+Llama::Options model_options(const Arguments& a) {
+  Llama::Options options;
+  LlamaConfig& config = options.config;
+  config.hidden_size = a["hidden"];
+  config.intermediate_size = a["ffn"];
+  config.num_hidden_layers = a["layers"];
+  config.num_attention_heads = a["heads"];
+  config.num_key_value_heads = a["kv_heads"];
+  config.head_dim = a["hidden"] / a["heads"];
+  config.vocab_size = a["vocab"];
+  config.max_position_embeddings = a["length"];
+  config.tie_word_embeddings = true;
+  options.dtype = a.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  options.full = a["full"] != 0;
+  if (!options.full) {
+    options.lora.rank = a["rank"];
+    options.lora.targets = {"q_proj", "v_proj"};
+    options.lora.dropout = static_cast<double>(a["dropout_percent"]) / 100.0;
+  }
+  options.emoe.num_experts = static_cast<int32_t>(a["experts"]);
+  options.emoe.top_k = static_cast<int32_t>(a["top_k"]);
+  for (int64_t l = 0; a["experts"] > 0 && l < a["layers"]; l += a["every"]) {
+    Partition partition;
+    partition.num_experts = options.emoe.num_experts;
+    for (int64_t c = 0; c < a["ffn"]; ++c) {
+      partition.labels.push_back(static_cast<int32_t>(c % a["experts"]));
+    }
+    options.emoe.partitions[l] = partition;
+  }
+  return options;
+}
+
+PackedBatch random_batch(const Arguments& a) {
+  PackedBatch batch;
+  batch.segment_starts = {0};
+  const float weight = 1.0F / static_cast<float>(a["rows"] * (a["length"] - 1));
+  for (int64_t row = 0; row < a["rows"]; ++row) {
+    for (int64_t t = 0; t < a["length"]; ++t) {
+      const auto id = [&a, row](int64_t place) {
+        return static_cast<int64_t>(
+            random_bits(static_cast<uint64_t>(row), static_cast<uint64_t>(place)) %
+            static_cast<uint64_t>(a["vocab"]));
+      };
+      const bool last = t + 1 == a["length"];
+      batch.ids.push_back(id(t));
+      batch.positions.push_back(t);
+      batch.targets.push_back(last ? -1 : id(t + 1));
+      batch.weights.push_back(last ? 0.0F : weight);
+    }
+    batch.segment_starts.push_back(static_cast<int64_t>(batch.ids.size()));
+    batch.row_keys.push_back(row);
+  }
+  batch.real_tokens = batch.num_tokens();
+  return batch;
+}
+
+// The products of the step with frozen weights: every linear forward and for its input gradient
+// (but for q, k, v of the first layer), the head forward and back, attention's four and ten
+// products being left to the engine. Plain mm, the weights' own layout.
+class Replay {
+ public:
+  Replay(const Arguments& a, at::ScalarType dtype) : tokens_(a["rows"] * a["length"]) {
+    const int64_t kv = a["hidden"] / a["heads"] * a["kv_heads"];
+    const std::vector<std::pair<int64_t, int64_t>> shapes = {
+        {a["hidden"], a["hidden"]}, {kv, a["hidden"]},       {kv, a["hidden"]},
+        {a["hidden"], a["hidden"]}, {a["ffn"], a["hidden"]}, {a["ffn"], a["hidden"]},
+        {a["hidden"], a["ffn"]}};
+    for (int64_t l = 0; l < a["layers"]; ++l) {
+      for (const auto& [out, in] : shapes) weights_.push_back(at::randn({out, in}).to(dtype));
+    }
+    head_ = at::randn({a["vocab"], a["hidden"]}).to(dtype);
+    for (const int64_t width : {a["hidden"], a["ffn"], kv}) {
+      inputs_[width] = at::randn({tokens_, width}).to(dtype);
+    }
+    logits_ = at::randn({head_rows(), a["vocab"]}).to(dtype);
+  }
+
+  void run() {
+    for (const auto& weight : weights_) (void)at::mm(inputs_.at(weight.size(1)), weight.t());
+    const at::Tensor hidden = inputs_.at(head_.size(1)).narrow(0, 0, head_rows());
+    for (int64_t done = 0; done < tokens_; done += head_rows()) {
+      (void)at::mm(hidden, head_.t());
+      (void)at::mm(logits_, head_);
+    }
+    for (size_t i = weights_.size(); i-- > 3;) {
+      (void)at::mm(inputs_.at(weights_[i].size(0)), weights_[i]);
+    }
+  }
+
+ private:
+  [[nodiscard]] int64_t head_rows() const { return std::min<int64_t>(tokens_, 256); }
+
+  int64_t tokens_;
+  std::vector<at::Tensor> weights_;
+  at::Tensor head_;
+  std::map<int64_t, at::Tensor> inputs_;
+  at::Tensor logits_;
+};
+
+template <typename Work>
+double seconds(const Work& work) {
+  const auto start = Clock::now();
+  work();
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void bench(const Arguments& a) {
+  at::set_num_threads(static_cast<int>(a["threads"]));
+  const Llama::Options options = model_options(a);
+  Llama model(options, [](const std::string&, const std::vector<int64_t>& shape) {
+    return shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.02;
+  });
+  const PackedBatch batch = random_batch(a);
+  Replay replay(a, options.dtype);
+  ForwardOptions forward;
+  forward.training = true;
+  double loss_value = 0.0;
+  std::vector<double> forwards;
+  std::vector<double> steps;
+  std::vector<double> replays;
+  for (int64_t i = 0; i <= a["steps"]; ++i) {
+    at::Tensor loss;
+    const double ahead = seconds([&] { loss = model.loss(batch, forward); });
+    const double back = seconds([&] { loss.backward(); });
+    const double bound = seconds([&] { replay.run(); });
+    loss_value = loss.item<double>();
+    if (i == 0) continue;  // warm-up
+    forwards.push_back(ahead);
+    steps.push_back(ahead + back);
+    replays.push_back(bound);
+  }
+  const double step = *std::min_element(steps.begin(), steps.end());
+  const double bound = *std::min_element(replays.begin(), replays.end());
+  const auto tokens = static_cast<double>(batch.num_tokens());
+  std::printf(
+      "{\"program\": \"emoe\", \"dtype\": \"%s\", \"threads\": %ld, \"step_seconds\": %.4f, "
+      "\"forward_seconds\": %.4f, \"tokens_per_second\": %.1f, \"replay_tokens_per_second\": %.1f, "
+      "\"step_over_replay\": %.3f, \"loss\": %.4f}\n",
+      a.dtype.c_str(), static_cast<long>(a["threads"]), step,
+      *std::min_element(forwards.begin(), forwards.end()), tokens / step, tokens / bound,
+      step / bound, loss_value);
+}
+
+}  // namespace
+}  // namespace emoe::worker
+
+int main(int argc, char** argv) {
+  try {
+    emoe::worker::bench(emoe::worker::parse(argc, argv));
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "step_bench: %s\n", error.what());
+    return 64;
+  }
+}
