@@ -1,0 +1,261 @@
+#include "worker/report/session_client.h"
+
+#include <atomic>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/worker/report/fake_coordinator.h"
+
+namespace emoe::worker {
+namespace {
+
+using namespace std::chrono_literals;
+
+SessionClient::Config config_for(const std::string& address, int rank = 0) {
+  SessionClient::Config config;
+  config.address = address;
+  config.job_id = "job-1";
+  config.attempt = 2;
+  config.token = "secret";
+  config.rank = rank;
+  config.world_size = 2;
+  config.heartbeat_interval = 20ms;
+  config.backoff_min = 10ms;
+  config.backoff_max = 50ms;
+  return config;
+}
+
+StepRecord step(int64_t number) {
+  StepRecord record;
+  record.step = number;
+  record.loss = 1.0 / static_cast<double>(number + 1);
+  record.phase_seconds = {{Phase::forward, 0.25}};
+  return record;
+}
+
+bool eventually(const std::function<bool()>& condition) {
+  for (const auto deadline = std::chrono::steady_clock::now() + 10s;
+       std::chrono::steady_clock::now() < deadline; std::this_thread::sleep_for(2ms)) {
+    if (condition()) return true;
+  }
+  return false;
+}
+
+// The steps stored, in order of their sequence; the sequence has no gap and nothing twice.
+std::vector<int64_t> steps_stored(const FakeCoordinator& coordinator) {
+  std::vector<int64_t> steps;
+  int64_t expected = 0;
+  for (const v1::Report& report : coordinator.stored()) {
+    EXPECT_EQ(report.sequence(), ++expected);
+    if (report.has_step()) steps.push_back(report.step().step());
+  }
+  EXPECT_FALSE(coordinator.saw_gap());
+  return steps;
+}
+
+std::vector<int64_t> first_steps(int64_t count) {
+  std::vector<int64_t> steps(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) steps[static_cast<size_t>(i)] = i;
+  return steps;
+}
+
+TEST(SessionClient, EverythingArrivesAndTheEndIsClean) {
+  FakeCoordinator coordinator;
+  SessionClient client(config_for(coordinator.address()));
+  client.on_plan(3, 0);
+  client.on_phase(Phase::data);
+  client.on_phase(Phase::forward);
+  for (int64_t i = 0; i < 3; ++i) client.on_step(step(i));
+  client.on_eval({.step = 3, .loss = 0.5});
+  client.on_checkpoint({3, "/out/checkpoints/step_00000003", 1234, 0.5});
+  client.on_merge({.verified = true, .tensors_changed = 2, .model_dir = "/out/export/model"});
+  client.on_message("bad byte \xff here");
+  ASSERT_TRUE(client.finish(0, "done", 3, 10s));
+  EXPECT_TRUE(coordinator.wait([](const auto& c) { return c.clean_ends() == 1; }));
+  EXPECT_EQ(client.poll(), StopRequest::none);
+  EXPECT_FALSE(client.peer_lost());
+
+  EXPECT_EQ(steps_stored(coordinator), first_steps(3));
+  const auto join = coordinator.joins().at(0);
+  EXPECT_EQ(join.job_id(), "job-1");
+  EXPECT_EQ(join.attempt(), 2);
+  EXPECT_EQ(join.token(), "secret");
+  EXPECT_EQ(join.rank().world_size(), 2);
+  EXPECT_EQ(join.first_unacked_sequence(), 1);
+  const auto reports = coordinator.stored();
+  EXPECT_EQ(reports[0].phase().phase(), "prepare");
+  EXPECT_EQ(reports[0].phase().steps_planned(), 3);
+  EXPECT_EQ(reports[1].phase().phase(), "train");
+  EXPECT_EQ(reports[2].step().metrics().loss(), 1.0);
+  EXPECT_EQ(reports[2].step().phase_seconds().at("forward"), 0.25);
+  EXPECT_EQ(reports[5].eval().loss(), 0.5);
+  EXPECT_EQ(reports[6].checkpoint().bytes(), 1234);
+  EXPECT_GT(reports[6].checkpoint().create_time().seconds(), 1'700'000'000);
+  EXPECT_EQ(reports[7].merge().model_dir(), "/out/export/model");
+  EXPECT_EQ(reports[8].log().text(), "bad byte \xef\xbf\xbd here");
+  EXPECT_EQ(reports[9].end().steps_done(), 3);
+}
+
+TEST(SessionClient, OtherRanksReportTheirTimesOnly) {
+  FakeCoordinator coordinator;
+  SessionClient client(config_for(coordinator.address(), 1));
+  client.on_plan(1, 0);
+  client.on_step(step(0));
+  client.on_eval({});
+  client.on_checkpoint({});
+  client.on_merge({});
+  ASSERT_TRUE(client.finish(0, "", 1, 10s));
+  const auto reports = coordinator.stored();
+  ASSERT_EQ(reports.size(), 2u);
+  EXPECT_FALSE(reports[0].step().has_metrics());
+  EXPECT_TRUE(reports[1].has_end());
+}
+
+TEST(SessionClient, AReportWhoseAckWasLostIsNotStoredTwice) {
+  FakeCoordinator coordinator;
+  coordinator.break_after(3);
+  SessionClient client(config_for(coordinator.address(), 1));
+  for (int64_t i = 0; i < 6; ++i) client.on_step(step(i));
+  ASSERT_TRUE(client.finish(0, "", 6, 10s));
+  EXPECT_EQ(coordinator.joins().size(), 2u);
+  EXPECT_EQ(steps_stored(coordinator), first_steps(6));
+}
+
+TEST(SessionClient, ACoordinatorThatRestartsMissesNothing) {
+  FakeCoordinator coordinator;
+  SessionClient client(config_for(coordinator.address(), 1));
+  for (int64_t i = 0; i < 5; ++i) client.on_step(step(i));
+  ASSERT_TRUE(coordinator.wait([](const auto& c) { return c.stored().size() >= 2; }));
+  coordinator.stop();
+  for (int64_t i = 5; i < 10; ++i) client.on_step(step(i));
+  EXPECT_EQ(client.poll(), StopRequest::none);
+  coordinator.start();
+  ASSERT_TRUE(client.finish(0, "", 10, 10s));
+  EXPECT_EQ(steps_stored(coordinator), first_steps(10));
+}
+
+TEST(SessionClient, ComesBackAfterManyBreaks) {
+  FakeCoordinator coordinator;
+  SessionClient client(config_for(coordinator.address(), 1));
+  std::atomic<bool> done = false;
+  const std::jthread saboteur([&] {
+    for (int64_t at = 2; !done; at += 3) {
+      coordinator.break_after(at);
+      (void)eventually(
+          [&] { return done || static_cast<int64_t>(coordinator.stored().size()) >= at; });
+    }
+  });
+  for (int64_t i = 0; i < 40; ++i) client.on_step(step(i));
+  const bool finished = client.finish(0, "", 40, 10s);
+  done = true;
+  EXPECT_TRUE(finished);
+  EXPECT_EQ(steps_stored(coordinator), first_steps(40));
+}
+
+TEST(SessionClient, ARefusedRankMustEnd) {
+  FakeCoordinator coordinator;
+  coordinator.refuse_with({grpc::StatusCode::FAILED_PRECONDITION, "attempt 3 runs"});
+  SessionClient client(config_for(coordinator.address()));
+  ASSERT_TRUE(eventually([&] { return client.peer_lost(); }));
+  EXPECT_EQ(client.poll(), StopRequest::stop);
+  EXPECT_EQ(client.poll(), StopRequest::stop);
+  EXPECT_THAT(client.peer_lost_reason(), ::testing::HasSubstr("attempt 3 runs"));
+  client.on_step(step(0));
+  EXPECT_FALSE(client.finish(71, "", 0, 10s));  // does not wait for what cannot come
+  EXPECT_EQ(coordinator.joins().size(), 1u);    // and does not ask again
+}
+
+TEST(SessionClient, ADrainingCoordinatorIsAskedAgain) {
+  FakeCoordinator coordinator;
+  coordinator.refuse_with({grpc::StatusCode::UNAVAILABLE, "draining"});
+  SessionClient client(config_for(coordinator.address()));
+  ASSERT_TRUE(coordinator.wait([](const auto& c) { return c.joins().size() >= 2; }));
+  EXPECT_FALSE(client.peer_lost());
+  coordinator.refuse_with(grpc::Status::OK);
+  EXPECT_TRUE(client.finish(0, "", 0, 10s));
+}
+
+TEST(SessionClient, CommandsBecomeStopRequests) {
+  FakeCoordinator coordinator;
+  SessionClient client(config_for(coordinator.address()));
+  ASSERT_TRUE(coordinator.wait([](const auto& c) { return !c.heartbeats().empty(); }));
+  coordinator.send(v1::Command::CHECKPOINT);
+  StopRequest seen = StopRequest::none;
+  ASSERT_TRUE(eventually([&] { return (seen = client.poll()) != StopRequest::none; }));
+  EXPECT_EQ(seen, StopRequest::checkpoint);
+  EXPECT_EQ(client.poll(), StopRequest::none);  // handed out once
+  coordinator.send(v1::Command::CHECKPOINT_AND_STOP);
+  ASSERT_TRUE(eventually([&] { return client.poll() == StopRequest::checkpoint_and_stop; }));
+  EXPECT_EQ(client.poll(), StopRequest::checkpoint_and_stop);
+  coordinator.send(v1::Command::STOP);
+  ASSERT_TRUE(eventually([&] { return client.poll() == StopRequest::stop; }));
+  EXPECT_FALSE(client.peer_lost());
+}
+
+TEST(SessionClient, WithoutACoordinatorForLongItCheckpointsAndEnds) {
+  std::string address;
+  {
+    const FakeCoordinator coordinator;
+    address = coordinator.address();
+  }
+  auto config = config_for(address);
+  config.reconnect_grace = 100ms;
+  SessionClient client(config);
+  EXPECT_EQ(client.poll(), StopRequest::none);
+  ASSERT_TRUE(eventually([&] { return client.poll() == StopRequest::checkpoint_and_stop; }));
+  EXPECT_TRUE(client.peer_lost());
+  EXPECT_THAT(client.peer_lost_reason(), ::testing::HasSubstr(address));
+  EXPECT_FALSE(client.finish(71, "", 0, 10ms));
+}
+
+TEST(SessionClient, TheGraceBeginsWhenTheCoordinatorGoes) {
+  FakeCoordinator coordinator;
+  auto config = config_for(coordinator.address());
+  config.reconnect_grace = 150ms;
+  SessionClient client(config);
+  // Connected for longer than the grace: silence on a living stream is no loss.
+  ASSERT_TRUE(coordinator.wait([](const auto& c) { return c.heartbeats().size() >= 15; }));
+  EXPECT_EQ(client.poll(), StopRequest::none);
+  coordinator.stop();
+  ASSERT_TRUE(eventually([&] { return client.poll() == StopRequest::checkpoint_and_stop; }));
+}
+
+TEST(SessionClient, HeartbeatsTellWhereTheRankIs) {
+  FakeCoordinator coordinator;
+  auto config = config_for(coordinator.address(), 1);
+  config.comm = [] { return SessionClient::CommSnapshot{7, 6, "all_reduce"}; };
+  SessionClient client(config);
+  client.on_step(step(4));
+  client.on_phase(Phase::comm);
+  ASSERT_TRUE(coordinator.wait([](const auto& c) {
+    const auto beats = c.heartbeats();
+    return !beats.empty() && beats.back().phase() == "comm";
+  }));
+  const auto beat = coordinator.heartbeats().back();
+  EXPECT_EQ(beat.step(), 5);
+  EXPECT_EQ(beat.comm_sequence(), 7);
+  EXPECT_EQ(beat.comm_completed(), 6);
+  EXPECT_EQ(beat.comm_op(), "all_reduce");
+  EXPECT_GT(beat.host_rss_bytes(), 100'000);
+  client.set_comm({});
+  const size_t seen = coordinator.heartbeats().size();
+  ASSERT_TRUE(coordinator.wait([&](const auto& c) { return c.heartbeats().size() > seen + 1; }));
+  EXPECT_EQ(coordinator.heartbeats().back().comm_sequence(), 0);
+}
+
+TEST(SessionClient, CanBeDestroyedAtAnyMoment) {
+  FakeCoordinator coordinator;
+  { SessionClient connecting(config_for(coordinator.address())); }
+  {
+    SessionClient connected(config_for(coordinator.address()));
+    ASSERT_TRUE(coordinator.wait([](const auto& c) { return !c.heartbeats().empty(); }));
+    connected.on_step(step(0));
+  }
+  coordinator.stop();
+  SessionClient alone(config_for(coordinator.address()));
+}
+
+}  // namespace
+}  // namespace emoe::worker

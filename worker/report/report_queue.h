@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+
+#include "emoe/v1/worker_control_service.pb.h"
+
+namespace emoe::worker {
+
+// The reports of one rank and attempt that the coordinator has not stored yet. Sequence numbers
+// begin at 1 and have no gaps; whatever connection breaks, each report arrives exactly once,
+// because this side keeps it until it is acked and the other side ignores what it has. Nothing is
+// ever dropped: a step report is some 200 bytes. Not thread-safe.
+class ReportQueue {
+ public:
+  // Gives the report its number.
+  void push(v1::Report report);
+  // The next report to write on this connection, or nullptr; valid until the next call.
+  [[nodiscard]] const v1::Report* next();
+  // All reports up to `sequence` are stored on the other side.
+  void ack(int64_t sequence);
+  // A new connection: what is not stored is to be written again.
+  void rewind() { sent_ = 0; }
+
+  [[nodiscard]] bool empty() const { return unacked_.empty(); }
+  [[nodiscard]] bool has_unsent() const { return sent_ < unacked_.size(); }
+  [[nodiscard]] int64_t first_unacked() const { return last_sequence_ + 1 - size(); }
+
+ private:
+  [[nodiscard]] int64_t size() const { return static_cast<int64_t>(unacked_.size()); }
+
+  std::deque<v1::Report> unacked_;
+  size_t sent_ = 0;  // of unacked_, on this connection
+  int64_t last_sequence_ = 0;
+};
+
+}  // namespace emoe::worker

@@ -1,0 +1,354 @@
+#include "worker/report/session_client.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include <grpcpp/grpcpp.h>
+
+#include "base/log.h"
+#include "emoe/v1/worker_control_service.grpc.pb.h"
+#include "worker/report/host_memory.h"
+#include "worker/report/report_queue.h"
+#include "worker/report/session_messages.h"
+#include "worker/report/stop_sources.h"
+
+namespace emoe::worker {
+namespace {
+
+using std::chrono::steady_clock;
+using Stream = grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>;
+
+// The coordinator's verdict on this rank, as against a connection that broke.
+bool is_refusal(const grpc::Status& status) {
+  switch (status.error_code()) {
+    case grpc::StatusCode::FAILED_PRECONDITION:  // a newer attempt runs, or the job has ended
+    case grpc::StatusCode::INVALID_ARGUMENT:     // rank or world size differ from the plan
+    case grpc::StatusCode::NOT_FOUND:
+    case grpc::StatusCode::PERMISSION_DENIED:
+    case grpc::StatusCode::UNAUTHENTICATED:
+    case grpc::StatusCode::UNIMPLEMENTED:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::shared_ptr<grpc::Channel> make_channel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  // With keepalive on, gRPC also sets TCP_USER_TIMEOUT to the timeout below, which finds a dead
+  // host through our own heartbeats; its pings are kept rarer than servers by default accept.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 310'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  // Each connection is a new one, with our own pauses between them.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // A proxy of the environment is for the outside world.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+class SessionClient::Impl {
+ public:
+  explicit Impl(Config config)
+      : config_(std::move(config)),
+        disconnected_since_(steady_clock::now()),
+        phase_since_(steady_clock::now()),
+        thread_([this](const std::stop_token& stop) { run(stop); }) {}
+
+  void push(v1::Report report) {
+    const std::lock_guard lock(mutex_);
+    queue_.push(std::move(report));
+    changed_.notify_all();
+  }
+
+  void plan(int64_t steps_planned, int64_t first_step) {
+    const std::lock_guard lock(mutex_);
+    steps_planned_ = steps_planned;
+    step_ = first_step;
+    progress_phase_.clear();  // reported anew, with the number of steps
+    phase_locked(phase_);
+  }
+
+  void phase(Phase phase) {
+    const std::lock_guard lock(mutex_);
+    phase_locked(phase);
+  }
+
+  void set_step(int64_t step) {
+    const std::lock_guard lock(mutex_);
+    step_ = step;
+  }
+
+  void set_comm(std::function<CommSnapshot()> comm) {
+    const std::lock_guard lock(mutex_);
+    config_.comm = std::move(comm);
+  }
+
+  StopRequest poll() {
+    const std::lock_guard lock(mutex_);
+    if (refused_) return StopRequest::stop;
+    const StopRequest request = stronger(
+        grace_is_over_locked() ? StopRequest::checkpoint_and_stop : StopRequest::none, command_);
+    if (command_ == StopRequest::checkpoint) command_ = StopRequest::none;
+    return request;
+  }
+
+  std::string peer_lost_reason() {
+    const std::lock_guard lock(mutex_);
+    if (refused_) return *refused_;
+    return grace_is_over_locked() ? "no coordinator at " + config_.address : "";
+  }
+
+  bool finish(v1::Report end, std::chrono::milliseconds timeout) {
+    push(std::move(end));
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, timeout, [&] { return queue_.empty() || refused_; });
+    closing_ = true;
+    changed_.notify_all();
+    return queue_.empty();
+  }
+
+  const Config& config() const { return config_; }
+
+ private:
+  void phase_locked(Phase phase) {
+    // A heartbeat at once after a long phase, so that the coordinator does not take it for a hang.
+    const auto now = steady_clock::now();
+    if (now - phase_since_ > config_.heartbeat_interval) heartbeat_due_ = now;
+    phase_ = phase;
+    phase_since_ = now;
+    const char* name = to_progress_phase(phase);
+    if (config_.rank == 0 && progress_phase_ != name) {
+      progress_phase_ = name;
+      v1::Report report;
+      report.mutable_phase()->set_phase(name);
+      report.mutable_phase()->set_steps_planned(steps_planned_);
+      queue_.push(std::move(report));
+    }
+    changed_.notify_all();
+  }
+
+  bool grace_is_over_locked() {
+    if (disconnected_since_ &&
+        steady_clock::now() - *disconnected_since_ > config_.reconnect_grace) {
+      abandoned_ = true;
+    }
+    return abandoned_;
+  }
+
+  // The session's thread: connection after connection.
+  void run(const std::stop_token& stop) {
+    auto pause = config_.backoff_min;
+    while (!stop.stop_requested()) {
+      const grpc::Status status = connect(stop);
+      std::unique_lock lock(mutex_);
+      if (closing_ || stop.stop_requested()) return;
+      if (std::exchange(welcomed_, false)) {
+        pause = config_.backoff_min;
+        disconnected_since_ = steady_clock::now();
+      }
+      if (is_refusal(status)) {
+        refused_ = "the coordinator refuses this rank: " + status.error_message();
+        changed_.notify_all();
+        return;
+      }
+      log_info("session with %s: %s; trying again in %d ms", config_.address,
+               status.ok() ? "closed" : status.error_message(), static_cast<int>(pause.count()));
+      changed_.wait_for(lock, stop, pause, [this] { return closing_; });
+      pause = std::min(pause * 2, config_.backoff_max);
+    }
+  }
+
+  grpc::Status connect(const std::stop_token& stop) {
+    const auto stub = v1::WorkerControl::NewStub(make_channel(config_.address));
+    grpc::ClientContext context;
+    const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
+    const std::unique_ptr<Stream> stream = stub->Session(&context);
+    v1::WorkerMessage join;
+    {
+      const std::lock_guard lock(mutex_);
+      broken_ = false;
+      *join.mutable_join() = to_join(config_, queue_.first_unacked());
+    }
+    if (stream->Write(join)) {
+      const std::jthread reader([this, &stream] { read(*stream); });
+      if (!write(*stream, stop)) context.TryCancel();
+    }
+    return stream->Finish();
+  }
+
+  // Until the stream breaks. True when everything was said and the coordinator closed it in turn.
+  bool write(Stream& stream, const std::stop_token& stop) {
+    const auto welcome_deadline = steady_clock::now() + config_.welcome_timeout;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait_until(lock, stop, welcome_deadline,
+                          [this] { return welcomed_ || broken_ || closing_; });
+      if (broken_) return true;  // the status says why
+      if (!welcomed_) return false;
+      heartbeat_due_ = steady_clock::now();
+    }
+    while (const auto message = next_message(stop)) {
+      if (!stream.Write(*message)) return true;
+    }
+    stream.WritesDone();
+    std::unique_lock lock(mutex_);
+    constexpr auto kCloseTimeout = std::chrono::seconds(1);
+    return changed_.wait_for(lock, stop, kCloseTimeout, [this] { return broken_; });
+  }
+
+  // The next thing to say, as soon as there is one; nothing when the connection is over.
+  std::optional<v1::WorkerMessage> next_message(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    v1::WorkerMessage message;
+    while (!broken_ && !stop.stop_requested()) {
+      if (const v1::Report* report = queue_.next()) {
+        *message.mutable_report() = *report;
+        return message;
+      }
+      if (closing_) return std::nullopt;
+      if (steady_clock::now() >= heartbeat_due_) {
+        *message.mutable_heartbeat() = heartbeat_locked();
+        heartbeat_due_ = steady_clock::now() + config_.heartbeat_interval;
+        return message;
+      }
+      const auto due = heartbeat_due_;
+      changed_.wait_until(lock, stop, due, [&] {
+        return broken_ || closing_ || queue_.has_unsent() || heartbeat_due_ != due;
+      });
+    }
+    return std::nullopt;
+  }
+
+  v1::RankHeartbeat heartbeat_locked() {
+    v1::RankHeartbeat heartbeat;
+    heartbeat.set_step(step_);
+    heartbeat.set_phase(to_string(phase_));
+    heartbeat.set_seconds_in_phase(
+        std::chrono::duration<double>(steady_clock::now() - phase_since_).count());
+    heartbeat.set_host_rss_bytes(host_rss_bytes());
+    if (config_.comm) {
+      const CommSnapshot comm = config_.comm();
+      heartbeat.set_comm_sequence(comm.started);
+      heartbeat.set_comm_completed(comm.completed);
+      heartbeat.set_comm_op(comm.operation);
+    }
+    return heartbeat;
+  }
+
+  void read(Stream& stream) {
+    v1::CoordinatorMessage message;
+    while (stream.Read(&message)) {
+      const std::lock_guard lock(mutex_);
+      if (message.has_welcome()) {
+        queue_.ack(message.welcome().committed_sequence());
+        queue_.rewind();
+        welcomed_ = true;
+        disconnected_since_.reset();
+      } else if (message.has_ack()) {
+        queue_.ack(message.ack().sequence());
+      } else if (message.has_command()) {
+        command_ = stronger(command_, request_of(message.command().kind()));
+      }
+      changed_.notify_all();
+    }
+    const std::lock_guard lock(mutex_);
+    broken_ = true;
+    changed_.notify_all();
+  }
+
+  static StopRequest request_of(v1::Command::Kind kind) {
+    switch (kind) {
+      case v1::Command::STOP:
+        return StopRequest::stop;
+      case v1::Command::CHECKPOINT:
+        return StopRequest::checkpoint;
+      case v1::Command::CHECKPOINT_AND_STOP:
+        return StopRequest::checkpoint_and_stop;
+      default:
+        return StopRequest::none;
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  Config config_;
+  ReportQueue queue_;
+  StopRequest command_ = StopRequest::none;
+  std::optional<std::string> refused_;
+  bool abandoned_ = false;
+  std::optional<steady_clock::time_point> disconnected_since_;  // nothing while connected
+  bool welcomed_ = false;                                       // on this connection
+  bool broken_ = false;                                         // this connection
+  bool closing_ = false;                                        // finish() was called
+  Phase phase_ = Phase::prepare;
+  std::string progress_phase_;
+  steady_clock::time_point phase_since_;
+  steady_clock::time_point heartbeat_due_;
+  int64_t step_ = 0;
+  int64_t steps_planned_ = 0;
+  std::jthread thread_;  // last: ends before what it uses
+};
+
+SessionClient::SessionClient(Config config) : impl_(std::make_unique<Impl>(std::move(config))) {}
+SessionClient::~SessionClient() = default;
+
+void SessionClient::on_plan(int64_t steps_planned, int64_t first_step) {
+  impl_->plan(steps_planned, first_step);
+}
+
+void SessionClient::on_phase(Phase phase) {
+  impl_->phase(phase);
+}
+
+void SessionClient::on_step(const StepRecord& record) {
+  impl_->set_step(record.step + 1);
+  impl_->push(to_report(record, impl_->config()));
+}
+
+void SessionClient::on_eval(const EvalRecord& record) {
+  if (impl_->config().rank == 0) impl_->push(to_report(record));
+}
+
+void SessionClient::on_checkpoint(const CheckpointRecord& record) {
+  if (impl_->config().rank == 0) impl_->push(to_report(record, SystemClock().wall_now()));
+}
+
+void SessionClient::on_merge(const MergeRecord& record) {
+  if (impl_->config().rank == 0) impl_->push(to_report(record));
+}
+
+void SessionClient::on_message(const std::string& text) {
+  impl_->push(to_log_report(text, v1::LogMessage::INFO, impl_->config()));
+}
+
+void SessionClient::on_checkpoint_failure(const std::string& text) {
+  impl_->push(to_log_report(text, v1::LogMessage::WARNING, impl_->config()));
+}
+
+StopRequest SessionClient::poll() {
+  return impl_->poll();
+}
+
+bool SessionClient::peer_lost() const {
+  return !impl_->peer_lost_reason().empty();
+}
+
+std::string SessionClient::peer_lost_reason() const {
+  return impl_->peer_lost_reason();
+}
+
+void SessionClient::set_comm(std::function<CommSnapshot()> comm) {
+  impl_->set_comm(std::move(comm));
+}
+
+bool SessionClient::finish(int exit_code, const std::string& message, int64_t steps_done,
+                           std::chrono::milliseconds timeout) {
+  return impl_->finish(to_end_report(exit_code, message, steps_done), timeout);
+}
+
+}  // namespace emoe::worker

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "worker/report/progress_sink.h"
+
+namespace emoe::worker {
+
+// A rank's session with its coordinator: progress goes up, stop requests come down. Owns one thread
+// that keeps the stream; whatever breaks, it connects again, and every report arrives exactly once.
+//
+// The step loop never waits for it: the methods of ProgressSink and poll() only take a lock.
+// Thread-safe. poll() turns into
+//   stop                 after a STOP command, or when the coordinator refuses this rank (a newer
+//                        attempt runs, or the job has ended)
+//   checkpoint           once for each CHECKPOINT command
+//   checkpoint_and_stop  after a CHECKPOINT_AND_STOP command, or when no coordinator has answered
+//                        for `reconnect_grace`
+// and peer_lost() tells the cases in which the process must exit with code 71.
+class SessionClient final : public ProgressSink, public StopSource {
+ public:
+  // Collectives of this rank, as the heartbeat shows them.
+  struct CommSnapshot {
+    int64_t started = 0;
+    int64_t completed = 0;
+    std::string operation;
+  };
+  struct Config {
+    std::string address;  // of the coordinator, host:port
+    std::string job_id;
+    int attempt = 1;
+    std::string token;
+    int rank = 0;
+    int world_size = 1;
+    std::string host;
+    int64_t pid = 0;
+    std::string device;
+    std::string version;
+    std::string metrics_address;
+    std::function<CommSnapshot()> comm;  // called by the session's thread; may be empty
+    std::chrono::milliseconds heartbeat_interval{1000};
+    std::chrono::milliseconds reconnect_grace{300'000};
+    std::chrono::milliseconds backoff_min{100};
+    std::chrono::milliseconds backoff_max{5'000};
+    std::chrono::milliseconds welcome_timeout{10'000};  // the coordinator's answer to Join
+  };
+
+  explicit SessionClient(Config config);
+  // Ends the session at once; reports not yet acked are lost (finish() waits for them).
+  ~SessionClient() override;
+
+  void on_plan(int64_t steps_planned, int64_t first_step) override;
+  void on_phase(Phase phase) override;
+  void on_step(const StepRecord& record) override;
+  void on_eval(const EvalRecord& record) override;
+  void on_checkpoint(const CheckpointRecord& record) override;
+  void on_merge(const MergeRecord& record) override;
+  void on_message(const std::string& text) override;
+  void on_checkpoint_failure(const std::string& text) override;
+
+  [[nodiscard]] StopRequest poll() override;
+  [[nodiscard]] bool peer_lost() const;
+  // Why, for people; empty while !peer_lost().
+  [[nodiscard]] std::string peer_lost_reason() const;
+
+  // The communicator exists now (or is about to go: an empty function). Until the call returns the
+  // old one may still be in use.
+  void set_comm(std::function<CommSnapshot()> comm);
+
+  // The rank's last words: waits until every report including this one is stored. False when that
+  // did not happen in time, or the coordinator refuses us.
+  [[nodiscard]] bool finish(int exit_code, const std::string& message, int64_t steps_done,
+                            std::chrono::milliseconds timeout);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace emoe::worker

@@ -1,0 +1,23 @@
+#pragma once
+
+#include "emoe/v1/worker_control_service.pb.h"
+#include "worker/report/progress_sink.h"
+#include "worker/report/session_client.h"
+
+namespace emoe::worker {
+
+// What a rank says, as messages of the wire contract.
+[[nodiscard]] v1::Report to_report(const StepRecord& record, const SessionClient::Config& config);
+[[nodiscard]] v1::Report to_report(const EvalRecord& record);
+[[nodiscard]] v1::Report to_report(const CheckpointRecord& record, WallTime now);
+[[nodiscard]] v1::Report to_report(const MergeRecord& record);
+[[nodiscard]] v1::Report to_log_report(const std::string& text, v1::LogMessage::Level level,
+                                       const SessionClient::Config& config);
+[[nodiscard]] v1::Report to_end_report(int exit_code, const std::string& message,
+                                       int64_t steps_done);
+[[nodiscard]] v1::Join to_join(const SessionClient::Config& config, int64_t first_unacked);
+
+// The phase as people see it: all parts of a step are "train".
+[[nodiscard]] const char* to_progress_phase(Phase phase);
+
+}  // namespace emoe::worker
