@@ -15,8 +15,10 @@
 namespace emoe::worker {
 namespace {
 
-// Exchanges are searched up to so many rows (64 MiB of products). Wider layers have experts of
-// hundreds of neurons, where exchanges move the means too little to matter.
+// Exchanges are searched in every restart up to so many rows, and in the best one alone up to so
+// many (64 MiB of products). Wider layers have experts of hundreds of neurons, where exchanges move
+// the means too little to matter.
+constexpr int64_t kMostSearchedAlways = 1024;
 constexpr int64_t kMostSearched = 4096;
 
 size_t at(int64_t index) {
@@ -42,9 +44,13 @@ class Kmeans {
   // Rows that start each restart's clusters: [restarts][clusters].
   [[nodiscard]] std::vector<std::vector<int64_t>> seeds() const;
   [[nodiscard]] KmeansResult run(int32_t restart, const std::vector<int64_t>& seeds) const;
+  // Goes on with exchanges where run() did without.
+  [[nodiscard]] KmeansResult refine(KmeansResult best) const;
   [[nodiscard]] int64_t count() const { return rows_.rows(); }
 
  private:
+  [[nodiscard]] KmeansResult iterate(KmeansResult result, FloatRows& centres,
+                                     bool with_search) const;
   void products(const FloatRows& centres, std::span<float> out) const;
   void costs(const FloatRows& centres, std::span<float> products, std::span<int32_t> costs) const;
   void means(const std::vector<int32_t>& labels, FloatRows& centres) const;
@@ -171,24 +177,35 @@ std::vector<std::vector<int64_t>> Kmeans::seeds() const {
   return seeds;
 }
 
-// Assignments and means in turn until the assignment changes nothing; from there, exchanges
-// of members, and again. Every change lowers the objective, and the end is a fixed point of both.
 KmeansResult Kmeans::run(int32_t restart, const std::vector<int64_t>& seeds) const {
-  const auto clusters = static_cast<int32_t>(seeds.size());
-  FloatRows centres(clusters, rows_.width());
-  for (int64_t c = 0; c < clusters; ++c) {
+  FloatRows centres(options_.clusters, rows_.width());
+  for (int64_t c = 0; c < centres.rows(); ++c) {
     std::copy_n(rows_.row(seeds[at(c)]), rows_.stride(), centres.row(c));
   }
+  return iterate({.restart = restart}, centres, count() <= kMostSearchedAlways);
+}
+
+KmeansResult Kmeans::refine(KmeansResult best) const {
+  if (count() <= kMostSearchedAlways || count() > kMostSearched) return best;
+  FloatRows centres(options_.clusters, rows_.width());
+  means(best.labels, centres);
+  return iterate(std::move(best), centres, true);
+}
+
+// Assignments and means in turn until the assignment changes nothing; from there, exchanges
+// of members, and again. Every change lowers the objective, and the end is a fixed point of both.
+KmeansResult Kmeans::iterate(KmeansResult result, FloatRows& centres, bool with_search) const {
+  const int32_t clusters = options_.clusters;
   std::vector<float> dots(at(count() * clusters));
   std::vector<int32_t> present(at(count() * clusters));
   BalancedAssignment assignment(count(), clusters);
   std::optional<LocalSearch> search;
-  if (!gram_.empty()) {
-    const uint64_t bits = random_bits(options_.seed, options_.stream, restart, -1);
+  if (with_search) {
+    const uint64_t bits = random_bits(options_.seed, options_.stream, result.restart, -1);
     search.emplace(gram_, count(), clusters, static_cast<int64_t>(bits));
   }
-  KmeansResult result{.restart = restart};
-  while (result.iterations < options_.max_iterations) {
+  result.converged = false;
+  while (!result.converged && result.iterations < options_.max_iterations) {
     costs(centres, dots, present);
     assignment.solve(present);
     ++result.iterations;
@@ -200,7 +217,6 @@ KmeansResult Kmeans::run(int32_t restart, const std::vector<int64_t>& seeds) con
       result.labels = assignment.labels();
     } else if (!search || search->improve(result.labels) == 0) {
       result.converged = true;
-      break;
     }
     means(result.labels, centres);
   }
@@ -241,6 +257,8 @@ KmeansResult balanced_kmeans(std::span<const float> rows, int64_t count, int64_t
     result.inertia = inertia_of(rows, width, result.labels, options.clusters);
     if (result.inertia < best.inertia) best = std::move(result);
   }
+  best = kmeans.refine(std::move(best));
+  best.inertia = inertia_of(rows, width, best.labels, options.clusters);
   renumber(best.labels, options.clusters);
   return best;
 }
