@@ -1,0 +1,120 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "server/control/attempt_driver.h"
+#include "server/control/config.h"
+#include "server/control/coordinator_probe.h"
+#include "server/control/job_book.h"
+#include "server/control/session_desk.h"
+#include "server/scheduler/scheduler.h"
+
+namespace emoe::server {
+
+// Identifies a mutating call for repeats; an empty id asks for none.
+struct RequestKey {
+  std::string id;
+  std::string method;
+  std::string body_hash;
+};
+
+struct JobUpdate {
+  std::optional<int> priority;
+  std::optional<std::string> name;
+  std::optional<std::map<std::string, std::string>> labels;
+};
+
+// The coordinator without its wire: owns every unfinished job. One loop (run(), or step() in tests)
+// schedules, launches, watches and ends attempts; the calls below change jobs under the same lock,
+// and what they return is stored. Thread-safe; `store`, `launcher`, `clock` and `probe` outlive it.
+class Controller {
+ public:
+  Controller(ControlConfig config, JobStore& store, launcher::Launcher& launcher,
+             const Clock& clock, CoordinatorProbe& probe);
+
+  // Before everything else: loads the unfinished jobs and takes up their attempts.
+  [[nodiscard]] Status recover();
+  // Where ranks find the coordinator, once the port is bound. Called before the loop starts.
+  void set_coordinator_address(std::string address);
+  // Called (under the lock: must return at once) with the id of each job that has new events.
+  void set_listener(std::function<void(const std::string&)> listener);
+
+  // One round of everything; errors are logged and the round tried again.
+  void step();
+  // Rounds until asked to stop: at once when something comes in, else every poll_interval.
+  void run(const std::stop_token& stop);
+
+  // The first answer to this request, if it was made before. ALREADY_EXISTS / REQUEST_ID_REUSED
+  // when it was another request.
+  [[nodiscard]] Result<std::optional<RequestRecord>> answered(const RequestKey& key);
+
+  // RESOURCE_EXHAUSTED / QUEUE_FULL, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS.
+  [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved);
+  [[nodiscard]] Result<v1::Job> create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
+                                       const RequestKey& request);
+  // NOT_FOUND, ABORTED / ETAG_MISMATCH, FAILED_PRECONDITION / WRONG_STATE.
+  [[nodiscard]] Result<v1::Job> update(const std::string& id, const JobUpdate& update,
+                                       const std::string& etag, const RequestKey& request);
+  [[nodiscard]] Result<v1::Job> cancel(const std::string& id, const std::string& message,
+                                       const RequestKey& request);
+  [[nodiscard]] Status remove(const std::string& id, const std::string& etag, bool delete_outputs,
+                              const RequestKey& request);
+  [[nodiscard]] Result<v1::Job> get(const std::string& id);
+  // Adds what is only in memory: the place in the queue and why it waits.
+  void decorate(v1::Job& job);
+
+  // From a rank's stream; returns at once.
+  void post(SessionMessage message);
+
+  struct Slots {
+    int total = 0;
+    int free = 0;
+  };
+  [[nodiscard]] Slots slots();
+  // Metrics addresses of connected ranks, for service discovery.
+  struct Target {
+    std::string address;
+    std::string job_id;
+    int rank = 0;
+  };
+  [[nodiscard]] std::vector<Target> targets();
+  [[nodiscard]] const ControlConfig& config() const { return config_; }
+
+ private:
+  void schedule_locked();
+  void publish_locked();
+  [[nodiscard]] int slots_used_locked();
+  [[nodiscard]] Result<LiveJob*> find_live_locked(const std::string& id, const std::string& doing);
+  [[nodiscard]] Result<std::optional<v1::Job>> repeat_locked(const RequestKey& request);
+  static void remember(JobEdit& edit, const RequestKey& request);
+  void poke();
+
+  const ControlConfig config_;
+  JobStore& store_;
+  const Clock& clock_;
+  CoordinatorProbe& probe_;
+
+  std::mutex mutex_;
+  std::function<void(const std::string&)> listener_;
+  JobBook book_;
+  SessionDesk desk_;
+  AttemptDriver driver_;
+  std::map<std::string, Waiting> waiting_;
+  std::map<v1::JobState, int> ended_;  // counts of terminal states
+  std::optional<SteadyTime> last_step_;
+
+  std::mutex inbox_mutex_;
+  std::condition_variable_any inbox_filled_;
+  std::vector<SessionMessage> inbox_;
+  bool poked_ = false;
+};
+
+}  // namespace emoe::server

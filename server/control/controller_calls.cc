@@ -1,0 +1,201 @@
+// The calls of Controller that change a job on a client's behalf.
+#include <absl/strings/str_cat.h>
+
+#include "base/file.h"
+#include "base/id.h"
+#include "base/log.h"
+#include "server/control/controller.h"
+#include "server/job/errors.h"
+
+namespace emoe::server {
+namespace {
+
+Status wrong_state(const v1::Job& job, const std::string& doing) {
+  return make_error(
+      StatusCode::kFailedPrecondition, "WRONG_STATE",
+      absl::StrCat("job ", job.id(), " is ", to_string(job.state()), ": cannot ", doing),
+      {{"job_id", job.id()}, {"state", to_string(job.state())}});
+}
+
+Status check_etag(const v1::Job& job, const std::string& etag) {
+  if (etag.empty() || etag == job.etag()) return ok_status();
+  return make_error(
+      StatusCode::kAborted, "ETAG_MISMATCH",
+      absl::StrCat("job ", job.id(), " has changed since etag ", etag, "; read it again"),
+      {{"job_id", job.id()}, {"etag", job.etag()}});
+}
+
+}  // namespace
+
+Result<std::optional<RequestRecord>> Controller::answered(const RequestKey& key) {
+  if (key.id.empty()) return std::optional<RequestRecord>();
+  auto found = store_.request(key.id);
+  if (!found.ok()) return store_failed(found.status());
+  if (*found && ((*found)->method != key.method || (*found)->body_hash != key.body_hash)) {
+    return make_error(StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
+                      absl::StrCat("request_id \"", key.id, "\" was used for another ",
+                                   (*found)->method, " request; use a new one"),
+                      {{"request_id", key.id}, {"job_id", (*found)->job_id}});
+  }
+  return found;
+}
+
+Result<std::optional<v1::Job>> Controller::repeat_locked(const RequestKey& request) {
+  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
+  if (!first) return std::optional<v1::Job>();
+  v1::Job job;
+  if (!job.ParseFromString(first->response)) {
+    return store_failed(absl::DataLossError("a stored answer is damaged"));
+  }
+  return std::optional<v1::Job>(std::move(job));
+}
+
+// The commit of the change stores the answer with it.
+void Controller::remember(JobEdit& edit, const RequestKey& request) {
+  edit.touch();
+  if (request.id.empty()) return;
+  edit.rows().request =
+      RequestRecord{request.id, request.method, request.body_hash, edit.job().id(), ""};
+}
+
+Status Controller::check_capacity(const v1::JobSpec& resolved) {
+  const int ranks = resolved.parallel().ranks();
+  if (ranks > config_.slots_total) {
+    return make_error(
+        StatusCode::kFailedPrecondition, "NOT_ENOUGH_SLOTS",
+        absl::StrCat("parallel.ranks is ", ranks, ", this service has ", config_.slots_total,
+                     " slots"),
+        {{"needed", absl::StrCat(ranks)}, {"available", absl::StrCat(config_.slots_total)}});
+  }
+  return ok_status();
+}
+
+Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
+                                   const RequestKey& request) {
+  EMOE_RETURN_IF_ERROR(check_capacity(resolved));
+  const std::lock_guard lock(mutex_);
+  EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
+  if (first) return *first;
+  if (static_cast<int>(book_.jobs().size()) >= config_.max_jobs) {
+    return make_error(StatusCode::kResourceExhausted, "QUEUE_FULL",
+                      absl::StrCat("the queue holds its ", config_.max_jobs,
+                                   " unfinished jobs; try again when one has ended"),
+                      {{"limit", absl::StrCat(config_.max_jobs)}});
+  }
+  LiveJob fresh;
+  v1::Job& job = fresh.record.job;
+  job.set_id(new_id("job"));
+  job.set_name(resolved.name());
+  *job.mutable_spec() = spec;
+  *job.mutable_resolved_spec() = resolved;
+  job.set_state(v1::VALIDATING);
+  job.set_output_dir((config_.output_root / job.id()).string());
+  *job.mutable_create_time() = to_timestamp(clock_.wall_now());
+  job.set_priority(resolved.resources().priority());
+  JobEdit edit(fresh, clock_);
+  EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::validated, v1::REASON_UNSPECIFIED, ""));
+  remember(edit, request);
+  const std::string id = job.id();
+  if (const Status stored = book_.add(std::move(edit)); !stored.ok()) return store_failed(stored);
+  poke();
+  return book_.find(id)->record.job;
+}
+
+Result<LiveJob*> Controller::find_live_locked(const std::string& id, const std::string& doing) {
+  if (LiveJob* live = book_.find(id); live != nullptr && !is_terminal(live->record.job.state())) {
+    return live;
+  }
+  const auto stored = store_.job(id);
+  if (stored.status().code() == StatusCode::kNotFound) return job_not_found(id);
+  if (!stored.ok()) return store_failed(stored.status());
+  return wrong_state(stored->job, doing);
+}
+
+Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& update,
+                                   const std::string& etag, const RequestKey& request) {
+  const std::lock_guard lock(mutex_);
+  EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
+  if (first) return *first;
+  EMOE_ASSIGN_OR_RETURN(LiveJob * live, find_live_locked(id, "be updated"));
+  EMOE_RETURN_IF_ERROR(check_etag(live->record.job, etag));
+  JobEdit edit(*live, clock_);
+  v1::Job& job = edit.job();
+  for (v1::JobSpec* spec : {job.mutable_spec(), job.mutable_resolved_spec()}) {
+    if (update.priority) spec->mutable_resources()->set_priority(*update.priority);
+    if (update.name) spec->set_name(*update.name);
+    if (!update.labels) continue;
+    spec->mutable_labels()->clear();
+    for (const auto& [key, value] : *update.labels) (*spec->mutable_labels())[key] = value;
+  }
+  if (update.priority) job.set_priority(*update.priority);
+  if (update.name) job.set_name(*update.name);
+  remember(edit, request);
+  if (const Status stored = book_.commit(*live, std::move(edit)); !stored.ok()) {
+    return store_failed(stored);
+  }
+  poke();
+  return live->record.job;
+}
+
+Result<v1::Job> Controller::cancel(const std::string& id, const std::string& message,
+                                   const RequestKey& request) {
+  const std::lock_guard lock(mutex_);
+  EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
+  if (first) return *first;
+  const auto found = find_live_locked(id, "be cancelled");
+  if (!found.ok()) {
+    const auto ended = store_.job(id);
+    if (ended.ok() && ended->job.state() == v1::CANCELLED) return ended->job;
+    return found.status();
+  }
+  LiveJob& live = **found;
+  if (live.record.job.state() == v1::CANCELLING) return live.record.job;
+  JobEdit edit(live, clock_);
+  edit.record().cancel_message = message.empty() ? "cancelled by a client" : message;
+  remember(edit, request);
+  Status stored;
+  if (live.attempt) {
+    stored = driver_.cancel(live, std::move(edit));
+  } else {
+    EMOE_RETURN_IF_ERROR(
+        edit.apply(JobEvent::cancel_requested, v1::REASON_CANCELLED, edit.record().cancel_message));
+    stored = book_.commit(live, std::move(edit));
+    if (stored.ok()) probe_.job_finished(v1::CANCELLED, v1::REASON_CANCELLED);
+  }
+  if (!stored.ok()) return store_failed(stored);
+  poke();
+  return live.record.job;
+}
+
+Status Controller::remove(const std::string& id, const std::string& etag, bool delete_outputs,
+                          const RequestKey& request) {
+  const std::lock_guard lock(mutex_);
+  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
+  if (first) return ok_status();
+  const auto stored = store_.job(id);
+  if (stored.status().code() == StatusCode::kNotFound) return job_not_found(id);
+  if (!stored.ok()) return store_failed(stored.status());
+  if (!is_terminal(stored->job.state()))
+    return wrong_state(stored->job, "be deleted; cancel it first");
+  EMOE_RETURN_IF_ERROR(check_etag(stored->job, etag));
+  // Files first: a job whose files could not be removed stays listed.
+  if (delete_outputs) {
+    const Status removed = remove_tree(stored->job.output_dir());
+    if (!removed.ok() && removed.code() != StatusCode::kNotFound) {
+      return with_context(with_reason(removed, "OUTPUT_NOT_REMOVED"), "job " + id);
+    }
+  }
+  const Status own = remove_tree(AttemptDriver::job_dir(config_, id));
+  if (!own.ok() && own.code() != StatusCode::kNotFound) {
+    log_warning("job %s: %s", id, std::string(own.message()));
+  }
+  std::optional<RequestRecord> record;
+  if (!request.id.empty())
+    record = RequestRecord{request.id, request.method, request.body_hash, id, ""};
+  if (const Status gone = store_.remove_job(id, record); !gone.ok()) return store_failed(gone);
+  book_.drop_ended();
+  if (listener_) listener_(id);
+  return ok_status();
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,104 @@
+#include "server/control/coordinator_probe.h"
+
+#include <absl/strings/ascii.h>
+
+#include "server/job/job_state_machine.h"
+
+namespace emoe::server {
+namespace {
+
+const std::vector<double>& latency_buckets() {
+  static const std::vector<double> kBuckets = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+                                               0.1,   0.25,   0.5,   1,    2.5,   10};
+  return kBuckets;
+}
+
+std::string lower(const std::string& text) {
+  return absl::AsciiStrToLower(text);
+}
+
+}  // namespace
+
+CoordinatorProbe::CoordinatorProbe(metrics::Registry& registry) : registry_(registry) {
+  for (int value = v1::VALIDATING; value <= v1::CANCELLED; ++value) {
+    const auto state = static_cast<v1::JobState>(value);
+    jobs_[state] =
+        registry.gauge("emoe_jobs", "Jobs by state.", {{"state", lower(to_string(state))}});
+  }
+  slots_used_ = registry.gauge("emoe_slots", "Slots by use.", {{"state", "used"}});
+  slots_free_ = registry.gauge("emoe_slots", "Slots by use.", {{"state", "free"}});
+  queue_seconds_ =
+      registry.histogram("emoe_job_queue_seconds", "From creation to the first attempt.",
+                         {1, 10, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600});
+  commit_seconds_ = registry.histogram("emoe_store_commit_seconds", "Time of one durable commit.",
+                                       latency_buckets());
+  goodput_ = registry.gauge("emoe_goodput_ratio",
+                            "Rank-seconds in steps that count over rank-seconds slots were held, "
+                            "since the coordinator started.");
+}
+
+void CoordinatorProbe::jobs(const std::map<v1::JobState, int>& by_state) {
+  for (const auto& [state, gauge] : jobs_) {
+    const auto found = by_state.find(state);
+    gauge->set(found == by_state.end() ? 0 : found->second);
+  }
+}
+
+void CoordinatorProbe::slots(int used, int total) {
+  slots_used_->set(used);
+  slots_free_->set(total - used);
+}
+
+void CoordinatorProbe::job_started(double seconds_in_queue) {
+  queue_seconds_->observe(seconds_in_queue);
+}
+
+void CoordinatorProbe::attempt_started(const std::string& cause) {
+  const std::lock_guard lock(mutex_);
+  auto& counter = attempts_[cause];
+  if (!counter) {
+    counter = registry_.counter("emoe_attempts_total",
+                                "Attempts started, by why: first, or how the one before ended.",
+                                {{"cause", lower(cause)}});
+  }
+  counter->increment();
+}
+
+void CoordinatorProbe::job_finished(v1::JobState outcome, v1::Reason reason) {
+  const std::lock_guard lock(mutex_);
+  auto& counter = finished_[to_string(outcome) + to_string(reason)];
+  if (!counter) {
+    counter = registry_.counter(
+        "emoe_jobs_finished_total", "Jobs that reached a terminal state.",
+        {{"outcome", lower(to_string(outcome))}, {"reason", lower(to_string(reason))}});
+  }
+  counter->increment();
+}
+
+void CoordinatorProbe::committed(double seconds) {
+  commit_seconds_->observe(seconds);
+}
+
+void CoordinatorProbe::rpc(const std::string& method, const std::string& code, double seconds) {
+  const std::lock_guard lock(mutex_);
+  auto& histogram = rpcs_[method + "/" + code];
+  if (!histogram) {
+    histogram = registry_.histogram("emoe_rpc_seconds", "Time of a call on the server.",
+                                    latency_buckets(), {{"method", method}, {"code", code}});
+  }
+  histogram->observe(seconds);
+}
+
+void CoordinatorProbe::add_useful(double rank_seconds) {
+  const std::lock_guard lock(mutex_);
+  useful_ += rank_seconds;
+  if (held_ > 0) goodput_->set(useful_ / held_);
+}
+
+void CoordinatorProbe::add_held(double rank_seconds) {
+  const std::lock_guard lock(mutex_);
+  held_ += rank_seconds;
+  if (held_ > 0) goodput_->set(useful_ / held_);
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "emoe/v1/job.pb.h"
+#include "metrics/metrics.h"
+
+namespace emoe::server {
+
+// The coordinator's own series (docs/METRICS.md). Thread-safe.
+class CoordinatorProbe {
+ public:
+  explicit CoordinatorProbe(metrics::Registry& registry);
+
+  void jobs(const std::map<v1::JobState, int>& by_state);
+  void slots(int used, int total);
+  void job_started(double seconds_in_queue);
+  void attempt_started(const std::string& cause);  // first, or why the one before ended
+  void job_finished(v1::JobState outcome, v1::Reason reason);
+  void committed(double seconds);
+  void rpc(const std::string& method, const std::string& code, double seconds);
+  // Rank-seconds of steps that count, and rank-seconds that slots were held.
+  void add_useful(double rank_seconds);
+  void add_held(double rank_seconds);
+
+ private:
+  metrics::Registry& registry_;
+  std::mutex mutex_;
+  std::map<v1::JobState, std::shared_ptr<metrics::Gauge>> jobs_;
+  std::shared_ptr<metrics::Gauge> slots_used_;
+  std::shared_ptr<metrics::Gauge> slots_free_;
+  std::shared_ptr<metrics::Histogram> queue_seconds_;
+  std::shared_ptr<metrics::Histogram> commit_seconds_;
+  std::shared_ptr<metrics::Gauge> goodput_;
+  std::map<std::string, std::shared_ptr<metrics::Counter>> attempts_;
+  std::map<std::string, std::shared_ptr<metrics::Counter>> finished_;
+  std::map<std::string, std::shared_ptr<metrics::Histogram>> rpcs_;
+  double useful_ = 0;
+  double held_ = 0;
+};
+
+}  // namespace emoe::server

@@ -1,0 +1,141 @@
+#include "server/control/job_book.h"
+
+#include <absl/strings/str_format.h>
+
+#include "base/check.h"
+
+namespace emoe::server {
+
+google::protobuf::Timestamp to_timestamp(WallTime time) {
+  const auto since = std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch());
+  google::protobuf::Timestamp stamp;
+  stamp.set_seconds(since.count() / 1'000'000'000);
+  stamp.set_nanos(static_cast<int32_t>(since.count() % 1'000'000'000));
+  return stamp;
+}
+
+WallTime to_wall_time(const google::protobuf::Timestamp& time) {
+  return WallTime(std::chrono::duration_cast<WallTime::duration>(
+      std::chrono::seconds(time.seconds()) + std::chrono::nanoseconds(time.nanos())));
+}
+
+JobEdit::JobEdit(const LiveJob& live, const Clock& clock) : clock_(clock), record_(live.record) {
+  if (live.attempt) attempt_ = live.attempt->record;
+}
+
+Status JobEdit::apply(JobEvent event, v1::Reason reason, const std::string& message) {
+  EMOE_ASSIGN_OR_RETURN(const v1::JobState to, JobStateMachine::next(record_.job.state(), event));
+  v1::Event told;
+  v1::StateChange& change = *told.mutable_state_change();
+  change.set_from(record_.job.state());
+  change.set_to(to);
+  change.set_reason(reason);
+  change.set_message(message);
+  change.set_attempt(attempt_ ? attempt_->number : 0);
+  add_event(std::move(told));
+  record_.job.set_state(to);
+  record_.job.set_reason(reason);
+  record_.job.set_message(message);
+  if (is_terminal(to)) *record_.job.mutable_end_time() = to_timestamp(clock_.wall_now());
+  touch();
+  return ok_status();
+}
+
+void JobEdit::add_event(v1::Event event) {
+  event.set_sequence(record_.next_sequence++);
+  event.set_job_id(record_.job.id());
+  *event.mutable_time() = to_timestamp(clock_.wall_now());
+  change_.events.push_back(std::move(event));
+}
+
+void JobEdit::log(v1::LogMessage::Level level, const std::string& text, int rank) {
+  v1::Event event;
+  event.mutable_log()->set_level(level);
+  event.mutable_log()->set_text(text);
+  event.mutable_log()->set_rank(rank);
+  event.mutable_log()->set_attempt(attempt_ ? attempt_->number : 0);
+  add_event(std::move(event));
+}
+
+AttemptRecord& JobEdit::attempt() {
+  EMOE_CHECK(attempt_.has_value());
+  return *attempt_;
+}
+
+v1::Attempt& JobEdit::public_attempt() {
+  EMOE_CHECK(record_.job.attempts_size() > 0);
+  return *record_.job.mutable_attempts(record_.job.attempts_size() - 1);
+}
+
+JobBook::JobBook(JobStore& store, const Clock& clock,
+                 std::function<void(const std::string&)> on_change)
+    : store_(store), clock_(clock), on_change_(std::move(on_change)) {}
+
+Status JobBook::load() {
+  EMOE_ASSIGN_OR_RETURN(std::vector<JobRecord> records, store_.unfinished_jobs());
+  for (JobRecord& record : records) {
+    const std::string id = record.job.id();
+    EMOE_ASSIGN_OR_RETURN(std::vector<AttemptRecord> attempts, store_.attempts(id));
+    LiveJob& live = jobs_[id];
+    live.record = std::move(record);
+    if (!attempts.empty() && !attempts.back().ended) {
+      live.attempt = std::make_unique<LiveAttempt>();
+      live.attempt->record = std::move(attempts.back());
+    }
+  }
+  return ok_status();
+}
+
+LiveJob* JobBook::find(const std::string& id) {
+  const auto found = jobs_.find(id);
+  return found == jobs_.end() ? nullptr : &found->second;
+}
+
+Change JobBook::finish(JobEdit& edit) {
+  if (edit.touched_) {
+    ++edit.record_.revision;
+    edit.record_.job.set_etag(absl::StrFormat("%x", edit.record_.revision));
+  }
+  *edit.record_.job.mutable_update_time() = to_timestamp(edit.clock_.wall_now());
+  Change change = std::move(edit.change_);
+  // The answer to the call that made this change; its repeat gets these very bytes.
+  if (change.request) change.request->response = edit.record_.job.SerializeAsString();
+  change.job = edit.record_;
+  if (edit.attempt_) change.attempts.push_back(*edit.attempt_);
+  return change;
+}
+
+Status JobBook::add(JobEdit edit) {
+  EMOE_RETURN_IF_ERROR(store_.commit(finish(edit)));
+  const std::string id = edit.record_.job.id();
+  jobs_[id].record = std::move(edit.record_);
+  on_change_(id);
+  return ok_status();
+}
+
+Status JobBook::commit(LiveJob& live, JobEdit edit) {
+  std::vector<std::pair<LiveJob*, JobEdit>> edits;
+  edits.emplace_back(&live, std::move(edit));
+  return commit(std::move(edits));
+}
+
+Status JobBook::commit(std::vector<std::pair<LiveJob*, JobEdit>> edits) {
+  std::vector<Change> changes;
+  changes.reserve(edits.size());
+  for (auto& [live, edit] : edits) changes.push_back(finish(edit));
+  EMOE_RETURN_IF_ERROR(store_.commit(changes));
+  for (auto& [live, edit] : edits) {
+    live->record = std::move(edit.record_);
+    if (edit.attempt_ && live->attempt) live->attempt->record = std::move(*edit.attempt_);
+    on_change_(live->record.job.id());
+  }
+  return ok_status();
+}
+
+void JobBook::drop_ended() {
+  std::erase_if(jobs_, [](const auto& entry) {
+    return is_terminal(entry.second.record.job.state()) && entry.second.attempt == nullptr;
+  });
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,106 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "server/job/job_state_machine.h"
+#include "server/job/job_store.h"
+#include "server/job/types.h"
+#include "server/session/attempt_monitor.h"
+
+namespace emoe::server {
+
+// One rank's stream, while it is connected.
+struct RankLink {
+  std::shared_ptr<SessionChannel> channel;
+  int64_t sequence = 0;  // reports up to here are stored
+};
+
+// The attempt a job is running: its record and what is known of it only in memory.
+struct LiveAttempt {
+  AttemptRecord record;
+  std::unique_ptr<AttemptMonitor> monitor;
+  std::map<int, RankLink> links;             // by rank
+  std::optional<SteadyTime> stopping_since;  // a graceful stop was asked for
+  bool asked_launcher = false;               // … of the launcher too
+  std::optional<SteadyTime> last_kill;
+  std::optional<SteadyTime> end_seen;    // the launcher says ended, rank 0's word is missing
+  std::optional<SteadyTime> fault_seen;  // a rank reported a failure of its own
+  bool counts_steps = false;             // the first step of this attempt came
+  std::deque<std::pair<int64_t, double>> speed;  // tokens and seconds of the last steps
+};
+
+struct LiveJob {
+  JobRecord record;
+  std::unique_ptr<LiveAttempt> attempt;  // while slots are held
+};
+
+// A change of one job in the making: works on copies, so that what is in memory always equals what
+// is stored. JobBook::commit() makes it true.
+class JobEdit {
+ public:
+  JobEdit(const LiveJob& live, const Clock& clock);
+
+  // A transition with its event. FAILED_PRECONDITION when the state machine refuses it.
+  [[nodiscard]] Status apply(JobEvent event, v1::Reason reason, const std::string& message);
+  // Adds an event with the next sequence number and the time.
+  void add_event(v1::Event event);
+  void log(v1::LogMessage::Level level, const std::string& text, int rank = -1);
+  // Marks a change that clients with an etag must notice (not needed for progress).
+  void touch() { touched_ = true; }
+
+  [[nodiscard]] v1::Job& job() { return record_.job; }
+  [[nodiscard]] JobRecord& record() { return record_; }
+  // The attempt's record, where the job has a live attempt or set_attempt() gave one.
+  [[nodiscard]] AttemptRecord& attempt();
+  void set_attempt(AttemptRecord attempt) { attempt_ = std::move(attempt); }
+  // The public side of the newest attempt.
+  [[nodiscard]] v1::Attempt& public_attempt();
+  // Rows beside the job: steps, evals, checkpoints, cursors, request.
+  [[nodiscard]] Change& rows() { return change_; }
+
+ private:
+  friend class JobBook;
+  const Clock& clock_;
+  JobRecord record_;
+  std::optional<AttemptRecord> attempt_;
+  Change change_;
+  bool touched_ = false;
+};
+
+// The jobs that have not ended, as stored. Only the controller uses it, under its lock.
+class JobBook {
+ public:
+  JobBook(JobStore& store, const Clock& clock, std::function<void(const std::string&)> on_change);
+
+  [[nodiscard]] Status load();
+  [[nodiscard]] std::map<std::string, LiveJob>& jobs() { return jobs_; }
+  [[nodiscard]] LiveJob* find(const std::string& id);
+
+  // Stores a new job with its first events and takes it in.
+  [[nodiscard]] Status add(JobEdit edit);
+  // Stores the edits in one transaction, then lets memory follow and tells the watchers. A job
+  // that has ended leaves the book once drop_ended() is called.
+  [[nodiscard]] Status commit(LiveJob& live, JobEdit edit);
+  [[nodiscard]] Status commit(std::vector<std::pair<LiveJob*, JobEdit>> edits);
+  void drop_ended();
+
+ private:
+  static Change finish(JobEdit& edit);
+
+  JobStore& store_;
+  const Clock& clock_;
+  const std::function<void(const std::string&)> on_change_;
+  std::map<std::string, LiveJob> jobs_;
+};
+
+[[nodiscard]] google::protobuf::Timestamp to_timestamp(WallTime time);
+[[nodiscard]] WallTime to_wall_time(const google::protobuf::Timestamp& time);
+
+}  // namespace emoe::server

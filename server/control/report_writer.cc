@@ -1,0 +1,133 @@
+#include "server/control/report_writer.h"
+
+#include <algorithm>
+
+namespace emoe::server {
+namespace {
+
+constexpr size_t kSpeedWindow = 20;  // steps in the mean of tokens per second
+
+}  // namespace
+
+Status ReportWriter::write(int rank, const RankReport& report) {
+  if (const auto* body = std::get_if<StepReport>(&report.body)) {
+    return rank == 0 && body->metrics ? step(*body->metrics) : ok_status();
+  }
+  if (const auto* body = std::get_if<v1::PhaseChange>(&report.body)) return phase(*body);
+  if (const auto* body = std::get_if<v1::EvalResult>(&report.body)) eval(*body);
+  if (const auto* body = std::get_if<v1::CheckpointInfo>(&report.body)) checkpoint(*body);
+  if (const auto* body = std::get_if<v1::LogMessage>(&report.body)) log(rank, *body);
+  if (const auto* body = std::get_if<v1::MergeSummary>(&report.body)) merge(*body);
+  if (const auto* body = std::get_if<EndReport>(&report.body)) end(rank, *body);
+  return ok_status();
+}
+
+// An attempt that resumes redoes steps after its checkpoint: counts go back to where it begins.
+Status ReportWriter::begin_steps(int64_t first_step) {
+  int64_t tokens = 0;
+  for (int64_t from = 0; from < first_step;) {
+    EMOE_ASSIGN_OR_RETURN(auto steps, store_.steps(edit_.job().id(), from, 1000));
+    for (const v1::StepMetrics& earlier : steps) {
+      if (earlier.step() < first_step) tokens += earlier.tokens();
+    }
+    if (steps.size() < 1000) break;
+    from = steps.back().step() + 1;
+  }
+  edit_.job().mutable_progress()->set_tokens(tokens);
+  edit_.public_attempt().set_resumed_from_step(first_step);
+  edit_.touch();
+  live_.attempt->counts_steps = true;
+  live_.attempt->speed.clear();
+  return ok_status();
+}
+
+Status ReportWriter::step(const v1::StepMetrics& reported) {
+  if (!live_.attempt->counts_steps) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
+  v1::StepMetrics metrics = reported;
+  metrics.set_attempt(live_.attempt->record.number);
+  edit_.rows().steps.emplace_back(edit_.job().id(), metrics);
+  v1::Event event;
+  *event.mutable_step() = metrics;
+  edit_.add_event(std::move(event));
+
+  auto& speed = live_.attempt->speed;
+  speed.emplace_back(metrics.tokens(), metrics.seconds());
+  if (speed.size() > kSpeedWindow) speed.pop_front();
+  double tokens = 0;
+  double seconds = 0;
+  for (const auto& [step_tokens, step_seconds] : speed) {
+    tokens += static_cast<double>(step_tokens);
+    seconds += step_seconds;
+  }
+  v1::Progress& progress = *edit_.job().mutable_progress();
+  progress.set_step(metrics.step() + 1);
+  progress.set_loss(metrics.loss());
+  progress.set_learning_rate(metrics.learning_rate());
+  progress.set_grad_norm(metrics.grad_norm());
+  progress.set_tokens(progress.tokens() + metrics.tokens());
+  progress.set_tokens_per_second(seconds > 0 ? tokens / seconds : 0);
+  const auto left = std::max<int64_t>(progress.steps_planned() - progress.step(), 0);
+  progress.set_eta_seconds(static_cast<double>(left) * seconds / static_cast<double>(speed.size()));
+  probe_.add_useful(metrics.seconds() * edit_.job().resolved_spec().parallel().ranks());
+  return ok_status();
+}
+
+Status ReportWriter::phase(const v1::PhaseChange& change) {
+  v1::Event event;
+  *event.mutable_phase() = change;
+  edit_.add_event(std::move(event));
+  v1::Progress& progress = *edit_.job().mutable_progress();
+  progress.set_phase(change.phase());
+  if (change.steps_planned() > 0) progress.set_steps_planned(change.steps_planned());
+  if (change.phase() == "export" && edit_.job().state() == v1::RUNNING) {
+    return edit_.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
+  }
+  return ok_status();
+}
+
+void ReportWriter::eval(const v1::EvalResult& result) {
+  edit_.rows().evals.emplace_back(edit_.job().id(), result);
+  v1::Event event;
+  *event.mutable_eval() = result;
+  edit_.add_event(std::move(event));
+  if (result.step() == 0) *edit_.job().mutable_eval_first() = result;
+  *edit_.job().mutable_eval_last() = result;
+}
+
+void ReportWriter::checkpoint(const v1::CheckpointInfo& reported) {
+  v1::CheckpointInfo info = reported;
+  edit_.rows().checkpoints.emplace_back(edit_.job().id(), info);
+  v1::Event event;
+  *event.mutable_checkpoint() = std::move(info);
+  edit_.add_event(std::move(event));
+}
+
+void ReportWriter::log(int rank, v1::LogMessage message) {
+  message.set_rank(rank);
+  message.set_attempt(live_.attempt->record.number);
+  v1::Event event;
+  *event.mutable_log() = std::move(message);
+  edit_.add_event(std::move(event));
+}
+
+void ReportWriter::merge(const v1::MergeSummary& summary) {
+  *edit_.job().mutable_merge() = summary;
+  v1::Event event;
+  *event.mutable_merge() = summary;
+  edit_.add_event(std::move(event));
+  edit_.touch();
+}
+
+void ReportWriter::end(int rank, const EndReport& report) {
+  AttemptRecord& attempt = edit_.attempt();
+  if (rank == 0) attempt.end_code = report.exit_code;
+  // 71 blames another rank: the first one that blames itself is the cause.
+  const bool own_fault = report.exit_code != 0 && report.exit_code != 71;
+  if (own_fault && !attempt.fault_code) {
+    attempt.fault_code = report.exit_code;
+    attempt.fault_message = live_.attempt->monitor->describe(rank) + ": " + report.message;
+  }
+  live_.attempt->monitor->ended(rank);
+}
+
+}  // namespace emoe::server

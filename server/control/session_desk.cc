@@ -1,0 +1,222 @@
+#include "server/control/session_desk.h"
+
+#include <algorithm>
+#include <functional>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/log.h"
+#include "server/control/report_writer.h"
+#include "server/job/errors.h"
+
+namespace emoe::server {
+namespace {
+
+Status stale(const std::string& text) {
+  return make_error(StatusCode::kFailedPrecondition, "STALE_ATTEMPT", text);
+}
+
+}  // namespace
+
+// What the messages of one round changed so far, and whom to tell once it is stored.
+struct SessionDesk::Round {
+  struct Entry {
+    JobEdit edit;
+    std::map<int, int64_t> staged;  // by rank: the newest sequence in this round
+    std::map<int, std::shared_ptr<SessionChannel>> welcome;
+    std::map<int, std::shared_ptr<SessionChannel>> ack;
+  };
+  std::map<LiveJob*, Entry> entries;
+  const Clock& clock;
+
+  Entry& of(LiveJob& live) {
+    return entries.try_emplace(&live, Entry{JobEdit(live, clock), {}, {}, {}}).first->second;
+  }
+};
+
+SessionDesk::SessionDesk(JobBook& book, JobStore& store, const Clock& clock,
+                         CoordinatorProbe& probe)
+    : book_(book), store_(store), clock_(clock), probe_(probe) {}
+
+void SessionDesk::process(std::vector<SessionMessage> messages) {
+  Round round{{}, clock_};
+  for (const SessionMessage& message : messages) {
+    const auto& channel = message.channel;
+    if (const auto* body = std::get_if<JoinRequest>(&message.body)) join(round, channel, *body);
+    if (const auto* body = std::get_if<RankPulse>(&message.body)) pulse(*channel, *body);
+    if (const auto* body = std::get_if<RankReport>(&message.body)) report(round, channel, *body);
+    if (std::holds_alternative<SessionClosed>(message.body)) leave(*channel);
+  }
+  finish(round);
+  for (const SessionMessage& message : messages) message.channel->consumed();
+}
+
+Status SessionDesk::admit(const JoinRequest& request, LiveJob*& live) {
+  live = book_.find(request.job_id);
+  if (live == nullptr || is_terminal(live->record.job.state())) {
+    const auto stored = store_.job(request.job_id);
+    if (stored.status().code() == StatusCode::kNotFound) return job_not_found(request.job_id);
+    EMOE_RETURN_IF_ERROR(stored.status());
+    return stale(absl::StrCat("job ", request.job_id, " has ended"));
+  }
+  if (live->attempt == nullptr || live->attempt->monitor == nullptr ||
+      request.attempt != live->attempt->record.number) {
+    return stale(absl::StrCat("attempt ", request.attempt, " of job ", request.job_id,
+                              " is over; this process must exit"));
+  }
+  const AttemptRecord& attempt = live->attempt->record;
+  if (request.token != attempt.token) {
+    return make_error(StatusCode::kPermissionDenied, "BAD_TOKEN",
+                      "the token is not this attempt's");
+  }
+  if (attempt.doom && attempt.doom != Finding::cancelled && attempt.doom != Finding::max_runtime) {
+    return stale(
+        absl::StrCat("attempt ", request.attempt, " is being removed: ", attempt.doom_message));
+  }
+  const Status joined = live->attempt->monitor->join(request.rank, clock_.steady_now());
+  return with_reason(joined, "WORLD_SIZE_MISMATCH");
+}
+
+void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& channel,
+                       const JoinRequest& request) {
+  LiveJob* live = nullptr;
+  if (const Status status = admit(request, live); !status.ok()) {
+    log_warning("job %s: rank %d refused: %s", request.job_id, request.rank.rank(),
+                std::string(status.message()));
+    channel->close(status);
+    return;
+  }
+  const int rank = request.rank.rank();
+  auto& links = live->attempt->links;
+  if (const auto old = links.find(rank); old != links.end() && old->second.channel != channel) {
+    old->second.channel->close(absl::AbortedError("the rank opened another stream"));
+    seats_.erase(old->second.channel.get());
+  }
+  Round::Entry& entry = round.of(*live);
+  const auto stored = store_.committed_sequence(request.job_id, request.attempt, rank);
+  if (!stored.ok()) {
+    channel->close(store_failed(stored.status()));
+    return;
+  }
+  links[rank] = {channel, *stored};
+  seats_[channel.get()] = {request.job_id, request.attempt, rank};
+  entry.welcome[rank] = channel;
+
+  auto& ranks = *entry.edit.public_attempt().mutable_ranks();
+  const auto known = std::find_if(ranks.begin(), ranks.end(),
+                                  [&](const v1::RankInfo& info) { return info.rank() == rank; });
+  (known == ranks.end() ? *ranks.Add() : *known) = request.rank;
+  std::sort(ranks.begin(), ranks.end(),
+            [](const v1::RankInfo& a, const v1::RankInfo& b) { return a.rank() < b.rank(); });
+  entry.edit.touch();
+  if (live->attempt->monitor->all_joined() && entry.edit.job().state() == v1::STARTING) {
+    const Status running = entry.edit.apply(JobEvent::all_joined, v1::REASON_UNSPECIFIED, "");
+    if (!running.ok()) log_error("%s", std::string(running.message()));
+  }
+}
+
+LiveJob* SessionDesk::seated(const SessionChannel& channel, Seat& seat) {
+  const auto found = seats_.find(&channel);
+  if (found == seats_.end()) return nullptr;
+  seat = found->second;
+  LiveJob* live = book_.find(seat.job_id);
+  const bool current =
+      live != nullptr && live->attempt != nullptr && live->attempt->record.number == seat.attempt;
+  return current ? live : nullptr;
+}
+
+void SessionDesk::pulse(SessionChannel& channel, const RankPulse& pulse) {
+  Seat seat;
+  LiveJob* live = seated(channel, seat);
+  if (live != nullptr) live->attempt->monitor->pulse(seat.rank, pulse, clock_.steady_now());
+}
+
+void SessionDesk::report(Round& round, const std::shared_ptr<SessionChannel>& channel,
+                         const RankReport& report) {
+  Seat seat;
+  LiveJob* live = seated(*channel, seat);
+  if (live == nullptr) return channel->close(stale("join first; or the attempt is over"));
+  Round::Entry& entry = round.of(*live);
+  const auto staged = entry.staged.find(seat.rank);
+  const int64_t have =
+      staged != entry.staged.end() ? staged->second : live->attempt->links[seat.rank].sequence;
+  live->attempt->monitor->reported(seat.rank, clock_.steady_now());
+  entry.ack[seat.rank] = channel;
+  if (report.sequence <= have) return;  // stored before; acknowledged again
+  if (report.sequence != have + 1) {
+    entry.ack.erase(seat.rank);
+    return channel->close(make_error(
+        StatusCode::kInvalidArgument, "SEQUENCE_GAP",
+        absl::StrCat("report ", report.sequence, " came after ", have, ": reports have no gaps")));
+  }
+  ReportWriter writer(*live, entry.edit, store_, probe_);
+  if (const Status status = writer.write(seat.rank, report); !status.ok()) {
+    entry.ack.erase(seat.rank);
+    return channel->close(store_failed(status));
+  }
+  entry.staged[seat.rank] = report.sequence;
+}
+
+void SessionDesk::leave(const SessionChannel& channel) {
+  Seat seat;
+  if (LiveJob* live = seated(channel, seat); live != nullptr) {
+    live->attempt->monitor->disconnected(seat.rank, clock_.steady_now());
+    const auto link = live->attempt->links.find(seat.rank);
+    if (link != live->attempt->links.end() && link->second.channel.get() == &channel) {
+      live->attempt->links.erase(link);
+    }
+  }
+  seats_.erase(&channel);
+}
+
+void SessionDesk::finish(Round& round) {
+  if (round.entries.empty()) return;
+  std::vector<std::pair<LiveJob*, JobEdit>> edits;
+  for (auto& [live, entry] : round.entries) {
+    for (const auto& [rank, sequence] : entry.staged) {
+      const AttemptRecord& attempt = live->attempt->record;
+      entry.edit.rows().cursors.push_back({attempt.job_id, attempt.number, rank, sequence});
+    }
+    edits.emplace_back(live, std::move(entry.edit));
+  }
+  const Status stored = book_.commit(std::move(edits));
+  if (!stored.ok()) log_error("reports could not be stored: %s", std::string(stored.message()));
+  for (auto& [live, entry] : round.entries) {
+    if (!stored.ok()) {  // ranks keep what was not acknowledged and come again
+      for (const auto& [rank, channel] : entry.welcome) channel->close(store_failed(stored));
+      for (const auto& [rank, channel] : entry.ack) channel->close(store_failed(stored));
+      continue;
+    }
+    auto& links = live->attempt->links;
+    for (const auto& [rank, sequence] : entry.staged) {
+      if (links.contains(rank)) links[rank].sequence = sequence;
+    }
+    for (const auto& [rank, channel] : entry.welcome) {
+      if (links.contains(rank)) channel->welcome(links[rank].sequence);
+    }
+    for (const auto& [rank, channel] : entry.ack) {
+      if (links.contains(rank)) channel->ack(links[rank].sequence);
+    }
+    if (live->attempt->stopping_since) {  // a rank that came back must hear it too
+      for (const auto& [rank, channel] : entry.welcome) {
+        channel->command(live->attempt->record.doom == Finding::max_runtime
+                             ? RankCommand::checkpoint_and_stop
+                             : RankCommand::stop);
+      }
+    }
+  }
+}
+
+void SessionDesk::dismiss(LiveJob& live, const Status& why) {
+  for (const auto& [rank, link] : live.attempt->links) {
+    link.channel->close(why);
+    seats_.erase(link.channel.get());
+  }
+  live.attempt->links.clear();
+}
+
+void SessionDesk::command(LiveJob& live, RankCommand command) {
+  for (const auto& [rank, link] : live.attempt->links) link.channel->command(command);
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "emoe/v1/job.pb.h"
+
+namespace emoe::server {
+
+// What can happen to a job. Each is decided by exactly one place of the controller.
+enum class JobEvent {
+  validated,      // admission found nothing wrong
+  slots_granted,  // the scheduler gave it all of its slots
+  all_joined,     // every rank of the attempt has a session
+  export_began,   // rank 0 reports phase "export"
+  attempt_lost,   // the attempt failed in a way worth a retry; its processes are being removed
+  attempt_gone,   // no process of the attempt is left
+  completed,      // the attempt ended, everything it had to do is done and verified
+  failed,         // a failure that no retry mends; no process is left
+  cancel_requested,
+};
+
+// The life of a job, without anything around it: which event may follow which state, and what comes
+// then. Every other combination is refused with FAILED_PRECONDITION and changes nothing.
+//
+//   VALIDATING ─validated─▶ QUEUED ─slots_granted─▶ STARTING ─all_joined─▶ RUNNING ─export_began─▶
+//   EXPORTING
+//                             ▲                        │                      │ │ │
+//                             └──────────┬───────────┴───────────────────────┤
+//                       attempt_gone                              │ │
+//                             │                              attempt_lost completed └────────
+//                             RECOVERING ◀──────────────┤ (any of the three)                │
+//                                          │                      │ ▼ └───── failed
+//                                          ─────────┴──failed──▶ FAILED             SUCCEEDED
+//
+//   cancel_requested: VALIDATING, QUEUED ─▶ CANCELLED (nothing runs);
+//                     STARTING, RUNNING, EXPORTING, RECOVERING ─▶ CANCELLING ─attempt_gone─▶
+//                     CANCELLED.
+//   failed also:      VALIDATING, QUEUED ─▶ FAILED (a job that can no longer run here).
+//   completed:        RUNNING ─▶ SUCCEEDED (a job that exports nothing) and EXPORTING ─▶ SUCCEEDED;
+//   STARTING too,
+//                     because a coordinator that comes back may learn of the end before the ranks
+//                     join again.
+//   SUCCEEDED, FAILED and CANCELLED have no way out. PAUSING and PAUSED are in the wire contract
+//   and unreachable until pausing exists.
+//
+// Not thread-safe; a value.
+class JobStateMachine {
+ public:
+  explicit JobStateMachine(v1::JobState state) : state_(state) {}
+
+  [[nodiscard]] v1::JobState state() const { return state_; }
+  // Moves to the next state, or FAILED_PRECONDITION ("a SUCCEEDED job cannot …").
+  [[nodiscard]] Status apply(JobEvent event);
+
+  [[nodiscard]] static Result<v1::JobState> next(v1::JobState from, JobEvent event);
+  [[nodiscard]] static const std::vector<JobEvent>& all_events();
+
+ private:
+  v1::JobState state_;
+};
+
+[[nodiscard]] bool is_terminal(v1::JobState state);
+// True where processes of an attempt may exist, and slots are held.
+[[nodiscard]] bool holds_slots(v1::JobState state);
+[[nodiscard]] std::string to_string(v1::JobState state);
+[[nodiscard]] std::string to_string(v1::Reason reason);
+[[nodiscard]] std::string to_string(JobEvent event);
+
+}  // namespace emoe::server

@@ -1,0 +1,278 @@
+#include "server/job/job_store.h"
+
+#include <cerrno>
+#include <chrono>
+
+#include <absl/strings/str_cat.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "server/job/store_writes.h"
+
+namespace emoe::server {
+namespace {
+
+constexpr char kDatabaseName[] = "jobs.db";
+
+constexpr char kSchema[] = R"(
+CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE jobs(
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, state INTEGER NOT NULL, priority INTEGER NOT NULL,
+  create_time INTEGER NOT NULL, next_sequence INTEGER NOT NULL, revision INTEGER NOT NULL,
+  failures INTEGER NOT NULL, not_before INTEGER, cancel_message TEXT NOT NULL, body BLOB NOT NULL);
+CREATE INDEX jobs_by_state ON jobs(state);
+CREATE INDEX jobs_by_time ON jobs(create_time, id);
+CREATE TABLE labels(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, key TEXT NOT NULL, value TEXT NOT NULL,
+  PRIMARY KEY(job_id, key)) WITHOUT ROWID;
+CREATE TABLE attempts(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, number INTEGER NOT NULL,
+  token TEXT NOT NULL, handle TEXT NOT NULL, ended INTEGER NOT NULL, doom INTEGER,
+  doom_message TEXT NOT NULL, end_code INTEGER, fault_code INTEGER, fault_message TEXT NOT NULL,
+  PRIMARY KEY(job_id, number)) WITHOUT ROWID;
+CREATE TABLE events(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, sequence INTEGER NOT NULL,
+  body BLOB NOT NULL, PRIMARY KEY(job_id, sequence)) WITHOUT ROWID;
+CREATE TABLE steps(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,
+  attempt INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY(job_id, step)) WITHOUT ROWID;
+CREATE TABLE evals(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,
+  body BLOB NOT NULL, PRIMARY KEY(job_id, step)) WITHOUT ROWID;
+CREATE TABLE checkpoints(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,
+  body BLOB NOT NULL, PRIMARY KEY(job_id, step)) WITHOUT ROWID;
+CREATE TABLE cursors(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, attempt INTEGER NOT NULL,
+  rank INTEGER NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY(job_id, attempt, rank)) WITHOUT ROWID;
+CREATE TABLE requests(
+  request_id TEXT PRIMARY KEY, method TEXT NOT NULL, body_hash TEXT NOT NULL, job_id TEXT NOT NULL,
+  response BLOB NOT NULL) WITHOUT ROWID;
+)";
+
+Result<FileDescriptor> lock_folder(const std::filesystem::path& folder) {
+  const std::string path = (folder / "lock").string();
+  FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!fd.valid()) return errno_status(errno, "open " + path);
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return errno_status(errno, "lock " + path);
+    return absl::AbortedError(absl::StrCat("state folder ", folder.string(),
+                                           " is used by another coordinator (lock file ", path,
+                                           "); stop that one or use another --state-dir"));
+  }
+  return fd;
+}
+
+}  // namespace
+
+// Takes a reading connection for one scope; opens one more when all are taken.
+class JobStore::Reader {
+ public:
+  explicit Reader(JobStore& store) : store_(store) {
+    {
+      const std::lock_guard lock(store.readers_mutex_);
+      if (!store.readers_.empty()) {
+        database_ = std::move(store.readers_.back());
+        store.readers_.pop_back();
+        return;
+      }
+    }
+    auto opened =
+        Database::open(store.config_.state_dir / kDatabaseName, Database::Mode::read_only);
+    status_ = opened.status();
+    if (opened.ok()) database_ = *std::move(opened);
+  }
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+  ~Reader() {
+    if (database_ == nullptr) return;
+    const std::lock_guard lock(store_.readers_mutex_);
+    store_.readers_.push_back(std::move(database_));
+  }
+  [[nodiscard]] const Status& status() const { return status_; }
+  [[nodiscard]] Database& database() { return *database_; }
+
+ private:
+  JobStore& store_;
+  std::unique_ptr<Database> database_;
+  Status status_;
+};
+
+JobStore::JobStore(Config config, FileDescriptor lock, std::unique_ptr<Database> writer)
+    : config_(std::move(config)), lock_(std::move(lock)), writer_(std::move(writer)) {}
+
+JobStore::~JobStore() = default;
+
+Result<std::unique_ptr<JobStore>> JobStore::open(Config config) {
+  const std::string context = "state folder " + config.state_dir.string();
+  EMOE_RETURN_IF_ERROR(with_context(emoe::create_directories(config.state_dir), context));
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor lock, lock_folder(config.state_dir));
+  const auto path = config.state_dir / kDatabaseName;
+  EMOE_ASSIGN_OR_RETURN(auto writer, Database::open(path, Database::Mode::read_write));
+  auto store = std::unique_ptr<JobStore>(
+      new JobStore(std::move(config), std::move(lock), std::move(writer)));
+  EMOE_RETURN_IF_ERROR(with_context(store->prepare_schema(), path.string()));
+  return store;
+}
+
+Status JobStore::prepare_schema() {
+  EMOE_RETURN_IF_ERROR(writer_->execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"));
+  {
+    Statement check(*writer_, "PRAGMA quick_check(1)");
+    if (check.next() && check.bytes(0) != "ok")
+      return absl::DataLossError("damaged: " + check.bytes(0));
+    EMOE_RETURN_IF_ERROR(check.status());
+  }
+  Transaction transaction(*writer_);
+  EMOE_RETURN_IF_ERROR(transaction.begun());
+  Statement exists(*writer_, "SELECT count(*) FROM sqlite_master WHERE name='meta'");
+  if (!exists.next()) return exists.status();
+  if (exists.integer(0) == 0) {
+    EMOE_RETURN_IF_ERROR(writer_->execute(kSchema));
+    Statement insert(*writer_, "INSERT INTO meta VALUES('schema_version', ?)");
+    EMOE_RETURN_IF_ERROR(insert.bind(int64_t{kSchemaVersion}).run());
+  } else {
+    Statement version(*writer_, "SELECT value FROM meta WHERE key='schema_version'");
+    if (!version.next()) return absl::DataLossError("damaged: no schema version");
+    if (version.integer(0) != kSchemaVersion) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("has schema version ", version.integer(0), ", this program knows version ",
+                       kSchemaVersion, "; use the program that wrote it, or another --state-dir"));
+    }
+  }
+  return transaction.commit();
+}
+
+Status JobStore::commit(const Change& change) {
+  return commit(std::vector<Change>{change});
+}
+
+Status JobStore::commit(const std::vector<Change>& changes) {
+  const std::lock_guard lock(write_mutex_);
+  const auto begin = std::chrono::steady_clock::now();
+  Transaction transaction(*writer_);
+  EMOE_RETURN_IF_ERROR(transaction.begun());
+  for (const Change& change : changes) EMOE_RETURN_IF_ERROR(write_change(*writer_, change));
+  EMOE_RETURN_IF_ERROR(transaction.commit());
+  if (config_.on_commit) {
+    config_.on_commit(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  return ok_status();
+}
+
+Status JobStore::remove_job(const std::string& id, const std::optional<RequestRecord>& request) {
+  const std::lock_guard lock(write_mutex_);
+  Transaction transaction(*writer_);
+  EMOE_RETURN_IF_ERROR(transaction.begun());
+  EMOE_RETURN_IF_ERROR(Statement(*writer_, "DELETE FROM jobs WHERE id=?").bind(id).run());
+  if (request) EMOE_RETURN_IF_ERROR(write_request(*writer_, *request));
+  return transaction.commit();
+}
+
+Result<JobRecord> JobStore::job(const std::string& id) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(), kSelectJob + std::string(" WHERE id=?"));
+  if (select.bind(id).next()) return read_job(select);
+  EMOE_RETURN_IF_ERROR(select.status());
+  return absl::NotFoundError(absl::StrCat("there is no job ", id));
+}
+
+Result<std::vector<JobRecord>> JobStore::unfinished_jobs() {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(), kSelectJob + std::string(" WHERE state NOT IN (?,?,?) "
+                                                               "ORDER BY create_time, id"));
+  select.bind(int64_t{v1::SUCCEEDED}).bind(int64_t{v1::FAILED}).bind(int64_t{v1::CANCELLED});
+  std::vector<JobRecord> jobs;
+  while (select.next()) {
+    EMOE_ASSIGN_OR_RETURN(JobRecord record, read_job(select));
+    jobs.push_back(std::move(record));
+  }
+  EMOE_RETURN_IF_ERROR(select.status());
+  return jobs;
+}
+
+Result<JobPage> JobStore::list(const JobQuery& query) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  return list_jobs(reader.database(), query);
+}
+
+Result<std::map<v1::JobState, int>> JobStore::count_by_state() {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(), "SELECT state, count(*) FROM jobs GROUP BY state");
+  std::map<v1::JobState, int> counts;
+  while (select.next()) {
+    counts[static_cast<v1::JobState>(select.integer(0))] = static_cast<int>(select.integer(1));
+  }
+  EMOE_RETURN_IF_ERROR(select.status());
+  return counts;
+}
+
+Result<std::vector<AttemptRecord>> JobStore::attempts(const std::string& job_id) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  return read_attempts(reader.database(), job_id);
+}
+
+Result<std::vector<v1::Event>> JobStore::events(const std::string& job_id, int64_t from,
+                                                int limit) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(
+      reader.database(),
+      "SELECT body FROM events WHERE job_id=? AND sequence>=? ORDER BY sequence LIMIT ?");
+  return read_messages<v1::Event>(select.bind(job_id).bind(from).bind(int64_t{limit}));
+}
+
+Result<std::vector<v1::StepMetrics>> JobStore::steps(const std::string& job_id, int64_t from,
+                                                     int limit) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(),
+                   "SELECT body FROM steps WHERE job_id=? AND step>=? ORDER BY step LIMIT ?");
+  return read_messages<v1::StepMetrics>(select.bind(job_id).bind(from).bind(int64_t{limit}));
+}
+
+Result<std::vector<v1::EvalResult>> JobStore::evals(const std::string& job_id) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(), "SELECT body FROM evals WHERE job_id=? ORDER BY step");
+  return read_messages<v1::EvalResult>(select.bind(job_id));
+}
+
+Result<std::vector<v1::CheckpointInfo>> JobStore::checkpoints(const std::string& job_id) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(),
+                   "SELECT body FROM checkpoints WHERE job_id=? ORDER BY step DESC");
+  return read_messages<v1::CheckpointInfo>(select.bind(job_id));
+}
+
+Result<int64_t> JobStore::committed_sequence(const std::string& job_id, int attempt, int rank) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(),
+                   "SELECT sequence FROM cursors WHERE job_id=? AND attempt=? AND rank=?");
+  const bool found = select.bind(job_id).bind(int64_t{attempt}).bind(int64_t{rank}).next();
+  EMOE_RETURN_IF_ERROR(select.status());
+  return found ? select.integer(0) : 0;
+}
+
+Result<std::optional<RequestRecord>> JobStore::request(const std::string& request_id) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(),
+                   "SELECT method, body_hash, job_id, response FROM requests WHERE request_id=?");
+  const bool found = select.bind(request_id).next();
+  EMOE_RETURN_IF_ERROR(select.status());
+  if (!found) return std::optional<RequestRecord>();
+  return std::optional<RequestRecord>(
+      {request_id, select.bytes(0), select.bytes(1), select.bytes(2), select.bytes(3)});
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "server/job/sqlite.h"
+#include "server/job/types.h"
+
+namespace emoe::server {
+
+// Which jobs, in which order, from where on.
+struct JobQuery {
+  enum class Order { create_time, priority, name };
+  std::vector<v1::JobState> states;           // empty: any
+  std::map<std::string, std::string> labels;  // all must match
+  std::optional<std::string> name;
+  Order order = Order::create_time;
+  bool descending = true;
+  struct Cursor {
+    std::string key;  // of the last job seen, as the store gave it
+    std::string id;
+  };
+  std::optional<Cursor> after;
+  int limit = 50;
+};
+
+struct JobPage {
+  std::vector<v1::Job> jobs;
+  std::optional<JobQuery::Cursor> next;  // absent on the last page
+};
+
+// Everything the coordinator must not forget, in one SQLite file (WAL, synchronous=FULL): what
+// commit() returned OK for survives a power cut. One writing connection under a mutex; readers
+// have their own and wait for nobody. Thread-safe.
+class JobStore {
+ public:
+  struct Config {
+    std::filesystem::path state_dir;                // made if missing; jobs.db and lock live there
+    std::function<void(double seconds)> on_commit;  // how long each commit took
+  };
+  static constexpr int kSchemaVersion = 1;
+
+  // Locks the folder against a second coordinator (ABORTED "… is used by another coordinator"),
+  // opens and checks the database. DATA_LOSS when it is damaged, FAILED_PRECONDITION when a newer
+  // version wrote it, PERMISSION_DENIED or another I/O error when it cannot be written.
+  [[nodiscard]] static Result<std::unique_ptr<JobStore>> open(Config config);
+  ~JobStore();
+
+  // Writes all of it or nothing.
+  [[nodiscard]] Status commit(const Change& change);
+  [[nodiscard]] Status commit(const std::vector<Change>& changes);
+  // Removes a job and all that belongs to it, except the answered requests.
+  [[nodiscard]] Status remove_job(const std::string& id,
+                                  const std::optional<RequestRecord>& request);
+
+  // NOT_FOUND for an id that is not there.
+  [[nodiscard]] Result<JobRecord> job(const std::string& id);
+  [[nodiscard]] Result<std::vector<JobRecord>> unfinished_jobs();  // oldest first
+  [[nodiscard]] Result<JobPage> list(const JobQuery& query);
+  [[nodiscard]] Result<std::map<v1::JobState, int>> count_by_state();
+  [[nodiscard]] Result<std::vector<AttemptRecord>> attempts(const std::string& job_id);
+  [[nodiscard]] Result<std::vector<v1::Event>> events(const std::string& job_id, int64_t from,
+                                                      int limit);
+  [[nodiscard]] Result<std::vector<v1::StepMetrics>> steps(const std::string& job_id, int64_t from,
+                                                           int limit);
+  [[nodiscard]] Result<std::vector<v1::EvalResult>> evals(const std::string& job_id);
+  [[nodiscard]] Result<std::vector<v1::CheckpointInfo>> checkpoints(const std::string& job_id);
+  [[nodiscard]] Result<int64_t> committed_sequence(const std::string& job_id, int attempt,
+                                                   int rank);
+  [[nodiscard]] Result<std::optional<RequestRecord>> request(const std::string& request_id);
+
+ private:
+  JobStore(Config config, FileDescriptor lock, std::unique_ptr<Database> writer);
+
+  // A reading connection out of the pool, returned to it at the end of the scope.
+  class Reader;
+  [[nodiscard]] Status prepare_schema();
+
+  const Config config_;
+  FileDescriptor lock_;
+  std::mutex write_mutex_;
+  std::unique_ptr<Database> writer_;
+  std::mutex readers_mutex_;
+  std::vector<std::unique_ptr<Database>> readers_;
+};
+
+}  // namespace emoe::server

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "emoe/v1/job.pb.h"
+
+namespace emoe::server {
+
+// What the coordinator itself found about an attempt, before or without an exit status.
+enum class Finding {
+  session_lost,         // a rank fell silent
+  hang,                 // all ranks talk, none gets on
+  join_timeout,         // ranks missing after join_timeout
+  world_size_mismatch,  // MPI started another number of ranks than planned
+  launch_refused,       // the engine or the program is missing
+  engine_busy,          // the engine has no room now
+  engine_forgot,        // the launcher knows nothing of a running attempt (after a restart)
+  max_runtime,
+  cancelled,
+};
+
+// All that is known of how an attempt ended.
+struct AttemptOutcome {
+  std::optional<Finding> finding;  // the coordinator's own verdict comes first
+  int exit_code = 0;
+  int signal = 0;
+  bool out_of_memory = false;
+  bool reported_success = false;  // rank 0's End said 0 and the export it owed is verified
+};
+
+enum class RetryAction {
+  succeed,
+  fail,
+  retry,              // counted against resources.max_attempts
+  requeue_uncounted,  // the attempt did nothing wrong (a preemption, a full engine)
+  end_cancelled,
+};
+
+struct Verdict {
+  v1::Reason reason = v1::REASON_UNSPECIFIED;
+  RetryAction action = RetryAction::fail;
+  bool operator==(const Verdict&) const = default;
+};
+
+// The failure table of the operations document, as a pure function: which exit, signal or finding
+// is which Reason, and whether another attempt could mend it.
+[[nodiscard]] Verdict judge(const AttemptOutcome& outcome);
+
+// The pause before the next attempt after `failures` counted failures (>= 1): base, 2·base,
+// 4·base, … at most 64·base.
+[[nodiscard]] std::chrono::milliseconds retry_pause(std::chrono::milliseconds base, int failures);
+
+// "exit code 65", "signal 9 (out of memory)", for messages.
+[[nodiscard]] std::string describe_exit(const AttemptOutcome& outcome);
+
+}  // namespace emoe::server

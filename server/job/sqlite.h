@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/status.h"
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace emoe::server {
+
+// One connection to an SQLite database file. Not thread-safe: each has one user at a time.
+class Database {
+ public:
+  enum class Mode { read_write, read_only };
+
+  // Opens (read_write: creates) the file with a busy timeout of 5 s and foreign keys on.
+  // PERMISSION_DENIED, RESOURCE_EXHAUSTED (disk full), DATA_LOSS (no database, or a damaged one).
+  [[nodiscard]] static Result<std::unique_ptr<Database>> open(const std::filesystem::path& path,
+                                                              Mode mode);
+  Database(const Database&) = delete;
+  Database& operator=(const Database&) = delete;
+  ~Database();
+
+  [[nodiscard]] Status execute(const std::string& sql);
+  // The status that a result code of this connection means, with SQLite's own words.
+  [[nodiscard]] Status error(int code, const std::string& what) const;
+  [[nodiscard]] sqlite3* handle() const { return handle_; }
+
+ private:
+  explicit Database(sqlite3* handle) : handle_(handle) {}
+  sqlite3* handle_;
+};
+
+// A prepared statement: bind in order, then next() per row. The first error sticks, later calls do
+// nothing, status() tells it.
+class Statement {
+ public:
+  Statement(Database& database, const std::string& sql);
+  Statement(const Statement&) = delete;
+  Statement& operator=(const Statement&) = delete;
+  ~Statement();
+
+  Statement& bind(int64_t value);
+  Statement& bind(const std::string& text);
+  Statement& bind_blob(const std::string& bytes);
+  Statement& bind(const std::optional<int64_t>& value);
+
+  // True while there is a row; false at the end and on an error.
+  [[nodiscard]] bool next();
+  // Runs a statement without rows.
+  [[nodiscard]] Status run();
+
+  [[nodiscard]] int64_t integer(int column) const;
+  [[nodiscard]] std::optional<int64_t> optional_integer(int column) const;
+  [[nodiscard]] std::string bytes(int column) const;  // text or blob
+  [[nodiscard]] const Status& status() const { return status_; }
+
+ private:
+  void note(int code);
+  Database& database_;
+  sqlite3_stmt* statement_ = nullptr;
+  int next_parameter_ = 1;
+  Status status_;
+};
+
+// BEGIN IMMEDIATE … COMMIT; rolled back when it goes without a commit.
+class Transaction {
+ public:
+  explicit Transaction(Database& database);
+  Transaction(const Transaction&) = delete;
+  Transaction& operator=(const Transaction&) = delete;
+  ~Transaction();
+  [[nodiscard]] const Status& begun() const { return begun_; }
+  [[nodiscard]] Status commit();
+
+ private:
+  Database& database_;
+  Status begun_;
+  bool open_;
+};
+
+}  // namespace emoe::server

@@ -1,0 +1,223 @@
+#include "server/job/store_writes.h"
+
+#include <absl/strings/str_cat.h>
+
+namespace emoe::server {
+namespace {
+
+int64_t nanoseconds(WallTime time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
+int64_t nanoseconds(const google::protobuf::Timestamp& time) {
+  return time.seconds() * 1'000'000'000 + time.nanos();
+}
+
+template <typename T>
+std::optional<int64_t> as_integer(const std::optional<T>& value) {
+  return value ? std::optional<int64_t>(static_cast<int64_t>(*value)) : std::nullopt;
+}
+
+Status write_labels(Database& database, const v1::Job& job) {
+  EMOE_RETURN_IF_ERROR(
+      Statement(database, "DELETE FROM labels WHERE job_id=?").bind(job.id()).run());
+  for (const auto& [key, value] : job.spec().labels()) {
+    EMOE_RETURN_IF_ERROR(Statement(database, "INSERT INTO labels VALUES(?,?,?)")
+                             .bind(job.id())
+                             .bind(key)
+                             .bind(value)
+                             .run());
+  }
+  return ok_status();
+}
+
+Status write_job(Database& database, const JobRecord& record) {
+  const v1::Job& job = record.job;
+  Statement upsert(database,
+                   "INSERT INTO jobs VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+                   "name=excluded.name, state=excluded.state, priority=excluded.priority, "
+                   "next_sequence=excluded.next_sequence, revision=excluded.revision, "
+                   "failures=excluded.failures, not_before=excluded.not_before, "
+                   "cancel_message=excluded.cancel_message, body=excluded.body");
+  upsert.bind(job.id()).bind(job.name()).bind(int64_t{job.state()}).bind(int64_t{job.priority()});
+  upsert.bind(nanoseconds(job.create_time())).bind(record.next_sequence).bind(record.revision);
+  upsert.bind(int64_t{record.failures});
+  upsert.bind(record.not_before ? std::optional<int64_t>(nanoseconds(*record.not_before))
+                                : std::nullopt);
+  EMOE_RETURN_IF_ERROR(upsert.bind(record.cancel_message).bind_blob(job.SerializeAsString()).run());
+  return write_labels(database, job);
+}
+
+Status write_attempt(Database& database, const AttemptRecord& attempt) {
+  Statement upsert(database, "INSERT OR REPLACE INTO attempts VALUES(?,?,?,?,?,?,?,?,?,?)");
+  upsert.bind(attempt.job_id).bind(int64_t{attempt.number}).bind(attempt.token);
+  upsert.bind(attempt.handle).bind(int64_t{attempt.ended}).bind(as_integer(attempt.doom));
+  upsert.bind(attempt.doom_message).bind(as_integer(attempt.end_code));
+  return upsert.bind(as_integer(attempt.fault_code)).bind(attempt.fault_message).run();
+}
+
+Status write_step(Database& database, const std::string& job_id, const v1::StepMetrics& step) {
+  // A step is redone after a retry: the newest attempt's numbers stay.
+  Statement upsert(database,
+                   "INSERT INTO steps VALUES(?,?,?,?) ON CONFLICT(job_id, step) DO UPDATE SET "
+                   "attempt=excluded.attempt, body=excluded.body "
+                   "WHERE excluded.attempt>=steps.attempt");
+  upsert.bind(job_id).bind(step.step()).bind(int64_t{step.attempt()});
+  return upsert.bind_blob(step.SerializeAsString()).run();
+}
+
+template <typename Message>
+Status write_by_step(Database& database, const char* sql, const std::string& job_id,
+                     const Message& message) {
+  Statement upsert(database, sql);
+  return upsert.bind(job_id).bind(message.step()).bind_blob(message.SerializeAsString()).run();
+}
+
+const char* order_column(JobQuery::Order order) {
+  switch (order) {
+    case JobQuery::Order::create_time:
+      return "create_time";
+    case JobQuery::Order::priority:
+      return "priority";
+    case JobQuery::Order::name:
+      return "name";
+  }
+  return "create_time";
+}
+
+// The WHERE and ORDER BY of a query; bind_query() binds in the same order.
+std::string list_sql(const JobQuery& query) {
+  std::string sql = absl::StrCat("SELECT body, ", order_column(query.order), " FROM jobs WHERE 1");
+  if (!query.states.empty()) {
+    sql += " AND state IN (?";
+    for (size_t i = 1; i < query.states.size(); ++i) sql += ",?";
+    sql += ")";
+  }
+  if (query.name) sql += " AND name=?";
+  for (size_t i = 0; i < query.labels.size(); ++i) {
+    sql += " AND EXISTS (SELECT 1 FROM labels WHERE job_id=id AND key=? AND value=?)";
+  }
+  const char* direction = query.descending ? " DESC" : " ASC";
+  if (query.after) {
+    absl::StrAppend(&sql, " AND (", order_column(query.order), ", id) ",
+                    query.descending ? "<" : ">", " (?, ?)");
+  }
+  absl::StrAppend(&sql, " ORDER BY ", order_column(query.order), direction, ", id", direction,
+                  " LIMIT ?");
+  return sql;
+}
+
+void bind_query(Statement& select, const JobQuery& query) {
+  for (const v1::JobState state : query.states) select.bind(int64_t{state});
+  if (query.name) select.bind(*query.name);
+  for (const auto& [key, value] : query.labels) select.bind(key).bind(value);
+  if (query.after) {
+    if (query.order == JobQuery::Order::name) {
+      select.bind(query.after->key);
+    } else {
+      select.bind(std::strtoll(query.after->key.c_str(), nullptr, 10));
+    }
+    select.bind(query.after->id);
+  }
+  select.bind(int64_t{query.limit} + 1);
+}
+
+}  // namespace
+
+const char* const kSelectJob =
+    "SELECT next_sequence, revision, failures, not_before, cancel_message, body FROM jobs";
+
+Result<JobRecord> read_job(const Statement& row) {
+  JobRecord record;
+  record.next_sequence = row.integer(0);
+  record.revision = row.integer(1);
+  record.failures = static_cast<int>(row.integer(2));
+  if (const auto not_before = row.optional_integer(3)) {
+    record.not_before = WallTime(
+        std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(*not_before)));
+  }
+  record.cancel_message = row.bytes(4);
+  if (!record.job.ParseFromString(row.bytes(5))) {
+    return absl::DataLossError("database: a stored job is damaged");
+  }
+  return record;
+}
+
+Result<std::vector<AttemptRecord>> read_attempts(Database& database, const std::string& job_id) {
+  Statement select(database,
+                   "SELECT number, token, handle, ended, doom, doom_message, end_code, fault_code, "
+                   "fault_message FROM attempts WHERE job_id=? ORDER BY number");
+  select.bind(job_id);
+  std::vector<AttemptRecord> attempts;
+  while (select.next()) {
+    AttemptRecord attempt{.job_id = job_id, .number = static_cast<int>(select.integer(0))};
+    attempt.token = select.bytes(1);
+    attempt.handle = select.bytes(2);
+    attempt.ended = select.integer(3) != 0;
+    if (const auto doom = select.optional_integer(4)) attempt.doom = static_cast<Finding>(*doom);
+    attempt.doom_message = select.bytes(5);
+    if (const auto code = select.optional_integer(6)) attempt.end_code = static_cast<int>(*code);
+    if (const auto code = select.optional_integer(7)) attempt.fault_code = static_cast<int>(*code);
+    attempt.fault_message = select.bytes(8);
+    attempts.push_back(std::move(attempt));
+  }
+  EMOE_RETURN_IF_ERROR(select.status());
+  return attempts;
+}
+
+Status write_request(Database& database, const RequestRecord& request) {
+  Statement insert(database, "INSERT INTO requests VALUES(?,?,?,?,?)");
+  insert.bind(request.request_id).bind(request.method).bind(request.body_hash);
+  return insert.bind(request.job_id).bind_blob(request.response).run();
+}
+
+Status write_change(Database& database, const Change& change) {
+  if (change.job) EMOE_RETURN_IF_ERROR(write_job(database, *change.job));
+  for (const AttemptRecord& attempt : change.attempts) {
+    EMOE_RETURN_IF_ERROR(write_attempt(database, attempt));
+  }
+  for (const v1::Event& event : change.events) {
+    Statement insert(database, "INSERT INTO events VALUES(?,?,?)");
+    insert.bind(event.job_id()).bind(event.sequence()).bind_blob(event.SerializeAsString());
+    EMOE_RETURN_IF_ERROR(insert.run());
+  }
+  for (const auto& [id, step] : change.steps) EMOE_RETURN_IF_ERROR(write_step(database, id, step));
+  for (const auto& [id, eval] : change.evals) {
+    EMOE_RETURN_IF_ERROR(
+        write_by_step(database, "INSERT OR REPLACE INTO evals VALUES(?,?,?)", id, eval));
+  }
+  for (const auto& [id, checkpoint] : change.checkpoints) {
+    EMOE_RETURN_IF_ERROR(write_by_step(database, "INSERT OR REPLACE INTO checkpoints VALUES(?,?,?)",
+                                       id, checkpoint));
+  }
+  for (const RankCursor& cursor : change.cursors) {
+    Statement upsert(database, "INSERT OR REPLACE INTO cursors VALUES(?,?,?,?)");
+    upsert.bind(cursor.job_id).bind(int64_t{cursor.attempt}).bind(int64_t{cursor.rank});
+    EMOE_RETURN_IF_ERROR(upsert.bind(cursor.sequence).run());
+  }
+  if (change.request) EMOE_RETURN_IF_ERROR(write_request(database, *change.request));
+  return ok_status();
+}
+
+Result<JobPage> list_jobs(Database& database, const JobQuery& query) {
+  Statement select(database, list_sql(query));
+  bind_query(select, query);
+  JobPage page;
+  std::string last_key;
+  while (select.next()) {
+    if (static_cast<int>(page.jobs.size()) == query.limit) {
+      page.next = JobQuery::Cursor{last_key, page.jobs.back().id()};
+      break;
+    }
+    v1::Job job;
+    if (!job.ParseFromString(select.bytes(0))) {
+      return absl::DataLossError("database: a stored job is damaged");
+    }
+    last_key = select.bytes(1);
+    page.jobs.push_back(std::move(job));
+  }
+  EMOE_RETURN_IF_ERROR(select.status());
+  return page;
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "emoe/v1/job.pb.h"
+#include "server/job/retry_policy.h"
+
+namespace emoe::server {
+
+// A job as the coordinator keeps it: what clients see, and what it needs to go on after a crash.
+struct JobRecord {
+  v1::Job job;                         // as answered to clients, except queue_position
+  int64_t next_sequence = 1;           // of its events
+  int64_t revision = 1;                // behind job.etag; progress alone does not change it
+  int failures = 0;                    // counted attempts that failed
+  std::optional<WallTime> not_before;  // a retry's pause
+  std::string cancel_message;
+};
+
+// The coordinator's private side of one attempt (the public one is in job.attempts()).
+struct AttemptRecord {
+  std::string job_id;
+  int number = 1;
+  std::string token;   // the secret its ranks join with
+  std::string handle;  // the launcher's, empty until launch() returned
+  bool ended = false;
+  std::optional<Finding> doom;  // decided: it is being removed for this
+  std::string doom_message;
+  std::optional<int> end_code;    // what rank 0's End report said
+  std::optional<int> fault_code;  // of the first End report that blames its own rank
+  std::string fault_message;
+};
+
+// The reports up to `sequence` of this rank of this attempt are stored.
+struct RankCursor {
+  std::string job_id;
+  int attempt = 1;
+  int rank = 0;
+  int64_t sequence = 0;
+};
+
+// A mutating call that was answered: a repeat gets the same answer.
+struct RequestRecord {
+  std::string request_id;
+  std::string method;
+  std::string body_hash;
+  std::string job_id;
+  std::string response;  // serialised message
+};
+
+// What one transaction writes: a change of a job and the events that tell of it stand or fall
+// together.
+struct Change {
+  std::optional<JobRecord> job;
+  std::vector<AttemptRecord> attempts;
+  std::vector<v1::Event> events;
+  std::vector<std::pair<std::string, v1::StepMetrics>> steps;  // by job id
+  std::vector<std::pair<std::string, v1::EvalResult>> evals;
+  std::vector<std::pair<std::string, v1::CheckpointInfo>> checkpoints;
+  std::vector<RankCursor> cursors;
+  std::optional<RequestRecord> request;
+};
+
+}  // namespace emoe::server

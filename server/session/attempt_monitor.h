@@ -1,0 +1,75 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "server/job/retry_policy.h"
+#include "server/session/types.h"
+
+namespace emoe::server {
+
+// Watches the ranks of one attempt: who has joined, who fell silent, who lags when nobody gets on.
+// Knows no stream and no store; time comes in with every call. Not thread-safe.
+class AttemptMonitor {
+ public:
+  struct Config {
+    int ranks = 1;
+    std::chrono::milliseconds join_timeout{120'000};
+    std::chrono::milliseconds session_timeout{30'000};
+    std::chrono::milliseconds progress_timeout{300'000};
+    // Preparing, evaluating, checkpointing and exporting may be quiet for so many times
+    // progress_timeout: they read, cluster or write gigabytes between two signs of life.
+    int quiet_phase_factor = 10;
+  };
+  struct Alarm {
+    Finding finding = Finding::session_lost;
+    std::string
+        message;  // "rank 1 on host n2: silent for 30 s, last seen in step 37, phase forward"
+  };
+
+  // `adopted`: the attempt ran before this coordinator did; its ranks reconnect within join_timeout
+  // from `now`.
+  AttemptMonitor(Config config, SteadyTime now, bool adopted);
+
+  // A rank opened a stream (again). INVALID_ARGUMENT when rank or world size differ from the plan:
+  // the attempt is over then, check() says so from now on.
+  [[nodiscard]] Status join(const v1::RankInfo& info, SteadyTime now);
+  void disconnected(int rank, SteadyTime now);  // it may come back within session_timeout
+  void pulse(int rank, const RankPulse& pulse, SteadyTime now);
+  void reported(int rank, SteadyTime now);
+  void ended(int rank);  // its End report came: from now on it may be silent
+
+  [[nodiscard]] bool all_joined() const { return all_joined_; }
+  // What is wrong with the attempt now, if anything.
+  [[nodiscard]] std::optional<Alarm> check(SteadyTime now) const;
+  // "rank 1 on host n2 in step 37, phase backward", for a rank of which anything is known.
+  [[nodiscard]] std::string describe(int rank) const;
+  [[nodiscard]] const v1::RankInfo* info(int rank) const;
+
+ private:
+  struct Rank {
+    bool joined = false;
+    bool ended = false;
+    v1::RankInfo info;
+    SteadyTime last_heard;
+    SteadyTime last_progress;
+    RankPulse pulse;
+  };
+
+  [[nodiscard]] std::optional<Alarm> missing_ranks(SteadyTime now) const;
+  [[nodiscard]] std::optional<Alarm> silent_rank(SteadyTime now) const;
+  [[nodiscard]] std::optional<Alarm> standstill(SteadyTime now) const;
+  [[nodiscard]] const Rank& culprit() const;
+
+  const Config config_;
+  const SteadyTime started_;
+  const bool adopted_;
+  std::vector<Rank> ranks_;
+  bool all_joined_ = false;
+  std::string mismatch_;
+};
+
+}  // namespace emoe::server

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "base/status.h"
+#include "emoe/v1/job.pb.h"
+
+// What ranks and the coordinator tell each other, as plain values; rpc/ translates to and from the
+// wire (proto/emoe/v1/worker_control_service.proto says what each means).
+namespace emoe::server {
+
+struct JoinRequest {
+  std::string job_id;
+  int attempt = 0;
+  v1::RankInfo rank;
+  int64_t first_unacked_sequence = 1;
+  std::string token;
+};
+
+struct RankPulse {
+  int64_t step = 0;
+  std::string phase;
+  int64_t comm_sequence = 0;   // collectives started
+  int64_t comm_completed = 0;  // collectives finished
+  std::string comm_op;
+  int64_t host_rss_bytes = 0;
+  double seconds_in_phase = 0;
+};
+
+struct StepReport {
+  int64_t step = 0;
+  std::optional<v1::StepMetrics> metrics;  // rank 0 only
+  std::map<std::string, double> phase_seconds;
+};
+
+struct EndReport {
+  int exit_code = 0;
+  std::string message;
+  int64_t steps_done = 0;
+};
+
+struct RankReport {
+  int64_t sequence = 0;
+  std::variant<std::monostate, StepReport, v1::EvalResult, v1::CheckpointInfo, v1::LogMessage,
+               v1::PhaseChange, v1::MergeSummary, EndReport>
+      body;
+};
+
+enum class RankCommand { stop, checkpoint, checkpoint_and_stop };
+
+// The coordinator's end of one rank's stream. Implementations queue and return at once, are
+// thread-safe, and may be called after the stream is gone (nothing happens then).
+class SessionChannel {
+ public:
+  virtual ~SessionChannel() = default;
+  virtual void welcome(int64_t committed_sequence) = 0;
+  virtual void ack(int64_t sequence) = 0;
+  virtual void command(RankCommand command) = 0;
+  // Ends the stream; nothing is sent behind it.
+  virtual void close(const Status& status) = 0;
+  // One message of this stream was dealt with: the stream may read another.
+  virtual void consumed() = 0;
+};
+
+}  // namespace emoe::server
