@@ -1,0 +1,297 @@
+#include "server/rpc/fine_tuning_handler.h"
+
+#include <chrono>
+#include <filesystem>
+
+#include <absl/strings/numbers.h>
+#include <absl/strings/str_cat.h>
+
+#include "config/config.h"
+#include "server/job/errors.h"
+#include "server/job/job_state_machine.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/job_logs.h"
+#include "server/rpc/list_request.h"
+#include "server/rpc/requests.h"
+
+namespace emoe::server {
+namespace {
+
+Status not_yet(const std::string& what, const std::string& instead) {
+  return make_error(StatusCode::kUnimplemented, "NOT_YET",
+                    absl::StrCat(what, " is not available in this version; ", instead));
+}
+
+// Answers a call whose result is a Job.
+Status answer(Result<v1::Job> result, v1::Job& job) {
+  EMOE_RETURN_IF_ERROR(result.status());
+  job = *std::move(result);
+  return ok_status();
+}
+
+}  // namespace
+
+Status draining_status() {
+  return make_error(StatusCode::kUnavailable, "DRAINING",
+                    "the coordinator is shutting down; running jobs go on, try again soon");
+}
+
+FineTuningHandler::FineTuningHandler(Controller& controller, JobStore& store, WatchHub& watches,
+                                     CoordinatorProbe& probe, AdmissionConfig admission, Info info)
+    : controller_(controller),
+      store_(store),
+      watches_(watches),
+      probe_(probe),
+      admission_(std::move(admission)),
+      info_(std::move(info)) {}
+
+grpc::Status FineTuningHandler::call(const char* method, const std::function<Status()>& body) {
+  const auto begin = std::chrono::steady_clock::now();
+  Status status = draining_ ? draining_status() : body();
+  if (status.code() == StatusCode::kInternal) status = with_reason(status, "INTERNAL");
+  const grpc::Status answer = to_grpc(status);
+  probe_.rpc(method, code_name(answer.error_code()),
+             std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  return answer;
+}
+
+Status FineTuningHandler::create(const v1::CreateJobRequest& request, v1::Job& job) {
+  EMOE_ASSIGN_OR_RETURN(const RequestKey key,
+                        request_key("CreateJob", request.request_id(), request));
+  // Before the checks: a repeat gets the first answer even if its files are gone by now.
+  if (!request.validate_only()) {
+    EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
+    if (first && job.ParseFromString(first->response)) return ok_status();
+  }
+  EMOE_ASSIGN_OR_RETURN(const v1::JobSpec resolved, admit(request.spec(), admission_));
+  if (request.validate_only()) {
+    EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
+    job.set_name(resolved.name());
+    *job.mutable_spec() = request.spec();
+    *job.mutable_resolved_spec() = resolved;
+    job.set_state(v1::VALIDATING);
+    job.set_priority(resolved.resources().priority());
+    return ok_status();
+  }
+  return answer(controller_.create(request.spec(), resolved, key), job);
+}
+
+grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::CreateJobRequest* request,
+                                          v1::Job* job) {
+  return call("CreateJob", [&] { return create(*request, *job); });
+}
+
+grpc::Status FineTuningHandler::PlanJob(grpc::ServerContext*, const v1::PlanJobRequest* request,
+                                        v1::PlanJobResponse*) {
+  return call("PlanJob", [&]() -> Status {
+    EMOE_ASSIGN_OR_RETURN(const v1::JobSpec resolved, admit(request->spec(), admission_));
+    EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
+    return not_yet("planning memory, time and disk",
+                   "the spec is valid; CreateJob with validate_only returns it resolved");
+  });
+}
+
+grpc::Status FineTuningHandler::GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
+                                       v1::Job* job) {
+  return call("GetJob", [&] { return answer(controller_.get(request->id()), *job); });
+}
+
+grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext*, const v1::ListJobsRequest* request,
+                                         v1::ListJobsResponse* response) {
+  return call("ListJobs", [&]() -> Status {
+    const ListRequest list{request->page_size(), request->page_token(), request->filter(),
+                           request->order_by()};
+    EMOE_ASSIGN_OR_RETURN(const JobQuery query, parse_list_request(list));
+    auto page = store_.list(query);
+    if (!page.ok()) return store_failed(page.status());
+    for (v1::Job& job : page->jobs) {
+      controller_.decorate(job);
+      job.clear_spec();
+      job.clear_resolved_spec();
+      *response->add_jobs() = std::move(job);
+    }
+    if (page->next) {
+      response->set_next_page_token(
+          make_page_token(list_fingerprint(list), page->next->key, page->next->id));
+    }
+    return ok_status();
+  });
+}
+
+Status FineTuningHandler::update(const v1::UpdateJobRequest& request, v1::Job& job) {
+  EMOE_ASSIGN_OR_RETURN(const RequestKey key,
+                        request_key("UpdateJob", request.request_id(), request));
+  EMOE_ASSIGN_OR_RETURN(const JobUpdate update, parse_update(request));
+  EMOE_ASSIGN_OR_RETURN(const v1::Job before, controller_.get(request.id()));
+  v1::JobSpec after = before.resolved_spec();
+  if (update.priority) after.mutable_resources()->set_priority(*update.priority);
+  if (update.name) after.set_name(*update.name);
+  if (update.labels) {
+    after.clear_labels();
+    for (const auto& [label, value] : *update.labels) (*after.mutable_labels())[label] = value;
+  }
+  Diagnostics diagnostics;
+  config::validate(after, {}, diagnostics);
+  EMOE_RETURN_IF_ERROR(with_reason(diagnostics.to_status(), "INVALID_SPEC"));
+  return answer(controller_.update(request.id(), update, request.etag(), key), job);
+}
+
+grpc::Status FineTuningHandler::UpdateJob(grpc::ServerContext*, const v1::UpdateJobRequest* request,
+                                          v1::Job* job) {
+  return call("UpdateJob", [&] { return update(*request, *job); });
+}
+
+grpc::Status FineTuningHandler::CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request,
+                                          v1::Job* job) {
+  return call("CancelJob", [&]() -> Status {
+    EMOE_ASSIGN_OR_RETURN(const RequestKey key,
+                          request_key("CancelJob", request->request_id(), *request));
+    return answer(controller_.cancel(request->id(), request->message(), key), *job);
+  });
+}
+
+grpc::Status FineTuningHandler::PauseJob(grpc::ServerContext*, const v1::PauseJobRequest* request,
+                                         v1::Job*) {
+  return call("PauseJob", [&]() -> Status {
+    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
+    return not_yet("pausing a job", "cancel it, its checkpoints stay in its output folder");
+  });
+}
+
+grpc::Status FineTuningHandler::ResumeJob(grpc::ServerContext*, const v1::ResumeJobRequest* request,
+                                          v1::Job*) {
+  return call("ResumeJob", [&]() -> Status {
+    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
+    return not_yet("resuming a paused job", "no job can be paused yet");
+  });
+}
+
+grpc::Status FineTuningHandler::DeleteJob(grpc::ServerContext*, const v1::DeleteJobRequest* request,
+                                          google::protobuf::Empty*) {
+  return call("DeleteJob", [&]() -> Status {
+    EMOE_ASSIGN_OR_RETURN(const RequestKey key,
+                          request_key("DeleteJob", request->request_id(), *request));
+    return controller_.remove(request->id(), request->etag(), request->delete_outputs(), key);
+  });
+}
+
+Status FineTuningHandler::list_metrics(const v1::ListMetricsRequest& request,
+                                       v1::ListMetricsResponse& response) {
+  EMOE_ASSIGN_OR_RETURN(const int size, parse_page_size(request.page_size(), 1000, 10000));
+  EMOE_RETURN_IF_ERROR(controller_.get(request.id()).status());
+  const std::string fingerprint =
+      absl::StrCat("metrics\n", request.id(), "\n", request.from_step());
+  int64_t from = request.from_step();
+  if (!request.page_token().empty()) {
+    EMOE_ASSIGN_OR_RETURN(const auto cursor, parse_page_token(fingerprint, request.page_token()));
+    if (!absl::SimpleAtoi(cursor.key, &from)) {
+      return make_error(StatusCode::kInvalidArgument, "INVALID_PAGE_TOKEN",
+                        "page_token is damaged");
+    }
+  }
+  auto steps = store_.steps(request.id(), from, size + 1);
+  if (!steps.ok()) return store_failed(steps.status());
+  if (static_cast<int>(steps->size()) > size) {
+    response.set_next_page_token(
+        make_page_token(fingerprint, absl::StrCat(steps->back().step()), ""));
+    steps->pop_back();
+  }
+  for (v1::StepMetrics& step : *steps) *response.add_steps() = std::move(step);
+  if (request.page_token().empty()) {
+    auto evals = store_.evals(request.id());
+    if (!evals.ok()) return store_failed(evals.status());
+    for (v1::EvalResult& eval : *evals) *response.add_evals() = std::move(eval);
+  }
+  return ok_status();
+}
+
+grpc::Status FineTuningHandler::ListMetrics(grpc::ServerContext*,
+                                            const v1::ListMetricsRequest* request,
+                                            v1::ListMetricsResponse* response) {
+  return call("ListMetrics", [&] { return list_metrics(*request, *response); });
+}
+
+grpc::Status FineTuningHandler::ListCheckpoints(grpc::ServerContext*,
+                                                const v1::ListCheckpointsRequest* request,
+                                                v1::ListCheckpointsResponse* response) {
+  return call("ListCheckpoints", [&]() -> Status {
+    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
+    auto checkpoints = store_.checkpoints(request->id());
+    if (!checkpoints.ok()) return store_failed(checkpoints.status());
+    for (v1::CheckpointInfo& checkpoint : *checkpoints) {
+      // Reported once, perhaps replaced by newer ones since (checkpoint.keep).
+      std::error_code ignored;
+      const auto manifest = std::filesystem::path(checkpoint.path()) / "manifest.json";
+      if (std::filesystem::exists(manifest, ignored)) {
+        *response->add_checkpoints() = std::move(checkpoint);
+      }
+    }
+    return ok_status();
+  });
+}
+
+grpc::Status FineTuningHandler::ExportCheckpoint(grpc::ServerContext*,
+                                                 const v1::ExportCheckpointRequest* request,
+                                                 v1::Job*) {
+  return call("ExportCheckpoint", [&]() -> Status {
+    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
+    return not_yet("exporting an earlier checkpoint",
+                   "a job exports the end of its training by itself");
+  });
+}
+
+grpc::Status FineTuningHandler::GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
+                                              v1::ServerInfo* info) {
+  return call("GetServerInfo", [&]() -> Status {
+    const auto counts = store_.count_by_state();
+    if (!counts.ok()) return store_failed(counts.status());
+    for (const auto& [state, count] : *counts) {
+      (*info->mutable_jobs_by_state())[to_string(state)] = count;
+    }
+    const Controller::Slots slots = controller_.slots();
+    info->set_version(EMOE_VERSION);
+    info->set_api_version("emoe.v1");
+    info->set_slots_total(slots.total);
+    info->set_slots_free(slots.free);
+    info->set_launcher(info_.launcher);
+    for (const std::string& root : info_.allowed_roots) info->add_allowed_roots(root);
+    *info->mutable_start_time() = to_timestamp(info_.start_time);
+    info->set_state_dir(controller_.config().state_dir.string());
+    return ok_status();
+  });
+}
+
+Status FineTuningHandler::logs(const v1::GetJobLogsRequest& request,
+                               v1::GetJobLogsResponse& response) {
+  EMOE_ASSIGN_OR_RETURN(const v1::Job job, controller_.get(request.id()));
+  if (request.attempt() < 0 || request.attempt() > job.attempts_size() || request.max_bytes() < 0) {
+    return make_error(StatusCode::kOutOfRange, "NO_SUCH_ATTEMPT",
+                      absl::StrCat("job ", job.id(), " has attempts 1 to ", job.attempts_size()));
+  }
+  const int attempt = request.attempt() == 0 ? job.attempts_size() : request.attempt();
+  response.set_attempt(attempt);
+  if (attempt == 0) return ok_status();  // nothing was started yet
+  constexpr int kDefault = 64 << 10;
+  constexpr int kLargest = 1 << 20;
+  const int bytes = request.max_bytes() == 0 ? kDefault : std::min(request.max_bytes(), kLargest);
+  EMOE_ASSIGN_OR_RETURN(LogTail tail, read_log_tail(AttemptDriver::attempt_dir(controller_.config(),
+                                                                               job.id(), attempt) /
+                                                        "output.log",
+                                                    static_cast<size_t>(bytes)));
+  response.set_text(std::move(tail.text));
+  response.set_truncated(tail.truncated);
+  return ok_status();
+}
+
+grpc::Status FineTuningHandler::GetJobLogs(grpc::ServerContext*,
+                                           const v1::GetJobLogsRequest* request,
+                                           v1::GetJobLogsResponse* response) {
+  return call("GetJobLogs", [&] { return logs(*request, *response); });
+}
+
+grpc::ServerWriteReactor<v1::Event>* FineTuningHandler::WatchJob(
+    grpc::CallbackServerContext*, const v1::WatchJobRequest* request) {
+  return watches_.watch(*request);
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+
+#include "base/clock.h"
+#include "emoe/v1/fine_tuning_service.grpc.pb.h"
+#include "server/control/controller.h"
+#include "server/job/admission.h"
+#include "server/rpc/watch_hub.h"
+
+namespace emoe::server {
+
+// FineTuning on the wire: reads requests, asks admission, controller and store, maps errors. Unary
+// calls run on gRPC's bounded thread pool, because admission reads data files and may take long;
+// watching uses callbacks. The errors of each call stand in the proto file. Thread-safe.
+class FineTuningHandler final
+    : public v1::FineTuning::WithCallbackMethod_WatchJob<v1::FineTuning::Service> {
+ public:
+  struct Info {
+    std::string launcher;
+    std::vector<std::string> allowed_roots;
+    WallTime start_time;
+  };
+  FineTuningHandler(Controller& controller, JobStore& store, WatchHub& watches,
+                    CoordinatorProbe& probe, AdmissionConfig admission, Info info);
+
+  // From now on every call answers UNAVAILABLE / DRAINING.
+  void drain() { draining_ = true; }
+
+  grpc::Status CreateJob(grpc::ServerContext*, const v1::CreateJobRequest*, v1::Job*) override;
+  grpc::Status PlanJob(grpc::ServerContext*, const v1::PlanJobRequest*,
+                       v1::PlanJobResponse*) override;
+  grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest*, v1::Job*) override;
+  grpc::Status ListJobs(grpc::ServerContext*, const v1::ListJobsRequest*,
+                        v1::ListJobsResponse*) override;
+  grpc::Status UpdateJob(grpc::ServerContext*, const v1::UpdateJobRequest*, v1::Job*) override;
+  grpc::Status CancelJob(grpc::ServerContext*, const v1::CancelJobRequest*, v1::Job*) override;
+  grpc::Status PauseJob(grpc::ServerContext*, const v1::PauseJobRequest*, v1::Job*) override;
+  grpc::Status ResumeJob(grpc::ServerContext*, const v1::ResumeJobRequest*, v1::Job*) override;
+  grpc::Status DeleteJob(grpc::ServerContext*, const v1::DeleteJobRequest*,
+                         google::protobuf::Empty*) override;
+  grpc::Status ListMetrics(grpc::ServerContext*, const v1::ListMetricsRequest*,
+                           v1::ListMetricsResponse*) override;
+  grpc::Status ListCheckpoints(grpc::ServerContext*, const v1::ListCheckpointsRequest*,
+                               v1::ListCheckpointsResponse*) override;
+  grpc::Status ExportCheckpoint(grpc::ServerContext*, const v1::ExportCheckpointRequest*,
+                                v1::Job*) override;
+  grpc::Status GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
+                             v1::ServerInfo*) override;
+  grpc::Status GetJobLogs(grpc::ServerContext*, const v1::GetJobLogsRequest*,
+                          v1::GetJobLogsResponse*) override;
+  grpc::ServerWriteReactor<v1::Event>* WatchJob(grpc::CallbackServerContext*,
+                                                const v1::WatchJobRequest*) override;
+
+ private:
+  // Runs one call: refuses while draining, maps the error, measures.
+  grpc::Status call(const char* method, const std::function<Status()>& body);
+  [[nodiscard]] Status create(const v1::CreateJobRequest& request, v1::Job& job);
+  [[nodiscard]] Status update(const v1::UpdateJobRequest& request, v1::Job& job);
+  [[nodiscard]] Status list_metrics(const v1::ListMetricsRequest& request,
+                                    v1::ListMetricsResponse& response);
+  [[nodiscard]] Status logs(const v1::GetJobLogsRequest& request, v1::GetJobLogsResponse& response);
+
+  Controller& controller_;
+  JobStore& store_;
+  WatchHub& watches_;
+  CoordinatorProbe& probe_;
+  const AdmissionConfig admission_;
+  const Info info_;
+  std::atomic<bool> draining_ = false;
+};
+
+[[nodiscard]] Status draining_status();
+
+}  // namespace emoe::server

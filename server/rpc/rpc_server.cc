@@ -1,0 +1,129 @@
+#include "server/rpc/rpc_server.h"
+
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+
+#include <absl/strings/str_cat.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <netdb.h>
+#include <sys/socket.h>
+
+#include "base/file.h"
+
+namespace emoe::server {
+namespace {
+
+// gRPC only says that it could not bind; this finds out why.
+std::string why_not_bound(const std::string& host, const std::string& port) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  if (const int code = ::getaddrinfo(host.c_str(), port.c_str(), &hints, &found); code != 0) {
+    return ::gai_strerror(code);
+  }
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, ::freeaddrinfo);
+  const FileDescriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!socket.valid()) return std::strerror(errno);
+  const int yes = 1;
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) != 0 ||
+      ::listen(socket.get(), 1) != 0) {
+    return errno == EADDRINUSE ? "the port is in use by another program" : std::strerror(errno);
+  }
+  return "gRPC refused it";
+}
+
+void set_up_plugins() {
+  static std::once_flag once;  // both calls set process-wide state of gRPC
+  std::call_once(once, [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  });
+}
+
+void set_limits(grpc::ServerBuilder& builder, int max_threads) {
+  // Two coordinators must not share a port, which SO_REUSEPORT would let them.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
+  builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
+  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 2);
+  grpc::ResourceQuota quota("emoe-coordinator");
+  quota.SetMaxThreads(max_threads);
+  builder.SetResourceQuota(quota);
+}
+
+}  // namespace
+
+RpcServer::RpcServer(const Config& config, Controller& controller, JobStore& store,
+                     const Clock& clock, CoordinatorProbe& probe)
+    : controller_(controller),
+      watches_(config.watch, store, clock),
+      fine_tuning_(controller, store, watches_, probe, config.admission, config.info),
+      worker_control_(controller) {}
+
+Result<std::unique_ptr<RpcServer>> RpcServer::start(Config config, Controller& controller,
+                                                    JobStore& store, const Clock& clock,
+                                                    CoordinatorProbe& probe) {
+  auto server = std::unique_ptr<RpcServer>(new RpcServer(config, controller, store, clock, probe));
+  EMOE_RETURN_IF_ERROR(server->listen(config));
+  controller.set_listener(
+      [watches = &server->watches_](const std::string& id) { watches->notify(id); });
+  return server;
+}
+
+Status RpcServer::listen(const Config& config) {
+  const size_t colon = config.listen.rfind(':');
+  if (colon == std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("listen address \"", config.listen, "\" is not HOST:PORT"));
+  }
+  set_up_plugins();
+  grpc::ServerBuilder builder;
+  set_limits(builder, config.max_threads);
+  int port = 0;
+  builder.AddListeningPort(config.listen, grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&fine_tuning_);
+  builder.RegisterService(&worker_control_);
+  server_ = builder.BuildAndStart();
+  const std::string host = config.listen.substr(0, colon);
+  if (server_ == nullptr || port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", config.listen, ": ",
+                     why_not_bound(host, config.listen.substr(colon + 1))));
+  }
+  address_ = absl::StrCat(host, ":", port);
+  if (auto* health = server_->GetHealthCheckService(); health != nullptr) {
+    health->SetServingStatus(true);
+    health->SetServingStatus("emoe.v1.FineTuning", true);
+    health->SetServingStatus("emoe.v1.WorkerControl", true);
+  }
+  return ok_status();
+}
+
+RpcServer::~RpcServer() {
+  shutdown();
+  controller_.set_listener(nullptr);
+}
+
+void RpcServer::shutdown() {
+  if (server_ == nullptr) return;
+  if (auto* health = server_->GetHealthCheckService(); health != nullptr) {
+    health->SetServingStatus(false);
+  }
+  fine_tuning_.drain();
+  watches_.drain(draining_status());
+  worker_control_.drain(draining_status());
+  server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
+  server_->Wait();
+  server_.reset();
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace emoe::server {
+
+// The text with each byte that is no part of well-formed UTF-8 replaced by U+FFFD: what goes into a
+// protobuf string must be UTF-8, and file names and program output need not be.
+[[nodiscard]] std::string to_valid_utf8(const std::string& text);
+
+// The first at most `bytes` bytes of a valid text, cut between characters, "…" behind it if cut.
+[[nodiscard]] std::string shorten_utf8(const std::string& text, size_t bytes);
+
+}  // namespace emoe::server

@@ -1,0 +1,230 @@
+#include "server/rpc/watch_hub.h"
+
+#include <deque>
+#include <vector>
+
+#include <absl/strings/str_cat.h>
+#include <pthread.h>
+
+#include "server/job/errors.h"
+#include "server/job/job_state_machine.h"
+#include "server/rpc/grpc_status.h"
+
+namespace emoe::server {
+
+// One stream. pump() runs on the hub's thread only, and only it starts writes and finishes; gRPC's
+// callbacks just note what happened and wake the hub.
+class WatchHub::Watcher final : public grpc::ServerWriteReactor<v1::Event> {
+ public:
+  Watcher(WatchHub& hub, std::string job_id, int64_t from)
+      : hub_(hub), job_id_(std::move(job_id)), next_(from) {}
+
+  [[nodiscard]] const std::string& job_id() const { return job_id_; }
+
+  void pump(SteadyTime now, const std::optional<Status>& draining) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (finished_ || writing_) return;
+      if (cancelled_) return finish_locked(grpc::Status::CANCELLED);
+      if (write_failed_) return finish_locked(grpc::Status::CANCELLED);
+    }
+    if (draining) return finish(to_grpc(*draining));
+    if (last_) return finish(grpc::Status::OK);
+    if (pending_.empty()) {
+      if (const Status status = fetch(); !status.ok()) return finish(to_grpc(status));
+    }
+    if (!pending_.empty()) {
+      write(std::move(pending_.front()), now);
+      pending_.pop_front();
+    } else if (last_) {
+      finish(grpc::Status::OK);
+    } else if (now - last_write_ >= hub_.config_.heartbeat) {
+      v1::Event beat;
+      beat.set_job_id(job_id_);
+      beat.mutable_heartbeat();
+      write(std::move(beat), now);
+    }
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      const std::lock_guard lock(mutex_);
+      writing_ = false;
+      write_failed_ = !ok;
+    }
+    hub_.wake(this);
+  }
+  void OnCancel() override {
+    {
+      const std::lock_guard lock(mutex_);
+      cancelled_ = true;
+    }
+    hub_.wake(this);
+  }
+  void OnDone() override { hub_.forget(this); }
+
+ private:
+  // The next events into pending_; sets last_ when nothing can follow them.
+  Status fetch() {
+    EMOE_ASSIGN_OR_RETURN(auto events, hub_.store_.events(job_id_, next_, hub_.config_.batch));
+    const bool full = static_cast<int>(events.size()) == hub_.config_.batch;
+    if (events.empty() || (full && caught_up_)) {
+      const auto record = hub_.store_.job(job_id_);
+      if (record.status().code() == StatusCode::kNotFound) return job_not_found(job_id_);
+      EMOE_RETURN_IF_ERROR(record.status());
+      const int64_t missed = record->next_sequence - next_;
+      if (caught_up_ && missed > hub_.config_.max_lag) {
+        v1::Event lagged;
+        lagged.set_job_id(job_id_);
+        lagged.mutable_lagged()->set_missed(missed);
+        lagged.mutable_lagged()->set_resume_from_sequence(next_);
+        pending_.push_back(std::move(lagged));
+        last_ = true;
+        return ok_status();
+      }
+      // An ended job has no further events (missed is 0 unless some came just now).
+      if (events.empty() && missed == 0 && is_terminal(record->job.state())) last_ = true;
+    }
+    caught_up_ = caught_up_ || !full;
+    for (v1::Event& event : events) {
+      next_ = event.sequence() + 1;
+      pending_.push_back(std::move(event));
+    }
+    return ok_status();
+  }
+
+  void write(v1::Event event, SteadyTime now) {
+    if (event.has_state_change() && is_terminal(event.state_change().to())) last_ = true;
+    if (event.has_lagged()) last_ = true;
+    const std::lock_guard lock(mutex_);
+    event_ = std::move(event);
+    writing_ = true;
+    last_write_ = now;
+    StartWrite(&event_);
+  }
+
+  void finish(const grpc::Status& status) {
+    const std::lock_guard lock(mutex_);
+    finish_locked(status);
+  }
+  void finish_locked(const grpc::Status& status) {
+    finished_ = true;
+    Finish(status);
+  }
+
+  WatchHub& hub_;
+  const std::string job_id_;
+  // The hub's thread only.
+  int64_t next_;
+  bool caught_up_ = false;
+  bool last_ = false;
+  std::deque<v1::Event> pending_;
+  SteadyTime last_write_ = hub_.clock_.steady_now();
+  // Shared with gRPC's threads.
+  std::mutex mutex_;
+  v1::Event event_;
+  bool writing_ = false;
+  bool write_failed_ = false;
+  bool cancelled_ = false;
+  bool finished_ = false;
+};
+
+namespace {
+
+// A stream that ends before it began.
+class Refusal final : public grpc::ServerWriteReactor<v1::Event> {
+ public:
+  explicit Refusal(const Status& status) { Finish(to_grpc(status)); }
+  void OnDone() override { delete this; }  // gRPC owns it until here
+};
+
+}  // namespace
+
+WatchHub::WatchHub(Config config, JobStore& store, const Clock& clock)
+    : config_(config), store_(store), clock_(clock), thread_([this](const std::stop_token& stop) {
+        pthread_setname_np(pthread_self(), "watch-hub");
+        run(stop);
+      }) {}
+
+WatchHub::~WatchHub() = default;
+
+grpc::ServerWriteReactor<v1::Event>* WatchHub::watch(const v1::WatchJobRequest& request) {
+  const auto record = store_.job(request.id());
+  if (record.status().code() == StatusCode::kNotFound)
+    return new Refusal(job_not_found(request.id()));
+  if (!record.ok()) return new Refusal(store_failed(record.status()));
+  if (request.from_sequence() < 0 || request.from_sequence() > record->next_sequence) {
+    return new Refusal(
+        make_error(StatusCode::kOutOfRange, "SEQUENCE_OUT_OF_RANGE",
+                   absl::StrCat("from_sequence ", request.from_sequence(),
+                                " is beyond the next event, ", record->next_sequence)));
+  }
+  auto watcher =
+      std::make_shared<Watcher>(*this, request.id(), std::max<int64_t>(request.from_sequence(), 1));
+  const std::lock_guard lock(mutex_);
+  watchers_[watcher.get()] = {watcher, true};
+  any_dirty_ = true;
+  changed_.notify_one();
+  return watcher.get();
+}
+
+void WatchHub::notify(const std::string& job_id) {
+  const std::lock_guard lock(mutex_);
+  for (auto& [key, entry] : watchers_) {
+    if (entry.watcher->job_id() == job_id) entry.dirty = any_dirty_ = true;
+  }
+  if (any_dirty_) changed_.notify_one();
+}
+
+void WatchHub::wake(const Watcher* watcher) {
+  const std::lock_guard lock(mutex_);
+  const auto found = watchers_.find(watcher);
+  if (found == watchers_.end()) return;
+  found->second.dirty = any_dirty_ = true;
+  changed_.notify_one();
+}
+
+void WatchHub::forget(const Watcher* watcher) {
+  std::shared_ptr<Watcher> last;  // destroyed outside the lock
+  const std::lock_guard lock(mutex_);
+  const auto found = watchers_.find(watcher);
+  if (found == watchers_.end()) return;
+  last = std::move(found->second.watcher);
+  watchers_.erase(found);
+}
+
+void WatchHub::drain(const Status& status) {
+  const std::lock_guard lock(mutex_);
+  draining_ = status;
+  for (auto& [key, entry] : watchers_) entry.dirty = true;
+  any_dirty_ = true;
+  changed_.notify_one();
+}
+
+size_t WatchHub::watchers() const {
+  const std::lock_guard lock(mutex_);
+  return watchers_.size();
+}
+
+void WatchHub::run(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    std::vector<std::shared_ptr<Watcher>> work;
+    std::optional<Status> draining;
+    {
+      std::unique_lock lock(mutex_);
+      // Without news, a look at every stream now and then for the heartbeats.
+      const bool news =
+          changed_.wait_for(lock, stop, config_.heartbeat / 5, [&] { return any_dirty_; });
+      if (stop.stop_requested()) return;
+      for (auto& [key, entry] : watchers_) {
+        if (!news || entry.dirty) work.push_back(entry.watcher);
+        entry.dirty = false;
+      }
+      any_dirty_ = false;
+      draining = draining_;
+    }
+    for (const auto& watcher : work) watcher->pump(clock_.steady_now(), draining);
+  }
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+#include <grpcpp/support/server_callback.h>
+
+#include "emoe/v1/worker_control_service.grpc.pb.h"
+#include "server/control/controller.h"
+
+namespace emoe::server {
+
+// WorkerControl on the wire: one object per rank's stream turns protobuf messages into the
+// controller's plain ones and back. Holds no state of jobs. Thread-safe.
+class WorkerControlHandler final : public v1::WorkerControl::CallbackService {
+ public:
+  explicit WorkerControlHandler(Controller& controller);
+  ~WorkerControlHandler() override;
+
+  grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* Session(
+      grpc::CallbackServerContext* context) override;
+
+  // Ends all streams with this status, and every later one at once; ranks reconnect.
+  void drain(const Status& status);
+  [[nodiscard]] size_t streams() const;
+
+ private:
+  class Stream;
+  void forget(const Stream* stream);
+
+  Controller& controller_;
+  mutable std::mutex mutex_;
+  std::unordered_map<const Stream*, std::shared_ptr<Stream>> streams_;
+  std::optional<Status> draining_;
+};
+
+// The wire's messages as the controller's; INVALID_ARGUMENT for one without content.
+[[nodiscard]] Result<std::variant<JoinRequest, RankPulse, RankReport>> from_wire(
+    const v1::WorkerMessage& message);
+
+}  // namespace emoe::server
