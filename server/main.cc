@@ -1,0 +1,189 @@
+// emoe-coordinator: builds everything in order, waits for a signal, takes it down in reverse order.
+#include <csignal>
+#include <iostream>
+#include <thread>
+
+#include <absl/strings/str_cat.h>
+#include <nlohmann/json.hpp>
+#include <pthread.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "launcher/local/local_launcher.h"
+#include "metrics/prometheus.h"
+#include "server/control/controller.h"
+#include "server/job/job_store.h"
+#include "server/main_options.h"
+#include "server/rpc/rpc_server.h"
+
+namespace emoe::server {
+namespace {
+
+constexpr int kExitUsage = 64;
+constexpr int kExitIo = 74;
+
+std::chrono::milliseconds milliseconds(const google::protobuf::Duration& duration) {
+  return std::chrono::milliseconds(duration.seconds() * 1000 + duration.nanos() / 1'000'000);
+}
+
+ControlConfig control_config(const v1::CoordinatorConfig& config) {
+  ControlConfig control;
+  control.state_dir = config.state_dir();
+  control.output_root = config.output_root();
+  control.worker_program = config.launcher().worker_program();
+  control.cores = std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
+  control.slots_total = config.slots().total() > 0 ? config.slots().total() : control.cores;
+  control.max_jobs = config.queue().max_jobs();
+  const v1::Liveness& liveness = config.liveness();
+  control.join_timeout = milliseconds(liveness.join_timeout());
+  control.session_timeout = milliseconds(liveness.session_timeout());
+  control.progress_timeout = milliseconds(liveness.progress_timeout());
+  control.stop_grace = milliseconds(liveness.stop_grace());
+  control.reconnect_grace = milliseconds(liveness.reconnect_grace());
+  control.retry_pause = milliseconds(liveness.retry_pause());
+  return control;
+}
+
+launcher::LocalLauncher::Config launcher_config(const v1::LauncherConfig& config) {
+  launcher::LocalLauncher::Config local;
+  local.mpirun = config.mpirun();
+  if (config.mpirun_args_size() > 0) {
+    local.mpirun_args.assign(config.mpirun_args().begin(), config.mpirun_args().end());
+  }
+  return local;
+}
+
+LogLevel log_level(const std::string& name) {
+  if (name == "debug") return LogLevel::debug;
+  if (name == "warning") return LogLevel::warning;
+  return name == "error" ? LogLevel::error : LogLevel::info;
+}
+
+RpcServer::Config rpc_config(const v1::CoordinatorConfig& config, const std::string& launcher_name,
+                             const Clock& clock) {
+  RpcServer::Config rpc;
+  rpc.listen = config.listen();
+  for (const std::string& root : config.allowed_roots()) {
+    rpc.admission.allowed_roots.emplace_back(root);
+    rpc.info.allowed_roots.push_back(root);
+  }
+  rpc.info.launcher = launcher_name;
+  rpc.info.start_time = clock.wall_now();
+  return rpc;
+}
+
+// Prometheus http_sd: one group per rank, with its job and rank as labels.
+std::string service_discovery(Controller& controller) {
+  nlohmann::json groups = nlohmann::json::array();
+  for (const Controller::Target& target : controller.targets()) {
+    groups.push_back(
+        {{"targets", {target.address}},
+         {"labels", {{"job_id", target.job_id}, {"rank", std::to_string(target.rank)}}}});
+  }
+  return groups.dump();
+}
+
+// What ranks on this machine connect to: an address that listens everywhere is no destination.
+std::string reachable(const std::string& address) {
+  const std::string port = address.substr(address.rfind(':'));
+  const std::string host = address.substr(0, address.rfind(':'));
+  return (host == "0.0.0.0" || host == "[::]" || host == "::") ? "127.0.0.1" + port : address;
+}
+
+sigset_t block_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT}) sigaddset(&signals, signal);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // before any thread: they inherit it
+  return signals;
+}
+
+// The addresses in use, for scripts that asked for port 0; gone while nobody listens.
+class AddressFile {
+ public:
+  explicit AddressFile(std::filesystem::path path) : path_(std::move(path)) { forget(); }
+  AddressFile(const AddressFile&) = delete;
+  AddressFile& operator=(const AddressFile&) = delete;
+  ~AddressFile() { forget(); }
+  [[nodiscard]] Status write(const std::string& grpc, const std::string& metrics) const {
+    const nlohmann::json json = {{"grpc", grpc}, {"metrics", metrics}};
+    return write_file_atomically(path_, json.dump() + "\n");
+  }
+
+ private:
+  void forget() {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
+  }
+  const std::filesystem::path path_;
+};
+
+Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
+  const SystemClock clock;
+  metrics::PrometheusRegistry registry;
+  CoordinatorProbe probe(registry);
+  EMOE_ASSIGN_OR_RETURN(
+      const auto store,
+      JobStore::open({config.state_dir(), [&](double seconds) { probe.committed(seconds); }}));
+  EMOE_RETURN_IF_ERROR(emoe::create_directories(config.output_root()));
+  const AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
+  launcher::LocalLauncher local(launcher_config(config.launcher()));
+  Controller controller(control_config(config), *store, local, clock, probe);
+  EMOE_RETURN_IF_ERROR(controller.recover());
+  EMOE_ASSIGN_OR_RETURN(const auto rpc, RpcServer::start(rpc_config(config, local.name(), clock),
+                                                         controller, *store, clock, probe));
+  controller.set_coordinator_address(reachable(rpc->address()));
+  EMOE_ASSIGN_OR_RETURN(const auto exposer, metrics::HttpExposer::start(
+                                                registry, {config.metrics_listen(), [&controller] {
+                                                             return service_discovery(controller);
+                                                           }}));
+  std::jthread loop([&](const std::stop_token& stop) {
+    pthread_setname_np(pthread_self(), "controller");
+    controller.run(stop);
+  });
+  EMOE_RETURN_IF_ERROR(addresses.write(rpc->address(), exposer->address()));
+  const Controller::Slots slots = controller.slots();
+  log_info("launcher %s, %d slots, worker %s, state in %s", local.name(), slots.total,
+           config.launcher().worker_program(), config.state_dir());
+  std::cout << "listening on " << rpc->address() << ", metrics on " << exposer->address()
+            << std::endl;
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  log_info("signal %d: shutting down; running jobs go on and are taken up at the next start",
+           signal);
+  rpc->shutdown();
+  return ok_status();
+}
+
+int exit_code_of(const Status& status) {
+  if (status.ok()) return 0;
+  return status.code() == StatusCode::kInvalidArgument ? kExitUsage : kExitIo;
+}
+
+int run(int argc, const char* const* argv) {
+  const auto options = parse_main_options(argc, argv);
+  if (!options.ok()) {
+    std::cerr << "emoe-coordinator: " << std::string(options.status().message()) << "\n";
+    return kExitUsage;
+  }
+  if (options->done) return 0;
+  const sigset_t signals = block_signals();
+  init_logging("coordinator", log_level(options->config.log_level()));
+  const Status status = serve(options->config, signals);
+  if (!status.ok()) std::cerr << "emoe-coordinator: " << std::string(status.message()) << "\n";
+  return exit_code_of(status);
+}
+
+}  // namespace
+}  // namespace emoe::server
+
+int main(int argc, char** argv) {
+  try {
+    return emoe::server::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "emoe-coordinator: " << error.what() << "\n";
+    return 70;
+  }
+}

@@ -1,0 +1,76 @@
+#include "server/main_options.h"
+
+#include <filesystem>
+#include <iostream>
+
+#include <CLI/CLI.hpp>
+#include <absl/strings/str_cat.h>
+
+#include "config/config.h"
+
+namespace emoe::server {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string absolute(const std::string& path) {
+  return fs::absolute(path).lexically_normal().string();
+}
+
+void fill_in_paths(v1::CoordinatorConfig& config) {
+  config.set_state_dir(absolute(config.state_dir()));
+  if (config.output_root().empty()) config.set_output_root(config.state_dir() + "/outputs");
+  config.set_output_root(absolute(config.output_root()));
+  for (std::string& root : *config.mutable_allowed_roots()) root = absolute(root);
+  std::string& worker = *config.mutable_launcher()->mutable_worker_program();
+  if (worker.empty()) {
+    std::error_code error;
+    worker = (fs::read_symlink("/proc/self/exe", error).parent_path() / "emoe-worker").string();
+  }
+  worker = absolute(worker);
+}
+
+}  // namespace
+
+Result<MainOptions> parse_main_options(int argc, const char* const* argv) {
+  CLI::App app{
+      "emoe-coordinator: takes fine-tuning jobs over gRPC, runs them as groups of emoe-worker\n"
+      "processes, keeps their state in <state_dir>/jobs.db and serves Prometheus metrics.\n"
+      "SIGTERM ends it gracefully: running jobs go on and are taken up again at the next start."};
+  std::string file;
+  std::string listen;
+  std::string metrics_listen;
+  std::string state_dir;
+  std::vector<std::string> overrides;
+  app.add_option("--config", file,
+                 "YAML file, see configs/coordinator.yaml (default: all defaults)");
+  app.add_option("--listen", listen,
+                 "HOST:PORT of gRPC, port 0 picks one (default 127.0.0.1:7070)");
+  app.add_option("--metrics-listen", metrics_listen,
+                 "HOST:PORT of /metrics and /sd (default 127.0.0.1:7071)");
+  app.add_option("--state-dir", state_dir, "folder of the database and of the jobs' files");
+  app.add_option("--set", overrides, "key=value of the configuration, e.g. slots.total=4")
+      ->take_all()
+      ->allow_extra_args(false);
+  app.set_version_flag("--version", std::string("emoe-coordinator ") + EMOE_VERSION);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != 0) {
+      return absl::InvalidArgumentError(absl::StrCat(error.what(), " (--help lists the options)"));
+    }
+    app.exit(error, std::cout, std::cerr);
+    return MainOptions{{}, true};
+  }
+  if (!listen.empty()) overrides.push_back("listen=" + listen);
+  if (!metrics_listen.empty()) overrides.push_back("metrics_listen=" + metrics_listen);
+  if (!state_dir.empty()) overrides.push_back("state_dir=" + state_dir);
+  MainOptions options;
+  EMOE_ASSIGN_OR_RETURN(
+      options.config, file.empty() ? config::parse_coordinator_config("", "command line", overrides)
+                                   : config::load_coordinator_config(file, overrides));
+  fill_in_paths(options.config);
+  return options;
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,168 @@
+// The coordinator dies at every point of a job's life and comes back: nothing is lost, nothing runs
+// twice.
+#include "server/control/controller.h"
+#include "tests/server/support.h"
+
+namespace emoe::server {
+namespace {
+
+using launcher::FakeLauncher;
+using launcher::StopMode;
+using std::chrono::seconds;
+
+class RestartTest : public ControllerTest {};
+
+TEST_F(RestartTest, AQueuedJobIsStillQueued) {
+  const std::string id = submit();
+  restart();
+  EXPECT_EQ(job(id).state(), v1::QUEUED);
+  controller_->step();
+  EXPECT_EQ(launcher_.launches().size(), 1U);
+}
+
+TEST_F(RestartTest, ARunningAttemptIsTakenUpAndNotStartedAgain) {
+  const std::string id = submit();
+  controller_->step();
+  auto channel = join(id, 0, 1);
+  report(channel, 1, step_report(0));
+  report(channel, 2, step_report(1));
+  restart();
+  controller_->step();
+  EXPECT_EQ(job(id).state(), v1::RUNNING);
+  EXPECT_EQ(controller_->slots().free, 1);
+  channel = join(id, 0, 1);
+  EXPECT_EQ(channel->welcomed, 2);
+  report(channel, 2, step_report(1));  // the ack was lost with the coordinator
+  report(channel, 3, step_report(2));
+  EXPECT_EQ(job(id).progress().step(), 3);
+  EXPECT_EQ(job(id).progress().tokens(), 300);
+  finish_well(id, channel, 4);
+  EXPECT_EQ(job(id).state(), v1::SUCCEEDED);
+  EXPECT_EQ(launcher_.launches().size(), 1U);
+  EXPECT_EQ(job(id).attempts_size(), 1);
+}
+
+TEST_F(RestartTest, AnAttemptStoredButNotLaunchedIsLaunchedOnce) {
+  const std::string id = submit();
+  controller_->step();
+  // As if the crash came before the handle was stored: the engine knows the attempt, the store not.
+  auto attempts = store_->attempts(id);
+  ASSERT_TRUE(attempts.ok());
+  Change change;
+  attempts->back().handle.clear();
+  change.attempts = *attempts;
+  ASSERT_TRUE(store_->commit(change).ok());
+  restart();
+  controller_->step();
+  EXPECT_EQ(launcher_.launches().size(), 1U);
+  EXPECT_EQ(store_->attempts(id)->back().handle, FakeLauncher::handle_of(id, 1).text);
+  join(id, 0, 1);
+  EXPECT_EQ(job(id).state(), v1::RUNNING);
+}
+
+TEST_F(RestartTest, AnAttemptThatIsGoneIsRetried) {
+  const std::string id = submit();
+  controller_->step();
+  join(id, 0, 1);
+  launcher_.forget(id, 1);
+  restart();
+  controller_->step();
+  EXPECT_EQ(job(id).state(), v1::QUEUED);
+  EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_COORDINATOR_LOST);
+  advance(seconds(5));
+  EXPECT_EQ(launcher_.launches().size(), 2U);
+  EXPECT_EQ(job(id).attempts_size(), 2);
+}
+
+TEST_F(RestartTest, AnAttemptThatEndedMeanwhileIsJudgedByItsExit) {
+  const std::string id = submit();
+  controller_->step();
+  join(id, 0, 1);
+  launcher_.end(id, 1, {.exit_code = 76, .rank = 0});
+  restart();
+  controller_->step();
+  EXPECT_EQ(job(id).state(), v1::FAILED);
+  EXPECT_EQ(job(id).reason(), v1::REASON_NON_FINITE);
+}
+
+TEST_F(RestartTest, AnExportingAttemptFinishes) {
+  const std::string id = submit();
+  controller_->step();
+  auto channel = join(id, 0, 1);
+  report(channel, 1, phase("export"));
+  restart();
+  EXPECT_EQ(job(id).state(), v1::EXPORTING);
+  channel = join(id, 0, 1);
+  report(channel, 2, merge(true));
+  report(channel, 3, EndReport{0, "", 4});
+  restart();  // between the last word and the end of the process
+  launcher_.end(id, 1, {});
+  controller_->step();
+  EXPECT_EQ(job(id).state(), v1::SUCCEEDED);
+  EXPECT_EQ(launcher_.launches().size(), 1U);
+}
+
+TEST_F(RestartTest, RanksThatDoNotReconnectAreLost) {
+  const std::string id = submit();
+  controller_->step();
+  join(id, 0, 1);
+  restart();
+  advance(config_.join_timeout);
+  controller_->step();
+  EXPECT_EQ(job(id).state(), v1::QUEUED);
+  EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_PEER_LOST);
+}
+
+TEST_F(RestartTest, ACancelGoesOn) {
+  const std::string id = submit();
+  controller_->step();
+  join(id, 0, 1);
+  ASSERT_TRUE(controller_->cancel(id, "enough", {}).ok());
+  restart();
+  EXPECT_EQ(job(id).state(), v1::CANCELLING);
+  controller_->step();
+  EXPECT_EQ(launcher_.stops().back(), (FakeLauncher::Stop{id, 1, StopMode::graceful}));
+  advance(config_.stop_grace);
+  controller_->step();
+  EXPECT_EQ(job(id).state(), v1::CANCELLED);
+  EXPECT_EQ(job(id).message(), "enough");
+}
+
+TEST_F(RestartTest, ADoomedAttemptIsRemovedByTheNextCoordinator) {
+  const std::string id = submit();
+  controller_->step();
+  launcher_.survive_kill(true);
+  advance(config_.join_timeout);
+  EXPECT_EQ(job(id).state(), v1::RECOVERING);
+  launcher_.survive_kill(false);
+  restart();
+  controller_->step();
+  controller_->step();
+  EXPECT_EQ(job(id).state(), v1::QUEUED);
+  EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_START_FAILED);
+}
+
+TEST_F(RestartTest, ARetrysPauseAndCountSurvive) {
+  const std::string id = submit(1, 0, 2);
+  controller_->step();
+  launcher_.end(id, 1, {.signal = 9});
+  controller_->step();
+  restart();
+  controller_->step();
+  EXPECT_EQ(launcher_.launches().size(), 1U);
+  advance(seconds(5));
+  EXPECT_EQ(launcher_.launches().size(), 2U);
+  launcher_.end(id, 2, {.signal = 9});
+  controller_->step();
+  EXPECT_EQ(job(id).state(), v1::FAILED);
+}
+
+TEST_F(RestartTest, TwoCoordinatorsOnOneFolderAreRefused) {
+  const auto second = JobStore::open({config_.state_dir, {}});
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().code(), StatusCode::kAborted);
+  EXPECT_NE(std::string(second.status().message()).find("another coordinator"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace emoe::server

@@ -1,0 +1,185 @@
+#pragma once
+
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/clock.h"
+#include "config/config.h"
+#include "launcher/fake/fake_launcher.h"
+#include "metrics/fake.h"
+#include "server/control/controller.h"
+#include "server/job/job_store.h"
+#include "tests/support/temp_dir.h"
+
+namespace emoe::server {
+
+// A model folder and data files that admission accepts.
+inline void write_inputs(const std::filesystem::path& dir) {
+  std::filesystem::create_directories(dir / "model");
+  std::ofstream(dir / "model" / "config.json")
+      << R"({"num_hidden_layers": 4, "intermediate_size": 64, "max_position_embeddings": 128})";
+  std::ofstream(dir / "train.jsonl") << R"({"instruction": "a", "input": "", "output": "b"})"
+                                        "\n";
+}
+
+inline v1::JobSpec small_spec(const std::filesystem::path& dir, int ranks = 1) {
+  v1::JobSpec spec;
+  spec.set_name("small");
+  spec.mutable_model()->set_path((dir / "model").string());
+  spec.mutable_data()->set_train((dir / "train.jsonl").string());
+  spec.mutable_data()->set_max_length(64);
+  spec.mutable_train()->set_global_batch(8);
+  spec.mutable_train()->set_max_steps(4);
+  spec.mutable_parallel()->set_ranks(ranks);
+  return spec;
+}
+
+// A rank's stream without a wire: keeps what the coordinator says.
+class FakeChannel final : public SessionChannel {
+ public:
+  void welcome(int64_t committed) override { welcomed = committed; }
+  void ack(int64_t sequence) override { acked = sequence; }
+  void command(RankCommand command) override { commands.push_back(command); }
+  void close(const Status& status) override { closed = status; }
+  void consumed() override { ++consumed_count; }
+
+  std::optional<int64_t> welcomed;
+  int64_t acked = 0;
+  std::vector<RankCommand> commands;
+  std::optional<Status> closed;
+  int consumed_count = 0;
+};
+
+// A controller on a fake clock, a fake engine and a real store, stepped by hand.
+class ControllerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    write_inputs(dir_.path());
+    config_.state_dir = dir_ / "state";
+    config_.output_root = dir_ / "outputs";
+    config_.worker_program = "/opt/emoe-worker";
+    config_.slots_total = 2;
+    config_.max_jobs = 4;
+    config_.stop_grace = std::chrono::seconds(10);
+    config_.retry_pause = std::chrono::seconds(5);
+    start();
+  }
+
+  void start() {
+    auto store = JobStore::open({config_.state_dir, {}});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+    controller_ = std::make_unique<Controller>(config_, *store_, launcher_, clock_, probe_);
+    ASSERT_TRUE(controller_->recover().ok());
+    controller_->set_coordinator_address("127.0.0.1:7070");
+  }
+  // The coordinator dies; what it had only in memory is gone.
+  void restart() {
+    channels_.clear();
+    controller_.reset();
+    store_.reset();
+    start();
+  }
+
+  std::string submit(int ranks = 1, int priority = 0, int max_attempts = 3) {
+    v1::JobSpec spec = small_spec(dir_.path(), ranks);
+    spec.mutable_resources()->set_priority(priority);
+    spec.mutable_resources()->set_max_attempts(max_attempts);
+    return submit(spec);
+  }
+  std::string submit(const v1::JobSpec& spec) {
+    const auto job = controller_->create(spec, config::resolve(spec), {});
+    EXPECT_TRUE(job.ok()) << job.status();
+    return job.ok() ? job->id() : "";
+  }
+
+  v1::Job job(const std::string& id) {
+    const auto found = controller_->get(id);
+    EXPECT_TRUE(found.ok()) << found.status();
+    return found.ok() ? *found : v1::Job();
+  }
+  void advance(std::chrono::milliseconds by) {
+    clock_.advance(by);
+    controller_->step();
+  }
+
+  std::string token(const std::string& id, int attempt) {
+    for (const auto& launch : launcher_.launches()) {
+      if (launch.job_id == id && launch.attempt == attempt) {
+        return launch.environment.at("EMOE_ATTEMPT_TOKEN");
+      }
+    }
+    return "";
+  }
+  std::shared_ptr<FakeChannel> join(const std::string& id, int rank, int ranks, int attempt = 1) {
+    JoinRequest request{id, attempt, {}, 1, token(id, attempt)};
+    request.rank.set_rank(rank);
+    request.rank.set_world_size(ranks);
+    request.rank.set_host("n1");
+    request.rank.set_metrics_address("127.0.0.1:900" + std::to_string(rank));
+    auto channel = std::make_shared<FakeChannel>();
+    controller_->post({channel, request});
+    controller_->step();
+    channels_[rank] = channel;
+    return channel;
+  }
+  template <typename Body>
+  void report(const std::shared_ptr<FakeChannel>& channel, int64_t sequence, Body body) {
+    controller_->post({channel, RankReport{sequence, std::move(body)}});
+    controller_->step();
+  }
+  static StepReport step_report(int64_t step, int64_t tokens = 100) {
+    StepReport report{step, v1::StepMetrics(), {}};
+    report.metrics->set_step(step);
+    report.metrics->set_loss(2.0 - 0.1 * static_cast<double>(step));
+    report.metrics->set_tokens(tokens);
+    report.metrics->set_seconds(0.5);
+    return report;
+  }
+  static v1::PhaseChange phase(const std::string& name) {
+    v1::PhaseChange change;
+    change.set_phase(name);
+    change.set_steps_planned(4);
+    return change;
+  }
+  static v1::MergeSummary merge(bool verified) {
+    v1::MergeSummary summary;
+    summary.set_verified(verified);
+    return summary;
+  }
+  // Everything a good single-rank attempt says, from `sequence` on.
+  void finish_well(const std::string& id, const std::shared_ptr<FakeChannel>& channel,
+                   int64_t sequence = 1, int attempt = 1) {
+    report(channel, sequence, phase("export"));
+    report(channel, sequence + 1, merge(true));
+    report(channel, sequence + 2, EndReport{0, "", 4});
+    launcher_.end(id, attempt, {});
+    controller_->step();
+  }
+  std::vector<v1::JobState> history(const std::string& id) {
+    std::vector<v1::JobState> states;
+    const auto events = store_->events(id, 1, 10000);
+    EXPECT_TRUE(events.ok());
+    for (const v1::Event& event : *events) {
+      if (event.has_state_change()) states.push_back(event.state_change().to());
+    }
+    return states;
+  }
+
+  testing::TempDir dir_;
+  ControlConfig config_;
+  FakeClock clock_;
+  metrics::FakeRegistry registry_;
+  CoordinatorProbe probe_{registry_};
+  launcher::FakeLauncher launcher_;
+  std::unique_ptr<JobStore> store_;
+  std::unique_ptr<Controller> controller_;
+  std::map<int, std::shared_ptr<FakeChannel>> channels_;
+};
+
+}  // namespace emoe::server
