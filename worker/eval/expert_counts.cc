@@ -136,7 +136,8 @@ std::string ExpertCounts::to_json() const {
 ExpertCounts ExpertCounts::from_json(const std::string& text) {
   ExpertCounts result;
   try {
-    for (const auto& entry : nlohmann::json::parse(text).at("layers")) {
+    const nlohmann::json json = nlohmann::json::parse(text);
+    for (const auto& entry : json.at("layers")) {
       LayerCounts& counts = result.layers_[entry.at("layer").get<int64_t>()];
       counts.tokens = entry.at("tokens").get<int64_t>();
       counts.selections = entry.at("selections").get<std::vector<int64_t>>();

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,12 +13,6 @@
 #include "worker/eval/expert_counts.h"
 
 namespace emoe::worker {
-
-// A tensor of a checkpoint under its PEFT or Hugging Face name: fp32, original neuron order.
-struct NamedTensor {
-  std::string name;
-  at::Tensor tensor;
-};
 
 // What a run must know to go on, besides tensors. All random numbers follow from (seed, step).
 struct TrainState {
@@ -30,25 +25,28 @@ struct TrainState {
   ExpertCounts expert_counts;    // of all ranks
 };
 
+// Tensors are fp32, in the original neuron order, under their PEFT or Hugging Face names.
+using TensorMap = std::map<std::string, at::Tensor>;
 struct Checkpoint {
   TrainState state;
-  std::vector<NamedTensor> weights;
-  std::vector<NamedTensor> first_moments;   // AdamW's m, in the order of `weights`
-  std::vector<NamedTensor> second_moments;  // v
+  TensorMap weights;
+  TensorMap first_moments;  // AdamW's m and v, same names
+  TensorMap second_moments;
 };
 
-struct CheckpointFile {
+struct CheckpointFolder {
   std::filesystem::path path;
   int64_t step = 0;
-  int64_t bytes = 0;
+  int64_t bytes = 0;  // of all files
 };
 
 // The folder checkpoints/ of a run. One process (rank 0) writes; any may read.
 //
 // A checkpoint is step_NNNNNNNN/ with adapter.safetensors or weights.safetensors,
-// optimizer.safetensors, state.json and manifest.json (name, bytes and SHA-256 of each file). It is
-// written as step_NNNNNNNN.tmp, every file and the folder fsynced, then renamed, then the parent
-// fsynced: what has the final name is whole, unless the disk itself tore it, which the hashes show.
+// optimizer.safetensors (exp_avg.NAME, exp_avg_sq.NAME), state.json and manifest.json (name, bytes
+// and SHA-256 of each file). It is written as step_NNNNNNNN.tmp, every file and the folder fsynced,
+// then renamed, then the parent fsynced: what has the final name is whole, unless the disk itself
+// tore it, which the hashes show.
 class CheckpointStore {
  public:
   // `weights_file`: "adapter.safetensors" (PEFT names) or "weights.safetensors" (Hugging Face).
@@ -58,15 +56,20 @@ class CheckpointStore {
   [[nodiscard]] Status prepare() const;
   // Writes one and removes all but the `keep` newest up to it. On an error (RESOURCE_EXHAUSTED:
   // disk full) nothing is left of the new one, and the older ones are untouched.
-  [[nodiscard]] Result<CheckpointFile> save(const Checkpoint& checkpoint) const;
+  [[nodiscard]] Result<CheckpointFolder> save(const Checkpoint& checkpoint) const;
   // The newest one whose manifest is complete and whose files have the sizes and hashes it says;
   // nothing where there is none. Why others were passed over is added to `skipped`.
-  [[nodiscard]] Result<std::optional<CheckpointFile>> newest_valid(
+  [[nodiscard]] Result<std::optional<CheckpointFolder>> newest_valid(
       std::vector<std::string>& skipped) const;
-  // DATA_LOSS naming the file when it does not hold what it should.
+  // DATA_LOSS naming the file when it does not hold what it should. Tensors are views into the
+  // mapped files: not to be written to.
   [[nodiscard]] Result<Checkpoint> load(const std::filesystem::path& path) const;
 
  private:
+  [[nodiscard]] Status write_files(const std::filesystem::path& folder,
+                                   const Checkpoint& checkpoint) const;
+  void remove_old(int64_t newest_step) const;
+
   std::filesystem::path folder_;
   std::string weights_file_;
   int64_t keep_;

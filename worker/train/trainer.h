@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <vector>
 
 #include "base/clock.h"
@@ -12,6 +11,7 @@
 #include "worker/model/llama.h"
 #include "worker/report/progress_sink.h"
 #include "worker/text/row.h"
+#include "worker/train/checkpointer.h"
 #include "worker/train/train_options.h"
 
 namespace emoe::worker {
@@ -29,18 +29,6 @@ struct TrainResult {
   int64_t steps_done = 0;
   std::optional<EvalRecord> first_eval;  // made by this run (a resumed run makes no first one)
   std::optional<EvalRecord> last_eval;
-};
-
-// A checkpoint could not be written when nothing would follow it (exit code 74).
-class CheckpointError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-// The checkpoint to resume from belongs to another job: other data, model or spec (exit code 64).
-class ResumeError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
 };
 
 // The step loop of one rank; every rank makes one with the same options, rows and weights and calls
@@ -69,6 +57,9 @@ class Trainer {
     const Clock& clock;
     const std::vector<Row>& train_rows;
     const std::vector<Row>& eval_rows;  // empty: no evaluation
+    // For the gradients where they are not on the host: an NCCL group of the same ranks. Null:
+    // comm.
+    Communicator* gradient_comm = nullptr;
   };
   // Moves the model's trainable tensors into one flat buffer; the model stays usable after the
   // trainer is gone. Throws std::invalid_argument when the options leave no step (see BatchPlan) or

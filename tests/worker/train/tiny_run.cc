@@ -1,0 +1,199 @@
+#include "tests/worker/train/tiny_run.h"
+
+#include <cstring>
+#include <limits>
+#include <thread>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include "worker/comm/loopback/loopback_communicator.h"
+#include "worker/eval/non_finite_error.h"
+#include "worker/model/counter_random.h"
+
+namespace emoe::worker::testing {
+namespace {
+
+constexpr int64_t kVocabulary = 48;
+constexpr int64_t kFfn = 36;
+
+LlamaConfig tiny_config() {
+  LlamaConfig config;
+  config.hidden_size = 32;
+  config.intermediate_size = kFfn;
+  config.num_hidden_layers = 2;
+  config.num_attention_heads = 4;
+  config.num_key_value_heads = 2;
+  config.head_dim = 8;
+  config.vocab_size = kVocabulary;
+  config.max_position_embeddings = 64;
+  config.tie_word_embeddings = true;
+  return config;
+}
+
+EmoeOptions tiny_emoe(int32_t experts) {
+  EmoeOptions emoe;
+  if (experts == 0) return emoe;
+  emoe.num_experts = experts;
+  emoe.top_k = 2;
+  for (int64_t layer = 0; layer < 2; ++layer) {
+    Partition partition;
+    partition.num_experts = experts;
+    partition.method = "random";
+    const auto order = shuffled_order(kFfn, 5, layer);
+    partition.labels.resize(kFfn);
+    for (int64_t i = 0; i < kFfn; ++i) {
+      partition.labels[order[i]] = static_cast<int32_t>(i % experts);
+    }
+    emoe.partitions[layer] = partition;
+  }
+  return emoe;
+}
+
+class ScriptedStop final : public StopSource {
+ public:
+  ScriptedStop(const TinyRun& run, int rank) : run_(run), rank_(rank) {}
+  [[nodiscard]] StopRequest poll() override {
+    return run_.stop ? run_.stop(rank_, edge_++) : StopRequest::none;
+  }
+
+ private:
+  const TinyRun& run_;
+  int rank_;
+  int64_t edge_ = 0;
+};
+
+}  // namespace
+
+at::Tensor tiny_weight(const std::string& name, const std::vector<int64_t>& shape) {
+  at::Tensor tensor = at::ones(shape, at::kFloat);
+  if (shape.size() == 1) return tensor;
+  auto* values = tensor.data_ptr<float>();
+  for (int64_t i = 0; i < tensor.numel(); ++i) {
+    values[i] =
+        static_cast<float>((random_unit(name_key(name), static_cast<uint64_t>(i)) - 0.5) * 0.6);
+  }
+  return tensor;
+}
+
+std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny) {
+  Llama::Options options;
+  options.config = tiny_config();
+  if (!tiny.full) options.lora = tiny.lora;
+  options.full = tiny.full;
+  options.emoe = tiny_emoe(tiny.experts);
+  return std::make_unique<Llama>(options, [&](const std::string& name, const auto& shape) {
+    at::Tensor tensor = tiny_weight(name, shape);
+    if (tiny.poisoned && name == "model.embed_tokens.weight") {
+      tensor[1].fill_(std::numeric_limits<float>::quiet_NaN());
+    }
+    return tensor;
+  });
+}
+
+std::vector<Row> tiny_rows(int64_t count, uint64_t seed) {
+  std::vector<Row> rows;
+  for (int64_t r = 0; r < count; ++r) {
+    const auto draw = [&](uint64_t i) {
+      return random_bits(seed, static_cast<uint64_t>(r) * 4 + i);
+    };
+    Row row;
+    row.source_index = r;
+    const auto length = static_cast<int32_t>(5 + draw(0) % 20);
+    const auto start = static_cast<int32_t>(draw(1) % 40);
+    row.ids.push_back(1);
+    for (int32_t i = 1; i < length; ++i) row.ids.push_back(3 + (start + i) % 40);
+    row.prompt_tokens = static_cast<int32_t>(draw(2) % 4);
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+RankOutcome run_rank(const TinyRun& run, Communicator& comm) {
+  RankOutcome outcome;
+  TinyModel tiny = run.model;
+  tiny.poisoned = run.poisoned_rank == comm.rank();
+  const auto model = make_tiny_model(tiny);
+  ScriptedStop stop(run, comm.rank());
+  const SystemClock clock;
+  if (run.on_phase) {
+    outcome.sink.phase_hook = [&](Phase phase) { run.on_phase(comm.rank(), phase, *model); };
+  }
+  const auto failed = [&](const char* type, const std::exception& error) {
+    outcome.error_type = type;
+    outcome.error = error.what();
+  };
+  try {
+    Trainer trainer(run.options, {*model, comm, outcome.sink, stop, clock, run.train, run.eval});
+    outcome.result = trainer.run();
+    outcome.expert_stats = trainer.expert_counts().to_json();
+  } catch (const NonFiniteError& error) {
+    failed("NonFiniteError", error);
+  } catch (const CheckpointError& error) {
+    failed("CheckpointError", error);
+  } catch (const ResumeError& error) {
+    failed("ResumeError", error);
+  } catch (const std::exception& error) {
+    failed("other", error);
+  }
+  outcome.sink.phase_hook = nullptr;
+  for (const Parameter& parameter : model->parameters()) {
+    outcome.parameters[parameter.name] = parameter.tensor.detach().clone();
+  }
+  return outcome;
+}
+
+std::vector<RankOutcome> run_ranks(const TinyRun& run) {
+  at::set_num_threads(1);
+  auto comms = make_loopback_group(run.world_size);
+  std::vector<RankOutcome> outcomes(run.world_size);
+  {
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < run.world_size; ++rank) {
+      threads.emplace_back([&, rank] {
+        outcomes[rank] = run_rank(run, *comms[rank]);
+        comms[rank].reset();  // a failed rank must not leave the others waiting
+      });
+    }
+  }
+  return outcomes;
+}
+
+TinyRun standard_run() {
+  TinyRun run;
+  run.options.batches = {.global_batch = 8, .max_steps = 6, .shuffle = true, .seed = 11};
+  run.options.micro_batches = {.max_tokens = 64, .packing = true};
+  run.options.learning_rate = 1e-2;
+  run.options.adamw.weight_decay = 0.01;
+  run.options.log_every = 0;
+  run.options.checkpoint.fingerprint = "spec";
+  run.train = tiny_rows(20, 3);
+  run.eval = tiny_rows(6, 4);
+  return run;
+}
+
+void expect_same_bits(const RankOutcome& a, const RankOutcome& b) {
+  ASSERT_EQ(a.parameters.size(), b.parameters.size());
+  ASSERT_FALSE(a.parameters.empty());
+  for (const auto& [name, tensor] : a.parameters) {
+    const at::Tensor& other = b.parameters.at(name);
+    ASSERT_EQ(tensor.sizes(), other.sizes());
+    EXPECT_EQ(0, std::memcmp(tensor.const_data_ptr(), other.const_data_ptr(), tensor.nbytes()))
+        << name << " differs by up to " << (tensor - other).abs().max().item<float>();
+  }
+}
+
+double distance(const RankOutcome& a, const RankOutcome& b, const TinyModel& model) {
+  const auto start = make_tiny_model(model);
+  double largest = 0.0;
+  for (const Parameter& parameter : start->parameters()) {
+    const at::Tensor& x = a.parameters.at(parameter.name);
+    const at::Tensor& y = b.parameters.at(parameter.name);
+    const double moved = (x - parameter.tensor.detach()).norm().item<double>();
+    largest = std::max(largest, (x - y).norm().item<double>() / moved);
+  }
+  return largest;
+}
+
+}  // namespace emoe::worker::testing

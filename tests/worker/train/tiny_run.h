@@ -1,0 +1,89 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "worker/comm/communicator.h"
+#include "worker/model/llama.h"
+#include "worker/report/progress_sink.h"
+#include "worker/train/trainer.h"
+
+namespace emoe::worker::testing {
+
+// A Llama of 2 layers with random weights, the same in every call; small enough for hundreds of
+// steps a second.
+struct TinyModel {
+  LoraOptions lora{.rank = 4, .alpha = 8.0, .dropout = 0.0, .targets = {"q_proj", "v_proj"}};
+  bool full = false;
+  int32_t experts = 0;    // 6: random partitions in both layers, top 2
+  bool poisoned = false;  // a NaN in the embedding of a token all rows have
+};
+[[nodiscard]] std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny);
+[[nodiscard]] at::Tensor tiny_weight(const std::string& name, const std::vector<int64_t>& shape);
+
+// Rows of 5 to 24 tokens that count upwards from a random start: easy to learn.
+[[nodiscard]] std::vector<Row> tiny_rows(int64_t count, uint64_t seed);
+
+// Keeps all it hears.
+class RecordingSink final : public ProgressSink {
+ public:
+  void on_plan(int64_t planned, int64_t first) override { plan = {planned, first}; }
+  void on_phase(Phase phase) override {
+    phases.push_back(phase);
+    if (phase_hook) phase_hook(phase);
+  }
+  void on_step(const StepRecord& record) override { steps.push_back(record); }
+  void on_eval(const EvalRecord& record) override { evals.push_back(record); }
+  void on_checkpoint(const CheckpointRecord& record) override { checkpoints.push_back(record); }
+  void on_merge(const MergeRecord& /*record*/) override {}
+  void on_message(const std::string& text) override { messages.push_back(text); }
+
+  std::function<void(Phase)> phase_hook;
+  std::pair<int64_t, int64_t> plan;
+  std::vector<Phase> phases;
+  std::vector<StepRecord> steps;
+  std::vector<EvalRecord> evals;
+  std::vector<CheckpointRecord> checkpoints;
+  std::vector<std::string> messages;
+};
+
+// One run of `world_size` ranks as threads, each with a model of its own.
+struct TinyRun {
+  TinyModel model;
+  TrainOptions options;
+  int world_size = 1;
+  std::vector<Row> train;
+  std::vector<Row> eval;
+  // Called at every step edge of a rank (counted from 0 in this run).
+  std::function<StopRequest(int rank, int64_t edge)> stop;
+  int poisoned_rank = -1;  // this rank's model has the NaN
+  // Called as a rank enters a phase: a place to spoil things.
+  std::function<void(int rank, Phase phase, Llama& model)> on_phase;
+};
+
+struct RankOutcome {
+  TrainResult result;
+  RecordingSink sink;
+  std::map<std::string, at::Tensor> parameters;  // copies
+  std::string expert_stats;                      // JSON; empty when the run failed
+  std::string error;                             // what() of the exception that ended it
+  std::string error_type;  // "NonFiniteError", "CheckpointError", "ResumeError", "other"
+};
+
+[[nodiscard]] RankOutcome run_rank(const TinyRun& run, Communicator& comm);
+[[nodiscard]] std::vector<RankOutcome> run_ranks(const TinyRun& run);
+
+// Options with 6 steps of 8 rows.
+[[nodiscard]] TinyRun standard_run();
+
+// Fails the test unless every parameter has the same bytes.
+void expect_same_bits(const RankOutcome& a, const RankOutcome& b);
+// The largest ||a - b|| / ||a - start|| over the parameters.
+[[nodiscard]] double distance(const RankOutcome& a, const RankOutcome& b, const TinyModel& model);
+
+}  // namespace emoe::worker::testing

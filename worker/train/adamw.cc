@@ -1,0 +1,79 @@
+#include "worker/train/adamw.h"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+
+#include "worker/train/adamw_kernel.h"
+
+namespace emoe::worker {
+namespace {
+
+constexpr int64_t kGrain = 1 << 16;  // floats a thread takes at least
+
+// The part of a flat buffer in [begin, end) of a slice.
+std::span<float> part(const at::Tensor& flat, int64_t begin, int64_t end) {
+  return {flat.data_ptr<float>() + begin, static_cast<size_t>(end - begin)};
+}
+
+// The same update by tensor operations, for devices other than the CPU.
+void update_by_tensors(const at::Tensor& w, const at::Tensor& m, const at::Tensor& v,
+                       const at::Tensor& gradients, const AdamwConstants& c) {
+  const at::Tensor g = gradients * c.gradient_scale;
+  w.mul_(c.weight_factor);
+  m.lerp_(g, c.one_minus_beta1);
+  v.mul_(c.beta2).addcmul_(g, g, c.one_minus_beta2);
+  const at::Tensor denominator = v.sqrt().div_(c.sqrt_correction2).add_(c.epsilon);
+  w.addcdiv_(m, denominator, -c.step_size);
+}
+
+}  // namespace
+
+Adamw::Adamw(const AdamwOptions& options, const FlatParameters& parameters)
+    : options_(options),
+      first_(at::zeros_like(parameters.weights())),
+      second_(at::zeros_like(parameters.weights())) {}
+
+double Adamw::clip_factor(double norm) const {
+  if (options_.max_grad_norm == 0.0) return 1.0;
+  return std::min(1.0, options_.max_grad_norm / (norm + 1e-6));
+}
+
+void Adamw::update(FlatParameters& parameters, int64_t step, double learning_rate, double factor) {
+  const auto t = static_cast<double>(step + 1);
+  AdamwConstants constants;
+  constants.gradient_scale = static_cast<float>(factor);
+  constants.one_minus_beta1 = static_cast<float>(1.0 - options_.beta1);
+  constants.beta2 = static_cast<float>(options_.beta2);
+  constants.one_minus_beta2 = static_cast<float>(1.0 - options_.beta2);
+  constants.step_size = static_cast<float>(learning_rate / (1.0 - std::pow(options_.beta1, t)));
+  constants.sqrt_correction2 = static_cast<float>(std::sqrt(1.0 - std::pow(options_.beta2, t)));
+  constants.epsilon = static_cast<float>(options_.epsilon);
+  const auto decayed = static_cast<float>(1.0 - learning_rate * options_.weight_decay);
+
+  const at::NoGradGuard no_grad;
+  const at::Tensor gradients = parameters.gradients();
+  const at::Tensor& weights = parameters.weights();
+  for (const FlatParameters::Slice& slice : parameters.slices()) {
+    constants.weight_factor = slice.weight_decay ? decayed : 1.0F;
+    if (!weights.is_cpu()) {
+      const auto cut = [&](const at::Tensor& flat) {
+        return flat.narrow(0, slice.offset, slice.size);
+      };
+      update_by_tensors(cut(weights), cut(first_), cut(second_), cut(gradients), constants);
+      continue;
+    }
+    at::parallel_for(0, slice.size, kGrain, [&](int64_t begin, int64_t end) {
+      begin += slice.offset;
+      end += slice.offset;
+      adamw_update(part(weights, begin, end), part(first_, begin, end), part(second_, begin, end),
+                   part(gradients, begin, end), constants);
+    });
+  }
+}
+
+}  // namespace emoe::worker

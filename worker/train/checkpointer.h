@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "base/clock.h"
+#include "worker/comm/communicator.h"
+#include "worker/model/llama.h"
+#include "worker/report/progress_sink.h"
+#include "worker/train/adamw.h"
+#include "worker/train/checkpoint_store.h"
+#include "worker/train/flat_parameters.h"
+
+namespace emoe::worker {
+
+// The checkpoint to resume from belongs to another job: other data, model or spec (exit code 64).
+class ResumeError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A checkpoint could not be written when nothing would follow it, or not be read (exit code 74).
+class CheckpointError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Takes the state of the ranks into a checkpoint and back. Rank 0 writes and chooses; all ranks
+// agree on the outcome. Both methods are collective.
+class Checkpointer {
+ public:
+  struct Parts {
+    Llama& model;
+    FlatParameters& parameters;
+    Adamw& optimizer;
+    Communicator& comm;
+    ProgressSink& progress;
+    const Clock& clock;
+  };
+  Checkpointer(CheckpointStore store, const Parts& parts);
+
+  // An empty text, or on every rank why it failed. `state` is looked at on rank 0.
+  [[nodiscard]] std::string save(const TrainState& state);
+  // Puts weights and moments of the newest valid checkpoint in place and gives its state; nothing
+  // where there is none. Throws ResumeError when it is not of a run with these fingerprints and
+  // this seed, CheckpointError when it cannot be read.
+  [[nodiscard]] std::optional<TrainState> restore(const TrainState& expected);
+
+ private:
+  [[nodiscard]] Checkpoint capture(const TrainState& state);
+  void put_back(const Checkpoint& checkpoint);
+
+  CheckpointStore store_;
+  Parts parts_;
+};
+
+}  // namespace emoe::worker

@@ -1,0 +1,95 @@
+#include "worker/train/flat_parameters.h"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+
+#include "base/check.h"
+#include "worker/train/adamw_kernel.h"
+
+namespace emoe::worker {
+namespace {
+
+constexpr int64_t kAlignment = 16;       // floats: a cache line
+constexpr int64_t kNormBlock = 1 << 16;  // floats
+
+}  // namespace
+
+FlatParameters::FlatParameters(std::vector<Parameter>& parameters, int64_t tail)
+    : parameters_(parameters) {
+  if (parameters.empty()) throw std::invalid_argument("the model has no trainable parameter");
+  for (const Parameter& parameter : parameters) {
+    if (parameter.tensor.scalar_type() != at::kFloat) {
+      throw std::invalid_argument(parameter.name + ": a trainable tensor must be fp32");
+    }
+    slices_.push_back({parameter.name, size_, parameter.tensor.numel(), parameter.weight_decay});
+    size_ += (parameter.tensor.numel() + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  const at::NoGradGuard no_grad;
+  const auto options = parameters.front().tensor.options().requires_grad(false);
+  weights_ = at::zeros({size_}, options);
+  gradients_ = at::zeros({size_ + tail}, options);
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    at::Tensor& tensor = parameters[i].tensor;
+    const at::Tensor place = view(weights_, i);
+    place.copy_(tensor.detach());
+    tensor.set_data(place);
+    tensor.mutable_grad() = view(gradients_, i);
+  }
+}
+
+at::Tensor FlatParameters::gradients() const {
+  return gradients_.narrow(0, 0, size_);
+}
+
+at::Tensor FlatParameters::tail() const {
+  return gradients_.narrow(0, size_, gradients_.numel() - size_);
+}
+
+at::Tensor FlatParameters::view(const at::Tensor& flat, size_t i) const {
+  return flat.narrow(0, slices_[i].offset, slices_[i].size).view(parameters_[i].tensor.sizes());
+}
+
+void FlatParameters::zero_gradients() {
+  gradients_.zero_();
+}
+
+void FlatParameters::check_gradients_in_place() const {
+  for (size_t i = 0; i < slices_.size(); ++i) {
+    const auto& grad = parameters_[i].tensor.grad();
+    EMOE_CHECK(grad.defined() && grad.const_data_ptr() == view(gradients_, i).const_data_ptr(),
+               "a backward pass replaced a gradient instead of adding to it");
+  }
+}
+
+std::optional<int64_t> FlatParameters::first_non_finite(const at::Tensor& flat) const {
+  if (std::isfinite(norm_of(flat))) return std::nullopt;
+  for (size_t i = 0; i < slices_.size(); ++i) {
+    if (!view(flat, i).isfinite().all().item<bool>()) return static_cast<int64_t>(i);
+  }
+  EMOE_CHECK(false, "only the gaps between the tensors are not finite");
+}
+
+double norm_of(const at::Tensor& flat) {
+  if (!flat.is_cpu()) return std::sqrt(flat.to(at::kDouble).square().sum().item<double>());
+  const std::span<const float> values(flat.const_data_ptr<float>(), flat.numel());
+  const int64_t blocks = (flat.numel() + kNormBlock - 1) / kNormBlock;
+  std::vector<double> sums(blocks);
+  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t first = b * kNormBlock;
+      const int64_t count = std::min(kNormBlock, flat.numel() - first);
+      sums[b] = sum_of_squares(values.subspan(first, count));
+    }
+  });
+  double total = 0.0;
+  for (const double sum : sums) total += sum;
+  return std::sqrt(total);
+}
+
+}  // namespace emoe::worker

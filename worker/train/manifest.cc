@@ -1,0 +1,83 @@
+#include "worker/train/manifest.h"
+
+#include <set>
+
+#include <absl/strings/str_cat.h>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/sha256.h"
+
+namespace emoe::worker {
+namespace {
+
+constexpr int kVersion = 1;
+
+Status damaged(const std::string& file, const std::string& what) {
+  return absl::DataLossError(absl::StrCat(file, ": ", what));
+}
+
+// One file against its entry.
+Status verify_file(const std::filesystem::path& folder, const nlohmann::json& entry) {
+  const auto name = entry.at("name").get<std::string>();
+  if (name.find('/') != std::string::npos) return damaged(name, "not a file of this folder");
+  std::error_code error;
+  const auto size = std::filesystem::file_size(folder / name, error);
+  if (error) return damaged(name, "missing");
+  const auto expected = entry.at("bytes").get<uint64_t>();
+  if (size != expected) {
+    return damaged(name, absl::StrCat("has ", size, " bytes, its manifest says ", expected));
+  }
+  EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name));
+  if (hash != entry.at("sha256").get<std::string>()) {
+    return damaged(name, "its SHA-256 is not the one of the manifest");
+  }
+  return ok_status();
+}
+
+Result<Manifest> verify(const std::filesystem::path& folder, const nlohmann::json& json,
+                        const std::vector<std::string>& names) {
+  if (json.at("version").get<int>() != kVersion) {
+    return damaged("manifest.json", "of another version");
+  }
+  Manifest manifest;
+  manifest.step = json.at("step").get<int64_t>();
+  std::set<std::string> missing(names.begin(), names.end());
+  for (const auto& entry : json.at("files")) {
+    EMOE_RETURN_IF_ERROR(verify_file(folder, entry));
+    manifest.bytes += entry.at("bytes").get<int64_t>();
+    missing.erase(entry.at("name").get<std::string>());
+  }
+  if (!missing.empty()) return damaged("manifest.json", "does not name " + *missing.begin());
+  return manifest;
+}
+
+}  // namespace
+
+Status write_manifest(const std::filesystem::path& folder, int64_t step,
+                      const std::vector<std::string>& names) {
+  nlohmann::ordered_json files = nlohmann::ordered_json::array();
+  for (const std::string& name : names) {
+    std::error_code error;
+    const auto size = std::filesystem::file_size(folder / name, error);
+    if (error) return errno_status(error.value(), folder / name);
+    EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name));
+    files.push_back({{"name", name}, {"bytes", size}, {"sha256", hash}});
+  }
+  const nlohmann::ordered_json manifest = {{"version", kVersion}, {"step", step}, {"files", files}};
+  return write_file_atomically(folder / "manifest.json", manifest.dump(1) + "\n");
+}
+
+Result<Manifest> verify_manifest(const std::filesystem::path& folder,
+                                 const std::vector<std::string>& names) {
+  const Result<std::string> text = read_file(folder / "manifest.json");
+  if (absl::IsNotFound(text.status())) return damaged("manifest.json", "missing");
+  if (!text.ok()) return text.status();
+  try {
+    return verify(folder, nlohmann::json::parse(*text), names);
+  } catch (const nlohmann::json::exception& error) {
+    return damaged("manifest.json", error.what());
+  }
+}
+
+}  // namespace emoe::worker

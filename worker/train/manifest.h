@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace emoe::worker {
+
+// manifest.json of a checkpoint: {"version": 1, "step", "files": [{"name", "bytes", "sha256"}]}. It
+// is written last, so a folder with a manifest was once whole; the hashes say whether it still is.
+struct Manifest {
+  int64_t step = 0;
+  int64_t bytes = 0;  // of the files it names
+};
+
+// Hashes the files `names` of `folder` and writes its manifest, fsynced.
+[[nodiscard]] Status write_manifest(const std::filesystem::path& folder, int64_t step,
+                                    const std::vector<std::string>& names);
+
+// DATA_LOSS saying what is missing or differs, when the folder does not hold exactly what its
+// manifest says, or `names` are not among it.
+[[nodiscard]] Result<Manifest> verify_manifest(const std::filesystem::path& folder,
+                                               const std::vector<std::string>& names);
+
+}  // namespace emoe::worker

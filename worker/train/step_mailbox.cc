@@ -1,0 +1,41 @@
+#include "worker/train/step_mailbox.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+
+namespace emoe::worker {
+
+void write_note(std::span<float> mailbox, int rank, const StepNote& note) {
+  std::fill(mailbox.begin(), mailbox.end(), 0.0F);
+  const auto slot = mailbox.subspan(rank * kFloatsPerNote, kFloatsPerNote);
+  slot[0] = static_cast<float>(note.loss);
+  if (std::isfinite(slot[0])) {
+    const double rest = note.loss - static_cast<double>(slot[0]);
+    slot[1] = static_cast<float>(rest);
+    slot[2] = static_cast<float>(rest - static_cast<double>(slot[1]));
+  }
+  EMOE_CHECK(note.bad_tensor < (1 << 24), "a float counts no further");
+  slot[3] = static_cast<float>(note.bad_tensor + 1);
+  slot[4] = note.stop ? 1.0F : 0.0F;
+  slot[5] = note.checkpoint ? 1.0F : 0.0F;
+}
+
+std::vector<StepNote> read_notes(std::span<const float> mailbox) {
+  EMOE_CHECK(mailbox.size() % kFloatsPerNote == 0);
+  std::vector<StepNote> notes;
+  for (size_t begin = 0; begin < mailbox.size(); begin += kFloatsPerNote) {
+    const auto slot = mailbox.subspan(begin, kFloatsPerNote);
+    StepNote note;
+    note.loss = static_cast<double>(slot[0]) +
+                (static_cast<double>(slot[1]) + static_cast<double>(slot[2]));
+    note.bad_tensor = static_cast<int64_t>(slot[3]) - 1;
+    note.stop = slot[4] != 0.0F;
+    note.checkpoint = slot[5] != 0.0F;
+    notes.push_back(note);
+  }
+  return notes;
+}
+
+}  // namespace emoe::worker

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace emoe::worker {
+
+// What a rank tells the others in a step, besides its gradient.
+struct StepNote {
+  double loss = 0.0;        // this rank's share of the global loss
+  int64_t bad_tensor = -1;  // first parameter whose own gradient is not finite, or -1
+  bool stop = false;        // it was asked to stop at this step's edge
+  bool checkpoint = false;  // it was asked for a checkpoint (with `stop`: before it stops)
+};
+
+// The notes of all ranks ride at the end of the gradient buffer, so that a step has one all-reduce:
+// every rank writes its own few floats and leaves the others' at 0, so the sum delivers each note
+// unchanged. The loss travels as three floats that add up to the double exactly; the ranks' losses
+// are then added in rank order, the same on all.
+inline constexpr int64_t kFloatsPerNote = 6;
+
+// `mailbox` has world_size * kFloatsPerNote floats; all but this rank's are set to 0.
+void write_note(std::span<float> mailbox, int rank, const StepNote& note);
+// One per rank, from the mailbox after the all-reduce.
+[[nodiscard]] std::vector<StepNote> read_notes(std::span<const float> mailbox);
+
+}  // namespace emoe::worker

@@ -1,0 +1,288 @@
+#include "worker/train/trainer.h"
+
+#include <cmath>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+#include <absl/strings/str_cat.h>
+
+#include "base/log.h"
+#include "worker/eval/evaluation.h"
+#include "worker/eval/non_finite_error.h"
+#include "worker/train/adamw.h"
+#include "worker/train/batch_plan.h"
+#include "worker/train/flat_parameters.h"
+#include "worker/train/phase_timer.h"
+#include "worker/train/schedule.h"
+#include "worker/train/step_batches.h"
+#include "worker/train/step_mailbox.h"
+
+namespace emoe::worker {
+namespace {
+
+BatchPlan make_plan(const std::vector<Row>& rows, const BatchPlan::Options& options) {
+  auto plan = BatchPlan::make(static_cast<int64_t>(rows.size()), options);
+  if (!plan.ok()) throw std::invalid_argument(std::string(plan.status().message()));
+  return std::move(plan).value();
+}
+
+CheckpointStore make_store(const CheckpointOptions& options, const Llama& model) {
+  const char* weights = model.options().full ? "weights.safetensors" : "adapter.safetensors";
+  return {options.folder, weights, options.keep};
+}
+
+// Asked of any rank: what all do at this step's edge.
+struct Edge {
+  bool stop = false;
+  bool checkpoint = false;
+};
+
+}  // namespace
+
+class Trainer::Loop {
+ public:
+  Loop(TrainOptions options, const Parts& parts)
+      : options_(std::move(options)),
+        parts_(parts),
+        plan_(make_plan(parts.train_rows, options_.batches)),
+        schedule_{options_.schedule, options_.learning_rate, options_.warmup_ratio, plan_.steps()},
+        parameters_(parts.model.parameters(), parts.comm.world_size() * kFloatsPerNote),
+        optimizer_(options_.adamw, parameters_),
+        checkpointer_(
+            make_store(options_.checkpoint, parts.model),
+            {parts.model, parameters_, optimizer_, parts.comm, parts.progress, parts.clock}),
+        phases_(parts.clock, parts.progress),
+        own_counts_(declared_counts(parts.model.options().emoe)) {
+    parts_.model.parameters_changed();
+  }
+
+  TrainResult run();
+  ExpertCounts expert_counts() const { return own_counts_.summed(parts_.comm); }
+
+ private:
+  [[nodiscard]] bool checkpoints_on() const { return !options_.checkpoint.folder.empty(); }
+  [[nodiscard]] bool eval_due(int64_t done) const;
+  [[nodiscard]] bool checkpoint_due(int64_t done) const;
+  void resume();
+  void evaluate_now(int64_t done);
+  [[nodiscard]] std::string save_checkpoint(int64_t done);
+  Edge run_step(int64_t step);
+  [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
+  [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
+  void report(const StepRecord& record);
+  // True when the loop ends here.
+  bool at_edge(int64_t done, const Edge& edge);
+
+  TrainOptions options_;
+  Parts parts_;
+  BatchPlan plan_;
+  Schedule schedule_;
+  FlatParameters parameters_;
+  Adamw optimizer_;
+  Checkpointer checkpointer_;
+  PhaseTimer phases_;
+  TrainState state_;         // of the run so far; expert_counts are kept in own_counts_
+  ExpertCounts own_counts_;  // this rank's share of the run's counts
+  TrainResult result_;
+};
+
+TrainResult Trainer::Loop::run() {
+  state_.seed = options_.batches.seed;
+  state_.world_size = parts_.comm.world_size();
+  state_.fingerprint = options_.checkpoint.fingerprint;
+  state_.data_fingerprint = fingerprint(parts_.train_rows);
+  if (checkpoints_on() && options_.checkpoint.resume) resume();
+
+  int64_t done = state_.step;
+  result_.first_step = done;
+  result_.steps_done = done;
+  parts_.progress.on_plan(plan_.steps(), done);
+  if (eval_due(done) && state_.last_eval_step != done) evaluate_now(done);
+  while (done < plan_.steps()) {
+    const Edge edge = run_step(done);
+    result_.steps_done = ++done;
+    if (at_edge(done, edge)) break;
+  }
+  return result_;
+}
+
+void Trainer::Loop::resume() {
+  phases_.enter(Phase::checkpoint);
+  const auto restored = checkpointer_.restore(state_);
+  if (!restored) return;
+  state_.step = restored->step;
+  state_.last_eval_step = restored->last_eval_step;
+  if (state_.step > plan_.steps()) {
+    throw ResumeError(absl::StrCat("the newest checkpoint is of step ", state_.step,
+                                   ", the run has only ", plan_.steps()));
+  }
+  // The sum over ranks is what counts: one of them takes what the earlier ranks saw.
+  if (parts_.comm.rank() == 0) own_counts_.add(restored->expert_counts);
+  parts_.progress.on_message(absl::StrCat("resumed from the checkpoint of step ", state_.step));
+}
+
+bool Trainer::Loop::eval_due(int64_t done) const {
+  if (parts_.eval_rows.empty()) return false;
+  return done == 0 || done == plan_.steps() ||
+         (options_.eval_every > 0 && done % options_.eval_every == 0);
+}
+
+bool Trainer::Loop::checkpoint_due(int64_t done) const {
+  const int64_t every = options_.checkpoint.every_steps;
+  return checkpoints_on() && every > 0 && (done % every == 0 || done == plan_.steps());
+}
+
+bool Trainer::Loop::at_edge(int64_t done, const Edge& edge) {
+  const bool preempted = edge.stop && edge.checkpoint && checkpoints_on();
+  // A stop leaves the evaluation to the run that resumes: the time to checkpoint may be short.
+  if (!edge.stop && eval_due(done)) evaluate_now(done);
+  if (preempted ||
+      (!edge.stop && (checkpoint_due(done) || (edge.checkpoint && checkpoints_on())))) {
+    const std::string failure = save_checkpoint(done);
+    if (!failure.empty() && preempted) throw CheckpointError(failure);
+    if (!failure.empty()) {
+      parts_.progress.on_message("training goes on without this checkpoint: " + failure);
+    }
+  }
+  if (edge.stop) result_.end = preempted ? TrainEnd::preempted : TrainEnd::stopped;
+  return edge.stop;
+}
+
+void Trainer::Loop::evaluate_now(int64_t done) {
+  phases_.enter(Phase::eval);
+  const EvalRecord record =
+      evaluate(parts_.model, parts_.eval_rows, parts_.comm, options_.micro_batches, done);
+  state_.last_eval_step = done;
+  if (done == 0) result_.first_eval = record;
+  result_.last_eval = record;
+  if (parts_.comm.rank() == 0) {
+    log_info("evaluation after %d steps: loss %.6f, dense %.6f, perplexity %.4f", done, record.loss,
+             record.loss_dense, record.perplexity);
+  }
+  parts_.progress.on_eval(record);
+}
+
+std::string Trainer::Loop::save_checkpoint(int64_t done) {
+  phases_.enter(Phase::checkpoint);
+  TrainState state = state_;
+  state.step = done;
+  state.expert_counts = own_counts_.summed(parts_.comm);
+  return checkpointer_.save(state);
+}
+
+Edge Trainer::Loop::run_step(int64_t step) {
+  const SteadyTime start = parts_.clock.steady_now();
+  phases_.enter(Phase::data);
+  const StepBatches batches =
+      make_step_batches(parts_.train_rows, plan_.rows_of_step(step), options_.loss_reduction,
+                        options_.micro_batches, parts_.comm.rank(), parts_.comm.world_size());
+  const double own_loss = forward_and_backward(batches, step);
+  const std::vector<StepNote> notes = exchange(step, own_loss);
+
+  phases_.enter(Phase::optimizer);
+  StepRecord record;
+  Edge edge;
+  for (const StepNote& note : notes) {
+    record.loss += note.loss;
+    edge.stop = edge.stop || note.stop;
+    edge.checkpoint = edge.checkpoint || note.checkpoint;
+  }
+  record.step = step;
+  record.learning_rate = schedule_.rate_at(step);
+  record.grad_norm = norm_of(parameters_.gradients());
+  if (!std::isfinite(record.grad_norm)) {
+    const auto bad = parameters_.first_non_finite(parameters_.gradients());
+    throw NonFiniteError(step, -1,
+                         "gradient of " + (bad ? parameters_.slices()[*bad].name : "the model"));
+  }
+  optimizer_.update(parameters_, step, record.learning_rate,
+                    optimizer_.clip_factor(record.grad_norm));
+  parts_.model.parameters_changed();
+  record.tokens = batches.tokens;
+  record.target_tokens = batches.target_tokens;
+  record.padding_tokens = batches.padding_tokens;
+  record.samples = batches.samples;
+  record.phase_seconds = phases_.take();
+  record.seconds = std::chrono::duration<double>(parts_.clock.steady_now() - start).count();
+  report(record);
+  return edge;
+}
+
+double Trainer::Loop::forward_and_backward(const StepBatches& batches, int64_t step) {
+  parameters_.zero_gradients();
+  double own_loss = 0.0;
+  for (const PackedBatch& batch : batches.mine) {
+    ForwardOptions forward;
+    forward.training = true;
+    forward.dropout_seed = step_seed(options_.batches.seed, step);
+    if (!own_counts_.empty()) {
+      forward.on_choice = [&](const ExpertChoice& choice) { own_counts_.add(batch, choice); };
+    }
+    phases_.enter(Phase::forward);
+    const at::Tensor loss = parts_.model.loss(batch, forward);
+    own_loss += loss.item<double>();
+    phases_.enter(Phase::backward);
+    loss.backward();
+  }
+  parameters_.check_gradients_in_place();
+  return own_loss;
+}
+
+// The step's one all-reduce. Throws on every rank alike when some rank's loss or gradient is not
+// finite.
+std::vector<StepNote> Trainer::Loop::exchange(int64_t step, double own_loss) {
+  phases_.enter(Phase::comm);
+  StepNote mine;
+  mine.loss = own_loss;
+  mine.bad_tensor = parameters_.first_non_finite(parameters_.gradients()).value_or(-1);
+  const StopRequest request = parts_.stop.poll();
+  mine.stop = request == StopRequest::stop || request == StopRequest::checkpoint_and_stop;
+  mine.checkpoint =
+      request == StopRequest::checkpoint || request == StopRequest::checkpoint_and_stop;
+
+  at::Tensor mailbox = at::empty({parameters_.tail().numel()}, at::kFloat);
+  const std::span<float> slots(mailbox.data_ptr<float>(), mailbox.numel());
+  write_note(slots, parts_.comm.rank(), mine);
+  parameters_.tail().copy_(mailbox);
+  const at::Tensor& buffer = parameters_.reduce_buffer();
+  Communicator& comm = parts_.gradient_comm != nullptr ? *parts_.gradient_comm : parts_.comm;
+  comm.all_reduce_sum(
+      std::span<float>(buffer.data_ptr<float>(), static_cast<size_t>(buffer.numel())));
+  mailbox.copy_(parameters_.tail());
+
+  std::vector<StepNote> notes = read_notes(slots);
+  for (int rank = 0; rank < static_cast<int>(notes.size()); ++rank) {
+    if (!std::isfinite(notes[rank].loss)) throw NonFiniteError(step, rank, "loss");
+    if (notes[rank].bad_tensor >= 0) {
+      throw NonFiniteError(step, rank,
+                           "gradient of " + parameters_.slices()[notes[rank].bad_tensor].name);
+    }
+  }
+  return notes;
+}
+
+void Trainer::Loop::report(const StepRecord& record) {
+  const bool last = record.step + 1 == plan_.steps();
+  const bool due = options_.log_every > 0 && (record.step + 1) % options_.log_every == 0;
+  if (parts_.comm.rank() == 0 && (due || last)) {
+    log_info("step %d of %d: loss %.6f, rate %.3g, gradient norm %.4g, %.0f tokens/s",
+             record.step + 1, plan_.steps(), record.loss, record.learning_rate, record.grad_norm,
+             static_cast<double>(record.tokens) / record.seconds);
+  }
+  parts_.progress.on_step(record);
+}
+
+Trainer::Trainer(TrainOptions options, const Parts& parts)
+    : loop_(std::make_unique<Loop>(std::move(options), parts)) {}
+
+Trainer::~Trainer() = default;
+
+TrainResult Trainer::run() {
+  return loop_->run();
+}
+
+ExpertCounts Trainer::expert_counts() const {
+  return loop_->expert_counts();
+}
+
+}  // namespace emoe::worker
