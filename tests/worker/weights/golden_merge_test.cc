@@ -1,0 +1,77 @@
+// The reference's merge (../shared/reference/golden/merge-emoe-lora-all): its adapter, trained with
+// experts on, must become its merged folder and its logits. Skipped where the folder is absent.
+#include <cstdlib>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "tests/support/temp_dir.h"
+#include "tests/worker/weights/tiny_model.h"
+#include "worker/weights/export.h"
+#include "worker/weights/peft.h"
+
+namespace emoe::worker {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path shared_folder() {
+  if (const char* shared = std::getenv("EMOE_SHARED"); shared != nullptr) return shared;
+  const char* source = std::getenv("EMOE_SOURCE_DIR");
+  return fs::path(source == nullptr ? "." : source) / ".." / "shared";
+}
+
+EmoeOptions golden_partition(const fs::path& golden) {
+  const auto experts =
+      nlohmann::json::parse(read_file(golden / "partition-n4" / "experts.json").value());
+  EmoeOptions emoe{.num_experts = 4, .top_k = 2};
+  for (const int64_t layer : {2, 4}) {
+    Partition& partition = emoe.partitions[layer];
+    partition.num_experts = 4;
+    partition.labels = experts["labels"][layer].get<std::vector<int32_t>>();
+  }
+  return emoe;
+}
+
+TEST(GoldenMerge, AdapterOfTheReferenceMergesToItsFolderAndLogits) {
+  const fs::path golden = shared_folder() / "reference" / "golden";
+  const fs::path base_folder = shared_folder() / "data" / "models" / "stories260K";
+  if (!fs::exists(golden) || !fs::exists(base_folder)) {
+    GTEST_SKIP() << "no " << golden << ": the reference's results are not in the repository";
+  }
+  const auto base = BaseWeights::open(base_folder);
+  ASSERT_TRUE(base.ok()) << base.status();
+  const auto adapter = read_peft_adapter(golden / "emoe-lora-all" / "final_adapter");
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  Llama::Options options;
+  options.config = base->config();
+  options.lora = adapter->lora;
+  options.emoe = golden_partition(golden);
+  Llama model(options, base->source());
+  ASSERT_TRUE(load_peft_adapter(*adapter, model).ok());
+
+  const emoe::testing::TempDir dir;
+  const auto report = export_model(model, *base, {.out = dir / "export", .dtype = "float32"});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->tensors_changed(), 35);
+
+  const auto expected = BaseWeights::open(golden / "merge-emoe-lora-all" / "merged").value();
+  const auto merged = BaseWeights::open(dir / "export" / "model").value();
+  for (const auto& [name, shape] : llama_tensors(base->config())) {
+    const at::Tensor difference = merged.tensor(name, shape) - expected.tensor(name, shape);
+    EXPECT_LT(difference.abs().max().item<float>(), 1e-6) << name;
+  }
+  const auto numbers =
+      nlohmann::json::parse(read_file(golden / "merge-emoe-lora-all" / "result.json").value());
+  const auto file = SafetensorsFile::open(golden / "merge-emoe-lora-all" / "logits.safetensors");
+  const at::Tensor wanted = file->tensor("merged").value();
+  const auto ids = numbers["ids"].get<std::vector<int64_t>>();
+  const at::Tensor logits = model.logits(testing::batch_of(ids), {.experts_on = false});
+  ASSERT_EQ(logits.sizes(), wanted.sizes());
+  EXPECT_LT((logits - wanted).abs().max().item<float>(), 5e-4);  // the reference's README
+}
+
+}  // namespace
+}  // namespace emoe::worker
