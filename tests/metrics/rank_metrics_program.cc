@@ -1,0 +1,43 @@
+// Serves /metrics and /sd as a rank does, with a few steps done, until its standard input closes.
+// Prints its address.
+#include <cstdio>
+#include <iostream>
+#include <string>
+
+#include "base/clock.h"
+#include "metrics/prometheus.h"
+#include "worker/report/metrics_probe.h"
+
+int main() {
+  using namespace emoe;
+  metrics::PrometheusRegistry registry;
+  const SystemClock clock;
+  worker::MetricsProbe probe(registry, clock,
+                             {.job_id = "job-1", .comm_sequence = [] { return 9; }});
+  std::string address;
+  const auto exposer = metrics::HttpExposer::start(registry, {.service_discovery = [&address] {
+                                                     return "[{\"targets\":[\"" + address +
+                                                            "\"],\"labels\":{\"job\":\"emoe\"}}]";
+                                                   }});
+  if (!exposer.ok()) {
+    std::cerr << exposer.status() << "\n";
+    return 1;
+  }
+  address = (*exposer)->address();
+  probe.on_plan(10, 0);
+  for (int64_t step = 0; step < 4; ++step) {
+    worker::StepRecord record;
+    record.step = step;
+    record.loss = 2.5;
+    record.tokens = 100;
+    record.target_tokens = 60;
+    record.seconds = 0.3;
+    record.phase_seconds = {{worker::Phase::forward, 0.125}};
+    probe.on_step(record);
+  }
+  probe.on_checkpoint({4, "step_00000004", 1000, 0.5});
+  probe.on_expert_load({.layer = 2, .load_cv = 0.5, .max_over_mean = 1.5, .dead = 1});
+  std::cout << address << std::endl;
+  std::cin.get();
+  return 0;
+}
