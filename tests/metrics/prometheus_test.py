@@ -19,7 +19,7 @@ PATIENCE = 30.0  # seconds; Prometheus takes up its targets every 5 s
 
 # Query → the one value it must have.
 EXPECTED = {
-    'up{job="emoe"}': 1,
+    'up{job="emoe-ranks",job_id="job-1",rank="0"}': 1,
     'emoe_step{job_id="job-1",rank="0"}': 4,
     'emoe_steps_planned{job_id="job-1"}': 10,
     'emoe_train_loss{job_id="job-1"}': 2.5,
@@ -37,7 +37,8 @@ EXPECTED = {
 CONFIG = """
 global: {{scrape_interval: 1s}}
 scrape_configs:
-  - job_name: discovered
+  - job_name: emoe-ranks
+    honor_labels: true
     http_sd_configs: [{{url: "http://{address}/sd", refresh_interval: 1s}}]
 """
 

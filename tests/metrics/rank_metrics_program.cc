@@ -15,10 +15,11 @@ int main() {
   worker::MetricsProbe probe(registry, clock,
                              {.job_id = "job-1", .comm_sequence = [] { return 9; }});
   std::string address;
-  const auto exposer = metrics::HttpExposer::start(registry, {.service_discovery = [&address] {
-                                                     return "[{\"targets\":[\"" + address +
-                                                            "\"],\"labels\":{\"job\":\"emoe\"}}]";
-                                                   }});
+  // As the coordinator's /sd has it.
+  const auto discovery = [&address] {
+    return R"([{"targets":[")" + address + R"("],"labels":{"job_id":"job-1","rank":"0"}}])";
+  };
+  const auto exposer = metrics::HttpExposer::start(registry, {.service_discovery = discovery});
   if (!exposer.ok()) {
     std::cerr << exposer.status() << "\n";
     return 1;
