@@ -1,0 +1,103 @@
+#include "worker/eval/evaluation.h"
+
+#include <cmath>
+#include <thread>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include "tests/worker/train/tiny_run.h"
+#include "worker/comm/loopback/loopback_communicator.h"
+#include "worker/eval/non_finite_error.h"
+
+namespace emoe::worker {
+namespace {
+
+EvalRecord evaluate_on(const testing::TinyModel& tiny, const std::vector<Row>& rows, int world,
+                       const MicroBatchOptions& options) {
+  at::set_num_threads(1);
+  auto comms = make_loopback_group(world);
+  std::vector<EvalRecord> records(world);
+  {
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < world; ++rank) {
+      threads.emplace_back([&, rank] {
+        const auto model = testing::make_tiny_model(tiny);
+        records[rank] = evaluate(*model, rows, *comms[rank], options, 7);
+      });
+    }
+  }
+  for (const EvalRecord& record : records) {
+    EXPECT_EQ(record.loss, records[0].loss);
+    EXPECT_EQ(record.loss_dense, records[0].loss_dense);
+  }
+  return records[0];
+}
+
+// Row by row, from the logits, in double.
+double loss_from_logits(Llama& model, const std::vector<Row>& rows, bool experts_on) {
+  double sum = 0.0;
+  int64_t targets = 0;
+  for (const Row& row : rows) {
+    const RowRefs refs = {&row};
+    const std::vector<int64_t> which = {0};
+    const std::vector<float> weights = {1.0F};
+    const PackedBatch batch = make_micro_batch(refs, which, weights, {});
+    const at::Tensor log_p =
+        model.logits(batch, {.experts_on = experts_on}).to(at::kDouble).log_softmax(1);
+    for (auto t = std::max<int64_t>(1, row.prompt_tokens); t < static_cast<int64_t>(row.ids.size());
+         ++t) {
+      sum -= log_p[t - 1][row.ids[t]].item<double>();
+      ++targets;
+    }
+  }
+  return sum / static_cast<double>(targets);
+}
+
+TEST(Evaluation, IsTheMeanOverTargetsWithTheMaskOnAndOff) {
+  const testing::TinyModel tiny{.experts = 6};
+  const auto rows = testing::tiny_rows(15, 9);
+  const EvalRecord record = evaluate_on(tiny, rows, 1, {.max_tokens = 50});
+  const auto model = testing::make_tiny_model(tiny);
+  EXPECT_NEAR(record.loss, loss_from_logits(*model, rows, true), 2e-6);
+  EXPECT_NEAR(record.loss_dense, loss_from_logits(*model, rows, false), 2e-6);
+  EXPECT_GT(std::abs(record.loss - record.loss_dense), 1e-4);
+  EXPECT_EQ(record.perplexity, std::exp(record.loss_dense));
+  EXPECT_EQ(record.step, 7);
+  int64_t targets = 0;
+  for (const Row& row : rows) targets += row.target_tokens();
+  EXPECT_EQ(record.target_tokens, targets);
+}
+
+TEST(Evaluation, DependsOnNeitherRanksNorMicroBatchesNorPacking) {
+  const testing::TinyModel tiny{.experts = 6};
+  const auto rows = testing::tiny_rows(15, 9);
+  const EvalRecord base = evaluate_on(tiny, rows, 1, {.max_tokens = 50});
+  for (const int world : {1, 2, 3, 4, 20}) {
+    for (const MicroBatchOptions& options :
+         {MicroBatchOptions{1, true}, MicroBatchOptions{500, true}, MicroBatchOptions{60, false}}) {
+      const EvalRecord other = evaluate_on(tiny, rows, world, options);
+      EXPECT_NEAR(other.loss, base.loss, 1e-7 * base.loss) << world;
+      EXPECT_NEAR(other.loss_dense, base.loss_dense, 1e-7 * base.loss) << world;
+    }
+  }
+}
+
+TEST(Evaluation, ADenseModelHasOneLoss) {
+  const EvalRecord record = evaluate_on({}, testing::tiny_rows(5, 1), 2, {});
+  EXPECT_EQ(record.loss, record.loss_dense);
+}
+
+TEST(Evaluation, RefusesNanAndRowsWithoutTargets) {
+  const auto comm = make_loopback();
+  const auto bad = testing::make_tiny_model({.poisoned = true});
+  EXPECT_THROW((void)evaluate(*bad, testing::tiny_rows(3, 1), *comm, {}, 0), NonFiniteError);
+  const auto model = testing::make_tiny_model({});
+  Row row;
+  row.ids = {1};
+  EXPECT_THROW((void)evaluate(*model, {row}, *comm, {}, 0), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace emoe::worker

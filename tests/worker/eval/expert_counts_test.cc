@@ -1,0 +1,104 @@
+#include "worker/eval/expert_counts.h"
+
+#include <cmath>
+#include <thread>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "worker/comm/loopback/loopback_communicator.h"
+
+namespace emoe::worker {
+namespace {
+
+// Two padded segments of width 3 with 3 and 1 real tokens.
+PackedBatch padded_batch() {
+  PackedBatch batch;
+  batch.ids.assign(6, 0);
+  batch.segment_starts = {0, 3, 6};
+  batch.segment_lengths = {3, 1};
+  batch.row_keys = {0, 1};
+  batch.real_tokens = 4;
+  return batch;
+}
+
+// Tokens 0 … 5 choose {0,1}, {0,2}, {0,1}, {1,2}, {2,3}, {2,3}; the last two are padding.
+ExpertChoice some_choice() {
+  ExpertChoice choice;
+  choice.layer = 5;
+  choice.chosen = at::tensor(std::vector<int32_t>{0, 1, 0, 2, 0, 1, 1, 2, 2, 3, 2, 3}).view({6, 2});
+  choice.gate_activation = at::full({6, 4}, -1.0F);
+  choice.gate_activation.select(1, 0).fill_(0.5F);
+  choice.gate_activation[3][2] = 0.25F;
+  choice.gate_activation[4][3] = 9.0F;  // padding
+  return choice;
+}
+
+TEST(ExpertCounts, CountsRealTokensOnly) {
+  ExpertCounts counts;
+  counts.add(padded_batch(), some_choice());
+  const LayerCounts& layer = counts.layers().at(5);
+  EXPECT_EQ(layer.tokens, 4);
+  EXPECT_EQ(layer.selections, (std::vector<int64_t>{3, 3, 2, 0}));
+  EXPECT_EQ(layer.positive, (std::vector<int64_t>{4, 0, 1, 0}));
+}
+
+TEST(ExpertCounts, WithoutPaddingEveryTokenCounts) {
+  PackedBatch batch = padded_batch();
+  batch.segment_lengths.clear();
+  batch.real_tokens = 6;
+  ExpertCounts counts;
+  counts.add(batch, some_choice());
+  EXPECT_EQ(counts.layers().at(5).tokens, 6);
+  EXPECT_EQ(counts.layers().at(5).selections, (std::vector<int64_t>{3, 3, 4, 2}));
+}
+
+TEST(ExpertCounts, LoadFigures) {
+  LayerCounts counts;
+  counts.selections = {3, 3, 2, 0};
+  const LayerLoad load = load_of(counts);
+  EXPECT_DOUBLE_EQ(load.max_over_mean, 1.5);
+  EXPECT_DOUBLE_EQ(load.cv, std::sqrt((1 + 1 + 0 + 4) / 4.0) / 2.0);
+  EXPECT_EQ(load.dead, 1);
+  counts.selections = {0, 0};
+  EXPECT_EQ(load_of(counts).cv, 0.0);
+  EXPECT_EQ(load_of(counts).dead, 2);
+}
+
+TEST(ExpertCounts, SumsOverRanksAlsoWhereARankSawNothing) {
+  auto comms = make_loopback_group(3);
+  std::vector<std::string> results(3);
+  {
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < 3; ++rank) {
+      threads.emplace_back([&, rank] {
+        ExpertCounts counts;
+        counts.declare(5, 4);
+        if (rank != 1) counts.add(padded_batch(), some_choice());
+        results[rank] = counts.summed(*comms[rank]).to_json();
+      });
+    }
+  }
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_EQ(results[0], results[2]);
+  const auto json = nlohmann::json::parse(results[0]);
+  const auto layer = json.at("layers").at(0);
+  EXPECT_EQ(layer.at("layer"), 5);
+  EXPECT_EQ(layer.at("tokens"), 8);
+  EXPECT_EQ(layer.at("selections"), (std::vector<int64_t>{6, 6, 4, 0}));
+  EXPECT_EQ(layer.at("activation_ratio"), (std::vector<double>{0.75, 0.75, 0.5, 0.0}));
+  EXPECT_EQ(layer.at("dead_experts"), 1);
+  EXPECT_EQ(ExpertCounts::from_json(results[0]).to_json(), results[0]);
+}
+
+TEST(ExpertCounts, RefusesOtherText) {
+  EXPECT_THROW((void)ExpertCounts::from_json("{"), std::invalid_argument);
+  EXPECT_THROW((void)ExpertCounts::from_json("{}"), std::invalid_argument);
+  EXPECT_THROW((void)ExpertCounts::from_json(
+                   R"({"layers":[{"layer":1,"tokens":1,"selections":[1],"positive":[]}]})"),
+               std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace emoe::worker
