@@ -1,75 +1,101 @@
 #include "worker/text/sentencepiece_model.h"
 
-#include <unordered_map>
+#include <filesystem>
 
-#include <sentencepiece_processor.h>
-#include <sentencepiece_trainer.h>
+#include <dlfcn.h>
+
+#include "base/check.h"
+#include "worker/text/sentencepiece_api.h"
 
 namespace emoe::worker {
 namespace {
 
-std::string text_of(const sentencepiece::util::Status& status) {
-  return status.ok() ? std::string() : std::string(status.error_message());
+struct Module {
+  const SentencePieceApi* api = nullptr;
+  std::string error;
+};
+
+// Beside the program (an installed or bundled one), else where the build put it.
+Module load_module() {
+  std::error_code ignored;
+  const std::filesystem::path built = EMOE_SENTENCEPIECE_MODULE;
+  std::filesystem::path file =
+      std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / built.filename();
+  if (!std::filesystem::exists(file, ignored)) file = built;
+  // dlmopen into the base namespace is dlopen, but the sanitizers do not forbid RTLD_DEEPBIND in
+  // it; no memory crosses the module's border, so that what they fear cannot happen.
+  void* handle = ::dlmopen(LM_ID_BASE, file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+  if (handle == nullptr) return {.error = ::dlerror()};
+  using Entry = const SentencePieceApi* (*)();
+  const auto entry = reinterpret_cast<Entry>(::dlsym(handle, kSentencePieceEntry));
+  if (entry == nullptr) return {.error = ::dlerror()};
+  return {.api = entry()};  // stays loaded as long as the process
 }
 
-class VectorIterator final : public sentencepiece::SentenceIterator {
- public:
-  explicit VectorIterator(const std::vector<std::string>& sentences) : sentences_(sentences) {}
-  bool done() const override { return next_ == sentences_.size(); }
-  void Next() override { ++next_; }
-  const std::string& value() const override { return sentences_[next_]; }
-  sentencepiece::util::Status status() const override { return {}; }
+const Module& module() {
+  static const Module loaded = load_module();
+  return loaded;
+}
 
- private:
-  const std::vector<std::string>& sentences_;
-  size_t next_ = 0;
-};
+SentencePieceApi::TextSink into(std::string& text) {
+  return {&text, [](void* context, const char* data, size_t size) {
+            static_cast<std::string*>(context)->assign(data, size);
+          }};
+}
+
+const SentencePieceApi& api() {
+  EMOE_CHECK(module().api != nullptr, "parse() comes first");
+  return *module().api;
+}
 
 }  // namespace
 
-struct SentencePieceModel::Impl {
-  sentencepiece::SentencePieceProcessor processor;
-};
-
-SentencePieceModel::SentencePieceModel() : impl_(std::make_unique<Impl>()) {}
-SentencePieceModel::SentencePieceModel(SentencePieceModel&&) noexcept = default;
-SentencePieceModel& SentencePieceModel::operator=(SentencePieceModel&&) noexcept = default;
-SentencePieceModel::~SentencePieceModel() = default;
-
 std::string SentencePieceModel::parse(const std::string& serialized) {
-  // An empty protobuf message is well-formed, and the library aborts on a model without pieces.
+  if (module().api == nullptr) return "cannot load the SentencePiece module: " + module().error;
+  // An empty protobuf message is well-formed; the library would take it.
   if (serialized.empty()) return "the file is empty";
-  return text_of(impl_->processor.LoadFromSerializedProto(serialized));
+  std::string error;
+  processor_ = {api().parse(serialized.data(), serialized.size(), into(error)), api().destroy};
+  return error;
 }
 
 int32_t SentencePieceModel::size() const {
-  return impl_->processor.GetPieceSize();
+  return api().size(processor_.get());
 }
 int32_t SentencePieceModel::bos() const {
-  return impl_->processor.bos_id();
+  return api().bos(processor_.get());
 }
 int32_t SentencePieceModel::eos() const {
-  return impl_->processor.eos_id();
+  return api().eos(processor_.get());
 }
 
 std::string SentencePieceModel::encode(const std::string& text, std::vector<int32_t>& ids) const {
-  return text_of(impl_->processor.Encode(text, &ids));
+  std::string error;
+  const SentencePieceApi::IdSink sink{&ids, [](void* context, const int32_t* data, size_t count) {
+                                        static_cast<std::vector<int32_t>*>(context)->assign(
+                                            data, data + count);
+                                      }};
+  api().encode(processor_.get(), text.data(), text.size(), sink, into(error));
+  return error;
 }
 
 std::string SentencePieceModel::decode(const std::vector<int32_t>& ids, std::string& text) const {
-  return text_of(impl_->processor.Decode(ids, &text));
-}
-
-std::string SentencePieceModel::piece(int32_t id) const {
-  return impl_->processor.IdToPiece(id);
+  std::string error;
+  api().decode(processor_.get(), ids.data(), ids.size(), into(text), into(error));
+  return error;
 }
 
 std::string train_sentencepiece(const std::vector<std::string>& sentences,
                                 const std::vector<std::pair<std::string, std::string>>& options,
                                 std::string& model) {
-  const std::unordered_map<std::string, std::string> flags(options.begin(), options.end());
-  VectorIterator iterator(sentences);
-  return text_of(sentencepiece::SentencePieceTrainer::Train(flags, &iterator, &model));
+  if (module().api == nullptr) return "cannot load the SentencePiece module: " + module().error;
+  std::vector<SentencePieceApi::Sentence> lines;
+  for (const std::string& sentence : sentences) lines.push_back({sentence.data(), sentence.size()});
+  std::vector<SentencePieceApi::Option> flags;
+  for (const auto& [key, value] : options) flags.push_back({key.c_str(), value.c_str()});
+  std::string error;
+  api().train(lines.data(), lines.size(), flags.data(), flags.size(), into(model), into(error));
+  return error;
 }
 
 }  // namespace emoe::worker

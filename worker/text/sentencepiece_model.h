@@ -8,16 +8,13 @@
 
 namespace emoe::worker {
 
-// SentencePiece behind a wall: its headers declare an absl::string_view of their own, which clashes
-// with Abseil's, so they are seen by the .cc alone and errors are plain text here ("" = good).
+// SentencePiece, reached through a module of our own that is loaded when first needed. Debian's
+// libsentencepiece.so exports the old protobuf it carries inside; linked into a program that also
+// uses libprotobuf, each calls into the other's functions and the program crashes before main. The
+// module is therefore loaded apart (RTLD_LOCAL, RTLD_DEEPBIND). Errors are plain text ("" = good).
 // Thread-safe after parse().
 class SentencePieceModel {
  public:
-  SentencePieceModel();
-  SentencePieceModel(SentencePieceModel&&) noexcept;
-  SentencePieceModel& operator=(SentencePieceModel&&) noexcept;
-  ~SentencePieceModel();
-
   // Takes the bytes of a tokenizer.model.
   [[nodiscard]] std::string parse(const std::string& serialized);
   [[nodiscard]] int32_t size() const;
@@ -25,11 +22,9 @@ class SentencePieceModel {
   [[nodiscard]] int32_t eos() const;
   [[nodiscard]] std::string encode(const std::string& text, std::vector<int32_t>& ids) const;
   [[nodiscard]] std::string decode(const std::vector<int32_t>& ids, std::string& text) const;
-  [[nodiscard]] std::string piece(int32_t id) const;
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::unique_ptr<void, void (*)(void*)> processor_{nullptr, nullptr};
 };
 
 // Trains on `sentences`; `options` are SentencePiece's trainer flags. The model's bytes go to

@@ -1,0 +1,24 @@
+// Linked with libprotobuf as emoe-worker is: with SentencePiece in the program's own link this test
+// crashed before main (worker/text/sentencepiece_model.h).
+#include <gtest/gtest.h>
+
+#include "config/config.h"
+#include "tests/worker/text/tiny_tokenizer.h"
+
+namespace emoe::worker {
+namespace {
+
+TEST(SentencePieceBesideProtobuf, both_work_in_one_program) {
+  const auto before = config::parse_job("name: a\ntuning: lora\n", "job.yaml", {});
+  ASSERT_TRUE(before.ok()) << before.status();
+  testing::TempDir folder;
+  const Tokenizer tokenizer = train_tiny_tokenizer(folder);
+  const std::vector<int32_t> ids = tokenizer.encode("the cat sat");
+  EXPECT_EQ(tokenizer.decode(ids), "the cat sat");
+  const auto after = config::parse_job("name: b\n", "job.yaml", {});
+  ASSERT_TRUE(after.ok()) << after.status();
+  EXPECT_NE(config::message_to_json(after->spec).find("\"b\""), std::string::npos);
+}
+
+}  // namespace
+}  // namespace emoe::worker

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace emoe::worker {
+
+// What the module libemoe_sentencepiece.so offers, as plain functions: no C++ type crosses its
+// border. Results go to sinks the caller gives; an error goes to the sink `error`, which is not
+// called on success.
+struct SentencePieceApi {
+  struct TextSink {
+    void* context;
+    void (*put)(void* context, const char* data, size_t size);
+  };
+  struct IdSink {
+    void* context;
+    void (*put)(void* context, const int32_t* ids, size_t count);
+  };
+  struct Option {
+    const char* key;
+    const char* value;
+  };
+  struct Sentence {
+    const char* data;
+    size_t size;
+  };
+
+  void* (*parse)(const char* model, size_t size, TextSink error);  // nullptr on error
+  void (*destroy)(void* processor);
+  int32_t (*size)(const void* processor);
+  int32_t (*bos)(const void* processor);
+  int32_t (*eos)(const void* processor);
+  void (*encode)(const void* processor, const char* text, size_t size, IdSink ids, TextSink error);
+  void (*decode)(const void* processor, const int32_t* ids, size_t count, TextSink text,
+                 TextSink error);
+  void (*train)(const Sentence* sentences, size_t count, const Option* options, size_t option_count,
+                TextSink model, TextSink error);
+};
+
+inline constexpr char kSentencePieceEntry[] = "emoe_sentencepiece_api";  // () -> const Api*
+
+}  // namespace emoe::worker
