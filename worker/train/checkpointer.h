@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <stdexcept>
 #include <string>
 
 #include "base/clock.h"
@@ -11,21 +10,10 @@
 #include "worker/report/progress_sink.h"
 #include "worker/train/adamw.h"
 #include "worker/train/checkpoint_store.h"
+#include "worker/train/errors.h"
 #include "worker/train/flat_parameters.h"
 
 namespace emoe::worker {
-
-// The checkpoint to resume from belongs to another job: other data, model or spec (exit code 64).
-class ResumeError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-// A checkpoint could not be written when nothing would follow it, or not be read (exit code 74).
-class CheckpointError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 // Takes the state of the ranks into a checkpoint and back. Rank 0 writes and chooses; all ranks
 // agree on the outcome. Both methods are collective.

@@ -11,6 +11,7 @@
 #include "worker/eval/non_finite_error.h"
 #include "worker/train/adamw.h"
 #include "worker/train/batch_plan.h"
+#include "worker/train/checkpointer.h"
 #include "worker/train/flat_parameters.h"
 #include "worker/train/phase_timer.h"
 #include "worker/train/schedule.h"

@@ -11,7 +11,7 @@
 #include "worker/model/llama.h"
 #include "worker/report/progress_sink.h"
 #include "worker/text/row.h"
-#include "worker/train/checkpointer.h"
+#include "worker/train/errors.h"
 #include "worker/train/train_options.h"
 
 namespace emoe::worker {

@@ -40,7 +40,7 @@ int main(int argc, char** argv) {
   emoe::worker::MpiSession session;
   emoe::worker::session = &session;
   const int result = RUN_ALL_TESTS();
-  if (result != 0) return result;  // no finalize: peers may be stuck waiting for this rank
-  session.finalize();
+  if (result != 0)
+    emoe::worker::MpiSession::abort(result);  // peers may be stuck waiting for this rank
   return 0;
 }

@@ -1,11 +1,13 @@
 #include "worker/comm/mpi/mpi_session.h"
 
 #include <cstdlib>
+#include <exception>
 
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <mpi.h>
 
+#include "base/log.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/mpi/mpi_error.h"
 
@@ -31,7 +33,7 @@ void check_mpi(int code, const std::string& operation) {
   throw CommunicationError(absl::StrCat(operation, ": ", std::string(text, length)));
 }
 
-MpiSession::MpiSession() {
+MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()) {
   // A singleton otherwise starts a daemon (orted) that outlives a killed worker.
   if (!launched_world_size()) setenv("OMPI_MCA_ess_singleton_isolated", "1", /*overwrite=*/0);
   int provided = 0;
@@ -48,6 +50,15 @@ MpiSession::MpiSession() {
   check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
 }
 
+MpiSession::~MpiSession() {
+  if (finalized_ || std::uncaught_exceptions() > exceptions_at_start_) return;
+  try {
+    finalize();
+  } catch (const CommunicationError& error) {
+    log_warning("%s", error.what());
+  }
+}
+
 int MpiSession::rank() const {
   int rank = 0;
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank), "MPI_Comm_rank");
@@ -61,6 +72,7 @@ int MpiSession::world_size() const {
 }
 
 void MpiSession::finalize() {
+  finalized_ = true;
   check_mpi(MPI_Finalize(), "MPI_Finalize");
 }
 

@@ -4,12 +4,12 @@
 
 namespace emoe::worker {
 
-// MPI between its initialisation and its end. The program's main makes one, first thing, keeps it
-// for its life, and calls finalize() before it returns normally.
+// MPI between its initialisation and its end; owned by main or what main calls.
 //
-// The destructor alone does *not* finalise: MPI_Finalize waits for all ranks, and a rank that
-// leaves because of an error must not wait for peers that are stuck in a collective. It just exits
-// with its code; mpirun then ends the other ranks and passes that code on.
+// Destroyed in the ordinary course of things it finalises MPI, which waits for all ranks. Destroyed
+// by an exception on its way up it does not: a rank that leaves because of an error must not wait
+// for peers that are stuck in a collective. It just exits with its code; mpirun then ends the other
+// ranks and passes that code on.
 class MpiSession {
  public:
   // Without mpirun or srun around it the process becomes a world of one. Threads: one thread at a
@@ -18,7 +18,7 @@ class MpiSession {
   MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
-  ~MpiSession() = default;
+  ~MpiSession();
 
   [[nodiscard]] int rank() const;
   [[nodiscard]] int world_size() const;
@@ -26,7 +26,7 @@ class MpiSession {
   [[nodiscard]] int local_rank() const { return local_rank_; }
   [[nodiscard]] int local_size() const { return local_size_; }
 
-  // Collective over all ranks; at most once. Every MpiCommunicator must be gone.
+  // Collective over all ranks. Every MpiCommunicator must be gone.
   void finalize();
   // Ends all ranks at once with this exit code; for a rank that knows its peers are stuck.
   [[noreturn]] static void abort(int exit_code);
@@ -34,6 +34,8 @@ class MpiSession {
  private:
   int local_rank_ = 0;
   int local_size_ = 1;
+  int exceptions_at_start_ = 0;
+  bool finalized_ = false;
 };
 
 // The world size the launcher around this process says (mpirun, PMIx, srun), known before MPI is
