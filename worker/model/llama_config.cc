@@ -30,10 +30,21 @@ const std::set<std::string> kUnderstood{"architectures",       "model_type",
                                         "eos_token_id"};
 
 // Without influence on what the forward pass computes.
-const std::set<std::string> kHarmless{
-    "use_cache",           "torch_dtype",       "dtype",         "transformers_version",
-    "pad_token_id",        "initializer_range", "_name_or_path", "_from_model_config",
-    "max_sequence_length", "unk_token_id"};
+const std::set<std::string> kHarmless{"use_cache",
+                                      "torch_dtype",
+                                      "dtype",
+                                      "transformers_version",
+                                      "pad_token_id",
+                                      "initializer_range",
+                                      "_name_or_path",
+                                      "_from_model_config",
+                                      "max_sequence_length",
+                                      "id2label",
+                                      "label2id",
+                                      "problem_type",
+                                      "is_llama_config",
+                                      "transformers.js_config",
+                                      "unk_token_id"};
 
 // Keys with the only values this engine computes; any other value is an error.
 struct Fixed {
@@ -58,6 +69,7 @@ const std::vector<Fixed>& fixed_keys() {
       {"chunk_size_feed_forward", {0}},
       {"pruned_heads", {json::object()}},
       {"torchscript", {false}},
+      {"rope_interleaved", {false}},
   };
   return *keys;
 }

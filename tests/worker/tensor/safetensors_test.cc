@@ -240,7 +240,7 @@ TEST(SafetensorsFile, RandomDamageToTheHeaderNeverCrashes) {
   const size_t header_end = 8 + header.size();
   std::mt19937 random(20230415);
   int refused = 0;
-  for (int round = 0; round < 4000; ++round) {
+  for (int round = 0; round < 2000; ++round) {
     std::string bytes = good;
     if (round % 4 == 0) {
       bytes.resize(random() % bytes.size());
@@ -256,7 +256,7 @@ TEST(SafetensorsFile, RandomDamageToTheHeaderNeverCrashes) {
     write_bytes(path, bytes);
     refused += survives(path) ? 0 : 1;
   }
-  EXPECT_GT(refused, 3000);
+  EXPECT_GT(refused, 1500);
 }
 
 }  // namespace

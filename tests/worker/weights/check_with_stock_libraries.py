@@ -1,9 +1,10 @@
-"""Stock transformers, PEFT and safetensors load what the export library writes.
+"""Stock transformers, PEFT and safetensors against worker/weights, both ways.
 
     check_with_stock_libraries.py EXPORT_TOOL
 
 The tool makes bases, exports and logits in a folder of ours; here the same logits come out of
-AutoModelForCausalLM on export/model, and of PeftModel on the base with export/adapter.
+AutoModelForCausalLM on export/model, and of PeftModel on the base with export/adapter. Then the
+other way: what these libraries save, the tool reads.
 """
 import json
 import os
@@ -21,7 +22,7 @@ import torch  # noqa: E402
 from peft import PeftModel  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 torch.set_num_threads(1)
 # |logits| are about 5. fp32: the order of summation. bf16: 2^-8 of each weight, 3 layers.
@@ -85,15 +86,55 @@ def check_files_round_trip(folder):
         assert content["metadata"]["total_size"] == total and len(files) > 1, index
 
 
+def check_model_saved_by_transformers(tool, folder):
+    torch.manual_seed(3)
+    for name, tied, dtype in (("untied", False, torch.float32), ("tied", True, torch.bfloat16)):
+        config = LlamaConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+            num_attention_heads=4, num_key_value_heads=1, head_dim=16, rms_norm_eps=1e-5,
+            max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.15,
+            rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+        )  # fmt: skip
+        model = LlamaForCausalLM(config).to(dtype)
+        model.save_pretrained(folder / name, max_shard_size="20KB")
+        assert (folder / name / "model.safetensors.index.json").exists()
+        out = folder / f"{name}.safetensors"
+        subprocess.run([tool, "logits", folder / name, out], check=True)
+        data = load_file(out)
+        # Not the model in hand: .to(bfloat16) rounded its rotary frequencies too.
+        off = difference(load(folder / name), data["ids"], data["logits"])
+        assert off < TOLERANCE["float32"], f"saved by transformers, {name}: off by {off}"
+        print(f"saved by transformers, {name}: {off:.1e}")
+
+
+def check_file_saved_by_safetensors(tool, folder):
+    torch.manual_seed(4)
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64,
+              torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)  # fmt: skip
+    tensors = {str(t): (torch.randn(3, 5) * 3).to(t) for t in dtypes}
+    tensors |= {"empty": torch.zeros(0, 4), "scalar": torch.tensor(2.5), "naïve «name»": torch.ones(1)}
+    save_file(tensors, folder / "in.safetensors", {"who": "safetensors"})
+    subprocess.run([tool, "copy", folder / "in.safetensors", folder / "out.safetensors"], check=True)
+    copied = load_file(folder / "out.safetensors")
+    assert set(copied) == set(tensors)
+    for name, tensor in tensors.items():
+        assert copied[name].dtype == tensor.dtype and torch.equal(copied[name], tensor), name
+    with safe_open(folder / "out.safetensors", "pt") as opened:
+        assert opened.metadata() == {"who": "safetensors"}
+
+
 def main():
+    tool = sys.argv[1]
     with tempfile.TemporaryDirectory() as name:
-        subprocess.run([sys.argv[1], name], check=True)
-        folder = pathlib.Path(name)
-        cases = sorted(path for path in folder.iterdir() if path.is_dir())
+        made = pathlib.Path(name) / "made"
+        subprocess.run([tool, "make", made], check=True)
+        cases = sorted(path for path in made.iterdir() if path.is_dir())
         assert len(cases) == 6
         for case in cases:
             check_case(case)
-        check_files_round_trip(folder)
+        check_files_round_trip(made)
+        check_model_saved_by_transformers(tool, pathlib.Path(name))
+        check_file_saved_by_safetensors(tool, pathlib.Path(name))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-// Makes what check_with_stock_libraries.py looks at: for a few kinds of base model, the base, a
-// perturbed model's export, and the logits that model has in memory.
+// The library's side of check_with_stock_libraries.py.
+//   weights_export_tool make DIR         for a few kinds of base model: the base, a perturbed
+//                                        model's export, and the logits that model has in memory
+//   weights_export_tool logits DIR FILE  logits of a Hugging Face folder as a dense model
+//   weights_export_tool copy FILE FILE   reads a safetensors file and writes its tensors again
 #include <cstdio>
 #include <string>
 
@@ -33,6 +36,12 @@ void save_logits(Llama& model, const std::vector<int64_t>& ids, const std::files
              writer->write(logits).ok() && writer->close().ok());
 }
 
+std::vector<int64_t> probe() {
+  std::vector<int64_t> ids{1};
+  while (ids.size() < 24) ids.push_back(static_cast<int64_t>((ids.size() * 37 + 11) % 64));
+  return ids;
+}
+
 void make(const Case& wanted, const std::filesystem::path& folder) {
   testing::write_tiny_base(folder / "base", wanted.base);
   const BaseWeights base = wanted.random
@@ -47,18 +56,10 @@ void make(const Case& wanted, const std::filesystem::path& folder) {
   const auto report = export_model(model, base, options);
   if (!report.ok()) std::fprintf(stderr, "%s\n", report.status().ToString().c_str());
   EMOE_CHECK(report.ok());
-  std::vector<int64_t> ids{1};
-  while (ids.size() < 24) ids.push_back(static_cast<int64_t>((ids.size() * 37 + 11) % 64));
-  save_logits(model, ids, folder / "logits.safetensors");
+  save_logits(model, probe(), folder / "logits.safetensors");
 }
 
-}  // namespace
-}  // namespace emoe::worker
-
-int main(int argc, char** argv) {
-  using emoe::worker::Case;
-  using emoe::worker::testing::Tuning;
-  if (argc != 2) return 64;
+void make_all(const std::filesystem::path& folder) {
   const Case cases[] = {
       {"lora-sharded", {.max_shard_bytes = 20000}},
       {"lora-tied-bf16", {.tied = true, .dtype = "BF16"}, Tuning::lora, "bfloat16"},
@@ -67,8 +68,43 @@ int main(int argc, char** argv) {
       {"full-untied", {}, Tuning::full},
       {"random-start", {.tied = true}, Tuning::full, "float32", true},
   };
-  for (const Case& wanted : cases) {
-    emoe::worker::make(wanted, std::filesystem::path(argv[1]) / wanted.name);
+  for (const Case& wanted : cases) make(wanted, folder / wanted.name);
+}
+
+void write_logits(const std::filesystem::path& folder, const std::filesystem::path& file) {
+  const auto base = BaseWeights::open(folder);
+  if (!base.ok()) std::fprintf(stderr, "%s\n", base.status().ToString().c_str());
+  EMOE_CHECK(base.ok());
+  Llama model({.config = base->config()}, base->source());
+  save_logits(model, probe(), file);
+}
+
+void copy(const std::filesystem::path& from, const std::filesystem::path& to) {
+  const auto file = SafetensorsFile::open(from);
+  if (!file.ok()) std::fprintf(stderr, "%s\n", file.status().ToString().c_str());
+  EMOE_CHECK(file.ok());
+  std::vector<SafetensorsWriter::Planned> plan;
+  for (const auto& [name, info] : file->tensors()) plan.push_back({name, info.dtype, info.shape});
+  auto writer = SafetensorsWriter::create(to, plan, file->metadata());
+  EMOE_CHECK(writer.ok());
+  for (const auto& planned : plan)
+    EMOE_CHECK(writer->write(file->tensor(planned.name).value()).ok());
+  EMOE_CHECK(writer->close().ok());
+}
+
+}  // namespace
+}  // namespace emoe::worker
+
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "";
+  if (what == "make" && argc == 3) {
+    emoe::worker::make_all(argv[2]);
+  } else if (what == "logits" && argc == 4) {
+    emoe::worker::write_logits(argv[2], argv[3]);
+  } else if (what == "copy" && argc == 4) {
+    emoe::worker::copy(argv[2], argv[3]);
+  } else {
+    return 64;
   }
   return 0;
 }
