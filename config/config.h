@@ -69,6 +69,8 @@ void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape
 // Any message as YAML / JSON for people and scripts (field names as in the proto files).
 [[nodiscard]] std::string message_to_yaml(const google::protobuf::Message& message);
 [[nodiscard]] std::string message_to_json(const google::protobuf::Message& message);
+// The same JSON on one line, for streams of messages.
+[[nodiscard]] std::string message_to_json_line(const google::protobuf::Message& message);
 
 // Makes relative paths in a spec absolute against `base` (emoectl does it before submitting).
 void make_paths_absolute(v1::JobSpec& spec, const std::filesystem::path& base);

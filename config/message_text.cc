@@ -204,10 +204,22 @@ std::string to_yaml(const v1::JobSpec& spec) {
   return message_to_yaml(spec);
 }
 
-std::string message_to_json(const Message& message) {
+namespace {
+
+std::string json_text(const Message& message, int indent) {
   Json json = Converter(true).message(message);
   replace_non_finite(json);
-  return json.dump(2, ' ', false, Json::error_handler_t::replace);
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::string message_to_json(const Message& message) {
+  return json_text(message, 2);
+}
+
+std::string message_to_json_line(const Message& message) {
+  return json_text(message, -1);
 }
 
 }  // namespace emoe::config

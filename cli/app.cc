@@ -1,0 +1,115 @@
+#include "cli/app.h"
+
+#include <algorithm>
+
+#include <CLI/CLI.hpp>
+
+#include "config/config.h"
+
+namespace emoe::cli {
+namespace {
+
+constexpr char kFooter[] = R"(
+A first job:
+  emoectl submit job.yaml --wait          # exit code 0 only if it succeeded
+  emoectl list                            # what runs and what waits
+  emoectl get JOB                         # state, progress, attempts, results, where the output lies
+  emoectl watch JOB                       # every event, from the first one on
+  emoectl logs JOB                        # the end of what its processes printed
+
+Environment:
+  EMOE_SERVER       HOST:PORT of the coordinator
+  EMOE_TOKEN_FILE   file whose first line is sent as a bearer token
+
+Exit codes:
+  0   done; with --wait and watch: the job succeeded
+  1   refused by the coordinator, or the job was cancelled or ran out of its time
+  64  wrong arguments, wrong job file, or a job that failed for its configuration
+  65  a job that failed for its data
+  69  no coordinator there, or no answer in time
+  70  an internal error    71  processes or connections of the job were lost
+  74  input/output, disk full    75  the job was preempted
+  76  non-finite numbers         77  not enough memory
+  130 Ctrl-C while waiting; the job goes on
+
+`emoectl COMMAND --help` tells more about a command.)";
+
+void add_global_options(CLI::App& app, Command& command) {
+  app.add_option("--server", command.client_options.server, "Coordinator to talk to")
+      ->envname("EMOE_SERVER")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  app.add_option("--token-file", command.client_options.token_file,
+                 "File with a token for the coordinator")
+      ->envname("EMOE_TOKEN_FILE")
+      ->type_name("FILE");
+  app.add_option(
+         "-o,--output", command.output,
+         "Form of results: table for people; json and yaml have the fields of proto/emoe/v1")
+      ->check(CLI::IsMember({"table", "json", "yaml"}))
+      ->type_name("table|json|yaml")
+      ->capture_default_str();
+  app.add_option_function<double>(
+         "--timeout",
+         [&command](double seconds) {
+           command.client_options.timeout = std::chrono::duration<double>(seconds);
+         },
+         "Longest wait for one answer; following a job has no limit [30]")
+      ->check(CLI::Range(0.001, 1e6))
+      ->type_name("SECONDS");
+}
+
+}  // namespace
+
+int Command::print(const google::protobuf::Message& message,
+                   const std::function<std::string()>& table) const {
+  if (output == "json") {
+    terminal.out << config::message_to_json(message) << "\n";
+  } else if (output == "yaml") {
+    terminal.out << config::message_to_yaml(message);
+  } else {
+    terminal.out << table();
+  }
+  terminal.out.flush();
+  return kExitOk;
+}
+
+int Command::fail(const grpc::Status& status, const config::KeyLocations& locations) const {
+  terminal.err << error_text(status, client_options.server, locations) << std::flush;
+  return exit_code_of(status);
+}
+
+int Command::fail(const Status& status, int exit_code) const {
+  terminal.err << error_text(status) << std::flush;
+  return exit_code;
+}
+
+int Command::with_client(const std::function<int(Client&)>& run) const {
+  auto client = Client::create(client_options);
+  if (!client.ok()) return fail(client.status(), kExitUsage);
+  return run(*client);
+}
+
+int run(const std::vector<std::string>& arguments, Terminal& terminal) {
+  CLI::App app("emoectl: jobs of the EMoE fine-tuning service", "emoectl");
+  Command command{.terminal = terminal};
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.set_version_flag("--version", std::string("emoectl " EMOE_VERSION));
+  add_global_options(app, command);
+  add_submit_commands(app, command);
+  add_job_commands(app, command);
+  add_watch_commands(app, command);
+  add_result_commands(app, command);
+  app.footer(kFooter);  // last, or each subcommand would inherit it
+  try {
+    // CLI11 takes them last first.
+    app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error, terminal.out, terminal.err);
+    return code == 0 ? kExitOk : kExitUsage;
+  }
+  return command.action();
+}
+
+}  // namespace emoe::cli

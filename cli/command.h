@@ -1,0 +1,53 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <ostream>
+#include <string>
+
+#include <CLI/App.hpp>
+#include <google/protobuf/message.h>
+
+#include "base/clock.h"
+#include "cli/client.h"
+#include "cli/error_text.h"
+
+namespace emoe::cli {
+
+// Where a command writes: results to `out`, progress and errors to `err`.
+struct Terminal {
+  std::ostream& out;
+  std::ostream& err;
+  const Clock& clock;
+  int out_width = 0;  // columns of `out`; 0: not a terminal, nothing is shortened
+  int err_width = 0;  // columns of `err`; 0: not a terminal, no progress bar
+  std::chrono::milliseconds retry_pause{500};
+};
+
+// What every command gets: where to write, the global options, and a place for what it will do.
+struct Command {
+  Terminal& terminal;
+  Client::Options client_options;
+  std::string output = "table";  // table | json | yaml
+  std::function<int()> action;   // set by the subcommand that was named
+
+  // Prints a result in the wanted form; `table` makes the one for people.
+  int print(const google::protobuf::Message& message,
+            const std::function<std::string()>& table) const;
+  int fail(const grpc::Status& status, const config::KeyLocations& locations = {}) const;
+  int fail(const Status& status, int exit_code) const;
+  // Calls `action` with a client, or fails.
+  int with_client(const std::function<int(Client&)>& run) const;
+};
+
+// Each adds its subcommands to the program.
+void add_submit_commands(CLI::App& app, Command& command);  // submit, plan
+void add_job_commands(CLI::App& app, Command& command);     // get, list, cancel, pause, …, info
+void add_watch_commands(CLI::App& app, Command& command);   // watch, logs
+void add_result_commands(CLI::App& app, Command& command);  // metrics, checkpoints, export
+
+// Follows a job to its end with a progress bar or occasional lines, then prints it.
+// Returns the exit code for the job's outcome.
+int wait_for_job(const Command& command, Client& client, const std::string& job_id);
+
+}  // namespace emoe::cli

@@ -1,0 +1,201 @@
+#include "cli/error_text.h"
+
+#include <absl/strings/str_cat.h>
+
+#include "base/diagnostics.h"
+#include "cli/format.h"
+#include "config/duration.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace emoe::cli {
+namespace {
+
+google::rpc::Status details_of(const grpc::Status& status) {
+  google::rpc::Status details;
+  if (!details.ParseFromString(status.error_details())) details.Clear();
+  return details;
+}
+
+template <typename Detail>
+bool find_detail(const google::rpc::Status& details, Detail& found) {
+  for (const auto& any : details.details()) {
+    if (any.UnpackTo(&found)) return true;
+  }
+  return false;
+}
+
+std::string violation_line(const google::rpc::BadRequest::FieldViolation& violation,
+                           const config::KeyLocations& locations) {
+  std::string key = violation.field();
+  std::string place;
+  // A key the file does not have is placed at the mapping that lacks it.
+  while (!key.empty() && place.empty()) {
+    const auto it = locations.find(key);
+    if (it != locations.end()) place = it->second;
+    const size_t cut = key.find_last_of(".[");
+    key = cut == std::string::npos ? "" : key.substr(0, cut);
+  }
+  std::string line = "  ";
+  for (const std::string& part : {place, violation.field()}) {
+    if (!part.empty()) absl::StrAppend(&line, part, ": ");
+  }
+  return line + violation.description();
+}
+
+std::string detail_lines(const google::rpc::Status& details,
+                         const config::KeyLocations& locations) {
+  std::string out;
+  google::rpc::BadRequest bad_request;
+  if (find_detail(details, bad_request)) {
+    for (const auto& violation : bad_request.field_violations()) {
+      absl::StrAppend(&out, printable(violation_line(violation, locations)), "\n");
+    }
+  }
+  google::rpc::QuotaFailure quota;
+  if (find_detail(details, quota)) {
+    for (const auto& violation : quota.violations()) {
+      absl::StrAppend(&out, "  ", printable(violation.subject()), ": ",
+                      printable(violation.description()), "\n");
+    }
+  }
+  google::rpc::RetryInfo retry;
+  if (find_detail(details, retry)) {
+    absl::StrAppend(&out, "  try again in ", config::format_duration(retry.retry_delay()), "\n");
+  }
+  return out;
+}
+
+// A message that lists the violations itself is cut to what stands before them.
+std::string headline(const std::string& message, const google::rpc::Status& details) {
+  google::rpc::BadRequest bad;
+  if (!find_detail(details, bad) || bad.field_violations_size() == 0) return printable(message);
+  const int count = bad.field_violations_size();
+  const std::string first_line = message.substr(0, message.find('\n'));
+  if (first_line.find(bad.field_violations(0).description()) == std::string::npos) {
+    return printable(first_line);
+  }
+  return absl::StrCat(count, count == 1 ? " problem" : " problems");
+}
+
+}  // namespace
+
+std::string code_name(grpc::StatusCode code) {
+  const char* const names[] = {"OK",
+                               "CANCELLED",
+                               "UNKNOWN",
+                               "INVALID_ARGUMENT",
+                               "DEADLINE_EXCEEDED",
+                               "NOT_FOUND",
+                               "ALREADY_EXISTS",
+                               "PERMISSION_DENIED",
+                               "RESOURCE_EXHAUSTED",
+                               "FAILED_PRECONDITION",
+                               "ABORTED",
+                               "OUT_OF_RANGE",
+                               "UNIMPLEMENTED",
+                               "INTERNAL",
+                               "UNAVAILABLE",
+                               "DATA_LOSS",
+                               "UNAUTHENTICATED"};
+  const auto index = static_cast<size_t>(code);
+  return index < std::size(names) ? names[index] : absl::StrCat("code ", index);
+}
+
+std::string error_reason(const grpc::Status& status) {
+  google::rpc::ErrorInfo info;
+  return find_detail(details_of(status), info) ? info.reason() : "";
+}
+
+std::string error_text(const grpc::Status& status, const std::string& server,
+                       const config::KeyLocations& locations) {
+  const google::rpc::Status details = details_of(status);
+  const std::string reason = error_reason(status);
+  if (status.error_code() == grpc::StatusCode::UNAVAILABLE && reason.empty()) {
+    return absl::StrCat("error: UNAVAILABLE: no coordinator at ", server, ": ",
+                        printable(status.error_message()),
+                        "\n  start emoe-coordinator, or name another with --server HOST:PORT or "
+                        "EMOE_SERVER\n");
+  }
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && reason.empty()) {
+    return absl::StrCat("error: DEADLINE_EXCEEDED: no answer from ", server,
+                        " in time; --timeout sets how long to wait\n");
+  }
+  return absl::StrCat("error: ", code_name(status.error_code()),
+                      reason.empty() ? "" : absl::StrCat(" (", reason, ")"), ": ",
+                      headline(status.error_message(), details), "\n",
+                      detail_lines(details, locations));
+}
+
+std::string error_text(const Status& status) {
+  const auto violations = violations_of(status);
+  if (violations.empty()) {
+    return absl::StrCat("error: ", printable(std::string(status.message())), "\n");
+  }
+  std::string out = absl::StrCat("error: ", violations.size(),
+                                 violations.size() == 1 ? " problem\n" : " problems\n");
+  for (const auto& violation : violations) {
+    absl::StrAppend(&out, "  ", printable(to_string(violation)), "\n");
+  }
+  return out;
+}
+
+int exit_code_of(const grpc::Status& status) {
+  switch (status.error_code()) {
+    case grpc::StatusCode::OK:
+      return kExitOk;
+    case grpc::StatusCode::INVALID_ARGUMENT:
+    case grpc::StatusCode::OUT_OF_RANGE:
+      return kExitUsage;
+    case grpc::StatusCode::UNAVAILABLE:
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return kExitUnavailable;
+    case grpc::StatusCode::INTERNAL:
+    case grpc::StatusCode::DATA_LOSS:
+      return kExitInternal;
+    default:
+      return kExitOther;
+  }
+}
+
+namespace {
+
+int exit_code_of(v1::Reason reason) {
+  switch (reason) {
+    case v1::REASON_CONFIGURATION:
+      return kExitUsage;
+    case v1::REASON_DATA:
+      return kExitData;
+    case v1::REASON_INTERNAL:
+      return kExitInternal;
+    case v1::REASON_PEER_LOST:
+    case v1::REASON_HANG:
+    case v1::REASON_START_FAILED:
+    case v1::REASON_COORDINATOR_LOST:
+      return kExitPeerLost;
+    case v1::REASON_IO:
+      return kExitIo;
+    case v1::REASON_PREEMPTED:
+      return kExitPreempted;
+    case v1::REASON_NON_FINITE:
+      return kExitNonFinite;
+    case v1::REASON_OUT_OF_MEMORY:
+      return kExitOutOfMemory;
+    default:
+      return kExitOther;
+  }
+}
+
+}  // namespace
+
+int exit_code_of(const v1::Job& job) {
+  if (job.state() == v1::SUCCEEDED) return kExitOk;
+  if (job.state() == v1::CANCELLED) return kExitOther;
+  // The cause of the last attempt says more than that there were too many.
+  if (job.reason() == v1::REASON_ATTEMPTS_EXHAUSTED && job.attempts_size() > 0) {
+    return exit_code_of(job.attempts(job.attempts_size() - 1).reason());
+  }
+  return exit_code_of(job.reason());
+}
+
+}  // namespace emoe::cli

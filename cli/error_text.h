@@ -1,0 +1,43 @@
+#pragma once
+
+#include <string>
+
+#include <grpcpp/support/status.h>
+
+#include "config/config.h"
+#include "emoe/v1/job.pb.h"
+
+namespace emoe::cli {
+
+// Exit codes of emoectl. Those of a job that ended (submit --wait, watch) are the worker's.
+enum ExitCode : int {
+  kExitOk = 0,
+  kExitOther = 1,   // refused by the server for another reason; a job ended cancelled
+  kExitUsage = 64,  // arguments, job file, INVALID_ARGUMENT
+  kExitData = 65,
+  kExitUnavailable = 69,  // no coordinator there, or no answer in time (EX_UNAVAILABLE)
+  kExitInternal = 70,
+  kExitPeerLost = 71,
+  kExitIo = 74,
+  kExitPreempted = 75,
+  kExitNonFinite = 76,
+  kExitOutOfMemory = 77,
+  kExitInterrupted = 130,  // Ctrl-C while waiting; the job goes on
+};
+
+[[nodiscard]] int exit_code_of(const grpc::Status& status);
+// Of a job in a terminal state.
+[[nodiscard]] int exit_code_of(const v1::Job& job);
+
+[[nodiscard]] std::string code_name(grpc::StatusCode code);
+// ErrorInfo.reason of a status, or empty.
+[[nodiscard]] std::string error_reason(const grpc::Status& status);
+
+// What a person is shown: code, reason, message, then one line for each violation, with the place
+// in the job file where `locations` knows the key. Ends with a newline.
+[[nodiscard]] std::string error_text(const grpc::Status& status, const std::string& server,
+                                     const config::KeyLocations& locations = {});
+// The same for errors found before anything was sent.
+[[nodiscard]] std::string error_text(const Status& status);
+
+}  // namespace emoe::cli

@@ -1,0 +1,175 @@
+#include <algorithm>
+#include <memory>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/id.h"
+#include "cli/command.h"
+#include "cli/job_view.h"
+#include "cli/progress.h"
+
+namespace emoe::cli {
+namespace {
+
+struct JobOptions {
+  std::string id;
+  std::string message;
+  std::string etag;
+  bool outputs = false;
+};
+
+struct ListOptions {
+  std::string filter;
+  std::string order_by;
+  int limit = 50;
+};
+
+// Makes `run` what the program does once `app` was named with a job's id.
+void on_job(CLI::App& app, Command& command, const std::shared_ptr<JobOptions>& options,
+            int (*run)(const Command&, const JobOptions&, Client&)) {
+  app.add_option("JOB", options->id, "Id of the job")->required();
+  app.callback([&command, options, run] {
+    command.action = [&command, options, run] {
+      return command.with_client([&](Client& client) { return run(command, *options, client); });
+    };
+  });
+}
+
+int print_job(const Command& command, const grpc::Status& status, const v1::Job& job) {
+  if (!status.ok()) return command.fail(status);
+  return command.print(job, [&] {
+    return job_text(job, command.terminal.clock.wall_now(), command.terminal.out_width);
+  });
+}
+
+int get(const Command& command, const JobOptions& options, Client& client) {
+  v1::GetJobRequest request;
+  request.set_id(options.id);
+  v1::Job job;
+  return print_job(command, client.call(&v1::FineTuning::Stub::GetJob, request, job), job);
+}
+
+// One line is enough for a change of state.
+int print_change(const Command& command, const grpc::Status& status, const v1::Job& job) {
+  if (!status.ok()) return command.fail(status);
+  return command.print(job,
+                       [&] { return absl::StrCat(job.id(), " ", state_name(job.state()), "\n"); });
+}
+
+int cancel(const Command& command, const JobOptions& options, Client& client) {
+  v1::CancelJobRequest request;
+  request.set_id(options.id);
+  request.set_request_id(new_id("cli"));
+  request.set_message(options.message);
+  v1::Job job;
+  return print_change(command, client.call(&v1::FineTuning::Stub::CancelJob, request, job), job);
+}
+
+int pause(const Command& command, const JobOptions& options, Client& client) {
+  v1::PauseJobRequest request;
+  request.set_id(options.id);
+  request.set_request_id(new_id("cli"));
+  v1::Job job;
+  return print_change(command, client.call(&v1::FineTuning::Stub::PauseJob, request, job), job);
+}
+
+int resume(const Command& command, const JobOptions& options, Client& client) {
+  v1::ResumeJobRequest request;
+  request.set_id(options.id);
+  request.set_request_id(new_id("cli"));
+  v1::Job job;
+  return print_change(command, client.call(&v1::FineTuning::Stub::ResumeJob, request, job), job);
+}
+
+int delete_job(const Command& command, const JobOptions& options, Client& client) {
+  v1::DeleteJobRequest request;
+  request.set_id(options.id);
+  request.set_etag(options.etag);
+  request.set_delete_outputs(options.outputs);
+  request.set_request_id(new_id("cli"));
+  google::protobuf::Empty nothing;
+  const auto status = client.call(&v1::FineTuning::Stub::DeleteJob, request, nothing);
+  if (!status.ok()) return command.fail(status);
+  return command.print(nothing, [&] {
+    return absl::StrCat(options.id, " deleted", options.outputs ? " with its output folder" : "",
+                        "\n");
+  });
+}
+
+int list(const Command& command, const ListOptions& options, Client& client) {
+  constexpr int kPage = 200;
+  v1::ListJobsResponse all;
+  v1::ListJobsRequest request;
+  request.set_filter(options.filter);
+  request.set_order_by(options.order_by);
+  do {
+    const int missing = options.limit - all.jobs_size();
+    request.set_page_size(options.limit == 0 ? kPage : std::min(kPage, missing));
+    v1::ListJobsResponse page;
+    const auto status = client.call(&v1::FineTuning::Stub::ListJobs, request, page);
+    if (!status.ok()) return command.fail(status);
+    for (auto& job : *page.mutable_jobs()) all.add_jobs()->Swap(&job);
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty() &&
+           (options.limit == 0 || all.jobs_size() < options.limit));
+  all.set_next_page_token(request.page_token());
+  return command.print(all, [&] {
+    return job_table(all, command.terminal.clock.wall_now(), command.terminal.out_width) +
+           (all.next_page_token().empty() ? "" : "… and more: raise --limit (0: all)\n");
+  });
+}
+
+int info(const Command& command, Client& client) {
+  v1::ServerInfo answer;
+  const auto status =
+      client.call(&v1::FineTuning::Stub::GetServerInfo, v1::GetServerInfoRequest(), answer);
+  if (!status.ok()) return command.fail(status);
+  return command.print(answer, [&] {
+    return server_text(answer, command.terminal.clock.wall_now(), command.terminal.out_width);
+  });
+}
+
+void add_list(CLI::App& app, Command& command) {
+  const auto options = std::make_shared<ListOptions>();
+  CLI::App* list_app = app.add_subcommand("list", "Lists jobs, newest first");
+  list_app->add_option("--filter", options->filter,
+                       "Terms joined by AND: state=RUNNING|QUEUED, labels.team=research, name=x");
+  list_app->add_option("--order-by", options->order_by,
+                       "create_time, priority or name, each with optional desc [create_time desc]");
+  list_app->add_option("--limit", options->limit, "Most jobs shown; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  list_app->callback([&command, options] {
+    command.action = [&command, options] {
+      return command.with_client([&](Client& client) { return list(command, *options, client); });
+    };
+  });
+}
+
+}  // namespace
+
+void add_job_commands(CLI::App& app, Command& command) {
+  const auto options = std::make_shared<JobOptions>();
+  on_job(*app.add_subcommand("get", "Shows a job: state, progress, attempts, results"), command,
+         options, get);
+  add_list(app, command);
+  CLI::App* cancel_app = app.add_subcommand(
+      "cancel", "Ends a job; CANCELLED once no process of it is left. Keeps its output folder");
+  cancel_app->add_option("--message", options->message, "Why; kept with the job");
+  on_job(*cancel_app, command, options, cancel);
+  on_job(*app.add_subcommand("pause", "Checkpoints a job and frees its slots"), command, options,
+         pause);
+  on_job(*app.add_subcommand("resume", "Queues a paused job again"), command, options, resume);
+  CLI::App* delete_app = app.add_subcommand("delete", "Forgets a job that has ended");
+  delete_app->add_flag("--outputs", options->outputs, "Remove its output folder too");
+  delete_app->add_option("--etag", options->etag, "Only if the job still has this etag");
+  on_job(*delete_app, command, options, delete_job);
+  app.add_subcommand("info", "Shows the coordinator: version, slots, jobs by state")
+      ->callback([&command] {
+        command.action = [&command] {
+          return command.with_client([&](Client& client) { return info(command, client); });
+        };
+      });
+}
+
+}  // namespace emoe::cli

@@ -1,0 +1,194 @@
+#include "cli/job_view.h"
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <absl/strings/str_join.h>
+
+#include "cli/format.h"
+#include "cli/progress.h"
+#include "cli/table.h"
+
+namespace emoe::cli {
+namespace {
+
+std::string progress_text(const v1::Progress& progress) {
+  if (progress.steps_planned() == 0)
+    return progress.step() > 0 ? absl::StrCat(progress.step()) : "-";
+  return absl::StrCat(progress.step(), "/", progress.steps_planned());
+}
+
+std::string state_text(const v1::Job& job) {
+  if (job.queue_position() > 0) {
+    return absl::StrCat(state_name(job.state()), " #", job.queue_position());
+  }
+  return state_name(job.state());
+}
+
+// From the first attempt to the end, or to now.
+std::string run_time(const v1::Job& job, WallTime now) {
+  if (!job.has_start_time()) return "";
+  const double now_seconds = std::chrono::duration<double>(now.time_since_epoch()).count();
+  const double end = job.has_end_time() ? seconds_of(job.end_time()) : now_seconds;
+  return human_seconds(end - seconds_of(job.start_time()));
+}
+
+std::string eval_text(const v1::EvalResult& eval) {
+  return absl::StrFormat("loss %s, dense %s, perplexity %s", human_number(eval.loss()),
+                         human_number(eval.loss_dense()), human_number(eval.perplexity()));
+}
+
+std::string merge_text(const v1::MergeSummary& merge) {
+  return absl::StrFormat("%s, %d tensors changed, %d unchanged, largest logit difference %s",
+                         merge.verified() ? "verified" : "NOT VERIFIED", merge.tensors_changed(),
+                         merge.tensors_unchanged(), human_number(merge.max_abs_logit_difference()));
+}
+
+void add_progress(const v1::Job& job, KeyValues& values) {
+  const v1::Progress& progress = job.progress();
+  if (progress.steps_planned() == 0 && progress.step() == 0) return;
+  std::string text = absl::StrCat("step ", progress_text(progress));
+  if (!progress.phase().empty() && !is_terminal(job.state())) {
+    absl::StrAppend(&text, ", ", progress.phase());
+  }
+  absl::StrAppend(&text, ", loss ", human_number(progress.loss()), ", ",
+                  human_count(progress.tokens_per_second()), " tok/s, ",
+                  human_count(static_cast<double>(progress.tokens())), " tokens");
+  if (job.state() == v1::RUNNING) {
+    absl::StrAppend(&text, ", ETA ", human_seconds(progress.eta_seconds()));
+  }
+  values.add("progress", text);
+}
+
+std::string attempts_table(const v1::Job& job, WallTime now, int width) {
+  Table table({{"ATTEMPT", true},
+               {"STARTED"},
+               {"RANKS", true},
+               {"FROM STEP", true},
+               {"ENDED"},
+               {"MESSAGE", false, true}});
+  for (const v1::Attempt& attempt : job.attempts()) {
+    const std::string reason = reason_name(attempt.reason());
+    table.add({absl::StrCat(attempt.number()), relative_time(attempt.start_time(), now),
+               absl::StrCat(attempt.ranks_size()), absl::StrCat(attempt.resumed_from_step()),
+               reason.empty() ? "-" : reason, attempt.message()});
+  }
+  return table.render(width);
+}
+
+}  // namespace
+
+std::string job_text(const v1::Job& job, WallTime now, int width) {
+  KeyValues values;
+  values.add("id", job.id());
+  values.add("name", job.name());
+  values.add("state",
+             absl::StrCat(state_text(job), job.reason() == v1::REASON_UNSPECIFIED ? "" : " ",
+                          reason_name(job.reason())));
+  values.add("message", job.message());
+  values.add("priority", job.priority() == 0 ? "" : absl::StrCat(job.priority()));
+  values.add("created", relative_time(job.create_time(), now));
+  values.add("ran for", run_time(job, now));
+  add_progress(job, values);
+  if (job.has_eval_first()) values.add("held-out, before", eval_text(job.eval_first()));
+  if (job.has_eval_last()) values.add("held-out, after", eval_text(job.eval_last()));
+  if (job.has_merge()) {
+    values.add("merge", merge_text(job.merge()));
+    values.add("model", job.merge().model_dir());
+    values.add("adapter", job.merge().adapter_dir());
+  }
+  values.add("output", job.output_dir());
+  std::string text = values.render(width);
+  if (job.attempts_size() > 0) absl::StrAppend(&text, "\n", attempts_table(job, now, width));
+  return text;
+}
+
+std::string job_table(const v1::ListJobsResponse& jobs, WallTime now, int width) {
+  if (jobs.jobs_size() == 0) return "no jobs\n";
+  Table table({{"ID"},
+               {"NAME", false, true},
+               {"STATE"},
+               {"STEP", true},
+               {"LOSS", true},
+               {"ETA", true},
+               {"CREATED"}});
+  for (const v1::Job& job : jobs.jobs()) {
+    const bool has_loss = job.progress().step() > 0;
+    table.add(
+        {job.id(), job.name().empty() ? "-" : job.name(), state_text(job),
+         progress_text(job.progress()), has_loss ? human_number(job.progress().loss()) : "-",
+         job.state() == v1::RUNNING && has_loss ? human_seconds(job.progress().eta_seconds()) : "-",
+         relative_time(job.create_time(), now)});
+  }
+  return table.render(width);
+}
+
+std::string metrics_table(const v1::ListMetricsResponse& metrics, int width) {
+  if (metrics.steps_size() == 0 && metrics.evals_size() == 0) return "no steps yet\n";
+  Table steps({{"STEP", true},
+               {"LOSS", true},
+               {"RATE", true},
+               {"GRAD NORM", true},
+               {"TOKENS", true},
+               {"TARGETS", true},
+               {"SECONDS", true},
+               {"TOK/S", true},
+               {"ATTEMPT", true}});
+  for (const v1::StepMetrics& step : metrics.steps()) {
+    const double rate =
+        step.seconds() > 0 ? static_cast<double>(step.tokens()) / step.seconds() : 0;
+    steps.add({absl::StrCat(step.step()), human_number(step.loss()),
+               human_number(step.learning_rate()), human_number(step.grad_norm()),
+               absl::StrCat(step.tokens()), absl::StrCat(step.target_tokens()),
+               absl::StrFormat("%.3f", step.seconds()), human_count(rate),
+               absl::StrCat(step.attempt())});
+  }
+  std::string text = steps.render(width);
+  if (metrics.evals_size() == 0) return text;
+  Table evals({{"AFTER STEPS", true},
+               {"HELD-OUT LOSS", true},
+               {"DENSE", true},
+               {"PERPLEXITY", true},
+               {"TARGETS", true}});
+  for (const v1::EvalResult& eval : metrics.evals()) {
+    evals.add({absl::StrCat(eval.step()), human_number(eval.loss()),
+               human_number(eval.loss_dense()), human_number(eval.perplexity()),
+               absl::StrCat(eval.target_tokens())});
+  }
+  return absl::StrCat(text, "\n", evals.render(width));
+}
+
+std::string checkpoint_table(const v1::ListCheckpointsResponse& checkpoints, WallTime now,
+                             int width) {
+  if (checkpoints.checkpoints_size() == 0) return "no checkpoints\n";
+  Table table({{"STEP", true}, {"SIZE", true}, {"WRITTEN"}, {"TOOK", true}, {"PATH", false, true}});
+  for (const v1::CheckpointInfo& checkpoint : checkpoints.checkpoints()) {
+    table.add({absl::StrCat(checkpoint.step()), human_bytes(checkpoint.bytes()),
+               relative_time(checkpoint.create_time(), now),
+               absl::StrFormat("%.2fs", checkpoint.seconds()), checkpoint.path()});
+  }
+  return table.render(width);
+}
+
+std::string server_text(const v1::ServerInfo& info, WallTime now, int width) {
+  KeyValues values;
+  values.add("version", info.version());
+  values.add("api", info.api_version());
+  values.add("started", relative_time(info.start_time(), now));
+  values.add("launcher", info.launcher());
+  values.add("slots", absl::StrFormat("%d free of %d", info.slots_free(), info.slots_total()));
+  std::vector<std::string> states;
+  for (int state = v1::JobState_MIN; state <= v1::JobState_MAX; ++state) {
+    const std::string name = v1::JobState_Name(state);
+    const auto it = info.jobs_by_state().find(name);
+    if (it != info.jobs_by_state().end() && it->second > 0) {
+      states.push_back(absl::StrCat(it->second, " ", name));
+    }
+  }
+  values.add("jobs", states.empty() ? "none" : absl::StrJoin(states, ", "));
+  values.add("state in", info.state_dir());
+  values.add("allowed roots",
+             info.allowed_roots_size() == 0 ? "any" : absl::StrJoin(info.allowed_roots(), ", "));
+  return values.render(width);
+}
+
+}  // namespace emoe::cli

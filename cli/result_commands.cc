@@ -1,0 +1,97 @@
+#include <algorithm>
+#include <memory>
+
+#include "base/id.h"
+#include "cli/command.h"
+#include "cli/job_view.h"
+#include "cli/progress.h"
+
+namespace emoe::cli {
+namespace {
+
+struct ResultOptions {
+  std::string id;
+  int64_t from_step = 0;
+  int64_t limit = 0;
+  int64_t step = 0;
+};
+
+int metrics(const Command& command, const ResultOptions& options, Client& client) {
+  constexpr int64_t kPage = 10'000;
+  v1::ListMetricsResponse all;
+  v1::ListMetricsRequest request;
+  request.set_id(options.id);
+  request.set_from_step(options.from_step);
+  do {
+    const int64_t missing = options.limit - all.steps_size();
+    const int64_t wanted = options.limit == 0 ? kPage : std::min(kPage, missing);
+    request.set_page_size(static_cast<int32_t>(wanted));
+    v1::ListMetricsResponse page;
+    const auto status = client.call(&v1::FineTuning::Stub::ListMetrics, request, page);
+    if (!status.ok()) return command.fail(status);
+    all.MergeFrom(page);
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty() &&
+           (options.limit == 0 || all.steps_size() < options.limit));
+  all.set_next_page_token(request.page_token());
+  return command.print(all, [&] { return metrics_table(all, command.terminal.out_width); });
+}
+
+int checkpoints(const Command& command, const ResultOptions& options, Client& client) {
+  v1::ListCheckpointsRequest request;
+  request.set_id(options.id);
+  v1::ListCheckpointsResponse answer;
+  const auto status = client.call(&v1::FineTuning::Stub::ListCheckpoints, request, answer);
+  if (!status.ok()) return command.fail(status);
+  return command.print(answer, [&] {
+    return checkpoint_table(answer, command.terminal.clock.wall_now(), command.terminal.out_width);
+  });
+}
+
+int export_checkpoint(const Command& command, const ResultOptions& options, Client& client) {
+  v1::ExportCheckpointRequest request;
+  request.set_id(options.id);
+  request.set_step(options.step);
+  request.set_request_id(new_id("cli"));
+  v1::Job job;
+  const auto status = client.call(&v1::FineTuning::Stub::ExportCheckpoint, request, job);
+  if (!status.ok()) return command.fail(status);
+  return command.print(job, [&] {
+    return job_text(job, command.terminal.clock.wall_now(), command.terminal.out_width);
+  });
+}
+
+using Run = int (*)(const Command&, const ResultOptions&, Client&);
+
+CLI::App* add(CLI::App& app, Command& command, const std::shared_ptr<ResultOptions>& options,
+              const char* name, const char* help, Run run) {
+  CLI::App* sub = app.add_subcommand(name, help);
+  sub->add_option("JOB", options->id, "Id of the job")->required();
+  sub->callback([&command, options, run] {
+    command.action = [&command, options, run] {
+      return command.with_client([&](Client& client) { return run(command, *options, client); });
+    };
+  });
+  return sub;
+}
+
+}  // namespace
+
+void add_result_commands(CLI::App& app, Command& command) {
+  const auto options = std::make_shared<ResultOptions>();
+  CLI::App* metrics_app = add(
+      app, command, options, "metrics",
+      "Loss, rate, gradient norm and time of every optimiser step, and all evaluations", metrics);
+  metrics_app->add_option("--from-step", options->from_step, "First step wanted, counted from 0")
+      ->check(CLI::NonNegativeNumber);
+  metrics_app->add_option("--limit", options->limit, "Most steps shown; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  add(app, command, options, "checkpoints", "The complete checkpoints of a job, newest first",
+      checkpoints);
+  CLI::App* export_app =
+      add(app, command, options, "export", "Exports a model from a checkpoint", export_checkpoint);
+  export_app->add_option("--step", options->step, "Step of the checkpoint; 0: the newest")
+      ->check(CLI::NonNegativeNumber);
+}
+
+}  // namespace emoe::cli

@@ -1,0 +1,131 @@
+#include <filesystem>
+#include <memory>
+#include <thread>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/id.h"
+#include "cli/command.h"
+#include "cli/job_view.h"
+#include "config/config.h"
+
+namespace emoe::cli {
+namespace {
+
+// A coordinator that restarts answers UNAVAILABLE for a moment. Repeating is safe: the request_id
+// stays, so the job is made once.
+constexpr int kSubmitTries = 4;
+
+struct SubmitOptions {
+  std::string file;
+  std::vector<std::string> set;
+  std::string request_id;
+  bool validate_only = false;
+  bool wait = false;
+};
+
+// The job as the server is to see it. Structural problems come back with file and line; values and
+// files are the server's to judge, all at once.
+Result<config::LoadedJob> load(const SubmitOptions& options) {
+  auto job = config::load_job(options.file, options.set);
+  if (!job.ok()) return job;
+  std::error_code error;
+  const auto here = std::filesystem::current_path(error);
+  if (error) return absl::InternalError("current folder: " + error.message());
+  config::make_paths_absolute(job->spec, here);
+  return job;
+}
+
+grpc::Status create_job(const Command& command, Client& client, const v1::CreateJobRequest& request,
+                        v1::Job& job) {
+  for (int attempt = 1;; ++attempt) {
+    const grpc::Status status = client.call(&v1::FineTuning::Stub::CreateJob, request, job);
+    const bool again = status.error_code() == grpc::StatusCode::UNAVAILABLE;
+    if (!again || attempt == kSubmitTries) return status;
+    std::this_thread::sleep_for(command.terminal.retry_pause * attempt);
+  }
+}
+
+std::string submitted_text(const Command& command, const v1::Job& job, bool validate_only) {
+  if (validate_only) return "valid; nothing was submitted\n";
+  return absl::StrCat("submitted ", job.id(), "\n",
+                      job_text(job, command.terminal.clock.wall_now(), command.terminal.out_width));
+}
+
+int submit(const Command& command, const SubmitOptions& options) {
+  const auto loaded = load(options);
+  if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
+  v1::CreateJobRequest request;
+  *request.mutable_spec() = loaded->spec;
+  request.set_request_id(options.request_id.empty() ? new_id("cli") : options.request_id);
+  request.set_validate_only(options.validate_only);
+  return command.with_client([&](Client& client) {
+    v1::Job job;
+    const grpc::Status status = create_job(command, client, request, job);
+    if (!status.ok()) return command.fail(status, loaded->locations);
+    if (options.wait && !options.validate_only) {
+      command.terminal.err << "submitted " << job.id() << std::endl;
+      return wait_for_job(command, client, job.id());
+    }
+    return command.print(job, [&] { return submitted_text(command, job, options.validate_only); });
+  });
+}
+
+int plan(const Command& command, const SubmitOptions& options) {
+  const auto loaded = load(options);
+  if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
+  v1::PlanJobRequest request;
+  *request.mutable_spec() = loaded->spec;
+  return command.with_client([&](Client& client) {
+    v1::PlanJobResponse response;
+    const grpc::Status status = client.call(&v1::FineTuning::Stub::PlanJob, request, response);
+    if (!status.ok()) return command.fail(status, loaded->locations);
+    return command.print(response, [&] { return config::to_yaml(response.resolved_spec()); });
+  });
+}
+
+void add_job_file(CLI::App& app, SubmitOptions& options) {
+  app.add_option("FILE", options.file, "Job file (YAML)")->required();
+  // One value for each --set: "--set a=1 FILE" must not swallow the file.
+  app.add_option("--set", options.set,
+                 "Override a key: optimizer.learning_rate=1e-4, lora.targets=[q_proj,k_proj], "
+                 "labels.team=x, emoe=null removes one. May be given again, later ones win")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->delimiter('\0');
+}
+
+constexpr char kSubmitHelp[] =
+    "Submits a job and prints it. Relative paths in the file are taken from the current folder.\n"
+    "Problems of the file come back all at once as file:line: key: reason; nothing is stored "
+    "then.\n"
+    "With --wait: follows the job to its end (a bar on a terminal, lines otherwise, on standard "
+    "error),\nprints it and exits 0 only if it SUCCEEDED. Ctrl-C stops the waiting, not the job.";
+
+}  // namespace
+
+void add_submit_commands(CLI::App& app, Command& command) {
+  const auto options = std::make_shared<SubmitOptions>();
+  CLI::App* submit_app = app.add_subcommand("submit", kSubmitHelp);
+  add_job_file(*submit_app, *options);
+  submit_app->add_option("--request-id", options->request_id,
+                         "Name of this request: repeating it with the same job gives the first "
+                         "answer instead of a second job [random]");
+  submit_app->add_flag("--validate-only", options->validate_only,
+                       "Every check, but submit nothing");
+  submit_app->add_flag("--wait", options->wait, "Follow the job to its end");
+  submit_app->callback([&command, options] {
+    command.action = [&command, options] { return submit(command, *options); };
+  });
+
+  const auto plan_options = std::make_shared<SubmitOptions>();
+  CLI::App* plan_app = app.add_subcommand(
+      "plan", "Checks a job like submit and prints it with every default filled in");
+  add_job_file(*plan_app, *plan_options);
+  plan_app->callback([&command, plan_options] {
+    command.action = [&command, plan_options] { return plan(command, *plan_options); };
+  });
+}
+
+}  // namespace emoe::cli

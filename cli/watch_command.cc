@@ -1,0 +1,140 @@
+#include <atomic>
+#include <memory>
+
+#include <absl/strings/str_cat.h>
+
+#include "cli/command.h"
+#include "cli/format.h"
+#include "cli/interrupt.h"
+#include "cli/job_view.h"
+#include "cli/progress.h"
+#include "cli/wait_view.h"
+#include "cli/watcher.h"
+#include "config/config.h"
+
+namespace emoe::cli {
+namespace {
+
+struct WatchOptions {
+  std::string id;
+  int64_t from = 1;
+  int attempt = 0;
+  int bytes = 0;
+};
+
+std::string break_text(const grpc::Status& status) {
+  return absl::StrCat("connection lost (",
+                      status.ok() ? "the stream ended" : status.error_message(),
+                      "), trying again; the job is not affected");
+}
+
+grpc::Status get_job(Client& client, const std::string& id, v1::Job& job) {
+  v1::GetJobRequest request;
+  request.set_id(id);
+  return client.call(&v1::FineTuning::Stub::GetJob, request, job);
+}
+
+void print_event(const Command& command, const v1::Event& event) {
+  std::ostream& out = command.terminal.out;
+  if (command.output == "json") {
+    if (!event.has_heartbeat()) out << config::message_to_json_line(event) << "\n";
+  } else if (command.output == "yaml") {
+    if (!event.has_heartbeat()) out << "---\n" << config::message_to_yaml(event);
+  } else if (const std::string line = event_line(event); !line.empty()) {
+    const int width = command.terminal.out_width;
+    out << (width > 0 ? shorten_end(line, width) : line) << "\n";
+  }
+  out.flush();
+}
+
+int watch(const Command& command, const WatchOptions& options, Client& client) {
+  Watcher watcher(
+      client,
+      {.job_id = options.id, .from_sequence = options.from, .pause = command.terminal.retry_pause});
+  const grpc::Status status =
+      watcher.run([&](const v1::Event& event) { print_event(command, event); },
+                  [&](const grpc::Status& why) {
+                    command.terminal.err << printable(break_text(why)) << std::endl;
+                  });
+  if (!status.ok()) return command.fail(status);
+  v1::Job job;
+  const grpc::Status got = get_job(client, options.id, job);
+  return got.ok() ? exit_code_of(job) : command.fail(got);
+}
+
+int logs(const Command& command, const WatchOptions& options, Client& client) {
+  v1::GetJobLogsRequest request;
+  request.set_id(options.id);
+  request.set_attempt(options.attempt);
+  request.set_max_bytes(options.bytes);
+  v1::GetJobLogsResponse answer;
+  const auto status = client.call(&v1::FineTuning::Stub::GetJobLogs, request, answer);
+  if (!status.ok()) return command.fail(status);
+  return command.print(answer, [&] {
+    std::string text = answer.text();
+    if (!text.empty() && text.back() != '\n') text += '\n';
+    return (answer.truncated() ? "… earlier output left out (--bytes)\n" : "") + text;
+  });
+}
+
+}  // namespace
+
+int wait_for_job(const Command& command, Client& client, const std::string& job_id) {
+  const Terminal& terminal = command.terminal;
+  Watcher watcher(client,
+                  {.job_id = job_id, .wait_for_server = true, .pause = terminal.retry_pause});
+  WaitView view(terminal);
+  std::atomic<bool> interrupted = false;
+  grpc::Status status;
+  {
+    const InterruptGuard guard([&] {
+      interrupted = true;
+      watcher.stop();
+    });
+    status = watcher.run([&](const v1::Event& event) { view.show(event); },
+                         [&](const grpc::Status& why) { view.note(printable(break_text(why))); });
+  }
+  view.finish();
+  if (interrupted) {
+    terminal.err << "the job goes on: `emoectl watch " << job_id << "` follows it, `emoectl cancel "
+                 << job_id << "` ends it" << std::endl;
+    return kExitInterrupted;
+  }
+  if (!status.ok()) return command.fail(status);
+  v1::Job job;
+  const grpc::Status got = get_job(client, job_id, job);
+  if (!got.ok()) return command.fail(got);
+  command.print(job, [&] { return job_text(job, terminal.clock.wall_now(), terminal.out_width); });
+  return exit_code_of(job);
+}
+
+void add_watch_commands(CLI::App& app, Command& command) {
+  const auto options = std::make_shared<WatchOptions>();
+  const auto run_with = [&command,
+                         options](int (*run)(const Command&, const WatchOptions&, Client&)) {
+    return [&command, options, run] {
+      command.action = [&command, options, run] {
+        return command.with_client([&](Client& client) { return run(command, *options, client); });
+      };
+    };
+  };
+  CLI::App* watch_app = app.add_subcommand(
+      "watch",
+      "Prints a job's events, one a line (with -o json one JSON object a line), to its end;\n"
+      "connects again where it broke off. The exit code is that of the job's outcome.");
+  watch_app->add_option("JOB", options->id, "Id of the job")->required();
+  watch_app->add_option("--from", options->from, "Sequence number of the first event wanted")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  watch_app->callback(run_with(watch));
+
+  CLI::App* logs_app = app.add_subcommand("logs", "Prints the end of what a job's processes wrote");
+  logs_app->add_option("JOB", options->id, "Id of the job")->required();
+  logs_app->add_option("--attempt", options->attempt, "Which attempt; 0: the newest")
+      ->check(CLI::NonNegativeNumber);
+  logs_app->add_option("--bytes", options->bytes, "Most bytes; 0: 64 KiB")
+      ->check(CLI::NonNegativeNumber);
+  logs_app->callback(run_with(logs));
+}
+
+}  // namespace emoe::cli

@@ -1,0 +1,142 @@
+#include <cstdlib>
+#include <thread>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "tests/cli/fake_service.h"
+#include "tests/support/temp_dir.h"
+
+namespace emoe::cli {
+namespace {
+
+TEST(Commands, ListFollowsPages) {
+  FakeService service;
+  service.list = [](const v1::ListJobsRequest& request, v1::ListJobsResponse& response) {
+    EXPECT_EQ(request.filter(), "state=RUNNING");
+    const int first = request.page_token().empty() ? 0 : std::stoi(request.page_token());
+    for (int i = first; i < first + 2; ++i) response.add_jobs()->set_id("job-" + std::to_string(i));
+    if (first < 4) response.set_next_page_token(std::to_string(first + 2));
+    return grpc::Status::OK;
+  };
+  const Outcome all = emoectl(service, {"list", "--filter", "state=RUNNING", "-o", "json"});
+  ASSERT_EQ(all.code, 0) << all.err;
+  EXPECT_EQ(nlohmann::json::parse(all.out)["jobs"].size(), 6u);
+  const Outcome some = emoectl(service, {"list", "--filter", "state=RUNNING", "--limit", "3"});
+  EXPECT_NE(some.out.find("and more"), std::string::npos) << some.out;
+}
+
+TEST(Commands, GetInEveryForm) {
+  FakeService service;
+  service.get = [](const v1::GetJobRequest& request, v1::Job& job) {
+    job.set_id(request.id());
+    job.set_state(v1::RUNNING);
+    job.mutable_progress()->set_step(3);
+    return grpc::Status::OK;
+  };
+  EXPECT_NE(emoectl(service, {"get", "job-1"}).out.find("state:     RUNNING"), std::string::npos);
+  EXPECT_EQ(nlohmann::json::parse(
+                emoectl(service, {"get", "job-1", "-o", "json"}).out)["progress"]["step"],
+            3);
+  EXPECT_NE(emoectl(service, {"-o", "yaml", "get", "job-1"}).out.find("progress:\n  step: 3\n"),
+            std::string::npos);
+}
+
+TEST(Commands, CancelCarriesTheMessage) {
+  FakeService service;
+  v1::CancelJobRequest seen;
+  service.cancel = [&](const v1::CancelJobRequest& request, v1::Job& job) {
+    seen = request;
+    job.set_id(request.id());
+    job.set_state(v1::CANCELLING);
+    return grpc::Status::OK;
+  };
+  const Outcome outcome = emoectl(service, {"cancel", "job-1", "--message", "wrong data"});
+  EXPECT_EQ(outcome.out, "job-1 CANCELLING\n");
+  EXPECT_EQ(seen.message(), "wrong data");
+  EXPECT_FALSE(seen.request_id().empty());
+}
+
+TEST(Commands, MetricsFollowPagesAndKeepEvals) {
+  FakeService service;
+  service.metrics = [](const v1::ListMetricsRequest& request, v1::ListMetricsResponse& response) {
+    const bool first = request.page_token().empty();
+    response.add_steps()->set_step(first ? 5 : 6);
+    if (first) response.add_evals()->set_loss(1.0);
+    if (first) response.set_next_page_token("next");
+    EXPECT_EQ(request.from_step(), 5);
+    return grpc::Status::OK;
+  };
+  const Outcome outcome = emoectl(service, {"metrics", "job-1", "--from-step", "5", "-o", "json"});
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["steps"].size(), 2u);
+  EXPECT_EQ(json["evals"].size(), 1u);
+}
+
+TEST(Commands, UnimplementedIsToldAsItIs) {
+  FakeService service;
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"pause", "x"},
+                                                    {"resume", "x"},
+                                                    {"export", "x", "--step", "3"},
+                                                    {"info"},
+                                                    {"delete", "x", "--outputs"},
+                                                    {"checkpoints", "x"},
+                                                    {"logs", "x"}}) {
+    const Outcome outcome = emoectl(service, arguments);
+    EXPECT_EQ(outcome.code, 1) << arguments[0];
+    EXPECT_NE(outcome.err.find("error: UNIMPLEMENTED"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST(Commands, AnUnreachableServerIsNamedAtOnce) {
+  const Outcome outcome = emoectl_at("127.0.0.1:1", {"list"});
+  EXPECT_EQ(outcome.code, 69);
+  EXPECT_NE(outcome.err.find("no coordinator at 127.0.0.1:1: "), std::string::npos) << outcome.err;
+  EXPECT_EQ(emoectl_at("127.0.0.1:1", {"watch", "x"}).code, 69);
+}
+
+TEST(Commands, ASilentServerIsGivenUp) {
+  FakeService service;
+  service.get = [](const v1::GetJobRequest&, v1::Job&) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    return grpc::Status::OK;
+  };
+  const Outcome outcome = emoectl(service, {"--timeout", "0.05", "get", "x"});
+  EXPECT_EQ(outcome.code, 69);
+  EXPECT_NE(outcome.err.find("error: DEADLINE_EXCEEDED: no answer from"), std::string::npos);
+}
+
+TEST(Commands, TokenAndServerFromTheEnvironment) {
+  testing::TempDir dir;
+  ASSERT_TRUE(write_file_atomically(dir / "token", "secret\nsecond line\n").ok());
+  FakeService service;
+  service.list = [](const v1::ListJobsRequest&, v1::ListJobsResponse&) { return grpc::Status::OK; };
+  ::setenv("EMOE_TOKEN_FILE", (dir / "token").c_str(), 1);
+  EXPECT_EQ(emoectl(service, {"list"}).code, 0);
+  EXPECT_EQ(service.last_authorization(), "Bearer secret");
+  ::setenv("EMOE_TOKEN_FILE", (dir / "none").c_str(), 1);
+  EXPECT_EQ(emoectl(service, {"list"}).code, 64);
+  ::unsetenv("EMOE_TOKEN_FILE");
+}
+
+TEST(Commands, WrongArgumentsAre64AndHelpIsTheManual) {
+  const std::string nowhere = "127.0.0.1:1";
+  EXPECT_EQ(emoectl_at(nowhere, {}).code, 64);
+  EXPECT_EQ(emoectl_at(nowhere, {"frobnicate"}).code, 64);
+  EXPECT_EQ(emoectl_at(nowhere, {"get"}).code, 64);
+  EXPECT_EQ(emoectl_at(nowhere, {"list", "-o", "xml"}).code, 64);
+  EXPECT_EQ(emoectl_at(nowhere, {"watch", "x", "--from", "-1"}).code, 64);
+  const Outcome help = emoectl_at(nowhere, {"--help"});
+  EXPECT_EQ(help.code, 0);
+  for (const char* word : {"submit", "plan", "get", "list", "watch", "logs", "cancel", "pause",
+                           "resume", "delete", "metrics", "checkpoints", "export", "info",
+                           "EMOE_SERVER", "EMOE_TOKEN_FILE", "Exit codes"}) {
+    EXPECT_NE(help.out.find(word), std::string::npos) << word;
+  }
+  EXPECT_EQ(emoectl_at(nowhere, {"submit", "--help"}).code, 0);
+  EXPECT_EQ(emoectl_at(nowhere, {"--version"}).code, 0);
+}
+
+}  // namespace
+}  // namespace emoe::cli

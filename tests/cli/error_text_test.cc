@@ -1,0 +1,103 @@
+#include "cli/error_text.h"
+
+#include <gtest/gtest.h>
+
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace emoe::cli {
+namespace {
+
+grpc::Status rich(grpc::StatusCode code, const std::string& message, const std::string& reason,
+                  const std::vector<std::pair<std::string, std::string>>& violations) {
+  google::rpc::Status details;
+  google::rpc::ErrorInfo info;
+  info.set_reason(reason);
+  details.add_details()->PackFrom(info);
+  google::rpc::BadRequest bad;
+  for (const auto& [field, description] : violations) {
+    auto& violation = *bad.add_field_violations();
+    violation.set_field(field);
+    violation.set_description(description);
+  }
+  if (!violations.empty()) details.add_details()->PackFrom(bad);
+  return {code, message, details.SerializeAsString()};
+}
+
+TEST(ErrorText, ViolationsHaveTheirPlaceInTheFile) {
+  const config::KeyLocations locations{
+      {"", "job.yaml"}, {"emoe", "job.yaml:7"}, {"emoe.top_k", "job.yaml:9"}};
+  const auto status =
+      rich(grpc::StatusCode::INVALID_ARGUMENT, "emoe.top_k: too many\nemoe.layers: missing",
+           "INVALID_SPEC",
+           {{"emoe.top_k", "too many"}, {"emoe.layers", "missing"}, {"d.jsonl:12", "not UTF-8"}});
+  EXPECT_EQ(error_text(status, "host:1", locations),
+            "error: INVALID_ARGUMENT (INVALID_SPEC): 3 problems\n"
+            "  job.yaml:9: emoe.top_k: too many\n"
+            "  job.yaml:7: emoe.layers: missing\n"
+            "  d.jsonl:12: not UTF-8\n");
+  EXPECT_EQ(exit_code_of(status), kExitUsage);
+}
+
+TEST(ErrorText, OrdinaryErrors) {
+  EXPECT_EQ(
+      error_text(rich(grpc::StatusCode::NOT_FOUND, "no job x", "JOB_NOT_FOUND", {}), "host:1"),
+      "error: NOT_FOUND (JOB_NOT_FOUND): no job x\n");
+  EXPECT_EQ(error_text(grpc::Status(grpc::StatusCode::ABORTED, "a\x1b[2Jb", "no proto"), "host:1"),
+            "error: ABORTED: a [2Jb\n");
+}
+
+TEST(ErrorText, RetryInfoAndQuota) {
+  google::rpc::Status details;
+  google::rpc::QuotaFailure quota;
+  quota.add_violations()->set_subject("jobs");
+  quota.mutable_violations(0)->set_description("5 of 5 unfinished");
+  details.add_details()->PackFrom(quota);
+  google::rpc::RetryInfo retry;
+  retry.mutable_retry_delay()->set_seconds(30);
+  details.add_details()->PackFrom(retry);
+  const grpc::Status status(grpc::StatusCode::RESOURCE_EXHAUSTED, "queue is full",
+                            details.SerializeAsString());
+  EXPECT_EQ(
+      error_text(status, "h:1"),
+      "error: RESOURCE_EXHAUSTED: queue is full\n  jobs: 5 of 5 unfinished\n  try again in 30s\n");
+}
+
+TEST(ErrorText, AnUnreachableServerIsNamed) {
+  const grpc::Status status(grpc::StatusCode::UNAVAILABLE, "connection refused");
+  EXPECT_NE(error_text(status, "h:7070").find("no coordinator at h:7070: connection refused"),
+            std::string::npos);
+  EXPECT_EQ(exit_code_of(status), kExitUnavailable);
+  // A server that says it is draining is there.
+  const auto draining = rich(grpc::StatusCode::UNAVAILABLE, "shutting down", "DRAINING", {});
+  EXPECT_EQ(error_text(draining, "h:1"), "error: UNAVAILABLE (DRAINING): shutting down\n");
+}
+
+TEST(ExitCode, FollowsTheReasonOfAJob) {
+  const std::pair<v1::Reason, int> cases[] = {
+      {v1::REASON_CONFIGURATION, 64}, {v1::REASON_DATA, 65},
+      {v1::REASON_INTERNAL, 70},      {v1::REASON_PEER_LOST, 71},
+      {v1::REASON_HANG, 71},          {v1::REASON_COORDINATOR_LOST, 71},
+      {v1::REASON_START_FAILED, 71},  {v1::REASON_IO, 74},
+      {v1::REASON_PREEMPTED, 75},     {v1::REASON_NON_FINITE, 76},
+      {v1::REASON_OUT_OF_MEMORY, 77}, {v1::REASON_MAX_RUNTIME, 1}};
+  for (const auto& [reason, code] : cases) {
+    v1::Job job;
+    job.set_state(v1::FAILED);
+    job.set_reason(reason);
+    EXPECT_EQ(exit_code_of(job), code) << v1::Reason_Name(reason);
+  }
+  v1::Job job;
+  job.set_state(v1::SUCCEEDED);
+  EXPECT_EQ(exit_code_of(job), 0);
+  job.set_state(v1::CANCELLED);
+  EXPECT_EQ(exit_code_of(job), 1);
+  job.set_state(v1::FAILED);
+  job.set_reason(v1::REASON_ATTEMPTS_EXHAUSTED);
+  job.add_attempts()->set_reason(v1::REASON_IO);
+  job.add_attempts()->set_reason(v1::REASON_NON_FINITE);
+  EXPECT_EQ(exit_code_of(job), 76);
+}
+
+}  // namespace
+}  // namespace emoe::cli

@@ -1,0 +1,93 @@
+#include "cli/job_view.h"
+
+#include <sstream>
+
+#include <gtest/gtest.h>
+
+#include "cli/format.h"
+
+namespace emoe::cli {
+namespace {
+
+const WallTime kNow{std::chrono::seconds(1'700'000'000)};
+
+v1::Job running_job() {
+  v1::Job job;
+  job.set_id("job-20260131-120000-0a1b2c3d");
+  job.set_name("alpaca-7b-emoe-with-a-long-name");
+  job.set_state(v1::RUNNING);
+  job.mutable_create_time()->set_seconds(1'700'000'000 - 200);
+  job.mutable_start_time()->set_seconds(1'700'000'000 - 100);
+  job.mutable_progress()->set_step(3);
+  job.mutable_progress()->set_steps_planned(12);
+  job.mutable_progress()->set_loss(1.5);
+  job.mutable_progress()->set_eta_seconds(90);
+  job.mutable_progress()->set_phase("train");
+  return job;
+}
+
+TEST(JobView, ListFitsTheTerminal) {
+  v1::ListJobsResponse jobs;
+  *jobs.add_jobs() = running_job();
+  v1::Job& queued = *jobs.add_jobs();
+  queued.set_id("job-2");
+  queued.set_state(v1::QUEUED);
+  queued.set_queue_position(2);
+  const std::string text = job_table(jobs, kNow, 80);
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(display_width(line), 80) << line;
+  EXPECT_NE(text.find("QUEUED #2"), std::string::npos) << text;
+  EXPECT_NE(text.find("3/12"), std::string::npos);
+  EXPECT_NE(text.find("1m30s"), std::string::npos);
+  EXPECT_NE(text.find("3 min ago"), std::string::npos);
+  EXPECT_NE(text.find("…"), std::string::npos);
+  EXPECT_EQ(job_table({}, kNow, 80), "no jobs\n");
+}
+
+TEST(JobView, JobShowsResultsAndAttempts) {
+  v1::Job job = running_job();
+  job.set_state(v1::SUCCEEDED);
+  job.set_reason(v1::REASON_COMPLETED);
+  job.mutable_end_time()->set_seconds(1'700'000'000 - 40);
+  job.mutable_eval_first()->set_loss(3.0);
+  job.mutable_eval_last()->set_loss_dense(2.0);
+  job.mutable_merge()->set_verified(true);
+  job.mutable_merge()->set_model_dir("/out/export/model");
+  job.set_output_dir("/out");
+  v1::Attempt& attempt = *job.add_attempts();
+  attempt.set_number(1);
+  attempt.set_reason(v1::REASON_PEER_LOST);
+  attempt.set_message("rank 1 on host n2: killed by signal 9");
+  const std::string text = job_text(job, kNow, 0);
+  for (const char* part : {"SUCCEEDED COMPLETED", "ran for", "1m00s", "loss 3.0000", "dense 2.0000",
+                           "verified", "/out/export/model", "PEER_LOST", "killed by signal 9"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
+  }
+  EXPECT_EQ(text.find("ETA"), std::string::npos);
+}
+
+TEST(JobView, MetricsCheckpointsAndServer) {
+  v1::ListMetricsResponse metrics;
+  EXPECT_EQ(metrics_table(metrics, 0), "no steps yet\n");
+  auto& step = *metrics.add_steps();
+  step.set_loss(2.5);
+  step.set_tokens(500);
+  step.set_seconds(0.25);
+  metrics.add_evals()->set_perplexity(12.0);
+  EXPECT_NE(metrics_table(metrics, 0).find("2.0k"), std::string::npos);
+  EXPECT_NE(metrics_table(metrics, 0).find("12.0000"), std::string::npos);
+  v1::ListCheckpointsResponse checkpoints;
+  auto& checkpoint = *checkpoints.add_checkpoints();
+  checkpoint.set_step(50);
+  checkpoint.set_bytes(2048);
+  EXPECT_NE(checkpoint_table(checkpoints, kNow, 0).find("2.0 KiB"), std::string::npos);
+  v1::ServerInfo info;
+  info.set_slots_total(4);
+  info.set_slots_free(1);
+  (*info.mutable_jobs_by_state())["RUNNING"] = 3;
+  EXPECT_NE(server_text(info, kNow, 0).find("1 free of 4"), std::string::npos);
+  EXPECT_NE(server_text(info, kNow, 0).find("3 RUNNING"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace emoe::cli

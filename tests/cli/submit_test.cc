@@ -1,0 +1,209 @@
+#include <csignal>
+#include <filesystem>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "tests/cli/fake_service.h"
+#include "tests/support/temp_dir.h"
+
+namespace emoe::cli {
+namespace {
+
+constexpr char kJob[] = "name: first\nmodel: {path: models/m}\ndata:\n  train: /data/d.json\n";
+
+class Submit : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    file_ = dir_ / "job.yaml";
+    ASSERT_TRUE(write_file_atomically(file_, kJob).ok());
+    service_.create = [](const v1::CreateJobRequest& request, v1::Job& job) {
+      job.set_id(request.validate_only() ? "" : "job-1");
+      job.set_name(request.spec().name());
+      job.set_state(v1::QUEUED);
+      return grpc::Status::OK;
+    };
+    service_.get = [this](const v1::GetJobRequest& request, v1::Job& job) {
+      job.set_id(request.id());
+      job.set_state(final_state_);
+      job.set_reason(final_reason_);
+      return grpc::Status::OK;
+    };
+  }
+
+  testing::TempDir dir_;
+  std::filesystem::path file_;
+  v1::JobState final_state_ = v1::SUCCEEDED;
+  v1::Reason final_reason_ = v1::REASON_COMPLETED;
+  FakeService service_;  // last: its threads use the others
+};
+
+TEST_F(Submit, SendsTheSpecWithAbsolutePathsAndOverrides) {
+  const Outcome outcome = emoectl(service_, {"submit", file_, "--set", "train.epochs=2", "--set",
+                                             "lora.targets=[q_proj,k_proj]", "-o", "json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(nlohmann::json::parse(outcome.out)["id"], "job-1");
+  const auto requests = service_.create_requests();
+  ASSERT_EQ(requests.size(), 1u);
+  EXPECT_EQ(requests[0].spec().model().path(), std::filesystem::current_path() / "models/m");
+  EXPECT_EQ(requests[0].spec().data().train(), "/data/d.json");
+  EXPECT_EQ(requests[0].spec().train().epochs(), 2);
+  EXPECT_EQ(requests[0].spec().lora().targets_size(), 2);
+  EXPECT_FALSE(requests[0].spec().has_optimizer());  // defaults are the server's to fill in
+  EXPECT_FALSE(requests[0].request_id().empty());
+}
+
+TEST_F(Submit, SetBeforeTheFileLeavesTheFileAlone) {
+  const Outcome outcome = emoectl(service_, {"submit", "--set", "name=x", file_});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(service_.create_requests()[0].spec().name(), "x");
+  EXPECT_EQ(outcome.out.rfind("submitted job-1\n", 0), 0u) << outcome.out;
+}
+
+TEST_F(Submit, StructuralProblemsAreLocal) {
+  ASSERT_TRUE(write_file_atomically(file_, "nam: x\ntrain: {epochs: many}\n").ok());
+  const Outcome outcome = emoectl(service_, {"submit", file_});
+  EXPECT_EQ(outcome.code, 64);
+  EXPECT_NE(outcome.err.find("job.yaml:1: nam: unknown key (did you mean \"name\"?)"),
+            std::string::npos);
+  EXPECT_NE(outcome.err.find("job.yaml:2: train.epochs: expected a whole number"),
+            std::string::npos);
+  EXPECT_TRUE(service_.create_requests().empty());
+  EXPECT_EQ(emoectl(service_, {"submit", dir_ / "none.yaml"}).code, 64);
+}
+
+TEST_F(Submit, ViolationsOfTheServerGetTheirLine) {
+  service_.create = [](const v1::CreateJobRequest&, v1::Job&) {
+    return rich_error(grpc::StatusCode::INVALID_ARGUMENT, "the job is not valid", "INVALID_SPEC",
+                      {{"data.train", "no such file"}, {"optimizer.beta1", "must be below 1"}});
+  };
+  const Outcome outcome = emoectl(service_, {"submit", file_});
+  EXPECT_EQ(outcome.code, 64);
+  EXPECT_NE(outcome.err.find("error: INVALID_ARGUMENT (INVALID_SPEC): the job is not valid\n"),
+            std::string::npos)
+      << outcome.err;
+  EXPECT_NE(outcome.err.find("job.yaml:4: data.train: no such file\n"), std::string::npos)
+      << outcome.err;
+  EXPECT_NE(outcome.err.find("optimizer.beta1: must be below 1\n"), std::string::npos);
+  EXPECT_EQ(outcome.out, "");
+}
+
+TEST_F(Submit, RetriesWithTheSameRequestId) {
+  int calls = 0;
+  service_.create = [&](const v1::CreateJobRequest&, v1::Job& job) {
+    if (++calls < 3) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarting");
+    job.set_id("job-1");
+    return grpc::Status::OK;
+  };
+  ASSERT_EQ(emoectl(service_, {"submit", file_}).code, 0);
+  const auto requests = service_.create_requests();
+  ASSERT_EQ(requests.size(), 3u);
+  EXPECT_EQ(requests[0].request_id(), requests[2].request_id());
+  ASSERT_EQ(emoectl(service_, {"submit", file_, "--request-id", "mine"}).code, 0);
+  EXPECT_EQ(service_.create_requests().back().request_id(), "mine");
+}
+
+TEST_F(Submit, ValidateOnlyStoresNothing) {
+  const Outcome outcome = emoectl(service_, {"submit", file_, "--validate-only", "--wait"});
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.out, "valid; nothing was submitted\n");
+  EXPECT_TRUE(service_.create_requests()[0].validate_only());
+}
+
+// The stream breaks after three events, lags once, then goes on to the end; nothing is lost or
+// shown twice.
+TEST_F(Submit, WaitResumesAfterABrokenStream) {
+  int streams = 0;
+  service_.watch = [&](grpc::ServerContext*, const v1::WatchJobRequest& request,
+                       grpc::ServerWriter<v1::Event>& writer) {
+    ++streams;
+    if (streams == 1) {
+      writer.Write(state_event(1, v1::RUNNING));
+      writer.Write(phase_event(2, 4));
+      writer.Write(step_event(3, 0));
+      return grpc::Status(grpc::StatusCode::UNAVAILABLE, "connection reset");
+    }
+    if (streams == 2) {
+      v1::Event lagged;
+      lagged.mutable_lagged()->set_missed(2);
+      lagged.mutable_lagged()->set_resume_from_sequence(request.from_sequence());
+      writer.Write(lagged);
+      return grpc::Status::OK;
+    }
+    writer.Write(step_event(3, 0));  // older than asked for
+    writer.Write(step_event(4, 1));
+    writer.Write(state_event(5, v1::SUCCEEDED, v1::REASON_COMPLETED));
+    return grpc::Status::OK;
+  };
+  const Outcome outcome = emoectl(service_, {"submit", file_, "--wait", "-o", "json"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(service_.watched_from(), (std::vector<int64_t>{1, 4, 4}));
+  EXPECT_NE(outcome.err.find("submitted job-1\n"), std::string::npos);
+  EXPECT_NE(outcome.err.find("connection lost (connection reset), trying again"),
+            std::string::npos);
+  EXPECT_NE(outcome.err.find("SUCCEEDED COMPLETED"), std::string::npos);
+  EXPECT_EQ(outcome.err.find('\r'), std::string::npos);  // no bar without a terminal
+  EXPECT_EQ(nlohmann::json::parse(outcome.out)["state"], "SUCCEEDED");
+}
+
+TEST_F(Submit, WaitDrawsABarOnATerminal) {
+  service_.watch = [](grpc::ServerContext*, const v1::WatchJobRequest&,
+                      grpc::ServerWriter<v1::Event>& writer) {
+    writer.Write(state_event(1, v1::RUNNING));
+    writer.Write(phase_event(2, 2));
+    writer.Write(step_event(3, 0));
+    v1::Event checkpoint;
+    checkpoint.set_sequence(4);
+    checkpoint.mutable_checkpoint()->set_step(1);
+    writer.Write(checkpoint);
+    writer.Write(state_event(5, v1::SUCCEEDED));
+    return grpc::Status::OK;
+  };
+  const Outcome outcome = emoectl(service_, {"submit", file_, "--wait"}, 100);
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_NE(outcome.err.find("\rRUNNING train  [##########..........]  1/2  50%"),
+            std::string::npos)
+      << outcome.err;
+  EXPECT_EQ(outcome.err.substr(outcome.err.size() - 4), "\r\x1b[K");  // nothing is left of it
+}
+
+TEST_F(Submit, ExitCodeIsThatOfTheOutcome) {
+  service_.watch = [this](grpc::ServerContext*, const v1::WatchJobRequest&,
+                          grpc::ServerWriter<v1::Event>& writer) {
+    writer.Write(state_event(1, final_state_, final_reason_));
+    return grpc::Status::OK;
+  };
+  final_state_ = v1::FAILED;
+  for (const auto& [reason, code] :
+       {std::pair{v1::REASON_DATA, 65}, std::pair{v1::REASON_INTERNAL, 70},
+        std::pair{v1::REASON_PEER_LOST, 71}, std::pair{v1::REASON_NON_FINITE, 76}}) {
+    final_reason_ = reason;
+    EXPECT_EQ(emoectl(service_, {"submit", file_, "--wait"}).code, code);
+  }
+  final_state_ = v1::CANCELLED;
+  EXPECT_EQ(emoectl(service_, {"submit", file_, "--wait"}).code, 1);
+}
+
+TEST_F(Submit, CtrlCStopsTheWaitingNotTheJob) {
+  service_.watch = [](grpc::ServerContext* context, const v1::WatchJobRequest&,
+                      grpc::ServerWriter<v1::Event>& writer) {
+    writer.Write(state_event(1, v1::RUNNING));
+    std::raise(SIGINT);  // as the terminal would, once the job runs
+    v1::Event heartbeat;
+    heartbeat.mutable_heartbeat();
+    while (!context->IsCancelled()) writer.Write(heartbeat);
+    return grpc::Status::CANCELLED;
+  };
+  const Outcome outcome = emoectl(service_, {"submit", file_, "--wait"});
+  EXPECT_EQ(outcome.code, 130);
+  EXPECT_NE(
+      outcome.err.find(
+          "the job goes on: `emoectl watch job-1` follows it, `emoectl cancel job-1` ends it"),
+      std::string::npos)
+      << outcome.err;
+  EXPECT_EQ(service_.watched_from().size(), 1u);
+}
+
+}  // namespace
+}  // namespace emoe::cli
