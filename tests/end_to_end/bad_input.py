@@ -60,7 +60,7 @@ def test_all_problems_of_a_job_file_come_at_once(tmp_path):
 
 
 SPECS = {  # what is wrong: (changes of a good job, texts that must appear)
-    "experts that do not divide": ({"emoe": {"experts": 7, "top_k": 1}}, ["emoe.experts", "48", "1, 2, 3, 4, 6, 8, 12, 16, 24, 48"]),
+    "experts that do not divide": ({"emoe": {"experts": 7, "top_k": 1, "layers": {"list": [0]}}}, ["emoe.experts", "48", "1, 2, 3, 4, 6, 8, 12, 16, 24, 48"]),
     "top_k above experts": ({"emoe": {"experts": 4, "top_k": 5}}, ["emoe.top_k", "4"]),
     "layer out of range": ({"emoe": {"experts": 4, "top_k": 2, "layers": {"list": [0, 3]}}}, ["emoe.layers", "3"]),
     "target that does not exist": ({"lora__targets": ["q_proj", "q_prj"]}, ["lora.targets", "q_prj", "q_proj"]),

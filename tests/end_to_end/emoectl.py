@@ -140,7 +140,7 @@ def test_progress_bar_on_a_terminal(cli, tmp_path):
 def test_a_bad_job_file_shows_lines_and_stores_nothing(cli, tmp_path):
     before = len(cli.json("list")["jobs"])
     job = tmp_path / "job.yaml"
-    text = yaml.safe_dump(tools.tiny_job(optimizer__learning_rate=-1.0, emoe={"experts": 7, "top_k": 2}), sort_keys=False)
+    text = yaml.safe_dump(tools.tiny_job(optimizer__learning_rate=-1.0, emoe={"experts": 7, "top_k": 2, "layers": {"list": [0]}}), sort_keys=False)
     job.write_text(text)
     done = cli("submit", job, code=tools.USAGE)
     line = 1 + next(i for i, row in enumerate(text.splitlines()) if "learning_rate" in row)

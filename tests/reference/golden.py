@@ -111,7 +111,7 @@ class Runner:
         def export(folder):
             """One step at rate 0 (warm-up) from the golden adapter leaves it as it is; its export is the merge."""
             source = next(c for c in find_cases(case.folder.parent) if c.name == adapter.parent.name)
-            spec = tools.changed(source.job(folder), train__max_steps=1, optimizer__warmup_ratio=1.0,
+            spec = tools.changed(source.job(folder), train__max_steps=1, optimizer__warmup_ratio=0.99,
                                  lora__init_adapter=str(adapter), data__eval=None)
             out = tools.run_job(folder, spec)
             ours = compare.logits(folder, out / "export" / "model", ids)["logits"]
