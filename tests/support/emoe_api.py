@@ -39,6 +39,7 @@ class Proto:
         folder = _generate()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         sys.path.insert(0, str(folder))
+        grpc.__path__.append(str(folder / "grpc"))  # grpc.health and grpc.reflection lie beside the installed package
         load = importlib.import_module
         self.service, self.stubs = (load(f"emoe.v1.fine_tuning_service_pb2{s}") for s in ("", "_grpc"))
         self.job, self.spec = load("emoe.v1.job_pb2"), load("emoe.v1.job_spec_pb2")
