@@ -330,6 +330,6 @@ def test_files_outside_the_allowed_roots(tmp_path):
             assert any(field == "data.train" or "rows.json" in field + why for field, why in caught.value.violations)
         (tmp_path / "allowed" / "link.json").symlink_to(FIXTURES / "rows.json")
         with pytest.raises(ApiError):
-            coordinator.api.create(tools.tiny_job(model__path=str(inside), validate_only=True,
-                                                  data__train=str(tmp_path / "allowed" / "link.json")))
+            link = str(tmp_path / "allowed" / "link.json")
+            coordinator.api.create(tools.tiny_job(model__path=str(inside), data__train=link), validate_only=True)
         coordinator.api.create(tools.tiny_job(model__path=str(inside), data__train=str(rows)), validate_only=True)

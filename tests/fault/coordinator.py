@@ -116,6 +116,6 @@ def test_two_coordinators_never_share_a_state_folder_or_a_port(coordinator, tmp_
         other.terminate()
         taken = tools.run(other.command(listen=port), timeout=30)
         assert taken.code != 0 and port.rsplit(":", 1)[1] in taken.text and "in use" in taken.text, taken.text
-        taken = tools.run([*other.command(), "--metrics-listen", coordinator.metrics_address], timeout=30)
+        taken = tools.run(other.command(metrics_listen=coordinator.metrics_address), timeout=30)
         assert taken.code != 0 and "in use" in taken.text, taken.text
     assert coordinator.api.healthy()

@@ -185,13 +185,13 @@ class Coordinator:
     def __exit__(self, *_):
         self.close()
 
-    def command(self, listen="127.0.0.1:0"):
+    def command(self, listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"):
         options = [part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")]
         config = self.folder / "coordinator.yaml"
         if not config.exists():
             tools.write_yaml(config, {"launcher": {"mpirun_args": tools.MPI_ARGUMENTS}})
         return [str(part) for part in (tools.COORDINATOR, "--config", config, "--state-dir", self.state, "--listen", listen,
-                                       "--metrics-listen", "127.0.0.1:0", *options)]
+                                       "--metrics-listen", metrics_listen, *options)]
 
     def start(self):
         addresses = self.state / "addresses.json"
