@@ -9,6 +9,11 @@ rm -rf "$out"
 mkdir -p "$out"/{bin,libexec,lib,configs}
 
 left_out='linux-vdso|ld-linux|/lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s|gomp)\.so|libtorch|libc10|libcud|libcupti|libnccl|libcublas|libnv'
+# emoe-worker loads this module at run time, from its own folder.
+cp build/bin/libemoe_sentencepiece.so "$out/libexec/"
+ldd build/bin/libemoe_sentencepiece.so | awk '$3 ~ /^\// {print $3}' | grep -Ev "$left_out" |
+  while read -r library; do cp -nL "$library" "$out/lib/"; done
+
 for program in emoe-coordinator emoe-worker emoe-supervise emoectl; do
   cp "build/bin/$program" "$out/libexec/"
   strip "$out/libexec/$program"
