@@ -15,6 +15,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include "worker/device/device.h"
 #include "worker/model/counter_random.h"
 #include "worker/model/llama.h"
 
@@ -201,6 +202,7 @@ void bench(const Arguments& a) {
 
 int main(int argc, char** argv) {
   try {
+    emoe::worker::keep_freed_memory();
     emoe::worker::bench(emoe::worker::parse(argc, argv));
     return 0;
   } catch (const std::exception& error) {

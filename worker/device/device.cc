@@ -1,9 +1,11 @@
 #include "worker/device/device.h"
 
+#include <limits>
 #include <stdexcept>
 #include <thread>
 
 #include <c10/core/Device.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -53,6 +55,11 @@ DeviceProperties device_properties(at::Device device) {
   return {
       processor_name() + " (" + std::to_string(std::thread::hardware_concurrency()) + " threads)",
       page * sysconf(_SC_PHYS_PAGES), page * sysconf(_SC_AVPHYS_PAGES)};
+}
+
+void keep_freed_memory() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
 }
 
 void synchronize(at::Device device) {

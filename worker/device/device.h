@@ -22,6 +22,11 @@ struct DeviceProperties {
 // Throws std::runtime_error when the device cannot be asked.
 [[nodiscard]] DeviceProperties device_properties(at::Device device);
 
+// Tells the C library to keep freed memory for the next step instead of giving it back to the
+// system with every large tensor: on a CPU the page faults of each step cost more than some of its
+// kernels. For the main function of a program that trains; changes nothing else.
+void keep_freed_memory();
+
 // Waits until all work queued on the device is done; nothing on a CPU.
 void synchronize(at::Device device);
 

@@ -26,8 +26,10 @@ struct LinearsCall : torch::CustomClassHolder {
   }
 };
 
-at::Tensor adapter_input(const at::Tensor& x, const LinearsCall& call, const Lora& lora) {
-  const at::Tensor wide = x.to(at::kFloat);
+// What an adapter sees of x; `wide` is x in fp32, made once for all adapters of the call.
+at::Tensor adapter_input(const at::Tensor& x, at::Tensor& wide, const LinearsCall& call,
+                         const Lora& lora) {
+  if (!wide.defined()) wide = x.to(at::kFloat);
   return call.dropout.active() ? apply_lora_dropout(wide, call.dropout, lora.stream) : wide;
 }
 
@@ -40,14 +42,14 @@ void add_adapter(at::Tensor& y, const at::Tensor& low, const Lora& lora) {
   }
 }
 
-// Gradients of one adapter: {dA, dB}; adds its part of the input gradient to dx where that is
-// wanted.
+// Gradients of one adapter, whose input was `input` and low-rank product `low`: {dA, dB}; adds its
+// part of the input gradient to dx where that is wanted.
 std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, const Lora& lora,
-                                                   const at::Tensor& dy, const at::Tensor& x,
+                                                   const at::Tensor& dy, const at::Tensor& input,
                                                    const at::Tensor& low, at::Tensor& dx) {
   const at::Tensor wide = dy.to(at::kFloat);
   const at::Tensor low_gradient = at::mm(wide, lora.b).mul_(lora.scale);
-  at::Tensor da = at::mm(low_gradient.t(), adapter_input(x, call, lora));
+  at::Tensor da = at::mm(low_gradient.t(), input);
   at::Tensor db = at::mm(wide.t(), low).mul_(lora.scale);
   if (call.input_needs_grad) {
     if (call.dropout.active()) {
@@ -78,10 +80,12 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
                                const c10::intrusive_ptr<LinearsCall>& call) {
     variable_list saved = {call->needs_input_saved() ? x : at::Tensor()};
     variable_list outputs;
+    at::Tensor wide;
     for (const auto& linear : call->linears) {
       at::Tensor y = at::linear(x, linear.weight.compute.detach());
       if (linear.lora.defined()) {
-        const at::Tensor low = at::mm(adapter_input(x, *call, linear.lora), linear.lora.a.t());
+        const at::Tensor low =
+            at::mm(adapter_input(x, wide, *call, linear.lora), linear.lora.a.t());
         add_adapter(y, low, linear.lora);
         saved.push_back(call->recording ? low : at::Tensor());
       } else {
@@ -100,6 +104,7 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor& x = saved[0];
     at::Tensor dx;
+    at::Tensor wide;
     variable_list result = {at::Tensor()};
     for (size_t i = 0; i < call.linears.size(); ++i) {
       const Linear& linear = call.linears[i];
@@ -107,7 +112,8 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
       if (call.input_needs_grad) add_product(dx, dy, linear.weight.compute.detach());
       if (linear.weight.trainable()) result.push_back(at::mm(dy.t(), x).to(at::kFloat));
       if (linear.lora.defined()) {
-        auto [da, db] = adapter_backward(call, linear.lora, dy, x, saved[1 + i], dx);
+        const at::Tensor input = adapter_input(x, wide, call, linear.lora);
+        auto [da, db] = adapter_backward(call, linear.lora, dy, input, saved[1 + i], dx);
         result.push_back(std::move(da));
         result.push_back(std::move(db));
       }

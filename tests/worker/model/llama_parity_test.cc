@@ -15,7 +15,7 @@ using testing::max_difference;
 using testing::original_order;
 using testing::relative_difference;
 
-constexpr double kLogitsTolerance = 2e-6;
+constexpr double kLogitsTolerance = 1e-5;
 constexpr double kLossTolerance = 2e-6;      // relative
 constexpr double kGradientTolerance = 2e-5;  // relative to the tensor's largest entry
 

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+
+namespace emoe::worker {
+
+// bf16 as its bits.
+struct Bf16 {
+  uint16_t bits;
+};
+
+// Loops over one token's features, fused so that data is read and written once, fp32 inside.
+template <typename T>
+struct RowKernels {
+  // y = round(w * round(x * inverse)), inverse = 1 / sqrt(mean(x^2) + epsilon), which is returned.
+  float (*rms_norm)(const T* x, const T* w, T* y, int64_t size, float epsilon);
+  // The gradient of x for the gradient dy.
+  void (*rms_norm_backward)(const T* x, const T* w, const T* dy, float inverse, T* dx,
+                            int64_t size);
+  // (a, b) → (a c - b s * sign, b c + a s * sign) for the two halves a, b of one head.
+  void (*rotate)(const T* x, T* y, const float* cosine, const float* sine, int64_t half,
+                 float sign);
+};
+
+// The set compiled for the best instructions this processor has. All sets give the same bits: they
+// add in the same order and never contract.
+template <typename T>
+[[nodiscard]] const RowKernels<T>& row_kernels();
+
+}  // namespace emoe::worker
