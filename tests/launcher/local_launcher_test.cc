@@ -124,9 +124,9 @@ TEST_F(LocalLauncherTest, TheRankThatFailedAndItsCode) {
 }
 
 TEST_F(LocalLauncherTest, ASignalOfOneRankEndsTheOthers) {
-  launch({"signal", "1", std::to_string(SIGSEGV)});
+  launch({"signal", "1", std::to_string(SIGABRT)});
   const AttemptEnd end = wait_for_end();
-  EXPECT_EQ(end.signal, SIGSEGV);
+  EXPECT_EQ(end.signal, SIGABRT);
   EXPECT_EQ(end.exit_code, 0);
   EXPECT_EQ(end.rank, 1);
 }
