@@ -248,6 +248,7 @@ Status write_peft_adapter(Llama& model, const std::string& base_name, const fs::
     if (is_adapter_parameter(parameter)) by_name[parameter.name] = &parameter;
   }
   std::vector<SafetensorsWriter::Planned> plan;
+  plan.reserve(by_name.size());
   for (const auto& [name, parameter] : by_name) {
     plan.push_back({name, "F32", parameter->tensor.sizes().vec()});
   }
