@@ -1,10 +1,14 @@
 #include "worker/model/cross_entropy.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include "worker/model/kernels/row_kernels.h"
 
 namespace emoe::worker {
 namespace {
@@ -12,34 +16,74 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+void store_value(float& place, float value) {
+  place = value;
+}
+void store_value(Bf16& place, float value) {
+  place.bits = c10::BFloat16(value).x;
+}
+
 // Rows whose fp32 logits take about 32 MiB; enough rows for the product to run at full speed.
 int64_t chunk_rows(int64_t vocabulary) {
   return std::clamp<int64_t>((int64_t{8} << 20) / vocabulary, 64, 4096);
 }
 
-struct Chunk {
-  at::Tensor losses;        // [m, 1]
-  at::Tensor exponentials;  // [m, vocab] fp32, exp(logit - largest)
-  at::Tensor sums;          // [m, 1] of the exponentials
-};
-
-// One exponential per logit, in place: LibTorch's logsumexp takes several times as long.
-Chunk chunk_losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
-  Chunk chunk;
-  at::Tensor logits = at::linear(hidden, head).to(at::kFloat);
-  logits.sub_(logits.amax(-1, true));
-  const at::Tensor target_logits = logits.gather(-1, targets.unsqueeze(1));
-  chunk.exponentials = logits.exp_();
-  chunk.sums = chunk.exponentials.sum(-1, true);
-  chunk.losses = chunk.sums.log() - target_logits;
-  return chunk;
+// Losses [m] fp32 of logits [m, vocab]. With weights [m] the logits become the gradient
+// weights * (softmax - one-hot), in place.
+template <typename T>
+void row_losses(at::Tensor& logits, const at::Tensor& targets, const at::Tensor& weights,
+                at::Tensor& losses) {
+  const int64_t size = logits.size(1);
+  auto* data = static_cast<T*>(logits.mutable_data_ptr());
+  const auto* target = targets.const_data_ptr<int64_t>();
+  const float* weight = weights.defined() ? weights.const_data_ptr<float>() : nullptr;
+  auto* loss = losses.mutable_data_ptr<float>();
+  const auto target_logits = logits.gather(-1, targets.unsqueeze(1)).to(at::kFloat);
+  const auto* of_target = target_logits.const_data_ptr<float>();
+  at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      T* row = data + t * size;
+      float largest = 0.0F;
+      float sum = 0.0F;
+      row_kernels<T>().softmax_sums(row, size, &largest, &sum);
+      loss[t] = std::log(sum) + (largest - of_target[t]);
+      if (weight == nullptr) continue;
+      // The target's own entry, softmax - 1, is made apart: it must not round twice.
+      const float p = std::exp(-loss[t]);
+      row_kernels<T>().softmax_scale(row, size, largest, weight[t] / sum);
+      store_value(row[target[t]], (p - 1.0F) * weight[t]);
+    }
+  });
 }
 
-// weights * (softmax - one-hot), overwriting the exponentials.
-at::Tensor logit_gradient(Chunk& chunk, const at::Tensor& targets, const at::Tensor& weights) {
-  at::Tensor gradient = chunk.exponentials.mul_(weights / chunk.sums);
-  gradient.scatter_add_(-1, targets.unsqueeze(1), -weights);
-  return gradient;
+// As row_losses, for any device and dtype.
+void plain_losses(at::Tensor& logits, const at::Tensor& targets, const at::Tensor& weights,
+                  at::Tensor& losses) {
+  const at::Tensor log_p = logits.to(at::kFloat).log_softmax(-1);
+  losses.copy_(log_p.gather(-1, targets.unsqueeze(1)).squeeze(1).neg());
+  if (!weights.defined()) return;
+  at::Tensor gradient = log_p.exp().mul_(weights.unsqueeze(1));
+  gradient.scatter_add_(-1, targets.unsqueeze(1), -weights.unsqueeze(1));
+  logits.copy_(gradient);
+}
+
+struct Chunk {
+  at::Tensor losses;    // [m] fp32
+  at::Tensor gradient;  // [m, vocab] of the weighted losses, where weights were given
+};
+
+Chunk chunk_losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+                   const at::Tensor& weights) {
+  at::Tensor logits = at::linear(hidden, head);
+  at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
+  if (logits.is_cpu() && logits.scalar_type() == at::kFloat) {
+    row_losses<float>(logits, targets, weights, losses);
+  } else if (logits.is_cpu() && logits.scalar_type() == at::kBFloat16) {
+    row_losses<Bf16>(logits, targets, weights, losses);
+  } else {
+    plain_losses(logits, targets, weights, losses);
+  }
+  return {losses, logits};
 }
 
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
@@ -57,14 +101,13 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
       const int64_t count = std::min(rows, hidden.size(0) - begin);
       const at::Tensor x = hidden.narrow(0, begin, count);
       const at::Tensor target = targets.narrow(0, begin, count);
-      const at::Tensor weight = weights.narrow(0, begin, count).unsqueeze(1);
-      Chunk chunk = chunk_losses(x, head, target);
+      const at::Tensor weight = weights.narrow(0, begin, count);
+      const Chunk chunk = chunk_losses(x, head, target, needs_gradient ? weight : at::Tensor());
       total += (chunk.losses.to(at::kDouble) * weight).sum();
       if (!needs_gradient) continue;
-      const at::Tensor g = logit_gradient(chunk, target, weight).to(hidden.scalar_type());
       at::Tensor slice = d_hidden.narrow(0, begin, count);
-      at::mm_out(slice, g, head);
-      if (head_gradient) d_head.add_(at::mm(g.t(), x));
+      at::mm_out(slice, chunk.gradient, head);
+      if (head_gradient) d_head.add_(at::mm(chunk.gradient.t(), x));
     }
     ctx->save_for_backward({d_hidden, d_head});
     return total.to(at::kFloat);
@@ -97,9 +140,9 @@ at::Tensor linear_cross_entropies(const at::Tensor& hidden, const Weight& head,
   const int64_t rows = chunk_rows(head.compute.size(0));
   for (int64_t begin = 0; begin < hidden.size(0); begin += rows) {
     const int64_t count = std::min(rows, hidden.size(0) - begin);
-    const Chunk chunk =
-        chunk_losses(hidden.narrow(0, begin, count), head.compute, targets.narrow(0, begin, count));
-    losses.narrow(0, begin, count).copy_(chunk.losses.squeeze(1));
+    const Chunk chunk = chunk_losses(hidden.narrow(0, begin, count), head.compute,
+                                     targets.narrow(0, begin, count), at::Tensor());
+    losses.narrow(0, begin, count).copy_(chunk.losses);
   }
   return losses;
 }

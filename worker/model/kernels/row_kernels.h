@@ -20,6 +20,10 @@ struct RowKernels {
   // (a, b) → (a c - b s * sign, b c + a s * sign) for the two halves a, b of one head.
   void (*rotate)(const T* x, T* y, const float* cosine, const float* sine, int64_t half,
                  float sign);
+  // Of logits [size] the largest and the sum of exp(logit - largest).
+  void (*softmax_sums)(const T* logits, int64_t size, float* largest, float* sum);
+  // logits = scale * exp(logits - largest), in place.
+  void (*softmax_scale)(T* logits, int64_t size, float largest, float scale);
 };
 
 // The set compiled for the best instructions this processor has. All sets give the same bits: they
