@@ -1,0 +1,206 @@
+// The training cases of ../shared/reference/golden, computed by transformers + PEFT: loss, gradient
+// norm and rate of every step, evaluations, expert counts. Tolerances: its README. The script tests
+// of tests/reference run the same cases through the program; this one is quick to debug.
+#include <cmath>
+#include <fstream>
+#include <thread>
+
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <yaml-cpp/yaml.h>
+
+#include "tests/support/temp_dir.h"
+#include "tests/worker/train/tiny_run.h"
+#include "worker/comm/loopback/loopback_communicator.h"
+#include "worker/text/dataset.h"
+#include "worker/weights/base_weights.h"
+#include "worker/weights/peft.h"
+
+namespace emoe::worker {
+namespace {
+
+using nlohmann::json;
+
+struct Case {
+  std::string name;
+  int world_size = 1;
+  MicroBatchOptions micro_batches;
+  bool near_tie = false;  // a margin below 1e-6: one token may choose otherwise
+};
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name << " at " << c.world_size;
+}
+
+std::filesystem::path shared_folder() {
+  if (const char* given = std::getenv("EMOE_SHARED")) return given;
+  const char* source = std::getenv("EMOE_SOURCE_DIR");
+  return std::filesystem::path(source != nullptr ? source : ".") / ".." / "shared";
+}
+
+json read_json(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  return json::parse(file);
+}
+
+class NeverStop final : public StopSource {
+ public:
+  [[nodiscard]] StopRequest poll() override { return StopRequest::none; }
+};
+
+class GoldenTraining : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    folder_ = shared_folder() / "reference" / "golden" / GetParam().name;
+    if (!std::filesystem::exists(folder_)) {
+      GTEST_SKIP() << "no " << folder_ << ": the shared reference is not here";
+    }
+    at::set_num_threads(1);
+    config_ = YAML::LoadFile(folder_ / "config.yaml");
+    result_ = read_json(folder_ / "result.json");
+    model_folder_ = folder_ / config_["model"].as<std::string>();
+  }
+
+  std::vector<Row> rows(const char* start, const char* count) {
+    // All cases are of one file; it takes longer to parse than some cases to train.
+    static const json all = read_json(folder_ / config_["data"].as<std::string>());
+    json part = json::array();
+    const auto first = config_[start].as<size_t>();
+    for (size_t i = 0; i < config_[count].as<size_t>(); ++i) part.push_back(all.at(first + i));
+    const auto file = dir_.path() / (std::string(start) + ".json");
+    std::ofstream(file) << part.dump();
+    const auto tokenizer = Tokenizer::load(model_folder_).value();
+    return load_dataset({.file = file, .max_length = config_["max_length"].as<int64_t>()},
+                        tokenizer)
+        .value()
+        .rows;
+  }
+
+  EmoeOptions emoe() const {
+    EmoeOptions options;
+    if (!config_["experts"]) return options;
+    const json experts = read_json(folder_ / config_["experts"].as<std::string>());
+    options.num_experts = experts["num_experts"];
+    options.top_k = config_["num_selected"].as<int32_t>();
+    for (const auto& layer : config_["layers"].as<std::vector<size_t>>()) {
+      Partition partition;
+      partition.num_experts = options.num_experts;
+      partition.labels = experts["labels"][layer].get<std::vector<int32_t>>();
+      options.partitions[static_cast<int64_t>(layer)] = partition;
+    }
+    return options;
+  }
+
+  std::unique_ptr<Llama> model() const {
+    const auto base = BaseWeights::open(model_folder_).value();
+    Llama::Options options;
+    options.config = base.config();
+    options.emoe = emoe();
+    options.full = !config_["lora"];
+    if (options.full) return std::make_unique<Llama>(options, base.source());
+    const auto adapter = read_peft_adapter(folder_ / "init_adapter").value();
+    options.lora = adapter.lora;
+    options.lora.dropout = 0.0;
+    auto llama = std::make_unique<Llama>(options, base.source());
+    EXPECT_TRUE(load_peft_adapter(adapter, *llama).ok());
+    return llama;
+  }
+
+  TrainOptions options() const {
+    TrainOptions options;
+    options.batches = {.global_batch = config_["global_batch_size"].as<int64_t>(),
+                       .max_steps = config_["max_steps"].as<int64_t>(),
+                       .drop_last = true,
+                       .shuffle = false};
+    options.loss_reduction = config_["loss_reduction"].as<std::string>() == "example"
+                                 ? LossReduction::example
+                                 : LossReduction::token;
+    options.micro_batches = GetParam().micro_batches;
+    options.adamw.weight_decay = config_["weight_decay"].as<double>();
+    options.adamw.max_grad_norm = config_["max_grad_norm"].as<double>();
+    options.schedule = config_["lr_scheduler_type"].as<std::string>() == "cosine"
+                           ? ScheduleKind::cosine
+                           : ScheduleKind::constant;
+    options.learning_rate = config_["learning_rate"].as<double>();
+    options.warmup_ratio = config_["warmup_ratio"].as<double>();
+    options.log_every = 0;
+    return options;
+  }
+
+  void run() {
+    const auto train = rows("data_start", "data_count");
+    const auto eval = rows("eval_start", "eval_count");
+    auto comms = make_loopback_group(GetParam().world_size);
+    std::vector<testing::RecordingSink> sinks(comms.size());
+    std::vector<std::jthread> threads;
+    for (size_t rank = 0; rank < comms.size(); ++rank) {
+      threads.emplace_back([&, rank] {
+        const auto llama = model();
+        NeverStop stop;
+        const SystemClock clock;
+        Trainer trainer(options(), {*llama, *comms[rank], sinks[rank], stop, clock, train, eval});
+        (void)trainer.run();
+      });
+    }
+    threads.clear();
+    sink_ = std::move(sinks[0]);
+  }
+
+  void expect_loss(double got, double expected, const std::string& what) {
+    const double difference = std::abs(got - expected);
+    if (difference > 1e-5 * expected && difference < 5e-4 && GetParam().near_tie) {
+      std::printf("%s: %.3g off: a token near a tie chose otherwise\n", what.c_str(), difference);
+      return;
+    }
+    EXPECT_LE(difference, 1e-5 * expected) << what;
+    worst_ = std::max(worst_, difference / expected);
+  }
+
+  emoe::testing::TempDir dir_;
+  std::filesystem::path folder_;
+  std::filesystem::path model_folder_;
+  YAML::Node config_;
+  json result_;
+  testing::RecordingSink sink_;
+  double worst_ = 0.0;
+};
+
+TEST_P(GoldenTraining, EqualsTheReference) {
+  run();
+  const json& steps = result_["steps"];
+  ASSERT_EQ(sink_.steps.size(), steps.size());
+  double worst_norm = 0.0;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const StepRecord& step = sink_.steps[i];
+    expect_loss(step.loss, steps[i]["loss"], "loss of step " + std::to_string(i));
+    EXPECT_NEAR(step.learning_rate, steps[i]["lr"].get<double>(), 1e-9);
+    EXPECT_EQ(step.target_tokens, steps[i]["target_tokens"].get<int64_t>());
+    const double norm = steps[i]["grad_norm"];
+    if (!GetParam().near_tie) {
+      EXPECT_NEAR(step.grad_norm, norm, 1e-4 * norm) << "step " << i;
+    }
+    worst_norm = std::max(worst_norm, std::abs(step.grad_norm - norm) / norm);
+  }
+  const char* when[] = {"eval_initial", "eval_final"};
+  ASSERT_EQ(sink_.evals.size(), 2);
+  for (size_t i = 0; i < 2; ++i) {
+    const json& eval = result_[when[i]];
+    expect_loss(sink_.evals[i].loss, eval["loss"], when[i]);
+    expect_loss(sink_.evals[i].loss_dense, eval.value("loss_mask_off", eval["loss"].get<double>()),
+                std::string(when[i]) + ", mask off");
+  }
+  std::printf("worst relative deviation: loss %.2g, gradient norm %.2g\n", worst_, worst_norm);
+}
+
+constexpr MicroBatchOptions kPadded{.max_tokens = 2048, .packing = false};
+constexpr MicroBatchOptions kPacked{.max_tokens = 700, .packing = true};
+INSTANTIATE_TEST_SUITE_P(
+    Cases, GoldenTraining,
+    ::testing::Values(Case{"lora-qv", 2, kPacked}, Case{"lora-example-reduction", 2, kPacked},
+                      Case{"full", 2, kPacked}, Case{"emoe-lora-qv", 1, kPacked},
+                      Case{"emoe-lora-all", 1, kPadded}, Case{"emoe-lora-all", 4, kPacked},
+                      Case{"emoe-lora-all-n43", 2, kPacked, true},
+                      Case{"emoe-full", 2, kPacked, true}));
+
+}  // namespace
+}  // namespace emoe::worker
