@@ -116,13 +116,15 @@ class WorkerControlHandler::Stream final
     {
       const std::lock_guard lock(mutex_);
       ++outstanding_;
-      if (outstanding_ < kWindow) {
-        read_locked();
-      } else {
-        paused_ = true;
-      }
     }
+    // Before the next read: its callback may come on another thread, and order matters.
     handler_.controller_.post(std::move(message));
+    const std::lock_guard lock(mutex_);
+    if (outstanding_ < kWindow) {
+      read_locked();
+    } else {
+      paused_ = true;
+    }
   }
   void OnWriteDone(bool ok) override {
     const std::lock_guard lock(mutex_);

@@ -25,6 +25,7 @@ class AttemptMonitor {
     int quiet_phase_factor = 10;
   };
   struct Alarm {
+    bool operator==(const Alarm&) const = default;
     Finding finding = Finding::session_lost;
     std::string
         message;  // "rank 1 on host n2: silent for 30 s, last seen in step 37, phase forward"

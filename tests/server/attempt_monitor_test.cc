@@ -1,0 +1,150 @@
+#include "server/session/attempt_monitor.h"
+
+#include <gtest/gtest.h>
+
+namespace emoe::server {
+namespace {
+
+using std::chrono::seconds;
+
+class AttemptMonitorTest : public ::testing::Test {
+ protected:
+  AttemptMonitor make(int ranks, bool adopted = false) {
+    AttemptMonitor::Config config;
+    config.ranks = ranks;
+    config.join_timeout = seconds(60);
+    config.session_timeout = seconds(10);
+    config.progress_timeout = seconds(100);
+    return {config, clock_.steady_now(), adopted};
+  }
+  static v1::RankInfo info(int rank, int world_size) {
+    v1::RankInfo info;
+    info.set_rank(rank);
+    info.set_world_size(world_size);
+    info.set_host("n" + std::to_string(rank));
+    return info;
+  }
+  SteadyTime now() { return clock_.steady_now(); }
+  // Every rank talks each second for `duration`, saying the same.
+  void talk(AttemptMonitor& monitor, const std::vector<RankPulse>& pulses, seconds duration) {
+    for (seconds done{0}; done < duration; done += seconds(1)) {
+      for (size_t rank = 0; rank < pulses.size(); ++rank) {
+        monitor.pulse(static_cast<int>(rank), pulses[rank], now());
+      }
+      clock_.advance(seconds(1));
+    }
+  }
+  FakeClock clock_;
+};
+
+TEST_F(AttemptMonitorTest, ReportsRanksThatDoNotJoin) {
+  AttemptMonitor monitor = make(3);
+  ASSERT_TRUE(monitor.join(info(1, 3), now()).ok());
+  EXPECT_FALSE(monitor.all_joined());
+  for (int i = 0; i < 59; ++i) {
+    monitor.pulse(1, {}, now());
+    clock_.advance(seconds(1));
+  }
+  EXPECT_FALSE(monitor.check(now()).has_value());
+  clock_.advance(seconds(1));
+  const auto alarm = monitor.check(now());
+  ASSERT_TRUE(alarm.has_value());
+  EXPECT_EQ(alarm->finding, Finding::join_timeout);
+  EXPECT_EQ(alarm->message, "2 of 3 ranks did not join within 60 s (ranks 0, 2)");
+}
+
+TEST_F(AttemptMonitorTest, AnAdoptedAttemptLosesRanksInsteadOfMissingThem) {
+  AttemptMonitor monitor = make(1, true);
+  clock_.advance(seconds(60));
+  EXPECT_EQ(monitor.check(now())->finding, Finding::session_lost);
+}
+
+TEST_F(AttemptMonitorTest, AnotherWorldSizeIsTheEnd) {
+  for (const auto& [rank, world] : {std::pair(0, 1), {2, 2}, {-1, 2}, {0, 4}}) {
+    AttemptMonitor monitor = make(2);
+    EXPECT_EQ(monitor.join(info(rank, world), now()).code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(monitor.check(now())->finding, Finding::world_size_mismatch);
+  }
+}
+
+TEST_F(AttemptMonitorTest, NamesTheSilentRank) {
+  AttemptMonitor monitor = make(2);
+  ASSERT_TRUE(monitor.join(info(0, 2), now()).ok());
+  ASSERT_TRUE(monitor.join(info(1, 2), now()).ok());
+  EXPECT_TRUE(monitor.all_joined());
+  monitor.pulse(1, {.step = 37, .phase = "backward"}, now());
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_FALSE(monitor.check(now()).has_value());
+    clock_.advance(seconds(1));
+    monitor.pulse(0, {.step = 37 + i, .phase = "comm"}, now());
+  }
+  const auto alarm = monitor.check(now());
+  ASSERT_TRUE(alarm.has_value());
+  EXPECT_EQ(alarm->finding, Finding::session_lost);
+  EXPECT_EQ(alarm->message, "rank 1 on host n1 in step 37, phase backward: silent for 10 s");
+  ASSERT_TRUE(monitor.join(info(1, 2), now()).ok());  // it came back in time
+  EXPECT_FALSE(monitor.check(now()).has_value());
+}
+
+TEST_F(AttemptMonitorTest, ARankThatEndedMayBeSilent) {
+  AttemptMonitor monitor = make(1);
+  ASSERT_TRUE(monitor.join(info(0, 1), now()).ok());
+  monitor.ended(0);
+  clock_.advance(seconds(50));
+  EXPECT_FALSE(monitor.check(now()).has_value());
+  clock_.advance(seconds(50));  // … but its processes must go some day
+  EXPECT_EQ(monitor.check(now())->finding, Finding::hang);
+}
+
+TEST_F(AttemptMonitorTest, AStandstillNamesTheRankThatLags) {
+  AttemptMonitor monitor = make(3);
+  for (int rank = 0; rank < 3; ++rank) ASSERT_TRUE(monitor.join(info(rank, 3), now()).ok());
+  const RankPulse waiting{12, "comm", 42, 41, "all_reduce", 0, 0};
+  const RankPulse lagging{12, "forward", 41, 41, "", 0, 0};
+  talk(monitor, {waiting, lagging, waiting}, seconds(100));
+  EXPECT_EQ(monitor.check(now() - seconds(1)), std::nullopt);
+  const auto alarm = monitor.check(now());
+  ASSERT_TRUE(alarm.has_value());
+  EXPECT_EQ(alarm->finding, Finding::hang);
+  EXPECT_EQ(alarm->message,
+            "no rank got on for 100 s: rank 1 on host n1 in step 12, phase forward lags at "
+            "collective 41, the others are at 42");
+}
+
+TEST_F(AttemptMonitorTest, TheRankInsideTheCollectiveIsNamedWhenAllHaveStartedIt) {
+  AttemptMonitor monitor = make(2);
+  for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
+  const RankPulse done{12, "optimizer", 42, 42, "", 0, 0};
+  const RankPulse stuck{12, "comm", 42, 41, "all_reduce", 0, 0};
+  talk(monitor, {done, stuck}, seconds(100));
+  EXPECT_EQ(monitor.check(now())->message,
+            "no rank got on for 100 s: rank 1 on host n1 in step 12, phase comm lags at "
+            "collective 42 (all_reduce), the others are at 42");
+}
+
+TEST_F(AttemptMonitorTest, AnyProgressIsProgress) {
+  AttemptMonitor monitor = make(2);
+  for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
+  const RankPulse waiting{1, "comm", 2, 1, "all_reduce", 0, 0};
+  for (int64_t i = 0; i < 30; ++i) {
+    talk(monitor, {waiting, {1, "forward", 1, i, "", 0, 0}}, seconds(9));
+    EXPECT_FALSE(monitor.check(now()).has_value());
+  }
+  talk(monitor, {waiting, {1, "forward", 1, 30, "", 0, 0}}, seconds(99));
+  monitor.reported(1, now());
+  EXPECT_FALSE(monitor.check(now()).has_value());
+}
+
+TEST_F(AttemptMonitorTest, LongQuietPhasesHaveMoreTime) {
+  AttemptMonitor monitor = make(2);
+  for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
+  const RankPulse exporting{12, "export", 42, 42, "", 0, 0};
+  const RankPulse waiting{12, "comm", 43, 42, "barrier", 0, 0};
+  talk(monitor, {exporting, waiting}, seconds(999));
+  EXPECT_FALSE(monitor.check(now()).has_value());
+  talk(monitor, {exporting, waiting}, seconds(2));
+  EXPECT_EQ(monitor.check(now())->finding, Finding::hang);
+}
+
+}  // namespace
+}  // namespace emoe::server

@@ -1,0 +1,92 @@
+#include "server/job/job_state_machine.h"
+
+#include <map>
+#include <set>
+
+#include <gtest/gtest.h>
+
+namespace emoe::server {
+namespace {
+
+using Table = std::map<std::pair<v1::JobState, JobEvent>, v1::JobState>;
+
+// Written down from the drawing in the header, not from the code.
+const Table& drawing() {
+  static const Table kDrawing = {
+      {{v1::VALIDATING, JobEvent::validated}, v1::QUEUED},
+      {{v1::VALIDATING, JobEvent::failed}, v1::FAILED},
+      {{v1::VALIDATING, JobEvent::cancel_requested}, v1::CANCELLED},
+      {{v1::QUEUED, JobEvent::slots_granted}, v1::STARTING},
+      {{v1::QUEUED, JobEvent::failed}, v1::FAILED},
+      {{v1::QUEUED, JobEvent::cancel_requested}, v1::CANCELLED},
+      {{v1::STARTING, JobEvent::all_joined}, v1::RUNNING},
+      {{v1::STARTING, JobEvent::completed}, v1::SUCCEEDED},
+      {{v1::STARTING, JobEvent::attempt_lost}, v1::RECOVERING},
+      {{v1::STARTING, JobEvent::failed}, v1::FAILED},
+      {{v1::STARTING, JobEvent::cancel_requested}, v1::CANCELLING},
+      {{v1::RUNNING, JobEvent::export_began}, v1::EXPORTING},
+      {{v1::RUNNING, JobEvent::completed}, v1::SUCCEEDED},
+      {{v1::RUNNING, JobEvent::attempt_lost}, v1::RECOVERING},
+      {{v1::RUNNING, JobEvent::failed}, v1::FAILED},
+      {{v1::RUNNING, JobEvent::cancel_requested}, v1::CANCELLING},
+      {{v1::EXPORTING, JobEvent::completed}, v1::SUCCEEDED},
+      {{v1::EXPORTING, JobEvent::attempt_lost}, v1::RECOVERING},
+      {{v1::EXPORTING, JobEvent::failed}, v1::FAILED},
+      {{v1::EXPORTING, JobEvent::cancel_requested}, v1::CANCELLING},
+      {{v1::RECOVERING, JobEvent::attempt_gone}, v1::QUEUED},
+      {{v1::RECOVERING, JobEvent::failed}, v1::FAILED},
+      {{v1::RECOVERING, JobEvent::cancel_requested}, v1::CANCELLING},
+      {{v1::CANCELLING, JobEvent::attempt_gone}, v1::CANCELLED},
+  };
+  return kDrawing;
+}
+
+TEST(JobStateMachine, AllowsExactlyWhatIsDrawn) {
+  for (int value = v1::JobState_MIN; value <= v1::JobState_MAX; ++value) {
+    const auto state = static_cast<v1::JobState>(value);
+    for (const JobEvent event : JobStateMachine::all_events()) {
+      JobStateMachine machine(state);
+      const Status status = machine.apply(event);
+      const auto drawn = drawing().find({state, event});
+      if (drawn != drawing().end()) {
+        EXPECT_TRUE(status.ok()) << to_string(state) << " " << to_string(event);
+        EXPECT_EQ(machine.state(), drawn->second) << to_string(state) << " " << to_string(event);
+      } else {
+        EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition)
+            << to_string(state) << " " << to_string(event);
+        EXPECT_EQ(machine.state(), state);
+      }
+    }
+  }
+}
+
+TEST(JobStateMachine, EveryUnfinishedStateCanBeCancelled) {
+  for (int value = v1::VALIDATING; value <= v1::CANCELLED; ++value) {
+    const auto state = static_cast<v1::JobState>(value);
+    if (is_terminal(state) || state == v1::CANCELLING) continue;
+    if (state == v1::PAUSING || state == v1::PAUSED) continue;  // unreachable
+    EXPECT_TRUE(JobStateMachine::next(state, JobEvent::cancel_requested).ok()) << to_string(state);
+  }
+}
+
+TEST(JobStateMachine, TerminalStatesHaveNoWayOutAndHoldNoSlots) {
+  for (const v1::JobState state : {v1::SUCCEEDED, v1::FAILED, v1::CANCELLED}) {
+    EXPECT_TRUE(is_terminal(state));
+    EXPECT_FALSE(holds_slots(state));
+    for (const JobEvent event : JobStateMachine::all_events()) {
+      EXPECT_FALSE(JobStateMachine::next(state, event).ok());
+    }
+  }
+  EXPECT_TRUE(holds_slots(v1::CANCELLING));
+  EXPECT_TRUE(holds_slots(v1::RECOVERING));
+  EXPECT_FALSE(holds_slots(v1::QUEUED));
+}
+
+TEST(JobStateMachine, TheErrorNamesStateAndEvent) {
+  const auto refused = JobStateMachine::next(v1::SUCCEEDED, JobEvent::cancel_requested);
+  EXPECT_EQ(std::string(refused.status().message()),
+            "a job in state SUCCEEDED cannot take \"cancel requested\"");
+}
+
+}  // namespace
+}  // namespace emoe::server

@@ -1,0 +1,258 @@
+#include "server/job/job_store.h"
+
+#include <fstream>
+
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+
+#include "tests/support/temp_dir.h"
+
+namespace emoe::server {
+namespace {
+
+namespace fs = std::filesystem;
+
+class JobStoreTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<JobStore> open(const std::string& folder = "state") {
+    auto store = JobStore::open({dir_ / folder, {}});
+    EXPECT_TRUE(store.ok()) << store.status();
+    return store.ok() ? *std::move(store) : nullptr;
+  }
+  static JobRecord record(const std::string& id, int64_t created = 1, int priority = 0) {
+    JobRecord record;
+    record.job.set_id(id);
+    record.job.set_name("name of " + id);
+    record.job.set_state(v1::QUEUED);
+    record.job.set_priority(priority);
+    record.job.mutable_create_time()->set_seconds(created);
+    return record;
+  }
+  static v1::Event event(const std::string& id, int64_t sequence) {
+    v1::Event event;
+    event.set_job_id(id);
+    event.set_sequence(sequence);
+    event.mutable_log()->set_text("text");
+    return event;
+  }
+  static Change change(const JobRecord& job, std::vector<v1::Event> events = {}) {
+    Change change;
+    change.job = job;
+    change.events = std::move(events);
+    return change;
+  }
+  testing::TempDir dir_;
+};
+
+TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
+  JobRecord job = record("a");
+  job.next_sequence = 3;
+  job.revision = 7;
+  job.failures = 2;
+  job.not_before = WallTime(std::chrono::milliseconds(123456));
+  job.cancel_message = "why";
+  AttemptRecord attempt{.job_id = "a", .number = 2, .token = "t", .handle = "h"};
+  attempt.doom = Finding::hang;
+  attempt.doom_message = "rank 1";
+  attempt.end_code = 0;
+  attempt.fault_code = 65;
+  attempt.fault_message = "row 3";
+  {
+    const auto store = open();
+    Change all = change(job, {event("a", 1), event("a", 2)});
+    all.attempts = {attempt};
+    all.steps.emplace_back("a", v1::StepMetrics());
+    all.evals.emplace_back("a", v1::EvalResult());
+    all.checkpoints.emplace_back("a", v1::CheckpointInfo());
+    all.cursors = {{"a", 2, 1, 17}};
+    all.request = RequestRecord{"r", "CreateJob", "hash", "a", std::string("an\0swer", 7)};
+    ASSERT_TRUE(store->commit(all).ok());
+  }
+  const auto store = open();
+  const auto read = store->job("a");
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(read->job.SerializeAsString(), job.job.SerializeAsString());
+  EXPECT_EQ(read->next_sequence, 3);
+  EXPECT_EQ(read->revision, 7);
+  EXPECT_EQ(read->failures, 2);
+  EXPECT_EQ(read->not_before, job.not_before);
+  EXPECT_EQ(read->cancel_message, "why");
+  const auto attempts = store->attempts("a");
+  ASSERT_EQ(attempts->size(), 1U);
+  EXPECT_EQ(attempts->front().handle, "h");
+  EXPECT_EQ(attempts->front().doom, Finding::hang);
+  EXPECT_EQ(attempts->front().end_code, 0);
+  EXPECT_EQ(attempts->front().fault_code, 65);
+  EXPECT_FALSE(attempts->front().ended);
+  EXPECT_EQ(store->events("a", 2, 10)->size(), 1U);
+  EXPECT_EQ(store->steps("a", 0, 10)->size(), 1U);
+  EXPECT_EQ(store->evals("a")->size(), 1U);
+  EXPECT_EQ(store->checkpoints("a")->size(), 1U);
+  EXPECT_EQ(*store->committed_sequence("a", 2, 1), 17);
+  EXPECT_EQ(*store->committed_sequence("a", 1, 1), 0);
+  const auto request = store->request("r");
+  ASSERT_TRUE(request.ok() && request->has_value());
+  EXPECT_EQ((*request)->response, std::string("an\0swer", 7));
+}
+
+TEST_F(JobStoreTest, AChangeStandsOrFallsWhole) {
+  const auto store = open();
+  ASSERT_TRUE(store->commit(change(record("a"), {event("a", 1)})).ok());
+  JobRecord next = record("a");
+  next.job.set_state(v1::STARTING);
+  EXPECT_FALSE(store->commit(change(next, {event("a", 2), event("a", 1)})).ok());
+  EXPECT_EQ(store->job("a")->job.state(), v1::QUEUED);
+  EXPECT_EQ(store->events("a", 1, 10)->size(), 1U);
+  // So do several changes of one commit.
+  EXPECT_FALSE(
+      store->commit(std::vector<Change>{change(next), change(record("b"), {event("x", 1)})}).ok());
+  EXPECT_EQ(store->job("a")->job.state(), v1::QUEUED);
+}
+
+TEST_F(JobStoreTest, WhatWasCommittedSurvivesACrashInTheMiddleOfAWrite) {
+  {
+    const auto store = open();
+    for (int i = 1; i <= 50; ++i) {
+      JobRecord job = record("a");
+      job.next_sequence = i + 1;
+      ASSERT_TRUE(store->commit(change(job, {event("a", i)})).ok());
+    }
+    // The files as a crash would leave them: the database never checkpointed, the log torn at
+    // different places behind the last commits.
+    const auto wal = fs::file_size(dir_ / "state" / "jobs.db-wal");
+    for (const uintmax_t lost : {uintmax_t{0}, uintmax_t{1}, uintmax_t{5000}, wal / 2}) {
+      const fs::path copy = dir_ / ("copy-" + std::to_string(lost));
+      fs::create_directories(copy);
+      fs::copy_file(dir_ / "state" / "jobs.db", copy / "jobs.db");
+      fs::copy_file(dir_ / "state" / "jobs.db-wal", copy / "jobs.db-wal");
+      fs::resize_file(copy / "jobs.db-wal", wal - lost);
+    }
+  }
+  const auto whole = open("copy-0");
+  EXPECT_EQ(whole->events("a", 1, 100)->size(), 50U);
+  for (const auto& entry : fs::directory_iterator(dir_.path())) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind("copy-", 0) != 0 || name == "copy-0") continue;
+    const auto store = open(name);
+    // A state of some moment: job and events agree.
+    const auto events = store->events("a", 1, 100);
+    ASSERT_TRUE(events.ok());
+    ASSERT_FALSE(events->empty()) << name;
+    EXPECT_EQ(store->job("a")->next_sequence, events->back().sequence() + 1);
+    EXPECT_EQ(events->back().sequence(), static_cast<int64_t>(events->size()));
+  }
+}
+
+TEST_F(JobStoreTest, RefusesANewerSchema) {
+  open();
+  sqlite3* raw = nullptr;
+  ASSERT_EQ(sqlite3_open((dir_ / "state" / "jobs.db").c_str(), &raw), SQLITE_OK);
+  sqlite3_exec(raw, "UPDATE meta SET value=99", nullptr, nullptr, nullptr);
+  sqlite3_close(raw);
+  const auto store = JobStore::open({dir_ / "state", {}});
+  EXPECT_EQ(store.status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(std::string(store.status().message()).find("schema version 99"), std::string::npos);
+}
+
+TEST_F(JobStoreTest, RefusesADamagedFile) {
+  fs::create_directories(dir_ / "state");
+  std::ofstream(dir_ / "state" / "jobs.db") << std::string(8192, 'x');
+  EXPECT_EQ(JobStore::open({dir_ / "state", {}}).status().code(), StatusCode::kDataLoss);
+  {
+    const auto store = open("holes");
+    for (int i = 0; i < 100; ++i) {
+      ASSERT_TRUE(store->commit(change(record("job-" + std::to_string(i)))).ok());
+    }
+  }
+  {
+    std::fstream file(dir_ / "holes" / "jobs.db", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(4096);
+    file << std::string(8192, '\x5a');
+  }
+  const auto damaged = JobStore::open({dir_ / "holes", {}});
+  EXPECT_EQ(damaged.status().code(), StatusCode::kDataLoss);
+  EXPECT_NE(std::string(damaged.status().message()).find("jobs.db"), std::string::npos);
+}
+
+TEST_F(JobStoreTest, RefusesAFolderThatCannotBeMade) {
+  std::ofstream(dir_ / "file") << "x";
+  const auto store = JobStore::open({dir_ / "file" / "state", {}});
+  ASSERT_FALSE(store.ok());
+  EXPECT_NE(std::string(store.status().message()).find("file/state"), std::string::npos);
+}
+
+TEST_F(JobStoreTest, OneCoordinatorPerFolder) {
+  const auto first = open();
+  EXPECT_EQ(JobStore::open({dir_ / "state", {}}).status().code(), StatusCode::kAborted);
+}
+
+TEST_F(JobStoreTest, TheNewestAttemptsNumbersOfAStepStay) {
+  const auto store = open();
+  Change first = change(record("a"));
+  v1::StepMetrics step;
+  step.set_step(3);
+  step.set_attempt(2);
+  first.steps.emplace_back("a", step);
+  ASSERT_TRUE(store->commit(first).ok());
+  step.set_attempt(1);  // a late report of the attempt before
+  Change late;
+  late.steps.emplace_back("a", step);
+  ASSERT_TRUE(store->commit(late).ok());
+  EXPECT_EQ(store->steps("a", 0, 10)->front().attempt(), 2);
+}
+
+TEST_F(JobStoreTest, ListsByFilterOrderAndPage) {
+  const auto store = open();
+  for (int i = 0; i < 6; ++i) {
+    JobRecord job = record("job-" + std::to_string(i), i / 2, i % 3);  // ties in both keys
+    if (i % 2 == 0) (*job.job.mutable_spec()->mutable_labels())["team"] = "red";
+    if (i == 5) job.job.set_state(v1::FAILED);
+    ASSERT_TRUE(store->commit(change(job)).ok());
+  }
+  const auto ids = [&](JobQuery query) {
+    std::string all;
+    query.limit = 2;
+    do {
+      const auto page = store->list(query);
+      EXPECT_TRUE(page.ok()) << page.status();
+      for (const v1::Job& job : page->jobs) all += job.id().back();
+      query.after = page->next;
+    } while (query.after);
+    return all;
+  };
+  JobQuery query;
+  EXPECT_EQ(ids(query), "543210");
+  query.descending = false;
+  EXPECT_EQ(ids(query), "012345");
+  query.order = JobQuery::Order::priority;
+  EXPECT_EQ(ids(query), "031425");
+  query.order = JobQuery::Order::name;
+  query.descending = true;
+  EXPECT_EQ(ids(query), "543210");
+  query.labels = {{"team", "red"}};
+  EXPECT_EQ(ids(query), "420");
+  query.labels = {};
+  query.states = {v1::FAILED, v1::RUNNING};
+  EXPECT_EQ(ids(query), "5");
+  query = {};
+  query.name = "name of job-3";
+  EXPECT_EQ(ids(query), "3");
+  EXPECT_EQ(store->unfinished_jobs()->size(), 5U);
+  EXPECT_EQ(store->count_by_state()->at(v1::QUEUED), 5);
+}
+
+TEST_F(JobStoreTest, RemovingAJobKeepsItsAnsweredRequests) {
+  const auto store = open();
+  Change all = change(record("a"), {event("a", 1)});
+  all.request = RequestRecord{"create", "CreateJob", "h", "a", "x"};
+  ASSERT_TRUE(store->commit(all).ok());
+  ASSERT_TRUE(store->remove_job("a", RequestRecord{"delete", "DeleteJob", "h", "a", ""}).ok());
+  EXPECT_EQ(store->job("a").status().code(), StatusCode::kNotFound);
+  EXPECT_TRUE(store->events("a", 1, 10)->empty());
+  EXPECT_TRUE(store->request("create")->has_value());
+  EXPECT_TRUE(store->request("delete")->has_value());
+  EXPECT_FALSE(store->request("other")->has_value());
+}
+
+}  // namespace
+}  // namespace emoe::server

@@ -1,0 +1,74 @@
+#include "server/rpc/list_request.h"
+
+#include <gtest/gtest.h>
+
+#include "server/job/errors.h"
+#include "server/rpc/utf8.h"
+
+namespace emoe::server {
+namespace {
+
+std::string reason_of(const ListRequest& request) {
+  const auto query = parse_list_request(request);
+  return query.ok() ? "" : error_detail_of(query.status()).reason;
+}
+
+TEST(ListRequest, ReadsFilters) {
+  const auto query = parse_list_request(
+      {.filter = "state=RUNNING|QUEUED AND labels.team=research AND name=\"a b\""});
+  ASSERT_TRUE(query.ok()) << query.status();
+  EXPECT_EQ(query->states, (std::vector<v1::JobState>{v1::RUNNING, v1::QUEUED}));
+  EXPECT_EQ(query->labels, (std::map<std::string, std::string>{{"team", "research"}}));
+  EXPECT_EQ(query->name, "a b");
+  EXPECT_EQ(query->order, JobQuery::Order::create_time);
+  EXPECT_TRUE(query->descending);
+  EXPECT_EQ(query->limit, 50);
+  EXPECT_TRUE(parse_list_request({.filter = "  "}).ok());
+}
+
+TEST(ListRequest, RefusesWhatDoesNotParse) {
+  for (const char* filter :
+       {"state", "state=", "state=running", "state=NOPE", "state=QUEUED OR name=x", "name=x AND",
+        "AND name=x", "name=x name=y", "owner=me", "labels.=x", "name=\"open", "name=a AND name=b",
+        "state=QUEUED AND state=RUNNING", "JOB_STATE_UNSPECIFIED", "state=JOB_STATE_UNSPECIFIED"}) {
+    EXPECT_EQ(reason_of({.filter = filter}), "INVALID_FILTER") << filter;
+  }
+  for (const char* order : {"age", "name up", "name asc asc", "name,priority", "NAME"}) {
+    EXPECT_EQ(reason_of({.order_by = order}), "INVALID_ORDER_BY") << order;
+  }
+  EXPECT_EQ(reason_of({.page_size = -1}), "INVALID_PAGE_SIZE");
+}
+
+TEST(ListRequest, OrdersAndLimits) {
+  EXPECT_FALSE(parse_list_request({.order_by = "priority"})->descending);
+  EXPECT_EQ(parse_list_request({.order_by = "priority desc"})->order, JobQuery::Order::priority);
+  EXPECT_TRUE(parse_list_request({.order_by = " name  desc"})->descending);
+  EXPECT_EQ(parse_list_request({.page_size = 5000})->limit, 1000);
+  EXPECT_EQ(parse_list_request({.page_size = 7})->limit, 7);
+}
+
+TEST(ListRequest, PageTokensBelongToTheirRequest) {
+  const ListRequest request{.filter = "name=x", .order_by = "name"};
+  const std::string token = make_page_token(list_fingerprint(request), "k\x01y", "job-1");
+  const auto query =
+      parse_list_request({.page_token = token, .filter = "name=x", .order_by = "name"});
+  ASSERT_TRUE(query.ok());
+  EXPECT_EQ(query->after->key, "k\x01y");
+  EXPECT_EQ(query->after->id, "job-1");
+  EXPECT_EQ(reason_of({.page_token = token, .filter = "name=y", .order_by = "name"}),
+            "INVALID_PAGE_TOKEN");
+  for (const char* bad : {"x", "..", "abc.def", "zz.zz.zz"}) {
+    EXPECT_EQ(reason_of({.page_token = bad}), "INVALID_PAGE_TOKEN") << bad;
+  }
+}
+
+TEST(Utf8, ReplacesWhatIsNotUtf8AndCutsBetweenCharacters) {
+  EXPECT_EQ(to_valid_utf8("caf\xc3\xa9"), "caf\xc3\xa9");
+  EXPECT_EQ(to_valid_utf8("a\xff\xc3"), "a\xef\xbf\xbd\xef\xbf\xbd");
+  EXPECT_EQ(to_valid_utf8("\xc3\xa9\x80z"), "\xc3\xa9\xef\xbf\xbdz");
+  EXPECT_EQ(shorten_utf8("caf\xc3\xa9s", 4), "caf…");
+  EXPECT_EQ(shorten_utf8("cafe", 4), "cafe");
+}
+
+}  // namespace
+}  // namespace emoe::server

@@ -1,0 +1,330 @@
+// The API's habits: errors with details, repeats, paging, masks, health, reflection.
+#include <google/protobuf/util/message_differencer.h>
+
+#include "base/file.h"
+#include "tests/server/rpc_support.h"
+
+namespace emoe::server {
+namespace {
+
+class RpcApiTest : public RpcTest {};
+
+TEST_F(RpcApiTest, ABadSpecComesBackWithEveryViolationAndStoresNothing) {
+  std::ofstream(dir_ / "train.jsonl") << "{\"instruction\": \"a\", \"output\": \"b\"}\n[1]\n\n{}\n";
+  v1::CreateJobRequest request = create_request();
+  request.mutable_spec()->mutable_optimizer()->set_learning_rate(-1);
+  request.mutable_spec()->mutable_model()->set_path("relative/model");
+  request.mutable_spec()->mutable_data()->set_eval("/no/such/file.jsonl");
+  Context context;
+  v1::Job job;
+  const grpc::Status status = jobs_->CreateJob(&context, request, &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(reason(status), "INVALID_SPEC");
+  EXPECT_EQ(detail<google::rpc::ErrorInfo>(status).domain(), "emoe.v1");
+  std::set<std::string> fields;
+  const auto bad = detail<google::rpc::BadRequest>(status);
+  for (const auto& violation : bad.field_violations()) {
+    fields.insert(violation.field());
+  }
+  for (const char* field : {"optimizer.learning_rate", "model.path", "data.eval", "train.jsonl:2",
+                            "train.jsonl:3", "train.jsonl:4"}) {
+    EXPECT_TRUE(fields.contains(field)) << field;
+  }
+  EXPECT_TRUE(store_->count_by_state()->empty());
+}
+
+TEST_F(RpcApiTest, ManyViolationsStillFitIntoTheAnswer) {
+  std::string rows;
+  for (int i = 0; i < 500; ++i) rows += "{\"instruction\": \"\xc3\xa9\"}\n";
+  std::ofstream(dir_ / "train.jsonl") << rows;
+  Context context;
+  v1::Job job;
+  const grpc::Status status = jobs_->CreateJob(&context, create_request(), &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  const auto bad = detail<google::rpc::BadRequest>(status);
+  EXPECT_GT(bad.field_violations_size(), 20);
+  EXPECT_NE(bad.field_violations(bad.field_violations_size() - 1).description().find("more"),
+            std::string::npos);
+}
+
+TEST_F(RpcApiTest, ValidateOnlyStoresNothing) {
+  v1::CreateJobRequest request = create_request();
+  request.set_validate_only(true);
+  request.set_request_id("v");
+  Context context;
+  v1::Job job;
+  ASSERT_TRUE(jobs_->CreateJob(&context, request, &job).ok());
+  EXPECT_EQ(job.id(), "");
+  EXPECT_EQ(job.resolved_spec().train().max_steps(), 4);
+  EXPECT_TRUE(job.resolved_spec().optimizer().has_learning_rate());
+  EXPECT_TRUE(store_->count_by_state()->empty());
+}
+
+TEST_F(RpcApiTest, RepeatsReturnTheFirstAnswerEvenAfterARestart) {
+  v1::CreateJobRequest request = create_request();
+  (*request.mutable_spec()->mutable_labels())["team"] = "research";
+  (*request.mutable_spec()->mutable_labels())["run"] = "1";
+  request.set_request_id("once");
+  const auto create = [&](v1::Job& job) {
+    Context context;
+    return jobs_->CreateJob(&context, request, &job);
+  };
+  v1::Job first;
+  ASSERT_TRUE(create(first).ok());
+  stop();
+  start();
+  std::filesystem::remove(dir_ / "train.jsonl");  // what was admitted once stays answered
+  v1::Job again;
+  ASSERT_TRUE(create(again).ok());
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(again, first));
+  request.mutable_spec()->set_name("other");
+  const grpc::Status reused = create(again);
+  EXPECT_EQ(reused.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_EQ(reason(reused), "REQUEST_ID_REUSED");
+}
+
+TEST_F(RpcApiTest, ConcurrentRepeatsMakeOneJob) {
+  v1::CreateJobRequest request = create_request();
+  request.set_request_id("race");
+  std::mutex mutex;
+  std::set<std::string> ids;
+  {
+    std::vector<std::jthread> clients;
+    for (int i = 0; i < 8; ++i) {
+      clients.emplace_back([&] {
+        Context context;
+        v1::Job job;
+        const grpc::Status status = jobs_->CreateJob(&context, request, &job);
+        EXPECT_TRUE(status.ok()) << status.error_message();
+        const std::lock_guard lock(mutex);
+        ids.insert(job.id());
+      });
+    }
+  }
+  EXPECT_EQ(ids.size(), 1U);
+}
+
+TEST_F(RpcApiTest, PathsOutsideTheAllowedRootsAreRefusedAlsoThroughLinks) {
+  stop();
+  std::filesystem::create_directories(dir_ / "allowed");
+  write_inputs(dir_ / "allowed");
+  std::filesystem::create_symlink(dir_ / "train.jsonl", dir_ / "allowed" / "link.jsonl");
+  rpc_config_.admission.allowed_roots = {dir_ / "allowed"};
+  start();
+  v1::CreateJobRequest request;
+  *request.mutable_spec() = small_spec(dir_ / "allowed");
+  Context context;
+  v1::Job job;
+  EXPECT_TRUE(jobs_->CreateJob(&context, request, &job).ok());
+  for (const auto& path : {dir_ / "train.jsonl", dir_ / "allowed" / "link.jsonl",
+                           dir_ / "allowed" / ".." / "train.jsonl"}) {
+    request.mutable_spec()->mutable_data()->set_train(path.string());
+    Context refused_context;
+    const grpc::Status status = jobs_->CreateJob(&refused_context, request, &job);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << path;
+    EXPECT_EQ(detail<google::rpc::BadRequest>(status).field_violations(0).field(), "data.train");
+  }
+}
+
+TEST_F(RpcApiTest, TooManyRanksAndTheQueueLimit) {
+  Context context;
+  v1::Job job;
+  const grpc::Status wide = jobs_->CreateJob(&context, create_request(3), &job);
+  EXPECT_EQ(wide.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(reason(wide), "NOT_ENOUGH_SLOTS");
+  stop();
+  config_.max_jobs = 1;
+  start();
+  submit();
+  Context full_context;
+  const grpc::Status full = jobs_->CreateJob(&full_context, create_request(), &job);
+  EXPECT_EQ(full.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(detail<google::rpc::QuotaFailure>(full).violations(0).subject(), "queue.max_jobs");
+  EXPECT_GT(detail<google::rpc::RetryInfo>(full).retry_delay().seconds(), 0);
+}
+
+TEST_F(RpcApiTest, ListsInPagesThatSurviveChanges) {
+  std::vector<std::string> ids;
+  for (int i = 0; i < 7; ++i) ids.push_back(submit());
+  v1::ListJobsRequest request;
+  request.set_page_size(3);
+  request.set_order_by("create_time");
+  std::vector<std::string> seen;
+  do {
+    Context context;
+    v1::ListJobsResponse page;
+    ASSERT_TRUE(jobs_->ListJobs(&context, request, &page).ok());
+    for (const v1::Job& job : page.jobs()) {
+      seen.push_back(job.id());
+      EXPECT_FALSE(job.has_spec());
+    }
+    request.set_page_token(page.next_page_token());
+    if (seen.size() == 3) {  // one more in between does not move the pages
+      stop();
+      start();
+      ids.push_back(submit());
+    }
+  } while (!request.page_token().empty());
+  EXPECT_EQ(seen, ids);
+}
+
+TEST_F(RpcApiTest, ListRequestsThatDoNotParseAreErrors) {
+  const auto list = [&](const std::function<void(v1::ListJobsRequest&)>& fill) {
+    v1::ListJobsRequest request;
+    fill(request);
+    Context context;
+    v1::ListJobsResponse response;
+    return reason(jobs_->ListJobs(&context, request, &response));
+  };
+  EXPECT_EQ(list([](auto& r) { r.set_page_size(-1); }), "INVALID_PAGE_SIZE");
+  EXPECT_EQ(list([](auto& r) { r.set_page_token("x"); }), "INVALID_PAGE_TOKEN");
+  EXPECT_EQ(list([](auto& r) { r.set_filter("owner=me"); }), "INVALID_FILTER");
+  EXPECT_EQ(list([](auto& r) { r.set_order_by("age"); }), "INVALID_ORDER_BY");
+}
+
+TEST_F(RpcApiTest, UpdatesWhatTheMaskNames) {
+  const std::string blocker = submit(2);
+  const std::string id = submit();
+  v1::UpdateJobRequest request;
+  request.set_id(id);
+  request.set_etag(get(id).etag());
+  request.mutable_spec()->mutable_resources()->set_priority(7);
+  request.mutable_spec()->set_name("ignored");
+  (*request.mutable_spec()->mutable_labels())["team"] = "red";
+  request.mutable_update_mask()->add_paths("resources.priority");
+  request.mutable_update_mask()->add_paths("labels");
+  const auto update = [&](v1::Job& job) {
+    Context context;
+    return jobs_->UpdateJob(&context, request, &job);
+  };
+  v1::Job job;
+  ASSERT_TRUE(update(job).ok());
+  EXPECT_EQ(job.priority(), 7);
+  EXPECT_EQ(job.name(), "small");
+  EXPECT_EQ(job.spec().labels().at("team"), "red");
+  EXPECT_EQ(reason(update(job)), "ETAG_MISMATCH");
+  request.clear_etag();
+  request.mutable_update_mask()->add_paths("train.seed");
+  EXPECT_EQ(reason(update(job)), "INVALID_UPDATE_MASK");
+  v1::ListJobsRequest list;
+  list.set_filter("labels.team=red AND state=QUEUED|RUNNING");
+  Context context;
+  v1::ListJobsResponse found;
+  ASSERT_TRUE(jobs_->ListJobs(&context, list, &found).ok());
+  ASSERT_EQ(found.jobs_size(), 1);
+  EXPECT_EQ(found.jobs(0).id(), id);
+}
+
+TEST_F(RpcApiTest, DeletesEndedJobsOnly) {
+  submit(2);
+  const std::string id = submit();
+  v1::DeleteJobRequest request;
+  request.set_id(id);
+  const auto remove = [&] {
+    Context context;
+    google::protobuf::Empty empty;
+    return jobs_->DeleteJob(&context, request, &empty);
+  };
+  EXPECT_EQ(reason(remove()), "WRONG_STATE");
+  Context context;
+  v1::CancelJobRequest cancel;
+  cancel.set_id(id);
+  v1::Job job;
+  ASSERT_TRUE(jobs_->CancelJob(&context, cancel, &job).ok());
+  request.set_request_id("delete-once");
+  EXPECT_TRUE(remove().ok());
+  EXPECT_TRUE(remove().ok());  // the repeat of an answered request
+  request.set_request_id("");
+  EXPECT_EQ(reason(remove()), "JOB_NOT_FOUND");
+}
+
+TEST_F(RpcApiTest, WhatIsNotThereYetSaysSo) {
+  const std::string id = submit();
+  v1::Job job;
+  const auto expect_not_yet = [](const grpc::Status& status) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+    EXPECT_EQ(reason(status), "NOT_YET");
+    EXPECT_NE(status.error_message().find("not available in this version"), std::string::npos);
+  };
+  Context contexts[5];
+  v1::PauseJobRequest pause;
+  pause.set_id(id);
+  expect_not_yet(jobs_->PauseJob(&contexts[0], pause, &job));
+  v1::ResumeJobRequest resume;
+  resume.set_id(id);
+  expect_not_yet(jobs_->ResumeJob(&contexts[1], resume, &job));
+  v1::ExportCheckpointRequest request;
+  request.set_id(id);
+  expect_not_yet(jobs_->ExportCheckpoint(&contexts[2], request, &job));
+  v1::PlanJobRequest plan;
+  *plan.mutable_spec() = small_spec(dir_.path());
+  v1::PlanJobResponse planned;
+  expect_not_yet(jobs_->PlanJob(&contexts[3], plan, &planned));
+  plan.mutable_spec()->mutable_parallel()->set_ranks(-1);
+  EXPECT_EQ(reason(jobs_->PlanJob(&contexts[4], plan, &planned)), "INVALID_SPEC");
+}
+
+TEST_F(RpcApiTest, LogsAreTheEndOfTheOutput) {
+  const std::string id = submit();
+  ASSERT_TRUE(launcher_.wait_for_launch(id, 1, std::chrono::seconds(10)).has_value());
+  const auto folder = AttemptDriver::attempt_dir(config_, id, 1);
+  ASSERT_TRUE(append_to_file(folder / "output.log", "first line\nbad \xff byte\nlast\n").ok());
+  v1::GetJobLogsRequest request;
+  request.set_id(id);
+  Context context;
+  v1::GetJobLogsResponse logs;
+  ASSERT_TRUE(jobs_->GetJobLogs(&context, request, &logs).ok());
+  EXPECT_EQ(logs.text(), "first line\nbad \xef\xbf\xbd byte\nlast\n");
+  EXPECT_EQ(logs.attempt(), 1);
+  request.set_max_bytes(8);
+  Context short_context;
+  ASSERT_TRUE(jobs_->GetJobLogs(&short_context, request, &logs).ok());
+  EXPECT_EQ(logs.text(), "last\n");
+  EXPECT_TRUE(logs.truncated());
+  request.set_attempt(5);
+  Context none_context;
+  EXPECT_EQ(jobs_->GetJobLogs(&none_context, request, &logs).error_code(),
+            grpc::StatusCode::OUT_OF_RANGE);
+}
+
+TEST_F(RpcApiTest, ServerInfoAndMetrics) {
+  submit(2);
+  submit();
+  Context context;
+  v1::ServerInfo info;
+  ASSERT_TRUE(jobs_->GetServerInfo(&context, {}, &info).ok());
+  EXPECT_EQ(info.api_version(), "emoe.v1");
+  EXPECT_EQ(info.slots_total(), 2);
+  EXPECT_EQ(
+      registry_.observations("emoe_rpc_seconds", {{"method", "CreateJob"}, {"code", "OK"}}).size(),
+      2U);
+}
+
+TEST_F(RpcApiTest, APortInUseIsAClearError) {
+  auto second = RpcServer::start(rpc_config_, *controller_, *store_, clock_, probe_);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().code(), StatusCode::kUnavailable);
+  EXPECT_NE(std::string(second.status().message()).find("in use"), std::string::npos);
+}
+
+TEST_F(RpcApiTest, UnknownJobsAreNotFoundEverywhere) {
+  Context contexts[6];
+  v1::Job job;
+  v1::GetJobRequest get_request;
+  get_request.set_id("job-none");
+  EXPECT_EQ(reason(jobs_->GetJob(&contexts[0], get_request, &job)), "JOB_NOT_FOUND");
+  v1::CancelJobRequest cancel;
+  cancel.set_id("job-none");
+  EXPECT_EQ(reason(jobs_->CancelJob(&contexts[1], cancel, &job)), "JOB_NOT_FOUND");
+  v1::ListMetricsRequest metrics;
+  metrics.set_id("job-none");
+  v1::ListMetricsResponse steps;
+  EXPECT_EQ(reason(jobs_->ListMetrics(&contexts[2], metrics, &steps)), "JOB_NOT_FOUND");
+  v1::ListCheckpointsRequest list;
+  list.set_id("job-none");
+  v1::ListCheckpointsResponse checkpoints;
+  EXPECT_EQ(reason(jobs_->ListCheckpoints(&contexts[3], list, &checkpoints)), "JOB_NOT_FOUND");
+}
+
+}  // namespace
+}  // namespace emoe::server
