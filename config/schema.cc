@@ -106,6 +106,12 @@ const Schema& job_rows() {
       {.key = "resources.max_attempts", .fallback = "3", .low = at_least(1), .high = at_most(100)},
       {.key = "resources.threads_per_rank", .fallback = "0", .low = at_least(0), .high = at_most(4096)},
       {.key = "labels", .max_bytes = 256},
+      {.key = "hashes"},
+      {.key = "hashes.model", .max_bytes = 64},
+      {.key = "hashes.tokenizer", .max_bytes = 64},
+      {.key = "hashes.train", .max_bytes = 64},
+      {.key = "hashes.eval", .max_bytes = 64},
+      {.key = "hashes.program", .max_bytes = 64},
   };
   return rows;
 }

@@ -9,8 +9,8 @@
 
 namespace emoe::worker {
 
-// The commands of emoe-worker. Each returns when done and throws JobError (or what the numeric code throws) otherwise;
-// main turns that into the exit code.
+// The commands of emoe-worker. Each returns when done and throws JobError (or what the numeric code
+// throws) otherwise; main turns that into the exit code.
 
 struct RunRequest {
   std::filesystem::path job_file;
@@ -22,8 +22,9 @@ struct RunRequest {
 
 struct LogitsRequest {
   std::filesystem::path model;
-  std::filesystem::path tokens;     // JSON: one list of ids
-  std::filesystem::path out;        // safetensors: logits [T, vocab] fp32; experts.<layer> [T, k] int32, ascending
+  std::filesystem::path tokens;  // JSON: one list of ids
+  std::filesystem::path
+      out;  // safetensors: logits [T, vocab] fp32; experts.<layer> [T, k] int32, ascending
   std::filesystem::path emoe_job;   // takes its emoe section and model.dtype; empty: dense, float32
   std::filesystem::path partition;  // partition/ folder; empty: made as the job says
   std::filesystem::path adapter;    // PEFT folder; empty: none

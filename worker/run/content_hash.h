@@ -8,17 +8,19 @@
 
 namespace emoe::worker {
 
-// SHA-256 of a file, remembered in `cache_dir` by its path, size, time of change and inode: hashing the weights of a 30B
-// model takes minutes, and every rank and every attempt asks. An empty cache_dir remembers nothing.
+// SHA-256 of a file, remembered in `cache_dir` by its path, size, time of change and inode: hashing
+// the weights of a 30B model takes minutes, and every rank and every attempt asks. An empty
+// cache_dir remembers nothing.
 [[nodiscard]] Result<std::string> cached_sha256_of_file(const std::filesystem::path& file,
                                                         const std::filesystem::path& cache_dir);
 
-// One hash for what a model folder computes: config.json and every *.safetensors, by name and content.
+// One hash for what a model folder computes: config.json and every *.safetensors, by name and
+// content.
 [[nodiscard]] Result<std::string> hash_of_model(const std::filesystem::path& folder,
                                                 const std::filesystem::path& cache_dir);
 
-// An exclusive lock on a file, held while the object lives. Ranks on one host prepare one after the other: the first
-// tokenises and clusters, the others find it done.
+// An exclusive lock on a file, held while the object lives. Ranks on one host prepare one after the
+// other: the first tokenises and clusters, the others find it done.
 class FileLock {
  public:
   // Waits until it is free. UNAVAILABLE if the file system has no locks.

@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "worker/comm/communicator.h"
-#include "worker/train/errors.h"
+#include "worker/eval/non_finite_error.h"
 
 namespace emoe::worker {
 
@@ -13,10 +13,14 @@ ExitCode input_error_code(const Status& status) {
     case StatusCode::kNotFound:
     case StatusCode::kPermissionDenied:
     case StatusCode::kUnimplemented:
-    case StatusCode::kFailedPrecondition: return ExitCode::configuration;
-    case StatusCode::kInternal: return ExitCode::internal;
-    case StatusCode::kResourceExhausted: return ExitCode::io;
-    default: return ExitCode::data;
+    case StatusCode::kFailedPrecondition:
+      return ExitCode::configuration;
+    case StatusCode::kInternal:
+      return ExitCode::internal;
+    case StatusCode::kResourceExhausted:
+      return ExitCode::io;
+    default:
+      return ExitCode::data;
   }
 }
 
@@ -24,9 +28,12 @@ ExitCode output_error_code(const Status& status) {
   switch (status.code()) {
     case StatusCode::kInvalidArgument:
     case StatusCode::kFailedPrecondition:
-    case StatusCode::kAlreadyExists: return ExitCode::configuration;
-    case StatusCode::kInternal: return ExitCode::internal;
-    default: return ExitCode::io;
+    case StatusCode::kAlreadyExists:
+      return ExitCode::configuration;
+    case StatusCode::kInternal:
+      return ExitCode::internal;
+    default:
+      return ExitCode::io;
   }
 }
 
@@ -43,7 +50,8 @@ ExitCode exit_code_of(const std::exception& error) {
   if (dynamic_cast<const CommunicationError*>(&error) != nullptr) return ExitCode::peer_lost;
   if (dynamic_cast<const NonFiniteError*>(&error) != nullptr) return ExitCode::non_finite;
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return ExitCode::out_of_memory;
-  // LibTorch throws c10::Error for a failed allocation; its type cannot be named here (see check_layers.py).
+  // LibTorch throws c10::Error for a failed allocation; its type cannot be named here (see
+  // check_layers.py).
   const std::string_view text = error.what();
   for (const char* sign : {"not enough memory", "can't allocate memory", "out of memory"}) {
     if (text.find(sign) != std::string_view::npos) return ExitCode::out_of_memory;

@@ -9,7 +9,8 @@
 
 namespace emoe::worker {
 
-// What a rank's exit tells the launcher, the coordinator and scripts (after sysexits.h). docs/ERRORS.md says what to do.
+// What a rank's exit tells the launcher, the coordinator and scripts (after sysexits.h).
+// docs/ERRORS.md says what to do.
 enum class ExitCode {
   done = 0,
   configuration = 64,  // the job asks for something wrong, or names a file that is not there
@@ -39,7 +40,8 @@ class JobError : public std::runtime_error {
 
 template <typename T>
 T input_or_throw(Result<T> result) {
-  if (!result.ok()) throw JobError(input_error_code(result.status()), std::string(result.status().message()));
+  if (!result.ok())
+    throw JobError(input_error_code(result.status()), std::string(result.status().message()));
   return std::move(result).value();
 }
 void output_or_throw(const Status& status);

@@ -1,7 +1,6 @@
 #include "worker/run/experts.h"
 
 #include <ATen/core/Tensor.h>
-
 #include <absl/strings/str_cat.h>
 
 #include "base/log.h"
@@ -27,14 +26,15 @@ Partition make_layer(const JobPlan::Emoe& plan, const BaseWeights& base, Partiti
                                   config.intermediate_size, config.hidden_size, options);
   if (partition.ok()) return std::move(partition).value();
   const bool damaged = partition.status().code() == StatusCode::kDataLoss;
-  throw JobError(damaged ? ExitCode::data : ExitCode::configuration,
-                 absl::StrCat("emoe, layer ", options.layer, ": ", std::string(partition.status().message())));
+  throw JobError(
+      damaged ? ExitCode::data : ExitCode::configuration,
+      absl::StrCat("emoe, layer ", options.layer, ": ", std::string(partition.status().message())));
 }
 
 }  // namespace
 
-EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base, const std::filesystem::path& cache_dir,
-                         int threads) {
+EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base,
+                         const std::filesystem::path& cache_dir, int threads) {
   EmoeOptions emoe;
   if (plan.experts == 0) return emoe;
   emoe.num_experts = plan.experts;

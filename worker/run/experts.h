@@ -8,8 +8,9 @@
 
 namespace emoe::worker {
 
-// The experts of every converted layer, made from the base's gate_proj rows as the plan says (or read from its folder).
-// `cache_dir` may be empty. Throws JobError: 64 for a number of experts or a file that does not fit, 65 for bad weights.
+// The experts of every converted layer, made from the base's gate_proj rows as the plan says (or
+// read from its folder). `cache_dir` may be empty. Throws JobError: 64 for a number of experts or a
+// file that does not fit, 65 for bad weights.
 [[nodiscard]] EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base,
                                        const std::filesystem::path& cache_dir, int threads);
 

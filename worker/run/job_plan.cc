@@ -2,6 +2,7 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "base/check.h"
 #include "base/diagnostics.h"
 #include "config/config.h"
 #include "worker/run/exit_code.h"
@@ -91,8 +92,11 @@ DatasetOptions dataset_of(const v1::JobSpec& spec, const std::string& file, doub
   return options;
 }
 
-// A forward pass of about this many tokens keeps the matrix products busy while its activations stay small.
-int64_t default_micro_batch_tokens(const v1::JobSpec& spec) { return std::max(4096, spec.data().max_length()); }
+// A forward pass of about this many tokens keeps the matrix products busy while its activations
+// stay small.
+int64_t default_micro_batch_tokens(const v1::JobSpec& spec) {
+  return std::max(4096, spec.data().max_length());
+}
 
 TrainOptions train_of(const v1::JobSpec& spec) {
   TrainOptions train;
@@ -132,10 +136,12 @@ JobPlan::Export export_of(const v1::JobSpec& spec) {
           .verify = spec.export_().verify()};
 }
 
-// What is left after clearing all that changes no number beyond rounding. Files are told apart by content elsewhere.
+// What is left after clearing all that changes no number beyond rounding. Files are told apart by
+// content elsewhere.
 std::string identity_of_spec(v1::JobSpec spec) {
   spec.clear_name();
   spec.clear_labels();
+  spec.clear_hashes();
   spec.clear_resources();
   spec.clear_parallel();
   spec.clear_checkpoint();
@@ -158,7 +164,8 @@ void throw_if_any(const Diagnostics& diagnostics) {
   if (!status.ok()) throw JobError(ExitCode::configuration, std::string(status.message()));
 }
 
-config::LoadedJob load_or_throw(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+config::LoadedJob load_or_throw(const std::filesystem::path& file,
+                                const std::vector<std::string>& overrides) {
   auto loaded = config::load_job(file, overrides);
   if (!loaded.ok()) throw JobError(ExitCode::configuration, std::string(loaded.status().message()));
   return std::move(loaded).value();
@@ -194,9 +201,26 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   if (!spec.data().eval().empty()) plan.eval_data = dataset_of(spec, spec.data().eval(), 1.0);
   plan.train = train_of(spec);
   plan.export_model = export_of(spec);
+  plan.expected = {.model = spec.hashes().model(),
+                   .tokenizer = spec.hashes().tokenizer(),
+                   .train = spec.hashes().train(),
+                   .eval = spec.hashes().eval(),
+                   .program = ""};
   plan.resolved_yaml = config::to_yaml(spec);
   plan.identity = identity_of_spec(spec);
   return plan;
+}
+
+std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes) {
+  auto parsed = config::parse_job(plan.resolved_yaml, "resolved job", {});
+  EMOE_CHECK(parsed.ok(), "a resolved spec reads back");
+  v1::Hashes& stored = *parsed->spec.mutable_hashes();
+  stored.set_model(hashes.model);
+  stored.set_tokenizer(hashes.tokenizer);
+  stored.set_train(hashes.train);
+  stored.set_eval(hashes.eval);
+  stored.set_program(hashes.program);
+  return config::to_yaml(parsed->spec);
 }
 
 LogitsPlan plan_logits(const std::filesystem::path& job_file, const LlamaConfig& config) {
@@ -205,7 +229,8 @@ LogitsPlan plan_logits(const std::filesystem::path& job_file, const LlamaConfig&
   Diagnostics diagnostics;
   config::validate_against_model(spec, shape_of(config), loaded.locations, diagnostics);
   throw_if_any(diagnostics);
-  return {.bfloat16 = loaded.spec.model().dtype() == "bfloat16", .emoe = emoe_of(spec, config.num_hidden_layers)};
+  return {.bfloat16 = loaded.spec.model().dtype() == "bfloat16",
+          .emoe = emoe_of(spec, config.num_hidden_layers)};
 }
 
 std::string identity_of(const std::filesystem::path& job_yaml) {

@@ -14,6 +14,16 @@
 
 namespace emoe::worker {
 
+// SHA-256 of the files a run computes with; empty where there is none (or, of a job as given, none
+// was said).
+struct ContentHashes {
+  std::string model;  // config.json and weights
+  std::string tokenizer;
+  std::string train;
+  std::string eval;
+  std::string program;  // of this executable
+};
+
 // A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch.
 struct JobPlan {
   std::string name;
@@ -59,21 +69,29 @@ struct JobPlan {
     bool verify = true;
   } export_model;
 
+  ContentHashes expected;     // those the job came with
   std::string resolved_yaml;  // the spec with every default
-  std::string identity;       // its keys that change numbers, paths left out: two runs with one identity (and equal
-                              // files) give the same weights
+  std::string identity;  // its keys that change numbers, paths left out: two runs with one identity
+                         // (and equal files) give the same weights
 };
 
-// Reads a job file, applies overrides and defaults, and checks all that needs no data: every problem at once, as a
-// JobError (64) of "file:line: key: reason" lines; 65 for a config.json that is not understood.
-[[nodiscard]] JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::string>& overrides);
+// Reads a job file, applies overrides and defaults, and checks all that needs no data: every
+// problem at once, as a JobError (64) of "file:line: key: reason" lines; 65 for a config.json that
+// is not understood.
+[[nodiscard]] JobPlan plan_job(const std::filesystem::path& job_file,
+                               const std::vector<std::string>& overrides);
 
-// Only what `emoe-worker logits` takes from a job file: dtype and the emoe section, for the model in `model_path`.
+// The resolved spec with these hashes in it: the text of job.yaml.
+[[nodiscard]] std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes);
+
+// Only what `emoe-worker logits` takes from a job file: dtype and the emoe section, for the model
+// in `model_path`.
 struct LogitsPlan {
   bool bfloat16 = false;
   JobPlan::Emoe emoe;
 };
-[[nodiscard]] LogitsPlan plan_logits(const std::filesystem::path& job_file, const LlamaConfig& config);
+[[nodiscard]] LogitsPlan plan_logits(const std::filesystem::path& job_file,
+                                     const LlamaConfig& config);
 
 // The identity of a job.yaml that an earlier run left; 64 if it does not read.
 [[nodiscard]] std::string identity_of(const std::filesystem::path& job_yaml);

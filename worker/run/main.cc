@@ -1,13 +1,12 @@
-// emoe-worker: one rank of a job, and the small tools around it. Everything that fails ends here, as a message on
-// standard error and one of the exit codes of worker/run/exit_code.h.
+// emoe-worker: one rank of a job, and the small tools around it. Everything that fails ends here,
+// as a message on standard error and one of the exit codes of worker/run/exit_code.h.
 #include <cstdio>
 #include <exception>
 #include <string>
 
 #include <CLI/CLI.hpp>
-#include <unistd.h>
-
 #include <absl/strings/str_cat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -19,28 +18,36 @@ namespace {
 
 void add_run(CLI::App& app, RunRequest& request) {
   CLI::App* run = app.add_subcommand(
-      "run", "Run a job without a coordinator: alone, or as one rank under mpirun or srun.\n"
-             "The same command again continues an interrupted run from its newest valid checkpoint.\n"
-             "Relative paths in the job file are relative to the current folder.");
-  run->add_option("JOB.yaml", request.job_file, "job file (docs/TOUR.md lists its keys)")->required();
+      "run",
+      "Run a job without a coordinator: alone, or as one rank under mpirun or srun.\n"
+      "The same command again continues an interrupted run from its newest valid checkpoint.\n"
+      "Relative paths in the job file are relative to the current folder.");
+  run->add_option("JOB.yaml", request.job_file, "job file (docs/TOUR.md lists its keys)")
+      ->required();
   run->add_option("--out", request.out, "output folder; made if it does not exist")->required();
-  run->add_option("--set", request.overrides, "KEY=VALUE over the job file, e.g. optimizer.learning_rate=1e-4")
+  run->add_option("--set", request.overrides,
+                  "KEY=VALUE over the job file, e.g. optimizer.learning_rate=1e-4")
       ->allow_extra_args(false);
 }
 
 void add_logits(CLI::App& app, LogitsRequest& request) {
-  CLI::App* logits = app.add_subcommand("logits", "Write the logits of a token sequence to a safetensors file.");
+  CLI::App* logits =
+      app.add_subcommand("logits", "Write the logits of a token sequence to a safetensors file.");
   logits->add_option("--model", request.model, "Hugging Face folder")->required();
-  logits->add_option("--tokens", request.tokens, "JSON file with one list of token ids")->required();
+  logits->add_option("--tokens", request.tokens, "JSON file with one list of token ids")
+      ->required();
   logits->add_option("--out", request.out, "safetensors file to write")->required();
   logits->add_option("--emoe", request.emoe_job, "job file whose emoe section is applied");
-  logits->add_option("--partition", request.partition, "partition/ folder of a run (default: made as the job says)");
+  logits->add_option("--partition", request.partition,
+                     "partition/ folder of a run (default: made as the job says)");
   logits->add_option("--adapter", request.adapter, "PEFT folder");
-  logits->add_option("--dtype", request.dtype, "float32 or bfloat16 (default: the job's, else float32)");
+  logits->add_option("--dtype", request.dtype,
+                     "float32 or bfloat16 (default: the job's, else float32)");
 }
 
 void add_tokenize(CLI::App& app, TokenizeRequest& request) {
-  CLI::App* tokenize = app.add_subcommand("tokenize", "Turn a JSON list of strings into lists of token ids, BOS first.");
+  CLI::App* tokenize = app.add_subcommand(
+      "tokenize", "Turn a JSON list of strings into lists of token ids, BOS first.");
   tokenize->add_option("--model", request.model, "model folder or tokenizer.model")->required();
   tokenize->add_option("--texts", request.texts, "JSON file with a list of strings")->required();
   tokenize->add_option("--out", request.out, "JSON file to write")->required();
@@ -51,19 +58,26 @@ void add_generate(CLI::App& app, GenerateRequest& request) {
   generate->add_option("--model", request.model, "Hugging Face folder")->required();
   generate->add_option("--adapter", request.adapter, "PEFT folder");
   CLI::Option* prompt = generate->add_option("--prompt", request.prompt, "text to continue");
-  generate->add_option("--instruction", request.instruction, "an instruction, put into the Alpaca template")
+  generate
+      ->add_option("--instruction", request.instruction,
+                   "an instruction, put into the Alpaca template")
       ->excludes(prompt);
   generate->add_option("--input", request.input, "the template's input");
-  generate->add_option("--max-tokens", request.max_tokens, "tokens at most")->check(CLI::PositiveNumber)->capture_default_str();
+  generate->add_option("--max-tokens", request.max_tokens, "tokens at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   generate->add_option("--temperature", request.temperature, "0 takes the likeliest token")
-      ->check(CLI::NonNegativeNumber)->capture_default_str();
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   generate->add_option("--seed", request.seed, "of the sampling")->capture_default_str();
 }
 
 void add_train_tokenizer(CLI::App& app, TrainTokenizerRequest& request) {
-  CLI::App* train = app.add_subcommand("train-tokenizer", "Train a Llama-style SentencePiece tokenizer from a text file.");
+  CLI::App* train = app.add_subcommand(
+      "train-tokenizer", "Train a Llama-style SentencePiece tokenizer from a text file.");
   train->add_option("--text", request.text, "UTF-8 text, a sentence a line")->required();
-  train->add_option("--vocab-size", request.vocab_size, "pieces, 259 of them bytes and control")->capture_default_str();
+  train->add_option("--vocab-size", request.vocab_size, "pieces, 259 of them bytes and control")
+      ->capture_default_str();
   train->add_option("--out", request.out, "tokenizer.model to write")->required();
 }
 
@@ -79,16 +93,21 @@ void leave_exit_note(const RankEnvironment& environment, int code) {
 int report_failure(const RankEnvironment& environment, const std::exception& error) {
   const int code = static_cast<int>(exit_code_of(error));
   std::fprintf(stderr, "emoe-worker: %s%s\n",
-               environment.launched ? absl::StrCat("rank ", environment.rank, ": ").c_str() : "", error.what());
+               environment.launched ? absl::StrCat("rank ", environment.rank, ": ").c_str() : "",
+               error.what());
   leave_exit_note(environment, code);
   return code;
 }
 
 int dispatch(int argc, char** argv, RankEnvironment& environment) {
-  CLI::App app("emoe-worker: fine-tunes Llama models with EMoE (arXiv 2310.10908) and gives back a dense checkpoint.");
+  CLI::App app(
+      "emoe-worker: fine-tunes Llama models with EMoE (arXiv 2310.10908) and gives back a dense "
+      "checkpoint.");
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 done, 64 configuration, 65 data, 70 internal, 71 peer or coordinator lost, 74 I/O,\n"
-             "75 checkpointed after a signal, 76 non-finite numbers, 77 not enough memory.");
+  app.footer(
+      "Exit codes: 0 done, 64 configuration, 65 data, 70 internal, 71 peer or coordinator lost, 74 "
+      "I/O,\n"
+      "75 checkpointed after a signal, 76 non-finite numbers, 77 not enough memory.");
   RunRequest run;
   LogitsRequest logits;
   TokenizeRequest tokenize;
@@ -127,7 +146,8 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {
     code = emoe::worker::report_failure(environment, error);
   }
-  // No static destructors: after a failure, MPI and NCCL threads may still be inside their libraries.
+  // No static destructors: after a failure, MPI and NCCL threads may still be inside their
+  // libraries.
   std::fflush(nullptr);
   ::_exit(code);
 }

@@ -2,9 +2,8 @@
 #include <iostream>
 
 #include <ATen/ATen.h>
-#include <nlohmann/json.hpp>
-
 #include <absl/strings/str_cat.h>
+#include <nlohmann/json.hpp>
 
 #include "base/file.h"
 #include "worker/eval/generate.h"
@@ -26,18 +25,22 @@ std::vector<int64_t> read_tokens(const std::filesystem::path& path, const LlamaC
   const std::string content = input_or_throw(read_file(path));
   const nlohmann::json json = nlohmann::json::parse(content, nullptr, /*allow_exceptions=*/false);
   if (!json.is_array() || json.empty()) {
-    throw JobError(ExitCode::data, absl::StrCat(path.string(), ": wanted is a JSON list of token ids, not empty"));
+    throw JobError(ExitCode::data,
+                   absl::StrCat(path.string(), ": wanted is a JSON list of token ids, not empty"));
   }
   std::vector<int64_t> ids;
   for (const auto& entry : json) {
-    if (!entry.is_number_integer() || entry.get<int64_t>() < 0 || entry.get<int64_t>() >= config.vocab_size) {
-      throw JobError(ExitCode::data, absl::StrCat(path.string(), ": entry ", ids.size(), " (", entry.dump(),
-                                                  ") is no token id of a vocabulary of ", config.vocab_size));
+    if (!entry.is_number_integer() || entry.get<int64_t>() < 0 ||
+        entry.get<int64_t>() >= config.vocab_size) {
+      throw JobError(ExitCode::data,
+                     absl::StrCat(path.string(), ": entry ", ids.size(), " (", entry.dump(),
+                                  ") is no token id of a vocabulary of ", config.vocab_size));
     }
     ids.push_back(entry.get<int64_t>());
   }
   if (static_cast<int64_t>(ids.size()) > config.max_position_embeddings) {
-    throw JobError(ExitCode::data, absl::StrCat(path.string(), ": ", ids.size(), " tokens, the model has positions for ",
+    throw JobError(ExitCode::data, absl::StrCat(path.string(), ": ", ids.size(),
+                                                " tokens, the model has positions for ",
                                                 config.max_position_embeddings));
   }
   return ids;
@@ -56,7 +59,8 @@ PackedBatch one_segment(const std::vector<int64_t>& ids) {
   return batch;
 }
 
-Llama load_model(const BaseWeights& base, EmoeOptions emoe, bool bfloat16, const std::filesystem::path& adapter) {
+Llama load_model(const BaseWeights& base, EmoeOptions emoe, bool bfloat16,
+                 const std::filesystem::path& adapter) {
   Llama::Options options;
   options.config = base.config();
   options.dtype = bfloat16 ? at::kBFloat16 : at::kFloat;
@@ -76,7 +80,8 @@ bool wants_bfloat16(const std::string& dtype, bool otherwise) {
   throw JobError(ExitCode::configuration, absl::StrCat("--dtype ", dtype, ": float32 or bfloat16"));
 }
 
-void write_tensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors) {
+void write_tensors(const std::filesystem::path& path,
+                   const std::map<std::string, at::Tensor>& tensors) {
   std::vector<SafetensorsWriter::Planned> plan;
   for (const auto& [name, tensor] : tensors) {
     plan.push_back({name, dtype_name(tensor.scalar_type()), tensor.sizes().vec()});
@@ -98,8 +103,8 @@ void write_logits(const LogitsRequest& request) {
     plan.emoe.path = request.partition;
   }
   const std::vector<int64_t> ids = read_tokens(request.tokens, base.config());
-  Llama model = load_model(base, make_experts(plan.emoe, base, "", 1), wants_bfloat16(request.dtype, plan.bfloat16),
-                           request.adapter);
+  Llama model = load_model(base, make_experts(plan.emoe, base, "", 1),
+                           wants_bfloat16(request.dtype, plan.bfloat16), request.adapter);
   std::map<std::string, at::Tensor> tensors;
   ForwardOptions forward;
   forward.on_choice = [&tensors](const ExpertChoice& choice) {
@@ -115,8 +120,9 @@ void generate_text(const GenerateRequest& request) {
   if (request.prompt.empty() && request.instruction.empty()) {
     throw JobError(ExitCode::configuration, "generate: give --prompt or --instruction");
   }
-  const std::string prompt =
-      request.instruction.empty() ? request.prompt : alpaca_prompt(request.instruction, request.input);
+  const std::string prompt = request.instruction.empty()
+                                 ? request.prompt
+                                 : alpaca_prompt(request.instruction, request.input);
   const std::vector<int32_t> encoded = tokenizer.encode(prompt);
   Llama model = load_model(base, {}, /*bfloat16=*/false, request.adapter);
   const Generated generated = generate(model, std::vector<int64_t>(encoded.begin(), encoded.end()),
@@ -124,7 +130,8 @@ void generate_text(const GenerateRequest& request) {
                                         .temperature = request.temperature,
                                         .seed = request.seed},
                                        ForwardOptions{});
-  // Decoded with the prompt and cut off after it: SentencePiece drops the space before a text's first piece.
+  // Decoded with the prompt and cut off after it: SentencePiece drops the space before a text's
+  // first piece.
   std::vector<int32_t> all = encoded;
   all.insert(all.end(), generated.ids.begin(), generated.ids.end());
   const std::string before = tokenizer.decode(encoded);

@@ -1,8 +1,7 @@
 #include "worker/run/output_folder.h"
 
-#include <unistd.h>
-
 #include <absl/strings/str_cat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "worker/run/exit_code.h"
@@ -14,7 +13,8 @@ bool is_empty_folder(const std::filesystem::path& path) {
   std::error_code error;
   const bool empty = std::filesystem::is_empty(path, error);
   if (error) {
-    throw JobError(ExitCode::io, absl::StrCat("--out ", path.string(), ": cannot be read: ", error.message()));
+    throw JobError(ExitCode::io,
+                   absl::StrCat("--out ", path.string(), ": cannot be read: ", error.message()));
   }
   return empty;
 }
@@ -26,12 +26,14 @@ void check_existing(const OutputFolder& out, const JobPlan& plan) {
   }
   if (!std::filesystem::exists(out.job_yaml())) {
     if (is_empty_folder(out.root)) return;
-    throw JobError(ExitCode::configuration,
-                   name + ": exists and is not the output folder of a run; name another one, or empty it");
+    throw JobError(
+        ExitCode::configuration,
+        name + ": exists and is not the output folder of a run; name another one, or empty it");
   }
   if (identity_of(out.job_yaml()) != plan.identity) {
-    throw JobError(ExitCode::configuration,
-                   name + ": belongs to another job (its job.yaml differs); name another folder, or remove this one");
+    throw JobError(ExitCode::configuration, name +
+                                                ": belongs to another job (its job.yaml differs); "
+                                                "name another folder, or remove this one");
   }
 }
 
@@ -40,12 +42,17 @@ void check_existing(const OutputFolder& out, const JobPlan& plan) {
 void claim_output_folder(const OutputFolder& out, const JobPlan& plan) {
   std::error_code error;
   if (std::filesystem::exists(out.root, error)) check_existing(out, plan);
-  output_or_throw(create_directories(out.root));
+  output_or_throw(emoe::create_directories(out.root));
   if (::access(out.root.c_str(), W_OK) != 0) {
-    throw JobError(ExitCode::io, absl::StrCat("--out ", out.root.string(), ": cannot be written to"));
+    throw JobError(ExitCode::io,
+                   absl::StrCat("--out ", out.root.string(), ": cannot be written to"));
   }
   // Claimed from here on; the hashes follow when the files have been read.
   if (!std::filesystem::exists(out.job_yaml())) write_job_yaml(out, plan, {});
+}
+
+void write_job_yaml(const OutputFolder& out, const JobPlan& plan, const ContentHashes& hashes) {
+  output_or_throw(write_file_atomically(out.job_yaml(), yaml_with_hashes(plan, hashes)));
 }
 
 }  // namespace emoe::worker

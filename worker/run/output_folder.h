@@ -20,20 +20,12 @@ struct OutputFolder {
   [[nodiscard]] std::filesystem::path cache() const { return root / "cache"; }
 };
 
-// Makes the folder, or checks that an existing one is this job's: same identity as its job.yaml. JobError 64 for another
-// job's folder or one that is no run's, 74 when it cannot be made or written. Rank 0 only.
+// Makes the folder, or checks that an existing one is this job's: same identity as its job.yaml.
+// JobError 64 for another job's folder or one that is no run's, 74 when it cannot be made or
+// written. Rank 0 only.
 void claim_output_folder(const OutputFolder& out, const JobPlan& plan);
 
-// SHA-256 of what a run computed with, for its job.yaml.
-struct RunHashes {
-  std::string model;      // config.json and weights; empty for a random start
-  std::string tokenizer;
-  std::string train_data;
-  std::string eval_data;  // empty without
-  std::string program;    // of this executable
-};
-
 // Writes job.yaml: the resolved spec with its hashes.
-void write_job_yaml(const OutputFolder& out, const JobPlan& plan, const RunHashes& hashes);
+void write_job_yaml(const OutputFolder& out, const JobPlan& plan, const ContentHashes& hashes);
 
 }  // namespace emoe::worker

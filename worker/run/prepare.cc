@@ -26,23 +26,43 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer& tokenizer) {
   return BaseWeights::random(config, plan.model.init_seed, plan.model.initializer_range);
 }
 
-Dataset load(DatasetOptions options, const Tokenizer& tokenizer, const std::filesystem::path& cache_dir, int threads) {
+Dataset load(DatasetOptions options, const Tokenizer& tokenizer,
+             const std::filesystem::path& cache_dir, int threads) {
   options.cache_dir = cache_dir;
   options.threads = threads;
   return input_or_throw(load_dataset(options, tokenizer));
 }
 
-RunHashes hashes_of(const JobPlan& plan, const Prepared& prepared, const std::filesystem::path& cache_dir) {
-  RunHashes hashes;
-  if (!plan.model.path.empty()) hashes.model = input_or_throw(hash_of_model(plan.model.path, cache_dir));
+ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared,
+                        const std::filesystem::path& cache_dir) {
+  ContentHashes hashes;
+  if (!plan.model.path.empty())
+    hashes.model = input_or_throw(hash_of_model(plan.model.path, cache_dir));
   hashes.tokenizer = prepared.tokenizer.sha256();
-  hashes.train_data = prepared.train.report.sha256;
-  if (prepared.eval) hashes.eval_data = prepared.eval->report.sha256;
-  if (auto program = cached_sha256_of_file("/proc/self/exe", ""); program.ok()) hashes.program = *program;
+  hashes.train = prepared.train.report.sha256;
+  if (prepared.eval) hashes.eval = prepared.eval->report.sha256;
+  if (auto program = cached_sha256_of_file("/proc/self/exe", ""); program.ok())
+    hashes.program = *program;
   return hashes;
 }
 
-std::string fingerprint_of(const JobPlan& plan, const Prepared& prepared, const std::filesystem::path& cache_dir) {
+// A job that says what it was run with must find that.
+void check_expected(const ContentHashes& expected, const ContentHashes& found) {
+  const auto check = [](const std::string& key, const std::string& wanted, const std::string& got) {
+    if (wanted.empty() || wanted == got) return;
+    throw JobError(
+        ExitCode::data,
+        absl::StrCat("hashes.", key, ": the job was made for content ", wanted, ", found is ", got,
+                     "; take the hashes out of the job file to use what is there now"));
+  };
+  check("model", expected.model, found.model);
+  check("tokenizer", expected.tokenizer, found.tokenizer);
+  check("train", expected.train, found.train);
+  check("eval", expected.eval, found.eval);
+}
+
+std::string fingerprint_of(const JobPlan& plan, const Prepared& prepared,
+                           const std::filesystem::path& cache_dir) {
   Sha256 hash;
   hash.update(plan.identity);
   hash.update(prepared.hashes.model + "\n" + prepared.hashes.tokenizer + "\n");
@@ -60,7 +80,7 @@ std::string fingerprint_of(const JobPlan& plan, const Prepared& prepared, const 
 }  // namespace
 
 Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, int threads) {
-  output_or_throw(create_directories(cache_dir));
+  output_or_throw(emoe::create_directories(cache_dir));
   const FileLock lock = input_or_throw(FileLock::acquire(cache_dir / "prepare.lock"));
   Tokenizer tokenizer = input_or_throw(Tokenizer::load(plan.model.tokenizer));
   BaseWeights base = open_base(plan, tokenizer);
@@ -76,6 +96,7 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
                     .hashes = {},
                     .fingerprint = ""};
   prepared.hashes = hashes_of(plan, prepared, cache_dir);
+  check_expected(plan.expected, prepared.hashes);
   prepared.fingerprint = fingerprint_of(plan, prepared, cache_dir);
   log_info("%d rows to train on, %d held out", prepared.train.rows.size(),
            prepared.eval ? prepared.eval->rows.size() : 0);

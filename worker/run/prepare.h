@@ -13,19 +13,21 @@
 
 namespace emoe::worker {
 
-// What a rank holds before any communicator exists. It follows from the job's files alone, so all ranks have the same.
+// What a rank holds before any communicator exists. It follows from the job's files alone, so all
+// ranks have the same.
 struct Prepared {
   Tokenizer tokenizer;
   BaseWeights base;
   Dataset train;
   std::optional<Dataset> eval;
   EmoeOptions emoe;
-  RunHashes hashes;
+  ContentHashes hashes;
   std::string fingerprint;  // of all that a resumed run must find unchanged
 };
 
-// Tokenises, opens the weights, clusters the experts; through `cache_dir`, so that the other ranks of a host and later
-// attempts find it done. Throws JobError (64, 65, 74).
-[[nodiscard]] Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, int threads);
+// Tokenises, opens the weights, clusters the experts; through `cache_dir`, so that the other ranks
+// of a host and later attempts find it done. Throws JobError (64, 65, 74).
+[[nodiscard]] Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir,
+                               int threads);
 
 }  // namespace emoe::worker

@@ -6,17 +6,18 @@
 
 namespace emoe::worker {
 
-// What the launcher and the coordinator tell a rank through environment variables; read once, by main.
+// What the launcher and the coordinator tell a rank through environment variables; read once, by
+// main.
 struct RankEnvironment {
-  int rank = 0;        // known before MPI starts: OMPI_COMM_WORLD_RANK, PMIX_RANK, …
+  int rank = 0;  // known before MPI starts: OMPI_COMM_WORLD_RANK, PMIX_RANK, …
   int world_size = 1;
   bool launched = false;  // under mpirun or srun
 
   struct Coordinator {
-    std::string address;  // EMOE_COORDINATOR, host:port
-    std::string job_id;   // EMOE_JOB_ID
-    int attempt = 1;      // EMOE_ATTEMPT
-    std::string token;    // EMOE_ATTEMPT_TOKEN
+    std::string address;                // EMOE_COORDINATOR, host:port
+    std::string job_id;                 // EMOE_JOB_ID
+    int attempt = 1;                    // EMOE_ATTEMPT
+    std::string token;                  // EMOE_ATTEMPT_TOKEN
     int reconnect_grace_seconds = 300;  // EMOE_RECONNECT_GRACE_SECONDS
   };
   std::optional<Coordinator> coordinator;

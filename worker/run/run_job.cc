@@ -3,7 +3,6 @@
 #include <thread>
 
 #include <ATen/Parallel.h>
-
 #include <absl/strings/str_cat.h>
 
 #include "base/clock.h"
@@ -45,13 +44,15 @@ int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
   return threads;
 }
 
-std::unique_ptr<Communicator> make_communicator(const RankEnvironment& environment, const MpiSession* mpi) {
+std::unique_ptr<Communicator> make_communicator(const RankEnvironment& environment,
+                                                const MpiSession* mpi) {
   if (mpi == nullptr) return make_loopback();
   if (mpi->world_size() != environment.world_size) {
     throw JobError(ExitCode::configuration,
-                   absl::StrCat("the launcher started ", environment.world_size, " ranks, but MPI sees ",
-                                mpi->world_size(), ": launcher and MPI library do not speak the same PMI "
-                                                   "(under Slurm use srun --mpi=pmix)"));
+                   absl::StrCat("the launcher started ", environment.world_size,
+                                " ranks, but MPI sees ", mpi->world_size(),
+                                ": launcher and MPI library do not speak the same PMI "
+                                "(under Slurm use srun --mpi=pmix)"));
   }
   return make_mpi_communicator();
 }
@@ -67,7 +68,9 @@ Llama make_model(const JobPlan& plan, const Prepared& prepared) {
   if (!plan.tuning.init_adapter.empty()) {
     const PeftAdapter adapter = input_or_throw(read_peft_adapter(plan.tuning.init_adapter));
     const Status loaded = load_peft_adapter(adapter, model);
-    if (!loaded.ok()) throw JobError(ExitCode::configuration, absl::StrCat("lora.init_adapter: ", std::string(loaded.message())));
+    if (!loaded.ok())
+      throw JobError(ExitCode::configuration,
+                     absl::StrCat("lora.init_adapter: ", std::string(loaded.message())));
   }
   return model;
 }
@@ -87,7 +90,8 @@ std::vector<int64_t> probe_of(const Prepared& prepared) {
   return {ids.begin(), ids.begin() + static_cast<ptrdiff_t>(std::min(ids.size(), kProbeTokens))};
 }
 
-MergeRecord export_result(Llama& model, const JobPlan& plan, const Prepared& prepared, const OutputFolder& out) {
+MergeRecord export_result(Llama& model, const JobPlan& plan, const Prepared& prepared,
+                          const OutputFolder& out) {
   ExportOptions options;
   options.out = out.export_dir();
   options.dtype = plan.export_model.bfloat16 ? "bfloat16" : "float32";
@@ -115,7 +119,9 @@ MergeRecord export_result(Llama& model, const JobPlan& plan, const Prepared& pre
 class JobRun {
  public:
   JobRun(const RunRequest& request, const RankEnvironment& environment)
-      : environment_(environment), out_{request.out}, plan_(plan_job(request.job_file, request.overrides)) {}
+      : environment_(environment),
+        out_{request.out},
+        plan_(plan_job(request.job_file, request.overrides)) {}
 
   ExitCode run() {
     check_world_size(plan_, environment_);
@@ -143,7 +149,8 @@ class JobRun {
 
     std::optional<MpiSession> mpi;
     if (environment_.launched) mpi.emplace();
-    const std::unique_ptr<Communicator> comm = make_communicator(environment_, mpi ? &*mpi : nullptr);
+    const std::unique_ptr<Communicator> comm =
+        make_communicator(environment_, mpi ? &*mpi : nullptr);
     reporting.watch(comm->counters());
 
     Llama model = make_model(plan_, prepared);

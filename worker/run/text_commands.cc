@@ -1,6 +1,5 @@
-#include <nlohmann/json.hpp>
-
 #include <absl/strings/str_cat.h>
+#include <nlohmann/json.hpp>
 
 #include "base/file.h"
 #include "worker/run/commands.h"
@@ -14,7 +13,8 @@ std::vector<std::string> read_texts(const std::filesystem::path& path) {
   const std::string content = input_or_throw(read_file(path));
   const nlohmann::json json = nlohmann::json::parse(content, nullptr, /*allow_exceptions=*/false);
   const auto wrong = [&path](const std::string& what) {
-    return JobError(ExitCode::data, absl::StrCat(path.string(), ": ", what, "; wanted is a JSON list of strings"));
+    return JobError(ExitCode::data,
+                    absl::StrCat(path.string(), ": ", what, "; wanted is a JSON list of strings"));
   };
   if (json.is_discarded()) throw wrong("is not valid JSON");
   if (!json.is_array()) throw wrong("is not a list");
