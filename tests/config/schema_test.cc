@@ -47,6 +47,7 @@ TEST(Schema, EveryNumberHasARange) {
     spec.mutable_lora();
     spec.mutable_emoe()->mutable_layers();
     spec.mutable_evaluate();
+    spec.mutable_hashes();
     const auto full = resolve(spec);
     const FieldAt at = find_field(full, rule.key);
     ASSERT_NE(at.message, nullptr) << rule.key;

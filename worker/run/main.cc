@@ -8,7 +8,6 @@
 #include <absl/strings/str_cat.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "worker/run/commands.h"
 #include "worker/run/exit_code.h"
@@ -81,21 +80,11 @@ void add_train_tokenizer(CLI::App& app, TrainTokenizerRequest& request) {
   train->add_option("--out", request.out, "tokenizer.model to write")->required();
 }
 
-// For launchers that see only mpirun's exit: which rank ended how (launcher/local reads it).
-void leave_exit_note(const RankEnvironment& environment, int code) {
-  if (environment.attempt_dir.empty()) return;
-  const auto path = environment.attempt_dir / absl::StrCat("rank_", environment.rank, ".exit");
-  if (Status status = write_file_atomically(path, absl::StrCat(code, "\n")); !status.ok()) {
-    log_warning("%s", std::string(status.message()));
-  }
-}
-
 int report_failure(const RankEnvironment& environment, const std::exception& error) {
   const int code = static_cast<int>(exit_code_of(error));
   std::fprintf(stderr, "emoe-worker: %s%s\n",
                environment.launched ? absl::StrCat("rank ", environment.rank, ": ").c_str() : "",
                error.what());
-  leave_exit_note(environment, code);
   return code;
 }
 
@@ -131,7 +120,6 @@ int dispatch(int argc, char** argv, RankEnvironment& environment) {
   if (app.got_subcommand("tokenize")) tokenize_texts(tokenize);
   if (app.got_subcommand("generate")) generate_text(generate);
   if (app.got_subcommand("train-tokenizer")) train_tokenizer_file(tokenizer);
-  leave_exit_note(environment, code);
   return code;
 }
 

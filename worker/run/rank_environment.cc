@@ -42,7 +42,6 @@ RankEnvironment read_rank_environment() {
         .reconnect_grace_seconds = number_of("EMOE_RECONNECT_GRACE_SECONDS", 300)};
   }
   environment.cache_dir = text_of("EMOE_CACHE_DIR");
-  environment.attempt_dir = text_of("EMOE_ATTEMPT_DIR");
   environment.metrics_listen = text_of("EMOE_METRICS_LISTEN");
   if (environment.metrics_listen.empty()) environment.metrics_listen = "127.0.0.1:0";
   return environment;

@@ -22,9 +22,8 @@ struct RankEnvironment {
   };
   std::optional<Coordinator> coordinator;
 
-  std::filesystem::path cache_dir;    // EMOE_CACHE_DIR; empty: <out>/cache
-  std::filesystem::path attempt_dir;  // EMOE_ATTEMPT_DIR; where rank_<r>.exit goes; empty: nowhere
-  std::string metrics_listen;         // EMOE_METRICS_LISTEN; default 127.0.0.1:0; "off": none
+  std::filesystem::path cache_dir;  // EMOE_CACHE_DIR; empty: <out>/cache
+  std::string metrics_listen;       // EMOE_METRICS_LISTEN; default 127.0.0.1:0; "off": none
 };
 
 // Throws JobError (64) for a value that does not parse.

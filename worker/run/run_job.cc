@@ -129,11 +129,13 @@ class JobRun {
     const int threads = set_threads(plan_, environment_);
     Reporting reporting(plan_, environment_, out_);
     try {
-      const ExitCode code = train_and_export(reporting, threads);
-      reporting.finish(code, code == ExitCode::done ? "" : "stopped at a step edge");
-      return reporting.must_leave() ? ExitCode::peer_lost : code;
+      ExitCode code = train_and_export(reporting, threads);
+      if (reporting.must_leave()) code = ExitCode::peer_lost;
+      reporting.finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
+      return code;
     } catch (const std::exception& error) {
-      reporting.finish(exit_code_of(error), error.what());
+      reporting.unwatch();
+      reporting.finish(exit_code_of(error), error.what(), steps_done_);
       throw;
     }
   }
@@ -157,6 +159,7 @@ class JobRun {
     const TrainEnd end = train(model, prepared, *comm, reporting);
     if (end == TrainEnd::finished && is_first()) publish(model, prepared, reporting);
     comm->barrier();
+    reporting.unwatch();
     return end == TrainEnd::finished ? ExitCode::done : ExitCode::preempted;
   }
 
@@ -173,11 +176,23 @@ class JobRun {
                               .clock = clock,
                               .train_rows = prepared.train.rows,
                               .eval_rows = prepared.eval ? prepared.eval->rows : no_rows});
-    const TrainResult result = trainer.run();
+    const TrainResult result = run_trainer(trainer);
+    steps_done_ = result.steps_done;
     if (result.end != TrainEnd::finished || prepared.emoe.partitions.empty()) return result.end;
     const ExpertCounts counts = trainer.expert_counts();
     if (is_first()) output_or_throw(write_file_atomically(out_.expert_stats(), counts.to_json()));
     return result.end;
+  }
+
+  // The trainer's own errors in terms of exit codes.
+  static TrainResult run_trainer(Trainer& trainer) {
+    try {
+      return trainer.run();
+    } catch (const CheckpointError& error) {
+      throw JobError(ExitCode::io, error.what());
+    } catch (const ResumeError& error) {
+      throw JobError(ExitCode::configuration, error.what());
+    }
   }
 
   void publish(Llama& model, const Prepared& prepared, Reporting& reporting) {
@@ -190,6 +205,7 @@ class JobRun {
   RankEnvironment environment_;
   OutputFolder out_;
   JobPlan plan_;
+  int64_t steps_done_ = 0;
 };
 
 }  // namespace

@@ -1,0 +1,124 @@
+#include "worker/run/reporting.h"
+
+#include <iostream>
+
+#include <absl/strings/str_cat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/version.h"
+
+namespace emoe::worker {
+namespace {
+
+// The coordinator may be restarting when a rank ends; what it has not acknowledged by then is in
+// the output folder.
+constexpr std::chrono::seconds kLastWords{60};
+
+std::string host_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
+}  // namespace
+
+Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
+                     const OutputFolder& out) {
+  const bool alone = !environment.coordinator.has_value();
+  signals_ = std::make_unique<SignalStopSource>(alone ? SignalStopSource::Interrupt::stop
+                                                      : SignalStopSource::Interrupt::leave_alone);
+  start_metrics(environment);
+  std::vector<ProgressSink*> sinks;
+  std::vector<StopSource*> stops{signals_.get()};
+  const std::string job_id = alone ? out.root.filename().string() : environment.coordinator->job_id;
+  probe_ = std::make_unique<MetricsProbe>(
+      registry_, clock_,
+      MetricsProbe::Config{.job_id = job_id, .rank = environment.rank, .comm_sequence = [this] {
+                             const CollectiveCounters* counters = counters_.load();
+                             return counters == nullptr ? 0 : counters->started.load();
+                           }});
+  sinks.push_back(probe_.get());
+  if (environment.rank == 0) {
+    files_ = std::make_unique<FileSink>(out.root);
+    sinks.push_back(files_.get());
+    if (alone) {
+      console_ = std::make_unique<ConsoleSink>(
+          std::cerr, ConsoleSink::Config{.log_every = plan.train.log_every,
+                                         .terminal = ::isatty(STDERR_FILENO) == 1});
+      sinks.push_back(console_.get());
+    }
+  }
+  if (!alone) {
+    start_session(environment, plan.device == "cuda" ? "cuda" : "cpu");
+    sinks.push_back(session_.get());
+    stops.push_back(session_.get());
+  }
+  stop_ = std::make_unique<CombinedStopSource>(std::move(stops));
+  tee_ = std::make_unique<TeeSink>(std::move(sinks));
+}
+
+Reporting::~Reporting() = default;
+
+void Reporting::start_metrics(const RankEnvironment& environment) {
+  if (environment.metrics_listen == "off") return;
+  metrics::HttpExposer::Config config;
+  config.listen = environment.metrics_listen;
+  auto exposer = metrics::HttpExposer::start(registry_, config);
+  if (exposer.ok()) {
+    exposer_ = std::move(exposer).value();
+  } else {
+    log_warning("no /metrics from this rank: %s", std::string(exposer.status().message()));
+  }
+}
+
+void Reporting::start_session(const RankEnvironment& environment, const std::string& device) {
+  const RankEnvironment::Coordinator& coordinator = *environment.coordinator;
+  SessionClient::Config config;
+  config.address = coordinator.address;
+  config.job_id = coordinator.job_id;
+  config.attempt = coordinator.attempt;
+  config.token = coordinator.token;
+  config.rank = environment.rank;
+  config.world_size = environment.world_size;
+  config.host = host_name();
+  config.pid = ::getpid();
+  config.device = device;
+  config.version = kVersion;
+  config.metrics_address = exposer_ ? exposer_->address() : "";
+  config.reconnect_grace = std::chrono::seconds(coordinator.reconnect_grace_seconds);
+  session_ = std::make_unique<SessionClient>(std::move(config));
+}
+
+void Reporting::watch(const CollectiveCounters& counters) {
+  counters_ = &counters;
+  if (!session_) return;
+  session_->set_comm([&counters] {
+    return SessionClient::CommSnapshot{.started = counters.started.load(),
+                                       .completed = counters.completed.load(),
+                                       .operation = counters.operation.load()};
+  });
+}
+
+void Reporting::unwatch() {
+  if (session_) session_->set_comm({});
+  counters_ = nullptr;
+}
+
+void Reporting::finish(ExitCode code, const std::string& message, int64_t steps_done) {
+  Status written;
+  if (files_) written = files_->finish();
+  const bool lost = !written.ok() && code == ExitCode::done;
+  const ExitCode final_code = lost ? output_error_code(written) : code;
+  if (session_ &&
+      !session_->finish(static_cast<int>(final_code),
+                        lost ? std::string(written.message()) : message, steps_done, kLastWords)) {
+    log_warning("the coordinator has not acknowledged this rank's last reports");
+  }
+  if (lost) throw JobError(final_code, std::string(written.message()));
+}
+
+bool Reporting::must_leave() const {
+  return session_ && session_->peer_lost();
+}
+
+}  // namespace emoe::worker

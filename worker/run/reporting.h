@@ -1,0 +1,67 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "metrics/prometheus.h"
+#include "worker/comm/communicator.h"
+#include "worker/report/console_sink.h"
+#include "worker/report/file_sink.h"
+#include "worker/report/metrics_probe.h"
+#include "worker/report/session_client.h"
+#include "worker/report/stop_sources.h"
+#include "worker/report/tee_sink.h"
+#include "worker/run/exit_code.h"
+#include "worker/run/job_plan.h"
+#include "worker/run/output_folder.h"
+#include "worker/run/rank_environment.h"
+
+namespace emoe::worker {
+
+// Everything a rank reports through, put together for where it runs: rank 0 writes the output
+// folder's files, every rank serves /metrics; under a coordinator a session goes up, alone the
+// console shows progress. And what stops it: signals, and the coordinator's commands.
+class Reporting {
+ public:
+  // Signals are taken over from here on; threads (session, HTTP) start. A /metrics address that is
+  // taken is a warning: training does not depend on it.   Reporting(const JobPlan& plan, const
+  // RankEnvironment& environment, const OutputFolder& out);
+  ~Reporting();
+
+  [[nodiscard]] ProgressSink& sink() { return *tee_; }
+  [[nodiscard]] StopSource& stop() { return *stop_; }
+
+  // The collectives of a communicator, for heartbeats and metrics; `counters` outlives this or ends
+  // with unwatch().
+  void watch(const CollectiveCounters& counters);
+  void unwatch();
+
+  // The last words: files are flushed (JobError 74 when that fails and `code` was done), the
+  // coordinator is told and has acknowledged, or is gone.
+  void finish(ExitCode code, const std::string& message, int64_t steps_done);
+
+  // The coordinator has refused this rank or stayed away too long: the exit code is 71 whatever
+  // else happened.
+  [[nodiscard]] bool must_leave() const;
+
+ private:
+  void start_metrics(const RankEnvironment& environment);
+  void start_session(const RankEnvironment& environment, const std::string& device);
+
+  SystemClock clock_;
+  std::atomic<const CollectiveCounters*> counters_{nullptr};
+  metrics::PrometheusRegistry registry_;
+  std::unique_ptr<metrics::HttpExposer> exposer_;
+  std::unique_ptr<MetricsProbe> probe_;
+  std::unique_ptr<FileSink> files_;
+  std::unique_ptr<ConsoleSink> console_;
+  std::unique_ptr<SessionClient> session_;
+  std::unique_ptr<SignalStopSource> signals_;
+  std::unique_ptr<CombinedStopSource> stop_;
+  std::unique_ptr<TeeSink> tee_;
+};
+
+}  // namespace emoe::worker
