@@ -2,7 +2,7 @@
 
 namespace emoe {
 
-// Of all programs; the project's version in CMakeLists.txt.
-inline constexpr char kVersion[] = EMOE_VERSION;
+// The version of all programs: the project's in CMakeLists.txt.
+[[nodiscard]] const char* version();
 
 }  // namespace emoe

@@ -83,7 +83,7 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   config.host = host_name();
   config.pid = ::getpid();
   config.device = device;
-  config.version = kVersion;
+  config.version = version();
   config.metrics_address = exposer_ ? exposer_->address() : "";
   config.reconnect_grace = std::chrono::seconds(coordinator.reconnect_grace_seconds);
   session_ = std::make_unique<SessionClient>(std::move(config));
