@@ -253,6 +253,8 @@ void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locatio
          "emoe.partition.method", "kmeans, random, contiguous and file are");
   reject(uses_emoe(resolved) && resolved.emoe().gate() == "learned", "emoe.gate",
          "gate: average is (the gate of EMoE)");
+  reject(!resolved.export_().original_order(), "export.original_order",
+         "use original_order: true, the neuron order of the base model");
   reject(resolved.has_evaluate(), "evaluate",
          "remove it; data.eval gives losses and perplexity on held-out rows");
 }

@@ -10,7 +10,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 work=build/demo-base
 worker=$root/build/bin/emoe-worker
-vocabulary=1536
+vocabulary=1280
 
 fail() { echo "make_base.sh: $*" >&2; exit 1; }
 [[ -x $worker ]] || fail "no $worker; run 'make build' first"

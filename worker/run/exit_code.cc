@@ -5,6 +5,7 @@
 
 #include "worker/comm/communicator.h"
 #include "worker/eval/non_finite_error.h"
+#include "worker/train/errors.h"
 
 namespace emoe::worker {
 
@@ -49,7 +50,11 @@ ExitCode exit_code_of(const std::exception& error) {
   if (const auto* job = dynamic_cast<const JobError*>(&error)) return job->code();
   if (dynamic_cast<const CommunicationError*>(&error) != nullptr) return ExitCode::peer_lost;
   if (dynamic_cast<const NonFiniteError*>(&error) != nullptr) return ExitCode::non_finite;
+  if (dynamic_cast<const CheckpointError*>(&error) != nullptr) return ExitCode::io;
+  if (dynamic_cast<const ResumeError*>(&error) != nullptr) return ExitCode::configuration;
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return ExitCode::out_of_memory;
+  // Options that leave nothing to do (no step, no target): the job asks for it.
+  if (dynamic_cast<const std::invalid_argument*>(&error) != nullptr) return ExitCode::configuration;
   // LibTorch throws c10::Error for a failed allocation; its type cannot be named here (see
   // check_layers.py).
   const std::string_view text = error.what();

@@ -12,7 +12,7 @@
 namespace emoe::worker {
 namespace {
 
-Partition make_layer(const JobPlan::Emoe& plan, const BaseWeights& base, PartitionOptions options) {
+Partition make_layer(const BaseWeights& base, PartitionOptions options) {
   const LlamaConfig& config = base.config();
   const at::Tensor stored =
       base.tensor(absl::StrCat("model.layers.", options.layer, ".mlp.gate_proj.weight"),
@@ -41,16 +41,15 @@ EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base,
   emoe.top_k = plan.top_k;
   emoe.selector = plan.selector;
   for (const int64_t layer : plan.layers) {
-    emoe.partitions[layer] = make_layer(plan, base,
-                                        {.num_experts = plan.experts,
-                                         .method = plan.method,
-                                         .restarts = plan.restarts,
-                                         .seed = plan.seed,
-                                         .layer = layer,
-                                         .folder = plan.path,
-                                         .weight_hash = "",
-                                         .cache_dir = cache_dir,
-                                         .threads = threads});
+    emoe.partitions[layer] = make_layer(base, {.num_experts = plan.experts,
+                                               .method = plan.method,
+                                               .restarts = plan.restarts,
+                                               .seed = plan.seed,
+                                               .layer = layer,
+                                               .folder = plan.path,
+                                               .weight_hash = "",
+                                               .cache_dir = cache_dir,
+                                               .threads = threads});
     log_info("layer %d: %d experts by %s, inertia %.6g", layer, plan.experts, plan.method,
              emoe.partitions[layer].inertia);
   }

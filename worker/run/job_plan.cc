@@ -122,7 +122,7 @@ TrainOptions train_of(const v1::JobSpec& spec) {
   train.learning_rate = optimizer.learning_rate();
   train.warmup_ratio = optimizer.warmup_ratio();
   train.eval_every = spec.train().eval_every();
-  train.log_every = spec.train().log_every();
+
   train.checkpoint.every_steps = spec.checkpoint().every_steps();
   train.checkpoint.keep = spec.checkpoint().keep();
   return train;
@@ -200,6 +200,7 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   plan.train_data = dataset_of(spec, spec.data().train(), spec.data().fraction());
   if (!spec.data().eval().empty()) plan.eval_data = dataset_of(spec, spec.data().eval(), 1.0);
   plan.train = train_of(spec);
+  plan.log_every = spec.train().log_every();
   plan.export_model = export_of(spec);
   plan.expected = {.model = spec.hashes().model(),
                    .tokenizer = spec.hashes().tokenizer(),

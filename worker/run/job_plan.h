@@ -59,7 +59,8 @@ struct JobPlan {
 
   DatasetOptions train_data;
   std::optional<DatasetOptions> eval_data;
-  TrainOptions train;  // checkpoint.folder and .fingerprint are filled in by the run
+  int64_t log_every = 1;  // steps between progress lines
+  TrainOptions train;     // checkpoint.folder and .fingerprint are filled in by the run
 
   struct Export {
     bool bfloat16 = false;

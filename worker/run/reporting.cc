@@ -41,12 +41,10 @@ Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
   if (environment.rank == 0) {
     files_ = std::make_unique<FileSink>(out.root);
     sinks.push_back(files_.get());
-    if (alone) {
-      console_ = std::make_unique<ConsoleSink>(
-          std::cerr, ConsoleSink::Config{.log_every = plan.train.log_every,
-                                         .terminal = ::isatty(STDERR_FILENO) == 1});
-      sinks.push_back(console_.get());
-    }
+    console_ = std::make_unique<ConsoleSink>(
+        std::cerr, ConsoleSink::Config{.log_every = plan.log_every,
+                                       .terminal = alone && ::isatty(STDERR_FILENO) == 1});
+    sinks.push_back(console_.get());
   }
   if (!alone) {
     start_session(environment, plan.device == "cuda" ? "cuda" : "cpu");

@@ -27,8 +27,8 @@ namespace emoe::worker {
 class Reporting {
  public:
   // Signals are taken over from here on; threads (session, HTTP) start. A /metrics address that is
-  // taken is a warning: training does not depend on it.   Reporting(const JobPlan& plan, const
-  // RankEnvironment& environment, const OutputFolder& out);
+  // taken is a warning: training does not depend on it.
+  Reporting(const JobPlan& plan, const RankEnvironment& environment, const OutputFolder& out);
   ~Reporting();
 
   [[nodiscard]] ProgressSink& sink() { return *tee_; }

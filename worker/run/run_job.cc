@@ -11,9 +11,11 @@
 #include "worker/comm/loopback/loopback_communicator.h"
 #include "worker/comm/mpi/mpi_communicator.h"
 #include "worker/comm/mpi/mpi_session.h"
+#include "worker/device/device.h"
 #include "worker/model/llama.h"
 #include "worker/run/commands.h"
 #include "worker/run/exit_code.h"
+#include "worker/run/experts.h"
 #include "worker/run/job_plan.h"
 #include "worker/run/output_folder.h"
 #include "worker/run/prepare.h"
@@ -41,6 +43,7 @@ int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
     threads = std::max(1, cores / std::max(1, environment.world_size));
   }
   at::set_num_threads(threads);
+  keep_freed_memory();
   return threads;
 }
 
@@ -57,10 +60,11 @@ std::unique_ptr<Communicator> make_communicator(const RankEnvironment& environme
   return make_mpi_communicator();
 }
 
-Llama make_model(const JobPlan& plan, const Prepared& prepared) {
+Llama make_model(const JobPlan& plan, const Prepared& prepared, at::Device device) {
   Llama::Options options;
   options.config = prepared.base.config();
   options.dtype = plan.model.bfloat16 ? at::kBFloat16 : at::kFloat;
+  options.device = device;
   options.lora = plan.tuning.lora;
   options.full = plan.tuning.full;
   options.emoe = prepared.emoe;
@@ -126,12 +130,14 @@ class JobRun {
   ExitCode run() {
     check_world_size(plan_, environment_);
     if (is_first()) claim_output_folder(out_, plan_);
-    const int threads = set_threads(plan_, environment_);
     Reporting reporting(plan_, environment_, out_);
     try {
-      ExitCode code = train_and_export(reporting, threads);
+      ExitCode code = train_and_export(reporting);
       if (reporting.must_leave()) code = ExitCode::peer_lost;
+      reporting.unwatch();
       reporting.finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
+      // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
+      comm_->barrier();
       return code;
     } catch (const std::exception& error) {
       reporting.unwatch();
@@ -143,56 +149,44 @@ class JobRun {
  private:
   [[nodiscard]] bool is_first() const { return environment_.rank == 0; }
 
-  ExitCode train_and_export(Reporting& reporting, int threads) {
+  ExitCode train_and_export(Reporting& reporting) {
+    const int threads = set_threads(plan_, environment_);
     reporting.sink().on_phase(Phase::prepare);
     const Prepared prepared = prepare(
         plan_, environment_.cache_dir.empty() ? out_.cache() : environment_.cache_dir, threads);
     if (is_first()) write_preparation(out_, plan_, prepared);
 
-    std::optional<MpiSession> mpi;
-    if (environment_.launched) mpi.emplace();
-    const std::unique_ptr<Communicator> comm =
-        make_communicator(environment_, mpi ? &*mpi : nullptr);
-    reporting.watch(comm->counters());
+    if (environment_.launched) mpi_.emplace();
+    comm_ = make_communicator(environment_, mpi_ ? &*mpi_ : nullptr);
+    reporting.watch(comm_->counters());
 
-    Llama model = make_model(plan_, prepared);
-    const TrainEnd end = train(model, prepared, *comm, reporting);
+    Llama model =
+        make_model(plan_, prepared, find_device(plan_.device, mpi_ ? mpi_->local_rank() : 0));
+    const TrainEnd end = train(model, prepared, reporting);
     if (end == TrainEnd::finished && is_first()) publish(model, prepared, reporting);
-    comm->barrier();
-    reporting.unwatch();
+    comm_->barrier();
     return end == TrainEnd::finished ? ExitCode::done : ExitCode::preempted;
   }
 
-  TrainEnd train(Llama& model, const Prepared& prepared, Communicator& comm, Reporting& reporting) {
+  TrainEnd train(Llama& model, const Prepared& prepared, Reporting& reporting) {
     TrainOptions options = plan_.train;
     options.checkpoint.folder = out_.checkpoints();
     options.checkpoint.fingerprint = prepared.fingerprint;
     const std::vector<Row> no_rows;
     const SystemClock clock;
     Trainer trainer(options, {.model = model,
-                              .comm = comm,
+                              .comm = *comm_,
                               .progress = reporting.sink(),
                               .stop = reporting.stop(),
                               .clock = clock,
                               .train_rows = prepared.train.rows,
                               .eval_rows = prepared.eval ? prepared.eval->rows : no_rows});
-    const TrainResult result = run_trainer(trainer);
+    const TrainResult result = trainer.run();
     steps_done_ = result.steps_done;
     if (result.end != TrainEnd::finished || prepared.emoe.partitions.empty()) return result.end;
     const ExpertCounts counts = trainer.expert_counts();
     if (is_first()) output_or_throw(write_file_atomically(out_.expert_stats(), counts.to_json()));
     return result.end;
-  }
-
-  // The trainer's own errors in terms of exit codes.
-  static TrainResult run_trainer(Trainer& trainer) {
-    try {
-      return trainer.run();
-    } catch (const CheckpointError& error) {
-      throw JobError(ExitCode::io, error.what());
-    } catch (const ResumeError& error) {
-      throw JobError(ExitCode::configuration, error.what());
-    }
   }
 
   void publish(Llama& model, const Prepared& prepared, Reporting& reporting) {
@@ -205,6 +199,8 @@ class JobRun {
   RankEnvironment environment_;
   OutputFolder out_;
   JobPlan plan_;
+  std::optional<MpiSession> mpi_;
+  std::unique_ptr<Communicator> comm_;  // gone before mpi_
   int64_t steps_done_ = 0;
 };
 

@@ -39,7 +39,6 @@ struct TrainOptions {
   double learning_rate = 2e-4;
   double warmup_ratio = 0.03;
   int64_t eval_every = 0;  // steps; 0: only before the first and after the last
-  int64_t log_every = 1;   // steps between log lines of rank 0; records are made for every step
   CheckpointOptions checkpoint;
 };
 

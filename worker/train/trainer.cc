@@ -6,7 +6,6 @@
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 
-#include "base/log.h"
 #include "worker/eval/evaluation.h"
 #include "worker/eval/non_finite_error.h"
 #include "worker/train/adamw.h"
@@ -70,7 +69,6 @@ class Trainer::Loop {
   Edge run_step(int64_t step);
   [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
   [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
-  void report(const StepRecord& record);
   // True when the loop ends here.
   bool at_edge(int64_t done, const Edge& edge);
 
@@ -156,10 +154,6 @@ void Trainer::Loop::evaluate_now(int64_t done) {
   state_.last_eval_step = done;
   if (done == 0) result_.first_eval = record;
   result_.last_eval = record;
-  if (parts_.comm.rank() == 0) {
-    log_info("evaluation after %d steps: loss %.6f, dense %.6f, perplexity %.4f", done, record.loss,
-             record.loss_dense, record.perplexity);
-  }
   parts_.progress.on_eval(record);
 }
 
@@ -205,7 +199,7 @@ Edge Trainer::Loop::run_step(int64_t step) {
   record.samples = batches.samples;
   record.phase_seconds = phases_.take();
   record.seconds = std::chrono::duration<double>(parts_.clock.steady_now() - start).count();
-  report(record);
+  parts_.progress.on_step(record);
   return edge;
 }
 
@@ -260,17 +254,6 @@ std::vector<StepNote> Trainer::Loop::exchange(int64_t step, double own_loss) {
     }
   }
   return notes;
-}
-
-void Trainer::Loop::report(const StepRecord& record) {
-  const bool last = record.step + 1 == plan_.steps();
-  const bool due = options_.log_every > 0 && (record.step + 1) % options_.log_every == 0;
-  if (parts_.comm.rank() == 0 && (due || last)) {
-    log_info("step %d of %d: loss %.6f, rate %.3g, gradient norm %.4g, %.0f tokens/s",
-             record.step + 1, plan_.steps(), record.loss, record.learning_rate, record.grad_norm,
-             static_cast<double>(record.tokens) / record.seconds);
-  }
-  parts_.progress.on_step(record);
 }
 
 Trainer::Trainer(TrainOptions options, const Parts& parts)

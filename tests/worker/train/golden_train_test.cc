@@ -123,7 +123,6 @@ class GoldenTraining : public ::testing::TestWithParam<Case> {
                            : ScheduleKind::constant;
     options.learning_rate = config_["learning_rate"].as<double>();
     options.warmup_ratio = config_["warmup_ratio"].as<double>();
-    options.log_every = 0;
     return options;
   }
 

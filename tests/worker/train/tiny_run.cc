@@ -166,7 +166,6 @@ TinyRun standard_run() {
   run.options.micro_batches = {.max_tokens = 64, .packing = true};
   run.options.learning_rate = 1e-2;
   run.options.adamw.weight_decay = 0.01;
-  run.options.log_every = 0;
   run.options.checkpoint.fingerprint = "spec";
   run.train = tiny_rows(20, 3);
   run.eval = tiny_rows(6, 4);
