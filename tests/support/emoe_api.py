@@ -177,7 +177,11 @@ class Coordinator:
         self.marker = f"EMOE_TEST_ID={uuid.uuid4()}"
         self.process = self.api = self.log = None
         self.starts = 0
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self):
         return self
@@ -221,7 +225,8 @@ class Coordinator:
 
     def kill(self):
         """SIGKILL to the coordinator alone, as the kernel would."""
-        self.api.close()
+        if self.api:
+            self.api.close()
         self.process.kill()
         self.process.wait()
         self.log.close()
@@ -240,7 +245,7 @@ class Coordinator:
 
     def close(self):
         """Ends everything, whatever state the test left it in."""
-        if self.process.poll() is None:
+        if self.process and self.process.poll() is None:
             self.kill()
         deadline = time.monotonic() + 10
         while (left := tools.marked_processes(self.marker)) and time.monotonic() < deadline:
