@@ -47,7 +47,7 @@ class Runner:
         begin = time.monotonic()
         try:
             outcome = work(folder)
-        except (AssertionError, OSError, KeyError, ValueError) as error:
+        except (AssertionError, OSError, LookupError, TypeError, ValueError) as error:
             self.table.fail(case.name, configuration, f"{type(error).__name__}: {error}")
             return
         deviations, note = outcome if isinstance(outcome, tuple) else (outcome, "")
