@@ -34,7 +34,7 @@ CASES = {
     "lora": dict(method="lora", data_start=0, max_steps=6, learning_rate=5e-3, lr_scheduler_type="cosine", warmup_ratio=0.2,
                  weight_decay=0.0, loss_reduction="token",
                  lora=dict(r=4, alpha=8, target_modules=["q_proj", "v_proj"], init_b_std=0.0)),
-    "emoe-lora": dict(method="emoe_lora", experts="../experts-n8.json", layers=[0, 2], num_selected=3, selector="top",
+    "emoe-lora": dict(method="emoe_lora", experts="../experts-n8.json", layers=[0, 2], num_selected=3, selector="top", seed=2,
                       data_start=16, max_steps=6, learning_rate=4e-3, lr_scheduler_type="linear", warmup_ratio=0.3,
                       weight_decay=0.1, loss_reduction="example",
                       lora=dict(r=4, alpha=4, init_b_std=0.02, target_modules=[
@@ -129,8 +129,10 @@ class Experts:
         table = json.loads((DATA / "case" / case["experts"]).resolve().read_text())
         self.count, self.k, self.selector, self.on = table["num_experts"], case["num_selected"], selector, True
         self.seen = {}  # layer → (mask [T, N], margin [T]) of the last forward pass
+        modules = dict(model.named_modules())
+        prefix = next(name for name in modules if name.endswith("model.layers"))
         for layer in case["layers"]:
-            mlp = model.model.layers[layer].mlp
+            mlp = modules[f"{prefix}.{layer}.mlp"]  # with LoRA, its projections are the wrapped ones
             labels = torch.tensor(table["labels"][layer])
             mlp.gate_proj.register_forward_hook(
                 lambda _, __, gate, layer=layer, labels=labels: self.score(layer, labels, gate))
@@ -183,9 +185,10 @@ def evaluate(model, experts, examples):
 # ---------------------------------------------------------------- the cases
 def start_of(case, folder):
     base = LlamaForCausalLM.from_pretrained(DATA / "tiny", dtype=torch.float32, attn_implementation="eager").eval()
-    experts = Experts(base, case, case["selector"]) if "experts" in case else None
+    # After LoRA's wrapping: the gate's score includes the adapter of gate_proj.
+    experts_of = lambda model: Experts(model, case, case["selector"]) if "experts" in case else None
     if "lora" not in case:
-        return base, experts
+        return base, experts_of(base)
     spec = case["lora"]
     torch.manual_seed(case["seed"])
     model = get_peft_model(base, LoraConfig(r=spec["r"], lora_alpha=spec["alpha"], lora_dropout=0.0, bias="none",
@@ -194,7 +197,7 @@ def start_of(case, folder):
         if "lora_B" in name and spec["init_b_std"]:
             parameter.data.normal_(0.0, spec["init_b_std"])
     save_adapter(model, folder / "init_adapter")
-    return model, experts
+    return model, experts_of(model)
 
 
 def save_adapter(model: PeftModel, folder):
