@@ -40,7 +40,7 @@ def logits(folder, model, ids, *options):
 def emoe_options(case, folder, emoe):
     """--emoe and --partition for one emoe section."""
     spec = {"name": case.name, "model": {"path": str(case.path("model")), "dtype": "float32"},
-            "data": {"max_length": 256}, "emoe": emoe, "resources": {"device": "cpu"}}
+            "emoe": emoe, "resources": {"device": "cpu"}}
     return ["--emoe", tools.write_yaml(folder / "emoe.yaml", spec), "--partition", emoe["partition"]["path"]]
 
 

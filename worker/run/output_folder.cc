@@ -1,5 +1,7 @@
 #include "worker/run/output_folder.h"
 
+#include <algorithm>
+
 #include <absl/strings/str_cat.h>
 #include <unistd.h>
 
@@ -9,14 +11,16 @@
 namespace emoe::worker {
 namespace {
 
-bool is_empty_folder(const std::filesystem::path& path) {
+// Empty, or with nothing in it but the cache: another rank of this launch may have been quicker.
+bool is_unclaimed(const OutputFolder& out) {
   std::error_code error;
-  const bool empty = std::filesystem::is_empty(path, error);
+  std::filesystem::directory_iterator entries(out.root, error);
   if (error) {
-    throw JobError(ExitCode::io,
-                   absl::StrCat("--out ", path.string(), ": cannot be read: ", error.message()));
+    throw JobError(ExitCode::io, absl::StrCat("--out ", out.root.string(),
+                                              ": cannot be read: ", error.message()));
   }
-  return empty;
+  return std::all_of(begin(entries), end(entries),
+                     [&](const auto& entry) { return entry.path() == out.cache(); });
 }
 
 void check_existing(const OutputFolder& out, const JobPlan& plan) {
@@ -25,7 +29,7 @@ void check_existing(const OutputFolder& out, const JobPlan& plan) {
     throw JobError(ExitCode::configuration, name + ": exists and is not a folder");
   }
   if (!std::filesystem::exists(out.job_yaml())) {
-    if (is_empty_folder(out.root)) return;
+    if (is_unclaimed(out)) return;
     throw JobError(
         ExitCode::configuration,
         name + ": exists and is not the output folder of a run; name another one, or empty it");
