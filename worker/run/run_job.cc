@@ -20,6 +20,7 @@
 #include "worker/run/output_folder.h"
 #include "worker/run/prepare.h"
 #include "worker/run/reporting.h"
+#include "worker/train/packing_report.h"
 #include "worker/train/trainer.h"
 #include "worker/weights/export.h"
 #include "worker/weights/peft.h"
@@ -82,7 +83,12 @@ Llama make_model(const JobPlan& plan, const Prepared& prepared, at::Device devic
 // What rank 0 leaves for people before training: what was read and how it was split.
 void write_preparation(const OutputFolder& out, const JobPlan& plan, const Prepared& prepared) {
   write_job_yaml(out, plan, prepared.hashes);
-  output_or_throw(write_data_report(out.data_report(), prepared.train.report,
+  DataReport train = prepared.train.report;
+  auto packing = packing_of(prepared.train.rows, plan.train, plan.ranks);
+  if (!packing.ok())
+    throw JobError(ExitCode::configuration, std::string(packing.status().message()));
+  train.packing = *packing;
+  output_or_throw(write_data_report(out.data_report(), train,
                                     prepared.eval ? &prepared.eval->report : nullptr));
   write_partitions(prepared.emoe, out.partition());
 }

@@ -67,6 +67,7 @@ class Trainer::Loop {
   void evaluate_now(int64_t done);
   [[nodiscard]] std::string save_checkpoint(int64_t done);
   Edge run_step(int64_t step);
+  void report_expert_load();
   [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
   [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
   // True when the loop ends here.
@@ -140,7 +141,7 @@ bool Trainer::Loop::at_edge(int64_t done, const Edge& edge) {
     const std::string failure = save_checkpoint(done);
     if (!failure.empty() && preempted) throw CheckpointError(failure);
     if (!failure.empty()) {
-      parts_.progress.on_message("training goes on without this checkpoint: " + failure);
+      parts_.progress.on_checkpoint_failure("training goes on without this checkpoint: " + failure);
     }
   }
   if (edge.stop) result_.end = preempted ? TrainEnd::preempted : TrainEnd::stopped;
@@ -200,7 +201,21 @@ Edge Trainer::Loop::run_step(int64_t step) {
   record.phase_seconds = phases_.take();
   record.seconds = std::chrono::duration<double>(parts_.clock.steady_now() - start).count();
   parts_.progress.on_step(record);
+  report_expert_load();
   return edge;
+}
+
+// This rank's share of the tokens is enough for a dashboard; the exact counts are
+// expert_stats.json's.
+void Trainer::Loop::report_expert_load() {
+  if (parts_.comm.rank() != 0) return;
+  for (const auto& [layer, counts] : own_counts_.layers()) {
+    const LayerLoad load = load_of(counts);
+    parts_.progress.on_expert_load({.layer = layer,
+                                    .load_cv = load.cv,
+                                    .max_over_mean = load.max_over_mean,
+                                    .dead = load.dead});
+  }
 }
 
 double Trainer::Loop::forward_and_backward(const StepBatches& batches, int64_t step) {
