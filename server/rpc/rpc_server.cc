@@ -123,6 +123,7 @@ void RpcServer::shutdown() {
   worker_control_.drain(draining_status());
   server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
   server_->Wait();
+  watches_.stop();
   server_.reset();
 }
 

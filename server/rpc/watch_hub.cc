@@ -201,6 +201,10 @@ void WatchHub::drain(const Status& status) {
   changed_.notify_one();
 }
 
+void WatchHub::stop() {
+  thread_ = {};  // asks and joins
+}
+
 size_t WatchHub::watchers() const {
   const std::lock_guard lock(mutex_);
   return watchers_.size();

@@ -37,6 +37,9 @@ class WatchHub {
   void notify(const std::string& job_id);
   // Ends all streams with this status, and every later one at once.
   void drain(const Status& status);
+  // Ends the hub's thread. Once gRPC has no stream any more and before its server goes: the thread
+  // may still be on its way out of the last call into gRPC.
+  void stop();
   [[nodiscard]] size_t watchers() const;
 
  private:
