@@ -129,6 +129,7 @@ def edit_config(**changes):
 
 
 NAME = "model.layers.1.mlp.up_proj.weight"
+LAST = "model.norm.weight"  # in the order of the data
 
 
 def overlap(header, data):
@@ -136,8 +137,9 @@ def overlap(header, data):
 
 
 def beyond_the_end(header, data):
-    begin, end = header[NAME]["data_offsets"]
-    header[NAME]["data_offsets"] = [begin + 10**9, end + 10**9]
+    begin, end = header[LAST]["data_offsets"]
+    assert end == len(data)
+    header[LAST]["data_offsets"] = [begin + 10**9, end + 10**9]
 
 
 def integers(header, data):
@@ -197,7 +199,7 @@ MODELS = {  # what is wrong: (how to make it so, texts that must appear)
     "header length": (bad_header_length, ["model.safetensors", "header"]),
     "file cut short": (cut, ["model.safetensors"]),
     "overlapping offsets": (edit_header(overlap), ["model.safetensors", "overlap"]),
-    "offsets out of the file": (edit_header(beyond_the_end), ["model.safetensors", NAME]),
+    "offsets out of the file": (edit_header(beyond_the_end), ["model.safetensors", LAST, "beyond"]),
     "wrong dtype": (edit_header(integers), [NAME, "I32"]),
     "unknown dtype": (edit_header(unknown_dtype), ["F31"]),
     "wrong shape": (edit_header(other_shape), [NAME, "48", "16"]),
@@ -219,7 +221,8 @@ def test_a_bad_model_folder(what, tmp_path):
     model = model_copy(tmp_path)
     make(model)
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(model__path=str(model)))
-    done = tools.worker("run", job, "--out", tmp_path / "out").expect(DATA)
+    # A file that an index names and that is not there is the caller's mistake, one that is not what it says is bad data.
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE if what == "missing shard" else DATA)
     for text in texts:
         assert text in done.err, f"{text!r} is not in:\n{done.err}"
 
@@ -257,10 +260,17 @@ def test_a_partition_of_other_weights(tmp_path):
 
 # ---------------------------------------------------------------- data
 GOOD = {"instruction": "Say hen.", "input": "", "output": "hen"}
+
+
+def lines(rows):
+    """A JSON array with one row a line, from the second line on."""
+    return ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode()
+
+
 ROWS = {  # what is wrong: (bytes of the file, texts that must appear)
-    "a row that is no object": (json.dumps([GOOD, 7]).encode(), ["rows.json:2"]),
-    "a row without a field": (json.dumps([GOOD, GOOD, {"instruction": "x"}]).encode(), ["rows.json:3", "output"]),
-    "a field of another type": (json.dumps([{**GOOD, "output": 5}]).encode(), ["rows.json:1", "output"]),
+    "a row that is no object": (lines([GOOD, 7]), ["rows.json:3"]),
+    "a row without a field": (lines([GOOD, GOOD, {"instruction": "x"}]), ["rows.json:4", "output"]),
+    "a field of another type": (lines([{**GOOD, "output": 5}]), ["rows.json:2", "output"]),
     "not UTF-8": (json.dumps([GOOD]).encode().replace(b"hen", b"\xff\xfe"), ["rows.json", "UTF-8"]),
     "not JSON": (b'[{"instruction": "x", ', ["rows.json"]),
     "no rows": (b"[]", ["rows.json"]),

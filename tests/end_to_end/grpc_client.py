@@ -81,7 +81,7 @@ def test_checkpoints_are_listed_newest_first(api, finished):
 def test_logs_of_an_attempt(api, finished):
     logs = api.call("GetJobLogs", id=finished.id)
     assert logs.attempt == 1
-    expect_error("OUT_OF_RANGE", "ATTEMPT_NOT_FOUND", lambda: api.call("GetJobLogs", id=finished.id, attempt=7))
+    expect_error("OUT_OF_RANGE", "NO_SUCH_ATTEMPT", lambda: api.call("GetJobLogs", id=finished.id, attempt=7))
 
 
 # ---------------------------------------------------------------- watching
@@ -182,7 +182,7 @@ def test_update(api):
     job = api.create(long_job())
     from google.protobuf.field_mask_pb2 import FieldMask
     updated = api.call("UpdateJob", id=job.id, spec=api.spec({"name": "renamed", "labels": {"team": "b"}}),
-                       update_mask=FieldMask(paths=["name", "labels"]), etag=api.get(job.id).etag)
+                       update_mask=FieldMask(paths=["name", "labels"]))
     assert updated.name == "renamed"
     error = expect_error("ABORTED", "ETAG_MISMATCH", lambda: api.call(
         "UpdateJob", id=job.id, spec=api.spec({"name": "x"}), update_mask=FieldMask(paths=["name"]), etag="old"))

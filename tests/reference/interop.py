@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 import emoe_tools as tools
 
+ROWS = str(tools.FIXTURES / "rows.json")
 TEXT = "The cat sits on the mat. Count from 1 to 5."
 LOGITS_TOLERANCE = 1e-4  # fp32 on both sides
 MERGE_TOLERANCE = 1e-6   # W + B A / s in fp32, summed in another order
@@ -26,7 +27,7 @@ METHODS = {
 class Run:
     def __init__(self, name, folder):
         self.name, self.folder = name, folder
-        self.out = tools.run_job(folder, tools.tiny_job(data__eval=str(tools.FIXTURES / "rows.json"), **METHODS[name]), ranks=2)
+        self.out = tools.run_job(folder, tools.tiny_job(data__eval=ROWS, parallel__ranks=2, **METHODS[name]), ranks=2)
         self.model = self.out / "export" / "model"
         self.adapter = self.out / "export" / "adapter"
         self.ids = tokens_of(self.model)

@@ -20,13 +20,18 @@ def change(ours, theirs, start):
     return max(norm(ours[n] - theirs[n]) / max(norm(theirs[n] - start[n]), 1e-6) for n in start)
 
 
-def test_all_experts_chosen_is_dense_training_bit_for_bit(tmp_path):
+def test_all_experts_chosen_is_dense(tmp_path):
+    """Forward bit for bit; the backward pass of the masked layer sums an expert's block at a time, hence to rounding."""
     dense = tools.run_job(tmp_path / "dense", tools.tiny_job(**FULL, data__eval=ROWS))
     emoe = {"experts": 8, "top_k": 8, "layers": {"list": [0, 1, 2]}, "partition": CONTIGUOUS}
     every = tools.run_job(tmp_path / "every", tools.tiny_job(**FULL, data__eval=ROWS, emoe=emoe))
-    tools.assert_same_training(every, dense)
-    for a, b in zip(tools.read_lines(every / "eval.jsonl"), tools.read_lines(dense / "eval.jsonl"), strict=True):
-        assert a["loss"] == a["loss_dense"] == b["loss"]
+    ours, theirs = (tools.read_lines(out / "metrics.jsonl") for out in (every, dense))
+    assert ours[0]["loss"] == theirs[0]["loss"]
+    assert all(abs(a["loss"] - b["loss"]) < 1e-6 * b["loss"] for a, b in zip(ours, theirs, strict=True))
+    ours, theirs = (tools.read_lines(out / "eval.jsonl") for out in (every, dense))
+    assert ours[0]["loss"] == ours[0]["loss_dense"] == theirs[0]["loss"]
+    assert all(row["loss"] == row["loss_dense"] for row in ours), "the mask of all experts is no mask"
+    assert change(weights(every), weights(dense), load_file(tools.TINY / "model.safetensors")) < 1e-3
 
 
 def test_neurons_of_experts_never_chosen_do_not_move(tmp_path):
@@ -60,11 +65,11 @@ def test_top_and_not_top_are_complements(tmp_path):
         for layer in (0, 2):
             rows = tensors[f"experts.{layer}"]
             assert (np.diff(rows, axis=1) > 0).all(), "ascending, none twice"
-    for layer in (0, 2):
-        for k in (3, 4):
-            for top, rest in zip(chosen["top", k][layer], chosen["not_top", k][layer], strict=True):
-                assert not top & rest and len(top) == k and top | rest == set(range(8))
-        assert chosen["not_top", 4][layer] == chosen["bottom", 4][layer], "at k = N / 2 the rest is the bottom"
+    # In the first layer all see the same input; the later one depends on what the first chose.
+    for k in (3, 4):
+        for top, rest in zip(chosen["top", k][0], chosen["not_top", k][0], strict=True):
+            assert not top & rest and len(top) == k and top | rest == set(range(8))
+    assert chosen["not_top", 4][0] == chosen["bottom", 4][0], "at k = N / 2 the rest is the bottom"
 
 
 @pytest.mark.parametrize("reduction", ["token", "example"])
