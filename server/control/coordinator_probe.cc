@@ -13,8 +13,10 @@ const std::vector<double>& latency_buckets() {
   return kBuckets;
 }
 
+// "REASON_PEER_LOST" → "peer_lost"
 std::string lower(const std::string& text) {
-  return absl::AsciiStrToLower(text);
+  const std::string prefix = "REASON_";
+  return absl::AsciiStrToLower(text.rfind(prefix, 0) == 0 ? text.substr(prefix.size()) : text);
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ TEST_F(ControllerTest, RunsAJobFromQueueToSuccess) {
             (States{v1::QUEUED, v1::STARTING, v1::RUNNING, v1::EXPORTING, v1::SUCCEEDED}));
   EXPECT_EQ(channel->closed->code(), StatusCode::kFailedPrecondition);
   EXPECT_EQ(registry_.value("emoe_jobs_finished_total",
-                            {{"outcome", "succeeded"}, {"reason", "reason_completed"}}),
+                            {{"outcome", "succeeded"}, {"reason", "completed"}}),
             1);
 }
 
