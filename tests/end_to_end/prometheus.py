@@ -78,7 +78,7 @@ def test_a_running_job_is_found_scraped_and_forgotten(coordinator, prometheus):
     # It moves.
     first = max(value for _, value in series)
     tools.wait_until(lambda: max((v for _, v in prometheus.query("emoe_step" + mine)), default=0) > first, 15, "emoe_step rising")
-    assert tools.wait_until(lambda: prometheus.query('emoe_jobs{state="RUNNING"}'), 10, "emoe_jobs")[0][1] == 1
+    assert tools.wait_until(lambda: prometheus.query('emoe_jobs{state="running"}'), 10, "emoe_jobs")[0][1] == 1
     assert prometheus.query("emoe_slots") and prometheus.query("emoe_store_commit_seconds_count")
     assert prometheus.query("emoe_rpc_seconds_count")
     api.call("CancelJob", id=job.id)

@@ -26,7 +26,7 @@ TOLERANCES = {
     "k = N": (0, "logits against dense, bit for bit, neurons in their original order"),
 }
 # Two golden runs meet a choice that hangs on a margin below 1e-6. A token that chooses otherwise there is not an error:
-# from that step on the loss may be off by this much (relative), and the weights are not compared.
+# from that step on the loss may be off by this much (relative). and the weights are not compared.
 AFTER_A_TIE = 5e-4
 
 
