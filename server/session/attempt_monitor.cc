@@ -113,9 +113,9 @@ std::optional<AttemptMonitor::Alarm> AttemptMonitor::standstill(SteadyTime now) 
   }
   const auto limit = config_.progress_timeout * (quiet ? config_.quiet_phase_factor : 1);
   if (!anyone && now - last_heard >= config_.progress_timeout) {
-    return Alarm{Finding::hang, absl::StrCat("all ranks reported their end ",
-                                             seconds(now - last_heard),
-                                             " s ago and processes are still there")};
+    return Alarm{Finding::hang,
+                 absl::StrCat("all ranks reported their end ", seconds(now - last_heard),
+                              " s ago and processes are still there")};
   }
   if (!anyone || now - last < limit) return std::nullopt;
   const Rank& slow = culprit();
