@@ -2,6 +2,10 @@
 SHELL := /bin/bash
 JOBS ?= 2
 CTEST_JOBS ?= 2
+# What runs under ThreadSanitizer: the coordinator, and our own threads elsewhere.
+TSAN_TESTS := server_unit_test controller_test controller_threads_test server_rpc_test \
+              metrics_test launcher_fake_test worker_report_session_test
+space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-test build demo test test-gpu lint format asan tsan bench bundle clean
@@ -40,8 +44,8 @@ asan: deps-test ## unit, integration and reference tests under ASan + UBSan
 	@ctest --test-dir build/asan --output-on-failure -j $(CTEST_JOBS) -L 'unit|integration|reference' $(CTEST_ARGS)
 
 tsan: deps-test ## the coordinator's tests under TSan
-	@tools/build.sh tsan $(JOBS) tsan_tests
-	@ctest --test-dir build/tsan --output-on-failure -j $(CTEST_JOBS) -L tsan $(CTEST_ARGS)
+	@tools/build.sh tsan $(JOBS) $(TSAN_TESTS)
+	@ctest --test-dir build/tsan --output-on-failure -R '^($(subst $(space),|,$(strip $(TSAN_TESTS))))$$' $(CTEST_ARGS)
 
 bench: deps-test ## our step against transformers + PEFT and the GEMM replay, in one run
 	@tools/build.sh release $(JOBS)

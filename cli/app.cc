@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "base/version.h"
 #include "config/config.h"
 
 namespace emoe::cli {
@@ -95,7 +96,7 @@ int run(const std::vector<std::string>& arguments, Terminal& terminal) {
   Command command{.terminal = terminal};
   app.require_subcommand(1);
   app.fallthrough();
-  app.set_version_flag("--version", std::string("emoectl " EMOE_VERSION));
+  app.set_version_flag("--version", std::string("emoectl ") + version());
   add_global_options(app, command);
   add_submit_commands(app, command);
   add_job_commands(app, command);

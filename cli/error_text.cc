@@ -1,5 +1,6 @@
 #include "cli/error_text.h"
 
+#include <absl/status/status.h>
 #include <absl/strings/str_cat.h>
 
 #include "base/diagnostics.h"
@@ -81,25 +82,7 @@ std::string headline(const std::string& message, const google::rpc::Status& deta
 }  // namespace
 
 std::string code_name(grpc::StatusCode code) {
-  const char* const names[] = {"OK",
-                               "CANCELLED",
-                               "UNKNOWN",
-                               "INVALID_ARGUMENT",
-                               "DEADLINE_EXCEEDED",
-                               "NOT_FOUND",
-                               "ALREADY_EXISTS",
-                               "PERMISSION_DENIED",
-                               "RESOURCE_EXHAUSTED",
-                               "FAILED_PRECONDITION",
-                               "ABORTED",
-                               "OUT_OF_RANGE",
-                               "UNIMPLEMENTED",
-                               "INTERNAL",
-                               "UNAVAILABLE",
-                               "DATA_LOSS",
-                               "UNAUTHENTICATED"};
-  const auto index = static_cast<size_t>(code);
-  return index < std::size(names) ? names[index] : absl::StrCat("code ", index);
+  return absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
 }
 
 std::string error_reason(const grpc::Status& status) {

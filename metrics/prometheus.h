@@ -35,8 +35,8 @@ class HttpExposer {
  public:
   struct Config {
     std::string listen = "127.0.0.1:0";  // port 0: a free one, see address()
-    std::function<std::string()>
-        service_discovery;  // body of /sd; empty: no /sd. Called on server threads.
+    // Body of /sd; empty: no /sd. Called on server threads.
+    std::function<std::string()> service_discovery;
   };
   // UNAVAILABLE when the address cannot be bound ("… is in use"), INVALID_ARGUMENT when it does not
   // parse. `registry` outlives the exposer.

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <absl/strings/str_cat.h>
 
+#include "base/version.h"
 #include "config/config.h"
 
 namespace emoe::server {
@@ -52,7 +53,7 @@ Result<MainOptions> parse_main_options(int argc, const char* const* argv) {
   app.add_option("--set", overrides, "key=value of the configuration, e.g. slots.total=4")
       ->take_all()
       ->allow_extra_args(false);
-  app.set_version_flag("--version", std::string("emoe-coordinator ") + EMOE_VERSION);
+  app.set_version_flag("--version", std::string("emoe-coordinator ") + version());
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -24,24 +24,18 @@ enum class JobEvent {
 // The life of a job, without anything around it: which event may follow which state, and what comes
 // then. Every other combination is refused with FAILED_PRECONDITION and changes nothing.
 //
-//   VALIDATING ─validated─▶ QUEUED ─slots_granted─▶ STARTING ─all_joined─▶ RUNNING ─export_began─▶
-//   EXPORTING
-//                             ▲                        │                      │ │ │
-//                             └──────────┬───────────┴───────────────────────┤
-//                       attempt_gone                              │ │
-//                             │                              attempt_lost completed └────────
-//                             RECOVERING ◀──────────────┤ (any of the three)                │
-//                                          │                      │ ▼ └───── failed
-//                                          ─────────┴──failed──▶ FAILED             SUCCEEDED
+//   VALIDATING ─validated─▶ QUEUED ─slots_granted─▶ STARTING ─all_joined─▶ RUNNING ─export_began─▶ EXPORTING
+//                             ▲                       │                      │                      │    │
+//                             │                       └───── attempt_lost ───┴──────────────────────┘    │ completed
+//                        attempt_gone                              │                                     ▼
+//                             └──────────────────────────────── RECOVERING                           SUCCEEDED
 //
+//   failed:           VALIDATING, QUEUED (a job that can no longer run here), STARTING, RUNNING, EXPORTING,
+//                     RECOVERING ─▶ FAILED.
+//   completed:        also RUNNING ─▶ SUCCEEDED (a job that exports nothing) and STARTING ─▶ SUCCEEDED (a coordinator
+//                     that comes back may learn of the end before the ranks join again).
 //   cancel_requested: VALIDATING, QUEUED ─▶ CANCELLED (nothing runs);
-//                     STARTING, RUNNING, EXPORTING, RECOVERING ─▶ CANCELLING ─attempt_gone─▶
-//                     CANCELLED.
-//   failed also:      VALIDATING, QUEUED ─▶ FAILED (a job that can no longer run here).
-//   completed:        RUNNING ─▶ SUCCEEDED (a job that exports nothing) and EXPORTING ─▶ SUCCEEDED;
-//   STARTING too,
-//                     because a coordinator that comes back may learn of the end before the ranks
-//                     join again.
+//                     STARTING, RUNNING, EXPORTING, RECOVERING ─▶ CANCELLING ─attempt_gone─▶ CANCELLED.
 //   SUCCEEDED, FAILED and CANCELLED have no way out. PAUSING and PAUSED are in the wire contract
 //   and unreachable until pausing exists.
 //

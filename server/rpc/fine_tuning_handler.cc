@@ -6,6 +6,7 @@
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 
+#include "base/version.h"
 #include "config/config.h"
 #include "server/job/errors.h"
 #include "server/job/job_state_machine.h"
@@ -249,7 +250,7 @@ grpc::Status FineTuningHandler::GetServerInfo(grpc::ServerContext*, const v1::Ge
       (*info->mutable_jobs_by_state())[to_string(state)] = count;
     }
     const Controller::Slots slots = controller_.slots();
-    info->set_version(EMOE_VERSION);
+    info->set_version(version());
     info->set_api_version("emoe.v1");
     info->set_slots_total(slots.total);
     info->set_slots_free(slots.free);

@@ -12,6 +12,6 @@ namespace emoe::server {
 [[nodiscard]] grpc::Status to_grpc(const Status& status);
 
 // "INVALID_ARGUMENT", for metrics labels.
-[[nodiscard]] const char* code_name(grpc::StatusCode code);
+[[nodiscard]] std::string code_name(grpc::StatusCode code);
 
 }  // namespace emoe::server

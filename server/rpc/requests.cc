@@ -6,7 +6,9 @@
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
+#include "base/diagnostics.h"
 #include "base/sha256.h"
+#include "config/config.h"
 #include "server/job/errors.h"
 
 namespace emoe::server {
@@ -22,6 +24,19 @@ std::string deterministic_bytes(const google::protobuf::Message& message) {
     message.SerializeToCodedStream(&coded);
   }
   return bytes;
+}
+
+// The new values obey the same rules as in a spec; what else a spec needs is no matter here.
+void check_values(const v1::UpdateJobRequest& request, Diagnostics& problems) {
+  Diagnostics all;
+  config::validate(config::resolve(request.spec()), {}, all);
+  for (const Violation& violation : all.violations()) {
+    for (const std::string& path : request.update_mask().paths()) {
+      if (violation.field == path || violation.field.starts_with(path + ".")) {
+        problems.add("spec." + violation.field, violation.reason);
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -41,10 +56,8 @@ Result<RequestKey> request_key(const std::string& method, const std::string& req
 
 Result<JobUpdate> parse_update(const v1::UpdateJobRequest& request) {
   JobUpdate update;
-  const auto bad = [](const std::string& text) {
-    return make_error(StatusCode::kInvalidArgument, "INVALID_UPDATE_MASK", "update_mask: " + text);
-  };
-  if (request.update_mask().paths().empty()) return bad("names no field");
+  Diagnostics problems;
+  if (request.update_mask().paths().empty()) problems.add("update_mask", "names no field");
   for (const std::string& path : request.update_mask().paths()) {
     if (path == "resources.priority") {
       update.priority = request.spec().resources().priority();
@@ -53,10 +66,13 @@ Result<JobUpdate> parse_update(const v1::UpdateJobRequest& request) {
     } else if (path == "labels") {
       update.labels.emplace(request.spec().labels().begin(), request.spec().labels().end());
     } else {
-      return bad(absl::StrCat("\"", path,
-                              "\" cannot be changed (resources.priority, labels and name can)"));
+      problems.add("update_mask",
+                   absl::StrCat("\"", path,
+                                "\" cannot be changed (resources.priority, labels and name can)"));
     }
   }
+  check_values(request, problems);
+  if (!problems.empty()) return with_reason(problems.to_status(), "INVALID_UPDATE_MASK");
   return update;
 }
 

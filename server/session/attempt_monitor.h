@@ -27,8 +27,8 @@ class AttemptMonitor {
   struct Alarm {
     bool operator==(const Alarm&) const = default;
     Finding finding = Finding::session_lost;
-    std::string
-        message;  // "rank 1 on host n2: silent for 30 s, last seen in step 37, phase forward"
+    // "rank 1 on host n2: silent for 30 s, last seen in step 37, phase forward"
+    std::string message;
   };
 
   // `adopted`: the attempt ran before this coordinator did; its ranks reconnect within join_timeout

@@ -206,6 +206,11 @@ TEST_F(RpcApiTest, UpdatesWhatTheMaskNames) {
   request.clear_etag();
   request.mutable_update_mask()->add_paths("train.seed");
   EXPECT_EQ(reason(update(job)), "INVALID_UPDATE_MASK");
+  request.mutable_update_mask()->mutable_paths()->RemoveLast();
+  request.mutable_spec()->mutable_resources()->set_priority(
+      1'000'000);  // beyond the schema's range
+  EXPECT_EQ(reason(update(job)), "INVALID_UPDATE_MASK");
+  EXPECT_EQ(get(id).priority(), 7);
   v1::ListJobsRequest list;
   list.set_filter("labels.team=red AND state=QUEUED|RUNNING");
   Context context;

@@ -16,8 +16,8 @@ struct KmeansOptions {
 };
 
 struct KmeansResult {
-  std::vector<int32_t>
-      labels;              // [rows], each value rows / clusters times; numbered by first member
+  // [rows], each value rows / clusters times; numbered by first member
+  std::vector<int32_t> labels;
   double inertia = 0.0;    // sum of squared distances to the mean of the own cluster
   int32_t restart = 0;     // which one won
   int32_t iterations = 0;  // of that restart

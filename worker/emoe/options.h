@@ -14,14 +14,12 @@ enum class Selector { top, bottom, not_top };
 // The neurons of one converted layer as N experts of equal size.
 struct Partition {
   int32_t num_experts = 0;
-  std::vector<int32_t>
-      labels;  // [d_ff], expert of each neuron in the base model's order; each value d_ff / N times
-  double inertia =
-      0.0;             // sum of squared distances of L2-normalised gate rows to their expert's mean
-  std::string method;  // kmeans | random | contiguous | file
+  // [d_ff], expert of each neuron in the base model's order; each value d_ff / N times
+  std::vector<int32_t> labels;
+  double inertia = 0.0;  // sum of squared distances of L2-normalised gate rows to their mean
+  std::string method;    // kmeans | random | contiguous | file
   int64_t seed = 0;
-  std::string
-      weight_hash;  // SHA-256 of the gate_proj rows it was made from (their bytes as stored)
+  std::string weight_hash;  // SHA-256 of the gate_proj rows it was made from, as stored
 
   // Stable sort by label: memory channel j holds original channel permutation()[j].
   [[nodiscard]] std::vector<int64_t> permutation() const;

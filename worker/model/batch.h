@@ -13,13 +13,13 @@ struct PackedBatch {
   std::vector<int64_t> ids;        // [T]
   std::vector<int64_t> positions;  // [T], from 0 in every segment
   std::vector<int64_t> targets;    // [T] id of the next token, or -1 where there is no loss
-  std::vector<float>
-      weights;  // [T] what a target's cross-entropy counts in the loss of the *global* batch;
-                //     0 where there is no target. Sum over all micro-batches and ranks = loss.
+  // [T] what a target's cross-entropy counts in the loss of the *global* batch; 0 where there is
+  // no target. Summed over all micro-batches and ranks it is the loss.
+  std::vector<float> weights;
   std::vector<int64_t> segment_starts;  // [S + 1], first 0, last T
-  std::vector<int64_t>
-      row_keys;  // [S] names the row within the step, whichever rank and micro-batch it is in:
-                 //     random numbers (dropout) are drawn from it
+  // [S] names the row within the step, whichever rank and micro-batch it is in: random numbers
+  // (dropout) are drawn from it.
+  std::vector<int64_t> row_keys;
   std::vector<int64_t> segment_lengths;  // [S] tokens of each without padding; empty: no padding
   int64_t real_tokens = 0;               // T without padding
 

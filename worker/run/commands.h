@@ -23,8 +23,8 @@ struct RunRequest {
 struct LogitsRequest {
   std::filesystem::path model;
   std::filesystem::path tokens;  // JSON: one list of ids
-  std::filesystem::path
-      out;  // safetensors: logits [T, vocab] fp32; experts.<layer> [T, k] int32, ascending
+  // safetensors: logits [T, vocab] fp32; experts.<layer> [T, k] int32, ascending
+  std::filesystem::path out;
   std::filesystem::path emoe_job;   // takes its emoe section and model.dtype; empty: dense, float32
   std::filesystem::path partition;  // partition/ folder; empty: made as the job says
   std::filesystem::path adapter;    // PEFT folder; empty: none

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/version.h"
 #include "worker/run/commands.h"
 #include "worker/run/exit_code.h"
 
