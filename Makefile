@@ -20,7 +20,7 @@ deps-test: ## the above, and what tests and lint need
 	@tools/setup/setup.sh test
 
 build: deps ## release build; programs in build/bin
-	@tools/build.sh release $(JOBS)
+	@tools/build.sh release $(JOBS) programs
 
 demo: build ## the whole path on this machine: three jobs over gRPC, verified merged checkpoints, a summary
 	@demo/run.py

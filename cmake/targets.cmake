@@ -8,12 +8,17 @@ function(emoe_library name)
   target_link_libraries(emoe_${name} PUBLIC ${arg_DEPS})
 endfunction()
 
-# emoe_program(NAME SRCS … DEPS …)  an executable in build/bin.
+# emoe_program(NAME SRCS … DEPS … [TOOL])  an executable in build/bin; the target `programs` (make build) makes all but
+# the tools of developers.
+add_custom_target(programs)
 function(emoe_program name)
-  cmake_parse_arguments(arg "TORCH" "" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(arg "TORCH;TOOL" "" "SRCS;DEPS" ${ARGN})
   add_executable(${name} ${arg_SRCS})
   _emoe_settings(${name} "${arg_TORCH}")
   target_link_libraries(${name} PRIVATE ${arg_DEPS})
+  if(NOT arg_TOOL)
+    add_dependencies(programs ${name})
+  endif()
 endfunction()
 
 # emoe_test(NAME SRCS … DEPS … [LABELS unit|integration|dist|reference|fault|end_to_end …]
