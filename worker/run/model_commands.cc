@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "worker/eval/generate.h"
 #include "worker/model/llama.h"
+#include "worker/model/one_segment.h"
 #include "worker/run/commands.h"
 #include "worker/run/exit_code.h"
 #include "worker/run/experts.h"
@@ -44,19 +45,6 @@ std::vector<int64_t> read_tokens(const std::filesystem::path& path, const LlamaC
                                                 config.max_position_embeddings));
   }
   return ids;
-}
-
-PackedBatch one_segment(const std::vector<int64_t>& ids) {
-  PackedBatch batch;
-  batch.ids = ids;
-  const auto length = static_cast<int64_t>(ids.size());
-  for (int64_t i = 0; i < length; ++i) batch.positions.push_back(i);
-  batch.targets.assign(ids.size(), -1);
-  batch.weights.assign(ids.size(), 0.0F);
-  batch.segment_starts = {0, length};
-  batch.row_keys = {0};
-  batch.real_tokens = length;
-  return batch;
 }
 
 Llama load_model(const BaseWeights& base, EmoeOptions emoe, bool bfloat16,

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <numeric>
 #include <string>
 
 #include <ATen/ATen.h>
@@ -11,6 +10,7 @@
 
 #include "worker/model/attention.h"
 #include "worker/model/llama_layer.h"
+#include "worker/model/one_segment.h"
 #include "worker/model/rms_norm.h"
 #include "worker/weights/neuron_order.h"
 #include "worker/weights/peft.h"
@@ -61,19 +61,6 @@ class LayerReader {
   const BaseWeights& weights_;
   std::map<std::string, std::vector<int64_t>> shapes_;
 };
-
-PackedBatch one_segment(const std::vector<int64_t>& ids) {
-  PackedBatch batch;
-  batch.ids = ids;
-  batch.positions.resize(ids.size());
-  std::iota(batch.positions.begin(), batch.positions.end(), 0);
-  batch.targets.assign(ids.size(), -1);
-  batch.weights.assign(ids.size(), 0.0F);
-  batch.segment_starts = {0, static_cast<int64_t>(ids.size())};
-  batch.row_keys = {0};
-  batch.real_tokens = static_cast<int64_t>(ids.size());
-  return batch;
-}
 
 void check_changed(const Llama& model, const BaseWeights& base, const MergeItem& item,
                    const at::Tensor& stored, ExportReport& report, TensorReport& entry) {

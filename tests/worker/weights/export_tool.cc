@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "tests/worker/weights/tiny_model.h"
+#include "worker/model/one_segment.h"
 #include "worker/tensor/safetensors.h"
 #include "worker/weights/export.h"
 
@@ -27,7 +28,7 @@ struct Case {
 };
 
 void save_logits(Llama& model, const std::vector<int64_t>& ids, const std::filesystem::path& path) {
-  const at::Tensor logits = model.logits(testing::batch_of(ids), {.experts_on = false});
+  const at::Tensor logits = model.logits(one_segment(ids), {.experts_on = false});
   auto writer = SafetensorsWriter::create(
       path,
       {{"ids", "I64", {static_cast<int64_t>(ids.size())}}, {"logits", "F32", logits.sizes().vec()}},

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
+#include "worker/model/one_segment.h"
 #include "worker/weights/export.h"
 #include "worker/weights/peft.h"
 
@@ -68,7 +69,7 @@ TEST(GoldenMerge, AdapterOfTheReferenceMergesToItsFolderAndLogits) {
   const auto file = SafetensorsFile::open(golden / "merge-emoe-lora-all" / "logits.safetensors");
   const at::Tensor wanted = file->tensor("merged").value();
   const auto ids = numbers["ids"].get<std::vector<int64_t>>();
-  const at::Tensor logits = model.logits(testing::batch_of(ids), {.experts_on = false});
+  const at::Tensor logits = model.logits(one_segment(ids), {.experts_on = false});
   ASSERT_EQ(logits.sizes(), wanted.sizes());
   EXPECT_LT((logits - wanted).abs().max().item<float>(), 5e-4);  // the reference's README
 }

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
+#include "worker/model/one_segment.h"
 #include "worker/tensor/safetensors.h"
 #include "worker/weights/neuron_order.h"
 
@@ -73,7 +74,7 @@ TEST(Peft, WrittenAdapterIsInTheOriginalOrderAndLoadsIntoAnyPartition) {
   options.emoe = {};
   Llama dense(options, base.source());
   ASSERT_TRUE(load_peft_adapter(*adapter, dense).ok());
-  const PackedBatch batch = testing::batch_of({1, 9, 33, 60, 2, 17});
+  const PackedBatch batch = one_segment({1, 9, 33, 60, 2, 17});
   const ForwardOptions mask_off{.experts_on = false};
   const at::Tensor expected = trained.logits(batch, mask_off);
   EXPECT_LT((dense.logits(batch, mask_off) - expected).abs().max().item<float>(), 1e-4);

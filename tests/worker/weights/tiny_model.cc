@@ -1,7 +1,5 @@
 #include "tests/worker/weights/tiny_model.h"
 
-#include <numeric>
-
 #include <ATen/ATen.h>
 
 #include "base/check.h"
@@ -87,19 +85,6 @@ void perturb(Llama& model, double size) {
     parameter.tensor.add_(at::randn(parameter.tensor.sizes()), size);
   }
   model.parameters_changed();
-}
-
-PackedBatch batch_of(const std::vector<int64_t>& ids) {
-  PackedBatch batch;
-  batch.ids = ids;
-  batch.positions.resize(ids.size());
-  std::iota(batch.positions.begin(), batch.positions.end(), 0);
-  batch.targets.assign(ids.size(), -1);
-  batch.weights.assign(ids.size(), 0.0F);
-  batch.segment_starts = {0, static_cast<int64_t>(ids.size())};
-  batch.row_keys = {0};
-  batch.real_tokens = static_cast<int64_t>(ids.size());
-  return batch;
 }
 
 }  // namespace emoe::worker::testing

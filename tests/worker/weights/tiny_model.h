@@ -31,6 +31,4 @@ enum class Tuning { lora, full };
 // Stands for training: adds noise to every B (or every weight).
 void perturb(Llama& model, double size);
 
-[[nodiscard]] PackedBatch batch_of(const std::vector<int64_t>& ids);
-
 }  // namespace emoe::worker::testing
