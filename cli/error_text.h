@@ -4,6 +4,7 @@
 
 #include <grpcpp/support/status.h>
 
+#include "base/exit_code.h"
 #include "config/config.h"
 #include "emoe/v1/job.pb.h"
 
@@ -11,17 +12,18 @@ namespace emoe::cli {
 
 // Exit codes of emoectl. Those of a job that ended (submit --wait, watch) are the worker's.
 enum ExitCode : int {
-  kExitOk = 0,
-  kExitOther = 1,   // refused by the server for another reason; a job ended cancelled
-  kExitUsage = 64,  // arguments, job file, INVALID_ARGUMENT
-  kExitData = 65,
+  kExitOk = static_cast<int>(emoe::ExitCode::done),
+  kExitOther = 1,  // refused by the server for another reason; a job ended cancelled
+  kExitUsage =
+      static_cast<int>(emoe::ExitCode::configuration),  // arguments, job file, INVALID_ARGUMENT
+  kExitData = static_cast<int>(emoe::ExitCode::data),
   kExitUnavailable = 69,  // no coordinator there, or no answer in time (EX_UNAVAILABLE)
-  kExitInternal = 70,
-  kExitPeerLost = 71,
-  kExitIo = 74,
-  kExitPreempted = 75,
-  kExitNonFinite = 76,
-  kExitOutOfMemory = 77,
+  kExitInternal = static_cast<int>(emoe::ExitCode::internal),
+  kExitPeerLost = static_cast<int>(emoe::ExitCode::peer_lost),
+  kExitIo = static_cast<int>(emoe::ExitCode::io),
+  kExitPreempted = static_cast<int>(emoe::ExitCode::preempted),
+  kExitNonFinite = static_cast<int>(emoe::ExitCode::non_finite),
+  kExitOutOfMemory = static_cast<int>(emoe::ExitCode::out_of_memory),
   kExitInterrupted = 130,  // Ctrl-C while waiting; the job goes on
 };
 

@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "base/clock.h"
+#include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "launcher/local/local_launcher.h"
@@ -20,8 +21,8 @@
 namespace emoe::server {
 namespace {
 
-constexpr int kExitUsage = 64;
-constexpr int kExitIo = 74;
+constexpr int kExitUsage = static_cast<int>(ExitCode::configuration);
+constexpr int kExitIo = static_cast<int>(ExitCode::io);
 
 std::chrono::milliseconds milliseconds(const google::protobuf::Duration& duration) {
   return std::chrono::milliseconds(duration.seconds() * 1000 + duration.nanos() / 1'000'000);
@@ -184,6 +185,6 @@ int main(int argc, char** argv) {
     return emoe::server::run(argc, argv);
   } catch (const std::exception& error) {
     std::cerr << "emoe-coordinator: " << error.what() << "\n";
-    return 70;
+    return static_cast<int>(emoe::ExitCode::internal);
   }
 }

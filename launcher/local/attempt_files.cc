@@ -1,22 +1,18 @@
 #include "launcher/local/attempt_files.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <csignal>
 
 #include <absl/strings/str_cat.h>
-#include <fcntl.h>
 #include <nlohmann/json.hpp>
-#include <sys/file.h>
 
+#include "base/exit_code.h"
 #include "base/sha256.h"
 
 namespace emoe::launcher {
 namespace {
 
 using nlohmann::json;
-
-constexpr int kExitPeerLost = 71;
 
 std::string dump(const json& value) {
   // What ranks print may be no UTF-8.
@@ -30,20 +26,13 @@ Result<json> read_json(const std::filesystem::path& path) {
   return value;
 }
 
-Result<FileDescriptor> open_lock(const AttemptFiles& files) {
-  const auto path = files.dir() / "supervisor.lock";
-  FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  if (!fd.valid()) return errno_status(errno, absl::StrCat("cannot open ", path.string()));
-  return fd;
-}
-
 // The same for everyone who knows the attempt's folder.
 std::string private_name(const std::filesystem::path& dir) {
   return absl::StrCat("emoe-mpi-", sha256_hex(dir.string()).substr(0, 16));
 }
 
 bool is_echo(const RankExit& exit) {
-  return exit.status.code == kExitPeerLost || exit.status.signal == SIGTERM;
+  return exit.status.code == static_cast<int>(ExitCode::peer_lost) || exit.status.signal == SIGTERM;
 }
 
 }  // namespace
@@ -68,23 +57,6 @@ void AttemptFiles::remove_mpi_dirs() const {
   std::error_code ignored;
   std::filesystem::remove_all(mpi_session_dir(), ignored);
   std::filesystem::remove_all(mpi_memory_dir(), ignored);
-}
-
-Result<std::optional<FileDescriptor>> AttemptFiles::lock_as_supervisor() const {
-  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_lock(*this));
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
-    return std::optional<FileDescriptor>(std::move(fd));
-  }
-  if (errno == EWOULDBLOCK) return std::optional<FileDescriptor>();
-  return errno_status(errno, "flock");
-}
-
-Result<bool> AttemptFiles::supervisor_is_alive() const {
-  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_lock(*this));
-  // Shared: those who only look do not see each other.
-  if (::flock(fd.get(), LOCK_SH | LOCK_NB) == 0) return false;
-  if (errno == EWOULDBLOCK) return true;
-  return errno_status(errno, "flock");
 }
 
 Status write_launch(const AttemptFiles& files, const LaunchRecord& record) {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "base/file.h"
+#include "base/file_lock.h"
 #include "base/process.h"
 #include "base/status.h"
 #include "launcher/launcher.h"
@@ -42,9 +42,8 @@ class AttemptFiles {
   [[nodiscard]] std::filesystem::path mpi_memory_dir() const;
   void remove_mpi_dirs() const;
 
-  // Nothing when another supervisor holds the lock.
-  [[nodiscard]] Result<std::optional<FileDescriptor>> lock_as_supervisor() const;
-  [[nodiscard]] Result<bool> supervisor_is_alive() const;
+  // Held by the supervisor: is_held() says whether it is alive.
+  [[nodiscard]] std::filesystem::path supervisor_lock() const { return dir_ / "supervisor.lock"; }
 
  private:
   std::filesystem::path dir_;

@@ -162,7 +162,7 @@ Result<LaunchHandle> LocalLauncher::launch(const LaunchRequest& request) {
 Result<AttemptStatus> LocalLauncher::poll(const LaunchHandle& handle) {
   EMOE_ASSIGN_OR_RETURN(const AttemptFiles files, files_of(handle));
   const AttemptStatus running{AttemptPhase::running, {}};
-  EMOE_ASSIGN_OR_RETURN(const bool alive, files.supervisor_is_alive());
+  EMOE_ASSIGN_OR_RETURN(const bool alive, FileLock::is_held(files.supervisor_lock()));
   // The lock was looked at first: a supervisor writes the end before it lets go.
   if (auto end = read_end(files); end.ok()) return AttemptStatus{AttemptPhase::ended, *end};
   if (alive) return running;

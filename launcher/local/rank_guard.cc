@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/exit_code.h"
 #include "launcher/local/attempt_files.h"
 #include "launcher/local/attempt_processes.h"
 
@@ -28,8 +29,8 @@ namespace {
 constexpr size_t kLongestLine = 64 * 1024;  // longer ones are broken, so that memory stays bounded
 constexpr size_t kRememberedLines = 8;
 constexpr size_t kRememberedBytes = 2000;
-constexpr int kExitPeerLost = 71;
-constexpr int kExitInternal = 70;
+constexpr int kExitPeerLost = static_cast<int>(ExitCode::peer_lost);
+constexpr int kExitInternal = static_cast<int>(ExitCode::internal);
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);

@@ -153,10 +153,10 @@ class Supervisor {
   bool kill_requested_ = false;
 };
 
-Result<std::optional<FileDescriptor>> lock_patiently(const AttemptFiles& files) {
+Result<std::optional<FileLock>> lock_patiently(const AttemptFiles& files) {
   const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
   for (;;) {
-    auto lock = files.lock_as_supervisor();
+    auto lock = FileLock::try_acquire(files.supervisor_lock());
     if (!lock.ok() || lock->has_value() || std::filesystem::exists(files.supervisor()) ||
         std::chrono::steady_clock::now() >= deadline) {
       return lock;

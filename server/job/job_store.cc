@@ -4,8 +4,6 @@
 #include <chrono>
 
 #include <absl/strings/str_cat.h>
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "server/job/store_writes.h"
@@ -51,17 +49,13 @@ CREATE TABLE requests(
   response BLOB NOT NULL) WITHOUT ROWID;
 )";
 
-Result<FileDescriptor> lock_folder(const std::filesystem::path& folder) {
-  const std::string path = (folder / "lock").string();
-  FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  if (!fd.valid()) return errno_status(errno, "open " + path);
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return errno_status(errno, "lock " + path);
-    return absl::AbortedError(absl::StrCat("state folder ", folder.string(),
-                                           " is used by another coordinator (lock file ", path,
-                                           "); stop that one or use another --state-dir"));
-  }
-  return fd;
+Result<FileLock> lock_folder(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "lock";
+  EMOE_ASSIGN_OR_RETURN(std::optional<FileLock> lock, FileLock::try_acquire(path));
+  if (lock) return *std::move(lock);
+  return absl::AbortedError(
+      absl::StrCat("state folder ", folder.string(), " is used by another coordinator (lock file ",
+                   path.string(), "); stop that one or use another --state-dir"));
 }
 
 }  // namespace
@@ -99,7 +93,7 @@ class JobStore::Reader {
   Status status_;
 };
 
-JobStore::JobStore(Config config, FileDescriptor lock, std::unique_ptr<Database> writer)
+JobStore::JobStore(Config config, FileLock lock, std::unique_ptr<Database> writer)
     : config_(std::move(config)), lock_(std::move(lock)), writer_(std::move(writer)) {}
 
 JobStore::~JobStore() = default;
@@ -107,7 +101,7 @@ JobStore::~JobStore() = default;
 Result<std::unique_ptr<JobStore>> JobStore::open(Config config) {
   const std::string context = "state folder " + config.state_dir.string();
   EMOE_RETURN_IF_ERROR(with_context(emoe::create_directories(config.state_dir), context));
-  EMOE_ASSIGN_OR_RETURN(FileDescriptor lock, lock_folder(config.state_dir));
+  EMOE_ASSIGN_OR_RETURN(FileLock lock, lock_folder(config.state_dir));
   const auto path = config.state_dir / kDatabaseName;
   EMOE_ASSIGN_OR_RETURN(auto writer, Database::open(path, Database::Mode::read_write));
   auto store = std::unique_ptr<JobStore>(

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "base/file.h"
+#include "base/file_lock.h"
 #include "server/job/sqlite.h"
 #include "server/job/types.h"
 
@@ -77,14 +77,14 @@ class JobStore {
   [[nodiscard]] Result<std::optional<RequestRecord>> request(const std::string& request_id);
 
  private:
-  JobStore(Config config, FileDescriptor lock, std::unique_ptr<Database> writer);
+  JobStore(Config config, FileLock lock, std::unique_ptr<Database> writer);
 
   // A reading connection out of the pool, returned to it at the end of the scope.
   class Reader;
   [[nodiscard]] Status prepare_schema();
 
   const Config config_;
-  FileDescriptor lock_;
+  FileLock lock_;
   std::mutex write_mutex_;
   std::unique_ptr<Database> writer_;
   std::mutex readers_mutex_;

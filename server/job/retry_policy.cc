@@ -5,6 +5,8 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "base/exit_code.h"
+
 namespace emoe::server {
 namespace {
 
@@ -33,20 +35,20 @@ Verdict judge_finding(Finding finding) {
 }
 
 Verdict judge_code(int code) {
-  switch (code) {
-    case 64:
+  switch (static_cast<ExitCode>(code)) {
+    case ExitCode::configuration:
       return {v1::REASON_CONFIGURATION, RetryAction::fail};
-    case 65:
+    case ExitCode::data:
       return {v1::REASON_DATA, RetryAction::fail};
-    case 71:
+    case ExitCode::peer_lost:
       return {v1::REASON_PEER_LOST, RetryAction::retry};
-    case 74:
+    case ExitCode::io:
       return {v1::REASON_IO, RetryAction::retry};
-    case 75:
+    case ExitCode::preempted:
       return {v1::REASON_PREEMPTED, RetryAction::requeue_uncounted};
-    case 76:
+    case ExitCode::non_finite:
       return {v1::REASON_NON_FINITE, RetryAction::fail};
-    case 77:
+    case ExitCode::out_of_memory:
       return {v1::REASON_OUT_OF_MEMORY, RetryAction::fail};
     default:
       return {v1::REASON_INTERNAL, RetryAction::retry};

@@ -29,13 +29,13 @@ TEST(AttemptFiles, EndIsReadAsWritten) {
 TEST(AttemptFiles, OnlyOneSupervisorGetsTheLock) {
   const testing::TempDir dir;
   const AttemptFiles files(dir.path());
-  EXPECT_FALSE(files.supervisor_is_alive().value());
-  auto first = files.lock_as_supervisor();
+  EXPECT_FALSE(FileLock::is_held(files.supervisor_lock()).value());
+  auto first = FileLock::try_acquire(files.supervisor_lock());
   ASSERT_TRUE(first.ok() && first->has_value());
-  EXPECT_TRUE(files.supervisor_is_alive().value());
-  EXPECT_FALSE(files.lock_as_supervisor()->has_value());
+  EXPECT_TRUE(FileLock::is_held(files.supervisor_lock()).value());
+  EXPECT_FALSE(FileLock::try_acquire(files.supervisor_lock())->has_value());
   first->reset();
-  EXPECT_FALSE(files.supervisor_is_alive().value());
+  EXPECT_FALSE(FileLock::is_held(files.supervisor_lock()).value());
 }
 
 TEST(AttemptFiles, ATornRankRecordIsLeftOut) {

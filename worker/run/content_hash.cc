@@ -2,13 +2,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <utility>
 
 #include <absl/strings/str_cat.h>
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -65,24 +61,6 @@ Result<std::string> hash_of_model(const std::filesystem::path& folder,
     hash.update(absl::StrCat(file.filename().string(), " ", digest, "\n"));
   }
   return hash.hex_digest();
-}
-
-Result<FileLock> FileLock::acquire(const std::filesystem::path& file) {
-  const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd < 0) return errno_status(errno, absl::StrCat("cannot open ", file.string()));
-  while (::flock(fd, LOCK_EX) != 0) {
-    if (errno == EINTR) continue;
-    const int number = errno;
-    ::close(fd);
-    return errno_status(number, absl::StrCat("cannot lock ", file.string()));
-  }
-  return FileLock(fd);
-}
-
-FileLock::FileLock(FileLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-
-FileLock::~FileLock() {
-  if (fd_ >= 0) ::close(fd_);
 }
 
 }  // namespace emoe::worker

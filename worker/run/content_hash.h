@@ -19,19 +19,4 @@ namespace emoe::worker {
 [[nodiscard]] Result<std::string> hash_of_model(const std::filesystem::path& folder,
                                                 const std::filesystem::path& cache_dir);
 
-// An exclusive lock on a file, held while the object lives. Ranks on one host prepare one after the
-// other: the first tokenises and clusters, the others find it done.
-class FileLock {
- public:
-  // Waits until it is free. UNAVAILABLE if the file system has no locks.
-  [[nodiscard]] static Result<FileLock> acquire(const std::filesystem::path& file);
-  FileLock(FileLock&& other) noexcept;
-  FileLock& operator=(FileLock&&) = delete;
-  ~FileLock();
-
- private:
-  explicit FileLock(int fd) : fd_(fd) {}
-  int fd_;
-};
-
 }  // namespace emoe::worker

@@ -5,23 +5,10 @@
 #include <string>
 #include <utility>
 
+#include "base/exit_code.h"
 #include "base/status.h"
 
 namespace emoe::worker {
-
-// What a rank's exit tells the launcher, the coordinator and scripts (after sysexits.h).
-// docs/ERRORS.md says what to do.
-enum class ExitCode {
-  done = 0,
-  configuration = 64,  // the job asks for something wrong, or names a file that is not there
-  data = 65,           // a model, tokenizer, adapter or data file is not what it should be
-  internal = 70,       // a bug
-  peer_lost = 71,      // another rank or the coordinator is gone
-  io = 74,             // disk full, cannot write
-  preempted = 75,      // checkpointed after a signal; wants to be started again
-  non_finite = 76,     // a loss or gradient is NaN or infinite
-  out_of_memory = 77,
-};
 
 // Ends the rank's run with an exit code; caught once, in main.
 class JobError : public std::runtime_error {

@@ -3,6 +3,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/file.h"
+#include "base/file_lock.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "worker/run/content_hash.h"
