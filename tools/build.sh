@@ -7,6 +7,8 @@ shift 2
 
 # A precompiled header is only found in the cache when its time stamps are not part of the key.
 export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}
+# Clones in different folders share what they compile.
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-true}
 export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
 
 if [ ! -f "build/$preset/build.ninja" ]; then
