@@ -4,7 +4,6 @@
 #include <csignal>
 #include <cstdlib>
 #include <deque>
-#include <fstream>
 #include <sstream>
 
 #include <absl/strings/numbers.h>
@@ -25,35 +24,42 @@ namespace {
 struct Stat {
   char state = '?';
   pid_t parent = 0;
-  pid_t session = 0;
   uint64_t start_ticks = 0;
 };
 
-std::optional<Stat> read_stat(pid_t pid) {
-  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
-  std::stringstream content;
-  content << file.rdbuf();
-  const std::string text = content.str();
+// NOT_FOUND when there is no such process (any more).
+Result<Stat> read_stat(pid_t pid) {
+  const std::string path = absl::StrCat("/proc/", pid, "/stat");
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_kernel_file(path));
   const size_t end_of_command = text.rfind(')');
-  if (!file || end_of_command == std::string::npos) return std::nullopt;
-  std::istringstream fields(text.substr(end_of_command + 1));
+  std::istringstream fields(end_of_command == std::string::npos ? ""
+                                                                : text.substr(end_of_command + 1));
   Stat stat;
   std::string skipped;
-  fields >> stat.state >> stat.parent >> skipped >> stat.session;
-  for (int field = 7; field <= 21; ++field) fields >> skipped;
+  fields >> stat.state >> stat.parent;
+  for (int field = 5; field <= 21; ++field) fields >> skipped;
   fields >> stat.start_ticks;
-  if (!fields) return std::nullopt;
+  if (!fields) return absl::NotFoundError(absl::StrCat(path, " is empty"));
   return stat;
 }
 
+// Calls function(pid, stat) for every living process.
 template <typename Function>
-void for_each_process(Function&& function) {
+Status for_each_process(Function&& function) {
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+  std::filesystem::directory_iterator entry("/proc", error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
     pid_t pid = 0;
-    if (!absl::SimpleAtoi(entry.path().filename().string(), &pid)) continue;
-    if (const auto stat = read_stat(pid); stat && stat->state != 'Z') function(pid, *stat);
+    if (!absl::SimpleAtoi(entry->path().filename().string(), &pid)) continue;
+    const auto stat = read_stat(pid);
+    if (stat.ok()) {
+      if (stat->state != 'Z') function(pid, *stat);
+    } else if (stat.status().code() != StatusCode::kNotFound &&
+               stat.status().code() != StatusCode::kPermissionDenied) {  // hidepid: not our user's
+      return stat.status();
+    }
   }
+  return error ? errno_status(error.value(), "cannot list /proc") : ok_status();
 }
 
 std::vector<std::string> environment_with(const std::map<std::string, std::string>& changes) {
@@ -86,9 +92,10 @@ void run_child(const SpawnOptions& options, char* const* argv, char* const* env,
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) _exit(127);
   }
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  for (const int signal : options.blocked_signals) sigaddset(&blocked, signal);
+  sigprocmask(SIG_SETMASK, &blocked, nullptr);
   if (output_fd >= 0) {
     ::dup2(output_fd, STDOUT_FILENO);
     ::dup2(output_fd, STDERR_FILENO);
@@ -135,7 +142,7 @@ Result<ProcessId> spawn(const SpawnOptions& options) {
     return errno_status(child_errno, absl::StrCat("cannot start ", options.argv[0]));
   }
   const auto stat = read_stat(pid);
-  return ProcessId{pid, stat ? stat->start_ticks : 0};
+  return ProcessId{pid, stat.ok() ? stat->start_ticks : 0};
 }
 
 Result<std::optional<ExitStatus>> poll_child(pid_t pid) {
@@ -155,9 +162,29 @@ Result<ExitStatus> wait_child(pid_t pid) {
   return WIFSIGNALED(status) ? ExitStatus{0, WTERMSIG(status)} : ExitStatus{WEXITSTATUS(status), 0};
 }
 
+Result<std::string> read_kernel_file(const std::filesystem::path& path) {
+  const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return errno_status(errno, absl::StrCat("cannot open ", path.string()));
+  std::string text;
+  char buffer[4096];
+  for (;;) {
+    const ssize_t got = ::read(fd.get(), buffer, sizeof buffer);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return errno_status(errno, absl::StrCat("cannot read ", path.string()));
+    if (got == 0) return text;
+    text.append(buffer, static_cast<size_t>(got));
+  }
+}
+
+Result<std::string> boot_id() {
+  EMOE_ASSIGN_OR_RETURN(std::string text, read_kernel_file("/proc/sys/kernel/random/boot_id"));
+  text.erase(text.find_last_not_of('\n') + 1);
+  return text;
+}
+
 std::optional<ProcessId> find_process(pid_t pid) {
   const auto stat = read_stat(pid);
-  if (!stat || stat->state == 'Z') return std::nullopt;
+  if (!stat.ok() || stat->state == 'Z') return std::nullopt;
   return ProcessId{pid, stat->start_ticks};
 }
 
@@ -166,11 +193,19 @@ bool is_alive(const ProcessId& process) {
   return now && now->start_ticks == process.start_ticks;
 }
 
-std::vector<ProcessId> descendants(pid_t pid) {
+Result<std::vector<ProcessId>> living_processes() {
+  std::vector<ProcessId> found;
+  EMOE_RETURN_IF_ERROR(for_each_process([&](pid_t pid, const Stat& stat) {
+    found.push_back({pid, stat.start_ticks});
+  }));
+  return found;
+}
+
+Result<std::vector<ProcessId>> descendants(pid_t pid) {
   std::multimap<pid_t, ProcessId> by_parent;
-  for_each_process([&](pid_t child, const Stat& stat) {
+  EMOE_RETURN_IF_ERROR(for_each_process([&](pid_t child, const Stat& stat) {
     by_parent.insert({stat.parent, ProcessId{child, stat.start_ticks}});
-  });
+  }));
   std::vector<ProcessId> found;
   std::deque<pid_t> open{pid};
   while (!open.empty()) {
@@ -181,14 +216,6 @@ std::vector<ProcessId> descendants(pid_t pid) {
       open.push_back(it->second.pid);
     }
   }
-  return found;
-}
-
-std::vector<ProcessId> processes_of_session(pid_t session) {
-  std::vector<ProcessId> found;
-  for_each_process([&](pid_t pid, const Stat& stat) {
-    if (stat.session == session) found.push_back({pid, stat.start_ticks});
-  });
   return found;
 }
 

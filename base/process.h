@@ -18,7 +18,8 @@ struct SpawnOptions {
   std::filesystem::path output;             // stdout and stderr are appended here; empty: inherited
   std::filesystem::path working_directory;  // empty: this process's
   bool new_session = false;                 // setsid: own session and process group (pgid = pid)
-  bool die_with_parent = false;  // SIGKILL when the *thread* that spawned it ends (Linux)
+  bool die_with_parent = false;      // SIGKILL when the *thread* that spawned it ends (Linux)
+  std::vector<int> blocked_signals;  // the child starts with these blocked and all others open
 };
 
 // Names a process even after its pid was given to another one.
@@ -41,12 +42,19 @@ struct ExitStatus {
 [[nodiscard]] Result<std::optional<ExitStatus>> poll_child(pid_t pid);
 [[nodiscard]] Result<ExitStatus> wait_child(pid_t pid);
 
+// The whole of a file below /proc or /sys, which do not tell their size. NOT_FOUND also when its
+// process is gone.
+[[nodiscard]] Result<std::string> read_kernel_file(const std::filesystem::path& path);
+// Names this run of the kernel; a ProcessId of another names nothing.
+[[nodiscard]] Result<std::string> boot_id();
+
 // True while this very process (same start time) exists and is no zombie.
 [[nodiscard]] bool is_alive(const ProcessId& process);
 // The process with this pid now, if there is one.
 [[nodiscard]] std::optional<ProcessId> find_process(pid_t pid);
-// All living processes below this one, children first discovered first.
-[[nodiscard]] std::vector<ProcessId> descendants(pid_t pid);
-[[nodiscard]] std::vector<ProcessId> processes_of_session(pid_t session);
+// All that live, zombies not counted. An error (no descriptors, no memory) never looks like "none".
+[[nodiscard]] Result<std::vector<ProcessId>> living_processes();
+// All living processes below this one, children first discovered first; errors as above.
+[[nodiscard]] Result<std::vector<ProcessId>> descendants(pid_t pid);
 
 }  // namespace emoe

@@ -1,8 +1,10 @@
 #include "base/process.h"
 
+#include <algorithm>
 #include <csignal>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -35,7 +37,6 @@ TEST(Process, SignalAndIdentity) {
   EXPECT_TRUE(is_alive(*child));
   EXPECT_FALSE(is_alive({child->pid, child->start_ticks + 1}));  // another process with that pid
   EXPECT_EQ(getsid(child->pid), child->pid);
-  EXPECT_EQ(processes_of_session(child->pid).size(), 1u);
   ::kill(child->pid, SIGKILL);
   EXPECT_EQ(wait_child(child->pid)->signal, SIGKILL);
   EXPECT_FALSE(is_alive(*child));
@@ -47,11 +48,47 @@ TEST(Process, FindsDescendants) {
   std::vector<ProcessId> below;
   for (int i = 0; i < 200 && below.empty(); ++i) {
     ::usleep(10'000);
-    below = descendants(child->pid);
+    const auto found = descendants(child->pid);
+    ASSERT_TRUE(found.ok()) << found.status();
+    below = *found;
   }
   EXPECT_EQ(below.size(), 1u);
   ::kill(-child->pid, SIGKILL);
   ASSERT_TRUE(wait_child(child->pid).ok());
+}
+
+TEST(Process, BlockedSignalsAreBlockedInTheChildOnly) {
+  testing::TempDir dir;
+  const auto child =
+      spawn({.argv = {"sh", "-c", "kill -TERM $$; echo lives; kill -USR1 $$; sleep 60"},
+             .output = dir / "out",
+             .blocked_signals = {SIGTERM}});
+  ASSERT_TRUE(child.ok()) << child.status();
+  EXPECT_EQ(wait_child(child->pid)->signal, SIGUSR1);
+  EXPECT_EQ(*read_file(dir / "out"), "lives\n");
+}
+
+TEST(Process, WithoutDescriptorsNobodySeemsGone) {
+  const auto before = living_processes();
+  ASSERT_TRUE(before.ok()) << before.status();
+  EXPECT_TRUE(std::any_of(before->begin(), before->end(),
+                          [](const ProcessId& process) { return process.pid == ::getpid(); }));
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit none{3, limit.rlim_max};  // the standard streams and nothing more
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto all = living_processes();
+  const auto below = descendants(1);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_FALSE(all.ok());
+  EXPECT_FALSE(below.ok());
+}
+
+TEST(Process, TheBootHasOneName) {
+  const auto id = boot_id();
+  ASSERT_TRUE(id.ok()) << id.status();
+  EXPECT_EQ(id->size(), 36u);  // a UUID
+  EXPECT_EQ(*id, *boot_id());
 }
 
 }  // namespace
