@@ -37,12 +37,9 @@ Status FakeLauncher::stop(const LaunchHandle& handle, StopMode mode) {
   if (found == attempts_.end()) return absl::NotFoundError(absl::StrCat("no ", handle.text));
   Attempt& attempt = found->second;
   stops_.push_back({attempt.request.job_id, attempt.request.attempt, mode});
-  if (!stop_error_.ok()) return stop_error_;
   if (attempt.status.phase == AttemptPhase::ended) return ok_status();
   if (mode == StopMode::kill && !survive_kill_) {
     attempt.status = {AttemptPhase::ended, {.signal = SIGKILL, .detail = "killed"}};
-  } else if (mode == StopMode::graceful && graceful_end_) {
-    attempt.status = {AttemptPhase::ended, *graceful_end_};
   }
   return ok_status();
 }
@@ -69,16 +66,6 @@ void FakeLauncher::forget(const std::string& job_id, int attempt) {
 void FakeLauncher::fail_launches(Status error) {
   const std::lock_guard lock(mutex_);
   launch_error_ = std::move(error);
-}
-
-void FakeLauncher::fail_stops(Status error) {
-  const std::lock_guard lock(mutex_);
-  stop_error_ = std::move(error);
-}
-
-void FakeLauncher::end_on_graceful(AttemptEnd end) {
-  const std::lock_guard lock(mutex_);
-  graceful_end_ = std::move(end);
 }
 
 void FakeLauncher::survive_kill(bool survive) {

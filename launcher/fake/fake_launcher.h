@@ -25,8 +25,7 @@ class FakeLauncher final : public Launcher {
 
   [[nodiscard]] Result<LaunchHandle> launch(const LaunchRequest& request) override;
   [[nodiscard]] Result<AttemptStatus> poll(const LaunchHandle& handle) override;
-  // kill ends a running attempt at once by signal 9; graceful is only written down, unless
-  // end_on_graceful() was called. Both return what fail_stops() asks for.
+  // kill ends a running attempt at once by signal 9; graceful is only written down.
   [[nodiscard]] Status stop(const LaunchHandle& handle, StopMode mode) override;
   [[nodiscard]] std::string name() const override { return "fake"; }
 
@@ -35,9 +34,7 @@ class FakeLauncher final : public Launcher {
   void set_unknown(const std::string& job_id, int attempt, bool unknown);
   void forget(const std::string& job_id, int attempt);  // poll() answers NOT_FOUND from now on
   void fail_launches(Status error);                     // OK: launches work again
-  void fail_stops(Status error);
-  void end_on_graceful(AttemptEnd end);  // e.g. exit 75
-  void survive_kill(bool survive);       // kill is only written down (an uninterruptible process)
+  void survive_kill(bool survive);  // kill is only written down (an uninterruptible process)
 
   // What was asked, in order. launches() has each attempt once, however often it was launched.
   [[nodiscard]] std::vector<LaunchRequest> launches() const;
@@ -62,8 +59,6 @@ class FakeLauncher final : public Launcher {
   std::vector<LaunchRequest> launches_;
   std::vector<Stop> stops_;
   Status launch_error_;
-  Status stop_error_;
-  std::optional<AttemptEnd> graceful_end_;
   bool survive_kill_ = false;
 };
 
