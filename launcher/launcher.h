@@ -63,7 +63,9 @@ class Launcher {
  public:
   virtual ~Launcher() = default;
   // FAILED_PRECONDITION when the engine or the program is missing (says how to get it),
-  // RESOURCE_EXHAUSTED when the engine has no room now.
+  // RESOURCE_EXHAUSTED when the engine has no room now and may have some later (only that),
+  // DATA_LOSS when the machine would not: the attempt's files cannot be read or written (disk full
+  // included), or memory, descriptors or processes have run out. INTERNAL: what is left.
   [[nodiscard]] virtual Result<LaunchHandle> launch(const LaunchRequest& request) = 0;
   // NOT_FOUND when the engine knows nothing of the handle (its processes are surely gone).
   [[nodiscard]] virtual Result<AttemptStatus> poll(const LaunchHandle& handle) = 0;

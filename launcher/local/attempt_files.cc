@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <csignal>
+#include <ctime>
 
 #include <absl/strings/str_cat.h>
+#include <fcntl.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "base/exit_code.h"
+#include "base/file.h"
 #include "base/sha256.h"
 
 namespace emoe::launcher {
@@ -46,7 +50,9 @@ std::filesystem::path AttemptFiles::rank_exit(int rank) const {
 }
 
 std::filesystem::path AttemptFiles::mpi_session_dir() const {
-  return std::filesystem::temp_directory_path() / private_name(dir_);
+  std::error_code error;
+  const auto folder = std::filesystem::temp_directory_path(error);
+  return (error ? std::filesystem::path("/tmp") : folder) / private_name(dir_);
 }
 
 std::filesystem::path AttemptFiles::mpi_memory_dir() const {
@@ -57,6 +63,13 @@ void AttemptFiles::remove_mpi_dirs() const {
   std::error_code ignored;
   std::filesystem::remove_all(mpi_session_dir(), ignored);
   std::filesystem::remove_all(mpi_memory_dir(), ignored);
+}
+
+Result<bool> file_exists(const std::filesystem::path& path) {
+  std::error_code error;
+  const bool there = std::filesystem::exists(path, error);
+  if (error) return errno_status(error.value(), absl::StrCat("cannot look at ", path.string()));
+  return there;
 }
 
 Status write_launch(const AttemptFiles& files, const LaunchRecord& record) {
@@ -73,12 +86,18 @@ Result<LaunchRecord> read_launch(const AttemptFiles& files) {
 }
 
 Status write_supervisor(const AttemptFiles& files, const ProcessId& process) {
-  return write_file_atomically(files.supervisor(),
-                               dump({{"pid", process.pid}, {"start_ticks", process.start_ticks}}));
+  EMOE_ASSIGN_OR_RETURN(const std::string boot, boot_id());
+  return write_file_atomically(
+      files.supervisor(),
+      dump({{"pid", process.pid}, {"start_ticks", process.start_ticks}, {"boot_id", boot}}));
 }
 
 Result<ProcessId> read_supervisor(const AttemptFiles& files) {
   EMOE_ASSIGN_OR_RETURN(const json value, read_json(files.supervisor()));
+  EMOE_ASSIGN_OR_RETURN(const std::string boot, boot_id());
+  if (value.value("boot_id", "") != boot) {
+    return absl::NotFoundError(absl::StrCat(files.supervisor().string(), " is of another boot"));
+  }
   return ProcessId{value.value("pid", 0), value.value("start_ticks", uint64_t{0})};
 }
 
@@ -100,6 +119,12 @@ Result<AttemptEnd> read_end(const AttemptFiles& files) {
   end.detail = value.value("detail", "");
   if (value.contains("rank")) end.rank = value.value("rank", 0);
   return end;
+}
+
+int64_t monotonic_now() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1'000'000'000 + now.tv_nsec;
 }
 
 Status write_rank_exit(const AttemptFiles& files, const RankExit& exit) {
@@ -133,11 +158,29 @@ std::optional<RankExit> first_failure(const std::vector<RankExit>& exits) {
   return first;
 }
 
+bool killed_for_memory(const RankExit& exit, const std::vector<int64_t>& counted_ns) {
+  // Who counts looks some times a second; who dies first gives its memory back, which takes longer.
+  constexpr int64_t kSeenLate = 1'000'000'000;
+  constexpr int64_t kDiesLate = 3'000'000'000;
+  return exit.status.signal == SIGKILL &&
+         std::any_of(counted_ns.begin(), counted_ns.end(), [&](int64_t counted) {
+           return exit.monotonic_ns >= counted - kSeenLate &&
+                  exit.monotonic_ns <= counted + kDiesLate;
+         });
+}
+
 std::string tail_of(const std::filesystem::path& file, size_t bytes) {
-  const auto text = read_file(file);
-  if (!text.ok() || text->size() <= bytes) return text.ok() ? *text : "";
-  const auto line = text->find('\n', text->size() - bytes);
-  return text->substr(line == std::string::npos ? text->size() - bytes : line + 1);
+  const FileDescriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  const off_t size = fd.valid() ? ::lseek(fd.get(), 0, SEEK_END) : -1;
+  if (size <= 0) return "";
+  // One byte more tells whether the tail begins a line.
+  const size_t wanted = std::min(static_cast<size_t>(size), bytes + 1);
+  std::string text(wanted, '\0');
+  const ssize_t got = ::pread(fd.get(), text.data(), wanted, size - static_cast<off_t>(wanted));
+  text.resize(got > 0 ? static_cast<size_t>(got) : 0);
+  if (text.size() <= bytes) return text;
+  const size_t line = text.find('\n') + 1;  // 0 when there is none
+  return text.substr(line == 0 || line == text.size() ? 1 : line);
 }
 
 }  // namespace emoe::launcher

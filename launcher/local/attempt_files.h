@@ -19,11 +19,13 @@ namespace emoe::launcher {
 //
 //   launch.json       written by launch(): the attempt is meant to run, at most once
 //   supervisor.lock   flock()ed by the supervisor as long as it lives
-//   supervisor.json   pid and start time of the supervisor; exists = it was started, never again
+//   supervisor.json   pid, start time and boot of the supervisor; exists = it was started, never
+//                     again
 //   rank_N.start      the guard of rank N is ready to pass signals on
 //   rank_N.exit       how rank N ended, with the last lines it printed
 //   end.json          how the attempt ended; exists = no process of it is left
-//   output.log        what all ranks printed, "[N] " before each line, and mpirun's own words
+//   output.log        what all ranks printed, "[N] " before each line, and mpirun's own words; from
+//                     a limit on nothing more but one line "[N] [cut] …" of each rank
 class AttemptFiles {
  public:
   explicit AttemptFiles(std::filesystem::path dir) : dir_(std::move(dir)) {}
@@ -49,6 +51,9 @@ class AttemptFiles {
   std::filesystem::path dir_;
 };
 
+// An error is neither yes nor no.
+[[nodiscard]] Result<bool> file_exists(const std::filesystem::path& path);
+
 struct LaunchRecord {
   std::string job_id;
   int attempt = 0;
@@ -59,16 +64,21 @@ struct LaunchRecord {
 [[nodiscard]] Result<LaunchRecord> read_launch(const AttemptFiles& files);  // NOT_FOUND
 
 [[nodiscard]] Status write_supervisor(const AttemptFiles& files, const ProcessId& process);
-[[nodiscard]] Result<ProcessId> read_supervisor(const AttemptFiles& files);  // NOT_FOUND
+// NOT_FOUND when none was written since this machine booted: after that, another process may by
+// chance have the same pid and start time.
+[[nodiscard]] Result<ProcessId> read_supervisor(const AttemptFiles& files);
 
 [[nodiscard]] Status write_end(const AttemptFiles& files, const AttemptEnd& end);
 [[nodiscard]] Result<AttemptEnd> read_end(const AttemptFiles& files);  // NOT_FOUND
+
+// CLOCK_MONOTONIC in nanoseconds: one clock for all processes of this machine.
+[[nodiscard]] int64_t monotonic_now();
 
 // How one rank ended.
 struct RankExit {
   int rank = 0;
   ExitStatus status;
-  int64_t monotonic_ns = 0;  // CLOCK_MONOTONIC, one clock for all ranks of this machine
+  int64_t monotonic_ns = 0;  // of monotonic_now()
   std::string last_lines;
 };
 [[nodiscard]] Status write_rank_exit(const AttemptFiles& files, const RankExit& exit);
@@ -79,6 +89,11 @@ struct RankExit {
 // (exit 71 "peer lost", and SIGTERM by which mpirun ends the others) count only if there is nothing
 // else. Nothing when no rank failed.
 [[nodiscard]] std::optional<RankExit> first_failure(const std::vector<RankExit>& exits);
+
+// Whether the kernel's OOM killer ended this rank. The kernel only counts per control group, which
+// others may share; so it takes a SIGKILL within moments of a count. `counted_ns`: when the count
+// was seen to rise, on the clock of RankExit::monotonic_ns.
+[[nodiscard]] bool killed_for_memory(const RankExit& exit, const std::vector<int64_t>& counted_ns);
 
 // The last `bytes` of a text file from a line's beginning; empty when it cannot be read.
 [[nodiscard]] std::string tail_of(const std::filesystem::path& file, size_t bytes);

@@ -1,28 +1,18 @@
 #include "launcher/local/attempt_processes.h"
 
 #include <csignal>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 #include <string>
 
-#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 
 namespace emoe::launcher {
 namespace {
 
-// Files of /proc and /sys have no size to map by; nothing when it cannot be read.
-std::optional<std::string> read_kernel_file(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return std::nullopt;
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
-
 // The value of "name value" in a file of such lines.
 std::optional<int64_t> counter_in(const std::filesystem::path& file, const std::string& name) {
   const auto text = read_kernel_file(file);
-  if (!text) return std::nullopt;
+  if (!text.ok()) return std::nullopt;
   std::istringstream lines(*text);
   std::string key;
   int64_t value = 0;
@@ -34,22 +24,30 @@ std::optional<int64_t> counter_in(const std::filesystem::path& file, const std::
 
 }  // namespace
 
-std::vector<ProcessId> processes_of_attempt(const std::filesystem::path& attempt_dir, pid_t spare) {
+int kill_signal() {
+  return SIGRTMIN + 1;
+}
+
+Result<std::vector<ProcessId>> processes_of_attempt(const std::filesystem::path& attempt_dir,
+                                                    pid_t spare) {
   // Preceded by the 0 of the variable before, or at the front; ended by its own 0.
-  const std::string entry = absl::StrCat(kAttemptDirVariable, "=", attempt_dir.string());
+  const std::string zero(1, '\0');
+  const std::string wanted =
+      absl::StrCat(zero, kAttemptDirVariable, "=", attempt_dir.string(), zero);
   std::vector<ProcessId> found;
-  std::error_code error;
-  for (const auto& folder : std::filesystem::directory_iterator("/proc", error)) {
-    pid_t pid = 0;
-    if (!absl::SimpleAtoi(folder.path().filename().string(), &pid) || pid == spare) continue;
-    // Before reading the environment: a pid reused meanwhile then has another start time.
-    const auto process = find_process(pid);
-    if (!process) continue;
-    const auto environment = read_kernel_file(folder.path() / "environ");
-    if (!environment) continue;
-    const std::string text = absl::StrCat(std::string(1, '\0'), *environment);
-    const std::string wanted = std::string(1, '\0') + entry + std::string(1, '\0');
-    if (text.find(wanted) != std::string::npos) found.push_back(*process);
+  // The start times first: a pid reused before its environment is read then has another one.
+  EMOE_ASSIGN_OR_RETURN(const std::vector<ProcessId> living, living_processes());
+  for (const ProcessId& process : living) {
+    if (process.pid == spare) continue;
+    const auto environment = read_kernel_file(absl::StrCat("/proc/", process.pid, "/environ"));
+    if (environment.ok()) {
+      if (absl::StrCat(zero, *environment).find(wanted) != std::string::npos) {
+        found.push_back(process);
+      }
+    } else if (environment.status().code() != StatusCode::kNotFound &&
+               environment.status().code() != StatusCode::kPermissionDenied) {  // another user's
+      return environment.status();
+    }
   }
   return found;
 }
@@ -62,7 +60,7 @@ void signal_all(const std::vector<ProcessId>& processes, int signal) {
 
 std::optional<int64_t> oom_kills() {
   const auto text = read_kernel_file("/proc/self/cgroup");
-  if (!text) return std::nullopt;
+  if (!text.ok()) return std::nullopt;
   std::istringstream lines(*text);
   for (std::string line; std::getline(lines, line);) {
     const auto path_at = line.rfind(':');

@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "base/process.h"
+#include "base/status.h"
 
 namespace emoe::launcher {
 
@@ -15,9 +16,14 @@ namespace emoe::launcher {
 // them also when parents, sessions and process groups have changed. Its children inherit it.
 inline constexpr const char* kAttemptDirVariable = "EMOE_ATTEMPT_DIR";
 
-// Living processes of the attempt except `spare` (the supervisor, which has the variable too).
-[[nodiscard]] std::vector<ProcessId> processes_of_attempt(const std::filesystem::path& attempt_dir,
-                                                          pid_t spare);
+// Tells the supervisor to kill all of its attempt. Private, so that what a host sends on its way
+// down (SIGTERM) is a preemption and not this.
+[[nodiscard]] int kill_signal();
+
+// Living processes of the attempt except `spare` (the supervisor, which has the variable too). An
+// error (no descriptors, no memory) never looks like "none".
+[[nodiscard]] Result<std::vector<ProcessId>> processes_of_attempt(
+    const std::filesystem::path& attempt_dir, pid_t spare);
 
 // Sends a signal to each that still is the process it was.
 void signal_all(const std::vector<ProcessId>& processes, int signal);

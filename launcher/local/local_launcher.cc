@@ -7,9 +7,12 @@
 #include <absl/strings/str_cat.h>
 #include <unistd.h>
 
+#include "base/exit_code.h"
+#include "base/file_lock.h"
 #include "base/process.h"
 #include "launcher/local/attempt_files.h"
 #include "launcher/local/attempt_processes.h"
+#include "launcher/local/supervisor.h"
 
 namespace emoe::launcher {
 namespace {
@@ -17,7 +20,8 @@ namespace {
 constexpr const char* kHandlePrefix = "local:";
 
 bool is_program(const std::filesystem::path& path) {
-  return std::filesystem::is_regular_file(path) && ::access(path.c_str(), X_OK) == 0;
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error) && ::access(path.c_str(), X_OK) == 0;
 }
 
 // As execvp looks: a name without '/' along PATH.
@@ -40,11 +44,36 @@ Result<AttemptFiles> files_of(const LaunchHandle& handle) {
   if (!handle.text.starts_with(kHandlePrefix)) {
     return absl::NotFoundError(absl::StrCat("\"", handle.text, "\" is no local attempt"));
   }
-  AttemptFiles files(handle.text.substr(std::string(kHandlePrefix).size()));
-  if (!std::filesystem::exists(files.launch())) {
-    return absl::NotFoundError(absl::StrCat("nothing was launched in ", files.dir().string()));
+  return AttemptFiles(handle.text.substr(std::string(kHandlePrefix).size()));
+}
+
+Status nothing_launched(const AttemptFiles& files) {
+  return absl::NotFoundError(absl::StrCat("nothing was launched in ", files.dir().string()));
+}
+
+// What this machine would not do, as launch() tells it: whatever errno stood behind it (a full disk
+// is RESOURCE_EXHAUSTED in Abseil's eyes), it is no matter of room or of settings.
+Status machine_error(const Status& status) {
+  return absl::DataLossError(std::string(status.message()));
+}
+
+// Kills what lives of an attempt that nobody guards; whether there was something.
+Result<bool> kill_unguarded(const AttemptFiles& files) {
+  EMOE_ASSIGN_OR_RETURN(const auto left, processes_of_attempt(files.dir(), 0));
+  signal_all(left, SIGKILL);
+  return !left.empty();
+}
+
+// Whether the attempt was started, be it by a coordinator that is gone. Its record and its marks
+// may have been taken by a cleaner of old files; its processes then still show it.
+Result<bool> was_started(const AttemptFiles& files, bool recorded) {
+  for (const auto& mark : {files.supervisor(), files.end()}) {
+    EMOE_ASSIGN_OR_RETURN(const bool there, file_exists(mark));
+    if (there) return true;
   }
-  return files;
+  if (recorded) return false;  // if it was, the supervisor's lock shows it to emoe-supervise
+  EMOE_ASSIGN_OR_RETURN(const auto living, processes_of_attempt(files.dir(), 0));
+  return !living.empty();
 }
 
 pid_t supervisor_pid(const AttemptFiles& files) {
@@ -54,15 +83,12 @@ pid_t supervisor_pid(const AttemptFiles& files) {
 
 // The end of an attempt whose supervisor could not tell it any more.
 AttemptEnd explain_lost(const AttemptFiles& files, int ranks) {
-  if (!std::filesystem::exists(files.supervisor())) {
-    return {.signal = SIGKILL, .detail = "the attempt was never started"};
-  }
   if (const auto failure = first_failure(read_rank_exits(files, ranks))) {
     return {failure->status.code, failure->status.signal, failure->rank, false,
             failure->last_lines};
   }
   return {.signal = SIGKILL,
-          .detail = "the supervisor of the attempt was killed, and its ranks with it"};
+          .detail = "the supervisor of the attempt was killed, and with it what it had started"};
 }
 
 }  // namespace
@@ -73,16 +99,22 @@ LocalLauncher::LocalLauncher(Config config) : config_(std::move(config)) {
   }
 }
 
-Status LocalLauncher::check_request(const LaunchRequest& request) const {
+Status LocalLauncher::check_request(const LaunchRequest& request) {
   if (request.job_id.empty() || request.attempt < 1 || request.ranks < 1 ||
       request.threads_per_rank < 1 || request.worker_argv.empty()) {
     return absl::InvalidArgumentError(
         "a launch needs a job id, an attempt, ranks, threads and a program");
   }
-  if (!request.attempt_dir.is_absolute() || !std::filesystem::is_directory(request.attempt_dir)) {
+  std::error_code error;
+  if (!request.attempt_dir.is_absolute() ||
+      !std::filesystem::is_directory(request.attempt_dir, error)) {
     return absl::InvalidArgumentError(absl::StrCat("attempt folder ", request.attempt_dir.string(),
                                                    " does not exist or is not an absolute path"));
   }
+  return ok_status();
+}
+
+Status LocalLauncher::check_programs(const LaunchRequest& request) const {
   if (!can_run(config_.mpirun)) {
     return absl::FailedPreconditionError(
         absl::StrCat("no program ", config_.mpirun, ": install the Debian package openmpi-bin"));
@@ -103,7 +135,7 @@ std::vector<std::string> LocalLauncher::mpirun_argv(const LaunchRequest& request
   argv.insert(argv.end(), config_.mpirun_args.begin(), config_.mpirun_args.end());
   for (const std::string& word :
        {std::string("-n"), absl::StrCat(request.ranks), config_.supervisor_program,
-        std::string("rank"), std::string("--")}) {
+        std::string("rank"), absl::StrCat(config_.log_limit_bytes), std::string("--")}) {
     argv.push_back(word);
   }
   argv.insert(argv.end(), request.worker_argv.begin(), request.worker_argv.end());
@@ -125,14 +157,26 @@ Status LocalLauncher::start_supervisor(const LaunchRequest& request,
   options.new_session = true;
   // The program forks the supervisor proper and ends at once, so no zombie stays with us and the
   // supervisor has no tie to this process.
-  EMOE_ASSIGN_OR_RETURN(const ProcessId process, spawn(options));
-  EMOE_ASSIGN_OR_RETURN(const ExitStatus status, wait_child(process.pid));
-  constexpr int kAlreadyStarted = 3;
-  if (status.signal == 0 && (status.code == 0 || status.code == kAlreadyStarted)) {
+  const auto process = spawn(options);
+  if (!process.ok()) return machine_error(process.status());
+  const auto status = wait_child(process->pid);
+  if (!status.ok()) return machine_error(status.status());
+  if (status->signal == 0 && (status->code == 0 || status->code == kAlreadyStarted)) {
     return ok_status();
   }
-  return absl::InternalError(
-      absl::StrCat("the supervisor did not start: ", tail_of(options.output, 1000)));
+  if (status->signal != 0) {
+    // Killed, perhaps after it had forked the supervisor, which holds the lock from its birth.
+    const AttemptFiles files(request.attempt_dir);
+    const auto alive = FileLock::is_held(files.supervisor_lock());
+    if (!alive.ok()) return machine_error(alive.status());
+    const auto started = was_started(files, true);
+    if (!started.ok()) return machine_error(started.status());
+    if (*alive || *started) return ok_status();
+  }
+  const std::string message =
+      absl::StrCat("the supervisor did not start: ", tail_of(options.output, 1000));
+  const bool machine = status->code == static_cast<int>(ExitCode::io);
+  return machine ? absl::DataLossError(message) : absl::InternalError(message);
 }
 
 Result<LaunchHandle> LocalLauncher::launch(const LaunchRequest& request) {
@@ -140,40 +184,49 @@ Result<LaunchHandle> LocalLauncher::launch(const LaunchRequest& request) {
   const AttemptFiles files(request.attempt_dir);
   const LaunchHandle handle{absl::StrCat(kHandlePrefix, files.dir().string())};
   const std::lock_guard lock(mutex_);
-  const std::vector<std::string> argv = mpirun_argv(request);
   const auto known = read_launch(files);
-  if (known.ok()) {
-    if (known->job_id != request.job_id || known->attempt != request.attempt) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          files.dir().string(), " belongs to job ", known->job_id, " attempt ", known->attempt));
-    }
-  } else {
-    EMOE_RETURN_IF_ERROR(
-        write_launch(files, {request.job_id, request.attempt, request.ranks, argv}));
+  if (!known.ok() && known.status().code() != StatusCode::kNotFound) {
+    return machine_error(known.status());
   }
-  // Also for a known attempt: a coordinator may have been killed between the record and this. The
-  // supervisor's lock lets only one through.
-  if (!std::filesystem::exists(files.supervisor()) && !std::filesystem::exists(files.end())) {
-    EMOE_RETURN_IF_ERROR(start_supervisor(request, argv));
+  if (known.ok() && (known->job_id != request.job_id || known->attempt != request.attempt)) {
+    return absl::FailedPreconditionError(absl::StrCat(files.dir().string(), " belongs to job ",
+                                                      known->job_id, " attempt ", known->attempt));
   }
+  const auto started = was_started(files, known.ok());
+  if (!started.ok()) return machine_error(started.status());
+  if (*started) return handle;
+  // Also for a known attempt: a coordinator may have been killed between the record and the start.
+  // The supervisor's lock lets only one through.
+  EMOE_RETURN_IF_ERROR(check_programs(request));
+  const std::vector<std::string> argv = mpirun_argv(request);
+  if (!known.ok()) {
+    const Status written =
+        write_launch(files, {request.job_id, request.attempt, request.ranks, argv});
+    if (!written.ok()) return machine_error(written);
+  }
+  EMOE_RETURN_IF_ERROR(start_supervisor(request, argv));
   return handle;
 }
 
 Result<AttemptStatus> LocalLauncher::poll(const LaunchHandle& handle) {
   EMOE_ASSIGN_OR_RETURN(const AttemptFiles files, files_of(handle));
   const AttemptStatus running{AttemptPhase::running, {}};
-  EMOE_ASSIGN_OR_RETURN(const bool alive, FileLock::is_held(files.supervisor_lock()));
-  // The lock was looked at first: a supervisor writes the end before it lets go.
-  if (auto end = read_end(files); end.ok()) return AttemptStatus{AttemptPhase::ended, *end};
-  if (alive) return running;
-  const auto left = processes_of_attempt(files.dir(), 0);
-  if (!left.empty()) {
-    signal_all(left, SIGKILL);
-    return running;
+  EMOE_ASSIGN_OR_RETURN(const bool recorded, file_exists(files.launch()));
+  if (recorded) {
+    // A supervisor writes the end before it lets go of the lock; until then it is not the end.
+    EMOE_ASSIGN_OR_RETURN(const bool alive, FileLock::is_held(files.supervisor_lock()));
+    if (alive) return running;
+    const auto end = read_end(files);
+    if (end.ok()) return AttemptStatus{AttemptPhase::ended, *end};
+    const StatusCode why = end.status().code();
+    if (why != StatusCode::kNotFound && why != StatusCode::kDataLoss) return end.status();
   }
+  EMOE_ASSIGN_OR_RETURN(const bool left, kill_unguarded(files));
+  if (left) return running;
+  files.remove_mpi_dirs();
+  if (!recorded) return nothing_launched(files);
   EMOE_ASSIGN_OR_RETURN(const LaunchRecord record, read_launch(files));
   const AttemptEnd end = explain_lost(files, record.ranks);
-  files.remove_mpi_dirs();
   const std::lock_guard lock(mutex_);
   EMOE_RETURN_IF_ERROR(write_end(files, end));
   return AttemptStatus{AttemptPhase::ended, end};
@@ -181,7 +234,11 @@ Result<AttemptStatus> LocalLauncher::poll(const LaunchHandle& handle) {
 
 Status LocalLauncher::stop(const LaunchHandle& handle, StopMode mode) {
   EMOE_ASSIGN_OR_RETURN(const AttemptFiles files, files_of(handle));
-  if (std::filesystem::exists(files.end())) return ok_status();
+  EMOE_ASSIGN_OR_RETURN(const bool recorded, file_exists(files.launch()));
+  if (!recorded) {
+    EMOE_ASSIGN_OR_RETURN(const bool left, kill_unguarded(files));
+    return left ? ok_status() : nothing_launched(files);
+  }
   const pid_t supervisor = supervisor_pid(files);
   if (mode == StopMode::graceful) {
     if (supervisor != 0) ::kill(supervisor, SIGUSR1);
@@ -189,10 +246,11 @@ Status LocalLauncher::stop(const LaunchHandle& handle, StopMode mode) {
   }
   // The supervisor writes down why, and the ranks do not wait until it comes to it.
   if (supervisor != 0) {
-    ::kill(supervisor, SIGTERM);
+    ::kill(supervisor, kill_signal());
     ::kill(supervisor, SIGCONT);
   }
-  signal_all(processes_of_attempt(files.dir(), supervisor), SIGKILL);
+  EMOE_ASSIGN_OR_RETURN(const auto processes, processes_of_attempt(files.dir(), supervisor));
+  signal_all(processes, SIGKILL);
   return ok_status();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -14,7 +15,9 @@ namespace emoe::launcher {
 // mpirun, waits for everything the attempt started and leaves end.json; it does not need the
 // coordinator to live. A coordinator that starts anew finds the attempt by its handle, which names
 // the attempt's folder. If the supervisor is killed, mpirun and all ranks die with it, and poll()
-// removes what a rank may have left. What lies in the folder: attempt_files.h.
+// removes what a rank may have left. An attempt counts as running as long as its supervisor or
+// any process of it lives. If a cleaner took its record (launch.json), poll() and stop() kill what
+// lives of it, and say NOT_FOUND when that is gone. What lies in the folder: attempt_files.h.
 //
 // Every rank sees in its environment, beside the request's variables: EMOE_JOB_ID, EMOE_ATTEMPT,
 // EMOE_ATTEMPT_DIR and OMP_NUM_THREADS. A graceful stop reaches it as SIGUSR1, which it must
@@ -29,21 +32,23 @@ class LocalLauncher final : public Launcher {
     // would be bound to the same cores.
     std::vector<std::string> mpirun_args = {"--allow-run-as-root", "--oversubscribe", "--bind-to",
                                             "none"};
-    std::string supervisor_program;  // empty: emoe-supervise beside this program
+    std::string supervisor_program;       // empty: emoe-supervise beside this program
+    uint64_t log_limit_bytes = 64 << 20;  // of output.log; what ranks print after that is dropped
   };
 
   explicit LocalLauncher(Config config);
 
   // FAILED_PRECONDITION: mpirun (Debian package openmpi-bin), the supervisor or the worker program
   // is missing, or the folder belongs to another attempt. INVALID_ARGUMENT: a request without a
-  // program, ranks or folder.
+  // program, ranks or folder. DATA_LOSS and INTERNAL as in Launcher; never RESOURCE_EXHAUSTED.
   [[nodiscard]] Result<LaunchHandle> launch(const LaunchRequest& request) override;
   [[nodiscard]] Result<AttemptStatus> poll(const LaunchHandle& handle) override;
   [[nodiscard]] Status stop(const LaunchHandle& handle, StopMode mode) override;
   [[nodiscard]] std::string name() const override { return "local"; }
 
  private:
-  [[nodiscard]] Status check_request(const LaunchRequest& request) const;
+  [[nodiscard]] static Status check_request(const LaunchRequest& request);
+  [[nodiscard]] Status check_programs(const LaunchRequest& request) const;
   [[nodiscard]] std::vector<std::string> mpirun_argv(const LaunchRequest& request) const;
   [[nodiscard]] Status start_supervisor(const LaunchRequest& request,
                                         const std::vector<std::string>& argv) const;

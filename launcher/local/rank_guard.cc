@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <deque>
 #include <optional>
 
@@ -16,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -41,9 +41,10 @@ std::string environment(const char* name) {
 // file.
 class LineLog {
  public:
-  LineLog(const std::filesystem::path& path, int rank)
+  LineLog(const std::filesystem::path& path, int rank, uint64_t limit)
       : fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)),
-        tag_(absl::StrCat("[", rank, "] ")) {}
+        tag_(absl::StrCat("[", rank, "] ")),
+        limit_(limit) {}
 
   void add(const char* data, size_t size) {
     pending_.append(data, size);
@@ -67,15 +68,25 @@ class LineLog {
 
  private:
   void write_line(const std::string& line) {
-    const std::string text = absl::StrCat(tag_, line, "\n");
-    // A full disk must not stop the rank: what cannot be written is dropped.
-    if (fd_.valid() && ::write(fd_.get(), text.data(), text.size()) < 0) errno = 0;
     recent_.push_back(line);
     if (recent_.size() > kRememberedLines) recent_.pop_front();
+    if (cut_) return;
+    std::string text = absl::StrCat(tag_, line, "\n");
+    struct stat info {};
+    if (::fstat(fd_.get(), &info) == 0 &&
+        static_cast<uint64_t>(info.st_size) + text.size() > limit_) {
+      cut_ = true;
+      text = absl::StrCat(tag_, "[cut] the attempt's log has reached its limit of ", limit_,
+                          " bytes\n");
+    }
+    // A full disk must not stop the rank: what cannot be written is dropped.
+    if (fd_.valid() && ::write(fd_.get(), text.data(), text.size()) < 0) errno = 0;
   }
 
   FileDescriptor fd_;
   std::string tag_;
+  uint64_t limit_;
+  bool cut_ = false;
   std::string pending_;
   std::deque<std::string> recent_;
 };
@@ -102,8 +113,8 @@ sigset_t signals(std::initializer_list<int> list) {
 
 class RankGuard {
  public:
-  RankGuard(AttemptFiles files, int rank)
-      : files_(std::move(files)), rank_(rank), log_(files_.output(), rank) {}
+  RankGuard(AttemptFiles files, int rank, uint64_t log_limit)
+      : files_(std::move(files)), rank_(rank), log_(files_.output(), rank, log_limit) {}
 
   Status start(std::vector<std::string> arguments) {
     const sigset_t handled = signals({SIGCHLD, SIGUSR1, SIGTERM, SIGINT});
@@ -130,31 +141,41 @@ class RankGuard {
       pollfd events[2] = {{signal_fd_.get(), POLLIN, 0}, {output_.get(), POLLIN, 0}};
       // A pipe closed by the rank would wake poll for ever.
       ::poll(events, output_.valid() ? 2 : 1, -1);
-      if (output_.valid() && events[1].revents != 0) read_output();
+      // One read at a time: a rank that prints without pause must still get its signals.
+      if (output_.valid() && events[1].revents != 0) (void)read_output();
       if (events[0].revents != 0) ended = handle_signals();
     }
-    if (output_.valid()) read_output();  // what the rank wrote last
+    read_last_output();
     log_.flush();
     return *ended;
   }
 
   void record(const ExitStatus& status) {
-    timespec now{};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    const RankExit exit{rank_, status, now.tv_sec * 1'000'000'000 + now.tv_nsec, log_.last_lines()};
+    const RankExit exit{rank_, status, ended_ns_, log_.last_lines()};
     if (const Status written = write_rank_exit(files_, exit); !written.ok()) {
       std::fprintf(stderr, "rank %d: %s\n", rank_, std::string(written.message()).c_str());
     }
   }
 
  private:
-  void read_output() {
+  // One read; how much came.
+  size_t read_output() {
     char buffer[16384];
-    ssize_t got = 0;
-    while ((got = ::read(output_.get(), buffer, sizeof buffer)) > 0) {
-      log_.add(buffer, static_cast<size_t>(got));
-    }
+    const ssize_t got = ::read(output_.get(), buffer, sizeof buffer);
     if (got == 0) output_.reset();
+    if (got <= 0) return 0;
+    log_.add(buffer, static_cast<size_t>(got));
+    return static_cast<size_t>(got);
+  }
+
+  // What the rank wrote last is in the pipe. Not more than that: a process it left behind may go on
+  // printing for ever.
+  void read_last_output() {
+    if (!output_.valid()) return;
+    const int capacity = ::fcntl(output_.get(), F_GETPIPE_SZ);
+    for (size_t got = 0, all = 0; output_.valid() && static_cast<int>(all) < capacity; all += got) {
+      if ((got = read_output()) == 0) return;
+    }
   }
 
   std::optional<ExitStatus> handle_signals() {
@@ -164,6 +185,7 @@ class RankGuard {
     }
     const auto status = poll_child(child_);
     if (!status.ok()) return ExitStatus{kExitInternal, 0};
+    if (*status) ended_ns_ = monotonic_now();
     return *status;
   }
 
@@ -173,6 +195,7 @@ class RankGuard {
   FileDescriptor signal_fd_;
   FileDescriptor output_;
   pid_t child_ = 0;
+  int64_t ended_ns_ = 0;
 };
 
 // mpirun shall see what the rank did; the rank's own core dump is enough.
@@ -189,7 +212,7 @@ int end_as(const ExitStatus& status) {
 
 }  // namespace
 
-int run_rank(const std::vector<std::string>& argv) {
+int run_rank(uint64_t log_limit, const std::vector<std::string>& argv) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const std::string parent = absl::StrCat(::getppid());
   if (parent == "1" || parent == environment("EMOE_SUPERVISOR_PID")) {
@@ -200,7 +223,7 @@ int run_rank(const std::vector<std::string>& argv) {
     std::fprintf(stderr, "emoe-supervise rank: not started by mpirun\n");
     return kExitInternal;
   }
-  RankGuard guard(AttemptFiles(environment(kAttemptDirVariable)), rank);
+  RankGuard guard(AttemptFiles(environment(kAttemptDirVariable)), rank, log_limit);
   if (const Status status = guard.start(argv); !status.ok()) {
     std::fprintf(stderr, "rank %d: %s\n", rank, std::string(status.message()).c_str());
     return kExitInternal;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,10 +11,13 @@ namespace emoe::launcher {
 // mpirun and takes the rank along, and leaves rank_N.exit with the true cause of its end. Ends as
 // the rank ended (same code or signal).
 //
+// output.log, which all ranks share, grows to `log_limit` bytes: a rank's first line beyond that
+// becomes "[rank] [cut] …", later ones are dropped. The last lines stay in rank_N.exit even then.
+//
 // The rank starts with SIGUSR1 blocked: a preemption signal that comes while a program still loads
 // its libraries waits until the program opens for it, instead of killing it.
 //
 // Reads EMOE_ATTEMPT_DIR and OMPI_COMM_WORLD_RANK.
-[[nodiscard]] int run_rank(const std::vector<std::string>& argv);
+[[nodiscard]] int run_rank(uint64_t log_limit, const std::vector<std::string>& argv);
 
 }  // namespace emoe::launcher

@@ -1,7 +1,8 @@
 // emoe-supervise: started by the local launcher, not by people.
 //   emoe-supervise attempt DIR RANKS -- mpirun …   guards one attempt (supervisor.h)
-//   emoe-supervise rank -- emoe-worker …           guards one rank, started by that mpirun
+//   emoe-supervise rank LOG_LIMIT -- emoe-worker … guards one rank, started by that mpirun
 //                                                  (rank_guard.h)
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -21,8 +22,10 @@ int main(int argc, char** argv) {
       absl::SimpleAtoi(arguments[2], &ranks)) {
     return emoe::launcher::start_supervisor(arguments[1], ranks, rest(4));
   }
-  if (arguments.size() > 2 && arguments[0] == "rank" && arguments[1] == "--") {
-    return emoe::launcher::run_rank(rest(2));
+  uint64_t log_limit = 0;
+  if (arguments.size() > 3 && arguments[0] == "rank" && arguments[2] == "--" &&
+      absl::SimpleAtoi(arguments[1], &log_limit)) {
+    return emoe::launcher::run_rank(log_limit, rest(3));
   }
   std::fprintf(stderr, "emoe-supervise is started by emoe-coordinator; see docs/ARCHITECTURE\n");
   return 64;

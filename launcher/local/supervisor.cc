@@ -1,8 +1,10 @@
 #include "launcher/local/supervisor.h"
 
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <limits>
 #include <optional>
 #include <thread>
 
@@ -12,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/exit_code.h"
 #include "launcher/local/attempt_files.h"
 #include "launcher/local/attempt_processes.h"
 
@@ -23,17 +26,23 @@ using namespace std::chrono_literals;
 constexpr auto kLookAround = 100ms;     // between two looks at what no signal tells
 constexpr auto kTerminationGrace = 2s;  // SIGTERM → SIGKILL for what mpirun left behind
 constexpr auto kLockPatience = 1s;      // a launcher that only looks holds the lock for an instant
+constexpr auto kWriteAgain = 1s;
 constexpr size_t kDetailBytes = 2000;
+constexpr int kSignalBase = 128;
+constexpr int kNoRank = -1;
 
 int fail(const Status& status) {
   std::fprintf(stderr, "emoe-supervise: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return static_cast<int>(ExitCode::io);
 }
 
 sigset_t watched_signals() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGCHLD, SIGUSR1, SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  // SIGPIPE: whoever waited for our start may be gone before we tell it.
+  for (const int signal : {SIGCHLD, SIGUSR1, SIGTERM, SIGINT, SIGHUP, SIGPIPE, kill_signal()}) {
+    sigaddset(&set, signal);
+  }
   return set;
 }
 
@@ -45,7 +54,7 @@ class Supervisor {
 
   Status start() {
     ::prctl(PR_SET_CHILD_SUBREAPER, 1);
-    oom_before_ = oom_kills();
+    oom_kills_ = oom_kills();
     EMOE_RETURN_IF_ERROR(emoe::create_directories(files_.mpi_session_dir()));
     SpawnOptions options;
     options.argv = argv_;
@@ -56,6 +65,8 @@ class Supervisor {
     }
     options.output = files_.output();
     options.die_with_parent = true;
+    // It would kill the ranks instead of letting them checkpoint. The ranks themselves have it open.
+    options.blocked_signals = {SIGTERM};
     EMOE_ASSIGN_OR_RETURN(mpirun_, spawn(options));
     return ok_status();
   }
@@ -68,8 +79,7 @@ class Supervisor {
     }
     remove_leftovers();
     files_.remove_mpi_dirs();
-    const Status written = write_end(files_, explain());
-    if (!written.ok()) (void)fail(written);
+    leave(explain());
   }
 
  private:
@@ -77,9 +87,17 @@ class Supervisor {
     const sigset_t set = watched_signals();
     const timespec timeout{0, static_cast<long>(patience / 1ns)};
     const int signal = sigtimedwait(&set, nullptr, &timeout);
-    if (signal == SIGUSR1) preempt_requested_ = true;
-    if (signal == SIGTERM || signal == SIGINT) kill_requested_ = true;
+    if (signal == SIGUSR1 || signal == SIGTERM || signal == SIGINT) preempt_requested_ = true;
+    if (signal == kill_signal()) kill_requested_ = true;
     reap();
+    watch_memory();
+  }
+
+  void watch_memory() {
+    const auto kills = oom_kills();
+    if (!kills) return;
+    if (oom_kills_ && *kills > *oom_kills_) oom_seen_ns_.push_back(monotonic_now());
+    oom_kills_ = kills;
   }
 
   // mpirun, and whatever lost its parent and came to us.
@@ -97,48 +115,77 @@ class Supervisor {
   void pass_on_preemption() {
     if (!preempt_requested_ || preempt_passed_on_) return;
     for (int rank = 0; rank < ranks_; ++rank) {
-      if (!std::filesystem::exists(files_.rank_start(rank))) return;
+      if (!file_exists(files_.rank_start(rank)).value_or(false)) return;
     }
     preempt_passed_on_ = true;
     signal_all({mpirun_}, SIGUSR1);
   }
 
-  std::vector<ProcessId> living() {
-    std::vector<ProcessId> found = descendants(::getpid());
-    for (const ProcessId& process : processes_of_attempt(files_.dir(), ::getpid())) {
-      found.push_back(process);
-    }
+  Result<std::vector<ProcessId>> living() {
+    EMOE_ASSIGN_OR_RETURN(std::vector<ProcessId> found, descendants(::getpid()));
+    EMOE_ASSIGN_OR_RETURN(const auto others, processes_of_attempt(files_.dir(), ::getpid()));
+    found.insert(found.end(), others.begin(), others.end());
     return found;
   }
 
-  void kill_all(int signal) { signal_all(living(), signal); }
+  void kill_all(int signal) {
+    if (const auto processes = living(); processes.ok()) signal_all(*processes, signal);
+  }
+
+  bool nothing_left() {
+    const auto processes = living();
+    return processes.ok() && processes->empty();
+  }
 
   // Until nothing is left, however long an uninterruptible process takes: "ended" means gone.
   void remove_leftovers() {
     const auto deadline = std::chrono::steady_clock::now() + kTerminationGrace;
     bool asked = false;
-    for (reap(); !living().empty(); handle_signal(20ms)) {
+    for (reap(); !nothing_left(); handle_signal(20ms)) {
       const bool force = kill_requested_ || std::chrono::steady_clock::now() >= deadline;
       if (force || !asked) kill_all(force ? SIGKILL : SIGTERM);
       asked = true;
     }
   }
 
-  AttemptEnd explain() {
-    AttemptEnd end;
-    const auto failure = first_failure(read_rank_exits(files_, ranks_));
-    if (kill_requested_) {
-      end = {.signal = SIGKILL, .detail = "killed on request"};
-    } else if (failure) {
-      end = {failure->status.code, failure->status.signal, failure->rank, false,
-             failure->last_lines};
-    } else if (mpirun_exit_->code != 0 || mpirun_exit_->signal != 0) {
-      end = {mpirun_exit_->code, mpirun_exit_->signal, std::nullopt, false,
-             tail_of(files_.output(), kDetailBytes)};
+  // Our life tells the launcher that this is not the end yet.
+  void leave(const AttemptEnd& end) {
+    Status written = write_end(files_, end);
+    if (!written.ok()) (void)fail(written);
+    while (!written.ok() && file_exists(files_.dir()).value_or(true)) {
+      std::this_thread::sleep_for(kWriteAgain);
+      written = write_end(files_, end);
     }
-    const auto oom_after = oom_kills();
-    end.out_of_memory = !kill_requested_ && end.signal == SIGKILL && oom_before_ && oom_after &&
-                        *oom_after > *oom_before_;
+  }
+
+  // mpirun's own end, or what it tells of a rank's: it ends with the code of the first that failed,
+  // or 128 + signal.
+  [[nodiscard]] RankExit word_of_mpirun() const {
+    ExitStatus status = *mpirun_exit_;
+    if (status.code > kSignalBase && status.code <= kSignalBase + SIGRTMAX) {
+      status = {0, status.code - kSignalBase};
+    }
+    return {kNoRank, status, std::numeric_limits<int64_t>::max(),
+            tail_of(files_.output(), kDetailBytes)};
+  }
+
+  AttemptEnd explain() {
+    if (kill_requested_) return {.signal = SIGKILL, .detail = "killed on request"};
+    std::vector<RankExit> exits = read_rank_exits(files_, ranks_);
+    // Later than any rank's, it counts where no rank explains the end: it failed itself, or the
+    // record of the rank that failed could not be written.
+    exits.push_back(word_of_mpirun());
+    const auto failure = first_failure(exits);
+    if (!failure) return {};
+    AttemptEnd end{.exit_code = failure->status.code,
+                   .signal = failure->status.signal,
+                   .out_of_memory = killed_for_memory(*failure, oom_seen_ns_),
+                   .detail = failure->last_lines};
+    if (failure->rank != kNoRank) end.rank = failure->rank;
+    if (end.out_of_memory) {
+      absl::StrAppend(&end.detail, "the kernel's OOM killer struck in this control group within ",
+                      "moments of the rank's SIGKILL\n");
+    }
     return end;
   }
 
@@ -147,7 +194,8 @@ class Supervisor {
   std::vector<std::string> argv_;
   ProcessId mpirun_;
   std::optional<ExitStatus> mpirun_exit_;
-  std::optional<int64_t> oom_before_;
+  std::optional<int64_t> oom_kills_;  // the last count
+  std::vector<int64_t> oom_seen_ns_;  // when it was seen to rise
   bool preempt_requested_ = false;
   bool preempt_passed_on_ = false;
   bool kill_requested_ = false;
@@ -157,7 +205,7 @@ Result<std::optional<FileLock>> lock_patiently(const AttemptFiles& files) {
   const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
   for (;;) {
     auto lock = FileLock::try_acquire(files.supervisor_lock());
-    if (!lock.ok() || lock->has_value() || std::filesystem::exists(files.supervisor()) ||
+    if (!lock.ok() || lock->has_value() || file_exists(files.supervisor()).value_or(false) ||
         std::chrono::steady_clock::now() >= deadline) {
       return lock;
     }
@@ -183,12 +231,14 @@ void tell(FileDescriptor& pipe, char code) {
   if (status.ok()) {
     status = supervisor.start();
     if (!status.ok()) {
-      (void)write_end(files, {.exit_code = 70, .detail = std::string(status.message())});
+      files.remove_mpi_dirs();
+      (void)write_end(files, {.exit_code = static_cast<int>(ExitCode::io),
+                              .detail = std::string(status.message())});
     }
   }
   if (!status.ok()) {
     tell(pipe, static_cast<char>(fail(status)));
-    ::_exit(1);
+    ::_exit(static_cast<int>(ExitCode::io));
   }
   tell(pipe, 0);
   supervisor.run();
@@ -202,9 +252,11 @@ int start_supervisor(const std::filesystem::path& dir, int ranks,
   const AttemptFiles files(dir);
   auto lock = lock_patiently(files);
   if (!lock.ok()) return fail(lock.status());
-  if (!lock->has_value() || std::filesystem::exists(files.supervisor()) ||
-      std::filesystem::exists(files.end())) {
-    return kAlreadyStarted;
+  if (!lock->has_value()) return kAlreadyStarted;
+  for (const auto& mark : {files.supervisor(), files.end()}) {
+    const auto started = file_exists(mark);
+    if (!started.ok()) return fail(started.status());
+    if (*started) return kAlreadyStarted;
   }
   const sigset_t set = watched_signals();
   sigprocmask(SIG_BLOCK, &set, nullptr);
@@ -220,9 +272,8 @@ int start_supervisor(const std::filesystem::path& dir, int ranks,
     run_in_background(files, ranks, argv, std::move(write_end));
   }
   write_end.reset();
-  char code = 1;
-  if (::read(read_end.get(), &code, 1) != 1) return 1;
-  return code;
+  char code = static_cast<char>(ExitCode::internal);  // of a child that died without a word
+  return ::read(read_end.get(), &code, 1) < 0 ? fail(errno_status(errno, "read")) : code;
 }
 
 }  // namespace emoe::launcher

@@ -127,6 +127,8 @@ Status AttemptDriver::launch(LiveJob& live) {
       case StatusCode::kFailedPrecondition:
       case StatusCode::kNotFound:
         return end_with(live, Finding::launch_refused, message);
+      case StatusCode::kDataLoss:
+        return settle(live, {.exit_code = 74}, message);
       default:
         return end_with(live, Finding::join_timeout, message);
     }

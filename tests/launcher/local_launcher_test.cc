@@ -1,111 +1,21 @@
 // The local launcher against the real mpirun and real processes, some of which are killed.
 #include "launcher/local/local_launcher.h"
 
-#include <chrono>
 #include <csignal>
-#include <fstream>
-#include <functional>
 #include <map>
 #include <sstream>
-#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/file.h"
-#include "launcher/local/attempt_files.h"
-#include "launcher/local/attempt_processes.h"
-#include "tests/support/temp_dir.h"
+#include "tests/launcher/local_launcher_fixture.h"
 
 namespace emoe::launcher {
 namespace {
 
 using ::testing::HasSubstr;
-using namespace std::chrono_literals;
-
-// True as soon as `condition` holds, false if it does not within 20 s.
-bool eventually(const std::function<bool()>& condition) {
-  for (const auto deadline = std::chrono::steady_clock::now() + 20s;
-       std::chrono::steady_clock::now() < deadline; std::this_thread::sleep_for(10ms)) {
-    if (condition()) return true;
-  }
-  return false;
-}
-
-class LocalLauncherTest : public ::testing::Test {
- protected:
-  ~LocalLauncherTest() override {
-    (void)launcher_.stop(handle(), StopMode::kill);
-    for (const ProcessId& process : processes_of_attempt(dir_.path(), 0)) {
-      ADD_FAILURE() << "process " << process.pid << " was left behind";
-      ::kill(process.pid, SIGKILL);
-    }
-  }
-
-  static LocalLauncher::Config config() { return {.supervisor_program = EMOE_SUPERVISE}; }
-
-  LaunchRequest request(std::vector<std::string> arguments, int ranks = 2) const {
-    LaunchRequest result;
-    result.job_id = "job-1";
-    result.attempt = 1;
-    result.ranks = ranks;
-    result.worker_argv = {EMOE_RANK_PROGRAM};
-    result.worker_argv.insert(result.worker_argv.end(), arguments.begin(), arguments.end());
-    result.attempt_dir = dir_.path();
-    return result;
-  }
-
-  LaunchHandle handle() const { return {"local:" + dir_.path().string()}; }
-
-  void launch(std::vector<std::string> arguments, int ranks = 2) {
-    const auto launched = launcher_.launch(request(std::move(arguments), ranks));
-    ASSERT_TRUE(launched.ok()) << launched.status();
-    ASSERT_EQ(*launched, handle());
-  }
-
-  void launch_and_wait_until_ready(const std::string& what) {
-    launch({what});
-    for (const char* file : {"ready.0", "ready.1"}) {
-      ASSERT_TRUE(eventually([&] { return std::filesystem::exists(dir_ / file); })) << log();
-    }
-    // mpirun, two guards, two ranks: whatever is missed here would be missed when it is left over.
-    ASSERT_EQ(processes_of_attempt(dir_.path(), supervisor().pid).size(), 5u);
-  }
-
-  // How the attempt ended; nothing of it is alive then.
-  AttemptEnd wait_for_end(LocalLauncher& launcher) {
-    AttemptStatus status;
-    EXPECT_TRUE(eventually([&] {
-      const auto polled = launcher.poll(handle());
-      if (polled.ok()) status = *polled;
-      return status.phase == AttemptPhase::ended;
-    })) << log();
-    // The supervisor itself ends right after it has written the end.
-    EXPECT_TRUE(eventually([&] { return processes_of_attempt(dir_.path(), 0).empty(); }));
-    const AttemptFiles files(dir_.path());
-    EXPECT_FALSE(std::filesystem::exists(files.mpi_session_dir()));
-    EXPECT_FALSE(std::filesystem::exists(files.mpi_memory_dir()));
-    return status.end;
-  }
-  AttemptEnd wait_for_end() { return wait_for_end(launcher_); }
-
-  ProcessId supervisor() const { return read_supervisor(AttemptFiles(dir_.path())).value(); }
-  pid_t mpirun() const {
-    for (const ProcessId& process : descendants(supervisor().pid)) {
-      std::string name;
-      std::ifstream("/proc/" + std::to_string(process.pid) + "/comm") >> name;
-      if (name == "mpirun") return process.pid;
-    }
-    return 0;
-  }
-  std::string log() const { return read_file(dir_ / "output.log").value_or(""); }
-
-  testing::TempDir dir_;
-  LocalLauncher launcher_{config()};
-};
-
 TEST_F(LocalLauncherTest, AnAttemptThatSucceeds) {
   launch({"exit", "0", "0"});
   const AttemptEnd end = wait_for_end();
@@ -176,6 +86,56 @@ TEST_F(LocalLauncherTest, GracefulStopIsNotLostWhileRanksStillStart) {
   launch({"serve"});
   ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
   EXPECT_EQ(wait_for_end().exit_code, 75);
+}
+
+TEST_F(LocalLauncherTest, SigtermToTheSupervisorIsAPreemption) {
+  launch_and_wait_until_ready("serve");
+  ASSERT_EQ(::kill(supervisor().pid, SIGTERM), 0);
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.exit_code, 75);
+  EXPECT_EQ(end.signal, 0);
+}
+
+TEST_F(LocalLauncherTest, SigtermToEveryProcessIsAPreemption) {  // as a service manager stops
+  launch_and_wait_until_ready("serve");
+  signal_all(living(), SIGTERM);
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.exit_code, 75);
+  EXPECT_EQ(end.signal, 0);
+}
+
+TEST_F(LocalLauncherTest, GracefulStopReachesRanksThatPrintWithoutPause) {
+  launch_and_wait_until_ready("chatter");
+  ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
+  EXPECT_EQ(wait_for_end().exit_code, 75);
+}
+
+TEST_F(LocalLauncherTest, ARankEndsAlthoughWhatItLeftGoesOnPrinting) {
+  launch({"stray_chatter"});
+  EXPECT_EQ(wait_for_end().exit_code, 0);
+}
+
+TEST_F(LocalLauncherTest, TheLogEndsAtItsLimitAndTheLastLinesAreKept) {
+  LocalLauncher::Config limited = config();
+  limited.log_limit_bytes = 20'000;
+  LocalLauncher launcher(limited);
+  ASSERT_TRUE(launcher.launch(request({"print"})).ok());
+  const AttemptEnd end = wait_for_end(launcher);
+  EXPECT_EQ(end.exit_code, 65);
+  EXPECT_THAT(end.detail, HasSubstr("no newline at the end"));
+  size_t printed = 0;
+  int cuts = 0;
+  std::istringstream text(log());
+  for (std::string line; std::getline(text, line);) {
+    if (line.starts_with("[0] [cut]") || line.starts_with("[1] [cut]")) {
+      ++cuts;
+    } else if (line.starts_with("[")) {
+      printed += line.size() + 1;
+    }
+  }
+  EXPECT_EQ(cuts, 2);
+  EXPECT_LE(printed, 20'000u);
+  EXPECT_GT(printed, 18'000u);
 }
 
 TEST_F(LocalLauncherTest, KillEndsRanksThatIgnoreEverything) {

@@ -23,18 +23,35 @@ void mark(const char* what, int rank) {
       << ::getpid() << "\n";
 }
 
-// Ends with 75 on the preemption signal, as the worker does.
-int serve(int rank) {
+void listen_to_preemption() {
   struct sigaction action {};
   action.sa_handler = [](int) { preempted = 1; };
   ::sigaction(SIGUSR1, &action, nullptr);
-  sigset_t none;
-  sigemptyset(&none);
-  mark("ready", rank);
+  ::sigaction(SIGTERM, &action, nullptr);
+}
+
+// Ends with 75 on the preemption signal, as the worker does.
+int serve(int rank) {
   sigset_t blocked;
   sigprocmask(SIG_BLOCK, nullptr, &blocked);
+  sigset_t term;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  sigprocmask(SIG_BLOCK, &term, nullptr);
+  listen_to_preemption();
+  mark("ready", rank);
+  sigset_t none;
+  sigemptyset(&none);
   while (preempted == 0) ::sigsuspend(&none);
   return sigismember(&blocked, SIGUSR1) == 1 ? 75 : 1;
+}
+
+// Prints without pause, more than who reads it can take in.
+void chatter() {
+  const std::string lines(60'000, '\n');
+  while (preempted == 0) {
+    if (::write(STDOUT_FILENO, lines.data(), lines.size()) < 0) return;
+  }
 }
 
 }  // namespace
@@ -60,6 +77,19 @@ int main(int argc, char** argv) {
       ::signal(SIGTERM, SIG_IGN);
       wait_for_ever();
     }
+    return 0;
+  }
+  if (what == "chatter") {
+    listen_to_preemption();
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    mark("ready", rank);
+    chatter();
+    return 75;
+  }
+  if (what == "stray_chatter") {
+    if (::fork() == 0) chatter();
     return 0;
   }
   if (what == "print") {

@@ -362,6 +362,15 @@ TEST_F(ControllerTest, EngineThatCannotLaunch) {
   EXPECT_EQ(job(busy).state(), v1::STARTING);
 }
 
+TEST_F(ControllerTest, MachineThatCannotLaunchCountsAsAnIoError) {
+  launcher_.fail_launches(absl::DataLossError("cannot write launch.json: No space left"));
+  const std::string id = submit();
+  controller_->step();
+  EXPECT_EQ(job(id).state(), v1::QUEUED);
+  EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_IO);
+  EXPECT_TRUE(job(id).attempts(0).counted());
+}
+
 TEST_F(ControllerTest, RepeatsOfARequestGetTheFirstAnswer) {
   const v1::JobSpec spec = small_spec(dir_.path());
   const RequestKey key{"r1", "CreateJob", "hash"};
