@@ -97,7 +97,7 @@ TEST_F(LocalLauncherTest, SigtermToTheSupervisorIsAPreemption) {
 }
 
 TEST_F(LocalLauncherTest, SigtermToEveryProcessIsAPreemption) {  // as a service manager stops
-  launch_and_wait_until_ready("serve");
+  launch_and_wait_until_ready("serve_slowly");
   signal_all(living(), SIGTERM);
   const AttemptEnd end = wait_for_end();
   EXPECT_EQ(end.exit_code, 75);
@@ -105,7 +105,8 @@ TEST_F(LocalLauncherTest, SigtermToEveryProcessIsAPreemption) {  // as a service
 }
 
 TEST_F(LocalLauncherTest, GracefulStopReachesRanksThatPrintWithoutPause) {
-  launch_and_wait_until_ready("chatter");
+  launch({"chatter"});
+  ASSERT_TRUE(eventually([&] { return std::filesystem::exists(dir_ / "ready.1"); })) << log();
   ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
   EXPECT_EQ(wait_for_end().exit_code, 75);
 }
