@@ -204,7 +204,10 @@ Result<LaunchHandle> LocalLauncher::launch(const LaunchRequest& request) {
         write_launch(files, {request.job_id, request.attempt, request.ranks, argv});
     if (!written.ok()) return machine_error(written);
   }
-  EMOE_RETURN_IF_ERROR(start_supervisor(request, argv));
+  if (Status status = start_supervisor(request, argv); !status.ok()) {
+    ::unlink(files.launch().c_str());  // also on a full disk: poll() then says NOT_FOUND
+    return status;
+  }
   return handle;
 }
 

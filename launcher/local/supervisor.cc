@@ -273,7 +273,10 @@ int start_supervisor(const std::filesystem::path& dir, int ranks,
   }
   write_end.reset();
   char code = static_cast<char>(ExitCode::internal);  // of a child that died without a word
-  return ::read(read_end.get(), &code, 1) < 0 ? fail(errno_status(errno, "read")) : code;
+  if (::read(read_end.get(), &code, 1) < 0) return fail(errno_status(errno, "read"));
+  // A start that failed leaves no process behind.
+  if (code != 0) ::waitpid(child, nullptr, 0);
+  return code;
 }
 
 }  // namespace emoe::launcher

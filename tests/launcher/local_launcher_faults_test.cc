@@ -123,6 +123,7 @@ TEST_F(LocalLauncherFaults, AStarterKilledBeforeTheStartIsOne) {
   LocalLauncher launcher({.supervisor_program = supervise_by("kill -9 $$")});
   EXPECT_EQ(launcher.launch(request({"serve"})).status().code(), StatusCode::kInternal);
   EXPECT_TRUE(living().empty());
+  EXPECT_EQ(launcher.poll(handle()).status().code(), StatusCode::kNotFound);
 }
 
 // The starter is killed as soon as the supervisor has made `file`; whatever was reached by then, a
@@ -215,7 +216,10 @@ TEST_F(LocalLauncherFaults, AFullDiskAtTheSupervisorsStartIsNoBusyEngine) {
     status = launcher_.launch(request({"exit", "0", "0"})).status();
   }
   EXPECT_EQ(status.code(), StatusCode::kDataLoss) << status;
-  EXPECT_TRUE(eventually([&] { return living().empty(); }));  // it says so, then it ends
+  EXPECT_TRUE(living().empty());
+  EXPECT_EQ(launcher_.poll(handle()).status().code(), StatusCode::kNotFound);
+  launch({"exit", "0", "0"});
+  EXPECT_EQ(wait_for_end().exit_code, 0);
 }
 
 TEST_F(LocalLauncherFaults, WithoutDescriptorsNothingIsSaidToHaveEnded) {
