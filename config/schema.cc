@@ -139,6 +139,7 @@ const Schema& coordinator_rows() {
       {.key = "launcher.worker_program", .fallback = "\"\""},
       {.key = "launcher.mpirun", .fallback = "mpirun", .required = true},
       {.key = "launcher.mpirun_args"},
+      {.key = "launcher.log_limit_bytes", .fallback = "67108864", .low = at_least(65536), .high = at_most(1e15)},
       {.key = "log_level", .fallback = "info", .words = {"debug", "info", "warning", "error"}},
   };
   return rows;

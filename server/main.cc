@@ -52,6 +52,7 @@ launcher::LocalLauncher::Config launcher_config(const v1::LauncherConfig& config
   if (config.mpirun_args_size() > 0) {
     local.mpirun_args.assign(config.mpirun_args().begin(), config.mpirun_args().end());
   }
+  local.log_limit_bytes = static_cast<uint64_t>(config.log_limit_bytes());
   return local;
 }
 

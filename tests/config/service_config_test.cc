@@ -15,6 +15,7 @@ TEST(CoordinatorConfig, DefaultsAndOverrides) {
   EXPECT_EQ(config->liveness().session_timeout().seconds(), 2);
   EXPECT_EQ(config->liveness().join_timeout().seconds(), 120);
   EXPECT_EQ(config->launcher().kind(), "local");
+  EXPECT_EQ(config->launcher().log_limit_bytes(), 64 << 20);
   EXPECT_EQ(config->queue().max_jobs(), 1000);
 }
 
