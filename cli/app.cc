@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/version.h"
+#include "cli/error_json.h"
 #include "config/config.h"
 
 namespace emoe::cli {
@@ -46,7 +47,8 @@ void add_global_options(CLI::App& app, Command& command) {
       ->type_name("FILE");
   app.add_option(
          "-o,--output", command.output,
-         "Form of results: table for people; json and yaml have the fields of proto/emoe/v1")
+         "Form of results: table for people; json and yaml have the fields of proto/emoe/v1.\n"
+         "With json an error is one too: the last line of standard error is its google.rpc.Status")
       ->check(CLI::IsMember({"table", "json", "yaml"}))
       ->type_name("table|json|yaml")
       ->capture_default_str();
@@ -76,12 +78,14 @@ int Command::print(const google::protobuf::Message& message,
 }
 
 int Command::fail(const grpc::Status& status, const config::KeyLocations& locations) const {
-  terminal.err << error_text(status, client_options.server, locations) << std::flush;
+  terminal.err << (output == "json" ? error_json(status)
+                                    : error_text(status, client_options.server, locations))
+               << std::flush;
   return exit_code_of(status);
 }
 
 int Command::fail(const Status& status, int exit_code) const {
-  terminal.err << error_text(status) << std::flush;
+  terminal.err << (output == "json" ? error_json(status) : error_text(status)) << std::flush;
   return exit_code;
 }
 

@@ -1,22 +1,29 @@
 #include "cli/format.h"
 
+#include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include <absl/strings/str_format.h>
 
 namespace emoe::cli {
 namespace {
 
+// Bytes of the code point that begins at `i`; 1 for a byte that belongs to none.
+size_t code_point_length(const std::string& text, size_t i) {
+  const auto byte = [&text](size_t at) { return static_cast<unsigned char>(text[at]); };
+  const unsigned lead = byte(i);
+  const size_t length = lead >= 0xF8 || lead < 0xC0 ? 1 : lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  for (size_t next = i + 1; next < i + length; ++next) {
+    if (next >= text.size() || (byte(next) & 0xC0U) != 0x80U) return 1;
+  }
+  return length;
+}
+
 // The code points of a UTF-8 text as substrings; a broken byte is one of its own.
 std::vector<std::string> code_points(const std::string& text) {
   std::vector<std::string> out;
-  for (size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
-    length = std::min(length, text.size() - i);
-    out.push_back(text.substr(i, length));
-    i += length;
+  for (size_t i = 0; i < text.size(); i += out.back().size()) {
+    out.push_back(text.substr(i, code_point_length(text, i)));
   }
   return out;
 }
@@ -52,21 +59,43 @@ std::string fitting(const std::vector<std::string>& points, int width, bool from
   return out;
 }
 
+std::string without_control(const std::string& text, const std::string& kept) {
+  std::string out;
+  for (const auto& point : code_points(text)) {
+    const uint32_t c = value_of(point);
+    const bool broken = point.size() == 1 && c >= 0x80;
+    const bool control = c < 0x20 || (c >= 0x7F && c < 0xA0);
+    if (broken) {
+      out += "\uFFFD";
+    } else if (control && kept.find(static_cast<char>(c)) == std::string::npos) {
+      out += ' ';
+    } else {
+      out += point;
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 double seconds_of(const google::protobuf::Timestamp& time) {
   return static_cast<double>(time.seconds()) + static_cast<double>(time.nanos()) * 1e-9;
 }
 
-std::string relative_time(const google::protobuf::Timestamp& time, WallTime now) {
+std::string age(const google::protobuf::Timestamp& time, WallTime now) {
   if (time.seconds() == 0 && time.nanos() == 0) return "-";
   const double now_seconds = std::chrono::duration<double>(now.time_since_epoch()).count();
-  const auto ago = static_cast<int64_t>(now_seconds - seconds_of(time));
-  if (ago < 1) return "just now";
-  if (ago < 60) return absl::StrFormat("%d s ago", ago);
-  if (ago < 3600) return absl::StrFormat("%d min ago", ago / 60);
-  if (ago < 86'400) return absl::StrFormat("%d h ago", ago / 3600);
-  return absl::StrFormat("%d d ago", ago / 86'400);
+  const auto seconds = std::max<int64_t>(0, static_cast<int64_t>(now_seconds - seconds_of(time)));
+  if (seconds < 60) return absl::StrFormat("%ds", seconds);
+  if (seconds < 3600) return absl::StrFormat("%dm", seconds / 60);
+  if (seconds < 86'400) return absl::StrFormat("%dh", seconds / 3600);
+  return absl::StrFormat("%dd", seconds / 86'400);
+}
+
+std::string relative_time(const google::protobuf::Timestamp& time, WallTime now) {
+  const std::string past = age(time, now);
+  if (past == "-") return past;
+  return past == "0s" ? "just now" : past + " ago";
 }
 
 std::string human_seconds(double seconds) {
@@ -125,13 +154,32 @@ std::string shorten_end(const std::string& text, int width) {
   return fitting(code_points(text), width - 1, false) + "…";
 }
 
-std::string printable(const std::string& text) {
-  std::string out;
-  for (const auto& point : code_points(text)) {
-    const uint32_t c = value_of(point);
-    out += c < 0x20 || (c >= 0x7F && c < 0xA0) ? std::string(" ") : point;
+std::vector<std::string> wrapped(const std::string& text, int width) {
+  if (width <= 0) return {text};
+  std::vector<std::string> lines(1);
+  int used = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(' ', begin), text.size());
+    const std::string word = text.substr(begin, end - begin);
+    const int columns = display_width(word);
+    if (used > 0 && used + 1 + columns > width) {
+      lines.emplace_back();
+      used = 0;
+    }
+    if (used > 0) lines.back() += ' ';
+    lines.back() += word;
+    used += columns + (used > 0 ? 1 : 0);
+    begin = end + 1;
   }
-  return out;
+  return lines;
+}
+
+std::string printable(const std::string& text) {
+  return without_control(text, "");
+}
+
+std::string printable_lines(const std::string& text) {
+  return without_control(text, "\n\t");
 }
 
 }  // namespace emoe::cli

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <google/protobuf/timestamp.pb.h>
 
@@ -9,7 +10,9 @@
 
 namespace emoe::cli {
 
-// "just now", "5 s ago", "3 min ago", "2 h ago", "4 d ago"; "-" for a time that is not set.
+// "5s", "3m", "2h", "4d"; "-" for a time that is not set.
+[[nodiscard]] std::string age(const google::protobuf::Timestamp& time, WallTime now);
+// "just now", "5s ago", "3m ago", "2h ago", "4d ago"; "-" for a time that is not set.
 [[nodiscard]] std::string relative_time(const google::protobuf::Timestamp& time, WallTime now);
 // "45s", "1m20s", "3h05m", "2d04h"; "-" for a negative or non-finite number.
 [[nodiscard]] std::string human_seconds(double seconds);
@@ -28,7 +31,13 @@ namespace emoe::cli {
 [[nodiscard]] std::string shorten_middle(const std::string& text, int width);
 // At most `width` columns: the end gives way to "…".
 [[nodiscard]] std::string shorten_end(const std::string& text, int width);
-// One line without control characters: text of users and processes cannot move the cursor.
+// Lines of at most `width` columns (0: one line), broken at spaces only: a path stays whole, so that
+// it can be copied, and may be wider. At least one line.
+[[nodiscard]] std::vector<std::string> wrapped(const std::string& text, int width);
+// One line without control characters: text of users and processes cannot move the cursor. A byte
+// that is no UTF-8 becomes U+FFFD.
 [[nodiscard]] std::string printable(const std::string& text);
+// The same for a text of many lines: line ends and tabs stay.
+[[nodiscard]] std::string printable_lines(const std::string& text);
 
 }  // namespace emoe::cli

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 
 #include <absl/strings/str_cat.h>
 
@@ -35,50 +36,30 @@ void on_job(CLI::App& app, Command& command, const std::shared_ptr<JobOptions>& 
   });
 }
 
-int print_job(const Command& command, const grpc::Status& status, const v1::Job& job) {
+int get(const Command& command, const JobOptions& options, Client& client) {
+  v1::GetJobRequest request;
+  request.set_id(options.id);
+  v1::Job job;
+  const auto status = client.call(&v1::FineTuning::Stub::GetJob, request, job);
   if (!status.ok()) return command.fail(status);
   return command.print(job, [&] {
     return job_text(job, command.terminal.clock.wall_now(), command.terminal.out_width);
   });
 }
 
-int get(const Command& command, const JobOptions& options, Client& client) {
-  v1::GetJobRequest request;
+// Cancel, pause and resume: one line is enough for a change of state.
+template <typename Request, grpc::Status (v1::FineTuning::Stub::*kMethod)(grpc::ClientContext*,
+                                                                          const Request&, v1::Job*)>
+int change(const Command& command, const JobOptions& options, Client& client) {
+  Request request;
   request.set_id(options.id);
+  request.set_request_id(new_id("cli"));
+  if constexpr (std::is_same_v<Request, v1::CancelJobRequest>) request.set_message(options.message);
   v1::Job job;
-  return print_job(command, client.call(&v1::FineTuning::Stub::GetJob, request, job), job);
-}
-
-// One line is enough for a change of state.
-int print_change(const Command& command, const grpc::Status& status, const v1::Job& job) {
+  const auto status = client.call(kMethod, request, job);
   if (!status.ok()) return command.fail(status);
   return command.print(job,
                        [&] { return absl::StrCat(job.id(), " ", state_name(job.state()), "\n"); });
-}
-
-int cancel(const Command& command, const JobOptions& options, Client& client) {
-  v1::CancelJobRequest request;
-  request.set_id(options.id);
-  request.set_request_id(new_id("cli"));
-  request.set_message(options.message);
-  v1::Job job;
-  return print_change(command, client.call(&v1::FineTuning::Stub::CancelJob, request, job), job);
-}
-
-int pause(const Command& command, const JobOptions& options, Client& client) {
-  v1::PauseJobRequest request;
-  request.set_id(options.id);
-  request.set_request_id(new_id("cli"));
-  v1::Job job;
-  return print_change(command, client.call(&v1::FineTuning::Stub::PauseJob, request, job), job);
-}
-
-int resume(const Command& command, const JobOptions& options, Client& client) {
-  v1::ResumeJobRequest request;
-  request.set_id(options.id);
-  request.set_request_id(new_id("cli"));
-  v1::Job job;
-  return print_change(command, client.call(&v1::FineTuning::Stub::ResumeJob, request, job), job);
 }
 
 int delete_job(const Command& command, const JobOptions& options, Client& client) {
@@ -156,10 +137,12 @@ void add_job_commands(CLI::App& app, Command& command) {
   CLI::App* cancel_app = app.add_subcommand(
       "cancel", "Ends a job; CANCELLED once no process of it is left. Keeps its output folder");
   cancel_app->add_option("--message", options->message, "Why; kept with the job");
-  on_job(*cancel_app, command, options, cancel);
+  on_job(*cancel_app, command, options,
+         change<v1::CancelJobRequest, &v1::FineTuning::Stub::CancelJob>);
   on_job(*app.add_subcommand("pause", "Checkpoints a job and frees its slots"), command, options,
-         pause);
-  on_job(*app.add_subcommand("resume", "Queues a paused job again"), command, options, resume);
+         change<v1::PauseJobRequest, &v1::FineTuning::Stub::PauseJob>);
+  on_job(*app.add_subcommand("resume", "Queues a paused job again"), command, options,
+         change<v1::ResumeJobRequest, &v1::FineTuning::Stub::ResumeJob>);
   CLI::App* delete_app = app.add_subcommand("delete", "Forgets a job that has ended");
   delete_app->add_flag("--outputs", options->outputs, "Remove its output folder too");
   delete_app->add_option("--etag", options->etag, "Only if the job still has this etag");

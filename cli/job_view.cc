@@ -32,17 +32,6 @@ std::string run_time(const v1::Job& job, WallTime now) {
   return human_seconds(end - seconds_of(job.start_time()));
 }
 
-std::string eval_text(const v1::EvalResult& eval) {
-  return absl::StrFormat("loss %s, dense %s, perplexity %s", human_number(eval.loss()),
-                         human_number(eval.loss_dense()), human_number(eval.perplexity()));
-}
-
-std::string merge_text(const v1::MergeSummary& merge) {
-  return absl::StrFormat("%s, %d tensors changed, %d unchanged, largest logit difference %s",
-                         merge.verified() ? "verified" : "NOT VERIFIED", merge.tensors_changed(),
-                         merge.tensors_unchanged(), human_number(merge.max_abs_logit_difference()));
-}
-
 void add_progress(const v1::Job& job, KeyValues& values) {
   const v1::Progress& progress = job.progress();
   if (progress.steps_planned() == 0 && progress.step() == 0) return;
@@ -65,7 +54,7 @@ std::string attempts_table(const v1::Job& job, WallTime now, int width) {
                {"RANKS", true},
                {"FROM STEP", true},
                {"ENDED"},
-               {"MESSAGE", false, true}});
+               {.title = "MESSAGE", .whole = true}});
   for (const v1::Attempt& attempt : job.attempts()) {
     const std::string reason = reason_name(attempt.reason());
     table.add({absl::StrCat(attempt.number()), relative_time(attempt.start_time(), now),
@@ -105,19 +94,19 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
 std::string job_table(const v1::ListJobsResponse& jobs, WallTime now, int width) {
   if (jobs.jobs_size() == 0) return "no jobs\n";
   Table table({{"ID"},
-               {"NAME", false, true},
+               {.title = "NAME", .elastic = true},
                {"STATE"},
-               {"STEP", true},
-               {"LOSS", true},
-               {"ETA", true},
-               {"CREATED"}});
+               {.title = "STEP", .right = true, .optional = true},
+               {.title = "LOSS", .right = true, .optional = true},
+               {.title = "ETA", .right = true, .optional = true},
+               {"AGE", true}});
   for (const v1::Job& job : jobs.jobs()) {
     const bool has_loss = job.progress().step() > 0;
     table.add(
         {job.id(), job.name().empty() ? "-" : job.name(), state_text(job),
          progress_text(job.progress()), has_loss ? human_number(job.progress().loss()) : "-",
          job.state() == v1::RUNNING && has_loss ? human_seconds(job.progress().eta_seconds()) : "-",
-         relative_time(job.create_time(), now)});
+         age(job.create_time(), now)});
   }
   return table.render(width);
 }
@@ -160,7 +149,11 @@ std::string metrics_table(const v1::ListMetricsResponse& metrics, int width) {
 std::string checkpoint_table(const v1::ListCheckpointsResponse& checkpoints, WallTime now,
                              int width) {
   if (checkpoints.checkpoints_size() == 0) return "no checkpoints\n";
-  Table table({{"STEP", true}, {"SIZE", true}, {"WRITTEN"}, {"TOOK", true}, {"PATH", false, true}});
+  Table table({{"STEP", true},
+               {"SIZE", true},
+               {"WRITTEN"},
+               {"TOOK", true},
+               {.title = "PATH", .whole = true}});
   for (const v1::CheckpointInfo& checkpoint : checkpoints.checkpoints()) {
     table.add({absl::StrCat(checkpoint.step()), human_bytes(checkpoint.bytes()),
                relative_time(checkpoint.create_time(), now),

@@ -39,24 +39,11 @@ std::string step_text(const v1::StepMetrics& step) {
                          human_number(step.grad_norm()), human_count(rate));
 }
 
-std::string eval_text(const v1::EvalResult& eval) {
-  return absl::StrFormat("evaluation after %d steps: loss %s, dense %s, perplexity %s", eval.step(),
-                         human_number(eval.loss()), human_number(eval.loss_dense()),
-                         human_number(eval.perplexity()));
-}
-
 std::string log_text(const v1::LogMessage& log) {
   const std::string who = log.rank() < 0 ? "coordinator" : absl::StrCat("rank ", log.rank());
   const char* const levels[] = {"info", "warning", "error"};
   const int level = std::clamp(static_cast<int>(log.level()), 0, 2);
   return absl::StrCat(levels[level], " ", who, ": ", log.text());
-}
-
-std::string merge_text(const v1::MergeSummary& merge) {
-  return absl::StrFormat(
-      "merged model %s: %d tensors changed, %d unchanged, largest logit difference %s, %s",
-      merge.verified() ? "verified" : "NOT verified", merge.tensors_changed(),
-      merge.tensors_unchanged(), human_number(merge.max_abs_logit_difference()), merge.model_dir());
 }
 
 std::string event_text(const v1::Event& event) {
@@ -66,7 +53,8 @@ std::string event_text(const v1::Event& event) {
     case v1::Event::kStep:
       return step_text(event.step());
     case v1::Event::kEval:
-      return eval_text(event.eval());
+      return absl::StrCat("evaluation after ", event.eval().step(),
+                          " steps: ", eval_text(event.eval()));
     case v1::Event::kCheckpoint:
       return absl::StrCat("checkpoint after ", event.checkpoint().step(), " steps, ",
                           human_bytes(event.checkpoint().bytes()), ": ", event.checkpoint().path());
@@ -81,7 +69,7 @@ std::string event_text(const v1::Event& event) {
     case v1::Event::kLagged:
       return absl::StrCat("fell behind by ", event.lagged().missed(), " events, catching up");
     case v1::Event::kMerge:
-      return merge_text(event.merge());
+      return absl::StrCat("merge: ", merge_text(event.merge()), ": ", event.merge().model_dir());
     case v1::Event::kHeartbeat:
     case v1::Event::KIND_NOT_SET:
       break;
@@ -103,6 +91,17 @@ std::string reason_name(v1::Reason reason) {
   if (reason == v1::REASON_UNSPECIFIED) return "";
   const std::string name = v1::Reason_Name(reason);
   return name.rfind("REASON_", 0) == 0 ? name.substr(7) : name;
+}
+
+std::string eval_text(const v1::EvalResult& eval) {
+  return absl::StrFormat("loss %s, dense %s, perplexity %s", human_number(eval.loss()),
+                         human_number(eval.loss_dense()), human_number(eval.perplexity()));
+}
+
+std::string merge_text(const v1::MergeSummary& merge) {
+  return absl::StrFormat("%s, %d tensors changed, %d unchanged, largest logit difference %s",
+                         merge.verified() ? "verified" : "NOT VERIFIED", merge.tensors_changed(),
+                         merge.tensors_unchanged(), human_number(merge.max_abs_logit_difference()));
 }
 
 void Progress::apply(const v1::Event& event) {

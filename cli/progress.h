@@ -13,6 +13,10 @@ namespace emoe::cli {
 [[nodiscard]] std::string state_name(v1::JobState state);
 // "PEER_LOST"; empty when unspecified
 [[nodiscard]] std::string reason_name(v1::Reason reason);
+// "loss 2.1000, dense 2.2000, perplexity 9.0250"
+[[nodiscard]] std::string eval_text(const v1::EvalResult& eval);
+// "verified, 28 tensors changed, 10 unchanged, largest logit difference 1e-05"
+[[nodiscard]] std::string merge_text(const v1::MergeSummary& merge);
 
 // What is known of a running job from its events alone. Events may come twice after a reconnect of
 // the stream; a step done again by a later attempt replaces the earlier one.

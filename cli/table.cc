@@ -9,7 +9,8 @@ namespace emoe::cli {
 namespace {
 
 constexpr int kGap = 2;
-constexpr int kNarrowest = 6;  // an elastic column keeps so much
+constexpr int kNarrowest = 6;   // an elastic column keeps so much
+constexpr int kWholeRoom = 20;  // and leaves so much to one whose text goes on below
 
 std::string padded(const std::string& text, int width, bool right) {
   const int missing = std::max(0, width - display_width(text));
@@ -22,6 +23,16 @@ std::string without_trailing_space(std::string line) {
   return line;
 }
 
+// `text` after `head`, and below itself as far as `width` columns do not hold it.
+std::string with_whole_text(const std::string& head, const std::string& text, int width) {
+  const std::string indent(static_cast<size_t>(display_width(head)), ' ');
+  std::string out;
+  for (const std::string& line : wrapped(text, width)) {
+    out += without_trailing_space((out.empty() ? head : indent) + line) + "\n";
+  }
+  return out;
+}
+
 }  // namespace
 
 void Table::add(std::vector<std::string> row) {
@@ -30,38 +41,57 @@ void Table::add(std::vector<std::string> row) {
   rows_.push_back(std::move(row));
 }
 
-std::vector<int> Table::column_widths(int width) const {
+std::vector<size_t> Table::shown_columns() const {
+  std::vector<size_t> shown;
+  for (size_t c = 0; c < columns_.size(); ++c) {
+    const bool empty =
+        std::all_of(rows_.begin(), rows_.end(), [c](const auto& row) { return row[c] == "-"; });
+    if (!columns_[c].optional || !empty) shown.push_back(c);
+  }
+  return shown;
+}
+
+std::vector<int> Table::column_widths(const std::vector<size_t>& shown, int width) const {
   std::vector<int> widths;
   int total = -kGap;
-  for (size_t c = 0; c < columns_.size(); ++c) {
+  for (const size_t c : shown) {
     int widest = display_width(columns_[c].title);
     for (const auto& row : rows_) widest = std::max(widest, display_width(row[c]));
+    if (columns_[c].whole && width > 0) widest = std::min(widest, kWholeRoom);
     widths.push_back(widest);
     total += widest + kGap;
   }
-  for (size_t c = 0; c < columns_.size() && width > 0 && total > width; ++c) {
-    if (!columns_[c].elastic) continue;
-    const int give = std::min(total - width, std::max(0, widths[c] - kNarrowest));
-    widths[c] -= give;
+  for (size_t i = 0; i < shown.size() && width > 0 && total > width; ++i) {
+    if (!columns_[shown[i]].elastic) continue;
+    const int give = std::min(total - width, std::max(0, widths[i] - kNarrowest));
+    widths[i] -= give;
     total -= give;
   }
+  const bool may_grow = !shown.empty() && columns_[shown.back()].whole;
+  if (may_grow && total < width) widths.back() += width - total;
   return widths;
 }
 
 std::string Table::render(int width) const {
-  const std::vector<int> widths = column_widths(width);
-  std::vector<std::string> titles;
-  for (const auto& column : columns_) titles.push_back(column.title);
+  const std::vector<size_t> shown = shown_columns();
+  const std::vector<int> widths = column_widths(shown, width);
   std::string out;
   const auto add_line = [&](const std::vector<std::string>& cells) {
     std::string line;
-    for (size_t c = 0; c < cells.size(); ++c) {
-      if (c > 0) line += std::string(kGap, ' ');
-      line += padded(shorten_middle(cells[c], widths[c]), widths[c], columns_[c].right);
+    for (size_t i = 0; i < shown.size(); ++i) {
+      const Column& column = columns_[shown[i]];
+      if (i > 0) line += std::string(kGap, ' ');
+      if (column.whole) {
+        out += with_whole_text(line, cells[shown[i]], width > 0 ? widths[i] : 0);
+        return;
+      }
+      line += padded(shorten_middle(cells[shown[i]], widths[i]), widths[i], column.right);
     }
     line = without_trailing_space(line);
     out += (width > 0 ? shorten_end(line, width) : line) + "\n";
   };
+  std::vector<std::string> titles;
+  for (const auto& column : columns_) titles.push_back(column.title);
   add_line(titles);
   for (const auto& row : rows_) add_line(row);
   return out;
@@ -77,8 +107,7 @@ std::string KeyValues::render(int width) const {
   std::string out;
   for (const auto& [key, value] : lines_) {
     const std::string head = padded(key + ":", widest + 1 + kGap, false);
-    const int room = width - display_width(head);
-    out += head + (width > 0 ? shorten_middle(value, std::max(room, 1)) : value) + "\n";
+    out += with_whole_text(head, value, width > 0 ? std::max(width - display_width(head), 1) : 0);
   }
   return out;
 }

@@ -5,13 +5,15 @@
 
 namespace emoe::cli {
 
-// Text in columns, two spaces apart, never wider than the terminal and never wrapped.
+// Text in columns, two spaces apart, made to fit the terminal.
 class Table {
  public:
   struct Column {
     std::string title;
-    bool right = false;    // aligned to the right
-    bool elastic = false;  // gives way first (in its middle) when the terminal is narrow
+    bool right = false;     // aligned to the right
+    bool elastic = false;   // gives way first (in its middle) when the terminal is narrow
+    bool whole = false;     // only the last: never cut, goes on below; a path may stick out
+    bool optional = false;  // left out while every cell is "-"
   };
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
 
@@ -21,12 +23,13 @@ class Table {
   [[nodiscard]] std::string render(int width) const;
 
  private:
-  [[nodiscard]] std::vector<int> column_widths(int width) const;
+  [[nodiscard]] std::vector<size_t> shown_columns() const;
+  [[nodiscard]] std::vector<int> column_widths(const std::vector<size_t>& shown, int width) const;
   std::vector<Column> columns_;
   std::vector<std::vector<std::string>> rows_;
 };
 
-// "key:  value" lines with the values in one column.
+// "key:  value" lines with the values in one column. A value is never cut: it goes on below.
 class KeyValues {
  public:
   void add(const std::string& key, const std::string& value);  // nothing for an empty value

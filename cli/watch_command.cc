@@ -22,12 +22,6 @@ struct WatchOptions {
   int bytes = 0;
 };
 
-std::string break_text(const grpc::Status& status) {
-  return absl::StrCat("connection lost (",
-                      status.ok() ? "the stream ended" : status.error_message(),
-                      "), trying again; the job is not affected");
-}
-
 grpc::Status get_job(Client& client, const std::string& id, v1::Job& job) {
   v1::GetJobRequest request;
   request.set_id(id);
@@ -41,8 +35,7 @@ void print_event(const Command& command, const v1::Event& event) {
   } else if (command.output == "yaml") {
     if (!event.has_heartbeat()) out << "---\n" << config::message_to_yaml(event);
   } else if (const std::string line = event_line(event); !line.empty()) {
-    const int width = command.terminal.out_width;
-    out << (width > 0 ? shorten_end(line, width) : line) << "\n";
+    out << line << "\n";
   }
   out.flush();
 }
@@ -53,9 +46,7 @@ int watch(const Command& command, const WatchOptions& options, Client& client) {
       {.job_id = options.id, .from_sequence = options.from, .pause = command.terminal.retry_pause});
   const grpc::Status status =
       watcher.run([&](const v1::Event& event) { print_event(command, event); },
-                  [&](const grpc::Status& why) {
-                    command.terminal.err << printable(break_text(why)) << std::endl;
-                  });
+                  [&](const std::string& note) { command.terminal.err << note << std::endl; });
   if (!status.ok()) return command.fail(status);
   v1::Job job;
   const grpc::Status got = get_job(client, options.id, job);
@@ -71,7 +62,9 @@ int logs(const Command& command, const WatchOptions& options, Client& client) {
   const auto status = client.call(&v1::FineTuning::Stub::GetJobLogs, request, answer);
   if (!status.ok()) return command.fail(status);
   return command.print(answer, [&] {
-    std::string text = answer.text();
+    // What processes print may move a terminal's cursor; a file gets it as it was.
+    const bool is_terminal = command.terminal.out_width > 0;
+    std::string text = is_terminal ? printable_lines(answer.text()) : answer.text();
     if (!text.empty() && text.back() != '\n') text += '\n';
     return (answer.truncated() ? "… earlier output left out (--bytes)\n" : "") + text;
   });
@@ -92,7 +85,7 @@ int wait_for_job(const Command& command, Client& client, const std::string& job_
       watcher.stop();
     });
     status = watcher.run([&](const v1::Event& event) { view.show(event); },
-                         [&](const grpc::Status& why) { view.note(printable(break_text(why))); });
+                         [&](const std::string& note) { view.note(note); });
   }
   view.finish();
   if (interrupted) {

@@ -1,7 +1,11 @@
 #include "cli/watcher.h"
 
 #include <algorithm>
+#include <utility>
 
+#include <absl/strings/str_cat.h>
+
+#include "cli/format.h"
 #include "cli/progress.h"
 
 namespace emoe::cli {
@@ -21,13 +25,19 @@ bool is_transient(const grpc::Status& status) {
   }
 }
 
+std::string break_text(const grpc::Status& status) {
+  return absl::StrCat("connection lost (",
+                      status.ok() ? "the stream ended" : printable(status.error_message()),
+                      "), trying again; the job is not affected");
+}
+
 }  // namespace
 
 grpc::Status Watcher::run(const std::function<void(const v1::Event&)>& on_event,
-                          const std::function<void(const grpc::Status&)>& on_break) {
+                          const std::function<void(const std::string&)>& on_note) {
   while (true) {
     grpc::Status status;
-    const Next next = read_stream(on_event, status);
+    const Next next = read_stream(on_event, on_note, status);
     {
       const std::lock_guard lock(mutex_);
       if (next == Next::ended) return grpc::Status::OK;
@@ -40,12 +50,13 @@ grpc::Status Watcher::run(const std::function<void(const v1::Event&)>& on_event,
       if (!status.ok()) return status;
       return {grpc::StatusCode::UNAVAILABLE, "the event stream ends again and again"};
     }
-    on_break(status);
+    if (failures_ == 1) on_note(break_text(status));
     wait_before_retry();
   }
 }
 
 Watcher::Next Watcher::read_stream(const std::function<void(const v1::Event&)>& on_event,
+                                   const std::function<void(const std::string&)>& on_note,
                                    grpc::Status& status) {
   const auto context = client_.context_of_stream();
   {
@@ -61,7 +72,7 @@ Watcher::Next Watcher::read_stream(const std::function<void(const v1::Event&)>& 
   v1::Event event;
   while (next == Next::reopen_later && reader->Read(&event)) {
     ever_connected_ = true;
-    failures_ = 0;
+    if (std::exchange(failures_, 0) > 0) on_note("connected again");
     if (event.has_lagged()) {
       options_.from_sequence =
           std::max(options_.from_sequence, event.lagged().resume_from_sequence());

@@ -24,15 +24,17 @@ class Watcher {
   Watcher(Client& client, Options options) : client_(client), options_(std::move(options)) {}
 
   // Blocks until the event of a terminal state was handed over (OK), a call failed for good, or
-  // stop() (CANCELLED). `on_break` hears why the stream is opened again.
+  // stop() (CANCELLED). `on_note` hears, as a line for people, once that the connection was lost and
+  // once that it is back, however often it had to be tried.
   [[nodiscard]] grpc::Status run(const std::function<void(const v1::Event&)>& on_event,
-                                 const std::function<void(const grpc::Status&)>& on_break);
+                                 const std::function<void(const std::string&)>& on_note);
   // From any thread.
   void stop();
 
  private:
   enum class Next { ended, reopen_now, reopen_later };
-  Next read_stream(const std::function<void(const v1::Event&)>& on_event, grpc::Status& status);
+  Next read_stream(const std::function<void(const v1::Event&)>& on_event,
+                   const std::function<void(const std::string&)>& on_note, grpc::Status& status);
   [[nodiscard]] bool job_has_ended();
   void wait_before_retry();
 

@@ -89,6 +89,34 @@ TEST(Commands, UnimplementedIsToldAsItIs) {
   }
 }
 
+// Scripts get an error in the form they asked for, details and all.
+TEST(Commands, ErrorsAsJson) {
+  FakeService service;
+  service.get = [](const v1::GetJobRequest&, v1::Job&) {
+    return rich_error(grpc::StatusCode::INVALID_ARGUMENT, "2 problems", "INVALID_SPEC",
+                      {{"emoe.experts", "must divide 48"}});
+  };
+  const Outcome outcome = emoectl(service, {"-o", "json", "get", "x"});
+  EXPECT_EQ(outcome.code, 64);
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  const auto json = nlohmann::json::parse(outcome.err);
+  EXPECT_EQ(json["code"], 3);
+  EXPECT_EQ(json["message"], "2 problems");
+  EXPECT_EQ(json["details"][0]["reason"], "INVALID_SPEC");
+  EXPECT_EQ(json["details"][1]["field_violations"][0]["field"], "emoe.experts");
+
+  const auto nobody = nlohmann::json::parse(emoectl_at("127.0.0.1:1", {"-o", "json", "list"}).err);
+  EXPECT_EQ(nobody["code"], 14);
+
+  testing::TempDir dir;
+  ASSERT_TRUE(write_file_atomically(dir / "job.yaml", "name: x\nnmae: y\n").ok());
+  const Outcome file = emoectl(service, {"-o", "json", "submit", (dir / "job.yaml").string()});
+  EXPECT_EQ(file.code, 64);
+  const auto violation = nlohmann::json::parse(file.err)["details"][0]["field_violations"][0];
+  EXPECT_NE(violation["description"].get<std::string>().find("job.yaml:2"), std::string::npos)
+      << file.err;
+}
+
 TEST(Commands, AnUnreachableServerIsNamedAtOnce) {
   const Outcome outcome = emoectl_at("127.0.0.1:1", {"list"});
   EXPECT_EQ(outcome.code, 69);

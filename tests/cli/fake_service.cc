@@ -83,6 +83,11 @@ grpc::Status FakeService::ListMetrics(grpc::ServerContext*, const v1::ListMetric
   return answer(metrics, *request, *response);
 }
 
+grpc::Status FakeService::GetJobLogs(grpc::ServerContext*, const v1::GetJobLogsRequest* request,
+                                     v1::GetJobLogsResponse* response) {
+  return answer(logs, *request, *response);
+}
+
 grpc::Status FakeService::WatchJob(grpc::ServerContext* context, const v1::WatchJobRequest* request,
                                    grpc::ServerWriter<v1::Event>* writer) {
   {
@@ -93,13 +98,15 @@ grpc::Status FakeService::WatchJob(grpc::ServerContext* context, const v1::Watch
   return watch(context, *request, *writer);
 }
 
-Outcome emoectl_at(const std::string& server, std::vector<std::string> arguments, int err_width) {
+Outcome emoectl_at(const std::string& server, std::vector<std::string> arguments, int err_width,
+                   int out_width) {
   std::ostringstream out;
   std::ostringstream err;
   SystemClock clock;
   Terminal terminal{.out = out,
                     .err = err,
                     .clock = clock,
+                    .out_width = out_width,
                     .err_width = err_width,
                     .retry_pause = std::chrono::milliseconds(5)};
   arguments.insert(arguments.begin(), {"--server", server});
@@ -110,8 +117,9 @@ Outcome emoectl_at(const std::string& server, std::vector<std::string> arguments
   return outcome;
 }
 
-Outcome emoectl(const FakeService& service, std::vector<std::string> arguments, int err_width) {
-  return emoectl_at(service.address(), std::move(arguments), err_width);
+Outcome emoectl(const FakeService& service, std::vector<std::string> arguments, int err_width,
+                int out_width) {
+  return emoectl_at(service.address(), std::move(arguments), err_width, out_width);
 }
 
 v1::Event state_event(int64_t sequence, v1::JobState to, v1::Reason reason) {

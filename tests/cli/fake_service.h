@@ -28,6 +28,7 @@ class FakeService final : public v1::FineTuning::Service {
   std::function<grpc::Status(const v1::ListJobsRequest&, v1::ListJobsResponse&)> list;
   std::function<grpc::Status(const v1::CancelJobRequest&, v1::Job&)> cancel;
   std::function<grpc::Status(const v1::ListMetricsRequest&, v1::ListMetricsResponse&)> metrics;
+  std::function<grpc::Status(const v1::GetJobLogsRequest&, v1::GetJobLogsResponse&)> logs;
   // Called once for each stream with what to write to.
   std::function<grpc::Status(grpc::ServerContext*, const v1::WatchJobRequest&,
                              grpc::ServerWriter<v1::Event>&)>
@@ -47,6 +48,8 @@ class FakeService final : public v1::FineTuning::Service {
                          v1::Job* job) override;
   grpc::Status ListMetrics(grpc::ServerContext* context, const v1::ListMetricsRequest* request,
                            v1::ListMetricsResponse* response) override;
+  grpc::Status GetJobLogs(grpc::ServerContext* context, const v1::GetJobLogsRequest* request,
+                          v1::GetJobLogsResponse* response) override;
   grpc::Status WatchJob(grpc::ServerContext* context, const v1::WatchJobRequest* request,
                         grpc::ServerWriter<v1::Event>* writer) override;
 
@@ -66,9 +69,10 @@ struct Outcome {
   std::string out;
   std::string err;
 };
-Outcome emoectl(const FakeService& service, std::vector<std::string> arguments, int err_width = 0);
-Outcome emoectl_at(const std::string& server, std::vector<std::string> arguments,
-                   int err_width = 0);
+Outcome emoectl(const FakeService& service, std::vector<std::string> arguments, int err_width = 0,
+                int out_width = 0);
+Outcome emoectl_at(const std::string& server, std::vector<std::string> arguments, int err_width = 0,
+                   int out_width = 0);
 
 // Events as a server numbers them.
 v1::Event state_event(int64_t sequence, v1::JobState to,

@@ -16,11 +16,12 @@ TEST(Format, RelativeTime) {
   };
   EXPECT_EQ(ago(0), "just now");
   EXPECT_EQ(ago(-30), "just now");  // clocks of two machines differ
-  EXPECT_EQ(ago(59), "59 s ago");
-  EXPECT_EQ(ago(180), "3 min ago");
-  EXPECT_EQ(ago(7'200), "2 h ago");
-  EXPECT_EQ(ago(4 * 86'400), "4 d ago");
+  EXPECT_EQ(ago(59), "59s ago");
+  EXPECT_EQ(ago(180), "3m ago");
+  EXPECT_EQ(ago(7'200), "2h ago");
+  EXPECT_EQ(ago(4 * 86'400), "4d ago");
   EXPECT_EQ(relative_time({}, now), "-");
+  EXPECT_EQ(age({}, now), "-");
 }
 
 TEST(Format, Numbers) {
@@ -61,6 +62,23 @@ TEST(Format, ShorteningKeepsBothEndsAndTheWidth) {
 TEST(Format, TextOfOthersCannotMoveTheCursor) {
   EXPECT_EQ(printable("a\x1b[2Jb\nc\rd"), "a [2Jb c d");
   EXPECT_EQ(printable("größe"), "größe");
+  EXPECT_EQ(printable_lines("a\tb\nc\rd\x1b[2J"), "a\tb\nc d [2J");
+}
+
+// A lead byte must not swallow the control character after it.
+TEST(Format, BrokenUtf8HidesNothing) {
+  EXPECT_EQ(printable("\xF0\x1b[2J"), "\uFFFD [2J");
+  EXPECT_EQ(printable("\xE2\x82"), "\uFFFD\uFFFD");
+  EXPECT_EQ(printable("\xC0\x9B"), " ");  // ESC in too many bytes
+  EXPECT_EQ(printable("a\xFF\x80z"), "a\uFFFD\uFFFDz");
+}
+
+TEST(Format, WrappingBreaksAtSpacesOnly) {
+  using Lines = std::vector<std::string>;
+  EXPECT_EQ(wrapped("one two three", 0), (Lines{"one two three"}));
+  EXPECT_EQ(wrapped("one two three", 7), (Lines{"one two", "three"}));
+  EXPECT_EQ(wrapped("in /a/very/long/path it is", 8), (Lines{"in", "/a/very/long/path", "it is"}));
+  EXPECT_EQ(wrapped("", 5), (Lines{""}));
 }
 
 }  // namespace

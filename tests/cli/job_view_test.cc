@@ -39,8 +39,11 @@ TEST(JobView, ListFitsTheTerminal) {
   EXPECT_NE(text.find("QUEUED #2"), std::string::npos) << text;
   EXPECT_NE(text.find("3/12"), std::string::npos);
   EXPECT_NE(text.find("1m30s"), std::string::npos);
-  EXPECT_NE(text.find("3 min ago"), std::string::npos);
-  EXPECT_NE(text.find("…"), std::string::npos);
+  EXPECT_NE(text.find("AGE\n"), std::string::npos);
+  EXPECT_NE(text.find(" 3m\n"), std::string::npos);
+  EXPECT_NE(text.find("…"), std::string::npos);  // the long name
+  for (v1::Job& job : *jobs.mutable_jobs()) job.clear_progress();
+  EXPECT_EQ(job_table(jobs, kNow, 80).find("LOSS"), std::string::npos);
   EXPECT_EQ(job_table({}, kNow, 80), "no jobs\n");
 }
 
@@ -64,6 +67,24 @@ TEST(JobView, JobShowsResultsAndAttempts) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   }
   EXPECT_EQ(text.find("ETA"), std::string::npos);
+}
+
+// A message can be read and a path copied on a narrow terminal.
+TEST(JobView, NothingOfAJobIsCut) {
+  v1::Job job = running_job();
+  job.set_state(v1::FAILED);
+  const std::string path = "/a/folder/with/a/rather/long/name/outputs/" + job.id();
+  job.set_message("rank 1 on host n2 could not write " + path + ": no space left on device");
+  job.set_output_dir(path);
+  job.mutable_merge()->set_model_dir(path + "/export/model");
+  job.add_attempts()->set_message(job.message());
+  const std::string text = job_text(job, kNow, 60);
+  EXPECT_EQ(text.find("…"), std::string::npos) << text;
+  EXPECT_NE(text.find(path + "/export/model\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("output:   " + path + "\n"), std::string::npos) << text;
+  size_t found = 0;
+  for (size_t at = 0; (at = text.find("left on device", at)) != std::string::npos; ++at) ++found;
+  EXPECT_EQ(found, 2u) << text;  // of the job and of its attempt
 }
 
 TEST(JobView, MetricsCheckpointsAndServer) {

@@ -37,6 +37,29 @@ TEST(Table, NeverWraps) {
   }
 }
 
+// What went wrong, and where something lies, can be read and copied on any terminal.
+TEST(Table, AWholeColumnIsNeverCut) {
+  Table table({{"N", true}, {.title = "MESSAGE", .whole = true}});
+  table.add({"1", "rank 1 on host n2: killed by signal 9"});
+  table.add({"2", "/a/path/that/is/longer/than/the/terminal"});
+  EXPECT_EQ(table.render(24),
+            "N  MESSAGE\n"
+            "1  rank 1 on host n2:\n"
+            "   killed by signal 9\n"
+            "2  /a/path/that/is/longer/than/the/terminal\n");
+  EXPECT_EQ(table.render(0),
+            "N  MESSAGE\n"
+            "1  rank 1 on host n2: killed by signal 9\n"
+            "2  /a/path/that/is/longer/than/the/terminal\n");
+}
+
+TEST(Table, OptionalColumnsWithoutContentAreLeftOut) {
+  Table table({{"A"}, {.title = "B", .optional = true}, {.title = "C", .optional = true}});
+  table.add({"1", "-", "-"});
+  table.add({"2", "x", "-"});
+  EXPECT_EQ(table.render(0), "A  B\n1  -\n2  x\n");
+}
+
 TEST(Table, CellsStayOnTheirLine) {
   Table table({{"A"}});
   table.add({"x\ny"});
@@ -49,7 +72,10 @@ TEST(KeyValues, AlignsAndSkipsEmptyValues) {
   values.add("message", "");
   values.add("output", "/a/long/path");
   EXPECT_EQ(values.render(0), "id:      1\noutput:  /a/long/path\n");
-  EXPECT_EQ(values.render(16), "id:      1\noutput:  /a/…ath\n");
+  EXPECT_EQ(values.render(16), "id:      1\noutput:  /a/long/path\n");
+  KeyValues failed;
+  failed.add("message", "rank 1: killed by signal 9");
+  EXPECT_EQ(failed.render(26), "message:  rank 1: killed\n          by signal 9\n");
 }
 
 }  // namespace

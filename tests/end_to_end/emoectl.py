@@ -1,9 +1,13 @@
 """emoectl as a person and as a script use it."""
+import contextlib
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
+import termios
 
 import pytest
 import yaml
@@ -15,11 +19,29 @@ class Cli:
     def __init__(self, coordinator):
         self.coordinator = coordinator
 
+    def command(self, *arguments):
+        return [str(part) for part in (tools.EMOECTL, "--server", self.coordinator.grpc_address, *arguments)]
+
     def __call__(self, *arguments, code=0, **options):
-        return tools.run([tools.EMOECTL, "--server", self.coordinator.grpc_address, *arguments], **options).expect(code)
+        return tools.run(self.command(*arguments), **options).expect(code)
 
     def json(self, *arguments):
         return json.loads(self("-o", "json", *arguments).out)
+
+
+def on_a_terminal(command, columns=80):
+    """Exit code and what was shown on a terminal so wide (its "\\r\\n" as "\\n")."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+                               env=tools.environment({"TERM": "xterm"}))
+    os.close(follower)
+    seen = b""
+    with contextlib.suppress(OSError):  # the terminal closes when the last process leaves it
+        while chunk := os.read(leader, 4096):
+            seen += chunk
+    os.close(leader)
+    return process.wait(10), seen.decode().replace("\r\n", "\n")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +60,18 @@ def finished(cli, tmp_path_factory):
         checkpoint__every_steps=2, labels={"team": "cli"}))
     done = cli("-o", "json", "submit", job, "--set", "train.max_steps=3", "--request-id", "cli-1", "--wait",
                cwd=folder)  # relative paths are those of the shell
-    return json.loads(done.out)["id"] if done.out.lstrip().startswith("{") else cli.json("list")["jobs"][0]["id"]
+    return json.loads(done.out)["id"]
+
+
+@pytest.fixture(scope="module")
+def failed(cli, tmp_path_factory):
+    """Id of a job whose loss overflowed; --wait exited with the code its worker exited with."""
+    spec = tools.tiny_job(name="to-fail", tuning="full", lora=None, optimizer__learning_rate=1e30,
+                          optimizer__max_grad_norm=0, train__max_steps=20)
+    done = cli("submit", tools.write_yaml(tmp_path_factory.mktemp("failed") / "job.yaml", spec), "--wait",
+               code=tools.NON_FINITE)
+    assert "step" in done.text, done.text
+    return next(job["id"] for job in cli.json("list")["jobs"] if job["name"] == "to-fail")
 
 
 def test_submit_wait_and_get(cli, finished):
@@ -53,11 +86,33 @@ def test_submit_wait_and_get(cli, finished):
 
 
 def test_tables_fit_a_terminal(cli, finished):
-    for arguments in (["list"], ["metrics", finished], ["checkpoints", finished], ["info"], ["get", finished]):
-        lines = cli(*arguments, env={"COLUMNS": "80"}).out.splitlines()
-        assert lines and "\x1b" not in "".join(lines), "no colours into a pipe"
-        if arguments[0] not in ("get", "checkpoints"):  # these show whole paths, to be copied
-            assert max(map(len, lines)) <= 120, max(lines, key=len)
+    for arguments in (["list"], ["metrics", finished]):
+        code, text = on_a_terminal(cli.command(*arguments))
+        assert code == 0 and len(text.splitlines()) > 1, text
+        assert max(map(len, text.splitlines())) <= 80, text
+    assert "from-a-file" in on_a_terminal(cli.command("list"))[1]
+
+
+def test_paths_and_messages_are_whole_on_a_terminal(cli, finished, failed):
+    job = cli.json("get", finished)
+    code, text = on_a_terminal(cli.command("get", finished), columns=60)
+    assert code == 0 and "…" not in text, text
+    for path in (job["output_dir"], job["merge"]["model_dir"], job["merge"]["adapter_dir"]):
+        assert f" {path}\n" in text, text
+    for checkpoint in cli.json("checkpoints", finished)["checkpoints"]:
+        assert f" {checkpoint['path']}\n" in on_a_terminal(cli.command("checkpoints", finished), columns=60)[1]
+    message = cli.json("get", failed)["message"]
+    assert len(message) > 40, "long enough to be cut"
+    code, text = on_a_terminal(cli.command("get", failed), columns=60)
+    assert " ".join(message.split()) in " ".join(text.split()), text
+    code, text = on_a_terminal(cli.command("watch", failed), columns=60)
+    assert code == tools.NON_FINITE and message in text, text
+
+
+def test_nothing_but_text_into_a_pipe(cli, finished, failed):
+    for arguments in (["list"], ["get", finished], ["get", failed], ["metrics", finished], ["checkpoints", finished]):
+        out = cli(*arguments).out
+        assert "\x1b" not in out and "…" not in out, out
 
 
 def test_list_and_filters(cli, finished):
@@ -79,7 +134,11 @@ def test_watch_a_finished_job(cli, finished):
 
 
 def test_logs(cli, finished):
-    cli("logs", finished)
+    out = cli("logs", finished).out
+    assert "[0] " in out, f"what rank 0 printed is marked so:\n{out}"
+    assert on_a_terminal(cli.command("logs", finished))[1] == out
+    assert len(cli("logs", finished, "--bytes", "40").out) < len(out)
+    assert cli.json("logs", finished)["text"] == out
 
 
 def test_info(cli):
@@ -87,19 +146,10 @@ def test_info(cli):
     assert info["api_version"] == "emoe.v1" and int(info["slots_total"]) == 2
 
 
-def test_wait_exits_with_the_cause(cli, tmp_path):
-    # Rates that make the loss overflow: the same code a worker exits with.
-    spec = tools.tiny_job(tuning="full", lora=None, optimizer__learning_rate=1e30, optimizer__max_grad_norm=0,
-                          train__max_steps=20)
-    job = tools.write_yaml(tmp_path / "job.yaml", spec)
-    done = cli("submit", job, "--wait", code=tools.NON_FINITE)
-    assert "step" in done.text, done.text
-
-
 def test_cancel_from_another_terminal(cli, tmp_path):
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(name="to-cancel", train__max_steps=100000))
-    waiting = subprocess.Popen([str(tools.EMOECTL), "--server", cli.coordinator.grpc_address, "submit", str(job), "--wait"],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=tools.environment())
+    waiting = subprocess.Popen(cli.command("submit", job, "--wait"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True, env=tools.environment())
     found = tools.wait_until(lambda: [j["id"] for j in cli.json("list")["jobs"]
                                       if j["name"] == "to-cancel" and j["state"] == "RUNNING"], 30, "the job running")
     cli("cancel", found[0])
@@ -110,8 +160,8 @@ def test_cancel_from_another_terminal(cli, tmp_path):
 
 def test_a_client_killed_while_watching_harms_nobody(cli, tmp_path):
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(name="watched", train__max_steps=400))
-    watcher = subprocess.Popen([str(tools.EMOECTL), "--server", cli.coordinator.grpc_address, "submit", str(job), "--wait"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=tools.environment())
+    watcher = subprocess.Popen(cli.command("submit", job, "--wait"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env=tools.environment())
     mine = lambda: next((j for j in cli.json("list")["jobs"] if j["name"] == "watched"), None)
     tools.wait_until(lambda: mine() and mine()["state"] == "RUNNING", 30, "the job running")
     watcher.send_signal(signal.SIGKILL)
@@ -122,19 +172,11 @@ def test_a_client_killed_while_watching_harms_nobody(cli, tmp_path):
 
 def test_progress_bar_on_a_terminal(cli, tmp_path):
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(train__max_steps=60))
-    leader, follower = pty.openpty()
-    process = subprocess.Popen([str(tools.EMOECTL), "--server", cli.coordinator.grpc_address, "submit", str(job), "--wait"],
-                               stdin=follower, stdout=follower, stderr=follower, env=tools.environment({"TERM": "xterm"}))
-    os.close(follower)
-    seen = b""
-    try:
-        while chunk := os.read(leader, 4096):
-            seen += chunk
-    except OSError:  # the terminal closes when the last process leaves it
-        pass
-    os.close(leader)
-    assert process.wait(10) == 0, seen.decode(errors="replace")
-    assert b"\r" in seen and b"60" in seen, seen.decode(errors="replace")
+    code, text = on_a_terminal(cli.command("submit", job, "--wait"))
+    assert code == 0, text
+    drawn = [part.split("\x1b[K")[0] for part in text.split("\r")[1:]]
+    assert any("/60  " in part for part in drawn), text
+    assert all(len(part.splitlines()[0]) < 80 for part in drawn if "/60  " in part), text
 
 
 # ---------------------------------------------------------------- errors
@@ -152,14 +194,16 @@ def test_a_bad_job_file_shows_lines_and_stores_nothing(cli, tmp_path):
 def test_unknown_job_and_unknown_server(cli):
     done = cli("get", "no-such-job", code=1)
     assert "no-such-job" in done.err and "JOB_NOT_FOUND" in done.err, done.err
+    error = json.loads(cli("-o", "json", "get", "no-such-job", code=1).err)
+    assert error["code"] == 5 and error["details"][0]["reason"] == "JOB_NOT_FOUND", error
     nobody = tools.run([tools.EMOECTL, "--server", "127.0.0.1:1", "list"], timeout=30)
     assert nobody.code == 69 and "127.0.0.1:1" in nobody.err, f"{nobody.code}: {nobody.err}"
 
 
 def test_what_is_not_there_yet(cli, finished):
     for command in ("pause", "resume"):
-        done = tools.run([tools.EMOECTL, "--server", cli.coordinator.grpc_address, command, finished])
-        assert done.code != 0 and "NOT_YET" in done.err or "not" in done.err.lower(), done.err
+        done = tools.run(cli.command(command, finished))
+        assert done.code == 1 and "(NOT_YET)" in done.err, f"{done.code}: {done.err}"
 
 
 def test_usage(cli):
@@ -174,9 +218,9 @@ def test_server_from_the_environment(cli):
 
 
 def test_delete(cli, tmp_path):
-    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(train__max_steps=1))
-    cli("submit", job, "--request-id", "to-delete", "--wait")
-    job_id = cli.coordinator.api.create(tools.tiny_job(train__max_steps=1), request_id="other").id
-    cli.coordinator.api.succeed(job_id)
-    cli("delete", job_id)
-    cli("get", job_id, code=1)
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(name="to-delete", train__max_steps=1))
+    cli("submit", job, "--wait")
+    job = next(job for job in cli.json("list")["jobs"] if job["name"] == "to-delete")
+    cli("delete", job["id"], "--outputs")
+    cli("get", job["id"], code=1)
+    assert not os.path.exists(job["output_dir"])
