@@ -33,10 +33,10 @@ test-gpu: deps-test ## the tests that need a GPU (label gpu), built with CUDA an
 	@tools/build.sh cuda $(JOBS)
 	@ctest --test-dir build/cuda --output-on-failure -L gpu $(CTEST_ARGS)
 
-lint: deps-test ## format, shell and Python checks, include direction, file sizes; clang-tidy on changed files
+lint: deps-test ## format, shell and Python checks, include direction, file sizes, docs; clang-tidy on changed files
 	@tools/lint.sh
 
-format: ## clang-format on all sources
+format: deps-test ## clang-format on all sources
 	@git ls-files '*.h' '*.cc' '*.cu' | xargs clang-format -i
 
 asan: deps-test ## unit, integration and reference tests under ASan + UBSan
@@ -55,4 +55,4 @@ bundle: build ## build/emoe-bundle.tar.xz: the programs with their libraries, wi
 	@tools/bundle.sh
 
 clean: ## removes what builds, tests and the demo made; keeps the Python environment
-	@find build -mindepth 1 -maxdepth 1 ! -name python -exec rm -rf {} +
+	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name python -exec rm -rf {} +; fi

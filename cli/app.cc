@@ -34,6 +34,7 @@ Exit codes:
   76  non-finite numbers         77  not enough memory
   130 Ctrl-C while waiting; the job goes on
 
+The keys of a job file are in docs/CONFIG.md, the reasons of errors in docs/ERRORS.md.
 `emoectl COMMAND --help` tells more about a command.)";
 
 void add_global_options(CLI::App& app, Command& command) {

@@ -23,10 +23,11 @@ for program in emoe-coordinator emoe-worker emoe-supervise emoectl; do
 #!/bin/sh
 here=$(cd "$(dirname "$0")/.." && pwd)
 program=$(basename "$0")
-if [ "$program" = emoe-worker ]; then
+# The coordinator starts libexec/emoe-worker, which finds LibTorch through the environment it inherits.
+if [ "$program" != emoectl ]; then
   : "${EMOE_TORCH_LIB:=$(python3 -c 'import importlib.util as u, os; print(os.path.join(os.path.dirname(u.find_spec("torch").origin), "lib"))' 2>/dev/null)}"
   [ -e "$EMOE_TORCH_LIB/libtorch_cpu.so" ] || {
-    echo "emoe-worker: no LibTorch; pip install torch==2.11.0, or set EMOE_TORCH_LIB to its lib folder" >&2; exit 64; }
+    echo "$program: no LibTorch; pip install torch==2.11.0, or set EMOE_TORCH_LIB to its lib folder" >&2; exit 64; }
 fi
 export LD_LIBRARY_PATH="$here/lib${EMOE_TORCH_LIB:+:$EMOE_TORCH_LIB}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 exec "$here/libexec/$program" "$@"

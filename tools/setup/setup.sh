@@ -15,7 +15,9 @@ case $profile in build | test) ;; *)
 esac
 
 venv=build/python
-say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
+bold='' plain=''
+if [ -t 1 ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
+say() { printf '%s[setup]%s %s\n' "$bold" "$plain" "$*"; }
 die() { printf '[setup] %s\n' "$*" >&2; exit 1; }
 
 missing_packages() {
@@ -39,24 +41,31 @@ install_packages() {
   fi
   # shellcheck disable=SC2086  # one word each is wanted
   say "Debian packages: installing" $missing
-  "${sudo[@]}" apt-get update -qq
   # shellcheck disable=SC2086
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    $missing >build/apt.log 2>&1 || { tail -n 20 build/apt.log >&2; die "apt-get failed; see build/apt.log"; }
+  run_apt $missing >build/apt.log 2>&1 || { tail -n 20 build/apt.log >&2; die "apt-get failed; see build/apt.log"; }
+}
+
+run_apt() {
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+  # An interrupted run may have left packages half configured, and then apt-get refuses all work. Another package manager
+  # at work makes this fail; apt-get waits for it.
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a || true
+  "${sudo[@]}" "${apt[@]}" update && "${sudo[@]}" "${apt[@]}" install -y --no-install-recommends "$@"
 }
 
 # install_wheels WHAT REQUIREMENTS: pinned wheels without their dependencies, which would bring 3 GB of CUDA.
 install_wheels() {
   local stamp
   stamp=$venv/.installed-$(sha256sum "$2" | cut -c1-16)
-  if [ -e "$stamp" ]; then
-    say "$1: there"
-    return
-  fi
-  if ! "$venv/bin/python" -c '' 2>/dev/null; then
+  # Another Python or an interrupted run: the stamps of what was in it go with it.
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     say "Python environment: making $venv"
     rm -rf "$venv"
     /usr/bin/python3 -m venv "$venv"
+  fi
+  if [ -e "$stamp" ]; then
+    say "$1: there"
+    return
   fi
   say "$1: installing from PyPI (about a minute; 1.3 GB on disk for LibTorch)"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$2"
