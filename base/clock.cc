@@ -1,9 +1,5 @@
 #include "base/clock.h"
 
-#include <ctime>
-
-#include <absl/strings/str_format.h>
-
 namespace emoe {
 
 SteadyTime SystemClock::steady_now() const {
@@ -28,16 +24,6 @@ WallTime FakeClock::wall_now() const {
 void FakeClock::advance(std::chrono::nanoseconds by) {
   std::lock_guard lock(mutex_);
   elapsed_ += by;
-}
-
-std::string to_rfc3339(WallTime time) {
-  const auto millis =
-      std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-  const std::time_t seconds = static_cast<std::time_t>(millis / 1000);
-  std::tm utc{};
-  gmtime_r(&seconds, &utc);
-  return absl::StrFormat("%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", utc.tm_year + 1900, utc.tm_mon + 1,
-                         utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, millis % 1000);
 }
 
 }  // namespace emoe

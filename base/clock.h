@@ -38,7 +38,4 @@ class FakeClock final : public Clock {
   std::chrono::nanoseconds elapsed_{0};
 };
 
-// "2026-01-31T12:00:00.123Z"
-[[nodiscard]] std::string to_rfc3339(WallTime time);
-
 }  // namespace emoe

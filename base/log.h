@@ -17,10 +17,6 @@ void init_logging(const std::string& name, LogLevel level = LogLevel::info);
 void log(LogLevel level, std::string_view text);
 
 template <typename... Args>
-void log_debug(const absl::FormatSpec<Args...>& format, const Args&... args) {
-  log(LogLevel::debug, absl::StrFormat(format, args...));
-}
-template <typename... Args>
 void log_info(const absl::FormatSpec<Args...>& format, const Args&... args) {
   log(LogLevel::info, absl::StrFormat(format, args...));
 }
