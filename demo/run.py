@@ -104,7 +104,7 @@ class ProgressLine:
     """One line for a job: redrawn on a terminal, printed every few seconds elsewhere."""
 
     def __init__(self, name):
-        self.name, self.terminal, self.last = name, sys.stdout.isatty(), 0.0
+        self.name, self.terminal, self.last = name, sys.stdout.isatty(), time.monotonic()
         self.state, self.total, self.step, self.loss = "QUEUED", 0, 0, 0.0
         self.recent = collections.deque(maxlen=20)  # (tokens, seconds) of steps
 

@@ -43,10 +43,12 @@ class Demo:
         out, _ = self.process.communicate(timeout=timeout)
         assert self.process.returncode == code, f"exit code {self.process.returncode}, expected {code}\n{out}"
         assert not self.family(), f"left running: {self.family()}"
-        for attempt in self.folder.glob("state/jobs/*/attempt_*"):
-            name = f"emoe-mpi-{hashlib.sha256(str(attempt).encode()).hexdigest()[:16]}"  # launcher/local/attempt_files.cc
-            assert not (pathlib.Path("/dev/shm") / name).exists(), f"shared memory of {attempt} is left"
         return out
+
+    def shared_memory(self):
+        """Of its attempts: named as by launcher/local/attempt_files.cc."""
+        names = [hashlib.sha256(str(path).encode()).hexdigest()[:16] for path in self.folder.glob("state/jobs/*/attempt_*")]
+        return [pathlib.Path("/dev/shm") / f"emoe-mpi-{name}" for name in names]
 
 
 @pytest.fixture
@@ -69,9 +71,10 @@ def test_killed_and_started_again_it_passes(start):
     killed.wait_for("emoe-worker run")
     killed.process.kill()
     killed.process.wait()
-    assert killed.family(), "the coordinator and a job outlive a killed demo"
+    memory = killed.shared_memory()
+    assert killed.family() and memory and all(path.exists() for path in memory), "a job outlives a killed demo"
     out = start(*QUICK).end(0, timeout=150)
-    assert not killed.family(), f"left of the killed demo: {killed.family()}"
+    assert not killed.family() and not any(path.exists() for path in memory), f"of the killed demo: {killed.family()}"
     jobs = tools.read_json(killed.folder / "summary.json")["jobs"]
     assert [job["name"] for job in jobs] == ["lora", "emoe-lora", "emoe-full"]
     for job in jobs:
@@ -89,6 +92,7 @@ def test_ctrl_c_leaves_nothing(start, moment):
     demo.ctrl_c()
     out = demo.end(130)
     assert "stopping" in out and "has the numbers" not in out, out
+    assert not any(path.exists() for path in demo.shared_memory())
 
 
 def test_an_impatient_ctrl_c_leaves_nothing_either(start):
@@ -97,6 +101,7 @@ def test_an_impatient_ctrl_c_leaves_nothing_either(start):
     for _ in range(3):
         demo.ctrl_c()
     assert demo.end(130).count("stopping") == 1
+    assert not any(path.exists() for path in demo.shared_memory())
 
 
 def test_one_demo_in_a_folder(start):
