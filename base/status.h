@@ -41,9 +41,11 @@ inline Status ok_status() {
 #define EMOE_CONCAT(a, b) EMOE_CONCAT_INNER(a, b)
 
 // EMOE_ASSIGN_OR_RETURN(auto x, f()); returns f's error, else defines x.
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration cannot stand in parentheses
 #define EMOE_ASSIGN_OR_RETURN(lhs, expression) \
   EMOE_ASSIGN_OR_RETURN_INNER(EMOE_CONCAT(emoe_result_, __LINE__), lhs, expression)
 #define EMOE_ASSIGN_OR_RETURN_INNER(result, lhs, expression) \
   auto result = (expression);                                \
   if (!result.ok()) return result.status();                  \
   lhs = std::move(result).value()
+// NOLINTEND(bugprone-macro-parentheses)

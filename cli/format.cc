@@ -54,7 +54,7 @@ std::string fitting(const std::vector<std::string>& points, int width, bool from
     const std::string& point = points[from_end ? points.size() - 1 - i : i];
     width -= columns_of(point);
     if (width < 0) break;
-    out = from_end ? point + out : out + point;
+    out.insert(from_end ? 0 : out.size(), point);
   }
   return out;
 }
@@ -94,7 +94,7 @@ std::string age(const google::protobuf::Timestamp& time, WallTime now) {
 
 std::string relative_time(const google::protobuf::Timestamp& time, WallTime now) {
   const std::string past = age(time, now);
-  if (past == "-") return past;
+  if (past == "-") return "-";
   return past == "0s" ? "just now" : past + " ago";
 }
 

@@ -166,7 +166,7 @@ std::string Progress::bar(int width) const {
         static_cast<int>(std::min<int64_t>(kBarCells, kBarCells * steps_done_ / steps_planned_));
     const std::string cells = std::string(static_cast<size_t>(filled), '#') +
                               std::string(static_cast<size_t>(kBarCells - filled), '.');
-    const std::string with_bar = absl::StrCat(text, "  [", cells, "]  ", facts());
+    std::string with_bar = absl::StrCat(text, "  [", cells, "]  ", facts());
     // A narrow terminal loses the bar before it loses numbers.
     if (width <= 0 || display_width(with_bar) <= width) return with_bar;
   }
