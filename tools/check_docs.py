@@ -25,7 +25,8 @@ def rows(page, heading=""):
     """The tables' rows as lists of cells, of the whole page or below one heading."""
     text = read(f"docs/{page}")
     if heading:
-        text = re.split(r"^## ", text.split(f"\n## {heading}\n", 1)[-1], maxsplit=1, flags=re.MULTILINE)[0]
+        _, _, below = text.partition(f"\n## {heading}\n")
+        text = re.split(r"^## ", below, maxsplit=1, flags=re.MULTILINE)[0]
     for line in text.splitlines():
         if line.startswith("| "):
             yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]

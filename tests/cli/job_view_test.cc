@@ -81,9 +81,9 @@ TEST(JobView, NothingOfAJobIsCut) {
   const std::string text = job_text(job, kNow, 60);
   EXPECT_EQ(text.find("…"), std::string::npos) << text;
   EXPECT_NE(text.find(path + "/export/model\n"), std::string::npos) << text;
-  EXPECT_NE(text.find("output:   " + path + "\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("output:    " + path + "\n"), std::string::npos) << text;
   size_t found = 0;
-  for (size_t at = 0; (at = text.find("left on device", at)) != std::string::npos; ++at) ++found;
+  for (size_t at = 0; (at = text.find("no space left", at)) != std::string::npos; ++at) ++found;
   EXPECT_EQ(found, 2u) << text;  // of the job and of its attempt
 }
 
