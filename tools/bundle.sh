@@ -8,7 +8,7 @@ out=build/emoe-bundle
 rm -rf "$out"
 mkdir -p "$out"/{bin,libexec,lib,configs}
 
-left_out='linux-vdso|ld-linux|/lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s|gomp)\.so|libtorch|libc10|libcud|libcupti|libnccl|libcublas|libnv'
+left_out='linux-vdso|ld-linux|/lib(c|m|dl|rt|pthread|resolv|util|stdc\+\+|gcc_s|gomp)\.so|libtorch|libc10|libcud|libcupti|libnccl|libcublas|libnv'
 # emoe-worker loads this module at run time, from its own folder.
 cp build/bin/libemoe_sentencepiece.so "$out/libexec/"
 ldd build/bin/libemoe_sentencepiece.so | awk '$3 ~ /^\// {print $3}' | grep -Ev "$left_out" |
