@@ -25,7 +25,7 @@ import time
 import processes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BIN = ROOT / "build" / "bin"
+BIN = pathlib.Path(os.environ.get("EMOE_BIN_DIR") or ROOT / "build" / "bin")
 JOBS = ["lora", "emoe-lora", "emoe-full"]
 ENDED = {"SUCCEEDED", "FAILED", "CANCELLED"}
 INSTRUCTION = json.loads((ROOT / "demo" / "sample.json").read_text(encoding="utf-8"))["instruction"]

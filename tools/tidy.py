@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """clang-tidy over the C++ files that changed.
 
-    tools/tidy.py [--base REV] [--most 20] [FILE …]
+    tools/tidy.py [--base REV] [--most 12] [FILE …]
 
 Without FILEs: what changed since --base (default: where this branch left origin/main, or the last commit's parent), new
 files included; a header counts as a source that includes it. Configures build/release and makes the protobuf headers,
@@ -79,7 +79,7 @@ def check(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default=os.environ.get("EMOE_LINT_BASE") or None)
-    parser.add_argument("--most", type=int, default=20, help="files looked at; LibTorch's headers cost seconds a file")
+    parser.add_argument("--most", type=int, default=12, help="files looked at; one with LibTorch takes half a minute")
     parser.add_argument("files", nargs="*")
     arguments = parser.parse_args()
     wanted = arguments.files or changed(arguments.base or default_base())

@@ -73,7 +73,7 @@ def test_killed_and_started_again_it_passes(start):
     killed.process.wait()
     memory = killed.shared_memory()
     assert killed.family() and memory and all(path.exists() for path in memory), "a job outlives a killed demo"
-    out = start(*QUICK).end(0, timeout=150)
+    out = start(*QUICK).end(0, timeout=200)
     assert not killed.family() and not any(path.exists() for path in memory), f"of the killed demo: {killed.family()}"
     jobs = tools.read_json(killed.folder / "summary.json")["jobs"]
     assert [job["name"] for job in jobs] == ["lora", "emoe-lora", "emoe-full"]
