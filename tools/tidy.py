@@ -41,15 +41,18 @@ def changed(base):
 
 
 def source_of(path):
-    """The source by which a file is checked: itself; for a header its own source, or one that includes it."""
-    if path.endswith(".cc"):
-        return path
-    own = path[:-2] + ".cc"
-    if (ROOT / own).exists():
-        return own
-    users = git("grep", "-l", "--fixed-strings", f'#include "{path}"', "--", "*.cc")
-    near = [user for user in users if os.path.dirname(user) == os.path.dirname(path)]
-    return (near or users or [None])[0]
+    """The source by which a file is checked: itself; for a header its own source, or the nearest that includes it."""
+    seen, headers = set(), [path]
+    while headers:
+        path = headers.pop(0)
+        own = path[:-2] + ".cc" if path.endswith(".h") else path
+        if (ROOT / own).exists():
+            return own
+        users = git("grep", "-l", "--fixed-strings", f'#include "{path}"', "--", "*.cc", "*.h")
+        users.sort(key=lambda user: (user.endswith(".h"), os.path.dirname(user) != os.path.dirname(path), user))
+        headers += [user for user in users if user not in seen]
+        seen.update(users)
+    return None
 
 
 def prepare():
