@@ -24,7 +24,6 @@ class Progress {
  public:
   void apply(const v1::Event& event);
 
-  [[nodiscard]] v1::JobState state() const { return state_; }
   [[nodiscard]] int64_t steps_done() const { return steps_done_; }
   // Tokens of recent steps over their seconds; 0 while unknown.
   [[nodiscard]] double tokens_per_second() const;
