@@ -85,11 +85,11 @@ class Case:
             spec["emoe"] = self.emoe(folder)
         return spec
 
-    def emoe(self, folder, selector=None):
-        """The emoe section of a case, its labels written as a partition folder."""
+    def emoe(self, folder, selector=None, model=None):
+        """The emoe section of a case, its labels written as a partition folder for `model` (the case's own by default)."""
         c = self.config
         table = tools.read_json(self.path("experts"))
-        partition = write_partition(pathlib.Path(folder) / "partition", table, self.path("model"), c["layers"])
+        partition = write_partition(pathlib.Path(folder) / "partition", table, model or self.path("model"), c["layers"])
         return {"experts": table["num_experts"], "top_k": c["num_selected"], "layers": {"list": c["layers"]},
                 "partition": {"method": "file", "path": str(partition)}, "selector": selector or c.get("selector", "top")}
 

@@ -59,13 +59,13 @@ def forward(case, folder, selector):
     return deviations
 
 
-def flips(ours, report):
-    """Tokens whose experts are others than the golden ones although the choice did not hang on rounding."""
+def flips(ours, report, doubt=1e-5):
+    """Tokens whose experts are others than the golden ones although the margin of the choice is above `doubt`."""
     count = 0
     for layer, golden in report["chosen"].items():
         got = ours[f"experts.{layer}"].tolist()
         assert len(got) == len(golden), f"{len(got)} tokens, expected {len(golden)}"
-        count += sum(g != w and m > 1e-5 for g, w, m in zip(got, golden, report["margin"][layer], strict=True))
+        count += sum(g != w and m > doubt for g, w, m in zip(got, golden, report["margin"][layer], strict=True))
     return count
 
 
@@ -107,8 +107,8 @@ def partition(case, folder):
 
 
 # ---------------------------------------------------------------- training
-def training(case, out):
-    """(deviations, note) of an output folder from the golden run."""
+def training(case, out, prompt):
+    """(deviations, note) of an output folder from the golden run; `prompt` as prompt_after_training() gives it."""
     golden, rows = case.result, tools.read_lines(out / "metrics.jsonl")
     steps = golden["steps"]
     assert [r["step"] for r in rows] == [s["step"] for s in steps], f"steps {[r['step'] for r in rows]}"
@@ -118,17 +118,18 @@ def training(case, out):
     report = tools.read_json(out / "data_report.json")["train"]
     skipped, truncated = (report[key]["count"] for key in ("skipped", "truncated"))
     wanted = golden["records_skipped"], golden.get("records_truncated", golden.get("examples_truncated"))
+    tie = tie_met(pairs)
     deviations = {
         "target tokens": max(abs(r["target_tokens"] - s["target_tokens"]) for r, s in pairs),
         "rows skipped": abs(skipped - (len(wanted[0]) if isinstance(wanted[0], list) else wanted[0])),
         "rows truncated": abs(truncated - wanted[1]),
         "learning rate": max(relative(r["learning_rate"], s["lr"]) for r, s in pairs),
-        "loss": max(relative(r["loss"], s["loss"]) for r, s in pairs),
-        "gradient norm": max(relative(r["grad_norm"], s["grad_norm"]) for r, s in pairs),
         "evaluation loss": max(evaluation(evals[0], golden["eval_initial"]), evaluation(evals[1], golden["eval_final"])),
         "tensor change": tensor_change(case, out),
+        **step_deviations(pairs, tie),
+        **prompt_deviations(prompt, golden, tie),
     }
-    return tied(pairs, deviations) or (deviations, "")
+    return deviations, "" if tie is None else f"a token chose otherwise at step {tie}, where the golden margin is below 1e-6"
 
 
 def evaluation(ours, golden):
@@ -137,19 +138,44 @@ def evaluation(ours, golden):
                relative(ours["loss_dense"], golden.get("loss_mask_off", golden["loss"])))
 
 
-def tied(pairs, deviations):
-    """(deviations, note) if a token chose otherwise at a golden margin below 1e-6, else None."""
-    over = [r["step"] for r, s in pairs if relative(r["loss"], s["loss"]) > TOLERANCES["loss"][0]]
+STEP_NUMBERS = {"loss": "loss", "gradient norm": "grad_norm"}
+
+
+def tie_met(pairs):
+    """The step at which our run left the golden one, if it is one where a golden choice hung on less than 1e-6; else None.
+    Who leaves it at any other step has an error, and so has who leaves it earlier."""
+    off = [s["step"] for r, s in pairs if any(relative(r[key], s[key]) > TOLERANCES[q][0] for q, key in STEP_NUMBERS.items())]
     ties = [s["step"] for _, s in pairs if s.get("margins_below_1e_6")]
-    strict = all(deviations[q] <= TOLERANCES[q][0] for q in deviations)
-    if strict or not ties or (over and over[0] < ties[0]) or deviations["loss"] > AFTER_A_TIE:
-        return None
-    before = [(r, s) for r, s in pairs if s["step"] < ties[0]]
-    kept = {q: deviations[q] for q in ("target tokens", "rows skipped", "rows truncated", "learning rate")}
-    kept["loss"] = max((relative(r["loss"], s["loss"]) for r, s in before), default=0.0)
-    kept["gradient norm"] = max((relative(r["grad_norm"], s["grad_norm"]) for r, s in before), default=0.0)
-    return kept, (f"a token chose otherwise at step {ties[0]}, where the golden margin is below 1e-6: loss off by "
-                  f"{deviations['loss']:.1e} at most (allowed {AFTER_A_TIE:g}), later numbers not compared")
+    return off[0] if off and off[0] in ties else None
+
+
+def step_deviations(pairs, tie):
+    """Of loss and gradient norm; from a tie on under the names with bounds of their own."""
+    worst_of = lambda key, part: max((relative(r[key], s[key]) for r, s in part), default=0.0)
+    if tie is None:
+        return {q: worst_of(key, pairs) for q, key in STEP_NUMBERS.items()}
+    return {**{q: worst_of(key, pairs[:tie]) for q, key in STEP_NUMBERS.items()},
+            **{q + AFTER_A_TIE: worst_of(key, pairs[tie:]) for q, key in STEP_NUMBERS.items()}}
+
+
+def prompt_after_training(case, folder, out):
+    """What `emoe-worker logits` makes of the golden prompt with the exported result, its experts on."""
+    if "lora" in case.config:
+        model, options = case.path("model"), ["--adapter", out / "export" / "adapter"]
+    else:
+        model, options = out / "export" / "model", []
+    if "experts" in case.config:
+        options += emoe_options(case, folder, case.emoe(folder / "after", model=model))
+    return logits(folder, model, case.result["prompt_ids"], *options)
+
+
+def prompt_deviations(prompt, golden, tie):
+    after = "" if tie is None else AFTER_A_TIE
+    last = np.array(golden["last_logits"], dtype=np.float32)
+    deviations = {"logits after training" + after: worst(prompt["logits"][-1], last)}
+    if "chosen" in golden:
+        deviations["experts"] = flips(prompt, golden, 1e-5 if tie is None else 1e-3)
+    return deviations
 
 
 def tensor_change(case, out):

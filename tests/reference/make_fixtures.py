@@ -3,6 +3,8 @@
 
     build/python/bin/python tests/reference/make_fixtures.py        (10 s; only when a rule of the computation changes)
 
+(partition-n8 is made from the tiny model by make_partition_fixture.py, which needs a library of its own.)
+
 The numbers come from stock transformers and PEFT; what is added here are the published rules and nothing else:
 experts are masks on the input of down_proj (arXiv 2310.10908, section 3), the loss is the mean over target tokens of the
 whole batch or the mean over examples of their token means, AdamW decays matrices only, clipping is global, rate i/W in
@@ -47,8 +49,20 @@ CASES = {
 }
 COMMON = dict(command="train", model="../tiny", data="../rows.json", data_count=32, eval_start=64, eval_count=8,
               max_length=128, global_batch_size=8, max_grad_norm=1.0, seed=0, prompt=PROMPT)
+TOKENIZE = dict(command="tokenize", data="../rows.json", records=[0, 1, 2, 10, 21, 30], max_length=128, texts=[
+    "", " ", "The cat sat on the mat.", "  two spaces  in  front and behind  ", "a\nnew\n\nline\n", "\ttab\tand\r\nreturn",
+    "### Instruction:\n", "Café naïve über — “quoted” …", "ﬁ ligature, ½, ＡＢＣ, e\u0301", "日本語 中文 한국어", "😀 family 👨‍👩‍👧‍👦",
+    "zero\u200bwidth\u00a0space\ufeff", "\u0001\u0007\u001b[0m\u007f", "<s> </s> <unk> ▁under", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "1234567890 3.14 -7e-5", "مرحبا שלום"])
 FORWARD = dict(command="forward", model="../tiny", experts="../experts-n8.json", layers=[0, 1, 2], num_selected=2,
                selectors=["top", "bottom", "not_top"], prompt=PROMPT)
+MERGE = dict(command="merge", model="../tiny", adapter="../emoe-lora/final_adapter", prompt=PROMPT)
+OTHERS = {
+    "tokenize": dict(TOKENIZE, model="../tiny"),
+    "tokenize-bytes": dict(TOKENIZE, model="../bytes.model"),
+    "forward": FORWARD,
+    "merge": MERGE,
+}
 
 
 # ---------------------------------------------------------------- data, tokenizer, model
@@ -77,15 +91,22 @@ def prompt_of(row):
     return (WITH_INPUT if row.get("input") else WITHOUT_INPUT).format(**row)
 
 
-def make_tokenizer(rows):
+def make_tokenizer(rows, file, **options):
     text = [line for row in rows for line in (prompt_of(row) + row["output"]).split("\n") if line]
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*text, PROMPT, "abcdefghijklmnopqrstuvwxyz"]), model_writer=made, vocab_size=256,
-        model_type="bpe", unk_id=0, bos_id=1, eos_id=2, pad_id=-1, character_coverage=1.0, minloglevel=2,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=["\n"])
-    (DATA / "tiny" / "tokenizer.model").write_bytes(made.getvalue())
+        sentence_iterator=iter([*text, PROMPT, "abcdefghijklmnopqrstuvwxyz"]), model_writer=made,
+        model_type="bpe", unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2, **options)
+    file.write_bytes(made.getvalue())
     return sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+
+
+def make_tokenizers(rows):
+    """The tiny model's, which keeps every space and knows nothing but its letters; and one that does what others do:
+    collapses spaces, normalises, and spells what it does not know in bytes."""
+    make_tokenizer(rows, DATA / "bytes.model", vocab_size=400, byte_fallback=True, normalization_rule_name="nmt_nfkc")
+    return make_tokenizer(rows, DATA / "tiny" / "tokenizer.model", vocab_size=256, normalization_rule_name="identity",
+                          character_coverage=1.0, remove_extra_whitespaces=False, user_defined_symbols=["\n"])
 
 
 def make_model():
@@ -184,7 +205,7 @@ def evaluate(model, experts, examples):
 
 # ---------------------------------------------------------------- the cases
 def start_of(case, folder):
-    base = LlamaForCausalLM.from_pretrained(DATA / "tiny", dtype=torch.float32, attn_implementation="eager").eval()
+    base = stock_model()
     # After LoRA's wrapping: the gate's score includes the adapter of gate_proj.
     experts_of = lambda model: Experts(model, case, case["selector"]) if "experts" in case else None
     if "lora" not in case:
@@ -210,9 +231,10 @@ def save_adapter(model: PeftModel, folder):
 
 
 def step_loss(model, experts, batch, case):
-    """Adds the gradients of one optimiser step; returns its loss, target tokens and the smallest margin of a choice."""
+    """Adds the gradients of one optimiser step; returns its loss, target tokens, the smallest margin of a choice, and how
+    often each layer chose each expert."""
     targets = sum(len(ids) - first for ids, first in batch)
-    total, margin = 0.0, math.inf
+    total, margin, tokens = 0.0, math.inf, {}
     for example in batch:
         losses = token_losses(model, example)
         loss = losses.sum() / targets if case["loss_reduction"] == "token" else losses.mean() / len(batch)
@@ -220,7 +242,9 @@ def step_loss(model, experts, batch, case):
         total += loss.item()
         if experts:
             margin = min(margin, *(m.min().item() for _, m in experts.seen.values()))
-    return total, targets, margin
+            for layer, (mask, _) in experts.seen.items():
+                tokens[layer] = tokens.get(layer, 0) + mask.sum(0)
+    return total, targets, margin, tokens
 
 
 def train(case, folder, tokenizer, rows):
@@ -238,9 +262,10 @@ def train(case, folder, tokenizer, rows):
     result["eval_initial"] = evaluate(model, experts, held_out)
     for step in range(case["max_steps"]):
         begin = step % (len(kept) // size) * size
-        loss, targets, margin = step_loss(model, experts, kept[begin:begin + size], case)
+        loss, targets, margin, tokens = step_loss(model, experts, kept[begin:begin + size], case)
         if step == 0:
             result["first_step_grad_norms"] = {n: p.grad.norm().item() for n, p in trained.items()}
+            result |= {"first_step_expert_tokens": {str(l): t.int().tolist() for l, t in tokens.items()}} if experts else {}
         norm = torch.nn.utils.clip_grad_norm_(trained.values(), case["max_grad_norm"], foreach=False).item()
         for group in optimizer.param_groups:
             group["lr"] = rate(case, step)
@@ -250,6 +275,9 @@ def train(case, folder, tokenizer, rows):
         result["steps"].append({"step": step, "lr": rate(case, step), "loss": loss, "grad_norm": norm,
                                 "target_tokens": targets})
     result["eval_final"] = evaluate(model, experts, held_out)
+    result["prompt_ids"] = [1] + tokenizer.encode(case["prompt"])
+    result["last_logits"] = logits_of(model, result["prompt_ids"])[-1].tolist()
+    result |= choices_of(experts) if experts else {}
     if "lora" in case:
         save_adapter(model, folder / "final_adapter")
     else:
@@ -259,19 +287,56 @@ def train(case, folder, tokenizer, rows):
     write_json(folder / "result.json", result)
 
 
-def forward(case, folder, tokenizer):
+def logits_of(model, ids):
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].contiguous()
+
+
+def choices_of(experts):
+    """Of the last forward pass: chosen experts of each layer and token, and the margins of the choices."""
+    return {"chosen": {str(l): [r.nonzero().flatten().tolist() for r in m] for l, (m, _) in experts.seen.items()},
+            "margin": {str(l): [float(f"{x:.3g}") for x in g] for l, (_, g) in experts.seen.items()}}
+
+
+def stock_model(folder=DATA / "tiny"):
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def forward(case, folder, tokenizer, _):
     ids = [1] + tokenizer.encode(case["prompt"])
     result, tensors = {"ids": ids}, {}
     for selector in ["dense", *case["selectors"]]:
-        model = LlamaForCausalLM.from_pretrained(DATA / "tiny", dtype=torch.float32, attn_implementation="eager").eval()
+        model = stock_model()
         experts = Experts(model, case, selector) if selector != "dense" else None
-        with torch.no_grad():
-            tensors[selector] = model(torch.tensor([ids])).logits[0].contiguous()
+        tensors[selector] = logits_of(model, ids)
         if experts:
-            result[selector] = {
-                "chosen": {str(l): [r.nonzero().flatten().tolist() for r in m] for l, (m, _) in experts.seen.items()},
-                "margin": {str(l): [float(f"{x:.3g}") for x in g] for l, (_, g) in experts.seen.items()}}
+            result[selector] = choices_of(experts)
     save_file(tensors, folder / "logits.safetensors")
+    write_json(folder / "result.json", result)
+
+
+def merge(case, folder, tokenizer, _):
+    ids = [1] + tokenizer.encode(case["prompt"])
+    model = PeftModel.from_pretrained(stock_model(), (folder / case["adapter"]).resolve()).eval()
+    adapter_on = logits_of(model, ids)
+    model.merge_and_unload().save_pretrained(folder / "merged")
+    (folder / "merged" / "generation_config.json").unlink(missing_ok=True)
+    save_file({"adapter_on": adapter_on, "merged": logits_of(stock_model(folder / "merged"), ids)},
+              folder / "logits.safetensors")
+    write_json(folder / "result.json", {"ids": ids})
+
+
+def tokenize(case, folder, _, rows):
+    file = (folder / case["model"]).resolve()
+    tokenizer = sentencepiece.SentencePieceProcessor(
+        model_file=str(file / "tokenizer.model" if file.is_dir() else file))
+    result = {"texts": [{"text": t, "ids": [1] + tokenizer.encode(t)} for t in case["texts"]],
+              "max_length": case["max_length"], "examples": []}
+    for record in case["records"]:
+        whole = [1] + tokenizer.encode(prompt_of(rows[record]) + rows[record]["output"]) + [2]
+        ids, first = example_of(tokenizer, rows[record], case["max_length"])
+        result["examples"].append({"record": record, "ids": ids.tolist(), "prompt_tokens": first,
+                                   "target_tokens": len(ids) - first, "truncated": len(whole) > case["max_length"]})
     write_json(folder / "result.json", result)
 
 
@@ -282,22 +347,23 @@ def write_json(path, document):
 
 def main():
     torch.set_num_threads(1)
-    shutil.rmtree(DATA, ignore_errors=True)
+    for entry in DATA.iterdir():
+        if entry.name == "partition-n8":
+            continue
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     (DATA / "tiny").mkdir(parents=True)
     rows = make_rows()
     (DATA / "rows.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    tokenizer = make_tokenizer(rows)
+    tokenizer = make_tokenizers(rows)
     make_model()
     make_experts(8, seed=1)
     make_experts(12, seed=2)
-    for name, case in {**{k: {**COMMON, **v} for k, v in CASES.items()}, "forward": FORWARD}.items():
+    for name, case in {**{k: {**COMMON, **v} for k, v in CASES.items()}, **OTHERS}.items():
         folder = DATA / name
         folder.mkdir()
-        (folder / "config.yaml").write_text(yaml.safe_dump(case, sort_keys=False))
-        if case["command"] == "train":
-            train(case, folder, tokenizer, rows)
-        else:
-            forward(case, folder, tokenizer)
+        (folder / "config.yaml").write_text(yaml.safe_dump(case, sort_keys=False, allow_unicode=True))
+        {"train": train, "forward": forward, "merge": merge, "tokenize": tokenize}[case["command"]](
+            case, folder, tokenizer, rows)
     for file in DATA.rglob("*.safetensors"):
         file.chmod(0o644)
 

@@ -3,6 +3,7 @@ import pathlib
 
 # quantity: (largest deviation allowed, why). Most are ten times the worst that the oracle shows against itself with other
 # threads, attention kernels, micro-batches and in double precision (shared/reference/README.md); both sides are fp32.
+AFTER_A_TIE = ", from a tie on"
 TOLERANCES = {
     "token ids": (0, "integers"),
     "target tokens": (0, "integers"),
@@ -11,6 +12,12 @@ TOLERANCES = {
     "learning rate": (1e-8, "relative; one formula in double precision, the golden value has 9 digits"),
     "loss": (1e-5, "relative, worst step; oracle's spread 2.8e-7"),
     "gradient norm": (1e-4, "relative, worst step; oracle's spread 6.3e-6"),
+    # Two golden runs meet a choice that hangs on a margin below 1e-6. A token that chooses otherwise there is no error. Forced
+    # to do so in the oracle, it moves loss, norm and last logits by what is said here, evaluations by 7.2e-7 and tensors by
+    # 1.8e-3: those keep their bounds.
+    "loss" + AFTER_A_TIE: (5e-4, "relative; one token that chooses otherwise moves it by 3.4e-5"),
+    "gradient norm" + AFTER_A_TIE: (1e-3, "relative; one token that chooses otherwise moves it by 9.2e-5"),
+    "logits after training" + AFTER_A_TIE: (5e-3, "absolute; one token that chooses otherwise moves them by 1.0e-3"),
     "tensor gradient norm": (5e-5, "relative, each tensor at step 0, those below 1e-6 of the largest absolutely; spread 3.1e-6"),
     "evaluation loss": (1e-5, "relative, before and after, mask on and off; spread 7.8e-8"),
     "logits": (2e-4, "absolute, no training; spread 2.7e-5"),
@@ -18,18 +25,13 @@ TOLERANCES = {
     "tensor change": (2e-2, "|tensor - golden| / |golden - start| of the worst tensor; Adam turns the rounding of a "
                             "near-zero gradient into a step of full size; spread 7.3e-4"),
     "tensor": (1e-5, "absolute; one merge in fp32, another order of the same few products"),
-    "experts": (0, "choices that differ where the margin is above 1e-5"),
-    "expert tokens": (0, "integers; only where no margin of the step is below 1e-5"),
+    "experts": (0, "choices that differ where the margin is above 1e-5 (1e-3 after a tie)"),
+    "expert tokens": (0, "integers; no margin of the first steps is below 1e-5"),
     "inertia ratio": (1.01, "own k-means against the oracle's; seeds differ by 0.8 %"),
     "inertia": (1e-6, "relative; the number of the partition file, computed again from its labels"),
     "untouched tensors": (0, "bytes of tensors that no method may touch"),
     "k = N": (0, "logits against dense, bit for bit, neurons in their original order"),
 }
-# Two golden runs meet a choice that hangs on a margin below 1e-6. A token that chooses otherwise there is not an error:
-# from that step on the loss may be off by this much (relative). and the weights are not compared.
-AFTER_A_TIE = 5e-4
-
-
 def relative(ours, golden):
     return abs(ours - golden) / max(abs(golden), 1e-12)
 

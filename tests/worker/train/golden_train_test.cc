@@ -22,11 +22,20 @@ namespace {
 
 using nlohmann::json;
 
+// Relative; tests/reference/tolerances.py says why.
+constexpr double kLoss = 1e-5;
+constexpr double kNorm = 1e-4;
+constexpr double kLossAfterATie = 5e-4;
+constexpr double kNormAfterATie = 1e-3;
+
+double relative(double ours, double golden) {
+  return std::abs(ours - golden) / std::abs(golden);
+}
+
 struct Case {
   std::string name;
   int world_size = 1;
   MicroBatchOptions micro_batches;
-  bool near_tie = false;  // a margin below 1e-6: one token may choose otherwise
 };
 void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name << " at " << c.world_size;
@@ -145,14 +154,30 @@ class GoldenTraining : public ::testing::TestWithParam<Case> {
     sink_ = std::move(sinks[0]);
   }
 
-  void expect_loss(double got, double expected, const std::string& what) {
-    const double difference = std::abs(got - expected);
-    if (difference > 1e-5 * expected && difference < 5e-4 && GetParam().near_tie) {
-      std::printf("%s: %.3g off: a token near a tie chose otherwise\n", what.c_str(), difference);
-      return;
+  [[nodiscard]] double loss_off(size_t i) const {
+    return relative(sink_.steps[i].loss, result_["steps"][i]["loss"]);
+  }
+  [[nodiscard]] double norm_off(size_t i) const {
+    return relative(sink_.steps[i].grad_norm, result_["steps"][i]["grad_norm"]);
+  }
+
+  // The step at which our run left the golden one, if a golden choice hung on a margin below 1e-6
+  // there; past the last step otherwise. tests/reference/tolerances.py says what a token that
+  // chooses otherwise changes.
+  [[nodiscard]] size_t tie_met() const {
+    const json& steps = result_["steps"];
+    for (size_t i = 0; i < steps.size(); ++i) {
+      if (loss_off(i) <= kLoss && norm_off(i) <= kNorm) continue;
+      return steps[i].value("margins_below_1e_6", 0) > 0 ? i : steps.size();
     }
-    EXPECT_LE(difference, 1e-5 * expected) << what;
-    worst_ = std::max(worst_, difference / expected);
+    return steps.size();
+  }
+
+  void expect_evaluation(const EvalRecord& record, const json& golden) const {
+    const double loss = golden["loss"];
+    EXPECT_LE(relative(record.loss, loss), kLoss) << "step " << record.step;
+    EXPECT_LE(relative(record.loss_dense, golden.value("loss_mask_off", loss)), kLoss)
+        << "mask off, step " << record.step;
   }
 
   emoe::testing::TempDir dir_;
@@ -161,34 +186,28 @@ class GoldenTraining : public ::testing::TestWithParam<Case> {
   YAML::Node config_;
   json result_;
   testing::RecordingSink sink_;
-  double worst_ = 0.0;
 };
 
 TEST_P(GoldenTraining, EqualsTheReference) {
   run();
   const json& steps = result_["steps"];
   ASSERT_EQ(sink_.steps.size(), steps.size());
+  const size_t tie = tie_met();
+  double worst_loss = 0.0;
   double worst_norm = 0.0;
   for (size_t i = 0; i < steps.size(); ++i) {
-    const StepRecord& step = sink_.steps[i];
-    expect_loss(step.loss, steps[i]["loss"], "loss of step " + std::to_string(i));
-    EXPECT_NEAR(step.learning_rate, steps[i]["lr"].get<double>(), 1e-9);
-    EXPECT_EQ(step.target_tokens, steps[i]["target_tokens"].get<int64_t>());
-    const double norm = steps[i]["grad_norm"];
-    if (!GetParam().near_tie) {
-      EXPECT_NEAR(step.grad_norm, norm, 1e-4 * norm) << "step " << i;
-    }
-    worst_norm = std::max(worst_norm, std::abs(step.grad_norm - norm) / norm);
+    EXPECT_LE(loss_off(i), i < tie ? kLoss : kLossAfterATie) << "step " << i;
+    EXPECT_LE(norm_off(i), i < tie ? kNorm : kNormAfterATie) << "step " << i;
+    EXPECT_NEAR(sink_.steps[i].learning_rate, steps[i]["lr"].get<double>(), 1e-9);
+    EXPECT_EQ(sink_.steps[i].target_tokens, steps[i]["target_tokens"].get<int64_t>());
+    worst_loss = std::max(worst_loss, loss_off(i));
+    worst_norm = std::max(worst_norm, norm_off(i));
   }
-  const char* when[] = {"eval_initial", "eval_final"};
   ASSERT_EQ(sink_.evals.size(), 2);
-  for (size_t i = 0; i < 2; ++i) {
-    const json& eval = result_[when[i]];
-    expect_loss(sink_.evals[i].loss, eval["loss"], when[i]);
-    expect_loss(sink_.evals[i].loss_dense, eval.value("loss_mask_off", eval["loss"].get<double>()),
-                std::string(when[i]) + ", mask off");
-  }
-  std::printf("worst relative deviation: loss %.2g, gradient norm %.2g\n", worst_, worst_norm);
+  expect_evaluation(sink_.evals[0], result_["eval_initial"]);
+  expect_evaluation(sink_.evals[1], result_["eval_final"]);
+  std::printf("worst relative deviation: loss %.2g, gradient norm %.2g%s\n", worst_loss, worst_norm,
+              tie < steps.size() ? "; a token near a tie chose otherwise" : "");
 }
 
 constexpr MicroBatchOptions kPadded{.max_tokens = 2048, .packing = false};
@@ -198,8 +217,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(Case{"lora-qv", 2, kPacked}, Case{"lora-example-reduction", 2, kPacked},
                       Case{"full", 2, kPacked}, Case{"emoe-lora-qv", 1, kPacked},
                       Case{"emoe-lora-all", 1, kPadded}, Case{"emoe-lora-all", 4, kPacked},
-                      Case{"emoe-lora-all-n43", 2, kPacked, true},
-                      Case{"emoe-full", 2, kPacked, true}));
+                      Case{"emoe-lora-all-n43", 2, kPacked}, Case{"emoe-full", 2, kPacked}));
 
 }  // namespace
 }  // namespace emoe::worker
