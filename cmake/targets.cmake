@@ -24,7 +24,8 @@ endfunction()
 # emoe_test(NAME SRCS … DEPS … [LABELS unit|integration|dist|reference|fault|end_to_end …]
 #           [RANKS n …] [TIMEOUT seconds] [TORCH] [NO_MAIN])
 # One GoogleTest program, registered with ctest once, or once per rank count under mpirun.
-# The environment every test gets is set in _emoe_test_environment.
+# A program whose tests all skip exits with 77 (tests/support/test_main.cc), which ctest shows as skipped. The environment
+# every test gets is set in _emoe_test_properties; sanitizers get four times the time.
 function(emoe_test name)
   cmake_parse_arguments(arg "TORCH;NO_MAIN" "TIMEOUT" "SRCS;DEPS;LABELS;RANKS" ${ARGN})
   if(NOT arg_TIMEOUT)
@@ -34,7 +35,7 @@ function(emoe_test name)
   _emoe_settings(${name} "${arg_TORCH}")
   target_link_libraries(${name} PRIVATE ${arg_DEPS} GTest::gtest)
   if(NOT arg_NO_MAIN)
-    target_link_libraries(${name} PRIVATE GTest::gtest_main)
+    target_link_libraries(${name} PRIVATE emoe_test_main)
   endif()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
   if(arg_RANKS)
@@ -68,7 +69,11 @@ set(EMOE_MPIRUN mpirun --allow-run-as-root --oversubscribe --bind-to none)
 # ASan: no leak check (gRPC and Open MPI keep what they allocated to the end); no check of new against free, because
 # SentencePiece's module binds its own operator new (RTLD_DEEPBIND, see worker/text/sentencepiece_model.cc).
 function(_emoe_test_properties test labels timeout processors)
+  if(EMOE_SANITIZE)
+    math(EXPR timeout "${timeout} * 4")
+  endif()
   set_tests_properties(${test} PROPERTIES
+    ENVIRONMENT_MODIFICATION "EMOE_CACHE_DIR=unset:;PYTHONOPTIMIZE=unset:"
     LABELS "${labels}" TIMEOUT ${timeout} PROCESSORS ${processors} SKIP_RETURN_CODE 77
     ENVIRONMENT "OMP_NUM_THREADS=1;EMOE_SOURCE_DIR=${CMAKE_SOURCE_DIR};EMOE_BIN_DIR=${EMOE_BIN_DIR};EMOE_PYTHON=${EMOE_PYTHON};ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0;TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/tsan.supp;OMPI_MCA_rmaps_base_oversubscribe=1")
 endfunction()

@@ -25,8 +25,9 @@ def shared_coordinator(tmp_path_factory):
 
 
 def pytest_sessionfinish(session, exitstatus):
-    """Where every test was skipped the whole is skipped, not passed."""
-    outcomes = {report.outcome for reports in session.config.pluginmanager.get_plugin("terminalreporter").stats.values()
-                for report in reports if getattr(report, "when", "") in ("call", "setup") and hasattr(report, "outcome")}
-    if exitstatus == 0 and "skipped" in outcomes and outcomes <= {"skipped"}:
+    """Where every test was skipped, before it began or within, the whole is skipped, not passed."""
+    reports = [report for reports in session.config.pluginmanager.get_plugin("terminalreporter").stats.values()
+               for report in reports if getattr(report, "when", "") in ("call", "setup")]
+    ran = any(report.when == "call" and not report.skipped for report in reports)
+    if exitstatus == 0 and not ran and any(report.skipped for report in reports):
         session.exitstatus = emoe_tools.SKIPPED
