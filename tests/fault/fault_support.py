@@ -17,8 +17,36 @@ def slow_job(**changes):
         "resources__max_attempts": 3, **changes})
 
 
-def undisturbed_run(folder):
-    return tools.run_job(folder, slow_job(), ranks=2)
+def undisturbed_run(folder, **changes):
+    return tools.run_job(folder, slow_job(**changes), ranks=2)
+
+
+class Run(tools.Background):
+    """A slow job without a coordinator, in the background: `job` and `out` are its file and its output folder."""
+
+    def __init__(self, folder, out=None, ranks=2, **changes):
+        folder = pathlib.Path(folder)
+        self.ranks, self.out = ranks, out or folder / "out"
+        self.job = tools.write_yaml(folder / "job.yaml", slow_job(parallel__ranks=ranks, **changes))
+        super().__init__(tools.worker_command("run", self.job, "--out", self.out, ranks=ranks), folder / "run.log")
+
+    def wait_for_step(self, step):
+        """Process ids of the ranks once more than `step` steps are done."""
+        return tools.wait_until(lambda: self.steps_done() > step and self.rank_pids(), 60,
+                                lambda: f"{self.ranks} ranks past step {step}\n{self.text}")
+
+    def steps_done(self):
+        metrics = self.out / "metrics.jsonl"
+        return metrics.read_text().count("\n") if metrics.exists() else 0
+
+    def rank_pids(self):
+        pids = sorted(pid for pid, name in tools.marked_processes(self.marker).items()
+                      if "mpirun" not in name and "emoe-worker" in name)
+        return pids if len(pids) == self.ranks else None
+
+    def again(self, *options, ranks=2):
+        """The same command once more, to its end; returns what it printed."""
+        return tools.worker("run", self.job, "--out", self.out, *options, ranks=ranks).expect().text
 
 
 def rank_pids(job):
@@ -36,9 +64,9 @@ def steps_of(api, job_id):
     return [s.step for s in api.call("ListMetrics", id=job_id, page_size=10000).steps]
 
 
-def assert_same_result(api, job, undisturbed):
+def assert_same_result(api, job, undisturbed, steps=STEPS):
     """Weights, metrics file and the store's metrics of a disturbed job are those of the undisturbed one."""
     out = pathlib.Path(job.output_dir)
     tools.assert_same_training(out, undisturbed)
-    assert steps_of(api, job.id) == list(range(STEPS)), "steps in the coordinator's store"
+    assert steps_of(api, job.id) == list(range(steps)), "steps in the coordinator's store"
     assert job.merge.verified

@@ -1,13 +1,15 @@
 """Ranks that die, are told to go, or stop answering, under a coordinator. The weights at the end must be those of an
 undisturbed run, bit by bit."""
+import re
 import signal
-import subprocess
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import emoe_tools as tools
 from emoe_api import Coordinator
-from fault_support import assert_same_result, rank_pids, send, slow_job, undisturbed_run
+from fault_support import STEPS, Run, assert_same_result, rank_pids, send, slow_job, undisturbed_run
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +50,14 @@ def lost_step(api, job_id):
 
 
 def test_a_rank_that_hangs_is_named_and_replaced(tmp_path, undisturbed):
-    with Coordinator(tmp_path, liveness__progress_timeout="3s", liveness__session_timeout="6s") as coordinator:
+    with Coordinator(tmp_path, liveness__progress_timeout="3s", liveness__session_timeout="60s") as coordinator:
         api = coordinator.api
         job_id = api.create(slow_job()).id
         send(rank_pids(api.wait_for_step(job_id, 15))[1], signal.SIGSTOP)
         job = api.succeed(job_id)
         lost = job.attempts[0]
-        assert api.reason_name(lost.reason) in ("REASON_HANG", "REASON_PEER_LOST")
-        assert "rank 1" in lost.message, lost.message
+        assert api.reason_name(lost.reason) == "REASON_HANG" and lost.counted
+        assert re.search(r"rank 1 .*lags at collective \d+", lost.message), lost.message
         assert_same_result(api, job, undisturbed)
         assert coordinator.processes() == {}
 
@@ -68,8 +70,8 @@ def test_a_job_whose_ranks_always_die_ends_after_its_attempts(coordinator):
         send(rank_pids(job)[0], signal.SIGKILL)
     job = api.wait(job_id)
     assert api.state_name(job.state) == "FAILED"
-    assert api.reason_name(job.reason) in ("REASON_ATTEMPTS_EXHAUSTED", "REASON_PEER_LOST")
-    assert len(job.attempts) == 2 and job.message
+    assert api.reason_name(job.reason) == "REASON_ATTEMPTS_EXHAUSTED" and job.message
+    assert [api.reason_name(a.reason) for a in job.attempts] == ["REASON_PEER_LOST"] * 2
     assert coordinator.processes() == {}
 
 
@@ -80,61 +82,45 @@ def attempt_at_step(api, job_id, number, step):
 
 
 def test_without_a_coordinator_the_same_command_continues(tmp_path, undisturbed):
-    job, out = tools.write_yaml(tmp_path / "job.yaml", slow_job()), tmp_path / "out"
-    command = ["mpirun", *tools.MPI_ARGUMENTS, "-n", "2", tools.WORKER, "run", job, "--out", out]
-    marker = "EMOE_TEST_ID=" + str(tmp_path)
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, start_new_session=True,
-                                   env=tools.environment({"EMOE_TEST_ID": str(tmp_path)}))
-        ranks = tools.wait_until(lambda: at_step(out, 25) and ranks_of(marker), 60, "two ranks past step 25")
-        send(ranks[-1], signal.SIGKILL)
-        assert process.wait(30) != 0
-    tools.assert_no_process(marker)
-    tools.worker("run", job, "--out", out, ranks=2).expect()
-    tools.assert_same_training(out, undisturbed)
-
-
-def at_step(out, step):
-    metrics = out / "metrics.jsonl"
-    return metrics.exists() and metrics.read_text().count("\n") > step
-
-
-def ranks_of(marker):
-    pids = sorted(pid for pid, name in tools.marked_processes(marker).items() if "mpirun" not in name and "emoe-worker" in name)
-    return pids if len(pids) == 2 else None
+    with Run(tmp_path) as run:
+        send(run.wait_for_step(25)[-1], signal.SIGKILL)
+        assert run.process.wait(30) != 0
+        tools.assert_no_process(run.marker)
+        assert run.steps_done() < STEPS and 20 in tools.valid_checkpoints(run.out)
+        assert "resumed from the checkpoint of step" in run.again()
+        tools.assert_same_training(run.out, undisturbed)
 
 
 def test_a_preempted_run_asks_to_be_started_again(tmp_path, undisturbed):
-    job, out = tools.write_yaml(tmp_path / "job.yaml", slow_job()), tmp_path / "out"
-    command = [str(c) for c in ("mpirun", *tools.MPI_ARGUMENTS, "-n", 2, tools.WORKER, "run", job, "--out", out)]
-    marker = "EMOE_TEST_ID=" + str(tmp_path)
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True,
-                                   env=tools.environment({"EMOE_TEST_ID": str(tmp_path)}))
-        ranks = tools.wait_until(lambda: at_step(out, 12) and ranks_of(marker), 60, "two ranks past step 12")
-        send(ranks[0], signal.SIGUSR1)
-        assert process.wait(30) == tools.PREEMPTED, (tmp_path / "log").read_text()
-    done = len(tools.read_lines(out / "metrics.jsonl"))
-    assert tools.valid_checkpoints(out)[-1] == done > 12
-    tools.worker("run", job, "--out", out, ranks=2).expect()
-    tools.assert_same_training(out, undisturbed)
+    with Run(tmp_path) as run:
+        send(run.wait_for_step(12)[0], signal.SIGUSR1)
+        assert run.process.wait(30) == tools.PREEMPTED, run.text
+        done = len(tools.read_lines(run.out / "metrics.jsonl"))
+        assert STEPS > done > 12 and tools.valid_checkpoints(run.out)[-1] == done
+        assert f"resumed from the checkpoint of step {done}" in run.again()
+        tools.assert_same_training(run.out, undisturbed)
 
 
-def test_resume_at_another_number_of_ranks(tmp_path):
-    """Equal to rounding: another order of the sums, nothing else."""
-    spec = slow_job(train__max_steps=20, checkpoint__every_steps=10, lora__dropout=0.0)
-    whole = tools.run_job(tmp_path / "whole", spec, ranks=2)
-    job, out = tools.write_yaml(tmp_path / "job.yaml", spec), tmp_path / "out"
-    command = [str(c) for c in ("mpirun", *tools.MPI_ARGUMENTS, "-n", 2, tools.WORKER, "run", job, "--out", out)]
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True,
-                                   env=tools.environment({"EMOE_TEST_ID": str(tmp_path)}))
-        tools.wait_until(lambda: tools.valid_checkpoints(out), 60, "the first checkpoint")
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    tools.assert_no_process("EMOE_TEST_ID=" + str(tmp_path), timeout=20)
-    tools.worker("run", job, "--out", out, "--set", "parallel.ranks=1").expect()
-    ours, theirs = tools.read_lines(out / "metrics.jsonl"), tools.read_lines(whole / "metrics.jsonl")
-    assert [r["step"] for r in ours] == list(range(20))
-    for a, b in zip(ours, theirs):
-        assert abs(a["loss"] - b["loss"]) <= 1e-5 * b["loss"], (a, b)
+def test_resume_at_another_number_of_ranks(tmp_path, undisturbed):
+    """Equal to rounding: another order of the sums, nothing else. Dropout and shuffling do not know of ranks."""
+    with Run(tmp_path) as run:
+        run.wait_for_step(15)
+        run.kill()
+        assert run.steps_done() < STEPS
+        step = tools.valid_checkpoints(run.out)[-1]
+        assert f"resumed from the checkpoint of step {step}" in run.again("--set", "parallel.ranks=1", ranks=None)
+        ours, theirs = tools.read_lines(run.out / "metrics.jsonl"), tools.read_lines(undisturbed / "metrics.jsonl")
+        assert [r["step"] for r in ours] == list(range(STEPS))
+        for a, b in zip(ours, theirs):
+            assert abs(a["loss"] - b["loss"]) <= 1e-5 * b["loss"], (a, b)
+        assert exported_distance(run.out, undisturbed) <= 2e-2
+
+
+def exported_distance(out, other):
+    """The worst tensor's distance between two merged models, as a fraction of what training changed in it."""
+    base, ours, theirs = (load_file(folder / "model.safetensors")
+                          for folder in (tools.TINY, out / "export" / "model", other / "export" / "model"))
+    changed = [name for name in base if not np.array_equal(base[name], theirs[name])]
+    assert len(changed) == 3 * len(tools.ALL_LINEARS), changed
+    assert all(np.array_equal(ours[name], base[name]) for name in base if name not in changed)
+    return max(np.linalg.norm(ours[name] - theirs[name]) / np.linalg.norm(theirs[name] - base[name]) for name in changed)

@@ -1,13 +1,9 @@
 """A gRPC client generated from proto/ when the tests run, and a coordinator of one's own to talk to."""
 import importlib
-import os
 import pathlib
 import signal
-import subprocess
 import sys
 import tempfile
-import time
-import uuid
 
 import grpc
 from google.protobuf import json_format
@@ -165,17 +161,17 @@ class Coordinator:
     """emoe-coordinator on free ports with a state folder of its own. Every process that comes from it carries `marker` in
     its environment, so that a test can say that none is left."""
 
-    # Failures must be seen and retried within a test's patience.
-    QUICK = {"liveness.session_timeout": "3s", "liveness.join_timeout": "30s", "liveness.stop_grace": "3s",
+    # Failures must be seen and retried within a test's patience; a rank is silent for seconds on a loaded machine.
+    QUICK = {"liveness.session_timeout": "10s", "liveness.join_timeout": "30s", "liveness.stop_grace": "3s",
              "liveness.retry_pause": "0.2s", "liveness.reconnect_grace": "20s"}
 
-    def __init__(self, folder, slots=2, **settings):
+    def __init__(self, folder, slots=2, state=None, **settings):
         self.folder = pathlib.Path(folder)
-        self.state = self.folder / "state"
+        self.state = pathlib.Path(state or self.folder / "state")
         self.state.mkdir(parents=True, exist_ok=True)
         self.settings = {**self.QUICK, "slots.total": slots, **{k.replace("__", "."): v for k, v in settings.items()}}
-        self.marker = f"EMOE_TEST_ID={uuid.uuid4()}"
-        self.process = self.api = self.log = None
+        self.marker = tools.new_marker()
+        self.running = self.process = self.api = None
         self.starts = 0
         try:
             self.start()
@@ -201,11 +197,9 @@ class Coordinator:
         addresses = self.state / "addresses.json"
         addresses.unlink(missing_ok=True)
         self.starts += 1
-        self.log = open(self.folder / f"coordinator-{self.starts}.log", "wb")
-        key, value = self.marker.split("=")
         listen = self.grpc_address if self.starts > 1 else "127.0.0.1:0"  # ranks come back to the address they know
-        self.process = subprocess.Popen(self.command(listen), stdout=self.log, stderr=subprocess.STDOUT,
-                                        env=tools.environment({key: value}), start_new_session=True)
+        self.running = tools.Background(self.command(listen), self.folder / f"coordinator-{self.starts}.log", self.marker)
+        self.process = self.running.process
 
         def ready():
             assert self.process.poll() is None, f"the coordinator ended with {self.process.returncode}:\n{self.output()}"
@@ -229,15 +223,12 @@ class Coordinator:
             self.api.close()
         self.process.kill()
         self.process.wait()
-        self.log.close()
 
     def terminate(self, timeout=20):
         """SIGTERM; returns the exit code."""
         self.api.close()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout)
-        self.log.close()
-        return code
+        return self.process.wait(timeout)
 
     def processes(self):
         """What came from this coordinator, without itself."""
@@ -245,13 +236,7 @@ class Coordinator:
 
     def close(self):
         """Ends everything, whatever state the test left it in."""
-        if self.process and self.process.poll() is None:
-            self.kill()
-        deadline = time.monotonic() + 10
-        while (left := tools.marked_processes(self.marker)) and time.monotonic() < deadline:
-            for pid in left:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            time.sleep(0.05)
+        if self.api:
+            self.api.close()
+        if self.running:
+            self.running.kill()

@@ -10,6 +10,7 @@ import pathlib
 import signal
 import subprocess
 import time
+import uuid
 
 import yaml
 
@@ -63,10 +64,14 @@ def run(command, timeout=120, env=None, cwd=None, stdin=None):
     return Finished(command, process.returncode, out, err, time.monotonic() - begin)
 
 
-def worker(*arguments, ranks=None, **options):
+def worker_command(*arguments, ranks=None):
     """`emoe-worker …`, alone or as `ranks` processes under mpirun."""
     prefix = ["mpirun", *MPI_ARGUMENTS, "-n", ranks] if ranks else []
-    return run([*prefix, WORKER, *arguments], **options)
+    return [str(part) for part in (*prefix, WORKER, *arguments)]
+
+
+def worker(*arguments, ranks=None, **options):
+    return run(worker_command(*arguments, ranks=ranks), **options)
 
 
 # ---------------------------------------------------------------- jobs
@@ -185,6 +190,51 @@ def marked_processes(marker):
             if state != "Z" and marker.encode() in (entry / "environ").read_bytes().split(b"\0"):
                 found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return found
+
+
+class Background:
+    """A command that runs beside the test, its output in a file. The block ends it and whatever came from it, all of which
+    carry `marker` in their environment; a pytest that is killed (by ctest, past its limit) takes it with it."""
+
+    # Put before a command: it dies with this process. (preexec_fn would run Python in a fork of gRPC's threads.)
+    DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
+
+    def __init__(self, command, log, marker=None):
+        self.marker, self.log = marker or new_marker(), pathlib.Path(log)
+        name, value = self.marker.split("=")
+        with open(self.log, "wb") as file:
+            self.process = subprocess.Popen([*self.DIES_WITH_US, *(str(part) for part in command)], stdin=subprocess.DEVNULL,
+                                            stdout=file, stderr=file, env=environment({name: value}), start_new_session=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    @property
+    def text(self):
+        return self.log.read_text(errors="replace")
+
+    def kill(self):
+        """SIGKILL to the whole family; returns when none of it is left."""
+        kill_marked(self.marker)
+        self.process.wait()
+
+
+def new_marker():
+    return f"EMOE_TEST_ID={uuid.uuid4()}"
+
+
+def kill_marked(marker, timeout=10):
+    """SIGKILL to every process that carries `marker`, again and again until there is none."""
+    def none_left():
+        for pid in (left := marked_processes(marker)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    wait_until(none_left, timeout, lambda: f"killed: {marked_processes(marker)}")
 
 
 def assert_no_process(marker, timeout=10):
