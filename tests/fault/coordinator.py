@@ -1,11 +1,13 @@
 """The coordinator killed -9 and started again: nothing is lost, nothing runs twice."""
 import os
+import pathlib
 import signal
 
+import grpc
 import pytest
 
 import emoe_tools as tools
-from emoe_api import Coordinator
+from emoe_api import ApiError, Coordinator
 from fault_support import STEPS, assert_same_result, rank_pids, send, slow_job, steps_of, undisturbed_run
 
 
@@ -43,15 +45,18 @@ def test_killed_while_one_job_runs_and_another_waits(coordinator, undisturbed):
     assert coordinator.processes() == {}
 
 
-def test_killed_again_and_again(coordinator, undisturbed):
-    job_id = coordinator.api.create(slow_job()).id
-    for step in (5, 30, 55):
+def test_killed_again_and_again(coordinator, tmp_path):
+    steps = 2 * STEPS
+    undisturbed = undisturbed_run(tmp_path / "alone", train__max_steps=steps)
+    job_id = coordinator.api.create(slow_job(train__max_steps=steps)).id
+    for step in (5, 50, 100):
         coordinator.api.wait_for_step(job_id, step)
         coordinator.kill()
         coordinator.start()
+        assert coordinator.api.state(job_id) == "RUNNING"
     job = coordinator.api.succeed(job_id)
     assert len(job.attempts) == 1
-    assert_same_result(coordinator.api, job, undisturbed)
+    assert_same_result(coordinator.api, job, undisturbed, steps)
 
 
 def test_everything_killed_as_by_a_power_cut(coordinator, undisturbed):
@@ -65,7 +70,7 @@ def test_everything_killed_as_by_a_power_cut(coordinator, undisturbed):
     api = coordinator.api
     job = api.succeed(job_id)
     lost, again = job.attempts
-    assert api.reason_name(lost.reason) in ("REASON_COORDINATOR_LOST", "REASON_PEER_LOST")
+    assert api.reason_name(lost.reason) == "REASON_PEER_LOST" and lost.counted, lost.message
     assert again.resumed_from_step >= 20
     assert not set(pids) & {r.pid for r in again.ranks}
     assert_same_result(api, job, undisturbed)
@@ -85,10 +90,13 @@ def test_killed_while_a_job_exports(coordinator, tmp_path):
     for event in coordinator.api.watch(job_id):
         if event.WhichOneof("kind") == "state_change" and coordinator.api.state_name(event.state_change.to) == "EXPORTING":
             break
+    out = pathlib.Path(coordinator.api.get(job_id).output_dir)
+    assert coordinator.api.state(job_id) == "EXPORTING"
     coordinator.kill()
+    assert not (out / "export" / "merge_report.json").exists(), "killed too late to hit the export"
     coordinator.start()
     job = coordinator.api.succeed(job_id)
-    assert job.merge.verified
+    assert len(job.attempts) == 1 and job.merge.verified
     assert tools.exported_weights(job.output_dir) == tools.exported_weights(undisturbed)
     assert steps_of(coordinator.api, job_id) == [0, 1]
     merges = [e for e in coordinator.api.events(job_id) if e.WhichOneof("kind") == "merge"]
@@ -97,13 +105,65 @@ def test_killed_while_a_job_exports(coordinator, tmp_path):
 
 
 def test_stopped_politely(coordinator, undisturbed):
-    """SIGTERM: answers UNAVAILABLE and goes; a running job is not harmed."""
-    job_id = coordinator.api.create(slow_job()).id
-    coordinator.api.wait_for_step(job_id, 10)
+    """SIGTERM: says so to health checks, streams and calls, and goes; a running job is not harmed."""
+    api = coordinator.api
+    job_id = api.create(slow_job()).id
+    api.wait_for_step(job_id, 10)
+    watched = api.watch(job_id)
+    next(watched)
+    health = api.proto.health_stubs.HealthStub(api.channel).Watch(api.proto.health.HealthCheckRequest(service=""), timeout=60)
+    assert next(health).status == api.proto.health.HealthCheckResponse.SERVING
+    coordinator.process.send_signal(signal.SIGTERM)
+    assert next(health).status == api.proto.health.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(grpc.RpcError) as ended:
+        for _ in watched:
+            pass
+    error = ApiError(api.proto, ended.value)
+    assert (error.code, error.reason) == ("UNAVAILABLE", "DRAINING"), str(error)
+    with pytest.raises(ApiError) as refused:
+        api.get(job_id)
+    assert refused.value.code == "UNAVAILABLE"
     assert coordinator.terminate() == 0
     coordinator.start()
     job = coordinator.api.succeed(job_id)
+    assert len(job.attempts) == 1
     assert_same_result(coordinator.api, job, undisturbed)
+
+
+def test_killed_for_good(tmp_path, undisturbed):
+    """Ranks that nobody takes back checkpoint and end; whoever comes later resumes there."""
+    with Coordinator(tmp_path, liveness__reconnect_grace="2s") as coordinator:
+        job_id = coordinator.api.create(slow_job(train__max_steps=100000, export=None)).id
+        out = pathlib.Path(coordinator.api.wait_for_step(job_id, 15) and coordinator.api.get(job_id).output_dir)
+        coordinator.kill()
+        tools.assert_no_process(coordinator.marker, timeout=40)
+        done = len(tools.read_lines(out / "metrics.jsonl"))
+        assert tools.valid_checkpoints(out)[-1] == done > 15
+        coordinator.start()
+        api = coordinator.api
+        job = tools.wait_until(lambda: (found := api.get(job_id)).progress.step > done and found, 30, "another attempt")
+        left, again = job.attempts
+        assert api.reason_name(left.reason) == "REASON_PEER_LOST" and again.resumed_from_step == done
+        api.call("CancelJob", id=job_id)
+        assert api.state_name(api.wait(job_id).state) == "CANCELLED"
+        assert coordinator.processes() == {}
+
+
+def test_a_job_that_finishes_unheard(tmp_path, undisturbed):
+    """The coordinator is away to the end of the job and longer than its ranks wait: what they had to say is not lost."""
+    with Coordinator(tmp_path, liveness__reconnect_grace="15s") as coordinator:
+        job_id = coordinator.api.create(slow_job()).id
+        coordinator.api.wait_for_step(job_id, STEPS - 20)
+        coordinator.kill()
+        tools.assert_no_process(coordinator.marker, timeout=90)
+        coordinator.start()
+        api = coordinator.api
+        job = api.succeed(job_id)
+        assert len(job.attempts) == 1 and starts_of(api, job_id) == [1]
+        assert_same_result(api, job, undisturbed)
+        events = api.events(job_id)
+        assert [e.step.step for e in events if e.WhichOneof("kind") == "step"] == list(range(STEPS))
+        assert coordinator.processes() == {}
 
 
 def test_two_coordinators_never_share_a_state_folder_or_a_port(coordinator, tmp_path):

@@ -2,15 +2,13 @@
 import contextlib
 import os
 import pathlib
-import resource
 import signal
-import subprocess
 
 import pytest
 
 import emoe_tools as tools
-from emoe_api import Coordinator
-from fault_support import assert_same_result, rank_pids, send, slow_job, undisturbed_run
+from emoe_api import ApiError, Coordinator
+from fault_support import STEPS, Run, assert_same_result, rank_pids, send, slow_job, undisturbed_run
 
 
 @pytest.fixture(scope="module")
@@ -19,71 +17,118 @@ def undisturbed(tmp_path_factory):
 
 
 class SmallDisk:
-    """A tmpfs of so many KiB; None where this user may not mount."""
+    """A tmpfs of 4 MiB, for the length of a block; skips where none may be mounted (with_mounts.sh tries to make it so)."""
 
-    def __init__(self, folder, kibibytes):
+    def __init__(self, folder):
         self.path = pathlib.Path(folder)
+        self.ballast = self.path / "ballast"
+
+    def __enter__(self):
         self.path.mkdir(parents=True)
-        made = tools.run(["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "emoe-test", self.path])
+        made = tools.run(["mount", "-t", "tmpfs", "-o", "size=4096k", "emoe-test", self.path])
         if made.code != 0:
             pytest.skip(f"needs the right to mount a tmpfs: {made.text.strip()}")
+        return self
 
-    def grow(self, kibibytes):
-        tools.run(["mount", "-o", f"remount,size={kibibytes}k", self.path]).expect()
+    def __exit__(self, *_):
+        tools.run(["umount", "-l", self.path])
+
+    def fill(self, leave):
+        """Writes until no more than `leave` bytes are free."""
+        def filled():
+            room = os.statvfs(self.path)
+            more = room.f_bavail * room.f_bsize - leave
+            with contextlib.suppress(OSError), open(self.ballast, "ab") as file:
+                file.write(bytes(max(0, more)))
+            return more <= 0
+
+        tools.wait_until(filled, 10, f"{self.path} full")
+
+    def empty(self):
+        self.ballast.unlink()
 
 
-@contextlib.contextmanager
-def small_disk(folder, kibibytes):
-    disk = SmallDisk(folder, kibibytes)
-    try:
-        yield disk
-    finally:
-        tools.run(["umount", "-l", disk.path])
+def fill_at_first_checkpoint(disk, out):
+    """When a checkpoint is there, leaves room for half of another; returns the steps of those there are."""
+    steps = tools.wait_until(lambda: tools.valid_checkpoints(out), 60, "the first checkpoint")
+    folder = out / "checkpoints" / f"step_{steps[0]:08d}"
+    disk.fill(leave=sum(file.stat().st_size for file in folder.iterdir()) // 2)
 
 
-def test_full_disk_keeps_older_checkpoints_and_says_so(tmp_path, undisturbed):
-    with small_disk(tmp_path / "disk", 4096) as disk:
-        job, out = tools.write_yaml(tmp_path / "job.yaml", slow_job()), disk.path / "out"
-        (disk.path / "ballast").write_bytes(bytes(4096 * 1024 - 320 * 1024))
-        full = tools.worker("run", job, "--out", out, ranks=2).expect(tools.IO_ERROR)
-        assert "No space left" in full.text and "step_" in full.text, full.text
-        left = sorted(p.name for p in (out / "checkpoints").iterdir())
-        assert not [name for name in left if name.endswith(".tmp")], left
-        before = tools.valid_checkpoints(out)
-        (disk.path / "ballast").unlink()
-        tools.worker("run", job, "--out", out, ranks=2).expect()
-        tools.assert_same_training(out, undisturbed)
-        assert len(before) <= 3
+def test_full_disk_at_a_checkpoint(tmp_path, undisturbed):
+    """Training goes on with the checkpoints there are; the export, which finds no room either, ends the run with 74."""
+    with SmallDisk(tmp_path / "disk") as disk, Run(tmp_path, out=disk.path / "out") as run:
+        fill_at_first_checkpoint(disk, run.out)
+        assert run.process.wait(60) == tools.IO_ERROR, run.text
+        failures = [line for line in run.text.splitlines() if "training goes on without this checkpoint" in line]
+        assert failures and all("No space left" in line and "step_" in line for line in failures), run.text
+        before = tools.valid_checkpoints(run.out)
+        assert before and before[-1] < STEPS and not list(run.out.rglob("*.tmp"))
+        disk.empty()
+        assert f"resumed from the checkpoint of step {before[-1]}" in run.again()
+        tools.assert_same_training(run.out, undisturbed)
 
 
 def test_file_size_limit_while_checkpointing(tmp_path):
-    """The same by setrlimit, where nothing may be mounted: every file above 16 KiB fails with EFBIG."""
+    """The same by a limit, where nothing may be mounted: every file above 16 KiB fails with EFBIG."""
     job, out = tools.write_yaml(tmp_path / "job.yaml", slow_job(parallel__ranks=1, train__max_steps=12)), tmp_path / "out"
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))
-
-    done = subprocess.run([str(c) for c in (tools.WORKER, "run", job, "--out", out)], preexec_fn=limit, capture_output=True,
-                          text=True, timeout=60, env=tools.environment({"EMOE_CACHE_DIR": str(tmp_path / "cache")}))
-    assert done.returncode == tools.IO_ERROR, done.stdout + done.stderr
-    assert "File too large" in done.stderr, done.stderr
+    limited = ["prlimit", "--fsize=16384", "env", "--ignore-signal=XFSZ", *tools.worker_command("run", job, "--out", out)]
+    done = tools.run(limited, env={"EMOE_CACHE_DIR": str(tmp_path / "cache")}).expect(tools.IO_ERROR)
+    assert "File too large" in done.err and "training goes on without this checkpoint" in done.err, done.err
     assert tools.valid_checkpoints(out) == [] and not list(out.rglob("*.tmp"))
     tools.worker("run", job, "--out", out).expect()
 
 
 def test_a_job_waits_for_room_and_goes_on(tmp_path, undisturbed):
-    with small_disk(tmp_path / "disk", 4096) as disk:
+    with SmallDisk(tmp_path / "disk") as disk:
         settings = {"output_root": str(disk.path / "outputs"), "liveness__retry_pause": "1s"}
         with Coordinator(tmp_path / "coordinator", **settings) as coordinator:
             api = coordinator.api
-            (disk.path / "ballast").write_bytes(bytes(4096 * 1024 - 320 * 1024))
             job_id = api.create(slow_job(resources__max_attempts=10)).id
+            out = pathlib.Path(api.wait_for_step(job_id, 1) and api.get(job_id).output_dir)
+            fill_at_first_checkpoint(disk, out)
             job = tools.wait_until(lambda: failed_attempt(api, job_id), 60, "an attempt that met the full disk")
             assert api.reason_name(job.attempts[0].reason) == "REASON_IO", job.attempts[0].message
-            (disk.path / "ballast").unlink()
+            before = tools.valid_checkpoints(out)
+            disk.empty()
             job = api.succeed(job_id)
+            assert before and job.attempts[-1].resumed_from_step >= before[-1]
             assert_same_result(api, job, undisturbed)
+
+
+def test_full_disk_under_the_database(tmp_path, undisturbed):
+    """A coordinator that cannot store refuses to take anything on, says why, and goes on when there is room; what ranks
+    report meanwhile is not lost."""
+    with SmallDisk(tmp_path / "disk") as disk:
+        state, outputs = disk.path / "state", str(tmp_path / "outputs")
+        with Coordinator(tmp_path / "coordinator", state=state, output_root=outputs) as coordinator:
+            api = coordinator.api
+            job_id = api.create(slow_job()).id
+            pids = rank_pids(api.wait_for_step(job_id, 10))
+            disk.fill(leave=0)
+            refused = tools.wait_until(lambda: refusal(api), 20, "a job that is not taken")
+            assert refused.reason == "STORE_FAILED" and "full" in refused.message.lower(), str(refused)
+            assert api.get(job_id).id == job_id, "reading needs no room"
+            out = pathlib.Path(api.get(job_id).output_dir)
+            done = len(tools.read_lines(out / "metrics.jsonl"))
+            tools.wait_until(lambda: len(tools.read_lines(out / "metrics.jsonl")) > done, 20, "training to go on")
+            disk.empty()
+            accepted = api.create(tools.tiny_job(name="after")).id
+            job = api.succeed(job_id)
+            assert len(job.attempts) == 1 and {r.pid for r in job.attempts[0].ranks} == set(pids)
+            assert_same_result(api, job, undisturbed)
+            assert [e.step.step for e in api.events(job_id) if e.WhichOneof("kind") == "step"] == list(range(STEPS))
+            api.succeed(accepted)
+            assert not [j for j in api.call("ListJobs").jobs if j.name == "refused"]
+
+
+def refusal(api):
+    """The error with which a job is refused; None if it was taken (as long as the database has room in its pages)."""
+    try:
+        api.call("DeleteJob", id=api.call("CancelJob", id=api.create(tools.tiny_job(name="refused", parallel__ranks=2)).id).id)
+    except ApiError as error:
+        return error
+    return None
 
 
 def failed_attempt(api, job_id):
@@ -118,16 +163,12 @@ def largest(folder):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that was stopped in the middle: job file and output folder, to be copied."""
-    folder = tmp_path_factory.mktemp("stopped")
-    job, out = tools.write_yaml(folder / "job.yaml", slow_job()), folder / "out"
-    command = [str(c) for c in ("mpirun", *tools.MPI_ARGUMENTS, "-n", 2, tools.WORKER, "run", job, "--out", out)]
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=tools.environment())
-        tools.wait_until(lambda: len(tools.valid_checkpoints(out)) >= 3, 60, "three checkpoints")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return job, out
+    """A run that was stopped in the middle, to be copied: job file and output folder."""
+    with Run(tmp_path_factory.mktemp("stopped")) as run:
+        tools.wait_until(lambda: len(tools.valid_checkpoints(run.out)) >= 3, 60, "three checkpoints")
+        run.kill()
+        assert run.steps_done() < STEPS
+    return run.job, run.out
 
 
 @pytest.mark.parametrize("tear", TEARS)
