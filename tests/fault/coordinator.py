@@ -130,7 +130,7 @@ def test_stopped_politely(coordinator, undisturbed):
     assert_same_result(coordinator.api, job, undisturbed)
 
 
-def test_killed_for_good(tmp_path, undisturbed):
+def test_killed_for_good(tmp_path):
     """Ranks that nobody takes back checkpoint and end; whoever comes later resumes there."""
     with Coordinator(tmp_path, liveness__reconnect_grace="2s") as coordinator:
         job_id = coordinator.api.create(slow_job(train__max_steps=100000, export=None)).id

@@ -17,15 +17,15 @@ def undisturbed(tmp_path_factory):
 
 
 class SmallDisk:
-    """A tmpfs of 4 MiB, for the length of a block; skips where none may be mounted (with_mounts.sh tries to make it so)."""
+    """A tmpfs of so many MiB, for the length of a block; skips where none may be mounted (with_mounts.sh tries to make it so)."""
 
-    def __init__(self, folder):
-        self.path = pathlib.Path(folder)
+    def __init__(self, folder, mebibytes=4):
+        self.path, self.mebibytes = pathlib.Path(folder), mebibytes
         self.ballast = self.path / "ballast"
 
     def __enter__(self):
         self.path.mkdir(parents=True)
-        made = tools.run(["mount", "-t", "tmpfs", "-o", "size=4096k", "emoe-test", self.path])
+        made = tools.run(["mount", "-t", "tmpfs", "-o", f"size={self.mebibytes}m", "emoe-test", self.path])
         if made.code != 0:
             pytest.skip(f"needs the right to mount a tmpfs: {made.text.strip()}")
         return self
@@ -99,7 +99,7 @@ def test_a_job_waits_for_room_and_goes_on(tmp_path, undisturbed):
 def test_full_disk_under_the_database(tmp_path, undisturbed):
     """A coordinator that cannot store refuses to take anything on, says why, and goes on when there is room; what ranks
     report meanwhile is not lost."""
-    with SmallDisk(tmp_path / "disk") as disk:
+    with SmallDisk(tmp_path / "disk", 32) as disk:  # SQLite's log alone may take 4
         state, outputs = disk.path / "state", str(tmp_path / "outputs")
         with Coordinator(tmp_path / "coordinator", state=state, output_root=outputs) as coordinator:
             api = coordinator.api

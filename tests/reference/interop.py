@@ -15,11 +15,13 @@ import emoe_tools as tools
 ROWS = str(tools.FIXTURES / "rows.json")
 TEXT = "The cat sits on the mat. Count from 1 to 5."
 LOGITS_TOLERANCE = 1e-4  # fp32 on both sides
+BFLOAT16_TOLERANCE = 2.0  # times what bfloat16 costs transformers itself, root mean square; measured 0.8 to 1.4
 MERGE_TOLERANCE = 1e-6   # W + B A / s in fp32, summed in another order
 
 METHODS = {
     "lora": {},
     "emoe-lora": {"lora__targets": tools.ALL_LINEARS, "emoe": tools.TINY_EMOE},
+    "full": {"tuning": "full", "lora": None},
     "emoe-full": {"tuning": "full", "lora": None, "emoe": tools.TINY_EMOE},
 }
 
@@ -33,25 +35,29 @@ class Run:
         self.ids = tokens_of(self.model)
 
     def our_logits(self, model, *options):
-        tokens, result = tools.write_json(self.folder / "tokens.json", self.ids), self.folder / "logits.safetensors"
-        tools.worker("logits", "--model", model, "--tokens", tokens, "--out", result, *options).expect()
-        return load_file(result)["logits"]
+        return our_logits(self.folder, model, self.ids, *options)
 
     def report(self):
         return tools.read_json(self.out / "export" / "merge_report.json")
+
+
+def our_logits(folder, model, ids, *options):
+    tokens, result = tools.write_json(folder / "tokens.json", ids), folder / "logits.safetensors"
+    tools.worker("logits", "--model", model, "--tokens", tokens, "--out", result, *options).expect()
+    return load_file(result)["logits"]
 
 
 def tokens_of(model):
     return [1] + sentencepiece.SentencePieceProcessor(model_file=str(model / "tokenizer.model")).encode(TEXT)
 
 
-def stock(model):
-    return LlamaForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+def stock(model, dtype=torch.float32):
+    return LlamaForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager").eval()
 
 
 def their_logits(model, ids):
     with torch.no_grad():
-        return model(torch.tensor([ids])).logits[0].numpy()
+        return model(torch.tensor([ids])).logits[0].float().numpy()
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -67,7 +73,7 @@ def test_merged_model_loads_in_transformers_and_agrees(finished):
 
 
 def test_adapter_loads_in_peft_on_the_original_base(finished):
-    if finished.name == "emoe-full":
+    if "lora" in METHODS[finished.name]:  # None: full tuning, no adapter
         assert not finished.adapter.exists()
         return
     peft = PeftModel.from_pretrained(stock(tools.TINY), finished.adapter).eval()
@@ -79,7 +85,7 @@ def test_adapter_loads_in_peft_on_the_original_base(finished):
 
 
 def test_our_merge_is_peft_merge(finished):
-    if finished.name == "emoe-full":
+    if "lora" in METHODS[finished.name]:  # None: full tuning, no adapter
         return
     theirs = PeftModel.from_pretrained(stock(tools.TINY), finished.adapter).merge_and_unload().state_dict()
     ours = load_file(finished.model / "model.safetensors")
@@ -90,7 +96,7 @@ def test_our_merge_is_peft_merge(finished):
 def test_untouched_tensors_are_byte_identical(finished):
     base, ours = load_file(tools.TINY / "model.safetensors"), load_file(finished.model / "model.safetensors")
     assert base.keys() == ours.keys()
-    if finished.name == "emoe-full":
+    if "lora" in METHODS[finished.name]:  # None: full tuning, no adapter
         touched = set(base)
     else:
         targets = METHODS[finished.name].get("lora__targets", ["q_proj", "v_proj"])
@@ -137,8 +143,23 @@ def test_bfloat16_export_is_the_rounded_fp32_export(tmp_path):
     for name, tensor in bf16.items():
         assert tensor.dtype == torch.bfloat16, name
         assert torch.equal(tensor, fp32[name].bfloat16()), name
-    assert tools.read_json(coarse / "export" / "model" / "config.json").get(
-        "dtype", tools.read_json(coarse / "export" / "model" / "config.json").get("torch_dtype")) == "bfloat16"
+    config = tools.read_json(coarse / "export" / "model" / "config.json")
+    assert config.get("dtype", config.get("torch_dtype")) == "bfloat16"
+
+
+def test_bfloat16_export_computes_the_same_in_transformers(tmp_path):
+    model = tools.run_job(tmp_path, tools.tiny_job(export__dtype="bfloat16")) / "export" / "model"
+    ids = tokens_of(model)
+    # The same rounded weights, computed with in fp32 ...
+    exact = their_logits(stock(model), ids)
+    assert np.abs(our_logits(tmp_path, model, ids) - exact).max() < LOGITS_TOLERANCE
+    # ... and in bfloat16 throughout.
+    theirs = their_logits(stock(model, torch.bfloat16), ids)
+    ours = our_logits(tmp_path, model, ids, "--dtype", "bfloat16")
+    size = lambda difference: float(np.sqrt((difference**2).mean()))
+    assert LOGITS_TOLERANCE < size(ours - exact), "computed in fp32 after all"
+    assert size(ours - exact) < BFLOAT16_TOLERANCE * size(theirs - exact)
+    assert size(ours - theirs) < BFLOAT16_TOLERANCE * size(theirs - exact)
 
 
 def test_shared_base(tmp_path):
@@ -150,8 +171,6 @@ def test_shared_base(tmp_path):
                           emoe={**tools.TINY_EMOE, "experts": 4, "top_k": 2}, optimizer__learning_rate=1e-3)
     out = tools.run_job(tmp_path, spec)
     ids = tokens_of(out / "export" / "model")
-    tokens = tools.write_json(tmp_path / "tokens.json", ids)
-    tools.worker("logits", "--model", out / "export" / "model", "--tokens", tokens, "--out", tmp_path / "l.safetensors").expect()
-    ours = load_file(tmp_path / "l.safetensors")["logits"]
+    ours = our_logits(tmp_path, out / "export" / "model", ids)
     assert np.abs(ours - their_logits(stock(out / "export" / "model"), ids)).max() < LOGITS_TOLERANCE
     assert "lm_head.weight" not in load_file(out / "export" / "model" / "model.safetensors")
