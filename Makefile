@@ -8,7 +8,7 @@ TSAN_TESTS := server_unit_test controller_test controller_threads_test server_rp
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-test build demo test test-gpu lint format asan tsan bench bundle clean
+.PHONY: help deps deps-test build demo test test-full test-gpu lint format asan tsan bench bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ demo: build ## the whole path on this machine: three jobs over gRPC, verified me
 test: deps-test ## the whole CPU suite
 	@tools/build.sh release $(JOBS)
 	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) $(CTEST_ARGS)
+
+test-full: test ## test, then the golden cases in every combination of ranks, packing and micro-batches
+	@for which in own shared; do \
+	  build/python/bin/python tests/reference/golden.py $$which --full || [ $$? = 77 ] || exit 1; done
 
 test-gpu: deps-test ## the tests that need a GPU (label gpu), built with CUDA and NCCL
 	@tools/build.sh cuda $(JOBS)

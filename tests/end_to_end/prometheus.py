@@ -33,10 +33,8 @@ class Prometheus:
                 {"job_name": "emoe-coordinator", "static_configs": [{"targets": [target]}]},
                 {"job_name": "emoe-ranks", "http_sd_configs": [{"url": f"http://{target}/sd", "refresh_interval": "1s"}]}]})
         tools.run(["promtool", "check", "config", config]).expect()
-        self.log = open(folder / "prometheus.log", "wb")
-        self.process = subprocess.Popen(
-            ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}",
-             f"--web.listen-address={self.address}"], stdout=self.log, stderr=self.log)
+        self.running = tools.Background(["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}",
+                                         f"--web.listen-address={self.address}"], folder / "prometheus.log")
 
     def query(self, expression):
         """[(labels, value)]; nothing while it starts."""
@@ -45,19 +43,14 @@ class Prometheus:
             return [(row["metric"], float(row["value"][1])) for row in answer["data"]["result"]]
         return []
 
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-        self.log.close()
-
 
 @pytest.fixture
 def prometheus(coordinator, tmp_path):
     if not shutil.which("prometheus"):
         pytest.skip("prometheus is not installed (tools/setup/packages-test.txt)")
     server = Prometheus(tmp_path, coordinator)
-    yield server
-    server.stop()
+    with server.running:
+        yield server
 
 
 def test_a_running_job_is_found_scraped_and_forgotten(coordinator, prometheus):
