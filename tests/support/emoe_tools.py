@@ -23,6 +23,9 @@ WORKER, COORDINATOR, EMOECTL = BIN / "emoe-worker", BIN / "emoe-coordinator", BI
 
 MPI_ARGUMENTS = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]  # as in cmake/targets.cmake
 SKIPPED = 77
+# Put before a command: it dies with this process, as when ctest kills a test past its limit. (Popen's preexec_fn would run
+# Python in a fork of gRPC's threads.)
+DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 
 # Exit codes of the programs (the contract's list).
 USAGE, DATA, INTERNAL, PEER_LOST, IO_ERROR, PREEMPTED, NON_FINITE, NO_MEMORY = 64, 65, 70, 71, 74, 75, 76, 77
@@ -53,8 +56,9 @@ def run(command, timeout=120, env=None, cwd=None, stdin=None):
     """Runs a command to its end. Past `timeout` its whole process group is killed and the test fails."""
     command = [str(part) for part in command]
     begin = time.monotonic()
-    process = subprocess.Popen(command, stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, errors="replace", env=environment(env), cwd=cwd, start_new_session=True)
+    process = subprocess.Popen([*DIES_WITH_US, *command], stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, errors="replace", env=environment(env), cwd=cwd,
+                               start_new_session=True)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -194,17 +198,15 @@ def marked_processes(marker):
 
 class Background:
     """A command that runs beside the test, its output in a file. The block ends it and whatever came from it, all of which
-    carry `marker` in their environment; a pytest that is killed (by ctest, past its limit) takes it with it."""
-
-    # Put before a command: it dies with this process. (preexec_fn would run Python in a fork of gRPC's threads.)
-    DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
+    carry `marker` in their environment."""
 
     def __init__(self, command, log, marker=None):
         self.marker, self.log = marker or new_marker(), pathlib.Path(log)
         name, value = self.marker.split("=")
         with open(self.log, "wb") as file:
-            self.process = subprocess.Popen([*self.DIES_WITH_US, *(str(part) for part in command)], stdin=subprocess.DEVNULL,
-                                            stdout=file, stderr=file, env=environment({name: value}), start_new_session=True)
+            self.process = subprocess.Popen([*DIES_WITH_US, *(str(part) for part in command)], stdin=subprocess.DEVNULL,
+                                            stdout=file, stderr=file, env=environment({name: value}),
+                                            start_new_session=True)
 
     def __enter__(self):
         return self
