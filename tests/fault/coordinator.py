@@ -46,7 +46,7 @@ def test_killed_while_one_job_runs_and_another_waits(coordinator, undisturbed):
 
 
 def test_killed_again_and_again(coordinator, tmp_path):
-    steps = 2 * STEPS
+    steps = 3 * STEPS
     undisturbed = undisturbed_run(tmp_path / "alone", train__max_steps=steps)
     job_id = coordinator.api.create(slow_job(train__max_steps=steps)).id
     for step in (5, 50, 100):
@@ -130,40 +130,45 @@ def test_stopped_politely(coordinator, undisturbed):
     assert_same_result(coordinator.api, job, undisturbed)
 
 
-def test_killed_for_good(tmp_path):
-    """Ranks that nobody takes back checkpoint and end; whoever comes later resumes there."""
-    with Coordinator(tmp_path, liveness__reconnect_grace="2s") as coordinator:
-        job_id = coordinator.api.create(slow_job(train__max_steps=100000, export=None)).id
-        out = pathlib.Path(coordinator.api.wait_for_step(job_id, 15) and coordinator.api.get(job_id).output_dir)
+@pytest.fixture(scope="module")
+def away(tmp_path_factory):
+    """(coordinator, endless job, steps it had done, ending job): the coordinator was away until every rank had given it up.
+    Ranks wait for it as long as they are told, and when they end another minute, to say their last words."""
+    folder = tmp_path_factory.mktemp("away")
+    with Coordinator(folder, slots=4, liveness__reconnect_grace="15s") as coordinator:
+        api = coordinator.api
+        endless = api.create(slow_job(train__max_steps=100000, export=None)).id
+        api.wait_for_step(endless, 15)
+        ending = api.create(slow_job()).id
+        api.wait_for_step(ending, STEPS - 15)
         coordinator.kill()
-        tools.assert_no_process(coordinator.marker, timeout=40)
+        tools.assert_no_process(coordinator.marker, timeout=120)
+        out = coordinator.state / "outputs" / endless
         done = len(tools.read_lines(out / "metrics.jsonl"))
         assert tools.valid_checkpoints(out)[-1] == done > 15
         coordinator.start()
-        api = coordinator.api
-        job = tools.wait_until(lambda: (found := api.get(job_id)).progress.step > done and found, 30, "another attempt")
-        left, again = job.attempts
-        assert api.reason_name(left.reason) == "REASON_PEER_LOST" and again.resumed_from_step == done
-        api.call("CancelJob", id=job_id)
-        assert api.state_name(api.wait(job_id).state) == "CANCELLED"
-        assert coordinator.processes() == {}
+        yield coordinator, endless, done, ending
 
 
-def test_a_job_that_finishes_unheard(tmp_path, undisturbed):
-    """The coordinator is away to the end of the job and longer than its ranks wait: what they had to say is not lost."""
-    with Coordinator(tmp_path, liveness__reconnect_grace="15s") as coordinator:
-        job_id = coordinator.api.create(slow_job()).id
-        coordinator.api.wait_for_step(job_id, STEPS - 20)
-        coordinator.kill()
-        tools.assert_no_process(coordinator.marker, timeout=90)
-        coordinator.start()
-        api = coordinator.api
-        job = api.succeed(job_id)
-        assert len(job.attempts) == 1 and starts_of(api, job_id) == [1]
-        assert_same_result(api, job, undisturbed)
-        events = api.events(job_id)
-        assert [e.step.step for e in events if e.WhichOneof("kind") == "step"] == list(range(STEPS))
-        assert coordinator.processes() == {}
+def test_ranks_checkpoint_and_end_without_their_coordinator(away):
+    coordinator, job_id, done, _ = away
+    api = coordinator.api
+    tools.wait_until(lambda: api.get(job_id).attempts[-1].number == 2, 30, "another attempt")
+    left, again = api.wait_for_step(job_id, done + 1).attempts
+    assert api.reason_name(left.reason) == "REASON_PEER_LOST", left.message
+    assert again.resumed_from_step == done
+    api.call("CancelJob", id=job_id)
+    assert api.state_name(api.wait(job_id).state) == "CANCELLED"
+
+
+def test_a_job_that_finishes_unheard(away, undisturbed):
+    """What its ranks had to say in vain is not lost: one attempt, and every step."""
+    coordinator, _, _, job_id = away
+    api = coordinator.api
+    job = api.succeed(job_id)
+    assert len(job.attempts) == 1 and starts_of(api, job_id) == [1]
+    assert_same_result(api, job, undisturbed)
+    assert [e.step.step for e in api.events(job_id) if e.WhichOneof("kind") == "step"] == list(range(STEPS))
 
 
 def test_two_coordinators_never_share_a_state_folder_or_a_port(coordinator, tmp_path):
