@@ -135,8 +135,8 @@ def main():
     order = ["tokenize", "partition", "forward", "train", "merge", "mmlu"]
     cases = sorted((c for c in find_cases(root) if options.only in c.name), key=lambda c: order.index(c.command))
     if not cases or not options.only and len(cases) != EXPECTED_CASES[options.which]:
-        print(f"{root} has {len(cases)} cases{f' of {options.only}' if options.only else ''}; "
-              f"expected are {'some' if options.only else EXPECTED_CASES[options.which]}")
+        print(f"{root}: {len(cases)} cases" + (f" with {options.only} in their name" if options.only else
+                                               f", expected are {EXPECTED_CASES[options.which]}"))
         sys.exit(1)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="emoe-golden-") as folder:
