@@ -68,6 +68,9 @@ def test_a_running_job_is_found_scraped_and_forgotten(coordinator, prometheus):
                  "emoe_last_step_timestamp_seconds", "emoe_eval_loss", "emoe_expert_load_cv"):
         found = tools.wait_until(lambda n=name: prometheus.query(n + mine), 15, f"{name} in Prometheus")
         assert all(labels["__name__"] == name for labels, _ in found)
+    for name in ("emoe_comm_seconds_total", "emoe_comm_bytes_total"):
+        found = tools.wait_until(lambda n=name: prometheus.query(f'{n}{{job_id="{job.id}",op!=""}}'), 15, f"{name} by operation")
+        assert {labels["rank"] for labels, _ in found} == {"0", "1"} and max(value for _, value in found) > 0, found
     # It moves.
     first = max(value for _, value in series)
     tools.wait_until(lambda: max((v for _, v in prometheus.query("emoe_step" + mine)), default=0) > first, 15, "emoe_step rising")
