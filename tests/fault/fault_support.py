@@ -21,6 +21,12 @@ def undisturbed_run(folder, **changes):
     return tools.run_job(folder, slow_job(**changes), ranks=2)
 
 
+def steps_in(out):
+    """Optimiser steps whose metrics are in an output folder, also of a run under way."""
+    metrics = out / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
 class Run(tools.Background):
     """A slow job without a coordinator, in the background: `job` and `out` are its file and its output folder."""
 
@@ -36,8 +42,7 @@ class Run(tools.Background):
                                 lambda: f"{self.ranks} ranks past step {step}\n{self.text}")
 
     def steps_done(self):
-        metrics = self.out / "metrics.jsonl"
-        return metrics.read_text().count("\n") if metrics.exists() else 0
+        return steps_in(self.out)
 
     def rank_pids(self):
         pids = sorted(pid for pid, name in tools.marked_processes(self.marker).items()
