@@ -46,7 +46,7 @@ def test_killed_while_one_job_runs_and_another_waits(coordinator, undisturbed):
 
 
 def test_killed_again_and_again(coordinator, tmp_path):
-    steps = 3 * STEPS
+    steps = 2 * STEPS
     undisturbed = undisturbed_run(tmp_path / "alone", train__max_steps=steps)
     job_id = coordinator.api.create(slow_job(train__max_steps=steps)).id
     for step in (5, 50, 100):
@@ -105,7 +105,7 @@ def test_killed_while_a_job_exports(coordinator, tmp_path):
 
 
 def test_stopped_politely(coordinator, undisturbed):
-    """SIGTERM: says so to streams and calls, and goes; a running job is not harmed."""
+    """SIGTERM: says so to who watches, and goes; a running job is not harmed."""
     api = coordinator.api
     job_id = api.create(slow_job()).id
     api.wait_for_step(job_id, 10)
@@ -117,9 +117,6 @@ def test_stopped_politely(coordinator, undisturbed):
             pass
     error = ApiError(api.proto, ended.value)
     assert (error.code, error.reason) == ("UNAVAILABLE", "DRAINING"), str(error)
-    with pytest.raises(ApiError) as refused:
-        api.get(job_id)
-    assert refused.value.code == "UNAVAILABLE"
     assert coordinator.terminate() == 0
     coordinator.start()
     job = coordinator.api.succeed(job_id)
