@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <utility>
+#include <vector>
 
 #include <absl/strings/str_cat.h>
 #include <fcntl.h>
@@ -119,11 +120,24 @@ Status append_to_file(const std::filesystem::path& path, std::string_view conten
   return write_all(fd.get(), content.data(), content.size(), path.string());
 }
 
+Status sync_file(const std::filesystem::path& path) {
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_RDONLY));
+  if (::fsync(fd.get()) != 0) return file_error("cannot flush", path);
+  return ok_status();
+}
+
 Status create_directories(const std::filesystem::path& path) {
   std::error_code error;
+  std::vector<std::filesystem::path> parents;  // of what is missing, innermost first
+  for (auto missing = std::filesystem::absolute(path).lexically_normal();
+       missing.has_relative_path() && !std::filesystem::exists(missing, error);
+       missing = missing.parent_path()) {
+    parents.push_back(missing.parent_path());
+  }
   std::filesystem::create_directories(path, error);
   if (error)
     return errno_status(error.value(), absl::StrCat("cannot create folder ", path.string()));
+  for (const auto& parent : parents) EMOE_RETURN_IF_ERROR(sync_directory(parent));
   return ok_status();
 }
 

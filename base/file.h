@@ -74,6 +74,10 @@ class FileWriter {
 // Appends in one write(2); used for line-based logs such as metrics.jsonl.
 [[nodiscard]] Status append_to_file(const std::filesystem::path& path, std::string_view content);
 
+// Once this returns OK, what was appended survives a power cut (if the name of the file does).
+[[nodiscard]] Status sync_file(const std::filesystem::path& path);
+
+// Makes the folder and those above it that are missing; their names survive a power cut.
 [[nodiscard]] Status create_directories(const std::filesystem::path& path);
 [[nodiscard]] Status sync_directory(const std::filesystem::path& path);
 // rename(2), then fsync of the parent: once this returns OK the new name survives a power cut.

@@ -44,6 +44,21 @@ TEST(File, FailedWriteKeepsTheOldContent) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
 }
 
+TEST(File, FoldersAreMadeWithThoseAboveThem) {
+  testing::TempDir dir;
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(emoe::create_directories(dir / "a/b/../c/").ok());
+  EXPECT_TRUE(std::filesystem::is_directory(dir / "a/c"));
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(dir.path());
+  EXPECT_TRUE(emoe::create_directories("relative/deep").ok());
+  std::filesystem::current_path(before);
+  EXPECT_TRUE(std::filesystem::is_directory(dir / "relative/deep"));
+  ASSERT_TRUE(write_file_atomically(dir / "file", "x").ok());
+  EXPECT_FALSE(emoe::create_directories(dir / "file/below").ok());
+  EXPECT_TRUE(sync_file(dir / "file").ok());
+  EXPECT_EQ(sync_file(dir / "none").code(), StatusCode::kNotFound);
+}
+
 TEST(File, AppendAndWriterSizes) {
   testing::TempDir dir;
   ASSERT_TRUE(append_to_file(dir / "log", "a\n").ok());
