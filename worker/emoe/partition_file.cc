@@ -1,5 +1,7 @@
 #include "worker/emoe/partition_file.h"
 
+#include <utility>
+
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 #include <nlohmann/json.hpp>
@@ -8,6 +10,20 @@
 #include "worker/emoe/partition.h"
 
 namespace emoe::worker {
+namespace {
+
+// get<>() alone would cut off a fraction and wrap what is too large.
+template <typename Integer>
+Result<Integer> strict_integer(const nlohmann::json& value, const std::string& key) {
+  const bool fits = value.is_number_integer() &&
+                    (value.is_number_unsigned() ? std::in_range<Integer>(value.get<uint64_t>())
+                                                : std::in_range<Integer>(value.get<int64_t>()));
+  if (fits) return value.get<Integer>();
+  return absl::InvalidArgumentError(
+      absl::StrCat(key, ": ", value.dump(), " is no whole number in its range"));
+}
+
+}  // namespace
 
 std::filesystem::path partition_file(const std::filesystem::path& folder, int64_t layer) {
   return folder / absl::StrFormat("layer_%02d.json", layer);
@@ -29,14 +45,16 @@ Result<Partition> partition_from_json(const std::string& text) {
   try {
     const nlohmann::json json = nlohmann::json::parse(text);
     for (const nlohmann::json& label : json.at("labels")) {
-      // get<> would cut a fraction off.
-      if (!label.is_number_integer()) return absl::InvalidArgumentError("labels must be integers");
-      partition.labels.push_back(label.get<int32_t>());
+      EMOE_ASSIGN_OR_RETURN(const int32_t value, strict_integer<int32_t>(label, "labels"));
+      partition.labels.push_back(value);
     }
-    partition.num_experts = json.at("experts").get<int32_t>();
+    EMOE_ASSIGN_OR_RETURN(partition.num_experts,
+                          strict_integer<int32_t>(json.at("experts"), "experts"));
     partition.inertia = json.value("inertia", 0.0);
     partition.method = json.value("method", "");
-    partition.seed = json.value("seed", int64_t{0});
+    if (json.contains("seed")) {
+      EMOE_ASSIGN_OR_RETURN(partition.seed, strict_integer<int64_t>(json["seed"], "seed"));
+    }
     partition.weight_hash = json.value("weight_hash", "");
   } catch (const nlohmann::json::exception& error) {
     return absl::InvalidArgumentError(absl::StrCat("is no partition file: ", error.what()));

@@ -156,7 +156,16 @@ TEST(Partition, says_what_is_wrong_with_a_file) {
   EXPECT_NE(read("{").find("is no partition file"), std::string::npos);
   EXPECT_NE(read("[]").find("is no partition file"), std::string::npos);
   EXPECT_NE(read(R"({"experts": 2})").find("labels"), std::string::npos);
-  EXPECT_NE(read(R"({"experts": 2, "labels": [0, 1.5]})").find("integers"), std::string::npos);
+  EXPECT_NE(read(R"({"experts": 2, "labels": [0, 1.5]})").find("labels: 1.5 is no whole"),
+            std::string::npos);
+  // Numbers that wrap or lose their fraction would make other experts than the file says.
+  EXPECT_NE(read(R"({"experts": 2, "labels": [0, 4294967297]})").find("labels: 4294967297"),
+            std::string::npos);
+  EXPECT_NE(read(R"({"experts": 2.5, "labels": [0, 1]})").find("experts: 2.5"), std::string::npos);
+  EXPECT_NE(read(R"({"experts": 4294967298, "labels": [0, 1]})").find("experts: 4294967298"),
+            std::string::npos);
+  EXPECT_NE(read(R"({"experts": 2, "seed": 0.5, "labels": [0, 1]})").find("seed: 0.5"),
+            std::string::npos);
   EXPECT_NE(read(R"({"experts": 2, "labels": []})").find("0 labels"), std::string::npos);
   EXPECT_NE(read(R"({"experts": 2, "labels": [0, 2]})").find("label 2 of neuron 1"),
             std::string::npos);
