@@ -30,6 +30,7 @@ Generated generate(Llama& model, const std::vector<int64_t>& prompt, const Gener
                                 std::to_string(config.max_position_embeddings));
   }
   const uint64_t key = derive_key(static_cast<uint64_t>(options.seed), name_key("generate"));
+  const std::vector<int64_t>& ends = config.eos_token_ids;
   Generated result;
   KvCache cache;
   std::vector<int64_t> next = prompt;
@@ -38,7 +39,7 @@ Generated generate(Llama& model, const std::vector<int64_t>& prompt, const Gener
     const at::Tensor logits = model.next_token_logits(next, cache, forward);
     const int64_t token =
         sample_token(logits, options.temperature, random_unit(key, static_cast<uint64_t>(n)));
-    if (token == config.eos_token_id) {
+    if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
       result.finished = true;
       break;
     }

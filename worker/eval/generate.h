@@ -18,8 +18,8 @@ struct Generated {
   bool finished = false;     // the model ended the sequence itself
 };
 
-// Continues `prompt` (not empty) until the model's end-of-sequence token, max_new_tokens, or the
-// model's largest position. Throws std::invalid_argument for a temperature below 0 and for a prompt
+// Continues `prompt` (not empty) until one of the model's end-of-sequence tokens, max_new_tokens, or
+// the model's largest position. Throws std::invalid_argument for a temperature below 0 and for a prompt
 // longer than the model's positions.
 [[nodiscard]] Generated generate(Llama& model, const std::vector<int64_t>& prompt,
                                  const GenerateOptions& options, const ForwardOptions& forward);

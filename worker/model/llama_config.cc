@@ -16,6 +16,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kMaxSize = int64_t{1} << 31;  // of any one dimension; keeps products below 2^63
+constexpr int64_t kMaxLayers = 4096;            // the list of tensors is made before a file is read
 
 // Read by Reader::…; listed once more so that a key is either here, in one of the two lists below,
 // or an error.
@@ -94,16 +95,17 @@ class Reader {
   }
 
   // A whole number from `minimum`; `fallback` where the key is absent or null (0: it is required).
-  int64_t count(const std::string& key, int64_t minimum, int64_t fallback) {
+  int64_t count(const std::string& key, int64_t minimum, int64_t fallback,
+                int64_t maximum = kMaxSize) {
     if (!has(key)) {
       if (fallback == 0) fail(key, "is missing");
       return fallback;
     }
     const json& value = object_[key];
-    if (!value.is_number_unsigned() || value.get<uint64_t>() > static_cast<uint64_t>(kMaxSize) ||
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > static_cast<uint64_t>(maximum) ||
         value.get<int64_t>() < minimum) {
-      fail(key, absl::StrCat("is ", value.dump(), ", must be a whole number from ", minimum,
-                             " to 2^31"));
+      fail(key, absl::StrCat("is ", value.dump(), ", must be a whole number from ", minimum, " to ",
+                             maximum));
       return fallback;
     }
     return value.get<int64_t>();
@@ -126,16 +128,18 @@ class Reader {
     return fallback;
   }
 
-  // A token id; of a list (several end tokens) the first.
-  int64_t token_id(const std::string& key, int64_t fallback) {
-    if (!has(key)) return fallback;
+  // A token id or a list of them.
+  std::vector<int64_t> token_ids(const std::string& key, int64_t fallback) {
+    if (!has(key)) return {fallback};
     const json& value = object_[key];
-    const json& first = value.is_array() && !value.empty() ? value[0] : value;
-    if (first.is_number_unsigned() && first.get<uint64_t>() <= static_cast<uint64_t>(kMaxSize)) {
-      return first.get<int64_t>();
+    std::vector<int64_t> ids;
+    for (const json& id : value.is_array() ? value : json::array({value})) {
+      if (!id.is_number_unsigned() || id.get<uint64_t>() > static_cast<uint64_t>(kMaxSize)) break;
+      ids.push_back(id.get<int64_t>());
     }
+    if (!ids.empty() && ids.size() == (value.is_array() ? value.size() : 1)) return ids;
     fail(key, absl::StrCat("is ", value.dump(), ", must be a token id or a list of them"));
-    return fallback;
+    return {fallback};
   }
 
  private:
@@ -225,12 +229,13 @@ void check_shape(const LlamaConfig& config, bool head_dim_given, Reader& reader)
                              head_dim_given ? "" : " (hidden_size / num_attention_heads)",
                              ", must be even: rotary positions turn pairs"));
   }
-  for (const auto& [key, id] : {std::pair("bos_token_id", config.bos_token_id),
-                                std::pair("eos_token_id", config.eos_token_id)}) {
+  const auto check_id = [&](const char* key, int64_t id) {
     if (config.vocab_size > 0 && id >= config.vocab_size) {
       reader.fail(key, absl::StrCat("is ", id, ", must be below vocab_size ", config.vocab_size));
     }
-  }
+  };
+  check_id("bos_token_id", config.bos_token_id);
+  for (const int64_t id : config.eos_token_ids) check_id("eos_token_id", id);
 }
 
 }  // namespace
@@ -252,7 +257,7 @@ Result<LlamaConfig> LlamaConfig::parse(const std::string& json_text, const std::
   LlamaConfig config;
   config.hidden_size = reader.count("hidden_size", 1, 0);
   config.intermediate_size = reader.count("intermediate_size", 1, 0);
-  config.num_hidden_layers = reader.count("num_hidden_layers", 1, 0);
+  config.num_hidden_layers = reader.count("num_hidden_layers", 1, 0, kMaxLayers);
   config.num_attention_heads = reader.count("num_attention_heads", 1, 0);
   config.vocab_size = reader.count("vocab_size", 1, 0);
   config.max_position_embeddings = reader.count("max_position_embeddings", 1, 2048);
@@ -264,8 +269,9 @@ Result<LlamaConfig> LlamaConfig::parse(const std::string& json_text, const std::
   config.rms_norm_eps = reader.positive(object, "rms_norm_eps", 1e-6);
   config.rope_theta = read_rope(object, reader);
   config.tie_word_embeddings = reader.flag("tie_word_embeddings", false);
-  config.bos_token_id = reader.token_id("bos_token_id", 1);
-  config.eos_token_id = reader.token_id("eos_token_id", 2);
+  config.bos_token_id = reader.token_ids("bos_token_id", 1).front();
+  config.eos_token_ids = reader.token_ids("eos_token_id", 2);
+  config.eos_token_given = reader.has("eos_token_id");
   check_shape(config, reader.has("head_dim"), reader);
   EMOE_RETURN_IF_ERROR(problems.to_status());
   return config;
@@ -277,7 +283,11 @@ std::string LlamaConfig::to_json(const std::string& dtype) const {
   config["attention_bias"] = false;
   config["attention_dropout"] = 0.0;
   config["bos_token_id"] = bos_token_id;
-  config["eos_token_id"] = eos_token_id;
+  if (eos_token_ids.size() == 1) {
+    config["eos_token_id"] = eos_token_ids.front();
+  } else {
+    config["eos_token_id"] = eos_token_ids;
+  }
   config["head_dim"] = head_dim;
   config["hidden_act"] = "silu";
   config["hidden_size"] = hidden_size;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 
@@ -22,7 +23,8 @@ struct LlamaConfig {
   double rope_theta = 10000.0;
   bool tie_word_embeddings = false;
   int64_t bos_token_id = 1;
-  int64_t eos_token_id = 2;
+  std::vector<int64_t> eos_token_ids{2};  // each of them ends a text
+  bool eos_token_given = true;            // false: config.json names none, this is the default
 
   // Reads config.json strictly: another architecture, or a setting this engine does not compute
   // (rope scaling, biases, another activation, …), is INVALID_ARGUMENT naming file and key; nothing

@@ -33,7 +33,7 @@ Status write_new(const LlamaConfig& config, const std::string& dtype, const fs::
   EMOE_RETURN_IF_ERROR(write_synced(folder / "config.json", config.to_json(dtype)));
   nlohmann::ordered_json generation;
   generation["bos_token_id"] = config.bos_token_id;
-  generation["eos_token_id"] = config.eos_token_id;
+  generation["eos_token_id"] = config.eos_token_ids.front();  // of a new model: the tokenizer's
   EMOE_RETURN_IF_ERROR(write_synced(folder / "generation_config.json", generation.dump(2) + "\n"));
   if (tokenizer.empty()) return ok_status();
   EMOE_RETURN_IF_ERROR(copy_whole(tokenizer, folder / "tokenizer.model"));

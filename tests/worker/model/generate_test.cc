@@ -12,10 +12,10 @@ namespace {
 
 using testing::EngineFixture;
 
-Llama tiny(const EngineFixture& fixture, int64_t eos = -1) {
+Llama tiny(const EngineFixture& fixture, std::vector<int64_t> ends = {}) {
   Llama::Options options;
   options.config = EngineFixture::config();
-  options.config.eos_token_id = eos;
+  options.config.eos_token_ids = std::move(ends);
   return {options, fixture.base()};
 }
 
@@ -50,11 +50,14 @@ TEST(Generate, StopsAtTheEndOfSequenceWithoutIt) {
   const EngineFixture fixture;
   Llama model = tiny(fixture);
   const auto tokens = generate(model, {1, 5, 9}, {.max_new_tokens = 8}, {}).ids;
-  Llama stopping = tiny(fixture, tokens[3]);
-  const Generated generated = generate(stopping, {1, 5, 9}, {.max_new_tokens = 8}, {});
-  EXPECT_TRUE(generated.finished);
-  const auto first = std::find(tokens.begin(), tokens.end(), tokens[3]);
-  EXPECT_EQ(generated.ids, std::vector<int64_t>(tokens.begin(), first));
+  constexpr int64_t kNever = -1;
+  for (const auto& ends : {std::vector<int64_t>{tokens[3]}, {kNever, tokens[3]}}) {
+    Llama stopping = tiny(fixture, ends);
+    const Generated generated = generate(stopping, {1, 5, 9}, {.max_new_tokens = 8}, {});
+    EXPECT_TRUE(generated.finished);
+    const auto first = std::find(tokens.begin(), tokens.end(), tokens[3]);
+    EXPECT_EQ(generated.ids, std::vector<int64_t>(tokens.begin(), first));
+  }
 }
 
 TEST(Generate, StaysWithinTheModelsPositions) {

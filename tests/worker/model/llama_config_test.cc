@@ -59,7 +59,7 @@ TEST(LlamaConfig, AbsentKeyValueHeadsAreTheAttentionHeads) {
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->num_key_value_heads, 8);
   EXPECT_EQ(config->head_dim, 16);
-  EXPECT_EQ(config->eos_token_id, 2);
+  EXPECT_EQ(config->eos_token_ids, (std::vector<int64_t>{2, 3}));
 }
 
 TEST(LlamaConfig, EverySettingThatIsNotComputedIsAnErrorNamingTheKey) {
@@ -88,12 +88,16 @@ TEST(LlamaConfig, EverySettingThatIsNotComputedIsAnErrorNamingTheKey) {
       {"hidden_size", 68719476736},
       {"vocab_size", 0},
       {"num_hidden_layers", 0},
+      {"num_hidden_layers", 4097},
       {"num_attention_heads", 7},
       {"num_key_value_heads", 3},
       {"head_dim", 7},
       {"tie_word_embeddings", 1},
       {"bos_token_id", 512},
       {"eos_token_id", "</s>"},
+      {"eos_token_id", json::array()},
+      {"eos_token_id", {2, "</s>"}},
+      {"eos_token_id", {2, 512}},
   };
   for (const auto& [key, value] : bad) {
     json object = stories();
@@ -108,6 +112,14 @@ TEST(LlamaConfig, EverySettingThatIsNotComputedIsAnErrorNamingTheKey) {
     }
     EXPECT_TRUE(named) << status;
   }
+}
+
+TEST(LlamaConfig, TellsWhetherTheEndOfTextIsNamed) {
+  json object = stories();
+  EXPECT_TRUE(parse(object)->eos_token_given);
+  object.erase("eos_token_id");
+  EXPECT_FALSE(parse(object)->eos_token_given);
+  EXPECT_EQ(parse(object)->eos_token_ids, std::vector<int64_t>{2});
 }
 
 TEST(LlamaConfig, AllProblemsComeAtOnce) {
@@ -130,11 +142,13 @@ TEST(LlamaConfig, TextThatIsNoObjectAndAbsentFileAreErrors) {
 TEST(LlamaConfig, WrittenConfigReadsBackTheSame) {
   auto config = parse(stories()).value();
   config.rope_theta = 12345.5;
+  config.eos_token_ids = {2, 7};
   const std::string text = config.to_json("float32");
   const auto again = LlamaConfig::parse(text, "x");
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->to_json("float32"), text);
   EXPECT_EQ(again->rope_theta, 12345.5);
+  EXPECT_EQ(again->eos_token_ids, config.eos_token_ids);
 }
 
 }  // namespace
