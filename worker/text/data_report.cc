@@ -153,8 +153,8 @@ bool report_from_json(const std::string& text, DataReport& report) {
 }
 
 Status write_data_report(const std::filesystem::path& path, const DataReport& train,
-                         const DataReport* eval) {
-  Json json = {{"train", report_to_json(train)}, {"eval", nullptr}};
+                         const DataReport* eval, const std::vector<std::string>& warnings) {
+  Json json = {{"train", report_to_json(train)}, {"eval", nullptr}, {"warnings", warnings}};
   if (eval != nullptr) json["eval"] = report_to_json(*eval);
   return write_file_atomically(path,
                                json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");

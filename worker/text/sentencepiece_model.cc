@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include <absl/strings/str_cat.h>
 #include <dlfcn.h>
 
 #include "base/check.h"
@@ -43,6 +44,13 @@ SentencePieceApi::TextSink into(std::string& text) {
           }};
 }
 
+// Loads the module where that is still to be done.
+Status need_module() {
+  if (module().api != nullptr) return ok_status();
+  return absl::InternalError(
+      absl::StrCat("cannot load the SentencePiece module: ", module().error));
+}
+
 const SentencePieceApi& api() {
   EMOE_CHECK(module().api != nullptr, "parse() comes first");
   return *module().api;
@@ -50,13 +58,15 @@ const SentencePieceApi& api() {
 
 }  // namespace
 
-std::string SentencePieceModel::parse(const std::string& serialized) {
-  if (module().api == nullptr) return "cannot load the SentencePiece module: " + module().error;
+Status SentencePieceModel::parse(const std::string& serialized) {
+  EMOE_RETURN_IF_ERROR(need_module());
   // An empty protobuf message is well-formed; the library would take it.
-  if (serialized.empty()) return "the file is empty";
-  std::string error;
-  processor_ = {api().parse(serialized.data(), serialized.size(), into(error)), api().destroy};
-  return error;
+  std::string error = serialized.empty() ? "the file is empty" : "";
+  if (error.empty()) {
+    processor_ = {api().parse(serialized.data(), serialized.size(), into(error)), api().destroy};
+  }
+  if (error.empty()) return ok_status();
+  return absl::DataLossError(absl::StrCat("is no SentencePiece model (", error, ")"));
 }
 
 int32_t SentencePieceModel::size() const {
@@ -69,33 +79,39 @@ int32_t SentencePieceModel::eos() const {
   return api().eos(processor_.get());
 }
 
-std::string SentencePieceModel::encode(const std::string& text, std::vector<int32_t>& ids) const {
+Result<std::vector<int32_t>> SentencePieceModel::encode(const std::string& text) const {
   std::string error;
+  std::vector<int32_t> ids;
   const SentencePieceApi::IdSink sink{&ids, [](void* context, const int32_t* data, size_t count) {
                                         static_cast<std::vector<int32_t>*>(context)->assign(
                                             data, data + count);
                                       }};
   api().encode(processor_.get(), text.data(), text.size(), sink, into(error));
-  return error;
+  if (!error.empty()) return absl::InternalError(error);
+  return ids;
 }
 
-std::string SentencePieceModel::decode(const std::vector<int32_t>& ids, std::string& text) const {
+Result<std::string> SentencePieceModel::decode(const std::vector<int32_t>& ids) const {
   std::string error;
+  std::string text;
   api().decode(processor_.get(), ids.data(), ids.size(), into(text), into(error));
-  return error;
+  if (!error.empty()) return absl::InternalError(error);
+  return text;
 }
 
-std::string train_sentencepiece(const std::vector<std::string>& sentences,
-                                const std::vector<std::pair<std::string, std::string>>& options,
-                                std::string& model) {
-  if (module().api == nullptr) return "cannot load the SentencePiece module: " + module().error;
+Result<std::string> train_sentencepiece(
+    const std::vector<std::string>& sentences,
+    const std::vector<std::pair<std::string, std::string>>& options) {
+  EMOE_RETURN_IF_ERROR(need_module());
   std::vector<SentencePieceApi::Sentence> lines;
   for (const std::string& sentence : sentences) lines.push_back({sentence.data(), sentence.size()});
   std::vector<SentencePieceApi::Option> flags;
   for (const auto& [key, value] : options) flags.push_back({key.c_str(), value.c_str()});
   std::string error;
+  std::string model;
   api().train(lines.data(), lines.size(), flags.data(), flags.size(), into(model), into(error));
-  return error;
+  if (!error.empty()) return absl::InvalidArgumentError(error);
+  return model;
 }
 
 }  // namespace emoe::worker

@@ -16,28 +16,6 @@ namespace {
 // here first.
 constexpr size_t kMaxSentenceBytes = 1 << 14;
 
-Result<std::filesystem::path> model_file(const std::filesystem::path& path) {
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(path, ignored)) {
-    if (path.extension() == ".json") {
-      return absl::UnimplementedError(
-          absl::StrCat(path.string(),
-                       ": tokenizer.json is not supported yet, give a SentencePiece "
-                       "tokenizer.model"));
-    }
-    return path;
-  }
-  std::filesystem::path file = path / "tokenizer.model";
-  if (std::filesystem::exists(file, ignored)) return file;
-  if (std::filesystem::exists(path / "tokenizer.json", ignored)) {
-    return absl::UnimplementedError(
-        absl::StrCat(path.string(),
-                     ": has only a tokenizer.json, which is not supported yet; put the model's "
-                     "SentencePiece tokenizer.model beside it"));
-  }
-  return absl::NotFoundError(absl::StrCat(path.string(), ": has no tokenizer.model"));
-}
-
 // Where to cut a long line: behind the last space within the limit, never inside a character.
 size_t cut_position(std::string_view line) {
   if (line.size() <= kMaxSentenceBytes) return line.size();
@@ -73,15 +51,33 @@ Result<std::vector<std::string>> read_sentences(const std::filesystem::path& tex
 
 }  // namespace
 
+Result<std::filesystem::path> Tokenizer::file_of(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(path, ignored)) {
+    if (path.extension() == ".json") {
+      return absl::UnimplementedError(
+          absl::StrCat(path.string(),
+                       ": tokenizer.json is not supported yet, give a SentencePiece "
+                       "tokenizer.model"));
+    }
+    return path;
+  }
+  std::filesystem::path file = path / "tokenizer.model";
+  if (std::filesystem::exists(file, ignored)) return file;
+  if (std::filesystem::exists(path / "tokenizer.json", ignored)) {
+    return absl::UnimplementedError(
+        absl::StrCat(path.string(),
+                     ": has only a tokenizer.json, which is not supported yet; put the model's "
+                     "SentencePiece tokenizer.model beside it"));
+  }
+  return absl::NotFoundError(absl::StrCat(path.string(), ": has no tokenizer.model"));
+}
+
 Result<Tokenizer> Tokenizer::load(const std::filesystem::path& path) {
   Tokenizer tokenizer;
-  EMOE_ASSIGN_OR_RETURN(tokenizer.file_, model_file(path));
+  EMOE_ASSIGN_OR_RETURN(tokenizer.file_, file_of(path));
   EMOE_ASSIGN_OR_RETURN(const std::string bytes, read_file(tokenizer.file_));
-  const std::string error = tokenizer.model_.parse(bytes);
-  if (!error.empty()) {
-    return absl::DataLossError(
-        absl::StrCat(tokenizer.file_.string(), ": is no SentencePiece model (", error, ")"));
-  }
+  EMOE_RETURN_IF_ERROR(with_context(tokenizer.model_.parse(bytes), tokenizer.file_.string()));
   if (tokenizer.bos_id() < 0 || tokenizer.eos_id() < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat(tokenizer.file_.string(),
@@ -93,21 +89,19 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& path) {
 }
 
 std::vector<int32_t> Tokenizer::encode(const std::string& text) const {
-  std::vector<int32_t> ids;
-  const std::string error = model_.encode(text, ids);
-  EMOE_CHECK(error.empty(), error);  // a loaded model takes any text
-  ids.insert(ids.begin(), bos_id());
-  return ids;
+  Result<std::vector<int32_t>> ids = model_.encode(text);
+  EMOE_CHECK(ids.ok(), ids.status().ToString());  // a loaded model takes any text
+  ids->insert(ids->begin(), bos_id());
+  return *std::move(ids);
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   std::string text;
   std::vector<int32_t> known;
   const auto flush = [&] {
-    std::string part;
-    const std::string error = model_.decode(known, part);
-    EMOE_CHECK(error.empty(), error);
-    text += part;
+    const Result<std::string> part = model_.decode(known);
+    EMOE_CHECK(part.ok(), part.status().ToString());
+    text += *part;
     known.clear();
   };
   for (const int32_t id : ids) {
@@ -136,35 +130,32 @@ Status train_tokenizer(const std::filesystem::path& text_file, const TokenizerTr
   if (sentences.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(text_file.string(), ": has no text"));
   }
-  std::string model;
-  const std::string error =
-      train_sentencepiece(sentences,
-                          {{"model_type", "bpe"},
-                           {"vocab_size", absl::StrCat(options.vocab_size)},
-                           {"character_coverage", absl::StrCat(options.character_coverage)},
-                           {"byte_fallback", "true"},
-                           {"split_digits", "true"},
-                           {"normalization_rule_name", "identity"},
-                           {"remove_extra_whitespaces", "false"},
-                           {"allow_whitespace_only_pieces", "true"},
-                           {"add_dummy_prefix", "true"},
-                           {"unk_id", "0"},
-                           {"bos_id", "1"},
-                           {"eos_id", "2"},
-                           {"pad_id", "-1"},
-                           {"unk_surface", " \xE2\x81\x87 "},
-                           {"max_sentence_length", absl::StrCat(kMaxSentenceBytes)},
-                           {"input_sentence_size", "0"},
-                           {"shuffle_input_sentence", "false"},
-                           {"num_threads", "1"},
-                           {"minloglevel", "2"}},
-                          model);
-  if (!error.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot train a tokenizer of ",
-                                                   options.vocab_size, " pieces on ",
-                                                   text_file.string(), ": ", error));
+  const Result<std::string> model = train_sentencepiece(
+      sentences, {{"model_type", "bpe"},
+                  {"vocab_size", absl::StrCat(options.vocab_size)},
+                  {"character_coverage", absl::StrCat(options.character_coverage)},
+                  {"byte_fallback", "true"},
+                  {"split_digits", "true"},
+                  {"normalization_rule_name", "identity"},
+                  {"remove_extra_whitespaces", "false"},
+                  {"allow_whitespace_only_pieces", "true"},
+                  {"add_dummy_prefix", "true"},
+                  {"unk_id", "0"},
+                  {"bos_id", "1"},
+                  {"eos_id", "2"},
+                  {"pad_id", "-1"},
+                  {"unk_surface", " \xE2\x81\x87 "},
+                  {"max_sentence_length", absl::StrCat(kMaxSentenceBytes)},
+                  {"input_sentence_size", "0"},
+                  {"shuffle_input_sentence", "false"},
+                  {"num_threads", "1"},
+                  {"minloglevel", "2"}});
+  if (!model.ok()) {
+    return with_context(model.status(),
+                        absl::StrCat("cannot train a tokenizer of ", options.vocab_size,
+                                     " pieces on ", text_file.string()));
   }
-  return with_context(write_file_atomically(out, model), "train tokenizer");
+  return with_context(write_file_atomically(out, *model), "train tokenizer");
 }
 
 }  // namespace emoe::worker
