@@ -66,13 +66,25 @@ Status write_changed(const Llama& model, const BaseWeights& base, const MergeIte
     entry.max_abs_delta =
         (merged - base_tensor(base, item).to(at::kFloat)).abs().max().item<double>();
     if (!std::isfinite(entry.max_abs_delta)) {
-      return absl::DataLossError(absl::StrCat(item.name, ": the merged weight is not finite"));
+      return absl::OutOfRangeError(absl::StrCat(item.name, ": the merged weight is not finite"));
     }
     const at::Tensor stored = merged.to(type);
     entry.rounding_loss = (stored.to(at::kFloat) - merged).abs().max().item<double>();
     entry.changed = !at::equal(stored, base_tensor(base, item).to(type));
   }
   return writer.write(merged);
+}
+
+// A tensor as in the base, in another dtype (or of a base without files).
+Status write_converted(const at::Tensor& original, const MergeItem& item, ShardedWriter& writer,
+                       TensorReport& entry) {
+  EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(item.dtype));
+  const at::Tensor stored = original.to(type);
+  if (stored.numel() > 0) {
+    entry.rounding_loss =
+        (stored.to(at::kFloat) - original.to(at::kFloat)).abs().max().item<double>();
+  }
+  return writer.write(stored);
 }
 
 Status write_model(const Llama& model, const BaseWeights& base, const MergePlan& plan,
@@ -87,7 +99,7 @@ Status write_model(const Llama& model, const BaseWeights& base, const MergePlan&
     } else if (!item.converted && base.folder() != nullptr) {
       EMOE_RETURN_IF_ERROR(writer.write_raw(base.folder()->raw(item.name)));
     } else {
-      EMOE_RETURN_IF_ERROR(writer.write(base_tensor(base, item)));
+      EMOE_RETURN_IF_ERROR(write_converted(base_tensor(base, item), item, writer, entry));
     }
     report.tensors.push_back(std::move(entry));
   }
@@ -157,9 +169,11 @@ Status keep_failed(const ExportReport& report, const fs::path& out) {
   EMOE_RETURN_IF_ERROR(remove_tree(failed));
   EMOE_RETURN_IF_ERROR(emoe::create_directories(failed));
   EMOE_RETURN_IF_ERROR(write_file_atomically(failed / kReportFile, report.to_json()));
-  return absl::DataLossError(absl::StrCat(
-      "the export failed its check and was not published (", report.problems.size(),
-      " problems, see ", (failed / kReportFile).string(), "): ", report.problems.front()));
+  const StatusCode code = report.erased ? StatusCode::kFailedPrecondition : StatusCode::kDataLoss;
+  return Status(
+      code, absl::StrCat("the export failed its check and was not published (",
+                         report.problems.size(), " problems, see ", (failed / kReportFile).string(),
+                         "): ", report.problems.front()));
 }
 
 Result<ExportReport> export_into(Llama& model, const BaseWeights& base,
@@ -176,6 +190,7 @@ Result<ExportReport> export_into(Llama& model, const BaseWeights& base,
   EMOE_RETURN_IF_ERROR(write_all(model, base, options, plan, folder, report));
   verify(model, base, options, plan, folder, report);
   if (!report.problems.empty()) return keep_failed(report, options.out);
+  if (options.before_publish) EMOE_RETURN_IF_ERROR(options.before_publish());
   EMOE_RETURN_IF_ERROR(write_file_atomically(folder / kReportFile, report.to_json()));
   EMOE_RETURN_IF_ERROR(publish(folder, options.out));
   return report;

@@ -23,6 +23,8 @@ struct ExportOptions {
   std::filesystem::path tokenizer;  // tokenizer.model of a model without a base folder; or empty
   std::vector<int64_t> probe;       // token ids whose logits are compared; empty: made up
   uint64_t max_shard_bytes = 5'000'000'000;  // only without a base, whose layout is kept else
+  // Asked when everything is checked; on an error nothing is published. Empty: no question.
+  std::function<Status()> before_publish;
   // For tests: called when everything is written and nothing is checked yet, with the folder.
   std::function<void(const std::filesystem::path&)> before_verify;
 };
@@ -34,7 +36,7 @@ struct TensorReport {
   bool changed = false;           // its stored values differ from the base's (in the same dtype)
   bool converted = false;         // stored in another dtype than in the base
   double max_abs_delta = 0.0;     // of the fp32 merge to the base
-  double rounding_loss = 0.0;     // max |stored - fp32 merge|
+  double rounding_loss = 0.0;     // max |stored - fp32 merge|, or - base where it is not trained
 };
 
 // merge_report.json.
@@ -45,16 +47,19 @@ struct ExportReport {
   std::vector<TensorReport> tensors;
   std::vector<std::string> problems;  // why the check failed
   std::vector<std::string> warnings;  // e.g. a delta that rounding to the dtype erased
+  bool erased = false;                // the problem is that rounding erased every delta
   int64_t probe_tokens = 0;
   double max_abs_logit = 0.0;
   double max_abs_logit_difference = 0.0;  // in memory before the merge, experts off, against the
                                           // folder read back as a plain dense model in fp32
   double logit_tolerance = 0.0;
+  double max_abs_logit_change = 0.0;  // in memory before the merge, against the base in fp32
   std::map<std::string, std::string> sha256;  // "model/config.json" → digest
 
   [[nodiscard]] int64_t tensors_expected() const;  // to change
   [[nodiscard]] int64_t tensors_changed() const;
-  [[nodiscard]] int64_t tensors_unchanged() const;
+  [[nodiscard]] int64_t tensors_converted() const;  // not trained, and in another dtype
+  [[nodiscard]] int64_t tensors_unchanged() const;  // neither
   [[nodiscard]] std::string to_json() const;
 };
 
@@ -68,10 +73,13 @@ struct ExportReport {
 //
 // Check: the folder is opened again; every changed tensor holds exactly the rounded merge, every
 // other one the base's bytes; a plain dense Llama read from the folder in fp32 gives the logits of
-// the trained model with experts off, up to logit_tolerance():
+// the trained model with experts off, up to logit_tolerance(), and up to a quarter of what training
+// changed. Where only the rounding to the dtype takes more than that, it is a warning.
 //
 // It all happens in `out`.tmp. A check that fails leaves merge_report.json in `out`.failed/ and is
-// DATA_LOSS; a full disk is RESOURCE_EXHAUSTED; either way `out` is as it was before. An `out` that
+// DATA_LOSS, or FAILED_PRECONDITION where rounding to the dtype erased everything; a merged weight
+// that is not finite is OUT_OF_RANGE, a full disk RESOURCE_EXHAUSTED, and before_publish has its own
+// errors; always `out` is as it was before. An `out` that
 // exists is exchanged for the new one after the check.
 [[nodiscard]] Result<ExportReport> export_model(Llama& model, const BaseWeights& base,
                                                 const ExportOptions& options);

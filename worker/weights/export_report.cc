@@ -16,8 +16,16 @@ int64_t ExportReport::tensors_changed() const {
                        [](const TensorReport& entry) { return entry.changed; });
 }
 
+int64_t ExportReport::tensors_converted() const {
+  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& entry) {
+    return entry.converted && !entry.expected_changed;
+  });
+}
+
 int64_t ExportReport::tensors_unchanged() const {
-  return static_cast<int64_t>(tensors.size()) - tensors_changed();
+  return std::count_if(tensors.begin(), tensors.end(), [](const TensorReport& entry) {
+    return !entry.changed && (entry.expected_changed || !entry.converted);
+  });
 }
 
 std::string ExportReport::to_json() const {
@@ -29,8 +37,10 @@ std::string ExportReport::to_json() const {
   for (const TensorReport& entry : tensors) {
     max_abs_delta = std::max(max_abs_delta, entry.max_abs_delta);
     rounding_loss = std::max(rounding_loss, entry.rounding_loss);
-    if (entry.converted) converted.push_back(entry.name);
-    if (!entry.expected_changed) continue;
+    if (!entry.expected_changed) {
+      if (entry.converted) converted.push_back(entry.name);
+      continue;
+    }
     trained.push_back({{"name", entry.name},
                        {"changed", entry.changed},
                        {"max_abs_delta", entry.max_abs_delta},
@@ -43,12 +53,13 @@ std::string ExportReport::to_json() const {
   json["tensors_expected"] = tensors_expected();
   json["tensors_changed"] = tensors_changed();
   json["tensors_unchanged"] = tensors_unchanged();
-  json["tensors_converted"] = converted.size();
+  json["tensors_converted"] = tensors_converted();
   json["max_abs_delta"] = max_abs_delta;
   json["rounding_loss"] = rounding_loss;
   json["logits"] = {{"probe_tokens", probe_tokens},
                     {"max_abs", max_abs_logit},
                     {"max_abs_difference", max_abs_logit_difference},
+                    {"max_abs_difference_to_base", max_abs_logit_change},
                     {"tolerance", logit_tolerance}};
   json["problems"] = problems;
   json["warnings"] = warnings;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -18,6 +19,9 @@
 namespace emoe::worker {
 namespace {
 
+// How far the folder's logits may be off, of what training changed in them.
+constexpr double kPartOfChange = 0.25;
+
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   const at::Tensor left = a.contiguous();
   const at::Tensor right = b.contiguous();
@@ -26,41 +30,96 @@ bool same_bits(const at::Tensor& a, const at::Tensor& b) {
           std::memcmp(left.const_data_ptr(), right.const_data_ptr(), left.nbytes()) == 0);
 }
 
-// Loads the weights of one layer in fp32.
-class LayerReader {
- public:
-  explicit LayerReader(const BaseWeights& weights) : weights_(weights) {
-    for (const auto& [name, shape] : llama_tensors(weights.config())) shapes_[name] = shape;
-  }
+// The linear (or, without its adapter, the norm or embedding) of a Hugging Face name, in fp32 and in
+// the base's neuron order.
+using LinearSource = std::function<Linear(const std::string& name)>;
 
-  [[nodiscard]] at::Tensor stored(const std::string& name) const {
-    return weights_.tensor(name, shapes_.at(name));
-  }
-  [[nodiscard]] Weight weight(const std::string& name) const {
-    return {name, stored(name).to(at::kFloat), at::Tensor()};
-  }
-  [[nodiscard]] LlamaLayer layer(int64_t index) const {
-    const std::string prefix = absl::StrCat("model.layers.", index, ".");
-    const auto linear = [&](const char* name) {
-      return Linear{weight(absl::StrCat(prefix, name, ".weight")), {}};
-    };
-    LlamaLayer layer;
-    layer.input_norm = weight(prefix + "input_layernorm.weight");
-    layer.post_norm = weight(prefix + "post_attention_layernorm.weight");
-    layer.q = linear("self_attn.q_proj");
-    layer.k = linear("self_attn.k_proj");
-    layer.v = linear("self_attn.v_proj");
-    layer.o = linear("self_attn.o_proj");
-    layer.gate = linear("mlp.gate_proj");
-    layer.up = linear("mlp.up_proj");
-    layer.down = linear("mlp.down_proj");
-    return layer;
-  }
+LinearSource plain(const BaseWeights& weights) {
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const auto& [name, shape] : llama_tensors(weights.config())) shapes[name] = shape;
+  return [&weights, shapes](const std::string& name) {
+    return Linear{{name, weights.tensor(name, shapes.at(name)).to(at::kFloat), at::Tensor()}, {}};
+  };
+}
 
- private:
-  const BaseWeights& weights_;
-  std::map<std::string, std::vector<int64_t>> shapes_;
-};
+// The base with the model's adapters beside it: what was trained, not merged. In full tuning there
+// is nothing to merge.
+LinearSource unmerged(Llama& model, const BaseWeights& base) {
+  std::map<std::string, at::Tensor> adapters;
+  const Llama::Options& options = model.options();
+  if (options.lora.rank > 0) {
+    for (const Parameter& parameter : model.parameters()) {
+      adapters[parameter.name] =
+          to_original_order(parameter, parameter.tensor.detach(), options.emoe).to(at::kCPU);
+    }
+  }
+  return [&model, adapters, of_base = plain(base)](const std::string& name) {
+    Linear linear = of_base(name);
+    const auto a = adapters.find(lora_name(name, 'A'));
+    if (a != adapters.end()) {
+      const LoraOptions& lora = model.options().lora;
+      linear.lora = {.a = a->second,
+                     .b = adapters.at(lora_name(name, 'B')),
+                     .scale = lora.alpha / static_cast<double>(lora.rank)};
+    } else if (model.is_changed(name)) {
+      linear.weight.compute = model.merged_weight(name, linear.weight.compute);
+    }
+    return linear;
+  };
+}
+
+// What is to be written, but for the rounding to the dtype.
+LinearSource unrounded(const Llama& model, const BaseWeights& base) {
+  return [&model, of_base = plain(base)](const std::string& name) {
+    Linear linear = of_base(name);
+    if (model.is_changed(name)) {
+      linear.weight.compute = model.merged_weight(name, linear.weight.compute);
+    }
+    return linear;
+  };
+}
+
+LlamaLayer layer_from(const LinearSource& source, int64_t index) {
+  const std::string prefix = absl::StrCat("model.layers.", index, ".");
+  const auto linear = [&](const char* name) {
+    return source(absl::StrCat(prefix, name, ".weight"));
+  };
+  LlamaLayer layer;
+  layer.input_norm = linear("input_layernorm").weight;
+  layer.post_norm = linear("post_attention_layernorm").weight;
+  layer.q = linear("self_attn.q_proj");
+  layer.k = linear("self_attn.k_proj");
+  layer.v = linear("self_attn.v_proj");
+  layer.o = linear("self_attn.o_proj");
+  layer.gate = linear("mlp.gate_proj");
+  layer.up = linear("mlp.up_proj");
+  layer.down = linear("mlp.down_proj");
+  return layer;
+}
+
+// Logits [T, vocab] of the dense function, every token from position 0 on.
+at::Tensor logits_from(const LinearSource& source, const LlamaConfig& config,
+                       const std::vector<int64_t>& ids) {
+  const at::NoGradGuard no_grad;
+  const auto tokens = static_cast<int64_t>(ids.size());
+  const std::vector<int64_t> lengths{tokens};
+  LayerPass pass;
+  pass.config = &config;
+  pass.rotary = rotary_table(at::arange(tokens, at::kLong), config.head_dim, config.rope_theta);
+  pass.lengths = lengths;
+  pass.experts_on = false;
+  const Attention attention = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    return segment_attention(q, k, v, lengths);
+  };
+  const std::string embedding = "model.embed_tokens.weight";
+  at::Tensor x = source(embedding).weight.compute.index_select(0, at::tensor(ids, at::kLong));
+  for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
+    x = forward_layer(layer_from(source, l), x, pass, attention, at::Tensor(), {});
+  }
+  x = rms_norm(x, source("model.norm.weight").weight, config.rms_norm_eps);
+  const std::string head = config.tie_word_embeddings ? embedding : "lm_head.weight";
+  return at::linear(x, source(head).weight.compute);
+}
 
 void check_changed(const Llama& model, const BaseWeights& base, const MergeItem& item,
                    const at::Tensor& stored, ExportReport& report, TensorReport& entry) {
@@ -109,21 +168,49 @@ void check_not_erased(ExportReport& report) {
     visible = visible || entry.changed;
   }
   if (moved && !visible) {
-    report.problems.push_back(absl::StrCat("rounding to ", report.dtype,
-                                           " erased the whole delta: the merged model equals the "
-                                           "base; export it in float32"));
+    report.erased = report.problems.empty();
+    report.problems.push_back(absl::StrCat("export.dtype is ", report.dtype,
+                                           ", and rounding to it erased the whole delta: the "
+                                           "merged model equals the base; set it to float32"));
   }
 }
 
-void check_logits(Llama& model, const BaseWeights& written, const std::vector<int64_t>& probe,
-                  ExportReport& report) {
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a - b).abs().max().item<double>();
+}
+
+// The folder's logits are off by a good part of what training changed. That is how a wrong merge
+// looks, but also one of which rounding to the dtype, or a model that computes in bf16, is coarser
+// than a small change. In fp32, without merge and without rounding, the two can be told apart.
+void explain_logits(Llama& model, const BaseWeights& base, const std::vector<int64_t>& probe,
+                    const at::Tensor& of_base, const at::Tensor& after, ExportReport& report) {
+  const at::Tensor trained = logits_from(unmerged(model, base), base.config(), probe);
+  const at::Tensor merged = logits_from(unrounded(model, base), base.config(), probe);
+  const double part = logit_tolerance("float32", at::kFloat);
+  const double tolerance = part * std::max(1.0, report.max_abs_logit);
+  const double change = largest_difference(of_base, trained);
+  const double off = largest_difference(after, trained);
+  if (change <= tolerance || off <= kPartOfChange * change) return;
+  // The bits of every tensor were compared with the rounded merge before.
+  const bool is_rounding =
+      report.problems.empty() && largest_difference(merged, trained) <= tolerance;
+  (is_rounding ? report.warnings : report.problems)
+      .push_back(absl::StrCat(is_rounding ? absl::StrCat("rounding to ", report.dtype, ": ") : "",
+                              "logits of the folder and of the trained model differ by ", off,
+                              ", training changed them by ", change));
+}
+
+void check_logits(Llama& model, const BaseWeights& base, const BaseWeights& written,
+                  const std::vector<int64_t>& probe, ExportReport& report) {
   ForwardOptions dense;
   dense.experts_on = false;
   const at::Tensor before = model.logits(one_segment(probe), dense).to(at::kCPU);
   const at::Tensor after = dense_logits(written, probe);
+  const at::Tensor of_base = dense_logits(base, probe);
   report.probe_tokens = static_cast<int64_t>(probe.size());
   report.max_abs_logit = before.abs().max().item<double>();
-  report.max_abs_logit_difference = (before - after).abs().max().item<double>();
+  report.max_abs_logit_difference = largest_difference(before, after);
+  report.max_abs_logit_change = largest_difference(before, of_base);
   const double part = logit_tolerance(report.dtype, model.options().dtype);
   report.logit_tolerance = part * std::max(1.0, report.max_abs_logit);
   // Written so that a NaN fails.
@@ -131,34 +218,15 @@ void check_logits(Llama& model, const BaseWeights& written, const std::vector<in
     report.problems.push_back(
         absl::StrCat("logits of the folder and of the trained model differ by ",
                      report.max_abs_logit_difference, ", allowed are ", report.logit_tolerance));
+  } else if (!(report.max_abs_logit_difference <= kPartOfChange * report.max_abs_logit_change)) {
+    explain_logits(model, base, probe, of_base, after, report);
   }
 }
 
 }  // namespace
 
 at::Tensor dense_logits(const BaseWeights& weights, const std::vector<int64_t>& ids) {
-  const at::NoGradGuard no_grad;
-  const LlamaConfig& config = weights.config();
-  const LayerReader reader(weights);
-  const auto tokens = static_cast<int64_t>(ids.size());
-  const std::vector<int64_t> lengths{tokens};
-  LayerPass pass;
-  pass.config = &config;
-  pass.rotary = rotary_table(at::arange(tokens, at::kLong), config.head_dim, config.rope_theta);
-  pass.lengths = lengths;
-  pass.experts_on = false;
-  const Attention attention = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    return segment_attention(q, k, v, lengths);
-  };
-  const std::string embedding = "model.embed_tokens.weight";
-  at::Tensor x =
-      reader.stored(embedding).index_select(0, at::tensor(ids, at::kLong)).to(at::kFloat);
-  for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
-    x = forward_layer(reader.layer(l), x, pass, attention, at::Tensor(), {});
-  }
-  x = rms_norm(x, reader.weight("model.norm.weight"), config.rms_norm_eps);
-  const std::string head = config.tie_word_embeddings ? embedding : "lm_head.weight";
-  return at::linear(x, reader.weight(head).compute);
+  return logits_from(plain(weights), weights.config(), ids);
 }
 
 void check_merged_model(Llama& model, const BaseWeights& base, const MergePlan& plan,
@@ -177,7 +245,7 @@ void check_merged_model(Llama& model, const BaseWeights& base, const MergePlan& 
     check_tensor(model, base, plan.items[i], *written, report, report.tensors[i]);
   }
   check_not_erased(report);
-  check_logits(model, *written, probe, report);
+  if (!report.erased) check_logits(model, base, *written, probe, report);
 }
 
 void check_adapter(Llama& model, const std::filesystem::path& folder, ExportReport& report) {

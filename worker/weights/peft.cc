@@ -131,6 +131,12 @@ LoraOptions read_lora(const json& config, const std::string& source, Diagnostics
   return lora;
 }
 
+// The rank that an adapter's tensor, A [rank, in] or B [out, rank], has by its shape; -1 for none.
+int64_t rank_of(const std::string& name, const TensorInfo& info) {
+  if (info.shape.size() != 2) return -1;
+  return info.shape[name.ends_with(".lora_B.weight") ? 1 : 0];
+}
+
 bool is_adapter_parameter(const Parameter& parameter) {
   return parameter.name.ends_with(".lora_A.weight") || parameter.name.ends_with(".lora_B.weight");
 }
@@ -200,6 +206,12 @@ Result<PeftAdapter> read_peft_adapter(const fs::path& folder) {
     if (info.dtype != "F32" && info.dtype != "BF16" && info.dtype != "F16") {
       problems.add(info.file, name,
                    absl::StrCat("has dtype ", info.dtype, "; adapters are F32, BF16 or F16"));
+      continue;
+    }
+    if (const int64_t rank = rank_of(name, info); rank != adapter.lora.rank) {
+      problems.add(info.file, name,
+                   absl::StrCat("has shape ", shape_text(info.shape), ", but r is ",
+                                adapter.lora.rank, " in ", kConfigFile));
       continue;
     }
     EMOE_ASSIGN_OR_RETURN(const at::Tensor tensor, file.tensor(name));

@@ -20,7 +20,8 @@ struct PeftAdapter {
 
 // Reads strictly: a setting that changes what the adapter computes and that this engine does not
 // compute (DoRA, rsLoRA, rank patterns, trained biases, …) is INVALID_ARGUMENT naming the key.
-// NOT_FOUND without the two files; DATA_LOSS for a damaged one.
+// The same for a tensor whose shape is not that of the rank in the settings: a model is made of that
+// number. NOT_FOUND without the two files; DATA_LOSS for a damaged one.
 [[nodiscard]] Result<PeftAdapter> read_peft_adapter(const std::filesystem::path& folder);
 
 // Copies the adapter into a model made with LoRA. INVALID_ARGUMENT naming what differs: rank,

@@ -1,6 +1,8 @@
 #include "worker/weights/export.h"
 
 #include <csignal>
+#include <cstring>
+#include <limits>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -199,8 +201,97 @@ TEST(Export, UntrainedAdapterIsReportedAndAnErasedDeltaIsRefused) {
 
   perturb(model, 1e-9);
   const Status refused = export_model(model, base, options_for(dir, "bfloat16")).status();
-  EXPECT_EQ(refused.code(), StatusCode::kDataLoss);
-  EXPECT_NE(refused.message().find("erased the whole delta"), absl::string_view::npos);
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(refused.message().find("export.dtype is bfloat16, and rounding to it erased the whole"),
+            absl::string_view::npos)
+      << refused;
+}
+
+TEST(Export, AWeightThatIsNotFiniteIsNotPublished) {
+  const TempDir dir;
+  const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
+  Llama model = make_model(base, Tuning::lora);
+  perturb(model, std::numeric_limits<double>::infinity());
+  const Status refused = export_model(model, base, options_for(dir)).status();
+  EXPECT_EQ(refused.code(), StatusCode::kOutOfRange) << refused;
+  EXPECT_FALSE(fs::exists(dir / "export"));
+}
+
+// Some five in a hundred of the largest logit are allowed to bf16; a layer without its delta may be
+// below that and is above a quarter of what training changed.
+TEST(Export, ALayerThatWasNotMergedShowsInTheLogitsOfABf16ExportToo) {
+  const TempDir dir;
+  const auto base = BaseWeights::open(write_tiny_base(dir / "base", {.dtype = "BF16"})).value();
+  for (const at::ScalarType computed_in : {at::kFloat, at::kBFloat16}) {
+    Llama model = make_model(base, Tuning::lora, computed_in);
+    perturb(model, 0.004);
+    ExportOptions options = options_for(dir, "bfloat16");
+    options.before_verify = [&](const fs::path& folder) {
+      const fs::path file = folder / "model" / "model.safetensors";
+      std::string bytes = read_file(file).value();
+      const auto written = SafetensorsFile::open(file).value();
+      for (const auto& [name, info] : written.tensors()) {
+        if (!name.starts_with("model.layers.1.")) continue;
+        const auto original = base.folder()->raw(name);
+        std::memcpy(bytes.data() + info.begin, original.data(), original.size());
+      }
+      ASSERT_TRUE(write_file_atomically(file, bytes).ok());
+    };
+    EXPECT_EQ(export_model(model, base, options).status().code(), StatusCode::kDataLoss);
+    const json failed = json::parse(read_file(dir / "export.failed" / "merge_report.json").value());
+    EXPECT_LE(failed["logits"]["max_abs_difference"], failed["logits"]["tolerance"]);
+    EXPECT_NE(failed["problems"].back().get<std::string>().find("logits of the folder"),
+              std::string::npos)
+        << failed["problems"];
+  }
+}
+
+// So small a delta that bf16 keeps little of it: that is the dtype's, not the merge's fault.
+TEST(Export, ADeltaThatRoundingMostlyTakesIsPublishedWithAWarning) {
+  const TempDir dir;
+  const auto base = BaseWeights::open(write_tiny_base(dir / "base", {.dtype = "BF16"})).value();
+  Llama model = make_model(base, Tuning::lora);
+  perturb(model, 0.0003);
+  const auto report = export_model(model, base, options_for(dir, "bfloat16"));
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_TRUE(report->verified);
+  ASSERT_FALSE(report->warnings.empty());
+  EXPECT_NE(report->warnings.back().find("rounding to bfloat16: logits of the folder"),
+            std::string::npos)
+      << report->warnings.back();
+}
+
+TEST(Export, WhatIsOnlyConvertedIsCountedApartWithItsRoundingLoss) {
+  const TempDir dir;
+  const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
+  Llama model = make_model(base, Tuning::lora);
+  perturb(model, 0.1);
+  const auto report = export_model(model, base, options_for(dir, "bfloat16"));
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->tensors_changed(), 21);
+  EXPECT_EQ(report->tensors_converted(), 9);
+  EXPECT_EQ(report->tensors_unchanged(), 0);
+  for (const TensorReport& entry : report->tensors) {
+    const bool rounded = entry.name.find("norm") == std::string::npos;  // ones are ones in bf16
+    EXPECT_EQ(entry.rounding_loss > 0.0, rounded) << entry.name;
+  }
+  const json file = json::parse(read_file(dir / "export" / "merge_report.json").value());
+  EXPECT_EQ(file["tensors_converted"], 9);
+  EXPECT_EQ(file["converted"].size(), 9);
+  EXPECT_GT(file["logits"]["max_abs_difference_to_base"],
+            file["logits"]["max_abs_difference"].get<double>());
+}
+
+TEST(Export, AskedLastWhetherItMayBePublished) {
+  const TempDir dir;
+  const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
+  Llama model = make_model(base, Tuning::lora);
+  perturb(model, 0.1);
+  ExportOptions options = options_for(dir);
+  options.before_publish = [] { return absl::AbortedError("the base changed"); };
+  EXPECT_EQ(export_model(model, base, options).status().code(), StatusCode::kAborted);
+  EXPECT_FALSE(fs::exists(dir / "export"));
+  EXPECT_FALSE(fs::exists(dir / "export.tmp"));
 }
 
 struct Damage {

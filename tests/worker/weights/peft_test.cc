@@ -149,6 +149,21 @@ TEST(Peft, ConfigIsReadStrictly) {
   }
 }
 
+// A model is made with the rank of the settings before a tensor is loaded into it.
+TEST(Peft, TheRankMustBeThatOfTheTensors) {
+  const TempDir dir;
+  Llama model = make_model(tiny_base(), Tuning::lora);
+  ASSERT_TRUE(write_peft_adapter(model, "tiny", dir / "adapter").ok());
+  const auto path = dir / "adapter" / "adapter_config.json";
+  json config = json::parse(read_file(path).value());
+  config["r"] = 1 << 20;
+  ASSERT_TRUE(write_file_atomically(path, config.dump()).ok());
+  const Status status = read_peft_adapter(dir / "adapter").status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("has shape [4, 32], but r is 1048576"), absl::string_view::npos)
+      << status;
+}
+
 TEST(Peft, MissingFilesAndOtherDtypesAreErrors) {
   const TempDir dir;
   EXPECT_EQ(read_peft_adapter(dir.path()).status().code(), StatusCode::kNotFound);
