@@ -36,12 +36,13 @@ std::optional<int64_t> step_of(const std::string& name) {
 }
 
 // Steps of the finished checkpoints in a folder, newest first.
-std::vector<int64_t> steps_in(const std::filesystem::path& folder) {
+Result<std::vector<int64_t>> steps_in(const std::filesystem::path& folder) {
   std::vector<int64_t> steps;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     if (const auto step = step_of(entry.path().filename())) steps.push_back(*step);
   }
+  if (error) return errno_status(error.value(), "cannot list " + folder.string());
   std::sort(steps.rbegin(), steps.rend());
   return steps;
 }
@@ -124,8 +125,7 @@ Status CheckpointStore::write_files(const std::filesystem::path& folder,
   for (const auto& [name, tensor] : checkpoint.second_moments) moments[kSecond + name] = tensor;
   EMOE_RETURN_IF_ERROR(write_tensors(folder / kOptimizerFile, moments));
   EMOE_RETURN_IF_ERROR(write_file_atomically(folder / kStateFile, state_json(checkpoint.state)));
-  EMOE_RETURN_IF_ERROR(
-      write_manifest(folder, checkpoint.state.step, {weights_file_, kOptimizerFile, kStateFile}));
+  EMOE_RETURN_IF_ERROR(write_manifest(folder, checkpoint.state.step, files()));
   return sync_directory(folder);
 }
 
@@ -155,22 +155,36 @@ Result<CheckpointFolder> CheckpointStore::save(const Checkpoint& checkpoint) con
 // Checkpoints after `newest_step` are of a course this run did not take (they were torn): they do
 // not count, and stay for people to look at until their step comes again.
 void CheckpointStore::remove_old(int64_t newest_step) const {
+  const Result<std::vector<int64_t>> steps = steps_in(folder_);
+  if (!steps.ok()) return log_warning("old checkpoints not removed: %s", steps.status().ToString());
   int64_t kept = 0;
-  for (const int64_t step : steps_in(folder_)) {
-    if (step > newest_step || ++kept <= keep_) continue;
-    if (const Status removed = remove_tree(folder_ / folder_name(step)); !removed.ok()) {
+  for (const int64_t step : *steps) {
+    if (step > newest_step) continue;
+    const auto path = folder_ / folder_name(step);
+    if (kept < keep_) {
+      // A torn one is not one to fall back on. Its sizes tell enough here.
+      if (verify_manifest(path, files(), Depth::sizes).ok()) ++kept;
+    } else if (const Status removed = remove_tree(path); !removed.ok()) {
       log_warning("old checkpoint not removed: %s", removed.ToString());
     }
   }
 }
 
+std::vector<std::string> CheckpointStore::files() const {
+  return {weights_file_, kOptimizerFile, kStateFile};
+}
+
 Result<std::optional<CheckpointFolder>> CheckpointStore::newest_valid(
     std::vector<std::string>& skipped) const {
-  for (const int64_t step : steps_in(folder_)) {
+  EMOE_ASSIGN_OR_RETURN(const std::vector<int64_t> steps, steps_in(folder_));
+  for (const int64_t step : steps) {
     const auto path = folder_ / folder_name(step);
-    const auto manifest = verify_manifest(path, {weights_file_, kOptimizerFile, kStateFile});
+    const auto manifest = verify_manifest(path, files(), Depth::hashes);
     if (manifest.ok() && manifest->step == step) {
       return CheckpointFolder{path, step, manifest->bytes};
+    }
+    if (!manifest.ok() && !absl::IsDataLoss(manifest.status())) {
+      return with_context(manifest.status(), "checkpoint " + folder_name(step));
     }
     skipped.push_back(absl::StrCat(folder_name(step), " is passed over: ",
                                    manifest.ok() ? "its manifest is of another step"

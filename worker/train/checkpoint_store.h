@@ -54,11 +54,12 @@ class CheckpointStore {
 
   // Makes the folder and removes what an interrupted write left (*.tmp).
   [[nodiscard]] Status prepare() const;
-  // Writes one and removes all but the `keep` newest up to it. On an error (RESOURCE_EXHAUSTED:
+  // Writes one and removes all but the `keep` newest whole ones up to it. On an error (RESOURCE_EXHAUSTED:
   // disk full) nothing is left of the new one, and the older ones are untouched.
   [[nodiscard]] Result<CheckpointFolder> save(const Checkpoint& checkpoint) const;
   // The newest one whose manifest is complete and whose files have the sizes and hashes it says;
-  // nothing where there is none. Why others were passed over is added to `skipped`.
+  // nothing where there is none. Why others were passed over is added to `skipped`. One that cannot
+  // be read (I/O, permissions, too many open files) is an error: it may well be whole.
   [[nodiscard]] Result<std::optional<CheckpointFolder>> newest_valid(
       std::vector<std::string>& skipped) const;
   // DATA_LOSS naming the file when it does not hold what it should. Tensors are views into the
@@ -69,6 +70,7 @@ class CheckpointStore {
   [[nodiscard]] Status write_files(const std::filesystem::path& folder,
                                    const Checkpoint& checkpoint) const;
   void remove_old(int64_t newest_step) const;
+  [[nodiscard]] std::vector<std::string> files() const;  // those a manifest must name
 
   std::filesystem::path folder_;
   std::string weights_file_;

@@ -18,16 +18,18 @@ Status damaged(const std::string& file, const std::string& what) {
 }
 
 // One file against its entry.
-Status verify_file(const std::filesystem::path& folder, const nlohmann::json& entry) {
+Status verify_file(const std::filesystem::path& folder, const nlohmann::json& entry, Depth depth) {
   const auto name = entry.at("name").get<std::string>();
   if (name.find('/') != std::string::npos) return damaged(name, "not a file of this folder");
   std::error_code error;
   const auto size = std::filesystem::file_size(folder / name, error);
-  if (error) return damaged(name, "missing");
+  if (error == std::errc::no_such_file_or_directory) return damaged(name, "missing");
+  if (error) return errno_status(error.value(), (folder / name).string());
   const auto expected = entry.at("bytes").get<uint64_t>();
   if (size != expected) {
     return damaged(name, absl::StrCat("has ", size, " bytes, its manifest says ", expected));
   }
+  if (depth == Depth::sizes) return ok_status();
   EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name));
   if (hash != entry.at("sha256").get<std::string>()) {
     return damaged(name, "its SHA-256 is not the one of the manifest");
@@ -36,7 +38,7 @@ Status verify_file(const std::filesystem::path& folder, const nlohmann::json& en
 }
 
 Result<Manifest> verify(const std::filesystem::path& folder, const nlohmann::json& json,
-                        const std::vector<std::string>& names) {
+                        const std::vector<std::string>& names, Depth depth) {
   if (json.at("version").get<int>() != kVersion) {
     return damaged("manifest.json", "of another version");
   }
@@ -44,7 +46,7 @@ Result<Manifest> verify(const std::filesystem::path& folder, const nlohmann::jso
   manifest.step = json.at("step").get<int64_t>();
   std::set<std::string> missing(names.begin(), names.end());
   for (const auto& entry : json.at("files")) {
-    EMOE_RETURN_IF_ERROR(verify_file(folder, entry));
+    EMOE_RETURN_IF_ERROR(verify_file(folder, entry, depth));
     manifest.bytes += entry.at("bytes").get<int64_t>();
     missing.erase(entry.at("name").get<std::string>());
   }
@@ -69,12 +71,12 @@ Status write_manifest(const std::filesystem::path& folder, int64_t step,
 }
 
 Result<Manifest> verify_manifest(const std::filesystem::path& folder,
-                                 const std::vector<std::string>& names) {
+                                 const std::vector<std::string>& names, Depth depth) {
   const Result<std::string> text = read_file(folder / "manifest.json");
   if (absl::IsNotFound(text.status())) return damaged("manifest.json", "missing");
   if (!text.ok()) return text.status();
   try {
-    return verify(folder, nlohmann::json::parse(*text), names);
+    return verify(folder, nlohmann::json::parse(*text), names, depth);
   } catch (const nlohmann::json::exception& error) {
     return damaged("manifest.json", error.what());
   }

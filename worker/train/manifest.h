@@ -20,9 +20,12 @@ struct Manifest {
 [[nodiscard]] Status write_manifest(const std::filesystem::path& folder, int64_t step,
                                     const std::vector<std::string>& names);
 
+// How much is read: sizes find what a crash tore, hashes what a disk bent too.
+enum class Depth { sizes, hashes };
+
 // DATA_LOSS saying what is missing or differs, when the folder does not hold exactly what its
-// manifest says, or `names` are not among it.
+// manifest says, or `names` are not among it. Any other error says that it could not be looked at.
 [[nodiscard]] Result<Manifest> verify_manifest(const std::filesystem::path& folder,
-                                               const std::vector<std::string>& names);
+                                               const std::vector<std::string>& names, Depth depth);
 
 }  // namespace emoe::worker

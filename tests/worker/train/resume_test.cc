@@ -213,6 +213,40 @@ TEST(Resume, PassesOverTornCheckpoints) {
   }
 }
 
+// What cannot be read may be whole: an older one in its place would silently do work again and, in
+// the end, remove it.
+TEST(Resume, DoesNotPassOverWhatCannotBeRead) {
+  const TempDir dir;
+  TinyRun run = full_featured_run(dir / "c");
+  run.options.checkpoint.every_steps = 2;
+  ASSERT_EQ(run_ranks(run)[0].error, "");
+  const auto manifest = dir.path() / "c/step_00000006/manifest.json";
+  std::filesystem::remove(manifest);
+  std::filesystem::create_symlink("manifest.json", manifest);  // open() fails with ELOOP
+  run.world_size = 2;
+  for (const RankOutcome& rank : run_ranks(run)) {
+    EXPECT_EQ(rank.error_type, "CheckpointError");
+    EXPECT_NE(rank.error.find("step_00000006"), std::string::npos) << rank.error;
+  }
+  EXPECT_TRUE(std::filesystem::exists(dir.path() / "c/step_00000004/manifest.json"));
+}
+
+TEST(Resume, ATornCheckpointIsNoneOfThoseKept) {
+  const TempDir dir;
+  TinyRun run = full_featured_run(dir / "c");
+  run.options.checkpoint.every_steps = 2;
+  run.options.checkpoint.keep = 3;
+  run.stop = preempt_at(4);
+  ASSERT_EQ(run_ranks(run)[0].result.end, TrainEnd::preempted);  // 2, 4 and 5
+  std::filesystem::resize_file(dir.path() / "c/step_00000004/optimizer.safetensors", 99);
+  run.stop = nullptr;
+  ASSERT_EQ(run_ranks(run)[0].error, "");
+  for (const char* step : {"2", "5", "6"}) {
+    EXPECT_TRUE(std::filesystem::exists(dir.path() / "c" / (std::string("step_0000000") + step)))
+        << step;
+  }
+}
+
 TEST(Resume, RefusesAnotherRunsCheckpoint) {
   const TempDir dir;
   TinyRun run = full_featured_run(dir / "c");
