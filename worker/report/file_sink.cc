@@ -16,6 +16,12 @@ void FileSink::on_plan(int64_t /*steps_planned*/, int64_t first_step) {
   note(evals_.drop([first_step](int64_t step) { return step > first_step; }));
 }
 
+void FileSink::on_phase(Phase phase) {
+  if (phase != Phase::checkpoint) return;
+  note(steps_.sync());
+  note(evals_.sync());
+}
+
 void FileSink::on_step(const StepRecord& record) {
   note(steps_.append(ordered_json({{"step", record.step},
                                    {"loss", record.loss},

@@ -15,6 +15,9 @@ namespace emoe::worker {
 // from first_step on, evaluations made after first_step steps or later ones made again. So every
 // step stands in the file once, whatever crashed before.
 //
+// on_phase(checkpoint), before a checkpoint is written, makes the lines survive a power cut: a run
+// that resumes from it does not do their steps again.
+//
 // No method throws: lines that do not fit on the disk are kept and tried again with every later
 // line; finish() tells whether all are written. Not thread-safe (the step loop's thread).
 class FileSink final : public ProgressSink {
@@ -22,7 +25,7 @@ class FileSink final : public ProgressSink {
   explicit FileSink(const std::filesystem::path& out_dir);
 
   void on_plan(int64_t steps_planned, int64_t first_step) override;
-  void on_phase(Phase /*phase*/) override {}
+  void on_phase(Phase phase) override;
   void on_step(const StepRecord& record) override;
   void on_eval(const EvalRecord& record) override;
   void on_checkpoint(const CheckpointRecord& /*record*/) override {}

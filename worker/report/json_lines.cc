@@ -38,10 +38,19 @@ Status JsonLines::append(const std::string& line) {
   return flush();
 }
 
+Status JsonLines::sync() {
+  EMOE_RETURN_IF_ERROR(flush());
+  if (!std::filesystem::exists(path_)) return ok_status();
+  EMOE_RETURN_IF_ERROR(sync_file(path_));
+  return sync_directory(path_.parent_path());
+}
+
 Status JsonLines::flush() {
   if (unwritten_.empty()) return ok_status();
   std::error_code error;
   const auto size = std::filesystem::file_size(path_, error);
+  if (error && error != std::errc::no_such_file_or_directory)
+    return errno_status(error.value(), "cannot read the size of " + path_.string());
   const uintmax_t size_before = error ? 0 : size;
   Status status = append_to_file(path_, unwritten_);
   if (status.ok()) {

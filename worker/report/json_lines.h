@@ -25,6 +25,8 @@ class JsonLines {
   [[nodiscard]] Status append(const std::string& line);
   // Writes what is still kept back; OK when there is nothing.
   [[nodiscard]] Status flush();
+  // The same; and all lines survive a power cut.
+  [[nodiscard]] Status sync();
 
  private:
   std::filesystem::path path_;

@@ -23,6 +23,8 @@ class ReportQueue {
   void rewind() { sent_ = 0; }
 
   [[nodiscard]] bool empty() const { return unacked_.empty(); }
+  // In the order of their numbers.
+  [[nodiscard]] const std::deque<v1::Report>& unacked() const { return unacked_; }
   [[nodiscard]] bool has_unsent() const { return sent_ < unacked_.size(); }
   [[nodiscard]] int64_t first_unacked() const { return last_sequence_ + 1 - size(); }
 

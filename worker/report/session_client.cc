@@ -8,6 +8,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "emoe/v1/worker_control_service.grpc.pb.h"
 #include "worker/report/host_memory.h"
@@ -109,6 +110,7 @@ class SessionClient::Impl {
     changed_.wait_for(lock, timeout, [&] { return queue_.empty() || refused_; });
     closing_ = true;
     changed_.notify_all();
+    if (!queue_.empty() && !refused_) leave_unacked_locked();
     return queue_.empty();
   }
 
@@ -130,6 +132,13 @@ class SessionClient::Impl {
       queue_.push(std::move(report));
     }
     changed_.notify_all();
+  }
+
+  void leave_unacked_locked() {
+    if (config_.unacked_file.empty()) return;
+    const Status status =
+        write_file_atomically(config_.unacked_file, to_delimited(queue_.unacked()));
+    if (!status.ok()) log_warning("the last reports are lost: %s", std::string(status.message()));
   }
 
   bool grace_is_over_locked() {

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -48,6 +49,9 @@ class SessionClient final : public ProgressSink, public StopSource {
     std::chrono::milliseconds backoff_min{100};
     std::chrono::milliseconds backoff_max{5'000};
     std::chrono::milliseconds welcome_timeout{10'000};  // the coordinator's answer to Join
+    // Where finish() leaves what it could not deliver, as worker_control_service.proto says; empty:
+    // nowhere.
+    std::filesystem::path unacked_file;
   };
 
   explicit SessionClient(Config config);
@@ -73,7 +77,8 @@ class SessionClient final : public ProgressSink, public StopSource {
   void set_comm(std::function<CommSnapshot()> comm);
 
   // The rank's last words: waits until every report including this one is stored. False when that
-  // did not happen in time, or the coordinator refuses us.
+  // did not happen in time, and then the reports lie in Config::unacked_file; or when the coordinator
+  // refuses us, which wants none of them.
   [[nodiscard]] bool finish(int exit_code, const std::string& message, int64_t steps_done,
                             std::chrono::milliseconds timeout);
 

@@ -1,5 +1,8 @@
 #include "worker/report/session_messages.h"
 
+#include <sstream>
+
+#include <google/protobuf/util/delimited_message_util.h>
 #include <nlohmann/json.hpp>
 
 namespace emoe::worker {
@@ -105,6 +108,14 @@ v1::Join to_join(const SessionClient::Config& config, int64_t first_unacked) {
   rank.set_version(config.version);
   rank.set_metrics_address(config.metrics_address);
   return join;
+}
+
+std::string to_delimited(const std::deque<v1::Report>& reports) {
+  std::ostringstream text;
+  for (const v1::Report& report : reports) {
+    google::protobuf::util::SerializeDelimitedToOstream(report, &text);
+  }
+  return text.str();
 }
 
 const char* to_progress_phase(Phase phase) {

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <deque>
+#include <string>
+
 #include "emoe/v1/worker_control_service.pb.h"
 #include "worker/report/progress_sink.h"
 #include "worker/report/session_client.h"
@@ -16,6 +19,9 @@ namespace emoe::worker {
 [[nodiscard]] v1::Report to_end_report(int exit_code, const std::string& message,
                                        int64_t steps_done);
 [[nodiscard]] v1::Join to_join(const SessionClient::Config& config, int64_t first_unacked);
+
+// Each report after its size as a varint, for Config::unacked_file.
+[[nodiscard]] std::string to_delimited(const std::deque<v1::Report>& reports);
 
 // The phase as people see it: all parts of a step are "train".
 [[nodiscard]] const char* to_progress_phase(Phase phase);

@@ -7,13 +7,9 @@ namespace {
 
 // A signal handler can reach nothing but file-scope flags.
 volatile std::sig_atomic_t preempted = 0;
-volatile std::sig_atomic_t interrupted = 0;
 
 extern "C" void on_preemption(int /*signal*/) {
   preempted = 1;
-}
-extern "C" void on_interrupt(int /*signal*/) {
-  interrupted = 1;
 }
 
 int strength(StopRequest request) {
@@ -38,7 +34,6 @@ StopRequest stronger(StopRequest a, StopRequest b) {
 
 SignalStopSource::SignalStopSource(Interrupt interrupt) {
   preempted = 0;
-  interrupted = 0;
   sigset_t opened;
   sigemptyset(&opened);
   const auto handle = [&](int signal, void (*handler)(int), int flags) {
@@ -53,8 +48,8 @@ SignalStopSource::SignalStopSource(Interrupt interrupt) {
   };
   handle(SIGTERM, on_preemption, SA_RESTART);
   handle(SIGUSR1, on_preemption, SA_RESTART);
-  if (interrupt == Interrupt::stop) {
-    handle(SIGINT, on_interrupt, static_cast<int>(SA_RESTART | SA_RESETHAND));
+  if (interrupt == Interrupt::checkpoint_and_stop) {
+    handle(SIGINT, on_preemption, static_cast<int>(SA_RESTART | SA_RESETHAND));
   }
   ::pthread_sigmask(SIG_UNBLOCK, &opened, &previous_mask_);
 }
@@ -65,7 +60,6 @@ SignalStopSource::~SignalStopSource() {
 }
 
 StopRequest SignalStopSource::poll() {
-  if (interrupted != 0) return StopRequest::stop;
   return preempted != 0 ? StopRequest::checkpoint_and_stop : StopRequest::none;
 }
 

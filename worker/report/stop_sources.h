@@ -8,16 +8,15 @@
 
 namespace emoe::worker {
 
-// Turns signals into stop requests at the next step edge: SIGTERM and SIGUSR1 (preemption) →
-// checkpoint_and_stop (exit 75); SIGINT, where asked for → stop, and a second SIGINT ends the
-// process at once.
+// Turns signals into a stop request at the next step edge, checkpoint_and_stop (exit 75): SIGTERM,
+// SIGUSR1 (preemption) and, where asked for, SIGINT, of which a second one ends the process at once.
 //
 // Made by main before other threads are (they inherit the signal mask); one at a time. It also
 // unblocks the signals: the local launcher starts ranks with SIGUSR1 blocked, so that one that
 // comes earlier is not lost. The destructor restores what was. poll() from any thread.
 class SignalStopSource final : public StopSource {
  public:
-  enum class Interrupt { leave_alone, stop };  // what SIGINT does
+  enum class Interrupt { leave_alone, checkpoint_and_stop };  // what SIGINT does
   explicit SignalStopSource(Interrupt interrupt);
   SignalStopSource(const SignalStopSource&) = delete;
   SignalStopSource& operator=(const SignalStopSource&) = delete;

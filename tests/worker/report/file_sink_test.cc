@@ -100,6 +100,19 @@ TEST(FileSink, NonFiniteNumbersStayJson) {
   EXPECT_TRUE(lines_of(dir / "metrics.jsonl").at(0).at("loss").is_null());
 }
 
+TEST(FileSink, ACheckpointFindsAllLinesWritten) {
+  const testing::TempDir dir;
+  FileSink sink(dir.path());
+  sink.on_phase(Phase::checkpoint);                                   // before there is a file
+  ASSERT_TRUE(emoe::create_directories(dir / "metrics.jsonl").ok());  // nothing can be written
+  sink.on_step({.step = 0});
+  std::filesystem::remove(dir / "metrics.jsonl");
+  sink.on_phase(Phase::forward);
+  EXPECT_FALSE(std::filesystem::exists(dir / "metrics.jsonl"));
+  sink.on_phase(Phase::checkpoint);
+  EXPECT_EQ(lines_of(dir / "metrics.jsonl").size(), 1u);
+}
+
 // A limit on the file's size stands for the full disk: writes fail after a part of them.
 TEST(FileSink, AFullDiskLeavesNoHalfLineAndLosesNothing) {
   const testing::TempDir dir;

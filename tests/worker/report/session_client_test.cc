@@ -1,11 +1,15 @@
 #include "worker/report/session_client.h"
 
 #include <atomic>
+#include <fstream>
 #include <thread>
 
 #include <gmock/gmock.h>
+#include <google/protobuf/io/zero_copy_stream_impl.h>
+#include <google/protobuf/util/delimited_message_util.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/temp_dir.h"
 #include "tests/worker/report/fake_coordinator.h"
 
 namespace emoe::worker {
@@ -208,6 +212,56 @@ TEST(SessionClient, WithoutACoordinatorForLongItCheckpointsAndEnds) {
   EXPECT_TRUE(client.peer_lost());
   EXPECT_THAT(client.peer_lost_reason(), ::testing::HasSubstr(address));
   EXPECT_FALSE(client.finish(71, "", 0, 10ms));
+}
+
+// The messages of a file as the coordinator reads them.
+std::vector<v1::Report> delimited(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  google::protobuf::io::IstreamInputStream stream(&file);
+  std::vector<v1::Report> reports;
+  bool clean_end = false;
+  v1::Report report;
+  while (google::protobuf::util::ParseDelimitedFromZeroCopyStream(&report, &stream, &clean_end)) {
+    reports.push_back(report);
+  }
+  EXPECT_TRUE(clean_end);
+  return reports;
+}
+
+TEST(SessionClient, LeavesInAFileWhatNoCoordinatorCameBackFor) {
+  const emoe::testing::TempDir dir;
+  FakeCoordinator coordinator;
+  auto config = config_for(coordinator.address());
+  config.unacked_file = dir / "rank_0.reports";
+  SessionClient client(config);
+  for (int64_t i = 0; i < 3; ++i) client.on_step(step(i));
+  ASSERT_TRUE(coordinator.wait([](const auto& c) { return c.stored().size() == 3; }));
+  coordinator.stop();
+  for (int64_t i = 3; i < 5; ++i) client.on_step(step(i));
+  EXPECT_FALSE(client.finish(0, "done", 5, 100ms));
+  const auto left = delimited(config.unacked_file);
+  ASSERT_GE(left.size(), 3u);  // and perhaps some whose acks did not arrive
+  for (size_t i = 0; i < left.size(); ++i) {
+    EXPECT_EQ(left[i].sequence(),
+              6 - static_cast<int64_t>(left.size()) + 1 + static_cast<int64_t>(i));
+  }
+  EXPECT_EQ(left[left.size() - 2].step().step(), 4);
+  EXPECT_EQ(left.back().end().steps_done(), 5);
+}
+
+TEST(SessionClient, LeavesNoFileWhereAllArrivedOrNoneIsWanted) {
+  const emoe::testing::TempDir dir;
+  FakeCoordinator coordinator;
+  auto config = config_for(coordinator.address());
+  config.unacked_file = dir / "rank_0.reports";
+  {
+    SessionClient client(config);
+    EXPECT_TRUE(client.finish(0, "", 0, 10s));
+  }
+  coordinator.refuse_with({grpc::StatusCode::FAILED_PRECONDITION, "attempt 3 runs"});
+  SessionClient stale(config);
+  EXPECT_FALSE(stale.finish(0, "", 0, 10s));
+  EXPECT_FALSE(std::filesystem::exists(config.unacked_file));
 }
 
 TEST(SessionClient, TheGraceBeginsWhenTheCoordinatorGoes) {

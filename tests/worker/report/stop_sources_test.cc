@@ -38,10 +38,10 @@ TEST(SignalStopSource, ASignalThatCameWhileBlockedIsNotLost) {
   ::pthread_sigmask(SIG_UNBLOCK, &user1, nullptr);
 }
 
-TEST(SignalStopSource, InterruptStopsWithoutCheckpointAndTheSecondOneEndsTheProcess) {
-  SignalStopSource source(SignalStopSource::Interrupt::stop);
+TEST(SignalStopSource, InterruptAsksForACheckpointAndTheSecondOneEndsTheProcess) {
+  SignalStopSource source(SignalStopSource::Interrupt::checkpoint_and_stop);
   ::raise(SIGINT);
-  EXPECT_EQ(source.poll(), StopRequest::stop);
+  EXPECT_EQ(source.poll(), StopRequest::checkpoint_and_stop);
   struct sigaction now {};
   ::sigaction(SIGINT, nullptr, &now);
   EXPECT_EQ(now.sa_handler, SIG_DFL);
@@ -50,7 +50,7 @@ TEST(SignalStopSource, InterruptStopsWithoutCheckpointAndTheSecondOneEndsTheProc
 TEST(SignalStopSource, PutsBackWhatWas) {
   struct sigaction before {};
   ::sigaction(SIGTERM, nullptr, &before);
-  { const SignalStopSource source(SignalStopSource::Interrupt::stop); }
+  { const SignalStopSource source(SignalStopSource::Interrupt::checkpoint_and_stop); }
   struct sigaction after {};
   ::sigaction(SIGTERM, nullptr, &after);
   EXPECT_EQ(after.sa_handler, before.sa_handler);
