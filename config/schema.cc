@@ -112,6 +112,8 @@ const Schema& job_rows() {
       {.key = "hashes.train", .max_bytes = 64},
       {.key = "hashes.eval", .max_bytes = 64},
       {.key = "hashes.program", .max_bytes = 64},
+      {.key = "hashes.adapter", .max_bytes = 64},
+      {.key = "hashes.partition", .max_bytes = 64},
   };
   return rows;
 }

@@ -2,50 +2,86 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
+#include <vector>
 
 #include <absl/strings/str_cat.h>
-#include <sys/stat.h>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "worker/emoe/partition_file.h"
+#include "worker/text/tokenizer.h"
 
 namespace emoe::worker {
 namespace {
 
-// Changes whenever the file may have changed.
-Result<std::string> stamp_of(const std::filesystem::path& file) {
+constexpr size_t kDigits = 64;
+
+Result<struct stat> stamp_of(const std::filesystem::path& file) {
   struct stat info {};
   if (::stat(file.c_str(), &info) != 0)
     return errno_status(errno, absl::StrCat("cannot read ", file.string()));
-  return absl::StrCat(info.st_size, " ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, " ",
-                      info.st_ctim.tv_sec, ".", info.st_ctim.tv_nsec, " ", info.st_ino, " ",
-                      info.st_dev, "\n");
+  return info;
+}
+
+// Changes whenever the file may have changed.
+std::string text_of(const struct stat& stamp) {
+  return absl::StrCat(stamp.st_size, " ", stamp.st_mtim.tv_sec, ".", stamp.st_mtim.tv_nsec, " ",
+                      stamp.st_ctim.tv_sec, ".", stamp.st_ctim.tv_nsec, " ", stamp.st_ino, " ",
+                      stamp.st_dev, "\n");
+}
+
+// As long as a run lasts, others may link or chmod a file: its ctime does not count.
+bool same_content(const struct stat& a, const struct stat& b) {
+  return a.st_size == b.st_size && a.st_mtim.tv_sec == b.st_mtim.tv_sec &&
+         a.st_mtim.tv_nsec == b.st_mtim.tv_nsec && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
+}
+
+// By name and content.
+Result<std::string> hash_together(const std::vector<std::filesystem::path>& files,
+                                  ContentHasher& hasher) {
+  Sha256 hash;
+  for (const auto& file : files) {
+    EMOE_ASSIGN_OR_RETURN(const std::string digest, hasher.file(file));
+    hash.update(absl::StrCat(file.filename().string(), " ", digest, "\n"));
+  }
+  return hash.hex_digest();
 }
 
 }  // namespace
 
-Result<std::string> cached_sha256_of_file(const std::filesystem::path& file,
-                                          const std::filesystem::path& cache_dir) {
-  if (cache_dir.empty()) return sha256_of_file(file);
-  EMOE_ASSIGN_OR_RETURN(const std::string stamp, stamp_of(file));
-  const auto entry = cache_dir / "hashes" / sha256_hex(std::filesystem::absolute(file).string());
-  constexpr size_t kDigits = 64;
-  if (const auto known = read_file(entry);
-      known.ok() && known->size() == stamp.size() + kDigits && known->starts_with(stamp)) {
-    return known->substr(stamp.size());
-  }
-  EMOE_ASSIGN_OR_RETURN(std::string hash, sha256_of_file(file));
-  Status stored = emoe::create_directories(entry.parent_path());
-  if (stored.ok()) stored = write_file_atomically(entry, stamp + hash);
-  if (!stored.ok())
-    log_warning("the hash of %s is not remembered: %s", file.string(),
-                std::string(stored.message()));
-  return hash;
+std::filesystem::path ContentHasher::entry_of(const std::filesystem::path& file) const {
+  return cache_dir_ / "hashes" / sha256_hex(std::filesystem::absolute(file).string());
 }
 
-Result<std::string> hash_of_model(const std::filesystem::path& folder,
-                                  const std::filesystem::path& cache_dir) {
+// Empty: not known, or known of another state of the file.
+std::string ContentHasher::read_cache(const std::filesystem::path& file,
+                                      const struct stat& stamp) const {
+  if (cache_dir_.empty()) return "";
+  const auto entry = read_file(entry_of(file));
+  const std::string expected = text_of(stamp);
+  if (!entry.ok() || entry->size() != expected.size() + kDigits || !entry->starts_with(expected)) {
+    return "";
+  }
+  return entry->substr(expected.size());
+}
+
+Result<std::string> ContentHasher::file(const std::filesystem::path& file) {
+  EMOE_ASSIGN_OR_RETURN(const struct stat stamp, stamp_of(file));
+  if (const auto found = known_.find(file);
+      found != known_.end() && text_of(found->second.stamp) == text_of(stamp)) {
+    return found->second.hash;
+  }
+  Known known{.stamp = stamp, .hash = read_cache(file, stamp)};
+  known.in_cache = !known.hash.empty();
+  if (!known.in_cache) {
+    EMOE_ASSIGN_OR_RETURN(known.hash, sha256_of_file(file));
+  }
+  return (known_[file] = std::move(known)).hash;
+}
+
+Result<std::string> ContentHasher::model(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> files;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
@@ -55,12 +91,58 @@ Result<std::string> hash_of_model(const std::filesystem::path& folder,
   }
   if (error) return errno_status(error.value(), absl::StrCat("cannot read ", folder.string()));
   std::sort(files.begin(), files.end());
-  Sha256 hash;
-  for (const auto& file : files) {
-    EMOE_ASSIGN_OR_RETURN(const std::string digest, cached_sha256_of_file(file, cache_dir));
-    hash.update(absl::StrCat(file.filename().string(), " ", digest, "\n"));
+  EMOE_ASSIGN_OR_RETURN(std::string hash, hash_together(files, *this));
+  for (const auto& file : files) model_files_.emplace(file, known_.at(file).stamp);
+  return hash;
+}
+
+void ContentHasher::remember() {
+  if (cache_dir_.empty()) return;
+  Status status = emoe::create_directories(cache_dir_ / "hashes");
+  for (auto& [file, known] : known_) {
+    if (known.in_cache || !status.ok()) continue;
+    status = write_file_atomically(entry_of(file), text_of(known.stamp) + known.hash);
+    known.in_cache = status.ok();
   }
-  return hash.hex_digest();
+  if (!status.ok())
+    log_warning("hashes of files are not remembered: %s", std::string(status.message()));
+}
+
+Status ContentHasher::check_model_unchanged() const {
+  for (const auto& [file, before] : model_files_) {
+    const auto now = stamp_of(file);
+    if (!now.ok() || !same_content(*now, before)) {
+      return absl::AbortedError(
+          absl::StrCat("the base changed during the run: ", file.string(),
+                       now.ok() ? " is not the file that was read at its start" : " is gone"));
+    }
+  }
+  return ok_status();
+}
+
+Result<ContentHashes> hash_inputs(const JobPlan& plan, ContentHasher& hasher) {
+  ContentHashes hashes;
+  if (!plan.model.path.empty()) {
+    EMOE_ASSIGN_OR_RETURN(hashes.model, hasher.model(plan.model.path));
+  }
+  EMOE_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::file_of(plan.model.tokenizer));
+  EMOE_ASSIGN_OR_RETURN(hashes.tokenizer, hasher.file(tokenizer));
+  EMOE_ASSIGN_OR_RETURN(hashes.train, hasher.file(plan.train_data.file));
+  if (plan.eval_data) {
+    EMOE_ASSIGN_OR_RETURN(hashes.eval, hasher.file(plan.eval_data->file));
+  }
+  if (const auto& adapter = plan.tuning.init_adapter; !adapter.empty()) {
+    EMOE_ASSIGN_OR_RETURN(hashes.adapter, hash_together({adapter / "adapter_config.json",
+                                                         adapter / "adapter_model.safetensors"},
+                                                        hasher));
+  }
+  if (plan.emoe.experts > 0 && plan.emoe.method == "file") {
+    std::vector<std::filesystem::path> files;
+    for (const int64_t layer : plan.emoe.layers)
+      files.push_back(partition_file(plan.emoe.path, layer));
+    EMOE_ASSIGN_OR_RETURN(hashes.partition, hash_together(files, hasher));
+  }
+  return hashes;
 }
 
 }  // namespace emoe::worker

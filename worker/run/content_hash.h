@@ -1,22 +1,53 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
-#include <vector>
+
+#include <sys/stat.h>
 
 #include "base/status.h"
+#include "worker/run/job_plan.h"
 
 namespace emoe::worker {
 
-// SHA-256 of a file, remembered in `cache_dir` by its path, size, time of change and inode: hashing
-// the weights of a 30B model takes minutes, and every rank and every attempt asks. An empty
-// cache_dir remembers nothing.
-[[nodiscard]] Result<std::string> cached_sha256_of_file(const std::filesystem::path& file,
-                                                        const std::filesystem::path& cache_dir);
+// SHA-256 of the files a run reads, each file hashed once: hashing the weights of a 30B model takes
+// minutes, and every rank and every attempt asks. What is known is kept here and, after remember(),
+// in `cache_dir`, by the file's path, size, times and inode. Not thread-safe.
+class ContentHasher {
+ public:
+  // An empty `cache_dir`: only this object remembers.
+  explicit ContentHasher(std::filesystem::path cache_dir) : cache_dir_(std::move(cache_dir)) {}
 
-// One hash for what a model folder computes: config.json and every *.safetensors, by name and
-// content.
-[[nodiscard]] Result<std::string> hash_of_model(const std::filesystem::path& folder,
-                                                const std::filesystem::path& cache_dir);
+  // Reads the cache and never writes it.
+  [[nodiscard]] Result<std::string> file(const std::filesystem::path& file);
+  // One hash for what a model folder computes: config.json and every *.safetensors, by name and
+  // content. Its first call is what check_model_unchanged() compares with.
+  [[nodiscard]] Result<std::string> model(const std::filesystem::path& folder);
+
+  // Writes what was hashed here into the cache; what cannot be written is only logged.
+  void remember();
+  // ABORTED naming a file of model() whose size, time of change or inode is not what it was when
+  // it was hashed.
+  [[nodiscard]] Status check_model_unchanged() const;
+
+ private:
+  struct Known {
+    struct stat stamp {};
+    std::string hash;
+    bool in_cache = false;
+  };
+  [[nodiscard]] std::filesystem::path entry_of(const std::filesystem::path& file) const;
+  [[nodiscard]] std::string read_cache(const std::filesystem::path& file,
+                                       const struct stat& stamp) const;
+
+  std::filesystem::path cache_dir_;
+  std::map<std::filesystem::path, Known> known_;
+  std::map<std::filesystem::path, struct stat> model_files_;
+};
+
+// The hashes of all that a job reads, but for the program's. NOT_FOUND and other errors of the
+// files as they come.
+[[nodiscard]] Result<ContentHashes> hash_inputs(const JobPlan& plan, ContentHasher& hasher);
 
 }  // namespace emoe::worker

@@ -1,5 +1,6 @@
 #include "worker/run/exit_code.h"
 
+#include <filesystem>
 #include <new>
 #include <string_view>
 
@@ -9,23 +10,46 @@
 
 namespace emoe::worker {
 
+namespace {
+
+// LibTorch throws c10::Error for a failed allocation, whose type cannot be named here (see
+// check_layers.py), and ENOMEM shares its canonical code with a full disk: what is left is the
+// text.
+bool says_out_of_memory(std::string_view text) {
+  for (const char* sign :
+       {"not enough memory", "can't allocate memory", "out of memory", "Cannot allocate memory"}) {
+    if (text.find(sign) != std::string_view::npos) return true;
+  }
+  return false;
+}
+
+bool is_out_of_memory(const Status& status) {
+  return says_out_of_memory({status.message().data(), status.message().size()});
+}
+
+}  // namespace
+
 ExitCode input_error_code(const Status& status) {
+  if (is_out_of_memory(status)) return ExitCode::out_of_memory;
   switch (status.code()) {
     case StatusCode::kNotFound:
     case StatusCode::kPermissionDenied:
     case StatusCode::kUnimplemented:
     case StatusCode::kFailedPrecondition:
       return ExitCode::configuration;
+    case StatusCode::kInvalidArgument:
+    case StatusCode::kDataLoss:
+    case StatusCode::kOutOfRange:
+      return ExitCode::data;
     case StatusCode::kInternal:
       return ExitCode::internal;
-    case StatusCode::kResourceExhausted:
+    default:  // what the kernel says of a disk, a mount or a limit
       return ExitCode::io;
-    default:
-      return ExitCode::data;
   }
 }
 
 ExitCode output_error_code(const Status& status) {
+  if (is_out_of_memory(status)) return ExitCode::out_of_memory;
   switch (status.code()) {
     case StatusCode::kInvalidArgument:
     case StatusCode::kFailedPrecondition:
@@ -35,6 +59,19 @@ ExitCode output_error_code(const Status& status) {
       return ExitCode::internal;
     default:
       return ExitCode::io;
+  }
+}
+
+ExitCode export_error_code(const Status& status) {
+  switch (status.code()) {
+    case StatusCode::kDataLoss:
+      return ExitCode::internal;
+    case StatusCode::kOutOfRange:
+      return ExitCode::non_finite;
+    case StatusCode::kAborted:
+      return ExitCode::data;
+    default:
+      return output_error_code(status);
   }
 }
 
@@ -55,12 +92,9 @@ ExitCode exit_code_of(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return ExitCode::out_of_memory;
   // Options that leave nothing to do (no step, no target): the job asks for it.
   if (dynamic_cast<const std::invalid_argument*>(&error) != nullptr) return ExitCode::configuration;
-  // LibTorch throws c10::Error for a failed allocation; its type cannot be named here (see
-  // check_layers.py).
-  const std::string_view text = error.what();
-  for (const char* sign : {"not enough memory", "can't allocate memory", "out of memory"}) {
-    if (text.find(sign) != std::string_view::npos) return ExitCode::out_of_memory;
-  }
+  if (says_out_of_memory(error.what())) return ExitCode::out_of_memory;
+  if (dynamic_cast<const std::filesystem::filesystem_error*>(&error) != nullptr)
+    return ExitCode::io;
   return ExitCode::internal;
 }
 

@@ -20,10 +20,16 @@ class JobError : public std::runtime_error {
   ExitCode code_;
 };
 
-// The error of a file we read: absent or not allowed → configuration, anything else → data.
+// The error of a file we read: absent or not allowed → configuration, not what it should be → data,
+// anything else (a disk, a limit) → io.
 [[nodiscard]] ExitCode input_error_code(const Status& status);
-// The error of a file we write: bad names → configuration, anything else → io.
+// The error of a file we write: bad names → configuration, anything else → io. Both: no memory →
+// out_of_memory.
 [[nodiscard]] ExitCode output_error_code(const Status& status);
+
+// The error of an export (weights/export.h): a check that failed → internal, a merge that is not
+// finite → non_finite, a base that changed meanwhile → data, anything else as for an output.
+[[nodiscard]] ExitCode export_error_code(const Status& status);
 
 template <typename T>
 T input_or_throw(Result<T> result) {

@@ -25,9 +25,9 @@ Partition make_layer(const BaseWeights& base, PartitionOptions options) {
   auto partition = make_partition({rows.const_data_ptr<float>(), static_cast<size_t>(rows.numel())},
                                   config.intermediate_size, config.hidden_size, options);
   if (partition.ok()) return std::move(partition).value();
-  const bool damaged = partition.status().code() == StatusCode::kDataLoss;
   throw JobError(
-      damaged ? ExitCode::data : ExitCode::configuration,
+      absl::IsInvalidArgument(partition.status()) ? ExitCode::configuration
+                                                  : input_error_code(partition.status()),
       absl::StrCat("emoe, layer ", options.layer, ": ", std::string(partition.status().message())));
 }
 

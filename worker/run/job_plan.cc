@@ -159,6 +159,16 @@ std::string identity_of_spec(v1::JobSpec spec) {
   return config::to_yaml(spec);
 }
 
+ContentHashes hashes_of(const v1::JobSpec& spec) {
+  return {.model = spec.hashes().model(),
+          .tokenizer = spec.hashes().tokenizer(),
+          .train = spec.hashes().train(),
+          .eval = spec.hashes().eval(),
+          .program = spec.hashes().program(),
+          .adapter = spec.hashes().adapter(),
+          .partition = spec.hashes().partition()};
+}
+
 void throw_if_any(const Diagnostics& diagnostics) {
   const Status status = diagnostics.to_status();
   if (!status.ok()) throw JobError(ExitCode::configuration, std::string(status.message()));
@@ -202,11 +212,7 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   plan.train = train_of(spec);
   plan.log_every = spec.train().log_every();
   plan.export_model = export_of(spec);
-  plan.expected = {.model = spec.hashes().model(),
-                   .tokenizer = spec.hashes().tokenizer(),
-                   .train = spec.hashes().train(),
-                   .eval = spec.hashes().eval(),
-                   .program = ""};
+  plan.expected = hashes_of(spec);
   plan.resolved_yaml = config::to_yaml(spec);
   plan.identity = identity_of_spec(spec);
   return plan;
@@ -221,6 +227,8 @@ std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes) {
   stored.set_train(hashes.train);
   stored.set_eval(hashes.eval);
   stored.set_program(hashes.program);
+  stored.set_adapter(hashes.adapter);
+  stored.set_partition(hashes.partition);
   return config::to_yaml(parsed->spec);
 }
 
@@ -235,8 +243,9 @@ LogitsPlan plan_logits(const std::filesystem::path& job_file, const LlamaConfig&
           .emoe = emoe_of(spec, config.num_hidden_layers)};
 }
 
-std::string identity_of(const std::filesystem::path& job_yaml) {
-  return identity_of_spec(config::resolve(load_or_throw(job_yaml, {}).spec));
+StoredJob read_stored_job(const std::filesystem::path& job_yaml) {
+  const v1::JobSpec spec = config::resolve(load_or_throw(job_yaml, {}).spec);
+  return {.identity = identity_of_spec(spec), .hashes = hashes_of(spec)};
 }
 
 }  // namespace emoe::worker

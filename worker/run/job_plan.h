@@ -21,7 +21,9 @@ struct ContentHashes {
   std::string tokenizer;
   std::string train;
   std::string eval;
-  std::string program;  // of this executable
+  std::string program;    // of this executable
+  std::string adapter;    // lora.init_adapter's weights and settings
+  std::string partition;  // the files of emoe.partition.path, with method file
 };
 
 // A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch.
@@ -94,7 +96,11 @@ struct LogitsPlan {
 [[nodiscard]] LogitsPlan plan_logits(const std::filesystem::path& job_file,
                                      const LlamaConfig& config);
 
-// The identity of a job.yaml that an earlier run left; 64 if it does not read.
-[[nodiscard]] std::string identity_of(const std::filesystem::path& job_yaml);
+// What a job.yaml that an earlier run left says of that run; JobError 64 if it does not read.
+struct StoredJob {
+  std::string identity;
+  ContentHashes hashes;  // all empty: that run ended before it had read its files
+};
+[[nodiscard]] StoredJob read_stored_job(const std::filesystem::path& job_yaml);
 
 }  // namespace emoe::worker

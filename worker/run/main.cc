@@ -22,7 +22,8 @@ void add_run(CLI::App& app, RunRequest& request) {
       "Run a job without a coordinator: alone, or as one rank under mpirun or srun.\n"
       "The same command again continues an interrupted run from its newest valid checkpoint.\n"
       "Relative paths in the job file are relative to the current folder.");
-  run->add_option("JOB.yaml", request.job_file, "job file (docs/TOUR.md lists its keys)")
+  run->add_option("JOB.yaml", request.job_file,
+                  "job file; configs/ has some, proto/emoe/v1/job_spec.proto lists the keys")
       ->required();
   run->add_option("--out", request.out, "output folder; made if it does not exist")->required();
   run->add_option("--set", request.overrides,
@@ -94,6 +95,7 @@ int dispatch(int argc, char** argv, RankEnvironment& environment) {
       "emoe-worker: fine-tunes Llama models with EMoE (arXiv 2310.10908) and gives back a dense "
       "checkpoint.");
   app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("emoe-worker ") + version());
   app.footer(
       "Exit codes: 0 done, 64 configuration, 65 data, 70 internal, 71 peer or coordinator lost, 74 "
       "I/O,\n"

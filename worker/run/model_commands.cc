@@ -1,9 +1,11 @@
 #include <cstdio>
 #include <iostream>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "worker/eval/generate.h"
@@ -13,6 +15,7 @@
 #include "worker/run/exit_code.h"
 #include "worker/run/experts.h"
 #include "worker/run/job_plan.h"
+#include "worker/run/json_list.h"
 #include "worker/tensor/safetensors.h"
 #include "worker/text/dataset.h"
 #include "worker/text/tokenizer.h"
@@ -23,22 +26,16 @@ namespace emoe::worker {
 namespace {
 
 std::vector<int64_t> read_tokens(const std::filesystem::path& path, const LlamaConfig& config) {
-  const std::string content = input_or_throw(read_file(path));
-  const nlohmann::json json = nlohmann::json::parse(content, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_array() || json.empty()) {
-    throw JobError(ExitCode::data,
-                   absl::StrCat(path.string(), ": wanted is a JSON list of token ids, not empty"));
-  }
+  const auto is_token = [&](const nlohmann::json& entry) {
+    return entry.is_number_unsigned() && std::cmp_less(entry.get<uint64_t>(), config.vocab_size);
+  };
+  const auto entries = read_json_list(
+      path,
+      absl::StrCat("a JSON list of token ids, not empty, of a vocabulary of ", config.vocab_size),
+      is_token);
+  if (entries.empty()) throw JobError(ExitCode::data, path.string() + ": the list is empty");
   std::vector<int64_t> ids;
-  for (const auto& entry : json) {
-    if (!entry.is_number_integer() || entry.get<int64_t>() < 0 ||
-        entry.get<int64_t>() >= config.vocab_size) {
-      throw JobError(ExitCode::data,
-                     absl::StrCat(path.string(), ": entry ", ids.size(), " (", entry.dump(),
-                                  ") is no token id of a vocabulary of ", config.vocab_size));
-    }
-    ids.push_back(entry.get<int64_t>());
-  }
+  for (const auto& entry : entries) ids.push_back(entry.get<int64_t>());
   if (static_cast<int64_t>(ids.size()) > config.max_position_embeddings) {
     throw JobError(ExitCode::data, absl::StrCat(path.string(), ": ", ids.size(),
                                                 " tokens, the model has positions for ",
@@ -68,16 +65,25 @@ bool wants_bfloat16(const std::string& dtype, bool otherwise) {
   throw JobError(ExitCode::configuration, absl::StrCat("--dtype ", dtype, ": float32 or bfloat16"));
 }
 
-void write_tensors(const std::filesystem::path& path,
-                   const std::map<std::string, at::Tensor>& tensors) {
+Status write_tensors(const std::filesystem::path& path,
+                     const std::map<std::string, at::Tensor>& tensors) {
   std::vector<SafetensorsWriter::Planned> plan;
   for (const auto& [name, tensor] : tensors) {
     plan.push_back({name, dtype_name(tensor.scalar_type()), tensor.sizes().vec()});
   }
-  auto writer = SafetensorsWriter::create(path, plan, {});
-  output_or_throw(writer.status());
-  for (const auto& [name, tensor] : tensors) output_or_throw(writer->write(tensor));
-  output_or_throw(writer->close());
+  EMOE_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, plan, {}));
+  for (const auto& [name, tensor] : tensors) EMOE_RETURN_IF_ERROR(writer.write(tensor));
+  return writer.close();
+}
+
+// Under a temporary name first: `path` is whole or as it was.
+void write_tensors_atomically(const std::filesystem::path& path,
+                              const std::map<std::string, at::Tensor>& tensors) {
+  const std::filesystem::path temporary = absl::StrCat(path.string(), ".tmp.", ::getpid());
+  Status status = write_tensors(temporary, tensors);
+  if (status.ok()) status = rename_durably(temporary, path);
+  if (!status.ok()) ::unlink(temporary.c_str());
+  output_or_throw(status);
 }
 
 }  // namespace
@@ -99,12 +105,13 @@ void write_logits(const LogitsRequest& request) {
     tensors[absl::StrCat("experts.", choice.layer)] = choice.chosen.to(at::kInt).contiguous();
   };
   tensors["logits"] = model.logits(one_segment(ids), forward).contiguous();
-  write_tensors(request.out, tensors);
+  write_tensors_atomically(request.out, tensors);
 }
 
 void generate_text(const GenerateRequest& request) {
   const Tokenizer tokenizer = input_or_throw(Tokenizer::load(request.model));
   const BaseWeights base = input_or_throw(BaseWeights::open(request.model));
+  input_or_throw(tokenizer.check_fits(base.config().vocab_size));
   if (request.prompt.empty() && request.instruction.empty()) {
     throw JobError(ExitCode::configuration, "generate: give --prompt or --instruction");
   }

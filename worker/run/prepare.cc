@@ -1,6 +1,9 @@
 #include "worker/run/prepare.h"
 
+#include <algorithm>
+
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 
 #include "base/file.h"
 #include "base/file_lock.h"
@@ -9,6 +12,7 @@
 #include "worker/run/content_hash.h"
 #include "worker/run/exit_code.h"
 #include "worker/run/experts.h"
+#include "worker/run/output_folder.h"
 
 namespace emoe::worker {
 namespace {
@@ -23,8 +27,28 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer& tokenizer) {
   LlamaConfig config = plan.model.config;
   config.vocab_size = tokenizer.vocab_size();
   config.bos_token_id = tokenizer.bos_id();
-  config.eos_token_id = tokenizer.eos_id();
+  config.eos_token_ids = {tokenizer.eos_id()};
   return BaseWeights::random(config, plan.model.init_seed, plan.model.initializer_range);
+}
+
+// Rows end in the tokenizer's end of text. Whoever generates with the model stops at those of
+// config.json: where they differ, the model is taught an end at which nobody stops.
+void check_end_of_text(const LlamaConfig& config, Prepared& prepared) {
+  const std::vector<int64_t>& ids = config.eos_token_ids;
+  const int64_t taught = prepared.tokenizer.eos_id();
+  if (std::find(ids.begin(), ids.end(), taught) != ids.end()) return;
+  const std::string text =
+      absl::StrCat(prepared.base.path().string(), ": the tokenizer's end of text is token ", taught,
+                   ", by which every row ends; ",
+                   config.eos_token_given ? "eos_token_id of config.json is "
+                                          : "config.json names no eos_token_id, which means ",
+                   absl::StrJoin(ids, ", "), ": generated text would not stop; ");
+  if (config.eos_token_given) {
+    throw JobError(ExitCode::data, text +
+                                       "they do not belong together, or config.json is to be "
+                                       "mended");
+  }
+  prepared.warnings.push_back(absl::StrCat(text, "put \"eos_token_id\": ", taught, " into it"));
 }
 
 Dataset load(DatasetOptions options, const Tokenizer& tokenizer,
@@ -34,16 +58,17 @@ Dataset load(DatasetOptions options, const Tokenizer& tokenizer,
   return input_or_throw(load_dataset(options, tokenizer));
 }
 
-ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared,
-                        const std::filesystem::path& cache_dir) {
-  ContentHashes hashes;
-  if (!plan.model.path.empty())
-    hashes.model = input_or_throw(hash_of_model(plan.model.path, cache_dir));
-  hashes.tokenizer = prepared.tokenizer.sha256();
-  hashes.train = prepared.train.report.sha256;
-  if (prepared.eval) hashes.eval = prepared.eval->report.sha256;
-  if (auto program = cached_sha256_of_file("/proc/self/exe", ""); program.ok())
-    hashes.program = *program;
+ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHasher& hasher) {
+  ContentHashes hashes = input_or_throw(hash_inputs(plan, hasher));
+  const auto check = [](const std::filesystem::path& file, const std::string& hashed,
+                        const std::string& read) {
+    if (hashed == read) return;
+    throw JobError(ExitCode::data, file.string() + ": changed while it was being read");
+  };
+  check(prepared.tokenizer.file(), hashes.tokenizer, prepared.tokenizer.sha256());
+  check(plan.train_data.file, hashes.train, prepared.train.report.sha256);
+  if (prepared.eval) check(plan.eval_data->file, hashes.eval, prepared.eval->report.sha256);
+  if (auto program = sha256_of_file("/proc/self/exe"); program.ok()) hashes.program = *program;
   return hashes;
 }
 
@@ -60,17 +85,15 @@ void check_expected(const ContentHashes& expected, const ContentHashes& found) {
   check("tokenizer", expected.tokenizer, found.tokenizer);
   check("train", expected.train, found.train);
   check("eval", expected.eval, found.eval);
+  check("adapter", expected.adapter, found.adapter);
+  check("partition", expected.partition, found.partition);
 }
 
-std::string fingerprint_of(const JobPlan& plan, const Prepared& prepared,
-                           const std::filesystem::path& cache_dir) {
+std::string fingerprint_of(const JobPlan& plan, const Prepared& prepared) {
   Sha256 hash;
   hash.update(plan.identity);
-  hash.update(prepared.hashes.model + "\n" + prepared.hashes.tokenizer + "\n");
-  if (!plan.tuning.init_adapter.empty()) {
-    hash.update(input_or_throw(
-        cached_sha256_of_file(plan.tuning.init_adapter / "adapter_model.safetensors", cache_dir)));
-  }
+  hash.update(prepared.hashes.model + "\n" + prepared.hashes.tokenizer + "\n" +
+              prepared.hashes.adapter + "\n");
   for (const auto& [layer, partition] : prepared.emoe.partitions) {
     hash.update(absl::StrCat("layer ", layer, "\n"));
     hash.update(partition.labels.data(), partition.labels.size() * sizeof(partition.labels[0]));
@@ -78,13 +101,25 @@ std::string fingerprint_of(const JobPlan& plan, const Prepared& prepared,
   return hash.hex_digest();
 }
 
+// Ranks on one host prepare one after the other: the first tokenises and clusters, the others find
+// it done.
+std::optional<FileLock> lock_cache(const std::filesystem::path& cache_dir) {
+  Result<FileLock> lock = FileLock::acquire(cache_dir / "prepare.lock");
+  if (lock.ok()) return std::move(*lock);
+  warn_without_locks(lock.status(), "every rank prepares for itself");
+  return std::nullopt;
+}
+
 }  // namespace
 
-Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, int threads) {
+Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, int threads,
+                 ContentHasher& hasher) {
   output_or_throw(emoe::create_directories(cache_dir));
-  const FileLock lock = input_or_throw(FileLock::acquire(cache_dir / "prepare.lock"));
+  const std::optional<FileLock> lock = lock_cache(cache_dir);
   Tokenizer tokenizer = input_or_throw(Tokenizer::load(plan.model.tokenizer));
   BaseWeights base = open_base(plan, tokenizer);
+  // Hashed as soon as it is open: what changes from here on is noticed before the export.
+  if (!plan.model.path.empty()) input_or_throw(hasher.model(plan.model.path).status());
   Dataset train = load(plan.train_data, tokenizer, cache_dir, threads);
   std::optional<Dataset> eval;
   if (plan.eval_data) eval = load(*plan.eval_data, tokenizer, cache_dir, threads);
@@ -95,10 +130,13 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
                     .eval = std::move(eval),
                     .emoe = std::move(emoe),
                     .hashes = {},
-                    .fingerprint = ""};
-  prepared.hashes = hashes_of(plan, prepared, cache_dir);
+                    .fingerprint = "",
+                    .warnings = {}};
+  check_end_of_text(prepared.base.config(), prepared);
+  prepared.hashes = hashes_of(plan, prepared, hasher);
+  hasher.remember();
   check_expected(plan.expected, prepared.hashes);
-  prepared.fingerprint = fingerprint_of(plan, prepared, cache_dir);
+  prepared.fingerprint = fingerprint_of(plan, prepared);
   log_info("%d rows to train on, %d held out", prepared.train.rows.size(),
            prepared.eval ? prepared.eval->rows.size() : 0);
   return prepared;

@@ -3,10 +3,11 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "worker/emoe/options.h"
+#include "worker/run/content_hash.h"
 #include "worker/run/job_plan.h"
-#include "worker/run/output_folder.h"
 #include "worker/text/dataset.h"
 #include "worker/text/tokenizer.h"
 #include "worker/weights/base_weights.h"
@@ -23,11 +24,12 @@ struct Prepared {
   EmoeOptions emoe;
   ContentHashes hashes;
   std::string fingerprint;  // of all that a resumed run must find unchanged
+  std::vector<std::string> warnings;
 };
 
 // Tokenises, opens the weights, clusters the experts; through `cache_dir`, so that the other ranks
 // of a host and later attempts find it done. Throws JobError (64, 65, 74).
 [[nodiscard]] Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir,
-                               int threads);
+                               int threads, ContentHasher& hasher);
 
 }  // namespace emoe::worker

@@ -39,6 +39,7 @@ RankEnvironment read_rank_environment() {
         .job_id = text_of("EMOE_JOB_ID"),
         .attempt = number_of("EMOE_ATTEMPT", 1),
         .token = text_of("EMOE_ATTEMPT_TOKEN"),
+        .attempt_dir = text_of("EMOE_ATTEMPT_DIR"),
         .reconnect_grace_seconds = number_of("EMOE_RECONNECT_GRACE_SECONDS", 300)};
   }
   environment.cache_dir = text_of("EMOE_CACHE_DIR");

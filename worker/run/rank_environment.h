@@ -18,6 +18,7 @@ struct RankEnvironment {
     std::string job_id;                 // EMOE_JOB_ID
     int attempt = 1;                    // EMOE_ATTEMPT
     std::string token;                  // EMOE_ATTEMPT_TOKEN
+    std::filesystem::path attempt_dir;  // EMOE_ATTEMPT_DIR; empty: the launcher keeps none here
     int reconnect_grace_seconds = 300;  // EMOE_RECONNECT_GRACE_SECONDS
   };
   std::optional<Coordinator> coordinator;

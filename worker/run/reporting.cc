@@ -11,22 +11,22 @@
 namespace emoe::worker {
 namespace {
 
-// The coordinator may be restarting when a rank ends; what it has not acknowledged by then is in
-// the output folder.
+// How long a rank that ends waits, at the least, for the coordinator to store its last reports.
 constexpr std::chrono::seconds kLastWords{60};
+
+}  // namespace
 
 std::string host_name() {
   char name[256] = {};
   return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
-}  // namespace
-
 Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
                      const OutputFolder& out) {
   const bool alone = !environment.coordinator.has_value();
-  signals_ = std::make_unique<SignalStopSource>(alone ? SignalStopSource::Interrupt::stop
-                                                      : SignalStopSource::Interrupt::leave_alone);
+  signals_ =
+      std::make_unique<SignalStopSource>(alone ? SignalStopSource::Interrupt::checkpoint_and_stop
+                                               : SignalStopSource::Interrupt::leave_alone);
   start_metrics(environment);
   std::vector<ProgressSink*> sinks;
   std::vector<StopSource*> stops{signals_.get()};
@@ -84,6 +84,12 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   config.version = version();
   config.metrics_address = exposer_ ? exposer_->address() : "";
   config.reconnect_grace = std::chrono::seconds(coordinator.reconnect_grace_seconds);
+  if (!coordinator.attempt_dir.empty()) {
+    config.unacked_file =
+        coordinator.attempt_dir / absl::StrCat("rank_", environment.rank, ".reports");
+  }
+  // A coordinator that is away has this long to come back, at the end of a run as at any time.
+  last_words_ = std::max<std::chrono::milliseconds>(kLastWords, config.reconnect_grace);
   session_ = std::make_unique<SessionClient>(std::move(config));
 }
 
@@ -107,10 +113,13 @@ void Reporting::finish(ExitCode code, const std::string& message, int64_t steps_
   if (files_) written = files_->finish();
   const bool lost = !written.ok() && code == ExitCode::done;
   const ExitCode final_code = lost ? output_error_code(written) : code;
-  if (session_ &&
-      !session_->finish(static_cast<int>(final_code),
-                        lost ? std::string(written.message()) : message, steps_done, kLastWords)) {
-    log_warning("the coordinator has not acknowledged this rank's last reports");
+  if (session_) {
+    // One that was away for all its grace already need not be waited for as long again.
+    const auto timeout = session_->peer_lost() ? kLastWords : last_words_;
+    if (!session_->finish(static_cast<int>(final_code),
+                          lost ? std::string(written.message()) : message, steps_done, timeout)) {
+      log_warning("the coordinator has not acknowledged this rank's last reports");
+    }
   }
   if (lost) throw JobError(final_code, std::string(written.message()));
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +22,9 @@
 
 namespace emoe::worker {
 
+// Of this machine, for people.
+[[nodiscard]] std::string host_name();
+
 // Everything a rank reports through, put together for where it runs: rank 0 writes the output
 // folder's files, every rank serves /metrics; under a coordinator a session goes up, alone the
 // console shows progress. And what stops it: signals, and the coordinator's commands.
@@ -40,7 +44,8 @@ class Reporting {
   void unwatch();
 
   // The last words: files are flushed (JobError 74 when that fails and `code` was done), the
-  // coordinator is told and has acknowledged, or is gone.
+  // coordinator is told and has acknowledged, or is gone for as long as it may be: then what it has
+  // not is left for it in the attempt's folder.
   void finish(ExitCode code, const std::string& message, int64_t steps_done);
 
   // The coordinator has refused this rank or stayed away too long: the exit code is 71 whatever
@@ -51,6 +56,7 @@ class Reporting {
   void start_metrics(const RankEnvironment& environment);
   void start_session(const RankEnvironment& environment, const std::string& device);
 
+  std::chrono::milliseconds last_words_{};
   SystemClock clock_;
   std::atomic<const CollectiveCounters*> counters_{nullptr};
   metrics::PrometheusRegistry registry_;

@@ -1,5 +1,6 @@
 // A job from its spec to its published export; docs/TOUR.md walks through it.
 #include <algorithm>
+#include <chrono>
 #include <thread>
 
 #include <ATen/Parallel.h>
@@ -19,6 +20,7 @@
 #include "worker/run/job_plan.h"
 #include "worker/run/output_folder.h"
 #include "worker/run/prepare.h"
+#include "worker/run/rank_agreement.h"
 #include "worker/run/reporting.h"
 #include "worker/train/packing_report.h"
 #include "worker/train/trainer.h"
@@ -89,7 +91,9 @@ void write_preparation(const OutputFolder& out, const JobPlan& plan, const Prepa
     throw JobError(ExitCode::configuration, std::string(packing.status().message()));
   train.packing = *packing;
   output_or_throw(write_data_report(out.data_report(), train,
-                                    prepared.eval ? &prepared.eval->report : nullptr));
+                                    prepared.eval ? &prepared.eval->report : nullptr,
+                                    prepared.warnings));
+  for (const std::string& warning : prepared.warnings) log_warning("%s", warning);
   write_partitions(prepared.emoe, out.partition());
 }
 
@@ -101,7 +105,7 @@ std::vector<int64_t> probe_of(const Prepared& prepared) {
 }
 
 MergeRecord export_result(Llama& model, const JobPlan& plan, const Prepared& prepared,
-                          const OutputFolder& out) {
+                          const OutputFolder& out, const ContentHasher& hasher) {
   ExportOptions options;
   options.out = out.export_dir();
   options.dtype = plan.export_model.bfloat16 ? "bfloat16" : "float32";
@@ -111,11 +115,10 @@ MergeRecord export_result(Llama& model, const JobPlan& plan, const Prepared& pre
   options.base_name = plan.model.path.string();
   if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer.file();
   options.probe = probe_of(prepared);
+  options.before_publish = [&hasher] { return hasher.check_model_unchanged(); };
   auto report = export_model(model, prepared.base, options);
   if (!report.ok()) {
-    const bool check_failed = report.status().code() == StatusCode::kDataLoss;
-    throw JobError(check_failed ? ExitCode::internal : output_error_code(report.status()),
-                   absl::StrCat("export: ", std::string(report.status().message())));
+    throw JobError(export_error_code(report.status()), std::string(report.status().message()));
   }
   return {.verified = report->verified,
           .tensors_changed = report->tensors_changed(),
@@ -125,31 +128,40 @@ MergeRecord export_result(Llama& model, const JobPlan& plan, const Prepared& pre
           .adapter_dir = options.adapter ? (options.out / "adapter").string() : ""};
 }
 
+Preparation preparation_of(const Prepared& prepared) {
+  const ContentHashes& hashes = prepared.hashes;
+  return {{"base model", hashes.model}, {"tokenizer", hashes.tokenizer},
+          {"data.train", hashes.train}, {"data.eval", hashes.eval},
+          {"adapter", hashes.adapter},  {"partition or job", prepared.fingerprint}};
+}
+
 // One rank of one job; members in the order they come to be.
 class JobRun {
  public:
   JobRun(const RunRequest& request, const RankEnvironment& environment)
       : environment_(environment),
         out_{request.out},
-        plan_(plan_job(request.job_file, request.overrides)) {}
+        plan_(plan_job(request.job_file, request.overrides)),
+        cache_dir_(environment.cache_dir.empty() ? out_.cache() : environment.cache_dir),
+        hasher_(cache_dir_) {}
 
   ExitCode run() {
     check_world_size(plan_, environment_);
-    if (is_first()) claim_output_folder(out_, plan_);
     Reporting reporting(plan_, environment_, out_);
+    ExitCode code = ExitCode::done;
     try {
-      ExitCode code = train_and_export(reporting);
-      if (reporting.must_leave()) code = ExitCode::peer_lost;
-      reporting.unwatch();
-      reporting.finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
-      // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
-      comm_->barrier();
-      return code;
+      code = train_and_export(reporting);
     } catch (const std::exception& error) {
       reporting.unwatch();
       reporting.finish(exit_code_of(error), error.what(), steps_done_);
       throw;
     }
+    if (reporting.must_leave()) code = ExitCode::peer_lost;
+    reporting.unwatch();
+    reporting.finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
+    // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
+    comm_->barrier();
+    return code;
   }
 
  private:
@@ -158,20 +170,33 @@ class JobRun {
   ExitCode train_and_export(Reporting& reporting) {
     const int threads = set_threads(plan_, environment_);
     reporting.sink().on_phase(Phase::prepare);
-    const Prepared prepared = prepare(
-        plan_, environment_.cache_dir.empty() ? out_.cache() : environment_.cache_dir, threads);
+    claim();
+    const Prepared prepared = prepare(plan_, cache_dir_, threads, hasher_);
     if (is_first()) write_preparation(out_, plan_, prepared);
 
     if (environment_.launched) mpi_.emplace();
     comm_ = make_communicator(environment_, mpi_ ? &*mpi_ : nullptr);
     reporting.watch(comm_->counters());
+    check_same_preparation(preparation_of(prepared), host_name(), *comm_);
 
     Llama model =
         make_model(plan_, prepared, find_device(plan_.device, mpi_ ? mpi_->local_rank() : 0));
     const TrainEnd end = train(model, prepared, reporting);
     if (end == TrainEnd::finished && is_first()) publish(model, prepared, reporting);
     comm_->barrier();
+    // Without a checkpoint (TrainEnd::stopped) only a coordinator stops a run, one that is cancelled
+    // or that is not this rank's any more; it knows, whatever the code.
     return end == TrainEnd::finished ? ExitCode::done : ExitCode::preempted;
+  }
+
+  // Before anything is written. The lock is kept until this process ends.
+  void claim() {
+    constexpr std::chrono::seconds kPatience{10};
+    if (is_first()) {
+      lock_ = claim_output_folder(out_, plan_, hasher_, kPatience);
+    } else {
+      check_output_folder(out_, plan_, hasher_);
+    }
   }
 
   TrainEnd train(Llama& model, const Prepared& prepared, Reporting& reporting) {
@@ -198,13 +223,16 @@ class JobRun {
   void publish(Llama& model, const Prepared& prepared, Reporting& reporting) {
     if (!plan_.export_model.merged && !plan_.export_model.adapter) return;
     reporting.sink().on_phase(Phase::export_model);
-    reporting.sink().on_merge(export_result(model, plan_, prepared, out_));
+    reporting.sink().on_merge(export_result(model, plan_, prepared, out_, hasher_));
     log_info("export: %s", out_.export_dir().string());
   }
 
   RankEnvironment environment_;
   OutputFolder out_;
   JobPlan plan_;
+  std::filesystem::path cache_dir_;
+  ContentHasher hasher_;
+  std::optional<FileLock> lock_;
   std::optional<MpiSession> mpi_;
   std::unique_ptr<Communicator> comm_;  // gone before mpi_
   int64_t steps_done_ = 0;

@@ -1,0 +1,173 @@
+"""emoe-worker as a process: whose folder it takes, how it stops, and what it says of files that do not fit together."""
+import os
+import resource
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+import emoe_tools as tools
+from emoe_tools import DATA, FIXTURES, IO_ERROR, PREEMPTED, TINY, USAGE
+
+
+def slow_job(**changes):
+    """A second of steps at the least, so that something can happen meanwhile."""
+    return tools.tiny_job(**{"train__max_steps": 80, "train__global_batch": 32, **changes})
+
+
+class Running:
+    """`emoe-worker run` in the background, past its first steps."""
+
+    def __init__(self, folder, spec, steps=3):
+        self.out, self.log = folder / "out", folder / "log"
+        job = tools.write_yaml(folder / "job.yaml", spec)
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen([str(c) for c in (tools.WORKER, "run", job, "--out", self.out)], stdout=log,
+                                            stderr=log, env=tools.environment())
+        tools.wait_until(self.past(steps), 60, lambda: f"step {steps}:\n{self.log.read_text()}")
+
+    def past(self, steps):
+        metrics = self.out / "metrics.jsonl"
+        return lambda: metrics.exists() and metrics.read_text().count("\n") >= steps
+
+    def expect(self, code):
+        found = self.process.wait(60)
+        assert found == code, f"exit code {found}, expected {code}:\n{self.log.read_text()}"
+        return self.log.read_text()
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def model_copy(folder):
+    return shutil.copytree(TINY, folder / "model")
+
+
+def changed_config(model, **changes):
+    config = tools.read_json(model / "config.json")
+    config.update(changes)
+    tools.write_json(model / "config.json", {
+k: v for k, v in config.items() if v is not None})
+
+#-- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- the output folder
+def test_two_runs_cannot_have_one_folder(tmp_path):
+    first = Running(tmp_path, slow_job())
+    first.process.send_signal(signal.SIGSTOP)  # however slow it is, it is still there
+    second = tools.worker("run", tmp_path / "job.yaml", "--out", first.out).expect(USAGE)
+    assert "in use by another run" in second.err, second.err
+    first.process.kill()
+    first.process.wait()
+    tools.worker("run", tmp_path / "job.yaml", "--out", first.out).expect()
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_a_folder_of_other_data_is_left_byte_for_byte(ranks, tmp_path):
+    rows = tmp_path / "rows.json"
+    shutil.copy(FIXTURES / "rows.json", rows)
+    spec = tools.tiny_job(data__train=str(rows), parallel__ranks=ranks or 1)
+    out = tools.run_job(tmp_path, spec, ranks=ranks)
+    shutil.rmtree(out / "cache")
+    before = tree(out)
+    rows.write_text(rows.read_text() + " ")
+    done = tools.worker("run", tmp_path / "job.yaml", "--out", out, ranks=ranks).expect(USAGE)
+    assert "belongs to another job (data.train has other content)" in done.text, done.text
+    assert tree(out) == before
+
+
+def test_a_refused_folder_gets_nothing_from_any_rank(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("x")
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(parallel__ranks=2))
+    tools.worker("run", job, "--out", mine, ranks=2).expect(USAGE)
+    assert tree(mine) == {"thesis.txt": b"x"}
+
+
+def test_a_claim_that_was_killed_is_no_obstacle(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "job.yaml.tmp.4711").write_text("na")
+    out = tools.run_job(tmp_path, tools.tiny_job())
+    assert not list(out.rglob("*.tmp.*"))
+
+#-- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- stopping
+def test_an_interrupt_checkpoints_and_the_run_can_go_on(tmp_path):
+    running = Running(tmp_path, slow_job())
+    running.process.send_signal(signal.SIGINT)
+    running.expect(PREEMPTED)
+    done = len(tools.read_lines(running.out / "metrics.jsonl"))
+    assert tools.valid_checkpoints(running.out) == [done] and done < 80
+
+
+def test_a_base_that_changes_during_the_run_is_not_exported(tmp_path):
+    model = model_copy(tmp_path)
+    running = Running(tmp_path, slow_job(model__path=str(model)))
+    running.process.send_signal(signal.SIGSTOP)
+    os.utime(model / "model.safetensors", (1, 1))
+    running.process.send_signal(signal.SIGCONT)
+    assert "the base changed during the run" in running.expect(DATA)
+    assert not (running.out / "export").exists()
+
+#-- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- files that do not fit together
+def test_rows_must_end_where_the_model_stops(tmp_path):
+    model = model_copy(tmp_path)
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(model__path=str(model)))
+    changed_config(model, eos_token_id=[5, 2])  # any of them
+    tools.worker("run", job, "--out", tmp_path / "list").expect()
+    changed_config(model, eos_token_id=5)
+    done = tools.worker("run", job, "--out", tmp_path / "other").expect(DATA)
+    assert "eos_token_id" in done.err and "5" in done.err, done.err
+
+
+def test_a_missing_end_of_text_is_told(tmp_path):
+    """A tokenizer whose end is not the default 2, and a config.json that says nothing."""
+    model = model_copy(tmp_path)
+    changed_config(model, eos_token_id=None)
+    with open(model / "tokenizer.model", "ab") as tokenizer:
+        tokenizer.write(b"\x12\x06\xfa\x02\x03<s>")  # trainer_spec.eos_piece = "<s>", merged into the one before
+    out = tools.run_job(tmp_path, tools.tiny_job(model__path=str(model)))
+    warnings = tools.read_json(out / "data_report.json")["warnings"]
+    assert len(warnings) == 1 and "eos_token_id" in warnings[0], warnings
+
+
+def test_generate_needs_a_tokenizer_that_fits(tmp_path):
+    model = model_copy(tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"the cat sat on mat {i} and the dog ran to the house of {i * 7}\n" for i in range(300)))
+    tools.worker("train-tokenizer", "--text", text, "--vocab-size", 300, "--out", model / "tokenizer.model").expect()
+    done = tools.worker("generate", "--model", model, "--prompt", "the cat").expect(DATA)
+    assert "300 pieces" in done.err, done.err
+
+#-- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- the small commands
+def small_files():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
+def test_logits_are_written_whole_or_not_at_all(tmp_path):
+    tokens = tools.write_json(tmp_path / "tokens.json", [1, 5, 9, 12] * 8)
+    out = tmp_path / "logits.safetensors"
+    out.write_bytes(b"of an earlier call")
+    command = [str(c) for c in (tools.WORKER, "logits", "--model", TINY, "--tokens", tokens, "--out", out)]
+    full = subprocess.run(command, preexec_fn=small_files, capture_output=True, timeout=60, env=tools.environment())
+    assert full.returncode == IO_ERROR, full.stderr
+    assert out.read_bytes() == b"of an earlier call" and sorted(p.name for p in tmp_path.iterdir()) == [out.name, "tokens.json"]
+    tools.run(command).expect()
+    assert out.stat().st_size > 4096
+
+
+def test_lists_that_are_none(tmp_path):
+    for text, part in (("{}", "is not a list"), ("[1, 2.5]", "entry 1 is 2.5"), ("[1, 999999]", "entry 1 is 999999"),
+                       ("[]", "empty"), ("[1", "not JSON")):
+        (tmp_path / "tokens.json").write_text(text)
+        done = tools.worker("logits", "--model", TINY, "--tokens", tmp_path / "tokens.json", "--out", tmp_path / "o").expect(DATA)
+        assert part in done.err, done.err
+    (tmp_path / "texts.json").write_text('["a", 7]')
+    done = tools.worker("tokenize", "--model", TINY, "--texts", tmp_path / "texts.json", "--out", tmp_path / "o").expect(DATA)
+    assert "entry 1 is 7" in done.err, done.err
+
+
+def test_version_and_help():
+    assert tools.worker("--version").expect().out.startswith("emoe-worker ")
+    assert "job_spec.proto" in tools.worker("run", "--help").expect().out

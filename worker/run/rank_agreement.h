@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "worker/comm/communicator.h"
+
+namespace emoe::worker {
+
+// What a rank prepared by itself: (what it is, its hash), the same list of things on every rank.
+using Preparation = std::vector<std::pair<std::string, std::string>>;
+
+// Ranks read their files each for itself, on hosts of which one may see an old copy. Throws JobError
+// 65 on every rank alike, naming the first rank and its host whose preparation is not rank 0's and
+// what differs. Collective; host communicators only.
+void check_same_preparation(const Preparation& mine, const std::string& host, Communicator& comm);
+
+}  // namespace emoe::worker
