@@ -69,6 +69,31 @@ void expect_balanced(const std::vector<int32_t>& labels, int32_t clusters) {
   }
 }
 
+// By the certificate of duality: no balanced assignment to the clusters' means is cheaper.
+void expect_optimal(const std::vector<float>& rows, int64_t width,
+                    const std::vector<int32_t>& labels, int32_t clusters) {
+  const auto w = static_cast<size_t>(width);
+  const auto n = static_cast<size_t>(clusters);
+  std::vector<double> means(n * w, 0.0);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    means[static_cast<size_t>(labels[i / w]) * w + i % w] +=
+        rows[i] * static_cast<double>(n) / static_cast<double>(labels.size());
+  }
+  std::vector<int32_t> costs;
+  for (size_t i = 0; i < labels.size(); ++i) {
+    for (size_t c = 0; c < n; ++c) {
+      double distance = 0.0;
+      for (size_t k = 0; k < w; ++k) distance += std::pow(rows[i * w + k] - means[c * w + k], 2);
+      costs.push_back(static_cast<int32_t>(std::lround(distance * 0x1.0p18)));
+    }
+  }
+  BalancedAssignment best(std::ssize(labels), clusters);
+  best.solve(costs);
+  EXPECT_EQ(duality_gap(costs, best.labels(), best.prices()), 0);
+  // Rounding: half a unit for each of the two costs that an exchange would compare.
+  EXPECT_LE(duality_gap(costs, labels, best.prices()), std::ssize(labels));
+}
+
 TEST(BalancedKmeans, finds_planted_clusters) {
   for (const int32_t clusters : {2, 8, 16}) {
     const std::vector<float> rows = planted_rows(480, 20, clusters, 0.1);
@@ -103,27 +128,34 @@ TEST(BalancedKmeans, the_last_assignment_is_optimal_for_its_own_means) {
   const std::vector<float> rows = random_rows(96, 7, 11);
   const KmeansResult result = balanced_kmeans(rows, 96, 7, {.clusters = 8});
   ASSERT_TRUE(result.converged);
-  std::vector<double> means(8 * 7, 0.0);
-  for (size_t i = 0; i < 96; ++i) {
-    for (size_t k = 0; k < 7; ++k) {
-      means[static_cast<size_t>(result.labels[i]) * 7 + k] += rows[i * 7 + k] / 12.0;
-    }
-  }
-  std::vector<int32_t> costs;
-  for (size_t i = 0; i < 96; ++i) {
-    for (size_t c = 0; c < 8; ++c) {
-      double distance = 0.0;
-      for (size_t k = 0; k < 7; ++k) {
-        distance += std::pow(rows[i * 7 + k] - means[c * 7 + k], 2);
-      }
-      costs.push_back(static_cast<int32_t>(std::lround(distance * 0x1.0p20)));
-    }
-  }
-  BalancedAssignment best(96, 8);
-  best.solve(costs);
-  EXPECT_NEAR(static_cast<double>(total_cost(costs, result.labels, 8)),
-              static_cast<double>(total_cost(costs, best.labels(), 8)), 96.0);  // rounding of costs
+  expect_optimal(rows, 7, result.labels, 8);
 }
+
+// The sizes of real layers: exchanges in the best restart only (up to 4096 rows), or none (above).
+class WideLayer : public ::testing::TestWithParam<int64_t> {};
+
+TEST_P(WideLayer, finds_planted_clusters_and_ends_optimal) {
+  const int64_t count = GetParam();
+  const std::vector<float> rows = planted_rows(count, 8, 20, 0.1);
+  const KmeansResult result =
+      balanced_kmeans(rows, count, 8, {.clusters = 20, .restarts = 2, .seed = 1});
+  EXPECT_TRUE(result.converged);
+  expect_balanced(result.labels, 20);
+  EXPECT_DOUBLE_EQ(adjusted_rand_index(result.labels, 20), 1.0);
+  EXPECT_NEAR(result.inertia, inertia_of(rows, 8, result.labels, 20), 1e-9 * result.inertia);
+  expect_optimal(rows, 8, result.labels, 20);
+}
+
+TEST_P(WideLayer, ends_optimal_where_the_clusters_overlap) {
+  const int64_t count = GetParam();
+  const std::vector<float> rows = planted_rows(count, 8, 20, 1.0);
+  const KmeansResult result = balanced_kmeans(rows, count, 8, {.clusters = 20, .restarts = 2});
+  EXPECT_TRUE(result.converged);
+  expect_balanced(result.labels, 20);
+  expect_optimal(rows, 8, result.labels, 20);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, WideLayer, ::testing::Values(2000, 4200));
 
 TEST(BalancedKmeans, depends_on_seed_and_layer_but_not_on_threads) {
   const std::vector<float> rows = random_rows(256, 33, 2);
