@@ -7,35 +7,22 @@
 
 #include "base/check.h"
 #include "base/sha256.h"
+#include "worker/model/counter_random.h"
 
 namespace emoe::worker {
 namespace {
 
-// Sebastiano Vigna's splitmix64 (public domain algorithm): every state gives well-mixed bits.
-class SplitMix64 {
- public:
-  explicit SplitMix64(uint64_t state) : state_(state) {}
-  uint64_t next() {
-    state_ += 0x9E3779B97F4A7C15ULL;
-    uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
-  }
-  // Below `bound`, without bias: draws from the incomplete last stretch are thrown away.
-  uint64_t below(uint64_t bound) {
-    const uint64_t limit = UINT64_MAX - UINT64_MAX % bound;
-    uint64_t draw = next();
-    while (draw >= limit) draw = next();
-    return draw % bound;
-  }
-
- private:
-  uint64_t state_;
-};
-
 uint64_t mix(uint64_t a, uint64_t b) {
-  return SplitMix64(SplitMix64(a).next() ^ (b * 0xD1342543DE82EF95ULL)).next();
+  return random_bits(random_bits(a, 0) ^ (b * 0xD1342543DE82EF95ULL), 0);
+}
+
+// Below `bound`, without bias: draws from the incomplete last stretch are thrown away. `draws`
+// counts how many the stream of `key` has given.
+uint64_t draw_below(uint64_t bound, uint64_t key, uint64_t& draws) {
+  const uint64_t limit = UINT64_MAX - UINT64_MAX % bound;
+  uint64_t draw = random_bits(key, draws++);
+  while (draw >= limit) draw = random_bits(key, draws++);
+  return draw % bound;
 }
 
 }  // namespace
@@ -79,9 +66,10 @@ std::vector<int64_t> BatchPlan::rows_of_step(int64_t step) {
 std::vector<int64_t> shuffled_order(int64_t num_rows, int64_t seed, int64_t epoch) {
   std::vector<int64_t> order(num_rows);
   std::iota(order.begin(), order.end(), 0);
-  SplitMix64 random(mix(static_cast<uint64_t>(seed), static_cast<uint64_t>(epoch)));
+  const uint64_t key = mix(static_cast<uint64_t>(seed), static_cast<uint64_t>(epoch));
+  uint64_t draws = 0;
   for (int64_t i = num_rows - 1; i > 0; --i) {
-    std::swap(order[i], order[static_cast<int64_t>(random.below(static_cast<uint64_t>(i) + 1))]);
+    std::swap(order[i], order[draw_below(static_cast<uint64_t>(i) + 1, key, draws)]);
   }
   return order;
 }
