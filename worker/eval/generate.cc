@@ -5,14 +5,17 @@
 
 #include <ATen/ATen.h>
 
+#include "worker/eval/non_finite_error.h"
 #include "worker/model/counter_random.h"
 
 namespace emoe::worker {
 
 int64_t sample_token(const at::Tensor& logits, double temperature, double uniform) {
   if (temperature == 0.0) return logits.argmax().item<int64_t>();
-  const at::Tensor cumulative =
-      (logits.to(at::kCPU, at::kDouble) / temperature).softmax(-1).cumsum(-1);
+  const at::Tensor wide = logits.to(at::kCPU, at::kDouble);
+  // The largest first becomes 0: divided by a tiny temperature it would be infinite, and the
+  // softmax NaN.
+  const at::Tensor cumulative = ((wide - wide.max()) / temperature).softmax(-1).cumsum(-1);
   const auto* begin = cumulative.const_data_ptr<double>();
   const auto* end = begin + cumulative.numel();
   const auto* found = std::upper_bound(begin, end, uniform);
@@ -37,6 +40,10 @@ Generated generate(Llama& model, const std::vector<int64_t>& prompt, const Gener
   const int64_t limit = std::min(options.max_new_tokens, room);
   for (int64_t n = 0; n < limit; ++n) {
     const at::Tensor logits = model.next_token_logits(next, cache, forward);
+    if (!logits.isfinite().all().item<bool>()) {
+      throw NonFiniteError("the logits of token " + std::to_string(prompt.size() + n) +
+                           " are not finite: the model's weights are damaged");
+    }
     const int64_t token =
         sample_token(logits, options.temperature, random_unit(key, static_cast<uint64_t>(n)));
     if (std::find(ends.begin(), ends.end(), token) != ends.end()) {

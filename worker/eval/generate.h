@@ -19,13 +19,13 @@ struct Generated {
 };
 
 // Continues `prompt` (not empty) until one of the model's end-of-sequence tokens, max_new_tokens, or
-// the model's largest position. Throws std::invalid_argument for a temperature below 0 and for a prompt
-// longer than the model's positions.
+// the model's largest position. Throws std::invalid_argument for a temperature below 0 and for a
+// prompt longer than the model's positions, NonFiniteError where the logits are no numbers.
 [[nodiscard]] Generated generate(Llama& model, const std::vector<int64_t>& prompt,
                                  const GenerateOptions& options, const ForwardOptions& forward);
 
-// The next token from logits [vocab]: the largest (the first of equals) at temperature 0, else
-// drawn with `uniform` in [0, 1).
+// The next token from finite logits [vocab]: the largest (the first of equals) at temperature 0, else
+// drawn with `uniform` in [0, 1) at any temperature above it.
 [[nodiscard]] int64_t sample_token(const at::Tensor& logits, double temperature, double uniform);
 
 }  // namespace emoe::worker

@@ -6,22 +6,17 @@
 
 namespace emoe::worker {
 
-// A loss, gradient or weight is NaN or infinite (exit code 76). Thrown on all ranks alike, before
-// the step changed any weight.
+// A loss, gradient, weight or logit is NaN or infinite (exit code 76). In training thrown on all
+// ranks alike, before the step changed any weight.
 class NonFiniteError : public std::runtime_error {
  public:
   // `rank` -1: only the sum over ranks is. `tensor`: parameter name, or "loss", "evaluation loss".
   NonFiniteError(int64_t step, int rank, const std::string& tensor)
       : std::runtime_error("step " + std::to_string(step) +
                            (rank >= 0 ? ", rank " + std::to_string(rank) : ", sum over ranks") +
-                           ": " + tensor + " is not finite"),
-        step(step),
-        rank(rank),
-        tensor(tensor) {}
-
-  int64_t step;
-  int rank;
-  std::string tensor;
+                           ": " + tensor + " is not finite") {}
+  // Outside training.
+  explicit NonFiniteError(const std::string& message) : std::runtime_error(message) {}
 };
 
 }  // namespace emoe::worker

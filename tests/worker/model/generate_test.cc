@@ -1,11 +1,13 @@
 #include "worker/eval/generate.h"
 
+#include <cmath>
 #include <map>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "tests/worker/model/engine_fixture.h"
+#include "worker/eval/non_finite_error.h"
 
 namespace emoe::worker {
 namespace {
@@ -91,6 +93,28 @@ TEST(Generate, TokensAreDrawnByTheirProbability) {
   EXPECT_EQ(counts[2], 500);
   EXPECT_EQ(sample_token(logits, 0.0, 0.0), 2);
   EXPECT_EQ(sample_token(logits, 1.0, 0.9999999999), 2);
+}
+
+TEST(Generate, AnyTemperatureAboveZeroIsUsable) {
+  const at::Tensor logits = at::tensor({3.0F, 80.0F, -7.0F});
+  for (const double temperature : {1e-3, 1e-300, 5e-324}) {
+    for (const double uniform : {0.0, 0.5, 0.999}) {
+      EXPECT_EQ(sample_token(logits, temperature, uniform), 1) << temperature;
+    }
+  }
+}
+
+TEST(Generate, LogitsThatAreNoNumbersAreAnError) {
+  const EngineFixture fixture;
+  Llama::Options options;
+  options.config = EngineFixture::config();
+  Llama model(options, [&](const std::string& name, const std::vector<int64_t>& shape) {
+    const at::Tensor tensor = fixture.base()(name, shape);
+    return name == "model.norm.weight" ? tensor.fill_(NAN) : tensor;
+  });
+  for (const double temperature : {0.0, 1.0}) {
+    EXPECT_THROW((void)generate(model, {1, 5}, {.temperature = temperature}, {}), NonFiniteError);
+  }
 }
 
 }  // namespace
