@@ -1,0 +1,80 @@
+// Every set of row kernels gives the same bits, at sizes with and without a rest behind the lanes.
+#include <cstring>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "worker/model/counter_random.h"
+#include "worker/model/kernels/row_kernel_sets.h"
+
+namespace emoe::worker {
+namespace {
+
+void put(float& place, double value) {
+  place = static_cast<float>(value);
+}
+void put(Bf16& place, double value) {
+  const auto narrow = static_cast<float>(value);
+  uint32_t bits = 0;
+  std::memcpy(&bits, &narrow, sizeof bits);
+  place.bits = static_cast<uint16_t>(bits >> 16);
+}
+
+template <typename T>
+std::vector<T> row(uint64_t key, int64_t size, double range) {
+  std::vector<T> values(static_cast<size_t>(size));
+  for (size_t i = 0; i < values.size(); ++i) {
+    put(values[i], (2.0 * random_unit(key, i) - 1.0) * range);
+  }
+  return values;
+}
+
+template <typename T>
+void append(std::vector<std::byte>& bytes, const std::vector<T>& values) {
+  const auto raw = std::as_bytes(std::span(values));
+  bytes.insert(bytes.end(), raw.begin(), raw.end());
+}
+
+// All that the kernels of a set make of rows of this size.
+template <typename T>
+std::vector<std::byte> outputs(const RowKernels<T>& kernels, int64_t size) {
+  const std::vector<T> x = row<T>(1, size, 3.0);
+  const std::vector<T> w = row<T>(2, size, 2.0);
+  const std::vector<T> dy = row<T>(3, size, 0.1);
+  std::vector<T> y(x.size());
+  std::vector<std::byte> bytes;
+  std::vector<float> scalars(3);
+  scalars[0] = kernels.rms_norm(x.data(), w.data(), y.data(), size, 1e-5F);
+  append(bytes, y);
+  kernels.rms_norm_backward(x.data(), w.data(), dy.data(), scalars[0], y.data(), size);
+  append(bytes, y);
+  const std::vector<float> cosine = row<float>(4, size, 1.0);
+  const std::vector<float> sine = row<float>(5, size, 1.0);
+  kernels.rotate(x.data(), y.data(), cosine.data(), sine.data(), size / 2, -1.0F);
+  append(bytes, y);
+  std::vector<T> logits = row<T>(6, size, 60.0);
+  kernels.softmax_sums(logits.data(), size, &scalars[1], &scalars[2]);
+  kernels.softmax_scale(logits.data(), size, scalars[1], 0.25F / scalars[2]);
+  append(bytes, logits);
+  append(bytes, scalars);
+  return bytes;
+}
+
+template <typename T>
+void expect_equal_sets() {
+  const auto sets = supported_row_kernels<T>();
+  ASSERT_EQ(sets.back(), &row_kernels<T>());
+  for (const int64_t size : {1, 2, 15, 16, 17, 64, 250, 4096, 32001}) {
+    const auto plain = outputs(*sets.front(), size);
+    for (const auto* other : sets.subspan(1)) EXPECT_EQ(outputs(*other, size), plain) << size;
+  }
+}
+
+TEST(RowKernels, AllSetsGiveTheSameBits) {
+  if (supported_row_kernels<float>().size() == 1) GTEST_SKIP() << "this processor has one set";
+  expect_equal_sets<float>();
+  expect_equal_sets<Bf16>();
+}
+
+}  // namespace
+}  // namespace emoe::worker
