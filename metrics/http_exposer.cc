@@ -79,6 +79,7 @@ int reply(mg_connection* connection, int code, const std::string& type, const st
 struct HttpExposer::State {
   const PrometheusRegistry* registry = nullptr;
   std::function<std::string()> service_discovery;
+  std::function<void()> before_scrape;
   Address address;
   std::mutex error_mutex;
   std::string error;  // what civetweb said last
@@ -89,8 +90,10 @@ struct HttpExposer::State {
   }
 
   static int on_metrics(mg_connection* connection, void* self) {
-    return answer(connection, kTextFormat,
-                  [self] { return static_cast<State*>(self)->registry->text(); });
+    return answer(connection, kTextFormat, [state = static_cast<State*>(self)] {
+      if (state->before_scrape) state->before_scrape();
+      return state->registry->text();
+    });
   }
   static int on_service_discovery(mg_connection* connection, void* self) {
     return answer(connection, "application/json",
@@ -132,6 +135,7 @@ Result<std::unique_ptr<HttpExposer>> HttpExposer::start(const PrometheusRegistry
   auto state = std::make_unique<State>();
   state->registry = &registry;
   state->service_discovery = std::move(config.service_discovery);
+  state->before_scrape = std::move(config.before_scrape);
 
   // Two threads: Prometheus and a person with curl. Without keep-alive a scraper holds none of
   // them.

@@ -1,5 +1,6 @@
 """What users get wrong, one case each: the exit code and a text that names the place and what to do."""
 import json
+import pathlib
 import shutil
 import struct
 
@@ -326,6 +327,16 @@ def test_a_world_size_other_than_the_plan(tmp_path):
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(parallel__ranks=2))
     done = tools.worker("run", job, "--out", tmp_path / "out-alone").expect(USAGE)
     assert "mpirun" in done.text, "says how to start two ranks:\n" + done.text
+
+
+def test_a_gpu_that_is_not_there(tmp_path):
+    """Known before the data is read and the neurons are clustered."""
+    if pathlib.Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a GPU")
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(resources__device="cuda", emoe=tools.TINY_EMOE))
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
+    assert "resources.device: cuda" in done.err, done.text
+    assert not (tmp_path / "out").exists(), "nothing is made"
 
 
 def test_files_outside_the_allowed_roots(tmp_path):

@@ -64,7 +64,8 @@ def test_a_running_job_is_found_scraped_and_forgotten(coordinator, prometheus):
     assert {labels["rank"] for labels, _ in series} == {"0", "1"} and all(labels["job"] == "emoe-ranks" for labels, _ in series)
     for name in ("emoe_train_loss", "emoe_learning_rate", "emoe_grad_norm", "emoe_steps_planned", "emoe_samples_total",
                  "emoe_tokens_total", "emoe_eta_seconds", "emoe_step_seconds_count", "emoe_phase_seconds_total",
-                 "emoe_comm_sequence", "emoe_host_rss_bytes",
+                 "emoe_comm_sequence", "emoe_comm_seconds_total", "emoe_comm_bytes_total", "emoe_host_rss_bytes",
+                 "emoe_model_flops_total",
                  "emoe_last_step_timestamp_seconds", "emoe_eval_loss", "emoe_expert_load_cv"):
         found = tools.wait_until(lambda n=name: prometheus.query(n + mine), 15, f"{name} in Prometheus")
         assert all(labels["__name__"] == name for labels, _ in found)

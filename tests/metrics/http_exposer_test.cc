@@ -57,6 +57,16 @@ TEST(HttpExposer, ServesMetricsDiscoveryAndHealthOnAFreePort) {
   EXPECT_THAT(get(address, "/metrics/x"), StartsWith("HTTP/1.1 404"));
 }
 
+TEST(HttpExposer, AsksForFreshValuesBeforeEachScrape) {
+  PrometheusRegistry registry;
+  const auto counter = registry.counter("emoe_asked_total", "Scrapes.", {});
+  const auto exposer =
+      HttpExposer::start(registry, {.before_scrape = [&counter] { counter->increment(); }});
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  EXPECT_THAT(get((*exposer)->address(), "/metrics"), HasSubstr("emoe_asked_total 1\n"));
+  EXPECT_THAT(get((*exposer)->address(), "/metrics"), HasSubstr("emoe_asked_total 2\n"));
+}
+
 TEST(HttpExposer, APortInUseIsUnavailableAndFreeAgainAfterwards) {
   PrometheusRegistry registry;
   auto first = HttpExposer::start(registry, {});

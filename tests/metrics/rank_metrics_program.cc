@@ -1,5 +1,6 @@
 // Serves /metrics and /sd as a rank does, with a few steps done, until its standard input closes.
 // Prints its address.
+#include <atomic>
 #include <cstdio>
 #include <iostream>
 #include <string>
@@ -12,14 +13,20 @@ int main() {
   using namespace emoe;
   metrics::PrometheusRegistry registry;
   const SystemClock clock;
+  // As a rank that waits in its tenth collective: no step ends, and yet the counters move.
+  std::atomic<int64_t> reading{0};
   worker::MetricsProbe probe(registry, clock,
-                             {.job_id = "job-1", .comm_sequence = [] { return 9; }});
+                             {.job_id = "job-1", .expert_tokens = true, .comm = [&reading] {
+                                const int64_t bytes = 4096 * ++reading;
+                                return worker::CommReading{9, {{"all_reduce", bytes, 0.25}}};
+                              }});
   std::string address;
   // As the coordinator's /sd has it.
   const auto discovery = [&address] {
     return R"([{"targets":[")" + address + R"("],"labels":{"job_id":"job-1","rank":"0"}}])";
   };
-  const auto exposer = metrics::HttpExposer::start(registry, {.service_discovery = discovery});
+  const auto exposer = metrics::HttpExposer::start(
+      registry, {.service_discovery = discovery, .before_scrape = [&probe] { probe.refresh(); }});
   if (!exposer.ok()) {
     std::cerr << exposer.status() << "\n";
     return 1;
@@ -33,11 +40,13 @@ int main() {
     record.tokens = 100;
     record.target_tokens = 60;
     record.seconds = 0.3;
+    record.flops = 1e9;
     record.phase_seconds = {{worker::Phase::forward, 0.125}};
     probe.on_step(record);
   }
   probe.on_checkpoint({4, "step_00000004", 1000, 0.5});
-  probe.on_expert_load({.layer = 2, .load_cv = 0.5, .max_over_mean = 1.5, .dead = 1});
+  probe.on_expert_load(
+      {.layer = 2, .load_cv = 0.5, .max_over_mean = 1.5, .dead = 1, .selections = {5, 0, 7}});
   std::cout << address << std::endl;
   std::cin.get();
   return 0;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "worker/device/cuda/cuda_device.h"
 
 namespace emoe::worker {
@@ -26,27 +27,29 @@ std::string processor_name() {
   return text->substr(begin + 2, end - begin - 2);
 }
 
+// This rank's GPU, its kernels loaded; std::runtime_error where it cannot be had.
+at::Device gpu_of(int local_rank) {
+  if (!cuda::built_in()) throw std::runtime_error("this program was built without CUDA");
+  const int gpus = cuda::device_count();
+  if (gpus == 0) throw std::runtime_error("there is no GPU, or no driver for it");
+  cuda::load_kernels();
+  return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank % gpus)};
+}
+
 }  // namespace
 
 at::Device find_device(const std::string& name, int local_rank) {
-  if (name == "cpu") return at::kCPU;
-  if (name == "auto") {
-    const int gpus = cuda::device_count();
-    if (gpus == 0) return at::kCPU;
-    cuda::load_kernels();
-    return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank % gpus)};
+  if (name == "cpu" || (name == "auto" && cuda::device_count() == 0)) return at::kCPU;
+  if (name != "cuda" && name != "auto") {
+    throw std::invalid_argument("'" + name + "' is no device: auto, cpu or cuda");
   }
-  if (name != "cuda" && !name.starts_with("cuda:")) {
-    throw std::invalid_argument("'" + name + "' is no device: auto, cpu, cuda or cuda:N");
+  try {
+    return gpu_of(local_rank);
+  } catch (const std::runtime_error& error) {
+    if (name == "cuda") throw std::invalid_argument(std::string("cuda: ") + error.what());
+    log_warning("device auto: computing on the CPU, although there is a GPU: %s", error.what());
+    return at::kCPU;
   }
-  if (!cuda::built_in()) throw std::runtime_error("device '" + name + "': built without CUDA");
-  const at::Device device(name);
-  if ((device.has_index() ? device.index() : 0) >= cuda::device_count()) {
-    throw std::runtime_error("device '" + name + "': no such GPU, " +
-                             std::to_string(cuda::device_count()) + " found");
-  }
-  cuda::load_kernels();
-  return device;
 }
 
 DeviceProperties device_properties(at::Device device) {

@@ -14,9 +14,10 @@ struct DeviceProperties {
   int64_t memory_free_bytes = 0;  // at the time of the call
 };
 
-// "cpu", "cuda" (the current one) or "cuda:1". "auto" is the GPU with the number `local_rank`
-// modulo their count if there is one, else the CPU. Throws std::invalid_argument for another name,
-// and std::runtime_error "built without CUDA" or "no such GPU" where it cannot be had.
+// "cpu"; "cuda": of this process's GPUs the one with the number `local_rank` modulo their count;
+// "auto": that GPU where there is one, else the CPU (with a warning where there is a GPU that
+// cannot be used). A GPU's kernels are loaded when this returns. Throws std::invalid_argument for
+// another name, and for "cuda" where it cannot be had, saying why.
 [[nodiscard]] at::Device find_device(const std::string& name, int local_rank);
 
 // Throws std::runtime_error when the device cannot be asked.

@@ -1,7 +1,5 @@
 #include "worker/report/metrics_probe.h"
 
-#include <cmath>
-
 #include "worker/report/host_memory.h"
 
 namespace emoe::worker {
@@ -55,6 +53,9 @@ struct MetricsProbe::JobSeries {
                             "Steps whose loss or gradient was not finite", labels)),
         steps_planned(r.gauge("emoe_steps_planned", "Optimiser steps of the whole run", labels)),
         samples(r.counter("emoe_samples_total", "Rows trained on, all ranks", labels)),
+        flops(r.counter("emoe_model_flops_total",
+                        "Floating-point operations the model needs for what was trained, all ranks",
+                        labels)),
         eta(r.gauge("emoe_eta_seconds", "Estimated time to the end of the last step", labels)),
         last_step(r.gauge("emoe_last_step_timestamp_seconds", "Unix time of the last step's end",
                           labels)) {
@@ -69,7 +70,7 @@ struct MetricsProbe::JobSeries {
   std::shared_ptr<Gauge> loss, learning_rate, grad_norm;
   std::shared_ptr<Counter> nonfinite;
   std::shared_ptr<Gauge> steps_planned;
-  std::shared_ptr<Counter> samples;
+  std::shared_ptr<Counter> samples, flops;
   std::shared_ptr<Gauge> eta, last_step;
   std::map<std::string, std::shared_ptr<Counter>> tokens;
   std::shared_ptr<Counter> checkpoint_failures;
@@ -81,6 +82,12 @@ struct MetricsProbe::LayerSeries {
   std::shared_ptr<Gauge> load_cv, max_over_mean, dead;
 };
 
+// One kind of collective; a counter can only be added to, so what it has is kept beside it.
+struct MetricsProbe::CommSeries {
+  std::shared_ptr<Counter> seconds, bytes;
+  CommReading::Operation counted;
+};
+
 MetricsProbe::MetricsProbe(metrics::Registry& registry, const Clock& clock, Config config)
     : registry_(registry), clock_(clock), config_(std::move(config)) {
   rank_ = std::make_unique<RankSeries>(
@@ -88,7 +95,7 @@ MetricsProbe::MetricsProbe(metrics::Registry& registry, const Clock& clock, Conf
   if (config_.rank == 0) {
     job_ = std::make_unique<JobSeries>(registry, Labels{{"job_id", config_.job_id}});
   }
-  rank_->host_rss->set(static_cast<double>(host_rss_bytes()));
+  refresh();
 }
 
 MetricsProbe::~MetricsProbe() = default;
@@ -103,6 +110,29 @@ void MetricsProbe::on_plan(int64_t steps_planned, int64_t first_step) {
   if (job_) job_->steps_planned->set(static_cast<double>(steps_planned));
 }
 
+void MetricsProbe::refresh() {
+  const std::lock_guard lock(refreshing_);
+  rank_->host_rss->set(static_cast<double>(host_rss_bytes()));
+  if (!config_.comm) return;
+  const CommReading reading = config_.comm();
+  rank_->comm_sequence->set(static_cast<double>(reading.started));
+  for (const CommReading::Operation& now : reading.operations) {
+    CommSeries& series = comm_[now.name];
+    if (!series.seconds) {
+      const Labels labels{
+          {"job_id", config_.job_id}, {"rank", std::to_string(config_.rank)}, {"op", now.name}};
+      series.seconds =
+          registry_.counter("emoe_comm_seconds_total",
+                            "Time this rank spent in collectives, waiting included", labels);
+      series.bytes = registry_.counter("emoe_comm_bytes_total",
+                                       "Bytes of the results of this rank's collectives", labels);
+    }
+    series.seconds->increment(now.seconds - series.counted.seconds);
+    series.bytes->increment(static_cast<double>(now.bytes - series.counted.bytes));
+    series.counted = now;
+  }
+}
+
 void MetricsProbe::on_step(const StepRecord& record) {
   pace_.add(record);
   rank_->step->set(static_cast<double>(record.step + 1));
@@ -111,16 +141,12 @@ void MetricsProbe::on_step(const StepRecord& record) {
     const auto found = rank_->phase_seconds.find(phase);
     if (found != rank_->phase_seconds.end()) found->second->increment(seconds);
   }
-  if (config_.comm_sequence) {
-    rank_->comm_sequence->set(static_cast<double>(config_.comm_sequence()));
-  }
-  rank_->host_rss->set(static_cast<double>(host_rss_bytes()));
   if (!job_) return;
   job_->loss->set(record.loss);
   job_->learning_rate->set(record.learning_rate);
   job_->grad_norm->set(record.grad_norm);
-  if (!std::isfinite(record.loss) || !std::isfinite(record.grad_norm)) job_->nonfinite->increment();
   job_->samples->increment(static_cast<double>(record.samples));
+  job_->flops->increment(record.flops);
   job_->tokens["trained"]->increment(static_cast<double>(record.target_tokens));
   job_->tokens["prompt"]->increment(static_cast<double>(record.tokens - record.target_tokens));
   job_->tokens["padding"]->increment(static_cast<double>(record.padding_tokens));
@@ -158,16 +184,40 @@ void MetricsProbe::on_checkpoint_failure(const std::string& /*text*/) {
   if (job_) job_->checkpoint_failures->increment();
 }
 
+void MetricsProbe::on_non_finite(int64_t /*step*/) {
+  if (job_) job_->nonfinite->increment();
+}
+
+// Every rank counts its own tokens: the sum over ranks is the job's.
+void MetricsProbe::count_expert_tokens(const ExpertLoad& load) {
+  auto& counters = expert_tokens_[load.layer];
+  for (size_t e = 0; e < load.selections.size(); ++e) {
+    if (counters.size() == e) {
+      counters.push_back(registry_.counter("emoe_expert_tokens_total",
+                                           "Tokens of this rank that used the expert",
+                                           {{"job_id", config_.job_id},
+                                            {"rank", std::to_string(config_.rank)},
+                                            {"layer", std::to_string(load.layer)},
+                                            {"expert", std::to_string(e)}}));
+    }
+    counters[e]->increment(static_cast<double>(load.selections[e]));
+  }
+}
+
 void MetricsProbe::on_expert_load(const ExpertLoad& load) {
+  if (config_.expert_tokens) count_expert_tokens(load);
   if (!job_) return;
   LayerSeries& series = layers_[load.layer];
   if (!series.load_cv) {
     const Labels labels{{"job_id", config_.job_id}, {"layer", std::to_string(load.layer)}};
     series.load_cv = registry_.gauge(
-        "emoe_expert_load_cv", "Standard deviation over mean of the experts' selections", labels);
-    series.max_over_mean = registry_.gauge(
-        "emoe_expert_load_max_over_mean", "Selections of the busiest expert over the mean", labels);
-    series.dead = registry_.gauge("emoe_dead_experts", "Experts never selected", labels);
+        "emoe_expert_load_cv",
+        "Standard deviation over mean of the experts' selections in the last step", labels);
+    series.max_over_mean =
+        registry_.gauge("emoe_expert_load_max_over_mean",
+                        "Selections of the busiest expert over the mean in the last step", labels);
+    series.dead =
+        registry_.gauge("emoe_dead_experts", "Experts not selected in the last step", labels);
   }
   series.load_cv->set(load.load_cv);
   series.max_over_mean->set(load.max_over_mean);

@@ -3,7 +3,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "metrics/metrics.h"
@@ -12,23 +14,38 @@
 
 namespace emoe::worker {
 
+// What a rank's collectives came to so far.
+struct CommReading {
+  struct Operation {
+    const char* name = "";  // a literal: "all_reduce", …
+    int64_t bytes = 0;
+    double seconds = 0.0;
+  };
+  int64_t started = 0;
+  std::vector<Operation> operations;
+};
+
 // The series of one rank (docs/METRICS.md). Every rank serves its own times, collectives and
 // memory, with labels job_id and rank. What belongs to the job as a whole (loss, tokens, progress,
 // checkpoints, experts) is served by rank 0 only, with label job_id: summed over ranks it would
-// count double. Not thread-safe (the step loop's thread); the registry is.
+// count double. For one thread, the step loop's, but refresh().
 class MetricsProbe final : public ProgressSink {
  public:
   struct Config {
     std::string job_id;
     int rank = 0;
-    // Collectives started so far (Communicator's counters); empty: none is served.
-    std::function<int64_t()> comm_sequence;
+    bool expert_tokens = false;         // emoe_expert_tokens_total, a series for every expert
+    std::function<CommReading()> comm;  // asked by refresh(), on its threads; may be empty
   };
   // `registry` and `clock` outlive it.
   MetricsProbe(metrics::Registry& registry, const Clock& clock, Config config);
   ~MetricsProbe() override;
 
   void on_plan(int64_t steps_planned, int64_t first_step) override;
+  // Reads what changes between steps (collectives, memory), so that a rank that hangs in a step is
+  // seen as it is. Before every scrape; any thread.
+  void refresh();
+
   void on_phase(Phase /*phase*/) override {}
   void on_step(const StepRecord& record) override;
   void on_eval(const EvalRecord& record) override;
@@ -36,13 +53,16 @@ class MetricsProbe final : public ProgressSink {
   void on_merge(const MergeRecord& /*record*/) override {}
   void on_message(const std::string& /*text*/) override {}
   void on_checkpoint_failure(const std::string& text) override;
+  void on_non_finite(int64_t step) override;
   void on_expert_load(const ExpertLoad& load) override;
 
  private:
   struct RankSeries;
   struct JobSeries;
   struct LayerSeries;
+  struct CommSeries;
   [[nodiscard]] double now_seconds() const;
+  void count_expert_tokens(const ExpertLoad& load);
 
   metrics::Registry& registry_;
   const Clock& clock_;
@@ -51,6 +71,9 @@ class MetricsProbe final : public ProgressSink {
   std::unique_ptr<RankSeries> rank_;
   std::unique_ptr<JobSeries> job_;  // rank 0 only
   std::map<int64_t, LayerSeries> layers_;
+  std::map<int64_t, std::vector<std::shared_ptr<metrics::Counter>>> expert_tokens_;
+  std::mutex refreshing_;
+  std::map<std::string, CommSeries> comm_;  // guarded by refreshing_
 };
 
 }  // namespace emoe::worker

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace emoe::worker {
 
@@ -30,6 +31,7 @@ struct StepRecord {
   double seconds = 0.0;
   int64_t padding_tokens = 0;
   int64_t samples = 0;
+  double flops = 0.0;  // of all ranks, see training_flops() in worker/model/llama_config.h
   std::map<Phase, double> phase_seconds;  // this rank's
 };
 
@@ -57,12 +59,13 @@ struct MergeRecord {
   std::string adapter_dir;
 };
 
-// How evenly the tokens of a step (or of a window of steps) fell on the experts of one layer.
+// How evenly this rank's tokens of one step fell on the experts of one layer.
 struct ExpertLoad {
-  int64_t layer = 0;           // index in the model
-  double load_cv = 0.0;        // standard deviation over mean of the experts' selections
-  double max_over_mean = 0.0;  // selections of the busiest expert over the mean
-  int64_t dead = 0;            // experts never selected
+  int64_t layer = 0;                // index in the model
+  double load_cv = 0.0;             // standard deviation over mean of the experts' selections
+  double max_over_mean = 0.0;       // selections of the busiest expert over the mean
+  int64_t dead = 0;                 // experts not selected
+  std::vector<int64_t> selections;  // tokens that used each expert
 };
 
 enum class StopRequest { none, stop, checkpoint, checkpoint_and_stop };
@@ -82,6 +85,8 @@ class ProgressSink {
   virtual void on_message(const std::string& text) = 0;
   // A checkpoint could not be written; training goes on with the older ones.
   virtual void on_checkpoint_failure(const std::string& text) { on_message(text); }
+  // Step `step` (0-based) gave a loss or gradient that is not finite; the run ends with it.
+  virtual void on_non_finite(int64_t /*step*/) {}
   // A statistic for dashboards, not part of the run's record; sinks may ignore it.
   virtual void on_expert_load(const ExpertLoad& /*load*/) {}
 };

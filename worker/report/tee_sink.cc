@@ -34,6 +34,10 @@ void TeeSink::on_checkpoint_failure(const std::string& text) {
   for (ProgressSink* sink : sinks_) sink->on_checkpoint_failure(text);
 }
 
+void TeeSink::on_non_finite(int64_t step) {
+  for (ProgressSink* sink : sinks_) sink->on_non_finite(step);
+}
+
 void TeeSink::on_expert_load(const ExpertLoad& load) {
   for (ProgressSink* sink : sinks_) sink->on_expert_load(load);
 }

@@ -33,6 +33,7 @@ RankEnvironment read_rank_environment() {
   environment.launched = launched_world_size().has_value();
   environment.rank = launched_rank().value_or(0);
   environment.world_size = launched_world_size().value_or(1);
+  environment.local_rank = launched_local_rank().value_or(0);
   if (const std::string address = text_of("EMOE_COORDINATOR"); !address.empty()) {
     environment.coordinator = RankEnvironment::Coordinator{
         .address = address,
@@ -45,6 +46,7 @@ RankEnvironment read_rank_environment() {
   environment.cache_dir = text_of("EMOE_CACHE_DIR");
   environment.metrics_listen = text_of("EMOE_METRICS_LISTEN");
   if (environment.metrics_listen.empty()) environment.metrics_listen = "127.0.0.1:0";
+  environment.expert_metrics = number_of("EMOE_METRICS_EXPERTS", 0) != 0;
   return environment;
 }
 

@@ -11,6 +11,7 @@ namespace emoe::worker {
 struct RankEnvironment {
   int rank = 0;  // known before MPI starts: OMPI_COMM_WORLD_RANK, PMIX_RANK, …
   int world_size = 1;
+  int local_rank = 0;     // among the ranks on this host; chooses the GPU
   bool launched = false;  // under mpirun or srun
 
   struct Coordinator {
@@ -25,6 +26,7 @@ struct RankEnvironment {
 
   std::filesystem::path cache_dir;  // EMOE_CACHE_DIR; empty: <out>/cache
   std::string metrics_listen;       // EMOE_METRICS_LISTEN; default 127.0.0.1:0; "off": none
+  bool expert_metrics = false;      // EMOE_METRICS_EXPERTS=1: a series for every expert
 };
 
 // Throws JobError (64) for a value that does not parse.

@@ -14,6 +14,19 @@ namespace {
 // How long a rank that ends waits, at the least, for the coordinator to store its last reports.
 constexpr std::chrono::seconds kLastWords{60};
 
+CommReading read_counters(const CollectiveCounters* counters) {
+  CommReading reading;
+  if (counters == nullptr) return reading;  // no communicator yet
+  reading.started = counters->started;
+  for (size_t kind = 0; kind < kCollectiveNames.size(); ++kind) {
+    const CollectiveCounters::Totals& totals = counters->totals[kind];
+    reading.operations.push_back({.name = kCollectiveNames[kind],
+                                  .bytes = totals.bytes,
+                                  .seconds = static_cast<double>(totals.nanoseconds) * 1e-9});
+  }
+  return reading;
+}
+
 }  // namespace
 
 std::string host_name() {
@@ -22,21 +35,21 @@ std::string host_name() {
 }
 
 Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
-                     const OutputFolder& out) {
+                     const OutputFolder& out, const std::string& device) {
   const bool alone = !environment.coordinator.has_value();
   signals_ =
       std::make_unique<SignalStopSource>(alone ? SignalStopSource::Interrupt::checkpoint_and_stop
                                                : SignalStopSource::Interrupt::leave_alone);
-  start_metrics(environment);
   std::vector<ProgressSink*> sinks;
   std::vector<StopSource*> stops{signals_.get()};
   const std::string job_id = alone ? out.root.filename().string() : environment.coordinator->job_id;
   probe_ = std::make_unique<MetricsProbe>(
       registry_, clock_,
-      MetricsProbe::Config{.job_id = job_id, .rank = environment.rank, .comm_sequence = [this] {
-                             const CollectiveCounters* counters = counters_.load();
-                             return counters == nullptr ? 0 : counters->started.load();
-                           }});
+      MetricsProbe::Config{.job_id = job_id,
+                           .rank = environment.rank,
+                           .expert_tokens = environment.expert_metrics,
+                           .comm = [this] { return read_counters(counters_.load()); }});
+  start_metrics(environment);
   sinks.push_back(probe_.get());
   if (environment.rank == 0) {
     files_ = std::make_unique<FileSink>(out.root);
@@ -47,7 +60,7 @@ Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
     sinks.push_back(console_.get());
   }
   if (!alone) {
-    start_session(environment, plan.device == "cuda" ? "cuda" : "cpu");
+    start_session(environment, device);
     sinks.push_back(session_.get());
     stops.push_back(session_.get());
   }
@@ -61,6 +74,7 @@ void Reporting::start_metrics(const RankEnvironment& environment) {
   if (environment.metrics_listen == "off") return;
   metrics::HttpExposer::Config config;
   config.listen = environment.metrics_listen;
+  config.before_scrape = [this] { probe_->refresh(); };
   auto exposer = metrics::HttpExposer::start(registry_, config);
   if (exposer.ok()) {
     exposer_ = std::move(exposer).value();
@@ -101,11 +115,6 @@ void Reporting::watch(const CollectiveCounters& counters) {
                                        .completed = counters.completed.load(),
                                        .operation = counters.operation.load()};
   });
-}
-
-void Reporting::unwatch() {
-  if (session_) session_->set_comm({});
-  counters_ = nullptr;
 }
 
 void Reporting::finish(ExitCode code, const std::string& message, int64_t steps_done) {

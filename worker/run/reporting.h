@@ -32,16 +32,16 @@ class Reporting {
  public:
   // Signals are taken over from here on; threads (session, HTTP) start. A /metrics address that is
   // taken is a warning: training does not depend on it.
-  Reporting(const JobPlan& plan, const RankEnvironment& environment, const OutputFolder& out);
+  // `device`, for people: "cpu" or "cuda", where this rank computes.
+  Reporting(const JobPlan& plan, const RankEnvironment& environment, const OutputFolder& out,
+            const std::string& device);
   ~Reporting();
 
   [[nodiscard]] ProgressSink& sink() { return *tee_; }
   [[nodiscard]] StopSource& stop() { return *stop_; }
 
-  // The collectives of a communicator, for heartbeats and metrics; `counters` outlives this or ends
-  // with unwatch().
+  // The collectives of this rank, for heartbeats and metrics; `counters` outlives this.
   void watch(const CollectiveCounters& counters);
-  void unwatch();
 
   // The last words: files are flushed (JobError 74 when that fails and `code` was done), the
   // coordinator is told and has acknowledged, or is gone for as long as it may be: then what it has
@@ -60,8 +60,8 @@ class Reporting {
   SystemClock clock_;
   std::atomic<const CollectiveCounters*> counters_{nullptr};
   metrics::PrometheusRegistry registry_;
-  std::unique_ptr<metrics::HttpExposer> exposer_;
   std::unique_ptr<MetricsProbe> probe_;
+  std::unique_ptr<metrics::HttpExposer> exposer_;  // asks probe_, so gone before it
   std::unique_ptr<FileSink> files_;
   std::unique_ptr<ConsoleSink> console_;
   std::unique_ptr<SessionClient> session_;

@@ -12,6 +12,7 @@
 #include "worker/comm/loopback/loopback_communicator.h"
 #include "worker/comm/mpi/mpi_communicator.h"
 #include "worker/comm/mpi/mpi_session.h"
+#include "worker/comm/nccl/nccl_communicator.h"
 #include "worker/device/device.h"
 #include "worker/model/llama.h"
 #include "worker/run/commands.h"
@@ -61,6 +62,32 @@ std::unique_ptr<Communicator> make_communicator(const RankEnvironment& environme
                                 "(under Slurm use srun --mpi=pmix)"));
   }
   return make_mpi_communicator();
+}
+
+at::Device device_of(const JobPlan& plan, const RankEnvironment& environment) {
+  try {
+    return find_device(plan.device, environment.local_rank);
+  } catch (const std::invalid_argument& error) {
+    throw JobError(ExitCode::configuration, absl::StrCat("resources.device: ", error.what()));
+  }
+}
+
+// The gradients' way between the ranks: null where `host` can carry them (host memory, or one
+// rank), NCCL between GPUs. Collective.
+std::unique_ptr<Communicator> make_gradient_communicator(Communicator& host, at::Device device) {
+  if (host.world_size() == 1) return nullptr;
+  const auto mine = static_cast<std::byte>(device.is_cuda());
+  std::vector<std::byte> all(static_cast<size_t>(host.world_size()));
+  host.all_gather(std::span(&mine, 1), all);
+  const auto other = std::find_if(all.begin(), all.end(), [&](std::byte b) { return b != mine; });
+  if (other != all.end()) {
+    throw JobError(ExitCode::configuration,
+                   absl::StrCat("resources.device: rank ", host.rank(), " computes on the ",
+                                device.is_cuda() ? "GPU" : "CPU", ", rank ", other - all.begin(),
+                                " does not; say cpu or cuda instead of auto"));
+  }
+  if (!device.is_cuda()) return nullptr;
+  return make_nccl_communicator(host, {.device = device.index()});
 }
 
 Llama make_model(const JobPlan& plan, const Prepared& prepared, at::Device device) {
@@ -147,17 +174,16 @@ class JobRun {
 
   ExitCode run() {
     check_world_size(plan_, environment_);
-    Reporting reporting(plan_, environment_, out_);
+    device_ = device_of(plan_, environment_);
+    Reporting reporting(plan_, environment_, out_, device_.is_cuda() ? "cuda" : "cpu");
     ExitCode code = ExitCode::done;
     try {
       code = train_and_export(reporting);
     } catch (const std::exception& error) {
-      reporting.unwatch();
       reporting.finish(exit_code_of(error), error.what(), steps_done_);
       throw;
     }
     if (reporting.must_leave()) code = ExitCode::peer_lost;
-    reporting.unwatch();
     reporting.finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
     // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
     comm_->barrier();
@@ -178,9 +204,9 @@ class JobRun {
     comm_ = make_communicator(environment_, mpi_ ? &*mpi_ : nullptr);
     reporting.watch(comm_->counters());
     check_same_preparation(preparation_of(prepared), host_name(), *comm_);
+    gradient_comm_ = make_gradient_communicator(*comm_, device_);
 
-    Llama model =
-        make_model(plan_, prepared, find_device(plan_.device, mpi_ ? mpi_->local_rank() : 0));
+    Llama model = make_model(plan_, prepared, device_);
     const TrainEnd end = train(model, prepared, reporting);
     if (end == TrainEnd::finished && is_first()) publish(model, prepared, reporting);
     comm_->barrier();
@@ -211,7 +237,8 @@ class JobRun {
                               .stop = reporting.stop(),
                               .clock = clock,
                               .train_rows = prepared.train.rows,
-                              .eval_rows = prepared.eval ? prepared.eval->rows : no_rows});
+                              .eval_rows = prepared.eval ? prepared.eval->rows : no_rows,
+                              .gradient_comm = gradient_comm_.get()});
     const TrainResult result = trainer.run();
     steps_done_ = result.steps_done;
     if (result.end != TrainEnd::finished || prepared.emoe.partitions.empty()) return result.end;
@@ -233,8 +260,10 @@ class JobRun {
   std::filesystem::path cache_dir_;
   ContentHasher hasher_;
   std::optional<FileLock> lock_;
+  at::Device device_ = at::kCPU;
   std::optional<MpiSession> mpi_;
-  std::unique_ptr<Communicator> comm_;  // gone before mpi_
+  std::unique_ptr<Communicator> comm_;           // gone before mpi_
+  std::unique_ptr<Communicator> gradient_comm_;  // null: comm_
   int64_t steps_done_ = 0;
 };
 

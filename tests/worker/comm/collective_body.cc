@@ -89,10 +89,46 @@ void check_repeatable(Communicator& comm, size_t size) {
   }
 }
 
+struct Totals {
+  int64_t calls = 0;
+  int64_t bytes = 0;
+  int64_t nanoseconds = 0;
+};
+
+std::vector<Totals> totals_of(const CollectiveCounters& counters) {
+  std::vector<Totals> totals;
+  for (const auto& kind : counters.totals) {
+    totals.push_back({kind.calls, kind.bytes, kind.nanoseconds});
+  }
+  return totals;
+}
+
+// What check_all_collectives adds to the counters of each kind, all sizes counted.
+void check_totals(const Communicator& comm, const std::vector<Totals>& before) {
+  const auto world = static_cast<int64_t>(comm.world_size());
+  const auto sizes = static_cast<int64_t>(std::size(kSizes));
+  int64_t elements = 0;
+  for (const size_t size : kSizes) elements += static_cast<int64_t>(size);
+  constexpr int64_t kRepeated = 4096 + 100'003;
+  const std::vector<Totals> now = totals_of(comm.counters());
+  const auto expect = [&](CollectiveKind kind, int64_t calls, int64_t bytes) {
+    const auto i = static_cast<size_t>(kind);
+    EXPECT_EQ(now[i].calls - before[i].calls, calls) << to_string(kind);
+    EXPECT_EQ(now[i].bytes - before[i].bytes, bytes) << to_string(kind);
+    EXPECT_GT(now[i].nanoseconds, before[i].nanoseconds) << to_string(kind);
+  };
+  expect(CollectiveKind::all_reduce, 2 * sizes + 4, 12 * elements + 2 * 4 * kRepeated);
+  expect(CollectiveKind::all_reduce_max, sizes, 8 * elements);
+  expect(CollectiveKind::broadcast, sizes * world, elements * world);
+  expect(CollectiveKind::all_gather, sizes + 2, world * (elements + 4 * kRepeated));
+  expect(CollectiveKind::barrier, 2, 0);
+}
+
 }  // namespace
 
 void check_all_collectives(Communicator& comm) {
   const int64_t before = comm.counters().started;
+  const std::vector<Totals> totals_before = totals_of(comm.counters());
   comm.barrier();
   EXPECT_EQ(comm.counters().started, before + 1);
   EXPECT_EQ(comm.counters().completed, comm.counters().started);
@@ -110,6 +146,7 @@ void check_all_collectives(Communicator& comm) {
   EXPECT_EQ(comm.counters().started - before, 2 + sizes * (4 + comm.world_size()) + 2 * 3);
   EXPECT_EQ(comm.counters().completed, comm.counters().started);
   EXPECT_STREQ(comm.counters().operation, "");
+  check_totals(comm, totals_before);
 }
 
 }  // namespace emoe::worker::testing

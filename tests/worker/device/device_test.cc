@@ -20,19 +20,28 @@ TEST(Device, CpuIsAlwaysThere) {
 }
 
 TEST(Device, OtherNamesAreRefused) {
-  for (const char* name : {"", "gpu", "tpu:0", "cudax"}) {
+  for (const char* name : {"", "gpu", "tpu:0", "cudax", "cuda:0"}) {
     EXPECT_THROW((void)find_device(name, 0), std::invalid_argument) << name;
   }
 }
 
-TEST(Device, AGpuThatIsNotThereIsNamed) {
+TEST(Device, WithoutAGpuAutoIsTheCpuAndCudaIsRefused) {
   if (cuda::device_count() > 0) GTEST_SKIP() << "this machine has a GPU";
   EXPECT_TRUE(find_device("auto", 1).is_cpu());
   try {
-    (void)find_device("cuda:7", 0);
+    (void)find_device("cuda", 0);
     FAIL() << "no error";
-  } catch (const std::runtime_error& error) {
-    EXPECT_NE(std::string(error.what()).find("cuda:7"), std::string::npos) << error.what();
+  } catch (const std::invalid_argument& error) {
+    EXPECT_TRUE(std::string(error.what()).starts_with("cuda: ")) << error.what();
+  }
+}
+
+TEST(Device, RanksOfAHostTakeItsGpusInTurn) {
+  const int gpus = cuda::device_count();
+  if (gpus == 0) GTEST_SKIP() << "this machine has no GPU";
+  for (int rank = 0; rank < 2 * gpus; ++rank) {
+    EXPECT_EQ(find_device("cuda", rank), at::Device(at::kCUDA, rank % gpus));
+    EXPECT_EQ(find_device("auto", rank), find_device("cuda", rank));
   }
 }
 

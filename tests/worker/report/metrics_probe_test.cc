@@ -1,7 +1,5 @@
 #include "worker/report/metrics_probe.h"
 
-#include <limits>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -12,6 +10,8 @@ namespace {
 
 using metrics::FakeRegistry;
 using metrics::Labels;
+using ::testing::Contains;
+using ::testing::Not;
 
 const Labels kJob{{"job_id", "j"}};
 const Labels kRank0{{"job_id", "j"}, {"rank", "0"}};
@@ -25,6 +25,7 @@ StepRecord step(int64_t number) {
   record.padding_tokens = 8;
   record.samples = 4;
   record.seconds = 0.5;
+  record.flops = 1e9;
   record.phase_seconds = {{Phase::forward, 0.2}, {Phase::comm, 0.1}};
   return record;
 }
@@ -32,7 +33,7 @@ StepRecord step(int64_t number) {
 TEST(MetricsProbe, RankZeroServesTheJobAndItself) {
   FakeRegistry registry;
   FakeClock clock;
-  MetricsProbe probe(registry, clock, {.job_id = "j", .comm_sequence = [] { return 42; }});
+  MetricsProbe probe(registry, clock, {.job_id = "j"});
   probe.on_plan(10, 2);
   EXPECT_EQ(registry.value("emoe_step", kRank0), 2.0);
   probe.on_step(step(2));
@@ -50,7 +51,7 @@ TEST(MetricsProbe, RankZeroServesTheJobAndItself) {
   Labels comm = kRank0;
   comm["phase"] = "comm";
   EXPECT_DOUBLE_EQ(*registry.value("emoe_phase_seconds_total", comm), 0.2);
-  EXPECT_EQ(registry.value("emoe_comm_sequence", kRank0), 42.0);
+  EXPECT_EQ(registry.value("emoe_model_flops_total", kJob), 2e9);
   EXPECT_GT(*registry.value("emoe_host_rss_bytes", kRank0), 1e5);
 }
 
@@ -89,14 +90,49 @@ TEST(MetricsProbe, CheckpointsEvaluationsAndExperts) {
   EXPECT_EQ(registry.value("emoe_expert_load_cv", {{"job_id", "j"}, {"layer", "3"}}), 0.5);
 }
 
+TEST(MetricsProbe, RefreshReadsTheCollectivesWithoutAStep) {
+  FakeRegistry registry;
+  FakeClock clock;
+  CommReading reading;
+  MetricsProbe probe(registry, clock, {.job_id = "j", .comm = [&] { return reading; }});
+  EXPECT_EQ(registry.value("emoe_comm_sequence", kRank0), 0.0);
+  EXPECT_THAT(registry.names(), Not(Contains("emoe_comm_bytes_total")));
+  reading = {.started = 3, .operations = {{"all_reduce", 100, 0.5}, {"barrier", 0, 0.25}}};
+  probe.refresh();
+  probe.refresh();  // nothing new
+  reading.started = 4;
+  reading.operations[0] = {"all_reduce", 160, 2.0};
+  probe.refresh();
+  const auto of = [](const char* op) { return Labels{{"job_id", "j"}, {"rank", "0"}, {"op", op}}; };
+  EXPECT_EQ(registry.value("emoe_comm_sequence", kRank0), 4.0);
+  EXPECT_EQ(registry.value("emoe_comm_bytes_total", of("all_reduce")), 160.0);
+  EXPECT_EQ(registry.value("emoe_comm_seconds_total", of("all_reduce")), 2.0);
+  EXPECT_EQ(registry.value("emoe_comm_seconds_total", of("barrier")), 0.25);
+}
+
+TEST(MetricsProbe, ExpertTokensAreServedByEveryRankThatIsAskedTo) {
+  FakeRegistry registry;
+  FakeClock clock;
+  const ExpertLoad load{.layer = 3, .selections = {4, 0}};
+  MetricsProbe silent(registry, clock, {.job_id = "j", .rank = 2});
+  MetricsProbe probe(registry, clock, {.job_id = "j", .rank = 1, .expert_tokens = true});
+  for (MetricsProbe* each : {&silent, &probe, &probe}) each->on_expert_load(load);
+  const auto tokens = [&](const char* rank, const char* expert) {
+    return registry.value("emoe_expert_tokens_total",
+                          {{"job_id", "j"}, {"rank", rank}, {"layer", "3"}, {"expert", expert}});
+  };
+  EXPECT_EQ(tokens("1", "0"), 8.0);
+  EXPECT_EQ(tokens("1", "1"), 0.0);
+  EXPECT_FALSE(tokens("2", "0"));
+}
+
 TEST(MetricsProbe, CountsNonFiniteStepsAndLeavesNothingBehind) {
   FakeRegistry registry;
   FakeClock clock;
   {
     MetricsProbe probe(registry, clock, {.job_id = "j"});
-    StepRecord bad = step(0);
-    bad.grad_norm = std::numeric_limits<double>::infinity();
-    probe.on_step(bad);
+    EXPECT_EQ(registry.value("emoe_nonfinite_steps_total", kJob), 0.0);
+    probe.on_non_finite(7);
     EXPECT_EQ(registry.value("emoe_nonfinite_steps_total", kJob), 1.0);
   }
   EXPECT_TRUE(registry.names().empty());

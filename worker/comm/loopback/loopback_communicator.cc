@@ -14,7 +14,7 @@ namespace {
 
 // What a rank brings to the collective in progress. Valid between its two meetings.
 struct Contribution {
-  const char* operation = "";
+  CollectiveKind kind = CollectiveKind::barrier;
   const std::byte* data = nullptr;
   size_t size = 0;  // bytes
   int root = 0;
@@ -33,12 +33,12 @@ class Group {
       const std::lock_guard lock(mutex_);
       contributions_[rank] = contribution;
     }
-    meet(contribution.operation);
+    meet(contribution.kind);
   }
 
-  void meet(const char* operation) {
+  void meet(CollectiveKind kind) {
     std::unique_lock lock(mutex_);
-    throw_if_left_locked(operation);
+    throw_if_left_locked(kind);
     const int64_t meeting = meeting_;
     if (++present_ == world_size()) {
       present_ = 0;
@@ -47,7 +47,7 @@ class Group {
       return;
     }
     changed_.wait(lock, [&] { return meeting_ != meeting || someone_left_; });
-    if (meeting_ == meeting) throw_if_left_locked(operation);
+    if (meeting_ == meeting) throw_if_left_locked(kind);
   }
 
   void leave(int rank) {
@@ -58,10 +58,10 @@ class Group {
   }
 
  private:
-  void throw_if_left_locked(const char* operation) const {
+  void throw_if_left_locked(CollectiveKind kind) const {
     if (!someone_left_) return;
     const auto rank = std::find(left_.begin(), left_.end(), true) - left_.begin();
-    throw CommunicationError(absl::StrCat(operation, ": rank ", rank, " has left the group"));
+    throw CommunicationError(absl::StrCat(to_string(kind), ": rank ", rank, " has left the group"));
   }
 
   std::mutex mutex_;
@@ -84,42 +84,42 @@ class LoopbackCommunicator final : public Communicator {
   [[nodiscard]] std::string name() const override { return "loopback"; }
 
   void all_reduce_sum(std::span<float> buffer) override {
-    reduce("all_reduce", buffer, [](float& a, float b) { a += b; });
+    reduce(CollectiveKind::all_reduce, buffer, [](float& a, float b) { a += b; });
   }
   void all_reduce_sum(std::span<double> buffer) override {
-    reduce("all_reduce", buffer, [](double& a, double b) { a += b; });
+    reduce(CollectiveKind::all_reduce, buffer, [](double& a, double b) { a += b; });
   }
   void all_reduce_max(std::span<double> buffer) override {
-    reduce("all_reduce_max", buffer, [](double& a, double b) { a = std::max(a, b); });
+    reduce(CollectiveKind::all_reduce_max, buffer, [](double& a, double b) { a = std::max(a, b); });
   }
 
   void broadcast(std::span<std::byte> buffer, int root) override {
     EMOE_CHECK(root >= 0 && root < world_size());
-    Collective collective(counters_, "broadcast");
-    start({"broadcast", buffer.data(), buffer.size(), root});
+    Collective collective(*this, CollectiveKind::broadcast, buffer.size());
+    start({CollectiveKind::broadcast, buffer.data(), buffer.size(), root});
     if (root != rank_ && !buffer.empty()) {
       std::memcpy(buffer.data(), group_->of(root).data, buffer.size());
     }
-    group_->meet("broadcast");
+    group_->meet(CollectiveKind::broadcast);
     collective.done();
   }
 
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> out) override {
     EMOE_CHECK(out.size() == mine.size() * static_cast<size_t>(world_size()));
-    Collective collective(counters_, "all_gather");
-    start({"all_gather", mine.data(), mine.size(), 0});
+    Collective collective(*this, CollectiveKind::all_gather, out.size());
+    start({CollectiveKind::all_gather, mine.data(), mine.size(), 0});
     for (int r = 0; r < world_size() && !mine.empty(); ++r) {
       std::memcpy(out.data() + static_cast<size_t>(r) * mine.size(), group_->of(r).data,
                   mine.size());
     }
-    group_->meet("all_gather");
+    group_->meet(CollectiveKind::all_gather);
     collective.done();
   }
 
   void barrier() override {
-    Collective collective(counters_, "barrier");
-    start({"barrier", nullptr, 0, 0});
-    group_->meet("barrier");
+    Collective collective(*this, CollectiveKind::barrier, 0);
+    start({CollectiveKind::barrier, nullptr, 0, 0});
+    group_->meet(CollectiveKind::barrier);
     collective.done();
   }
 
@@ -128,26 +128,25 @@ class LoopbackCommunicator final : public Communicator {
     group_->contribute(rank_, mine);
     for (int r = 0; r < world_size(); ++r) {
       const Contribution& theirs = group_->of(r);
-      if (std::strcmp(theirs.operation, mine.operation) != 0 || theirs.size != mine.size ||
-          theirs.root != mine.root) {
-        throw CommunicationError(absl::StrCat("rank ", rank_, " is in ", mine.operation, " of ",
-                                              mine.size, " bytes, rank ", r, " in ",
-                                              theirs.operation, " of ", theirs.size, " bytes"));
+      if (theirs.kind != mine.kind || theirs.size != mine.size || theirs.root != mine.root) {
+        throw CommunicationError(absl::StrCat(
+            "rank ", rank_, " is in ", to_string(mine.kind), " of ", mine.size, " bytes, rank ", r,
+            " in ", to_string(theirs.kind), " of ", theirs.size, " bytes"));
       }
     }
   }
 
   template <typename T, typename Combine>
-  void reduce(const char* operation, std::span<T> buffer, Combine combine) {
-    Collective collective(counters_, operation);
-    start({operation, reinterpret_cast<const std::byte*>(buffer.data()), buffer.size_bytes(), 0});
+  void reduce(CollectiveKind kind, std::span<T> buffer, Combine combine) {
+    Collective collective(*this, kind, buffer.size_bytes());
+    start({kind, reinterpret_cast<const std::byte*>(buffer.data()), buffer.size_bytes(), 0});
     const auto* first = reinterpret_cast<const T*>(group_->of(0).data);
     std::vector<T> result(first, first + buffer.size());
     for (int r = 1; r < world_size(); ++r) {
       const auto* theirs = reinterpret_cast<const T*>(group_->of(r).data);
       for (size_t i = 0; i < result.size(); ++i) combine(result[i], theirs[i]);
     }
-    group_->meet(operation);  // all have read before anyone overwrites its buffer
+    group_->meet(kind);  // all have read before anyone overwrites its buffer
     std::copy(result.begin(), result.end(), buffer.begin());
     collective.done();
   }
@@ -162,22 +161,28 @@ class SingleCommunicator final : public Communicator {
   [[nodiscard]] int rank() const override { return 0; }
   [[nodiscard]] int world_size() const override { return 1; }
   [[nodiscard]] std::string name() const override { return "loopback"; }
-  void all_reduce_sum(std::span<float> /*buffer*/) override { count("all_reduce"); }
-  void all_reduce_sum(std::span<double> /*buffer*/) override { count("all_reduce"); }
-  void all_reduce_max(std::span<double> /*buffer*/) override { count("all_reduce_max"); }
-  void broadcast(std::span<std::byte> /*buffer*/, int root) override {
+  void all_reduce_sum(std::span<float> buffer) override {
+    count(CollectiveKind::all_reduce, buffer.size_bytes());
+  }
+  void all_reduce_sum(std::span<double> buffer) override {
+    count(CollectiveKind::all_reduce, buffer.size_bytes());
+  }
+  void all_reduce_max(std::span<double> buffer) override {
+    count(CollectiveKind::all_reduce_max, buffer.size_bytes());
+  }
+  void broadcast(std::span<std::byte> buffer, int root) override {
     EMOE_CHECK(root == 0);
-    count("broadcast");
+    count(CollectiveKind::broadcast, buffer.size());
   }
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> out) override {
     EMOE_CHECK(out.size() == mine.size());
     std::copy(mine.begin(), mine.end(), out.begin());
-    count("all_gather");
+    count(CollectiveKind::all_gather, out.size());
   }
-  void barrier() override { count("barrier"); }
+  void barrier() override { count(CollectiveKind::barrier, 0); }
 
  private:
-  void count(const char* operation) { Collective(counters_, operation).done(); }
+  void count(CollectiveKind kind, size_t bytes) { Collective(*this, kind, bytes).done(); }
 };
 
 }  // namespace

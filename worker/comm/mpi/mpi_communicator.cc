@@ -23,7 +23,7 @@ class MpiCommunicator final : public Communicator {
   }
   // MPI_Comm_free is a collective and could wait for a lost rank: only after an orderly run.
   ~MpiCommunicator() override {
-    if (counters_.started == counters_.completed && !failed_) MPI_Comm_free(&comm_);
+    if (counters().started == counters().completed && !failed_) MPI_Comm_free(&comm_);
   }
 
   [[nodiscard]] int rank() const override { return rank_; }
@@ -31,18 +31,18 @@ class MpiCommunicator final : public Communicator {
   [[nodiscard]] std::string name() const override { return "mpi"; }
 
   void all_reduce_sum(std::span<float> buffer) override {
-    reduce("all_reduce", buffer, MPI_FLOAT, MPI_SUM);
+    reduce(CollectiveKind::all_reduce, buffer, MPI_FLOAT, MPI_SUM);
   }
   void all_reduce_sum(std::span<double> buffer) override {
-    reduce("all_reduce", buffer, MPI_DOUBLE, MPI_SUM);
+    reduce(CollectiveKind::all_reduce, buffer, MPI_DOUBLE, MPI_SUM);
   }
   void all_reduce_max(std::span<double> buffer) override {
-    reduce("all_reduce_max", buffer, MPI_DOUBLE, MPI_MAX);
+    reduce(CollectiveKind::all_reduce_max, buffer, MPI_DOUBLE, MPI_MAX);
   }
 
   void broadcast(std::span<std::byte> buffer, int root) override {
     EMOE_CHECK(root >= 0 && root < world_size_);
-    Collective collective(counters_, "broadcast");
+    Collective collective(*this, CollectiveKind::broadcast, buffer.size());
     for_pieces(buffer.size(), [&](size_t begin, int count) {
       check(MPI_Bcast(buffer.data() + begin, count, MPI_BYTE, root, comm_), "broadcast");
     });
@@ -51,7 +51,7 @@ class MpiCommunicator final : public Communicator {
 
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> out) override {
     EMOE_CHECK(out.size() == mine.size() * static_cast<size_t>(world_size_));
-    Collective collective(counters_, "all_gather");
+    Collective collective(*this, CollectiveKind::all_gather, out.size());
     std::vector<std::byte> piece;
     for_pieces(mine.size(), [&](size_t begin, int count) {
       const auto bytes = static_cast<size_t>(count);
@@ -68,7 +68,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   void barrier() override {
-    Collective collective(counters_, "barrier");
+    Collective collective(*this, CollectiveKind::barrier, 0);
     check(MPI_Barrier(comm_), "barrier");
     collective.done();
   }
@@ -80,10 +80,11 @@ class MpiCommunicator final : public Communicator {
   }
 
   template <typename T>
-  void reduce(const char* operation, std::span<T> buffer, MPI_Datatype type, MPI_Op op) {
-    Collective collective(counters_, operation);
+  void reduce(CollectiveKind kind, std::span<T> buffer, MPI_Datatype type, MPI_Op op) {
+    Collective collective(*this, kind, buffer.size_bytes());
     for_pieces(buffer.size(), [&](size_t begin, int count) {
-      check(MPI_Allreduce(MPI_IN_PLACE, buffer.data() + begin, count, type, op, comm_), operation);
+      check(MPI_Allreduce(MPI_IN_PLACE, buffer.data() + begin, count, type, op, comm_),
+            to_string(kind));
     });
     collective.done();
   }

@@ -42,12 +42,6 @@ MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()) {
     throw CommunicationError("this MPI library does not offer MPI_THREAD_SERIALIZED");
   }
   check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-  MPI_Comm host = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
-            "MPI_Comm_split_type");
-  check_mpi(MPI_Comm_rank(host, &local_rank_), "MPI_Comm_rank");
-  check_mpi(MPI_Comm_size(host, &local_size_), "MPI_Comm_size");
-  check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
 }
 
 MpiSession::~MpiSession() {
@@ -87,6 +81,11 @@ std::optional<int> launched_world_size() {
 
 std::optional<int> launched_rank() {
   return first_number_in_environment({"OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"});
+}
+
+std::optional<int> launched_local_rank() {
+  return first_number_in_environment(
+      {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});
 }
 
 }  // namespace emoe::worker

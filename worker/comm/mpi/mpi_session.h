@@ -22,9 +22,6 @@ class MpiSession {
 
   [[nodiscard]] int rank() const;
   [[nodiscard]] int world_size() const;
-  // Number of this rank among those on the same host, from 0; chooses the rank's GPU.
-  [[nodiscard]] int local_rank() const { return local_rank_; }
-  [[nodiscard]] int local_size() const { return local_size_; }
 
   // Collective over all ranks. Every MpiCommunicator must be gone.
   void finalize();
@@ -32,8 +29,6 @@ class MpiSession {
   [[noreturn]] static void abort(int exit_code);
 
  private:
-  int local_rank_ = 0;
-  int local_size_ = 1;
   int exceptions_at_start_ = 0;
   bool finalized_ = false;
 };
@@ -42,7 +37,9 @@ class MpiSession {
 // initialised; nothing where there is no launcher. A difference to world_size() means the launcher
 // and the MPI library do not speak the same PMI: N silent singletons.
 [[nodiscard]] std::optional<int> launched_world_size();
-// The same for this process's rank.
+// The same for this process's rank, and for its number among the ranks on the same host (from 0;
+// chooses its GPU).
 [[nodiscard]] std::optional<int> launched_rank();
+[[nodiscard]] std::optional<int> launched_local_rank();
 
 }  // namespace emoe::worker

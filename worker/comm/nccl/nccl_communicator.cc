@@ -1,5 +1,6 @@
 #include "worker/comm/nccl/nccl_communicator.h"
 
+#include <exception>
 #include <thread>
 
 #include <absl/strings/str_cat.h>
@@ -17,10 +18,11 @@ void check_cuda(cudaError_t code, const char* operation) {
   throw CommunicationError(absl::StrCat(operation, ": CUDA: ", cudaGetErrorString(code)));
 }
 
-// Stream, event and a few bytes of device memory, released in any order of failure.
+// Stream, event and a few bytes of device memory; what there is of them is released, also where the
+// constructor throws half-way (the object exists once the constructor it delegates to is done).
 class DeviceResources {
  public:
-  explicit DeviceResources(int device) {
+  explicit DeviceResources(int device) : DeviceResources() {
     check_cuda(cudaSetDevice(device), "cudaSetDevice");
     check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
@@ -38,15 +40,19 @@ class DeviceResources {
   cudaStream_t stream = nullptr;
   cudaEvent_t event = nullptr;
   float* scratch = nullptr;
+
+ private:
+  DeviceResources() = default;
 };
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(Communicator& host, int device)
-      : rank_(host.rank()),
+  NcclCommunicator(Communicator& host, const NcclOptions& options)
+      : Communicator(CountedWith{host}),
+        rank_(host.rank()),
         world_size_(host.world_size()),
-        device_(device),
-        resources_(std::make_unique<DeviceResources>(device)) {
+        options_(options),
+        resources_(options.device) {
     ncclUniqueId id{};
     if (rank_ == 0) check_call(ncclGetUniqueId(&id), "ncclGetUniqueId");
     host.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);
@@ -57,13 +63,21 @@ class NcclCommunicator final : public Communicator {
     wait_for_library("ncclCommInitRank");
   }
 
+  // ncclCommFinalize waits for the peers: only after an orderly run.
   ~NcclCommunicator() override {
     if (comm_ == nullptr) return;
-    cudaSetDevice(device_);
+    cudaSetDevice(options_.device);
+    const bool orderly = counters().started == counters().completed &&
+                         std::uncaught_exceptions() == exceptions_at_start_;
     try {
-      const ncclResult_t result = ncclCommFinalize(comm_);
-      if (result == ncclSuccess || result == ncclInProgress) wait_for_library("ncclCommFinalize");
-      if (comm_ != nullptr) ncclCommDestroy(comm_);
+      if (orderly) {
+        const ncclResult_t result = ncclCommFinalize(comm_);
+        if (result != ncclInProgress) check_call(result, "ncclCommFinalize");
+        wait_for_library("ncclCommFinalize");
+        ncclCommDestroy(comm_);
+      } else {
+        ncclCommAbort(comm_);
+      }
     } catch (const CommunicationError& error) {
       log_warning("closing the NCCL communicator: %s", error.what());
     }
@@ -74,75 +88,89 @@ class NcclCommunicator final : public Communicator {
   [[nodiscard]] std::string name() const override { return "nccl"; }
 
   void all_reduce_sum(std::span<float> buffer) override {
-    run("all_reduce", [&] { return reduce(buffer, ncclFloat32, ncclSum); });
+    run(CollectiveKind::all_reduce, buffer.size_bytes(),
+        [&] { return reduce(buffer, ncclFloat32, ncclSum); });
   }
   void all_reduce_sum(std::span<double> buffer) override {
-    run("all_reduce", [&] { return reduce(buffer, ncclFloat64, ncclSum); });
+    run(CollectiveKind::all_reduce, buffer.size_bytes(),
+        [&] { return reduce(buffer, ncclFloat64, ncclSum); });
   }
   void all_reduce_max(std::span<double> buffer) override {
-    run("all_reduce_max", [&] { return reduce(buffer, ncclFloat64, ncclMax); });
+    run(CollectiveKind::all_reduce_max, buffer.size_bytes(),
+        [&] { return reduce(buffer, ncclFloat64, ncclMax); });
   }
   void broadcast(std::span<std::byte> buffer, int root) override {
     EMOE_CHECK(root >= 0 && root < world_size_);
-    run("broadcast", [&] {
+    run(CollectiveKind::broadcast, buffer.size(), [&] {
       return ncclBroadcast(buffer.data(), buffer.data(), buffer.size(), ncclUint8, root, comm_,
-                           resources_->stream);
+                           resources_.stream);
     });
   }
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> out) override {
     EMOE_CHECK(out.size() == mine.size() * static_cast<size_t>(world_size_));
-    run("all_gather", [&] {
+    run(CollectiveKind::all_gather, out.size(), [&] {
       return ncclAllGather(mine.data(), out.data(), mine.size(), ncclUint8, comm_,
-                           resources_->stream);
+                           resources_.stream);
     });
   }
   void barrier() override {
-    run("barrier",
-        [&] { return reduce(std::span<float>(resources_->scratch, 1), ncclFloat32, ncclSum); });
+    run(CollectiveKind::barrier, 0,
+        [&] { return reduce(std::span<float>(resources_.scratch, 1), ncclFloat32, ncclSum); });
   }
 
  private:
   template <typename T>
   ncclResult_t reduce(std::span<T> buffer, ncclDataType_t type, ncclRedOp_t op) {
     return ncclAllReduce(buffer.data(), buffer.data(), buffer.size(), type, op, comm_,
-                         resources_->stream);
+                         resources_.stream);
   }
 
   template <typename Enqueue>
-  void run(const char* operation, Enqueue enqueue) {
+  void run(CollectiveKind kind, size_t bytes, Enqueue enqueue) {
+    const char* operation = to_string(kind);
     if (comm_ == nullptr) {
       throw CommunicationError(absl::StrCat(operation, ": the communicator was aborted"));
     }
-    Collective collective(counters_, operation);
-    check_cuda(cudaSetDevice(device_), operation);
-    check_cuda(cudaEventRecord(resources_->event, nullptr), operation);
-    check_cuda(cudaStreamWaitEvent(resources_->stream, resources_->event, 0), operation);
+    Collective collective(*this, kind, bytes);
+    check_cuda(cudaSetDevice(options_.device), operation);
+    check_cuda(cudaEventRecord(resources_.event, nullptr), operation);
+    check_cuda(cudaStreamWaitEvent(resources_.stream, resources_.event, 0), operation);
     const ncclResult_t result = enqueue();
     if (result != ncclInProgress) check_call(result, operation);
     wait_for_library(operation);
-    wait_for_stream(operation);
+    wait_until(operation, [&] {
+      const cudaError_t state = cudaStreamQuery(resources_.stream);
+      if (state == cudaSuccess) return true;
+      if (state != cudaErrorNotReady) check_cuda(state, operation);
+      (void)library_is_idle(operation);  // throws where a peer is known to be lost
+      return false;
+    });
     collective.done();
   }
 
   // Until the library has done what it was told (start-up, or putting the kernel on the stream).
   void wait_for_library(const char* operation) {
-    for (;;) {
-      ncclResult_t state = ncclSuccess;
-      check_call(ncclCommGetAsyncError(comm_, &state), operation);
-      if (state == ncclSuccess) return;
-      if (state != ncclInProgress) check_call(state, operation);
-      std::this_thread::yield();
-    }
+    wait_until(operation, [&] { return library_is_idle(operation); });
   }
 
-  void wait_for_stream(const char* operation) {
-    for (;;) {
-      const cudaError_t done = cudaStreamQuery(resources_->stream);
-      if (done == cudaSuccess) return;
-      if (done != cudaErrorNotReady) check_cuda(done, operation);
-      ncclResult_t state = ncclSuccess;
-      check_call(ncclCommGetAsyncError(comm_, &state), operation);
-      if (state != ncclInProgress) check_call(state, operation);
+  bool library_is_idle(const char* operation) {
+    ncclResult_t state = ncclSuccess;
+    check_call(ncclCommGetAsyncError(comm_, &state), operation);
+    if (state == ncclInProgress) return false;
+    check_call(state, operation);
+    return true;
+  }
+
+  // A peer on the same host that is gone is no error to NCCL: its memory stays as it was, and the
+  // kernel waits for it for ever.
+  template <typename Finished>
+  void wait_until(const char* operation, Finished finished) {
+    const auto deadline = std::chrono::steady_clock::now() + options_.timeout;
+    while (!finished()) {
+      if (std::chrono::steady_clock::now() > deadline) {
+        abort(absl::StrCat(operation, ": not done after ", options_.timeout.count(),
+                           " s: another rank is lost or stuck"));
+      }
       std::this_thread::yield();
     }
   }
@@ -150,25 +178,30 @@ class NcclCommunicator final : public Communicator {
   void check_call(ncclResult_t result, const char* operation) {
     if (result == ncclSuccess) return;
     std::string text = absl::StrCat(operation, ": NCCL: ", ncclGetErrorString(result));
-    if (comm_ != nullptr) {
-      absl::StrAppend(&text, " (", ncclGetLastError(comm_), ")");
-      ncclCommAbort(comm_);  // frees it too; peers that wait for this rank see the loss
-      comm_ = nullptr;
-    }
+    if (comm_ != nullptr) absl::StrAppend(&text, " (", ncclGetLastError(comm_), ")");
+    abort(text);
+  }
+
+  [[noreturn]] void abort(const std::string& text) {
+    // Ends the kernels too, and frees the communicator; peers that wait for this rank see the loss.
+    if (comm_ != nullptr) ncclCommAbort(comm_);
+    comm_ = nullptr;
     throw CommunicationError(text);
   }
 
   int rank_;
   int world_size_;
-  int device_;
-  std::unique_ptr<DeviceResources> resources_;
+  NcclOptions options_;
+  int exceptions_at_start_ = std::uncaught_exceptions();
+  DeviceResources resources_;
   ncclComm_t comm_ = nullptr;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, int device) {
-  return std::make_unique<NcclCommunicator>(host, device);
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host,
+                                                     const NcclOptions& options) {
+  return std::make_unique<NcclCommunicator>(host, options);
 }
 
 bool nccl_available() {

@@ -3,7 +3,8 @@
 
 namespace emoe::worker {
 
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator& /*host*/, int /*device*/) {
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& /*host*/,
+                                                     const NcclOptions& /*options*/) {
   throw CommunicationError(
       "this program was built without CUDA and NCCL: use device cpu, or build where the CUDA "
       "toolkit and nvidia-nccl are installed (-DEMOE_CUDA=ON)");
