@@ -15,6 +15,8 @@ StepBatches make_step_batches(const std::vector<Row>& rows, std::span<const int6
   StepBatches step;
   step.samples = static_cast<int64_t>(refs.size());
   step.tokens = std::reduce(lengths.begin(), lengths.end());
+  step.squared_lengths =
+      std::inner_product(lengths.begin(), lengths.end(), lengths.begin(), int64_t{0});
   step.target_tokens = target_tokens_of(refs);
   const auto ranks = balance_rows(lengths, world_size);
   for (int r = 0; r < world_size; ++r) {

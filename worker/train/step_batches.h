@@ -18,6 +18,7 @@ struct StepBatches {
   int64_t tokens = 0;  // real ones
   int64_t target_tokens = 0;
   int64_t padding_tokens = 0;
+  int64_t squared_lengths = 0;  // sum over the rows of length²
 };
 
 [[nodiscard]] StepBatches make_step_batches(const std::vector<Row>& rows,

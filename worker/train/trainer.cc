@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 
+#include "base/check.h"
 #include "worker/eval/evaluation.h"
 #include "worker/eval/non_finite_error.h"
 #include "worker/train/adamw.h"
@@ -53,6 +54,10 @@ class Trainer::Loop {
             {parts.model, parameters_, optimizer_, parts.comm, parts.progress, parts.clock}),
         phases_(parts.clock, parts.progress),
         own_counts_(declared_counts(parts.model.options().emoe)) {
+    // MPI cannot read a GPU's memory.
+    EMOE_CHECK(parts.gradient_comm != nullptr || parts.comm.world_size() == 1 ||
+                   parameters_.weights().is_cpu(),
+               "gradients on a GPU, and no communicator that carries them");
     parts_.model.parameters_changed();
   }
 
@@ -66,7 +71,9 @@ class Trainer::Loop {
   void resume();
   void evaluate_now(int64_t done);
   [[nodiscard]] std::string save_checkpoint(int64_t done);
+  Edge run_step_or_tell(int64_t step);
   Edge run_step(int64_t step);
+  [[nodiscard]] double flops_of(const StepBatches& batches) const;
   void report_expert_load();
   [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
   [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
@@ -81,8 +88,9 @@ class Trainer::Loop {
   Adamw optimizer_;
   Checkpointer checkpointer_;
   PhaseTimer phases_;
-  TrainState state_;         // of the run so far; expert_counts are kept in own_counts_
-  ExpertCounts own_counts_;  // this rank's share of the run's counts
+  TrainState state_;          // of the run so far; expert_counts are kept in own_counts_
+  ExpertCounts own_counts_;   // this rank's share of the run's counts
+  ExpertCounts step_counts_;  // and of the present step's
   TrainResult result_;
 };
 
@@ -99,7 +107,7 @@ TrainResult Trainer::Loop::run() {
   parts_.progress.on_plan(plan_.steps(), done);
   if (eval_due(done) && state_.last_eval_step != done) evaluate_now(done);
   while (done < plan_.steps()) {
-    const Edge edge = run_step(done);
+    const Edge edge = run_step_or_tell(done);
     result_.steps_done = ++done;
     if (at_edge(done, edge)) break;
   }
@@ -166,6 +174,15 @@ std::string Trainer::Loop::save_checkpoint(int64_t done) {
   return checkpointer_.save(state);
 }
 
+Edge Trainer::Loop::run_step_or_tell(int64_t step) {
+  try {
+    return run_step(step);
+  } catch (const NonFiniteError&) {
+    parts_.progress.on_non_finite(step);
+    throw;
+  }
+}
+
 Edge Trainer::Loop::run_step(int64_t step) {
   const SteadyTime start = parts_.clock.steady_now();
   phases_.enter(Phase::data);
@@ -198,6 +215,7 @@ Edge Trainer::Loop::run_step(int64_t step) {
   record.target_tokens = batches.target_tokens;
   record.padding_tokens = batches.padding_tokens;
   record.samples = batches.samples;
+  record.flops = flops_of(batches);
   record.phase_seconds = phases_.take();
   record.seconds = std::chrono::duration<double>(parts_.clock.steady_now() - start).count();
   parts_.progress.on_step(record);
@@ -205,28 +223,40 @@ Edge Trainer::Loop::run_step(int64_t step) {
   return edge;
 }
 
+double Trainer::Loop::flops_of(const StepBatches& batches) const {
+  TrainingWork work{.tokens = batches.tokens,
+                    .target_tokens = batches.target_tokens,
+                    .squared_lengths = batches.squared_lengths,
+                    .full = parts_.model.options().full};
+  for (const FlatParameters::Slice& slice : parameters_.slices()) {
+    if (!work.full) work.adapter_parameters += slice.size;
+  }
+  return training_flops(parts_.model.options().config, work);
+}
+
 // This rank's share of the tokens is enough for a dashboard; the exact counts are
 // expert_stats.json's.
 void Trainer::Loop::report_expert_load() {
-  if (parts_.comm.rank() != 0) return;
-  for (const auto& [layer, counts] : own_counts_.layers()) {
+  for (const auto& [layer, counts] : step_counts_.layers()) {
     const LayerLoad load = load_of(counts);
     parts_.progress.on_expert_load({.layer = layer,
                                     .load_cv = load.cv,
                                     .max_over_mean = load.max_over_mean,
-                                    .dead = load.dead});
+                                    .dead = load.dead,
+                                    .selections = counts.selections});
   }
 }
 
 double Trainer::Loop::forward_and_backward(const StepBatches& batches, int64_t step) {
   parameters_.zero_gradients();
+  step_counts_ = declared_counts(parts_.model.options().emoe);
   double own_loss = 0.0;
   for (const PackedBatch& batch : batches.mine) {
     ForwardOptions forward;
     forward.training = true;
     forward.dropout_seed = step_seed(options_.batches.seed, step);
     if (!own_counts_.empty()) {
-      forward.on_choice = [&](const ExpertChoice& choice) { own_counts_.add(batch, choice); };
+      forward.on_choice = [&](const ExpertChoice& choice) { step_counts_.add(batch, choice); };
     }
     phases_.enter(Phase::forward);
     const at::Tensor loss = parts_.model.loss(batch, forward);
@@ -235,6 +265,7 @@ double Trainer::Loop::forward_and_backward(const StepBatches& batches, int64_t s
     loss.backward();
   }
   parameters_.check_gradients_in_place();
+  own_counts_.add(step_counts_);
   return own_loss;
 }
 

@@ -82,6 +82,7 @@ std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny) {
   options.config = tiny_config();
   if (!tiny.full) options.lora = tiny.lora;
   options.full = tiny.full;
+  options.dtype = tiny.dtype;
   options.emoe = tiny_emoe(tiny.experts);
   return std::make_unique<Llama>(options, [&](const std::string& name, const auto& shape) {
     at::Tensor tensor = tiny_weight(name, shape);
@@ -110,7 +111,7 @@ std::vector<Row> tiny_rows(int64_t count, uint64_t seed) {
   return rows;
 }
 
-RankOutcome run_rank(const TinyRun& run, Communicator& comm) {
+RankOutcome run_rank(const TinyRun& run, Communicator& comm, Communicator* gradient_comm) {
   RankOutcome outcome;
   TinyModel tiny = run.model;
   tiny.poisoned = run.poisoned_rank == comm.rank();
@@ -125,7 +126,8 @@ RankOutcome run_rank(const TinyRun& run, Communicator& comm) {
     outcome.error = error.what();
   };
   try {
-    Trainer trainer(run.options, {*model, comm, outcome.sink, stop, clock, run.train, run.eval});
+    Trainer trainer(run.options,
+                    {*model, comm, outcome.sink, stop, clock, run.train, run.eval, gradient_comm});
     outcome.result = trainer.run();
     outcome.expert_stats = trainer.expert_counts().to_json();
   } catch (const NonFiniteError& error) {

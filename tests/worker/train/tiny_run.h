@@ -22,6 +22,7 @@ struct TinyModel {
   bool full = false;
   int32_t experts = 0;    // 6: random partitions in both layers, top 2
   bool poisoned = false;  // a NaN in the embedding of a token all rows have
+  at::ScalarType dtype = at::ScalarType::Float;
 };
 [[nodiscard]] std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny);
 [[nodiscard]] at::Tensor tiny_weight(const std::string& name, const std::vector<int64_t>& shape);
@@ -42,6 +43,8 @@ class RecordingSink final : public ProgressSink {
   void on_checkpoint(const CheckpointRecord& record) override { checkpoints.push_back(record); }
   void on_merge(const MergeRecord& /*record*/) override {}
   void on_message(const std::string& text) override { messages.push_back(text); }
+  void on_non_finite(int64_t step) override { non_finite.push_back(step); }
+  void on_expert_load(const ExpertLoad& load) override { loads.push_back(load); }
 
   std::function<void(Phase)> phase_hook;
   std::pair<int64_t, int64_t> plan;
@@ -50,6 +53,8 @@ class RecordingSink final : public ProgressSink {
   std::vector<EvalRecord> evals;
   std::vector<CheckpointRecord> checkpoints;
   std::vector<std::string> messages;
+  std::vector<int64_t> non_finite;  // steps
+  std::vector<ExpertLoad> loads;    // layers of the first step, of the second, …
 };
 
 // One run of `world_size` ranks as threads, each with a model of its own.
@@ -75,7 +80,8 @@ struct RankOutcome {
   std::string error_type;  // "NonFiniteError", "CheckpointError", "ResumeError", "other"
 };
 
-[[nodiscard]] RankOutcome run_rank(const TinyRun& run, Communicator& comm);
+[[nodiscard]] RankOutcome run_rank(const TinyRun& run, Communicator& comm,
+                                   Communicator* gradient_comm = nullptr);
 [[nodiscard]] std::vector<RankOutcome> run_ranks(const TinyRun& run);
 
 // Options with 6 steps of 8 rows.

@@ -1,11 +1,14 @@
 #include "worker/train/trainer.h"
 
 #include <cmath>
+#include <numeric>
+#include <thread>
 
 #include <gtest/gtest.h>
 
 #include "tests/support/temp_dir.h"
 #include "tests/worker/train/tiny_run.h"
+#include "worker/comm/loopback/loopback_communicator.h"
 
 namespace emoe::worker {
 namespace {
@@ -78,6 +81,8 @@ TEST(Trainer, RecordsCountTheGlobalBatch) {
     EXPECT_EQ(rank.sink.steps[0].loss, ranks[0].sink.steps[0].loss);
     EXPECT_EQ(rank.sink.steps[0].padding_tokens, ranks[0].sink.steps[0].padding_tokens);
     EXPECT_TRUE(rank.sink.steps[0].phase_seconds.contains(Phase::comm));
+    EXPECT_GT(rank.sink.steps[0].flops, rank.sink.steps[1].flops);
+    EXPECT_EQ(rank.sink.steps[0].flops, ranks[0].sink.steps[0].flops);
   }
 }
 
@@ -142,6 +147,56 @@ TEST(Trainer, RepeatsBitForBit) {
   }
 }
 
+// As between GPUs: the host's group carries everything but the gradients.
+TEST(Trainer, GradientsGoThroughTheirOwnCommunicator) {
+  TinyRun run = standard_run();
+  run.world_size = 2;
+  run.eval.clear();
+  const auto usual = run_ranks(run);
+  auto hosts = make_loopback_group(2);
+  auto devices = make_loopback_group(2);
+  std::vector<RankOutcome> ranks(2);
+  {
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < 2; ++rank) {
+      threads.emplace_back(
+          [&, rank] { ranks[rank] = testing::run_rank(run, *hosts[rank], devices[rank].get()); });
+    }
+  }
+  for (int rank = 0; rank < 2; ++rank) {
+    ASSERT_EQ(ranks[rank].error, "");
+    expect_same_bits(ranks[rank], usual[0]);
+    EXPECT_EQ(devices[rank]->counters().started, 6);
+    EXPECT_EQ(devices[rank]->counters().of(CollectiveKind::all_reduce).calls, 6) << "one a step";
+    EXPECT_EQ(hosts[rank]->counters().started, 1) << "the counts of a dense model, which are none";
+    EXPECT_EQ(hosts[rank]->counters().of(CollectiveKind::all_reduce).bytes, 0);
+  }
+}
+
+TEST(Trainer, ExpertLoadsAreOfTheStepAndAddUpToTheRuns) {
+  TinyRun run = standard_run();
+  run.model = {.full = true, .experts = 6};
+  run.options.batches.global_batch = 2;
+  const RankOutcome outcome = std::move(run_ranks(run)[0]);
+  ASSERT_EQ(outcome.error, "");
+  ASSERT_EQ(outcome.sink.loads.size(), 2 * outcome.sink.steps.size());
+  std::vector<std::vector<int64_t>> sums(2, std::vector<int64_t>(6, 0));
+  for (size_t i = 0; i < outcome.sink.loads.size(); ++i) {
+    const ExpertLoad& load = outcome.sink.loads[i];
+    EXPECT_EQ(load.layer, static_cast<int64_t>(i % 2));
+    EXPECT_EQ(std::reduce(load.selections.begin(), load.selections.end()),
+              2 * outcome.sink.steps[i / 2].tokens);
+    const LayerLoad figures = load_of({.selections = load.selections});
+    EXPECT_EQ(load.load_cv, figures.cv);
+    EXPECT_EQ(load.dead, figures.dead);
+    for (size_t e = 0; e < 6; ++e) sums[i % 2][e] += load.selections[e];
+  }
+  EXPECT_NE(outcome.sink.loads[0].selections, outcome.sink.loads[2].selections);
+  const ExpertCounts total = ExpertCounts::from_json(outcome.expert_stats);
+  EXPECT_EQ(total.layers().at(0).selections, sums[0]);
+  EXPECT_EQ(total.layers().at(1).selections, sums[1]);
+}
+
 TEST(Trainer, OneRanksStopStopsAllAtTheSameStep) {
   TinyRun run = standard_run();
   run.world_size = 3;
@@ -165,6 +220,7 @@ TEST(Trainer, ANonFiniteNumberNamesStepRankAndTensorOnEveryRank) {
   for (const RankOutcome& rank : run_ranks(run)) {
     EXPECT_EQ(rank.error_type, "NonFiniteError");
     EXPECT_EQ(rank.error, "step 0, rank 1: loss is not finite");
+    EXPECT_EQ(rank.sink.non_finite, std::vector<int64_t>{0});
     EXPECT_EQ(rank.sink.steps.size(), 0);
     for (const Parameter& parameter : start->parameters()) {
       EXPECT_TRUE(rank.parameters.at(parameter.name).equal(parameter.tensor.detach()));
@@ -186,6 +242,7 @@ TEST(Trainer, ABadGradientIsNamedAndTouchesNoWeight) {
   for (const RankOutcome& rank : run_ranks(run)) {
     EXPECT_EQ(rank.error_type, "NonFiniteError");
     EXPECT_EQ(rank.error, "step 0, rank 2: gradient of " + name + " is not finite");
+    EXPECT_EQ(rank.sink.non_finite, std::vector<int64_t>{0});
     for (const Parameter& parameter : start->parameters()) {
       EXPECT_TRUE(rank.parameters.at(parameter.name).equal(parameter.tensor.detach()));
     }
