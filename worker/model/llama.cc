@@ -22,6 +22,10 @@ struct Llama::State {
   // Hidden states [T, h] after the final norm; or of `rows` only, when that is defined.
   [[nodiscard]] at::Tensor hidden(const PackedBatch& batch, const ForwardOptions& forward,
                                   const at::Tensor& rows) const;
+  // Of the tokens `rows` [M], which have targets.
+  [[nodiscard]] at::Tensor hidden_of_targets(const PackedBatch& batch,
+                                             const ForwardOptions& forward,
+                                             const at::Tensor& rows) const;
   [[nodiscard]] at::Tensor embed(const std::vector<int64_t>& ids) const;
   [[nodiscard]] LayerPass pass(const at::Tensor& positions, const ForwardOptions& forward) const;
   [[nodiscard]] static SelectionObserver observer(const ForwardOptions& forward, int64_t layer);
@@ -109,6 +113,16 @@ at::Tensor Llama::State::hidden(const PackedBatch& batch, const ForwardOptions& 
   return rms_norm(x, weights.final_norm, options.config.rms_norm_eps);
 }
 
+at::Tensor Llama::State::hidden_of_targets(const PackedBatch& batch, const ForwardOptions& forward,
+                                           const at::Tensor& rows) const {
+  // Only targets matter behind the last attention. Who observes the experts of the last layer wants
+  // to see every token, though.
+  const bool observed =
+      forward.on_choice && forward.experts_on && weights.layers.back().experts.has_value();
+  if (!observed) return hidden(batch, forward, rows);
+  return hidden(batch, forward, at::Tensor()).index_select(0, rows);
+}
+
 Llama::Llama(Options options, const WeightSource& source) : state_(std::make_unique<State>()) {
   state_->options = std::move(options);
   load_llama_weights(state_->options, source, state_->weights);
@@ -119,19 +133,14 @@ Llama::Llama(Llama&&) noexcept = default;
 
 at::Tensor Llama::loss(const PackedBatch& batch, const ForwardOptions& forward) {
   const Targets targets = targets_of(batch, state_->options.device);
-  // Only targets matter behind the last attention. An observer wants to see every token, though.
-  const bool trim = !forward.on_choice;
-  at::Tensor hidden = state_->hidden(batch, forward, trim ? targets.rows : at::Tensor());
-  if (!trim) hidden = hidden.index_select(0, targets.rows);
+  const at::Tensor hidden = state_->hidden_of_targets(batch, forward, targets.rows);
   return linear_cross_entropy(hidden, state_->weights.head, targets.ids, targets.weights);
 }
 
 at::Tensor Llama::token_losses(const PackedBatch& batch, const ForwardOptions& forward) {
   const at::NoGradGuard no_grad;
   const Targets targets = targets_of(batch, state_->options.device);
-  const bool trim = !forward.on_choice;
-  at::Tensor hidden = state_->hidden(batch, forward, trim ? targets.rows : at::Tensor());
-  if (!trim) hidden = hidden.index_select(0, targets.rows);
+  const at::Tensor hidden = state_->hidden_of_targets(batch, forward, targets.rows);
   at::Tensor losses = at::zeros({batch.num_tokens()}, hidden.options().dtype(at::kFloat));
   losses.index_copy_(0, targets.rows,
                      linear_cross_entropies(hidden, state_->weights.head, targets.ids));

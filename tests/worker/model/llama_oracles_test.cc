@@ -53,14 +53,21 @@ class LlamaOracles : public ::testing::Test {
 };
 
 TEST_F(LlamaOracles, AllExpertsEqualDenseBitForBit) {
-  Llama model = full(fixture_.emoe(Selector::top, 6));
-  const PackedBatch batch = fixture_.packed();
-  ForwardOptions off;
-  off.experts_on = false;
-  EXPECT_TRUE(at::equal(model.logits(batch, {}), model.logits(batch, off)));
-  const auto with_mask = gradients(model, batch, {});
-  const auto dense = gradients(model, batch, off);
-  for (const auto& [name, gradient] : dense) EXPECT_TRUE(at::equal(with_mask.at(name), gradient));
+  const EmoeOptions all = fixture_.emoe(Selector::top, 6);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    for (const bool tune_all : {true, false}) {
+      Llama model = tune_all ? full(all, dtype) : adapted(all, 0.0, dtype);
+      const PackedBatch batch = fixture_.packed();
+      ForwardOptions off;
+      off.experts_on = false;
+      EXPECT_TRUE(at::equal(model.logits(batch, {}), model.logits(batch, off)));
+      const auto with_mask = gradients(model, batch, {});
+      const auto dense = gradients(model, batch, off);
+      for (const auto& [name, gradient] : dense) {
+        EXPECT_TRUE(at::equal(with_mask.at(name), gradient)) << name;
+      }
+    }
+  }
 }
 
 TEST_F(LlamaOracles, FewerExpertsAreAnotherFunction) {
@@ -72,35 +79,35 @@ TEST_F(LlamaOracles, FewerExpertsAreAnotherFunction) {
       1e-2);
 }
 
+// Gate and up by their rows, down by its columns; under adapters those are rows of B and columns
+// of A.
 TEST_F(LlamaOracles, ExpertsNeverChosenGetNoGradient) {
-  Llama model = full(fixture_.emoe(Selector::top, 1));
-  const PackedBatch batch = fixture_.batch({1}, std::nullopt);
-  std::map<int64_t, std::set<int32_t>> used;
-  ForwardOptions forward;
-  forward.on_choice = [&](const ExpertChoice& choice) {
-    const at::Tensor flat = choice.chosen.flatten();
-    for (int64_t i = 0; i < flat.numel(); ++i) used[choice.layer].insert(flat[i].item<int32_t>());
-  };
-  const auto gradient = gradients(model, batch, forward);
-  int unused = 0;
-  int active = 0;
-  for (const int64_t layer : {int64_t{0}, int64_t{2}}) {
-    const std::string prefix = "model.layers." + std::to_string(layer) + ".mlp.";
-    const at::Tensor gate = gradient.at(prefix + "gate_proj.weight");
-    const at::Tensor up = gradient.at(prefix + "up_proj.weight");
-    const at::Tensor down = gradient.at(prefix + "down_proj.weight");
-    for (int32_t e = 0; e < 6; ++e) {
-      const bool silent = !gate.narrow(0, e * 6, 6).any().item<bool>() &&
-                          !up.narrow(0, e * 6, 6).any().item<bool>() &&
-                          !down.narrow(1, e * 6, 6).any().item<bool>();
-      const bool chosen = used[layer].contains(e);
-      EXPECT_TRUE(silent || chosen) << "layer " << layer << " expert " << e;
-      unused += chosen ? 0 : 1;
-      active += silent ? 0 : 1;
+  for (const bool tune_all : {true, false}) {
+    const EmoeOptions one = fixture_.emoe(Selector::top, 1);
+    Llama model = tune_all ? full(one) : adapted(one);
+    std::map<int64_t, std::set<int32_t>> used;
+    ForwardOptions forward;
+    forward.on_choice = [&](const ExpertChoice& choice) {
+      const at::Tensor flat = choice.chosen.flatten();
+      for (int64_t i = 0; i < flat.numel(); ++i) used[choice.layer].insert(flat[i].item<int32_t>());
+    };
+    const auto gradient = gradients(model, fixture_.batch({1}, std::nullopt), forward);
+    int unused = 0;
+    int active = 0;
+    for (const auto& parameter : model.parameters()) {
+      if (parameter.permuted_dim < 0) continue;
+      const at::Tensor& whole = gradient.at(parameter.name);
+      for (int32_t e = 0; e < 6; ++e) {
+        const bool silent = !whole.narrow(parameter.permuted_dim, e * 6, 6).any().item<bool>();
+        const bool chosen = used[parameter.layer].contains(e);
+        EXPECT_TRUE(silent || chosen) << parameter.name << " expert " << e;
+        unused += chosen ? 0 : 1;
+        active += silent ? 0 : 1;
+      }
     }
+    EXPECT_GT(unused, 0) << "the case shows nothing";
+    EXPECT_GT(active, 0) << "the case shows nothing";
   }
-  EXPECT_GT(unused, 0) << "the case shows nothing";
-  EXPECT_GT(active, 0) << "the case shows nothing";
 }
 
 TEST_F(LlamaOracles, SelectorsComplementEachOther) {
@@ -220,7 +227,7 @@ TEST_F(LlamaOracles, DropoutActsInTrainingOnlyAndFollowsItsSeed) {
   EXPECT_EQ(evaluated, adapted({}, 0.0).loss(fixture_.packed(), {}).item<double>());
 }
 
-// The last layer computes only targets, unless somebody observes the experts.
+// The last layer computes only targets, unless somebody observes its experts.
 TEST_F(LlamaOracles, TrimmedLastLayerChangesNothing) {
   Llama model = adapted(fixture_.emoe(Selector::top));
   ForwardOptions observed;
@@ -232,6 +239,23 @@ TEST_F(LlamaOracles, TrimmedLastLayerChangesNothing) {
   for (const auto& [name, gradient] : whole) {
     EXPECT_LT(relative_difference(trimmed.at(name), gradient), 1e-5) << name;
   }
+}
+
+TEST_F(LlamaOracles, WatchingTheExpertsOfEarlierLayersChangesNoBit) {
+  EmoeOptions early = fixture_.emoe(Selector::top);
+  early.partitions.erase(2);
+  Llama model = adapted(early);
+  ForwardOptions observed;
+  int64_t tokens = 0;
+  observed.on_choice = [&](const ExpertChoice& choice) { tokens += choice.chosen.size(0); };
+  const auto alone = gradients(model, fixture_.packed(), {});
+  const auto watched = gradients(model, fixture_.packed(), observed);
+  EXPECT_EQ(tokens, fixture_.packed().num_tokens()) << "every token's choice is seen";
+  for (const auto& [name, gradient] : watched) {
+    EXPECT_TRUE(at::equal(alone.at(name), gradient)) << name;
+  }
+  EXPECT_TRUE(at::equal(model.token_losses(fixture_.packed(), {}),
+                        model.token_losses(fixture_.packed(), observed)));
 }
 
 TEST_F(LlamaOracles, BatchWithoutTargetsHasZeroLossAndGradient) {
