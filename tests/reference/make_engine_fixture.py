@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Makes tests/worker/model/data/engine.safetensors: a tiny random Llama and what stock transformers
-(with a mask written here, from the paper's definition) computes with it, as the oracle of
-tests/worker/model.
+"""Makes tests/worker/model/data/{engine,uneven}.safetensors: tiny random Llamas and what stock transformers
+(with a mask written here, from the paper's definition) computes with them, as the oracle of
+tests/worker/model. `uneven` has what the other has not: heads wider than hidden / heads, another rope_theta
+and epsilon, an output head of its own.
 
     build/python/bin/python tests/reference/make_engine_fixture.py
 
 Tensors: base/<name> (fp32 weights); adapter/<name> (LoRA on all seven linears, B not zero);
 case/<case>/{logits,losses,loss} and case/<case>/grad/<name>, in the ORIGINAL neuron order.
-Cases: {full,lora}-{dense,top,bottom,not_top}; gradients of dense and top only. int: ids [4, 10], targets [4, 10], labels [2, 36].
+Cases: {full,lora}-{dense,top,bottom,not_top} (uneven: top only), gradients of dense and top only; bfloat16 (engine only):
+logits of the dense base in that type. int: ids [4, 10], targets [4, 10], labels [2, 36].
 """
+import copy
 import math
 import pathlib
 
@@ -21,14 +24,16 @@ EXPERTS, TOP_K, CONVERTED = 6, 2, (0, 2)
 RANK, ALPHA = 2, 4.0
 ROWS, LENGTH = 4, 10
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-OUT = pathlib.Path(__file__).parent.parent / "worker" / "model" / "data" / "engine.safetensors"
+OUT = pathlib.Path(__file__).parent.parent / "worker" / "model" / "data"
+VARIANTS = {"engine": {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True},
+            "uneven": {"head_dim": 6, "rms_norm_eps": 1e-6, "rope_theta": 500000.0, "tie_word_embeddings": False}}
 
 
-def tiny_llama():
+def tiny_llama(variant):
     torch.manual_seed(11)
     config = LlamaConfig(hidden_size=16, intermediate_size=36, num_hidden_layers=3, num_attention_heads=4,
-                         num_key_value_heads=2, vocab_size=40, max_position_embeddings=64, rms_norm_eps=1e-5,
-                         rope_theta=10000.0, tie_word_embeddings=True, attn_implementation="eager")
+                         num_key_value_heads=2, vocab_size=40, max_position_embeddings=64,
+                         attn_implementation="eager", **VARIANTS[variant])
     model = LlamaForCausalLM(config).eval()
     for name, p in model.named_parameters():
         p.data.normal_(0.0, 0.15)
@@ -84,8 +89,9 @@ def run(model, ids, targets):
     return {"logits": logits.detach(), "losses": losses.detach().view_as(targets), "loss": loss.detach()}
 
 
-def main():
-    model = tiny_llama()
+def make(variant):
+    selectors = ("dense", "top", "bottom", "not_top") if variant == "engine" else ("top",)
+    model = tiny_llama(variant)
     ids = torch.randint(3, 40, (ROWS, LENGTH))
     lengths = torch.tensor([10, 6, 10, 8])
     place = torch.arange(LENGTH)
@@ -96,8 +102,10 @@ def main():
     tensors = {"ids": ids, "targets": targets, "labels": labels}
     for name, p in model.named_parameters():
         tensors["base/" + name] = p.detach().clone()
+    if variant == "engine":
+        tensors["case/bfloat16/logits"] = copy.deepcopy(model).bfloat16()(ids).logits.detach().float()
 
-    for selector in ("dense", "top", "bottom", "not_top"):
+    for selector in selectors:
         set_selector(model, labels, selector)
         case = f"case/full-{selector}/"
         tensors |= {case + key: value for key, value in run(model, ids, targets).items()}
@@ -113,18 +121,19 @@ def main():
     adapters = {n: p for n, p in model.named_parameters() if n.endswith((".A", ".B"))}
     peft = lambda n: "base_model.model." + n[:-1] + f"lora_{n[-1]}.weight"
     tensors |= {"adapter/" + peft(n): p.detach().clone() for n, p in adapters.items()}
-    for selector in ("dense", "top", "bottom", "not_top"):
+    for selector in selectors:
         set_selector(model, labels, selector)
         case = f"case/lora-{selector}/"
         tensors |= {case + key: value for key, value in run(model, ids, targets).items()}
         if selector in ("dense", "top"):
             tensors |= {f"{case}grad/{peft(n)}": p.grad.clone() for n, p in adapters.items()}
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, OUT)
-    print(OUT, OUT.stat().st_size, "bytes; losses",
+    out = OUT / f"{variant}.safetensors"
+    save_file({k: v.contiguous() for k, v in tensors.items()}, out)
+    print(out, out.stat().st_size, "bytes; losses",
           {k.split("/")[1]: round(float(v), 6) for k, v in tensors.items() if k.endswith("/loss")})
     assert all(math.isfinite(float(v)) for k, v in tensors.items() if k.endswith("/loss"))
 
 
 if __name__ == "__main__":
-    main()
+    for name in VARIANTS:
+        make(name)

@@ -8,8 +8,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
-#include "worker/train/adamw_kernel.h"
-
 namespace emoe::worker {
 namespace {
 
@@ -20,18 +18,18 @@ std::span<float> part(const at::Tensor& flat, int64_t begin, int64_t end) {
   return {flat.data_ptr<float>() + begin, static_cast<size_t>(end - begin)};
 }
 
-// The same update by tensor operations, for devices other than the CPU.
-void update_by_tensors(const at::Tensor& w, const at::Tensor& m, const at::Tensor& v,
-                       const at::Tensor& gradients, const AdamwConstants& c) {
-  const at::Tensor g = gradients * c.gradient_scale;
-  w.mul_(c.weight_factor);
-  m.lerp_(g, c.one_minus_beta1);
-  v.mul_(c.beta2).addcmul_(g, g, c.one_minus_beta2);
-  const at::Tensor denominator = v.sqrt().div_(c.sqrt_correction2).add_(c.epsilon);
-  w.addcdiv_(m, denominator, -c.step_size);
-}
-
 }  // namespace
+
+void adamw_update_by_tensors(const at::Tensor& weights, const at::Tensor& first,
+                             const at::Tensor& second, const at::Tensor& gradients,
+                             const AdamwConstants& c) {
+  const at::Tensor g = gradients * c.gradient_scale;
+  weights.mul_(c.weight_factor);
+  first.lerp_(g, c.one_minus_beta1);
+  second.mul_(c.beta2).addcmul_(g, g, c.one_minus_beta2);
+  const at::Tensor denominator = second.sqrt().div_(c.sqrt_correction2).add_(c.epsilon);
+  weights.addcdiv_(first, denominator, -c.step_size);
+}
 
 Adamw::Adamw(const AdamwOptions& options, const FlatParameters& parameters)
     : options_(options),
@@ -64,7 +62,7 @@ void Adamw::update(FlatParameters& parameters, int64_t step, double learning_rat
       const auto cut = [&](const at::Tensor& flat) {
         return flat.narrow(0, slice.offset, slice.size);
       };
-      update_by_tensors(cut(weights), cut(first_), cut(second_), cut(gradients), constants);
+      adamw_update_by_tensors(cut(weights), cut(first_), cut(second_), cut(gradients), constants);
       continue;
     }
     at::parallel_for(0, slice.size, kGrain, [&](int64_t begin, int64_t end) {

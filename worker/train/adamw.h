@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "worker/train/adamw_kernel.h"
 #include "worker/train/flat_parameters.h"
 #include "worker/train/train_options.h"
 
@@ -29,5 +30,11 @@ class Adamw {
   at::Tensor first_;
   at::Tensor second_;
 };
+
+// adamw_update() by tensor operations, as update() does it where the parameters are not on the CPU;
+// fp32 of equal length, equal to rounding.
+void adamw_update_by_tensors(const at::Tensor& weights, const at::Tensor& first,
+                             const at::Tensor& second, const at::Tensor& gradients,
+                             const AdamwConstants& c);
 
 }  // namespace emoe::worker

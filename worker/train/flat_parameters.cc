@@ -17,6 +17,8 @@ namespace {
 
 constexpr int64_t kAlignment = 16;       // floats: a cache line
 constexpr int64_t kNormBlock = 1 << 16;  // floats
+// Floats whose copies in double take 32 MiB; enough to keep a GPU busy.
+constexpr int64_t kNormByTensors = 1 << 22;
 
 }  // namespace
 
@@ -75,8 +77,17 @@ std::optional<int64_t> FlatParameters::first_non_finite(const at::Tensor& flat) 
   EMOE_CHECK(false, "only the gaps between the tensors are not finite");
 }
 
+double norm_by_tensors(const at::Tensor& flat) {
+  at::Tensor total = at::zeros({}, flat.options().dtype(at::kDouble));
+  for (int64_t first = 0; first < flat.numel(); first += kNormByTensors) {
+    const int64_t count = std::min(kNormByTensors, flat.numel() - first);
+    total += flat.narrow(0, first, count).to(at::kDouble).square_().sum();
+  }
+  return std::sqrt(total.item<double>());
+}
+
 double norm_of(const at::Tensor& flat) {
-  if (!flat.is_cpu()) return std::sqrt(flat.to(at::kDouble).square().sum().item<double>());
+  if (!flat.is_cpu()) return norm_by_tensors(flat);
   const std::span<const float> values(flat.const_data_ptr<float>(), flat.numel());
   const int64_t blocks = (flat.numel() + kNormBlock - 1) / kNormBlock;
   std::vector<double> sums(blocks);

@@ -13,10 +13,10 @@ constexpr int64_t kConverted[] = {0, 2};
 
 }  // namespace
 
-EngineFixture::EngineFixture() {
+EngineFixture::EngineFixture(const std::string& name) {
   const char* source = std::getenv("EMOE_SOURCE_DIR");
   const std::string root = source != nullptr ? source : ".";
-  auto file = SafetensorsFile::open(root + "/tests/worker/model/data/engine.safetensors");
+  auto file = SafetensorsFile::open(root + "/tests/worker/model/data/" + name + ".safetensors");
   if (!file.ok()) throw std::runtime_error(std::string(file.status().message()));
   file_ = std::move(file).value();
 }
@@ -27,7 +27,7 @@ at::Tensor EngineFixture::tensor(const std::string& name) const {
   return tensor.value().clone();
 }
 
-LlamaConfig EngineFixture::config() {
+LlamaConfig EngineFixture::config(const std::string& name) {
   LlamaConfig config;
   config.hidden_size = 16;
   config.intermediate_size = 36;
@@ -39,6 +39,12 @@ LlamaConfig EngineFixture::config() {
   config.max_position_embeddings = 64;
   config.rms_norm_eps = 1e-5;
   config.tie_word_embeddings = true;
+  if (name == "uneven") {
+    config.head_dim = 6;
+    config.rms_norm_eps = 1e-6;
+    config.rope_theta = 5e5;
+    config.tie_word_embeddings = false;
+  }
   return config;
 }
 

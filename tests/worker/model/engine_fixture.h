@@ -12,15 +12,15 @@
 
 namespace emoe::worker::testing {
 
-// tests/worker/model/data/engine.safetensors: see tests/reference/make_engine_fixture.py.
+// tests/worker/model/data/<name>.safetensors: see tests/reference/make_engine_fixture.py.
 class EngineFixture {
  public:
-  EngineFixture();
+  explicit EngineFixture(const std::string& name = "engine");
 
   [[nodiscard]] at::Tensor tensor(const std::string& name) const;
   [[nodiscard]] bool has(const std::string& name) const { return file_->tensors().contains(name); }
 
-  [[nodiscard]] static LlamaConfig config();
+  [[nodiscard]] static LlamaConfig config(const std::string& name = "engine");
   // The fixture's two converted layers with its labels; 6 experts.
   [[nodiscard]] EmoeOptions emoe(Selector selector, int32_t top_k = 2) const;
   [[nodiscard]] static LoraOptions lora();  // all seven linears, rank 2

@@ -84,6 +84,20 @@ at::Tensor rotate_half(const at::Tensor& x) {
   return at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
 }
 
+// What a GPU computes with: the branches by tensor operations, which the CPU takes for other types
+// than fp32 and bf16, against the kernels.
+TEST(RmsNorm, TensorOperationsEqualTheKernels) {
+  const at::Tensor x = leaf({6, 37});
+  const at::Tensor w = leaf({37});
+  const at::Tensor d = at::randn({6, 37});
+  const at::Tensor kernel = rms_norm(x, {"w", w, w}, 1e-5);
+  const auto expected = gradients(kernel, d, {x, w});
+  const at::Tensor wide = x.detach().to(at::kDouble).set_requires_grad(true);
+  const at::Tensor y = rms_norm(wide, {"w", w.detach().to(at::kDouble), w}, 1e-5);
+  EXPECT_TRUE(at::allclose(y.to(at::kFloat), kernel, 1e-6, 1e-6));
+  expect_close(gradients(y, d.to(at::kDouble), {wide, w}), expected);
+}
+
 TEST(Rotary, EqualsRotateHalf) {
   const at::Tensor x = leaf({5, 3, 12});
   const at::Tensor d = at::randn({5, 3, 12});
@@ -96,6 +110,18 @@ TEST(Rotary, EqualsRotateHalf) {
   EXPECT_TRUE(at::allclose(y, plain, 1e-6, 1e-6));
   expect_close(gradients(y, d, {x}), expected);
   EXPECT_TRUE(at::equal(y[0], x.detach()[0])) << "position 0 does not turn";
+}
+
+TEST(Rotary, TensorOperationsEqualTheKernels) {
+  const at::Tensor x = leaf({5, 3, 12});
+  const at::Tensor d = at::randn({5, 3, 12});
+  const RotaryTable table = rotary_table(at::tensor({0, 1, 2, 0, 700}, at::kLong), 12, 10000.0);
+  const at::Tensor kernel = apply_rotary(x, table);
+  const auto expected = gradients(kernel, d, {x});
+  const at::Tensor wide = x.detach().to(at::kDouble).set_requires_grad(true);
+  const at::Tensor y = apply_rotary(wide, table);
+  EXPECT_TRUE(at::allclose(y.to(at::kFloat), kernel, 1e-6, 1e-6));
+  expect_close(gradients(y, d.to(at::kDouble), {wide}), expected);
 }
 
 struct LinearCase {
@@ -166,6 +192,22 @@ TEST(CrossEntropy, EqualsThePlainExpressionOverSeveralChunks) {
   expect_close(gradients(loss, at::tensor(1.5), {x, w}), expected);
   EXPECT_TRUE(
       at::allclose(linear_cross_entropies(x, head, targets).to(at::kDouble), each, 1e-5, 1e-5));
+}
+
+TEST(CrossEntropy, TensorOperationsEqualTheKernels) {
+  const at::Tensor x = leaf({20, 8});
+  const at::Tensor w = leaf({50, 8});
+  const at::Tensor targets = at::randint(0, 50, {20});
+  const at::Tensor weights = at::rand({20}) / 20;
+  const at::Tensor kernel = linear_cross_entropy(x, {"head", w, w}, targets, weights);
+  const auto expected = gradients(kernel, at::tensor(1.5), {x, w});
+  const at::Tensor wide = x.detach().to(at::kDouble).set_requires_grad(true);
+  const Weight head{"head", w.detach().to(at::kDouble), w};
+  const at::Tensor loss = linear_cross_entropy(wide, head, targets, weights);
+  EXPECT_NEAR(loss.item<double>(), kernel.item<double>(), 1e-6 * kernel.item<double>());
+  expect_close(gradients(loss, at::tensor(1.5), {wide, w}), expected);
+  EXPECT_TRUE(at::allclose(linear_cross_entropies(wide, head, targets),
+                           linear_cross_entropies(x, {"head", w, w}, targets), 1e-6, 1e-6));
 }
 
 at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <span>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -56,6 +57,14 @@ TEST(FlatParameters, NormAndTheFirstBadTensor) {
   EXPECT_FALSE(std::isfinite(norm_of(flat.weights())));
 }
 
+// What a GPU computes with; more floats than one block of it.
+TEST(FlatParameters, NormByTensorOperationsEqualsTheKernels) {
+  const at::Tensor flat = random_tensor({5'000'001}, 7);
+  EXPECT_NEAR(norm_by_tensors(flat), norm_of(flat), 1e-12 * norm_of(flat));
+  flat[5'000'000] = NAN;
+  EXPECT_FALSE(std::isfinite(norm_by_tensors(flat)));
+}
+
 // Against LibTorch's own fused AdamW kernel, over several steps.
 TEST(Adamw, EqualsTorch) {
   for (const double beta1 : {0.9, 0.3}) {
@@ -93,6 +102,29 @@ TEST(Adamw, EqualsTorch) {
       EXPECT_TRUE(close(flat.view(adamw.second_moments(), i), v[i]));
     }
   }
+}
+
+// What a GPU computes with.
+TEST(Adamw, TensorOperationsEqualTheKernel) {
+  AdamwConstants constants{.gradient_scale = 0.7F, .weight_factor = 0.99F, .step_size = 0.02F};
+  const at::Tensor w = random_tensor({1003}, 1);
+  const at::Tensor m = random_tensor({1003}, 2) * 0.1;
+  const at::Tensor v = random_tensor({1003}, 3).square();
+  const at::Tensor g = random_tensor({1003}, 4);
+  const at::Tensor w2 = w.clone();
+  const at::Tensor m2 = m.clone();
+  const at::Tensor v2 = v.clone();
+  const auto span = [](const at::Tensor& t) {
+    return std::span<float>(t.data_ptr<float>(), static_cast<size_t>(t.numel()));
+  };
+  for (const float correction : {0.05F, 0.9F}) {
+    constants.sqrt_correction2 = correction;
+    adamw_update(span(w), span(m), span(v), span(g), constants);
+    adamw_update_by_tensors(w2, m2, v2, g, constants);
+  }
+  EXPECT_TRUE(at::allclose(w, w2, 2e-6, 1e-7));
+  EXPECT_TRUE(at::allclose(m, m2, 2e-6, 1e-7));
+  EXPECT_TRUE(at::allclose(v, v2, 2e-6, 1e-7));
 }
 
 TEST(Adamw, ClipsLikeTorch) {
