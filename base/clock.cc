@@ -26,4 +26,9 @@ void FakeClock::advance(std::chrono::nanoseconds by) {
   elapsed_ += by;
 }
 
+void FakeClock::jump_wall(std::chrono::nanoseconds by) {
+  std::lock_guard lock(mutex_);
+  start_ += std::chrono::duration_cast<WallTime::duration>(by);
+}
+
 }  // namespace emoe

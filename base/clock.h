@@ -24,13 +24,14 @@ class SystemClock final : public Clock {
   [[nodiscard]] WallTime wall_now() const override;
 };
 
-// Stands still until advance(); both clocks move together.
+// Stands still until advance(), by which both clocks move together.
 class FakeClock final : public Clock {
  public:
   explicit FakeClock(WallTime start = WallTime(std::chrono::seconds(1'700'000'000)));
   [[nodiscard]] SteadyTime steady_now() const override;
   [[nodiscard]] WallTime wall_now() const override;
   void advance(std::chrono::nanoseconds by);
+  void jump_wall(std::chrono::nanoseconds by);  // as when somebody sets the machine's clock
 
  private:
   mutable std::mutex mutex_;
