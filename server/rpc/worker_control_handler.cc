@@ -6,6 +6,7 @@
 
 #include "server/job/errors.h"
 #include "server/rpc/grpc_status.h"
+#include "server/session/report_wire.h"
 
 namespace emoe::server {
 namespace {
@@ -26,44 +27,6 @@ v1::Command::Kind to_wire(RankCommand command) {
       return v1::Command::CHECKPOINT_AND_STOP;
   }
   return v1::Command::KIND_UNSPECIFIED;
-}
-
-RankReport report_from_wire(const v1::Report& report) {
-  RankReport result;
-  result.sequence = report.sequence();
-  switch (report.kind_case()) {
-    case v1::Report::kStep: {
-      StepReport step{report.step().step(), std::nullopt, {}};
-      if (report.step().has_metrics()) step.metrics = report.step().metrics();
-      for (const auto& [phase, seconds] : report.step().phase_seconds()) {
-        step.phase_seconds[phase] = seconds;
-      }
-      result.body = std::move(step);
-      break;
-    }
-    case v1::Report::kEval:
-      result.body = report.eval();
-      break;
-    case v1::Report::kCheckpoint:
-      result.body = report.checkpoint();
-      break;
-    case v1::Report::kLog:
-      result.body = report.log();
-      break;
-    case v1::Report::kPhase:
-      result.body = report.phase();
-      break;
-    case v1::Report::kMerge:
-      result.body = report.merge();
-      break;
-    case v1::Report::kEnd:
-      result.body =
-          EndReport{report.end().exit_code(), report.end().message(), report.end().steps_done()};
-      break;
-    case v1::Report::KIND_NOT_SET:
-      break;  // of a newer worker: acknowledged, not understood
-  }
-  return result;
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 #include "emoe/v1/job.pb.h"
 
 // What ranks and the coordinator tell each other, as plain values; rpc/ translates to and from the
-// wire (proto/emoe/v1/worker_control_service.proto says what each means).
+// wire (proto/emoe/v1/worker_control_service.proto and report.proto say what each means).
 namespace emoe::server {
 
 struct JoinRequest {
