@@ -30,10 +30,11 @@ enum class JobEvent {
 //                        attempt_gone                              │                                     ▼
 //                             └──────────────────────────────── RECOVERING                           SUCCEEDED
 //
-//   failed:           VALIDATING, QUEUED (a job that can no longer run here), STARTING, RUNNING, EXPORTING,
-//                     RECOVERING ─▶ FAILED.
-//   completed:        also RUNNING ─▶ SUCCEEDED (a job that exports nothing) and STARTING ─▶ SUCCEEDED (a coordinator
-//                     that comes back may learn of the end before the ranks join again).
+//   failed:           VALIDATING, STARTING, RUNNING, EXPORTING, RECOVERING ─▶ FAILED.
+//   completed:        also RUNNING ─▶ SUCCEEDED (a job that exports nothing), STARTING ─▶ SUCCEEDED (a coordinator that
+//                     comes back may learn of the end before the ranks join again) and RECOVERING ─▶ SUCCEEDED (an
+//                     attempt that was given up had finished its work).
+//   QUEUED:           a job that needs more slots than the service has since its restart stays queued and says so.
 //   cancel_requested: VALIDATING, QUEUED ─▶ CANCELLED (nothing runs);
 //                     STARTING, RUNNING, EXPORTING, RECOVERING ─▶ CANCELLING ─attempt_gone─▶ CANCELLED.
 //   SUCCEEDED, FAILED and CANCELLED have no way out. PAUSING and PAUSED are in the wire contract

@@ -6,6 +6,7 @@
 #include <absl/strings/str_cat.h>
 #include <sys/stat.h>
 
+#include "server/job/store_schema.h"
 #include "server/job/store_writes.h"
 
 namespace emoe::server {
@@ -13,41 +14,14 @@ namespace {
 
 constexpr char kDatabaseName[] = "jobs.db";
 
-constexpr char kSchema[] = R"(
-CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE jobs(
-  id TEXT PRIMARY KEY, name TEXT NOT NULL, state INTEGER NOT NULL, priority INTEGER NOT NULL,
-  create_time INTEGER NOT NULL, next_sequence INTEGER NOT NULL, revision INTEGER NOT NULL,
-  failures INTEGER NOT NULL, not_before INTEGER, cancel_message TEXT NOT NULL, body BLOB NOT NULL);
-CREATE INDEX jobs_by_state ON jobs(state);
-CREATE INDEX jobs_by_time ON jobs(create_time, id);
-CREATE TABLE labels(
-  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, key TEXT NOT NULL, value TEXT NOT NULL,
-  PRIMARY KEY(job_id, key)) WITHOUT ROWID;
-CREATE TABLE attempts(
-  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, number INTEGER NOT NULL,
-  token TEXT NOT NULL, handle TEXT NOT NULL, ended INTEGER NOT NULL, doom INTEGER,
-  doom_message TEXT NOT NULL, end_code INTEGER, fault_code INTEGER, fault_message TEXT NOT NULL,
-  PRIMARY KEY(job_id, number)) WITHOUT ROWID;
-CREATE TABLE events(
-  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, sequence INTEGER NOT NULL,
-  body BLOB NOT NULL, PRIMARY KEY(job_id, sequence)) WITHOUT ROWID;
-CREATE TABLE steps(
-  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,
-  attempt INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY(job_id, step)) WITHOUT ROWID;
-CREATE TABLE evals(
-  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,
-  body BLOB NOT NULL, PRIMARY KEY(job_id, step)) WITHOUT ROWID;
-CREATE TABLE checkpoints(
-  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,
-  body BLOB NOT NULL, PRIMARY KEY(job_id, step)) WITHOUT ROWID;
-CREATE TABLE cursors(
-  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, attempt INTEGER NOT NULL,
-  rank INTEGER NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY(job_id, attempt, rank)) WITHOUT ROWID;
-CREATE TABLE requests(
-  request_id TEXT PRIMARY KEY, method TEXT NOT NULL, body_hash TEXT NOT NULL, job_id TEXT NOT NULL,
-  response BLOB NOT NULL) WITHOUT ROWID;
-)";
+// The database holds the secrets that ranks join with: a new folder is this user's alone.
+Status make_private_folder(const std::filesystem::path& folder) {
+  const auto path = (std::filesystem::absolute(folder) / "").lexically_normal().parent_path();
+  EMOE_RETURN_IF_ERROR(emoe::create_directories(path.parent_path()));
+  if (::mkdir(path.c_str(), 0700) == 0) return ok_status();
+  if (errno != EEXIST) return errno_status(errno, "cannot create folder " + folder.string());
+  return emoe::create_directories(folder);  // fails where a file is in the way
+}
 
 Result<FileLock> lock_folder(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "lock";
@@ -100,54 +74,23 @@ JobStore::~JobStore() = default;
 
 Result<std::unique_ptr<JobStore>> JobStore::open(Config config) {
   const std::string context = "state folder " + config.state_dir.string();
-  EMOE_RETURN_IF_ERROR(with_context(emoe::create_directories(config.state_dir), context));
+  EMOE_RETURN_IF_ERROR(with_context(make_private_folder(config.state_dir), context));
   EMOE_ASSIGN_OR_RETURN(FileLock lock, lock_folder(config.state_dir));
   const auto path = config.state_dir / kDatabaseName;
   EMOE_ASSIGN_OR_RETURN(auto writer, Database::open(path, Database::Mode::read_write));
   auto store = std::unique_ptr<JobStore>(
       new JobStore(std::move(config), std::move(lock), std::move(writer)));
-  EMOE_RETURN_IF_ERROR(with_context(store->prepare_schema(), path.string()));
+  EMOE_RETURN_IF_ERROR(with_context(prepare_schema(*store->writer_), path.string()));
   return store;
 }
 
-Status JobStore::prepare_schema() {
-  EMOE_RETURN_IF_ERROR(writer_->execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"));
-  {
-    Statement check(*writer_, "PRAGMA quick_check(1)");
-    if (check.next() && check.bytes(0) != "ok")
-      return absl::DataLossError("damaged: " + check.bytes(0));
-    EMOE_RETURN_IF_ERROR(check.status());
-  }
-  Transaction transaction(*writer_);
-  EMOE_RETURN_IF_ERROR(transaction.begun());
-  Statement exists(*writer_, "SELECT count(*) FROM sqlite_master WHERE name='meta'");
-  if (!exists.next()) return exists.status();
-  if (exists.integer(0) == 0) {
-    EMOE_RETURN_IF_ERROR(writer_->execute(kSchema));
-    Statement insert(*writer_, "INSERT INTO meta VALUES('schema_version', ?)");
-    EMOE_RETURN_IF_ERROR(insert.bind(int64_t{kSchemaVersion}).run());
-  } else {
-    Statement version(*writer_, "SELECT value FROM meta WHERE key='schema_version'");
-    if (!version.next()) return absl::DataLossError("damaged: no schema version");
-    if (version.integer(0) != kSchemaVersion) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("has schema version ", version.integer(0), ", this program knows version ",
-                       kSchemaVersion, "; use the program that wrote it, or another --state-dir"));
-    }
-  }
-  return transaction.commit();
-}
-
-Status JobStore::commit(const Change& change) {
-  return commit(std::vector<Change>{change});
-}
-
-Status JobStore::commit(const std::vector<Change>& changes) {
+Status JobStore::transact(const std::function<Status(Database&)>& write) {
   const std::lock_guard lock(write_mutex_);
   const auto begin = std::chrono::steady_clock::now();
   Transaction transaction(*writer_);
   EMOE_RETURN_IF_ERROR(transaction.begun());
-  for (const Change& change : changes) EMOE_RETURN_IF_ERROR(write_change(*writer_, change));
+  EMOE_RETURN_IF_ERROR(write(*writer_));
+  if (config_.before_commit) EMOE_RETURN_IF_ERROR(config_.before_commit());
   EMOE_RETURN_IF_ERROR(transaction.commit());
   if (config_.on_commit) {
     config_.on_commit(
@@ -156,13 +99,22 @@ Status JobStore::commit(const std::vector<Change>& changes) {
   return ok_status();
 }
 
+Status JobStore::commit(const Change& change) {
+  return commit(std::vector<Change>{change});
+}
+
+Status JobStore::commit(const std::vector<Change>& changes) {
+  return transact([&](Database& database) {
+    for (const Change& change : changes) EMOE_RETURN_IF_ERROR(write_change(database, change));
+    return ok_status();
+  });
+}
+
 Status JobStore::remove_job(const std::string& id, const std::optional<RequestRecord>& request) {
-  const std::lock_guard lock(write_mutex_);
-  Transaction transaction(*writer_);
-  EMOE_RETURN_IF_ERROR(transaction.begun());
-  EMOE_RETURN_IF_ERROR(Statement(*writer_, "DELETE FROM jobs WHERE id=?").bind(id).run());
-  if (request) EMOE_RETURN_IF_ERROR(write_request(*writer_, *request));
-  return transaction.commit();
+  return transact([&](Database& database) {
+    EMOE_RETURN_IF_ERROR(Statement(database, "DELETE FROM jobs WHERE id=?").bind(id).run());
+    return request ? write_request(database, *request) : ok_status();
+  });
 }
 
 Result<JobRecord> JobStore::job(const std::string& id) {
@@ -232,6 +184,15 @@ Result<std::vector<v1::StepMetrics>> JobStore::steps(const std::string& job_id, 
   return read_messages<v1::StepMetrics>(select.bind(job_id).bind(from).bind(int64_t{limit}));
 }
 
+Result<bool> JobStore::has_steps(const std::string& job_id, int attempt) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(), "SELECT 1 FROM steps WHERE job_id=? AND attempt=? LIMIT 1");
+  const bool found = select.bind(job_id).bind(int64_t{attempt}).next();
+  EMOE_RETURN_IF_ERROR(select.status());
+  return found;
+}
+
 Result<std::vector<v1::EvalResult>> JobStore::evals(const std::string& job_id) {
   Reader reader(*this);
   EMOE_RETURN_IF_ERROR(reader.status());
@@ -245,6 +206,23 @@ Result<std::vector<v1::CheckpointInfo>> JobStore::checkpoints(const std::string&
   Statement select(reader.database(),
                    "SELECT body FROM checkpoints WHERE job_id=? ORDER BY step DESC");
   return read_messages<v1::CheckpointInfo>(select.bind(job_id));
+}
+
+Result<std::map<std::string, v1::CheckpointInfo>> JobStore::last_checkpoints() {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  // SQLite takes the other columns from the row of the maximum.
+  Statement select(reader.database(),
+                   "SELECT job_id, body, max(step) FROM checkpoints "
+                   "GROUP BY job_id");
+  std::map<std::string, v1::CheckpointInfo> newest;
+  while (select.next()) {
+    if (!newest[select.bytes(0)].ParseFromString(select.bytes(1))) {
+      return absl::DataLossError("database: a stored checkpoint is damaged");
+    }
+  }
+  EMOE_RETURN_IF_ERROR(select.status());
+  return newest;
 }
 
 Result<int64_t> JobStore::committed_sequence(const std::string& job_id, int attempt, int rank) {
@@ -261,12 +239,14 @@ Result<std::optional<RequestRecord>> JobStore::request(const std::string& reques
   Reader reader(*this);
   EMOE_RETURN_IF_ERROR(reader.status());
   Statement select(reader.database(),
-                   "SELECT method, body_hash, job_id, response FROM requests WHERE request_id=?");
+                   "SELECT method, body_hash, job_id, response, time FROM requests "
+                   "WHERE request_id=?");
   const bool found = select.bind(request_id).next();
   EMOE_RETURN_IF_ERROR(select.status());
   if (!found) return std::optional<RequestRecord>();
-  return std::optional<RequestRecord>(
-      {request_id, select.bytes(0), select.bytes(1), select.bytes(2), select.bytes(3)});
+  return std::optional<RequestRecord>({request_id, select.bytes(0), select.bytes(1),
+                                       select.bytes(2), select.bytes(3),
+                                       wall_time(select.integer(4))});
 }
 
 }  // namespace emoe::server

@@ -42,14 +42,17 @@ struct JobPage {
 class JobStore {
  public:
   struct Config {
-    std::filesystem::path state_dir;                // made if missing; jobs.db and lock live there
-    std::function<void(double seconds)> on_commit;  // how long each commit took
+    // Made if missing, for this user alone; jobs.db and lock live there.
+    std::filesystem::path state_dir;
+    std::function<void(double seconds)> on_commit = {};  // how long each commit took
+    // For tests: called before each commit; its error stands for a disk that is full.
+    std::function<Status()> before_commit = {};
   };
-  static constexpr int kSchemaVersion = 1;
 
   // Locks the folder against a second coordinator (ABORTED "… is used by another coordinator"),
-  // opens and checks the database. DATA_LOSS when it is damaged, FAILED_PRECONDITION when a newer
-  // version wrote it, PERMISSION_DENIED or another I/O error when it cannot be written.
+  // opens, checks and, when an older version wrote it, migrates the database. DATA_LOSS when it is
+  // damaged, FAILED_PRECONDITION when a newer version wrote it or the file system cannot hold a
+  // write-ahead log, PERMISSION_DENIED or another I/O error when it cannot be written.
   [[nodiscard]] static Result<std::unique_ptr<JobStore>> open(Config config);
   ~JobStore();
 
@@ -70,8 +73,12 @@ class JobStore {
                                                       int limit);
   [[nodiscard]] Result<std::vector<v1::StepMetrics>> steps(const std::string& job_id, int64_t from,
                                                            int limit);
+  // Whether this attempt has reported a step.
+  [[nodiscard]] Result<bool> has_steps(const std::string& job_id, int attempt);
   [[nodiscard]] Result<std::vector<v1::EvalResult>> evals(const std::string& job_id);
   [[nodiscard]] Result<std::vector<v1::CheckpointInfo>> checkpoints(const std::string& job_id);
+  // The newest of each job that has one, by job id.
+  [[nodiscard]] Result<std::map<std::string, v1::CheckpointInfo>> last_checkpoints();
   [[nodiscard]] Result<int64_t> committed_sequence(const std::string& job_id, int attempt,
                                                    int rank);
   [[nodiscard]] Result<std::optional<RequestRecord>> request(const std::string& request_id);
@@ -81,7 +88,8 @@ class JobStore {
 
   // A reading connection out of the pool, returned to it at the end of the scope.
   class Reader;
-  [[nodiscard]] Status prepare_schema();
+  // Runs `write` in one durable transaction.
+  [[nodiscard]] Status transact(const std::function<Status(Database&)>& write);
 
   const Config config_;
   FileLock lock_;

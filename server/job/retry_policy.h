@@ -8,17 +8,18 @@
 
 namespace emoe::server {
 
-// What the coordinator itself found about an attempt, before or without an exit status.
+// What the coordinator itself found about an attempt, before or without an exit status. The numbers
+// are stored: a new finding gets a new one.
 enum class Finding {
-  session_lost,         // a rank fell silent
-  hang,                 // all ranks talk, none gets on
-  join_timeout,         // ranks missing after join_timeout
-  world_size_mismatch,  // MPI started another number of ranks than planned
-  launch_refused,       // the engine or the program is missing
-  engine_busy,          // the engine has no room now
-  engine_forgot,        // the launcher knows nothing of a running attempt (after a restart)
-  max_runtime,
-  cancelled,
+  session_lost = 0,         // a rank fell silent
+  hang = 1,                 // all ranks talk, none gets on
+  join_timeout = 2,         // ranks missing after join_timeout
+  world_size_mismatch = 3,  // MPI started another number of ranks than planned
+  launch_refused = 4,       // the engine or the program is missing
+  engine_busy = 5,          // the engine has no room now
+  engine_forgot = 6,        // the launcher knows nothing of a running attempt (after a restart)
+  max_runtime = 7,
+  cancelled = 8,
 };
 
 // All that is known of how an attempt ended.
@@ -48,7 +49,7 @@ struct Verdict {
 // is which Reason, and whether another attempt could mend it.
 [[nodiscard]] Verdict judge(const AttemptOutcome& outcome);
 
-// The pause before the next attempt after `failures` counted failures (>= 1): base, 2·base,
+// The pause before the next attempt after `failures` of the same kind in a row (>= 1): base, 2·base,
 // 4·base, … at most 64·base.
 [[nodiscard]] std::chrono::milliseconds retry_pause(std::chrono::milliseconds base, int failures);
 

@@ -33,18 +33,22 @@ Status write_labels(Database& database, const v1::Job& job) {
 
 Status write_job(Database& database, const JobRecord& record) {
   const v1::Job& job = record.job;
-  Statement upsert(database,
-                   "INSERT INTO jobs VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
-                   "name=excluded.name, state=excluded.state, priority=excluded.priority, "
-                   "next_sequence=excluded.next_sequence, revision=excluded.revision, "
-                   "failures=excluded.failures, not_before=excluded.not_before, "
-                   "cancel_message=excluded.cancel_message, body=excluded.body");
+  Statement upsert(
+      database,
+      "INSERT INTO jobs VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+      "name=excluded.name, state=excluded.state, priority=excluded.priority, "
+      "next_sequence=excluded.next_sequence, revision=excluded.revision, "
+      "failures=excluded.failures, not_before=excluded.not_before, "
+      "cancel_message=excluded.cancel_message, body=excluded.body, "
+      "idle_requeues=excluded.idle_requeues, run_time=excluded.run_time");
   upsert.bind(job.id()).bind(job.name()).bind(int64_t{job.state()}).bind(int64_t{job.priority()});
   upsert.bind(nanoseconds(job.create_time())).bind(record.next_sequence).bind(record.revision);
   upsert.bind(int64_t{record.failures});
   upsert.bind(record.not_before ? std::optional<int64_t>(nanoseconds(*record.not_before))
                                 : std::nullopt);
-  EMOE_RETURN_IF_ERROR(upsert.bind(record.cancel_message).bind_blob(job.SerializeAsString()).run());
+  upsert.bind(record.cancel_message).bind_blob(job.SerializeAsString());
+  upsert.bind(int64_t{record.idle_requeues}).bind(int64_t{record.run_time.count()});
+  EMOE_RETURN_IF_ERROR(upsert.run());
   return write_labels(database, job);
 }
 
@@ -125,21 +129,26 @@ void bind_query(Statement& select, const JobQuery& query) {
 }  // namespace
 
 const char* const kSelectJob =
-    "SELECT next_sequence, revision, failures, not_before, cancel_message, body FROM jobs";
+    "SELECT next_sequence, revision, failures, not_before, cancel_message, body, idle_requeues, "
+    "run_time FROM jobs";
+
+WallTime wall_time(int64_t nanoseconds) {
+  return WallTime(
+      std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(nanoseconds)));
+}
 
 Result<JobRecord> read_job(const Statement& row) {
   JobRecord record;
   record.next_sequence = row.integer(0);
   record.revision = row.integer(1);
   record.failures = static_cast<int>(row.integer(2));
-  if (const auto not_before = row.optional_integer(3)) {
-    record.not_before = WallTime(
-        std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(*not_before)));
-  }
+  if (const auto not_before = row.optional_integer(3)) record.not_before = wall_time(*not_before);
   record.cancel_message = row.bytes(4);
   if (!record.job.ParseFromString(row.bytes(5))) {
     return absl::DataLossError("database: a stored job is damaged");
   }
+  record.idle_requeues = static_cast<int>(row.integer(6));
+  record.run_time = std::chrono::nanoseconds(row.integer(7));
   return record;
 }
 
@@ -166,9 +175,13 @@ Result<std::vector<AttemptRecord>> read_attempts(Database& database, const std::
 }
 
 Status write_request(Database& database, const RequestRecord& request) {
-  Statement insert(database, "INSERT INTO requests VALUES(?,?,?,?,?)");
+  EMOE_RETURN_IF_ERROR(Statement(database, "DELETE FROM requests WHERE time<?")
+                           .bind(nanoseconds(request.time - kRequestsKept))
+                           .run());
+  Statement insert(database, "INSERT INTO requests VALUES(?,?,?,?,?,?)");
   insert.bind(request.request_id).bind(request.method).bind(request.body_hash);
-  return insert.bind(request.job_id).bind_blob(request.response).run();
+  insert.bind(request.job_id).bind_blob(request.response).bind(nanoseconds(request.time));
+  return insert.run();
 }
 
 Status write_change(Database& database, const Change& change) {

@@ -11,7 +11,10 @@
 namespace emoe::server {
 
 [[nodiscard]] Status write_change(Database& database, const Change& change);
+// Also forgets the requests that were answered kRequestsKept before this one.
 [[nodiscard]] Status write_request(Database& database, const RequestRecord& request);
+// Times are stored as nanoseconds since the epoch.
+[[nodiscard]] WallTime wall_time(int64_t nanoseconds);
 
 // Selects the columns read_job() reads.
 extern const char* const kSelectJob;

@@ -18,7 +18,11 @@ struct JobRecord {
   int64_t next_sequence = 1;           // of its events
   int64_t revision = 1;                // behind job.etag; progress alone does not change it
   int failures = 0;                    // counted attempts that failed
+  int idle_requeues = 0;               // uncounted attempts in a row that did no step
   std::optional<WallTime> not_before;  // a retry's pause
+  // How long attempts of it ran under a coordinator's eyes, for resources.max_runtime. In memory it
+  // runs on between commits.
+  std::chrono::nanoseconds run_time{0};
   std::string cancel_message;
 };
 
@@ -44,14 +48,16 @@ struct RankCursor {
   int64_t sequence = 0;
 };
 
-// A mutating call that was answered: a repeat gets the same answer.
+// A mutating call that was answered: a repeat gets the same answer, for kRequestsKept.
 struct RequestRecord {
   std::string request_id;
   std::string method;
   std::string body_hash;
   std::string job_id;
   std::string response;  // serialised message
+  WallTime time;         // when it was answered
 };
+inline constexpr std::chrono::hours kRequestsKept{7 * 24};
 
 // What one transaction writes: a change of a job and the events that tell of it stand or fall
 // together.

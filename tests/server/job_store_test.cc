@@ -154,6 +154,79 @@ TEST_F(JobStoreTest, RefusesANewerSchema) {
   EXPECT_NE(std::string(store.status().message()).find("schema version 99"), std::string::npos);
 }
 
+TEST_F(JobStoreTest, MigratesAnOlderSchema) {
+  const char* source = std::getenv("EMOE_SOURCE_DIR");
+  if (source == nullptr) GTEST_SKIP() << "EMOE_SOURCE_DIR is not set";
+  std::ifstream file(fs::path(source) / "tests/server/jobs_v1.sql");
+  const std::string sql((std::istreambuf_iterator<char>(file)), {});
+  ASSERT_FALSE(sql.empty());
+  fs::create_directories(dir_ / "state");
+  sqlite3* raw = nullptr;
+  ASSERT_EQ(sqlite3_open((dir_ / "state" / "jobs.db").c_str(), &raw), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(raw, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
+  sqlite3_close(raw);
+  for (int round = 0; round < 2; ++round) {  // migrated, then opened as it is
+    const auto store = open();
+    ASSERT_NE(store, nullptr);
+    const auto job = store->job("job-1");
+    ASSERT_TRUE(job.ok()) << job.status();
+    EXPECT_EQ(job->job.name(), "old");
+    EXPECT_EQ(job->failures, 2);
+    EXPECT_EQ(job->idle_requeues, round);
+    EXPECT_EQ(store->attempts("job-1")->front().doom, Finding::hang);
+    const auto request = store->request("r");
+    ASSERT_TRUE(request.ok() && request->has_value());
+    EXPECT_LT(WallTime::clock::now() - (*request)->time, std::chrono::hours(1));  // not forgotten
+    JobRecord next = *job;
+    next.idle_requeues = 1;
+    ASSERT_TRUE(store->commit(change(next)).ok());
+  }
+}
+
+TEST_F(JobStoreTest, ForgetsRequestsAfterAWeek) {
+  const auto store = open();
+  const WallTime now{std::chrono::hours(500'000)};
+  const auto answer = [&](const std::string& id, WallTime time) {
+    Change change;
+    change.request = RequestRecord{id, "CreateJob", "h", "a", "x", time};
+    ASSERT_TRUE(store->commit(change).ok());
+  };
+  answer("old", now);
+  answer("newer", now + std::chrono::hours(1));
+  answer("today", now + kRequestsKept + std::chrono::minutes(1));
+  EXPECT_FALSE(store->request("old")->has_value());
+  EXPECT_EQ((*store->request("newer"))->time, now + std::chrono::hours(1));
+  EXPECT_TRUE(store->request("today")->has_value());
+}
+
+TEST_F(JobStoreTest, ANewFolderIsItsOwnersAlone) {
+  open("some/where/");
+  EXPECT_EQ(fs::status(dir_ / "some" / "where").permissions(), fs::perms::owner_all);
+  fs::create_directories(dir_ / "given");
+  fs::permissions(dir_ / "given", fs::perms::owner_all | fs::perms::group_read);
+  open("given");  // somebody decided so
+  EXPECT_EQ(fs::status(dir_ / "given").permissions(), fs::perms::owner_all | fs::perms::group_read);
+}
+
+TEST_F(JobStoreTest, KnowsStepsOfAnAttemptAndTheLastCheckpoints) {
+  const auto store = open();
+  Change all = change(record("a"));
+  v1::StepMetrics step;
+  step.set_attempt(2);
+  all.steps.emplace_back("a", step);
+  for (const int64_t at : {4, 12, 8}) {
+    v1::CheckpointInfo info;
+    info.set_step(at);
+    all.checkpoints.emplace_back("a", info);
+  }
+  ASSERT_TRUE(store->commit(std::vector<Change>{all, change(record("b"))}).ok());
+  EXPECT_FALSE(*store->has_steps("a", 1));
+  EXPECT_TRUE(*store->has_steps("a", 2));
+  const auto newest = store->last_checkpoints();
+  ASSERT_EQ(newest->size(), 1U);
+  EXPECT_EQ(newest->at("a").step(), 12);
+}
+
 TEST_F(JobStoreTest, RefusesADamagedFile) {
   fs::create_directories(dir_ / "state");
   std::ofstream(dir_ / "state" / "jobs.db") << std::string(8192, 'x');

@@ -1,0 +1,107 @@
+#include "server/job/store_schema.h"
+
+#include <array>
+
+#include <absl/strings/str_cat.h>
+
+namespace emoe::server {
+namespace {
+
+constexpr char kVersion1[] = R"(
+CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE jobs(
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, state INTEGER NOT NULL, priority INTEGER NOT NULL,
+  create_time INTEGER NOT NULL, next_sequence INTEGER NOT NULL, revision INTEGER NOT NULL,
+  failures INTEGER NOT NULL, not_before INTEGER, cancel_message TEXT NOT NULL, body BLOB NOT NULL);
+CREATE INDEX jobs_by_state ON jobs(state);
+CREATE INDEX jobs_by_time ON jobs(create_time, id);
+CREATE TABLE labels(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, key TEXT NOT NULL, value TEXT NOT NULL,
+  PRIMARY KEY(job_id, key)) WITHOUT ROWID;
+CREATE TABLE attempts(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, number INTEGER NOT NULL,
+  token TEXT NOT NULL, handle TEXT NOT NULL, ended INTEGER NOT NULL, doom INTEGER,
+  doom_message TEXT NOT NULL, end_code INTEGER, fault_code INTEGER, fault_message TEXT NOT NULL,
+  PRIMARY KEY(job_id, number)) WITHOUT ROWID;
+CREATE TABLE events(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, sequence INTEGER NOT NULL,
+  body BLOB NOT NULL, PRIMARY KEY(job_id, sequence)) WITHOUT ROWID;
+CREATE TABLE steps(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,
+  attempt INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY(job_id, step)) WITHOUT ROWID;
+CREATE TABLE evals(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,
+  body BLOB NOT NULL, PRIMARY KEY(job_id, step)) WITHOUT ROWID;
+CREATE TABLE checkpoints(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,
+  body BLOB NOT NULL, PRIMARY KEY(job_id, step)) WITHOUT ROWID;
+CREATE TABLE cursors(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, attempt INTEGER NOT NULL,
+  rank INTEGER NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY(job_id, attempt, rank)) WITHOUT ROWID;
+CREATE TABLE requests(
+  request_id TEXT PRIMARY KEY, method TEXT NOT NULL, body_hash TEXT NOT NULL, job_id TEXT NOT NULL,
+  response BLOB NOT NULL) WITHOUT ROWID;
+)";
+
+// Requests are forgotten some day; an attempt's time and its fruitless repeats outlive a restart.
+constexpr char kVersion2[] = R"(
+ALTER TABLE requests ADD COLUMN time INTEGER NOT NULL DEFAULT 0;
+UPDATE requests SET time = CAST(strftime('%s', 'now') AS INTEGER) * 1000000000;
+CREATE INDEX requests_by_time ON requests(time);
+ALTER TABLE jobs ADD COLUMN idle_requeues INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN run_time INTEGER NOT NULL DEFAULT 0;
+)";
+
+// The i-th brings version i to version i + 1; version 0 is an empty file. Never changed once
+// released: a change of the tables is one more entry.
+constexpr std::array kMigrations = {kVersion1, kVersion2};
+constexpr int64_t kSchemaVersion = kMigrations.size();
+
+// 0 for a new file.
+Result<int64_t> stored_version(Database& database) {
+  Statement exists(database, "SELECT count(*) FROM sqlite_master WHERE name='meta'");
+  if (!exists.next()) return exists.status();
+  if (exists.integer(0) == 0) return 0;
+  Statement version(database, "SELECT value FROM meta WHERE key='schema_version'");
+  if (version.next()) return version.integer(0);
+  EMOE_RETURN_IF_ERROR(version.status());
+  return absl::DataLossError("damaged: no schema version");
+}
+
+Status check_file(Database& database) {
+  Statement journal(database, "PRAGMA journal_mode=WAL");
+  if (!journal.next()) return journal.status();
+  if (journal.bytes(0) != "wal") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the file system allows no write-ahead log (journal mode \"", journal.bytes(0),
+                     "\"); use a --state-dir on a local disk"));
+  }
+  EMOE_RETURN_IF_ERROR(database.execute("PRAGMA synchronous=FULL"));
+  Statement check(database, "PRAGMA quick_check(1)");
+  if (check.next() && check.bytes(0) != "ok") {
+    return absl::DataLossError("damaged: " + check.bytes(0));
+  }
+  return check.status();
+}
+
+}  // namespace
+
+Status prepare_schema(Database& database) {
+  EMOE_RETURN_IF_ERROR(check_file(database));
+  Transaction transaction(database);
+  EMOE_RETURN_IF_ERROR(transaction.begun());
+  EMOE_ASSIGN_OR_RETURN(const int64_t version, stored_version(database));
+  if (version < 0 || version > kSchemaVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("has schema version ", version, ", this program knows up to version ",
+                     kSchemaVersion, "; use the program that wrote it, or another --state-dir"));
+  }
+  for (size_t i = static_cast<size_t>(version); i < kMigrations.size(); ++i) {
+    EMOE_RETURN_IF_ERROR(database.execute(kMigrations[i]));
+  }
+  Statement record(database, "INSERT OR REPLACE INTO meta VALUES('schema_version', ?)");
+  EMOE_RETURN_IF_ERROR(record.bind(kSchemaVersion).run());
+  return transaction.commit();
+}
+
+}  // namespace emoe::server
