@@ -12,8 +12,8 @@ namespace emoe::server {
 namespace {
 
 bool may_be_quiet(const std::string& phase) {
-  return phase.empty() || phase == "prepare" || phase == "eval" || phase == "evaluate" ||
-         phase == "checkpoint" || phase == "export";
+  return phase.empty() || phase == "prepare" || phase == "eval" || phase == "checkpoint" ||
+         phase == "export";
 }
 
 int64_t seconds(std::chrono::nanoseconds duration) {
@@ -65,6 +65,14 @@ void AttemptMonitor::reported(int index, SteadyTime now) {
 
 void AttemptMonitor::ended(int rank) {
   ranks_.at(static_cast<size_t>(rank)).ended = true;
+}
+
+void AttemptMonitor::forgive(SteadyTime::duration gap, SteadyTime now) {
+  started_ = std::min(started_ + gap, now);
+  for (Rank& rank : ranks_) {
+    rank.last_heard = std::min(rank.last_heard + gap, now);
+    rank.last_progress = std::min(rank.last_progress + gap, now);
+  }
 }
 
 std::optional<AttemptMonitor::Alarm> AttemptMonitor::check(SteadyTime now) const {

@@ -21,8 +21,8 @@ class AttemptMonitor {
     std::chrono::milliseconds session_timeout{30'000};
     std::chrono::milliseconds progress_timeout{300'000};
     // Preparing, evaluating, checkpointing and exporting may be quiet for so many times
-    // progress_timeout: they read, cluster or write gigabytes between two signs of life.
-    int quiet_phase_factor = 10;
+    // progress_timeout: they read, cluster, score or write gigabytes between two signs of life.
+    int quiet_phase_factor = 3;
   };
   struct Alarm {
     bool operator==(const Alarm&) const = default;
@@ -42,6 +42,8 @@ class AttemptMonitor {
   void pulse(int rank, const RankPulse& pulse, SteadyTime now);
   void reported(int rank, SteadyTime now);
   void ended(int rank);  // its End report came: from now on it may be silent
+  // The coordinator itself did nothing for so long up to `now`: no rank is to blame for this time.
+  void forgive(SteadyTime::duration gap, SteadyTime now);
 
   [[nodiscard]] bool all_joined() const { return all_joined_; }
   // What is wrong with the attempt now, if anything.
@@ -66,7 +68,7 @@ class AttemptMonitor {
   [[nodiscard]] const Rank& culprit() const;
 
   const Config config_;
-  const SteadyTime started_;
+  SteadyTime started_;
   const bool adopted_;
   std::vector<Rank> ranks_;
   bool all_joined_ = false;

@@ -140,10 +140,21 @@ TEST_F(AttemptMonitorTest, LongQuietPhasesHaveMoreTime) {
   for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
   const RankPulse exporting{12, "export", 42, 42, "", 0, 0};
   const RankPulse waiting{12, "comm", 43, 42, "barrier", 0, 0};
-  talk(monitor, {exporting, waiting}, seconds(999));
+  talk(monitor, {exporting, waiting}, seconds(299));
   EXPECT_FALSE(monitor.check(now()).has_value());
   talk(monitor, {exporting, waiting}, seconds(2));
   EXPECT_EQ(monitor.check(now())->finding, Finding::hang);
+}
+
+TEST_F(AttemptMonitorTest, AStallOfTheCoordinatorIsNoRanksFault) {
+  AttemptMonitor monitor = make(2);
+  ASSERT_TRUE(monitor.join(info(0, 2), now()).ok());
+  clock_.advance(seconds(9));
+  clock_.advance(seconds(500));
+  monitor.forgive(seconds(500), now());
+  EXPECT_FALSE(monitor.check(now()).has_value());  // neither silent nor missing
+  clock_.advance(seconds(1));
+  EXPECT_EQ(monitor.check(now())->finding, Finding::session_lost);  // 10 s of its own silence
 }
 
 }  // namespace
