@@ -62,6 +62,9 @@ enum class StopMode {
 class Launcher {
  public:
   virtual ~Launcher() = default;
+  // The handle that launch() gives this attempt, whether it was launched or not: poll() tells.
+  [[nodiscard]] virtual LaunchHandle handle_of(const std::string& job_id, int attempt,
+                                               const std::filesystem::path& attempt_dir) const = 0;
   // FAILED_PRECONDITION when the engine or the program is missing (says how to get it),
   // RESOURCE_EXHAUSTED when the engine has no room now and may have some later (only that),
   // DATA_LOSS when the machine would not: the attempt's files cannot be read or written (disk full

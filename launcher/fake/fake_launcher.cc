@@ -16,10 +16,11 @@ Result<LaunchHandle> FakeLauncher::launch(const LaunchRequest& request) {
   const std::lock_guard lock(mutex_);
   const LaunchHandle handle = handle_of(request.job_id, request.attempt);
   if (attempts_.contains(handle.text)) return handle;
-  if (!launch_error_.ok()) return launch_error_;
+  if (!launch_error_.ok() && !launch_anyway_) return launch_error_;
   attempts_[handle.text] = {request, {AttemptPhase::running, {}}, false};
   launches_.push_back(request);
   launched_.notify_all();
+  if (!launch_error_.ok()) return launch_error_;
   return handle;
 }
 
@@ -63,9 +64,10 @@ void FakeLauncher::forget(const std::string& job_id, int attempt) {
   attempts_.erase(handle_of(job_id, attempt).text);
 }
 
-void FakeLauncher::fail_launches(Status error) {
+void FakeLauncher::fail_launches(Status error, bool anyway) {
   const std::lock_guard lock(mutex_);
   launch_error_ = std::move(error);
+  launch_anyway_ = anyway;
 }
 
 void FakeLauncher::survive_kill(bool survive) {

@@ -23,6 +23,10 @@ class FakeLauncher final : public Launcher {
     bool operator==(const Stop&) const = default;
   };
 
+  [[nodiscard]] LaunchHandle handle_of(const std::string& job_id, int attempt,
+                                       const std::filesystem::path&) const override {
+    return handle_of(job_id, attempt);
+  }
   [[nodiscard]] Result<LaunchHandle> launch(const LaunchRequest& request) override;
   [[nodiscard]] Result<AttemptStatus> poll(const LaunchHandle& handle) override;
   // kill ends a running attempt at once by signal 9; graceful is only written down.
@@ -33,7 +37,8 @@ class FakeLauncher final : public Launcher {
   void end(const std::string& job_id, int attempt, AttemptEnd end);
   void set_unknown(const std::string& job_id, int attempt, bool unknown);
   void forget(const std::string& job_id, int attempt);  // poll() answers NOT_FOUND from now on
-  void fail_launches(Status error);                     // OK: launches work again
+  // OK: launches work again. `anyway`: they start all the same, as when only the answer is lost.
+  void fail_launches(Status error, bool anyway = false);
   void survive_kill(bool survive);  // kill is only written down (an uninterruptible process)
 
   // What was asked, in order. launches() has each attempt once, however often it was launched.
@@ -59,6 +64,7 @@ class FakeLauncher final : public Launcher {
   std::vector<LaunchRequest> launches_;
   std::vector<Stop> stops_;
   Status launch_error_;
+  bool launch_anyway_ = false;
   bool survive_kill_ = false;
 };
 

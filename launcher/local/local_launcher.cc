@@ -179,10 +179,15 @@ Status LocalLauncher::start_supervisor(const LaunchRequest& request,
   return machine ? absl::DataLossError(message) : absl::InternalError(message);
 }
 
+LaunchHandle LocalLauncher::handle_of(const std::string& /*job_id*/, int /*attempt*/,
+                                      const std::filesystem::path& attempt_dir) const {
+  return {absl::StrCat(kHandlePrefix, AttemptFiles(attempt_dir).dir().string())};
+}
+
 Result<LaunchHandle> LocalLauncher::launch(const LaunchRequest& request) {
   EMOE_RETURN_IF_ERROR(check_request(request));
   const AttemptFiles files(request.attempt_dir);
-  const LaunchHandle handle{absl::StrCat(kHandlePrefix, files.dir().string())};
+  const LaunchHandle handle = handle_of(request.job_id, request.attempt, request.attempt_dir);
   const std::lock_guard lock(mutex_);
   const auto known = read_launch(files);
   if (!known.ok() && known.status().code() != StatusCode::kNotFound) {

@@ -38,6 +38,8 @@ class LocalLauncher final : public Launcher {
 
   explicit LocalLauncher(Config config);
 
+  [[nodiscard]] LaunchHandle handle_of(const std::string& job_id, int attempt,
+                                       const std::filesystem::path& attempt_dir) const override;
   // FAILED_PRECONDITION: mpirun (Debian package openmpi-bin), the supervisor or the worker program
   // is missing, or the folder belongs to another attempt. INVALID_ARGUMENT: a request without a
   // program, ranks or folder. DATA_LOSS and INTERNAL as in Launcher; never RESOURCE_EXHAUSTED.
