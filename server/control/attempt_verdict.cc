@@ -15,11 +15,12 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
                           const launcher::AttemptEnd& end) {
   AttemptOutcome outcome;
   outcome.reported_success = reported_success(job, attempt);
-  const bool clean = end.exit_code == 0 && end.signal == 0;
-  // A job that finished although it was about to be removed has finished.
-  const bool finished_anyway =
-      clean && outcome.reported_success && attempt.doom != Finding::cancelled;
-  if (!finished_anyway) outcome.finding = attempt.doom;
+  // A job that finished although its attempt was given up has finished; how its processes ended is
+  // our own doing then.
+  if (attempt.doom && attempt.doom != Finding::cancelled && outcome.reported_success) {
+    return outcome;
+  }
+  outcome.finding = attempt.doom;
   outcome.out_of_memory = end.out_of_memory;
   if (attempt.fault_code) {
     // The rank's own word is better than the exit of whichever process the engine saw end first.

@@ -1,10 +1,8 @@
 #include "server/control/controller.h"
 
 #include <absl/strings/str_cat.h>
+#include <pthread.h>
 
-#include "base/file.h"
-#include "base/id.h"
-#include "base/log.h"
 #include "server/job/errors.h"
 
 namespace emoe::server {
@@ -15,19 +13,32 @@ Controller::Controller(ControlConfig config, JobStore& store, launcher::Launcher
       store_(store),
       clock_(clock),
       probe_(probe),
+      failures_(clock),
       book_(store, clock,
             [this](const std::string& id) {
               if (listener_) listener_(id);
             }),
-      desk_(book_, store, clock, probe),
-      driver_(config_, book_, desk_, launcher, clock, probe) {}
+      desk_(book_, store, clock, probe, failures_),
+      driver_(config_, book_, desk_, store, launcher, clock, probe, failures_) {}
 
 Status Controller::recover() {
   const std::lock_guard lock(mutex_);
   EMOE_RETURN_IF_ERROR(book_.load());
-  for (auto& [id, live] : book_.jobs()) {
-    if (live.attempt) driver_.adopt(live);
-  }
+  for (auto& [id, live] : book_.jobs()) EMOE_RETURN_IF_ERROR(driver_.adopt(live));
+  EMOE_RETURN_IF_ERROR(show_checkpoints_locked());
+  auto leftovers =
+      DiscardedFolders::leftovers({config_.output_root, AttemptDriver::jobs_dir(config_)});
+  if (leftovers.empty()) return ok_status();
+  cleaner_ = std::jthread([leftovers](const std::stop_token& stop) mutable {
+    pthread_setname_np(pthread_self(), "cleaner");
+    leftovers.remove(stop);
+  });
+  return ok_status();
+}
+
+Status Controller::show_checkpoints_locked() {
+  EMOE_ASSIGN_OR_RETURN(const auto checkpoints, store_.last_checkpoints());
+  for (const auto& [id, info] : checkpoints) probe_.checkpointed(id, info);
   return ok_status();
 }
 
@@ -64,32 +75,65 @@ void Controller::run(const std::stop_token& stop) {
 }
 
 void Controller::step() {
+  std::vector<PendingLaunch> launches;
+  {
+    const std::lock_guard lock(mutex_);
+    launches = begin_round_locked();
+  }
+  std::vector<LaunchOutcome> outcomes;
+  for (const PendingLaunch& launch : launches) outcomes.push_back(driver_.launch(launch));
+  const std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < launches.size(); ++i) {
+    LiveJob& live = *launches[i].live;
+    failures_.note("job " + launches[i].request.job_id, driver_.launched(live, outcomes[i]));
+  }
+  book_.drop_ended();
+  publish_locked();
+}
+
+std::vector<PendingLaunch> Controller::begin_round_locked() {
+  // The time first, then the messages: a heartbeat that is not among them came after `now`, and no
+  // rank is called silent for the time that its heartbeats lay in the inbox.
+  const SteadyTime now = clock_.steady_now();
   std::vector<SessionMessage> messages;
   {
     const std::lock_guard lock(inbox_mutex_);
     messages.swap(inbox_);
   }
-  const std::lock_guard lock(mutex_);
-  const SteadyTime now = clock_.steady_now();
-  if (last_step_) {
-    const double seconds = std::chrono::duration<double>(now - *last_step_).count();
-    probe_.add_held(seconds * slots_used_locked());
-  }
-  last_step_ = now;
-  desk_.process(std::move(messages));
+  pass_time_locked(now);
+  desk_.process(std::move(messages), now);
+  for (auto& [id, live] : book_.jobs()) drive_locked(live, now);
+  book_.drop_ended();
+  schedule_locked(now);
+  std::vector<PendingLaunch> launches;
   for (auto& [id, live] : book_.jobs()) {
-    if (!live.attempt) continue;
-    if (const Status status = driver_.drive(live); !status.ok()) {
-      log_error("job %s: %s", id, std::string(status.message()));
-    }
+    if (auto launch = driver_.pending_launch(live)) launches.push_back(*std::move(launch));
   }
-  book_.drop_ended();
-  schedule_locked();
-  book_.drop_ended();
-  publish_locked();
+  return launches;
 }
 
-void Controller::schedule_locked() {
+void Controller::pass_time_locked(SteadyTime now) {
+  const auto gap = last_step_ ? now - *last_step_ : SteadyTime::duration::zero();
+  last_step_ = now;
+  probe_.add_held(std::chrono::duration<double>(gap).count() * slots_used_locked());
+  // A coordinator that stood still heard nobody: the ranks are given that time back.
+  const bool stood_still = gap > config_.session_timeout / 2;
+  for (auto& [id, live] : book_.jobs()) {
+    if (!live.attempt) continue;
+    live.record.run_time += gap;
+    if (!stood_still) continue;
+    live.attempt->monitor->forgive(gap, now);
+    if (live.attempt->end_seen) live.attempt->end_seen = now;
+  }
+}
+
+void Controller::drive_locked(LiveJob& live, SteadyTime now) {
+  if (!live.attempt) return;
+  const std::string what = "job " + live.record.job.id();
+  failures_.note(what, driver_.drive(live, now));
+}
+
+void Controller::schedule_locked(SteadyTime now) {
   std::vector<QueuedJob> queued;
   std::vector<RunningJob> running;
   for (const auto& [id, live] : book_.jobs()) {
@@ -99,15 +143,14 @@ void Controller::schedule_locked() {
       running.push_back({id, ranks});
     } else if (job.state() == v1::QUEUED) {
       queued.push_back(
-          {id, ranks, job.priority(), to_wall_time(job.create_time()), live.record.not_before});
+          {id, ranks, job.priority(), to_wall_time(job.create_time()), live.resume_at});
     }
   }
-  const Schedule plan =
-      schedule(std::move(queued), running, config_.slots_total, clock_.wall_now());
+  const Schedule plan = schedule(std::move(queued), running, config_.slots_total, now);
   for (const std::string& id : plan.start) {
-    if (const Status status = driver_.start(*book_.find(id)); !status.ok()) {
-      log_error("job %s: %s", id, std::string(status.message()));
-    }
+    LiveJob& live = *book_.find(id);
+    failures_.note("job " + id, driver_.start(live));
+    drive_locked(live, now);
   }
   waiting_.clear();
   for (const Waiting& waiting : plan.waiting) waiting_[waiting.id] = waiting;

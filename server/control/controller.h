@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -8,11 +7,15 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "server/control/attempt_driver.h"
 #include "server/control/config.h"
 #include "server/control/coordinator_probe.h"
+#include "server/control/discarded_folders.h"
+#include "server/control/failure_log.h"
+#include "server/control/fair_mutex.h"
 #include "server/control/job_book.h"
 #include "server/control/session_desk.h"
 #include "server/scheduler/scheduler.h"
@@ -40,14 +43,16 @@ class Controller {
   Controller(ControlConfig config, JobStore& store, launcher::Launcher& launcher,
              const Clock& clock, CoordinatorProbe& probe);
 
-  // Before everything else: loads the unfinished jobs and takes up their attempts.
+  // Before everything else: loads the unfinished jobs and takes up their attempts. What deletions
+  // left behind is removed in the background from then on.
   [[nodiscard]] Status recover();
   // Where ranks find the coordinator, once the port is bound. Called before the loop starts.
   void set_coordinator_address(std::string address);
   // Called (under the lock: must return at once) with the id of each job that has new events.
   void set_listener(std::function<void(const std::string&)> listener);
 
-  // One round of everything; errors are logged and the round tried again.
+  // One round of everything; errors are logged and the round tried again. Launches happen without
+  // the lock. One caller at a time.
   void step();
   // Rounds until asked to stop: at once when something comes in, else every poll_interval.
   void run(const std::stop_token& stop);
@@ -65,6 +70,7 @@ class Controller {
                                        const std::string& etag, const RequestKey& request);
   [[nodiscard]] Result<v1::Job> cancel(const std::string& id, const std::string& message,
                                        const RequestKey& request);
+  // Returns when the folders are gone; other calls do not wait for that.
   [[nodiscard]] Status remove(const std::string& id, const std::string& etag, bool delete_outputs,
                               const RequestKey& request);
   [[nodiscard]] Result<v1::Job> get(const std::string& id);
@@ -89,12 +95,25 @@ class Controller {
   [[nodiscard]] const ControlConfig& config() const { return config_; }
 
  private:
-  void schedule_locked();
+  // The round up to the launches that are due.
+  [[nodiscard]] std::vector<PendingLaunch> begin_round_locked();
+  void pass_time_locked(SteadyTime now);
+  void drive_locked(LiveJob& live, SteadyTime now);
+  void schedule_locked(SteadyTime now);
   void publish_locked();
   [[nodiscard]] int slots_used_locked();
   [[nodiscard]] Result<LiveJob*> find_live_locked(const std::string& id, const std::string& doing);
   [[nodiscard]] Result<std::optional<v1::Job>> repeat_locked(const RequestKey& request);
-  static void remember(JobEdit& edit, const RequestKey& request);
+  [[nodiscard]] Status show_checkpoints_locked();
+  // The row that makes a repeat of the request get the same answer; nothing without an id.
+  [[nodiscard]] std::optional<RequestRecord> record_of(const RequestKey& request,
+                                                       const std::string& job_id) const;
+  void remember(JobEdit& edit, const RequestKey& request) const;
+  [[nodiscard]] Result<v1::Job> cancel_again_locked(const std::string& id,
+                                                    const RequestKey& request);
+  [[nodiscard]] Status forget_locked(const std::string& id, const std::string& etag,
+                                     const RequestKey& request, bool delete_outputs,
+                                     DiscardedFolders& discarded);
   void poke();
 
   const ControlConfig config_;
@@ -102,7 +121,8 @@ class Controller {
   const Clock& clock_;
   CoordinatorProbe& probe_;
 
-  std::mutex mutex_;
+  FairMutex mutex_;
+  FailureLog failures_;
   std::function<void(const std::string&)> listener_;
   JobBook book_;
   SessionDesk desk_;
@@ -115,6 +135,7 @@ class Controller {
   std::condition_variable_any inbox_filled_;
   std::vector<SessionMessage> inbox_;
   bool poked_ = false;
+  std::jthread cleaner_;  // of what earlier deletions left; last: stops before the rest goes
 };
 
 }  // namespace emoe::server

@@ -1,9 +1,7 @@
 // The calls of Controller that change a job on a client's behalf.
 #include <absl/strings/str_cat.h>
 
-#include "base/file.h"
 #include "base/id.h"
-#include "base/log.h"
 #include "server/control/controller.h"
 #include "server/job/errors.h"
 
@@ -50,12 +48,16 @@ Result<std::optional<v1::Job>> Controller::repeat_locked(const RequestKey& reque
   return std::optional<v1::Job>(std::move(job));
 }
 
+std::optional<RequestRecord> Controller::record_of(const RequestKey& request,
+                                                   const std::string& job_id) const {
+  if (request.id.empty()) return std::nullopt;
+  return RequestRecord{request.id, request.method,   request.body_hash, job_id,
+                       "",         clock_.wall_now()};
+}
+
 // The commit of the change stores the answer with it.
-void Controller::remember(JobEdit& edit, const RequestKey& request) {
-  edit.touch();
-  if (request.id.empty()) return;
-  edit.rows().request =
-      RequestRecord{request.id, request.method, request.body_hash, edit.job().id(), ""};
+void Controller::remember(JobEdit& edit, const RequestKey& request) const {
+  edit.rows().request = record_of(request, edit.job().id());
 }
 
 Status Controller::check_capacity(const v1::JobSpec& resolved) {
@@ -94,6 +96,7 @@ Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& r
   job.set_priority(resolved.resources().priority());
   JobEdit edit(fresh, clock_);
   EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::validated, v1::REASON_UNSPECIFIED, ""));
+  edit.touch();
   remember(edit, request);
   const std::string id = job.id();
   if (const Status stored = book_.add(std::move(edit)); !stored.ok()) return store_failed(stored);
@@ -129,6 +132,7 @@ Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& updat
   }
   if (update.priority) job.set_priority(*update.priority);
   if (update.name) job.set_name(*update.name);
+  edit.touch();
   remember(edit, request);
   if (const Status stored = book_.commit(*live, std::move(edit)); !stored.ok()) {
     return store_failed(stored);
@@ -142,16 +146,15 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
   if (first) return *first;
-  const auto found = find_live_locked(id, "be cancelled");
-  if (!found.ok()) {
-    const auto ended = store_.job(id);
-    if (ended.ok() && ended->job.state() == v1::CANCELLED) return ended->job;
-    return found.status();
+  LiveJob* const found = book_.find(id);
+  if (found == nullptr || is_terminal(found->record.job.state()) ||
+      found->record.job.state() == v1::CANCELLING) {
+    return cancel_again_locked(id, request);
   }
-  LiveJob& live = **found;
-  if (live.record.job.state() == v1::CANCELLING) return live.record.job;
+  LiveJob& live = *found;
   JobEdit edit(live, clock_);
   edit.record().cancel_message = message.empty() ? "cancelled by a client" : message;
+  edit.touch();
   remember(edit, request);
   Status stored;
   if (live.attempt) {
@@ -167,11 +170,39 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   return live.record.job;
 }
 
+// A job that is cancelled or about to be stays as it is; the answer is remembered all the same.
+Result<v1::Job> Controller::cancel_again_locked(const std::string& id, const RequestKey& request) {
+  const auto stored = store_.job(id);
+  if (stored.status().code() == StatusCode::kNotFound) return job_not_found(id);
+  if (!stored.ok()) return store_failed(stored.status());
+  const v1::Job& job = stored->job;
+  if (job.state() != v1::CANCELLED && job.state() != v1::CANCELLING) {
+    return wrong_state(job, "be cancelled");
+  }
+  Change change;
+  change.request = record_of(request, id);
+  if (!change.request) return job;
+  change.request->response = job.SerializeAsString();
+  if (const Status kept = store_.commit(change); !kept.ok()) return store_failed(kept);
+  return job;
+}
+
 Status Controller::remove(const std::string& id, const std::string& etag, bool delete_outputs,
                           const RequestKey& request) {
-  const std::lock_guard lock(mutex_);
-  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
-  if (first) return ok_status();
+  DiscardedFolders discarded;
+  {
+    const std::lock_guard lock(mutex_);
+    EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
+    if (first) return ok_status();
+    EMOE_RETURN_IF_ERROR(forget_locked(id, etag, request, delete_outputs, discarded));
+  }
+  discarded.remove();
+  return ok_status();
+}
+
+Status Controller::forget_locked(const std::string& id, const std::string& etag,
+                                 const RequestKey& request, bool delete_outputs,
+                                 DiscardedFolders& discarded) {
   const auto stored = store_.job(id);
   if (stored.status().code() == StatusCode::kNotFound) return job_not_found(id);
   if (!stored.ok()) return store_failed(stored.status());
@@ -180,19 +211,15 @@ Status Controller::remove(const std::string& id, const std::string& etag, bool d
   EMOE_RETURN_IF_ERROR(check_etag(stored->job, etag));
   // Files first: a job whose files could not be removed stays listed.
   if (delete_outputs) {
-    const Status removed = remove_tree(stored->job.output_dir());
-    if (!removed.ok() && removed.code() != StatusCode::kNotFound) {
-      return with_context(with_reason(removed, "OUTPUT_NOT_REMOVED"), "job " + id);
-    }
+    const Status aside = discarded.take(stored->job.output_dir());
+    if (!aside.ok()) return with_context(with_reason(aside, "OUTPUT_NOT_REMOVED"), "job " + id);
   }
-  const Status own = remove_tree(AttemptDriver::job_dir(config_, id));
-  if (!own.ok() && own.code() != StatusCode::kNotFound) {
-    log_warning("job %s: %s", id, std::string(own.message()));
+  failures_.note("job " + id, discarded.take(AttemptDriver::job_dir(config_, id)));
+  if (const Status gone = store_.remove_job(id, record_of(request, id)); !gone.ok()) {
+    discarded.put_back();
+    return store_failed(gone);
   }
-  std::optional<RequestRecord> record;
-  if (!request.id.empty())
-    record = RequestRecord{request.id, request.method, request.body_hash, id, ""};
-  if (const Status gone = store_.remove_job(id, record); !gone.ok()) return store_failed(gone);
+  probe_.forget_job(id);
   book_.drop_ended();
   if (listener_) listener_(id);
   return ok_status();

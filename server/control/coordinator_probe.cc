@@ -1,5 +1,7 @@
 #include "server/control/coordinator_probe.h"
 
+#include <algorithm>
+
 #include <absl/strings/ascii.h>
 
 #include "server/job/job_state_machine.h"
@@ -48,7 +50,7 @@ void CoordinatorProbe::jobs(const std::map<v1::JobState, int>& by_state) {
 
 void CoordinatorProbe::slots(int used, int total) {
   slots_used_->set(used);
-  slots_free_->set(total - used);
+  slots_free_->set(std::max(total - used, 0));  // fewer in all after a restart
 }
 
 void CoordinatorProbe::job_started(double seconds_in_queue) {
@@ -89,6 +91,22 @@ void CoordinatorProbe::rpc(const std::string& method, const std::string& code, d
                                     latency_buckets(), {{"method", method}, {"code", code}});
   }
   histogram->observe(seconds);
+}
+
+void CoordinatorProbe::checkpointed(const std::string& job_id, const v1::CheckpointInfo& info) {
+  const std::lock_guard lock(mutex_);
+  auto& gauge = last_checkpoint_[job_id];
+  if (!gauge) {
+    gauge =
+        registry_.gauge("emoe_checkpoint_last_success_timestamp_seconds",
+                        "Unix time of the last checkpoint that is durable.", {{"job_id", job_id}});
+  }
+  gauge->set(static_cast<double>(info.create_time().seconds()) + 1e-9 * info.create_time().nanos());
+}
+
+void CoordinatorProbe::forget_job(const std::string& job_id) {
+  const std::lock_guard lock(mutex_);
+  last_checkpoint_.erase(job_id);
 }
 
 void CoordinatorProbe::add_useful(double rank_seconds) {

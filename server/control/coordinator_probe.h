@@ -22,7 +22,11 @@ class CoordinatorProbe {
   void job_finished(v1::JobState outcome, v1::Reason reason);
   void committed(double seconds);
   void rpc(const std::string& method, const std::string& code, double seconds);
-  // Rank-seconds of steps that count, and rank-seconds that slots were held.
+  // A job's newest durable checkpoint; its series stays until the job is deleted.
+  void checkpointed(const std::string& job_id, const v1::CheckpointInfo& info);
+  void forget_job(const std::string& job_id);
+  // Rank-seconds of steps that count (negative: of steps that turned out not to), and rank-seconds
+  // that slots were held.
   void add_useful(double rank_seconds);
   void add_held(double rank_seconds);
 
@@ -38,6 +42,7 @@ class CoordinatorProbe {
   std::map<std::string, std::shared_ptr<metrics::Counter>> attempts_;
   std::map<std::string, std::shared_ptr<metrics::Counter>> finished_;
   std::map<std::string, std::shared_ptr<metrics::Histogram>> rpcs_;
+  std::map<std::string, std::shared_ptr<metrics::Gauge>> last_checkpoint_;  // by job id
   double useful_ = 0;
   double held_ = 0;
 };

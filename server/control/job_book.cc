@@ -6,6 +6,10 @@
 
 namespace emoe::server {
 
+int newest_attempt(const v1::Job& job) {
+  return job.attempts().empty() ? 0 : job.attempts().rbegin()->number();
+}
+
 google::protobuf::Timestamp to_timestamp(WallTime time) {
   const auto since = std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch());
   google::protobuf::Timestamp stamp;
@@ -20,7 +24,9 @@ WallTime to_wall_time(const google::protobuf::Timestamp& time) {
 }
 
 JobEdit::JobEdit(const LiveJob& live, const Clock& clock) : clock_(clock), record_(live.record) {
-  if (live.attempt) attempt_ = live.attempt->record;
+  if (!live.attempt) return;
+  attempt_ = live.attempt->record;
+  tally_ = live.attempt->tally;
 }
 
 Status JobEdit::apply(JobEvent event, v1::Reason reason, const std::string& message) {
@@ -126,7 +132,11 @@ Status JobBook::commit(std::vector<std::pair<LiveJob*, JobEdit>> edits) {
   EMOE_RETURN_IF_ERROR(store_.commit(changes));
   for (auto& [live, edit] : edits) {
     live->record = std::move(edit.record_);
-    if (edit.attempt_ && live->attempt) live->attempt->record = std::move(*edit.attempt_);
+    if (edit.attempt_ && live->attempt) {
+      live->attempt->record = std::move(*edit.attempt_);
+      live->attempt->tally = std::move(edit.tally_);
+    }
+    for (const auto& action : edit.after_) action();
     on_change_(live->record.job.id());
   }
   return ok_status();

@@ -22,6 +22,12 @@ struct RankLink {
   int64_t sequence = 0;  // reports up to here are stored
 };
 
+// What the steps of an attempt add up to, as far as it is kept in memory only.
+struct StepTally {
+  bool begun = false;                            // its first step is stored
+  std::deque<std::pair<int64_t, double>> speed;  // tokens and seconds of the last steps
+};
+
 // The attempt a job is running: its record and what is known of it only in memory.
 struct LiveAttempt {
   AttemptRecord record;
@@ -32,12 +38,16 @@ struct LiveAttempt {
   std::optional<SteadyTime> last_kill;
   std::optional<SteadyTime> end_seen;    // the launcher says ended, rank 0's word is missing
   std::optional<SteadyTime> fault_seen;  // a rank reported a failure of its own
-  bool counts_steps = false;             // the first step of this attempt came
-  std::deque<std::pair<int64_t, double>> speed;  // tokens and seconds of the last steps
+  bool launch_due = false;               // the launcher does not know it: never launched yet
+  StepTally tally;
 };
 
 struct LiveJob {
   JobRecord record;
+  std::optional<SteadyTime> resume_at;  // record.not_before, on the clock that nobody sets
+  // Rank-seconds by step that emoe_goodput_ratio counts as useful, until a step is done again or a
+  // checkpoint makes sure that it will not be.
+  std::map<int64_t, double> useful;
   std::unique_ptr<LiveAttempt> attempt;  // while slots are held
 };
 
@@ -54,12 +64,15 @@ class JobEdit {
   void log(v1::LogMessage::Level level, const std::string& text, int rank = -1);
   // Marks a change that clients with an etag must notice (not needed for progress).
   void touch() { touched_ = true; }
+  // For what follows the change outside the store (metrics, liveness): runs once it is stored.
+  void after_commit(std::function<void()> action) { after_.push_back(std::move(action)); }
 
   [[nodiscard]] v1::Job& job() { return record_.job; }
   [[nodiscard]] JobRecord& record() { return record_; }
   // The attempt's record, where the job has a live attempt or set_attempt() gave one.
   [[nodiscard]] AttemptRecord& attempt();
   void set_attempt(AttemptRecord attempt) { attempt_ = std::move(attempt); }
+  [[nodiscard]] StepTally& tally() { return tally_; }
   // The public side of the newest attempt.
   [[nodiscard]] v1::Attempt& public_attempt();
   // Rows beside the job: steps, evals, checkpoints, cursors, request.
@@ -70,6 +83,8 @@ class JobEdit {
   const Clock& clock_;
   JobRecord record_;
   std::optional<AttemptRecord> attempt_;
+  StepTally tally_;
+  std::vector<std::function<void()>> after_;
   Change change_;
   bool touched_ = false;
 };
@@ -100,6 +115,8 @@ class JobBook {
   std::map<std::string, LiveJob> jobs_;
 };
 
+// The number of a job's newest attempt (it shows only the last few); 0 before the first.
+[[nodiscard]] int newest_attempt(const v1::Job& job);
 [[nodiscard]] google::protobuf::Timestamp to_timestamp(WallTime time);
 [[nodiscard]] WallTime to_wall_time(const google::protobuf::Timestamp& time);
 

@@ -2,10 +2,26 @@
 
 #include <algorithm>
 
+#include "base/exit_code.h"
+
 namespace emoe::server {
 namespace {
 
 constexpr size_t kSpeedWindow = 20;  // steps in the mean of tokens per second
+
+void count_useful(LiveJob& live, CoordinatorProbe& probe, int64_t step, double rank_seconds) {
+  live.useful[step] = rank_seconds;
+  probe.add_useful(rank_seconds);
+}
+
+// Steps from `first` on will be done again: the work of the first time was for nothing.
+void discount_redone(LiveJob& live, CoordinatorProbe& probe, int64_t first) {
+  const auto begin = live.useful.lower_bound(first);
+  double lost = 0;
+  for (auto it = begin; it != live.useful.end(); ++it) lost += it->second;
+  live.useful.erase(begin, live.useful.end());
+  probe.add_useful(-lost);
+}
 
 }  // namespace
 
@@ -36,13 +52,15 @@ Status ReportWriter::begin_steps(int64_t first_step) {
   edit_.job().mutable_progress()->set_tokens(tokens);
   edit_.public_attempt().set_resumed_from_step(first_step);
   edit_.touch();
-  live_.attempt->counts_steps = true;
-  live_.attempt->speed.clear();
+  edit_.tally() = {.begun = true, .speed = {}};
+  edit_.after_commit([this_job = &live_, probe = &probe_, first_step] {
+    discount_redone(*this_job, *probe, first_step);
+  });
   return ok_status();
 }
 
 Status ReportWriter::step(const v1::StepMetrics& reported) {
-  if (!live_.attempt->counts_steps) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
+  if (!edit_.tally().begun) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
   v1::StepMetrics metrics = reported;
   metrics.set_attempt(live_.attempt->record.number);
   edit_.rows().steps.emplace_back(edit_.job().id(), metrics);
@@ -50,7 +68,7 @@ Status ReportWriter::step(const v1::StepMetrics& reported) {
   *event.mutable_step() = metrics;
   edit_.add_event(std::move(event));
 
-  auto& speed = live_.attempt->speed;
+  auto& speed = edit_.tally().speed;
   speed.emplace_back(metrics.tokens(), metrics.seconds());
   if (speed.size() > kSpeedWindow) speed.pop_front();
   double tokens = 0;
@@ -68,7 +86,10 @@ Status ReportWriter::step(const v1::StepMetrics& reported) {
   progress.set_tokens_per_second(seconds > 0 ? tokens / seconds : 0);
   const auto left = std::max<int64_t>(progress.steps_planned() - progress.step(), 0);
   progress.set_eta_seconds(static_cast<double>(left) * seconds / static_cast<double>(speed.size()));
-  probe_.add_useful(metrics.seconds() * edit_.job().resolved_spec().parallel().ranks());
+  const double spent = metrics.seconds() * edit_.job().resolved_spec().parallel().ranks();
+  edit_.after_commit([this_job = &live_, probe = &probe_, step = metrics.step(), spent] {
+    count_useful(*this_job, *probe, step, spent);
+  });
   return ok_status();
 }
 
@@ -98,8 +119,13 @@ void ReportWriter::checkpoint(const v1::CheckpointInfo& reported) {
   v1::CheckpointInfo info = reported;
   edit_.rows().checkpoints.emplace_back(edit_.job().id(), info);
   v1::Event event;
-  *event.mutable_checkpoint() = std::move(info);
+  *event.mutable_checkpoint() = info;
   edit_.add_event(std::move(event));
+  edit_.after_commit([this_job = &live_, probe = &probe_, info = std::move(info)] {
+    probe->checkpointed(this_job->record.job.id(), info);
+    auto& useful = this_job->useful;
+    useful.erase(useful.begin(), useful.lower_bound(info.step()));
+  });
 }
 
 void ReportWriter::log(int rank, v1::LogMessage message) {
@@ -121,13 +147,14 @@ void ReportWriter::merge(const v1::MergeSummary& summary) {
 void ReportWriter::end(int rank, const EndReport& report) {
   AttemptRecord& attempt = edit_.attempt();
   if (rank == 0) attempt.end_code = report.exit_code;
-  // 71 blames another rank: the first one that blames itself is the cause.
-  const bool own_fault = report.exit_code != 0 && report.exit_code != 71;
+  // A lost peer blames another rank: the first one that blames itself is the cause.
+  const bool own_fault =
+      report.exit_code != 0 && report.exit_code != static_cast<int>(ExitCode::peer_lost);
   if (own_fault && !attempt.fault_code) {
     attempt.fault_code = report.exit_code;
     attempt.fault_message = live_.attempt->monitor->describe(rank) + ": " + report.message;
   }
-  live_.attempt->monitor->ended(rank);
+  edit_.after_commit([monitor = live_.attempt->monitor.get(), rank] { monitor->ended(rank); });
 }
 
 }  // namespace emoe::server

@@ -1,13 +1,13 @@
 #include "server/control/session_desk.h"
 
 #include <algorithm>
-#include <functional>
 
 #include <absl/strings/str_cat.h>
 
 #include "base/log.h"
 #include "server/control/report_writer.h"
 #include "server/job/errors.h"
+#include "server/session/report_wire.h"
 
 namespace emoe::server {
 namespace {
@@ -18,16 +18,18 @@ Status stale(const std::string& text) {
 
 }  // namespace
 
+struct SessionDesk::Entry {
+  JobEdit edit;
+  std::map<int, int64_t> staged;  // by rank: the newest sequence in this round
+  std::map<int, std::shared_ptr<SessionChannel>> welcome;
+  std::map<int, std::shared_ptr<SessionChannel>> ack;
+};
+
 // What the messages of one round changed so far, and whom to tell once it is stored.
 struct SessionDesk::Round {
-  struct Entry {
-    JobEdit edit;
-    std::map<int, int64_t> staged;  // by rank: the newest sequence in this round
-    std::map<int, std::shared_ptr<SessionChannel>> welcome;
-    std::map<int, std::shared_ptr<SessionChannel>> ack;
-  };
   std::map<LiveJob*, Entry> entries;
   const Clock& clock;
+  SteadyTime now;
 
   Entry& of(LiveJob& live) {
     return entries.try_emplace(&live, Entry{JobEdit(live, clock), {}, {}, {}}).first->second;
@@ -35,23 +37,23 @@ struct SessionDesk::Round {
 };
 
 SessionDesk::SessionDesk(JobBook& book, JobStore& store, const Clock& clock,
-                         CoordinatorProbe& probe)
-    : book_(book), store_(store), clock_(clock), probe_(probe) {}
+                         CoordinatorProbe& probe, FailureLog& failures)
+    : book_(book), store_(store), clock_(clock), probe_(probe), failures_(failures) {}
 
-void SessionDesk::process(std::vector<SessionMessage> messages) {
-  Round round{{}, clock_};
+void SessionDesk::process(std::vector<SessionMessage> messages, SteadyTime now) {
+  Round round{{}, clock_, now};
   for (const SessionMessage& message : messages) {
     const auto& channel = message.channel;
     if (const auto* body = std::get_if<JoinRequest>(&message.body)) join(round, channel, *body);
-    if (const auto* body = std::get_if<RankPulse>(&message.body)) pulse(*channel, *body);
+    if (const auto* body = std::get_if<RankPulse>(&message.body)) pulse(*channel, *body, now);
     if (const auto* body = std::get_if<RankReport>(&message.body)) report(round, channel, *body);
-    if (std::holds_alternative<SessionClosed>(message.body)) leave(*channel);
+    if (std::holds_alternative<SessionClosed>(message.body)) leave(*channel, now);
   }
-  finish(round);
+  failures_.note("reports could not be stored", finish(round));
   for (const SessionMessage& message : messages) message.channel->consumed();
 }
 
-Status SessionDesk::admit(const JoinRequest& request, LiveJob*& live) {
+Status SessionDesk::admit(const JoinRequest& request, SteadyTime now, LiveJob*& live) {
   live = book_.find(request.job_id);
   if (live == nullptr || is_terminal(live->record.job.state())) {
     const auto stored = store_.job(request.job_id);
@@ -73,14 +75,14 @@ Status SessionDesk::admit(const JoinRequest& request, LiveJob*& live) {
     return stale(
         absl::StrCat("attempt ", request.attempt, " is being removed: ", attempt.doom_message));
   }
-  const Status joined = live->attempt->monitor->join(request.rank, clock_.steady_now());
+  const Status joined = live->attempt->monitor->join(request.rank, now);
   return with_reason(joined, "WORLD_SIZE_MISMATCH");
 }
 
 void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& channel,
                        const JoinRequest& request) {
   LiveJob* live = nullptr;
-  if (const Status status = admit(request, live); !status.ok()) {
+  if (const Status status = admit(request, round.now, live); !status.ok()) {
     log_warning("job %s: rank %d refused: %s", request.job_id, request.rank.rank(),
                 std::string(status.message()));
     channel->close(status);
@@ -92,7 +94,7 @@ void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& chan
     old->second.channel->close(absl::AbortedError("the rank opened another stream"));
     seats_.erase(old->second.channel.get());
   }
-  Round::Entry& entry = round.of(*live);
+  Entry& entry = round.of(*live);
   const auto stored = store_.committed_sequence(request.job_id, request.attempt, rank);
   if (!stored.ok()) {
     channel->close(store_failed(stored.status()));
@@ -125,10 +127,10 @@ LiveJob* SessionDesk::seated(const SessionChannel& channel, Seat& seat) {
   return current ? live : nullptr;
 }
 
-void SessionDesk::pulse(SessionChannel& channel, const RankPulse& pulse) {
+void SessionDesk::pulse(SessionChannel& channel, const RankPulse& pulse, SteadyTime now) {
   Seat seat;
   LiveJob* live = seated(channel, seat);
-  if (live != nullptr) live->attempt->monitor->pulse(seat.rank, pulse, clock_.steady_now());
+  if (live != nullptr) live->attempt->monitor->pulse(seat.rank, pulse, now);
 }
 
 void SessionDesk::report(Round& round, const std::shared_ptr<SessionChannel>& channel,
@@ -136,31 +138,57 @@ void SessionDesk::report(Round& round, const std::shared_ptr<SessionChannel>& ch
   Seat seat;
   LiveJob* live = seated(*channel, seat);
   if (live == nullptr) return channel->close(stale("join first; or the attempt is over"));
-  Round::Entry& entry = round.of(*live);
-  const auto staged = entry.staged.find(seat.rank);
-  const int64_t have =
-      staged != entry.staged.end() ? staged->second : live->attempt->links[seat.rank].sequence;
-  live->attempt->monitor->reported(seat.rank, clock_.steady_now());
-  entry.ack[seat.rank] = channel;
-  if (report.sequence <= have) return;  // stored before; acknowledged again
-  if (report.sequence != have + 1) {
-    entry.ack.erase(seat.rank);
-    return channel->close(make_error(
-        StatusCode::kInvalidArgument, "SEQUENCE_GAP",
-        absl::StrCat("report ", report.sequence, " came after ", have, ": reports have no gaps")));
+  live->attempt->monitor->reported(seat.rank, round.now);
+  round.of(*live).ack[seat.rank] = channel;  // also of what was stored before
+  const int64_t stored = live->attempt->links[seat.rank].sequence;
+  if (const Status status = stage(round, *live, seat.rank, stored, report); !status.ok()) {
+    round.of(*live).ack.erase(seat.rank);
+    channel->close(status);
   }
-  ReportWriter writer(*live, entry.edit, store_, probe_);
-  if (const Status status = writer.write(seat.rank, report); !status.ok()) {
-    entry.ack.erase(seat.rank);
-    return channel->close(store_failed(status));
-  }
-  entry.staged[seat.rank] = report.sequence;
 }
 
-void SessionDesk::leave(const SessionChannel& channel) {
+Status SessionDesk::stage(Round& round, LiveJob& live, int rank, int64_t stored,
+                          const RankReport& report) {
+  Entry& entry = round.of(live);
+  const auto staged = entry.staged.find(rank);
+  const int64_t have = staged != entry.staged.end() ? staged->second : stored;
+  if (report.sequence <= have) return ok_status();
+  if (report.sequence != have + 1) {
+    return make_error(
+        StatusCode::kInvalidArgument, "SEQUENCE_GAP",
+        absl::StrCat("report ", report.sequence, " came after ", have, ": reports have no gaps"));
+  }
+  ReportWriter writer(live, entry.edit, store_, probe_);
+  if (const Status status = writer.write(rank, report); !status.ok()) return store_failed(status);
+  entry.staged[rank] = report.sequence;
+  return ok_status();
+}
+
+Status SessionDesk::take_left_reports(LiveJob& live, const std::filesystem::path& attempt_dir) {
+  Round round{{}, clock_, clock_.steady_now()};
+  const AttemptRecord& attempt = live.attempt->record;
+  const std::string who = absl::StrCat("job ", attempt.job_id, ": reports left by rank ");
+  for (int rank = 0; rank < live.record.job.resolved_spec().parallel().ranks(); ++rank) {
+    const auto left = read_left_reports(attempt_dir, rank);
+    failures_.note(absl::StrCat(who, rank), left.status());
+    if (!left.ok() || left->empty()) continue;
+    EMOE_ASSIGN_OR_RETURN(const int64_t stored,
+                          store_.committed_sequence(attempt.job_id, attempt.number, rank));
+    for (const RankReport& report : *left) {
+      if (report.sequence <= stored) continue;
+      const Status status = stage(round, live, rank, stored, report);
+      if (status.code() == StatusCode::kInternal) return status;
+      failures_.note(absl::StrCat(who, rank), status);
+      if (!status.ok()) break;
+    }
+  }
+  return finish(round);
+}
+
+void SessionDesk::leave(const SessionChannel& channel, SteadyTime now) {
   Seat seat;
   if (LiveJob* live = seated(channel, seat); live != nullptr) {
-    live->attempt->monitor->disconnected(seat.rank, clock_.steady_now());
+    live->attempt->monitor->disconnected(seat.rank, now);
     const auto link = live->attempt->links.find(seat.rank);
     if (link != live->attempt->links.end() && link->second.channel.get() == &channel) {
       live->attempt->links.erase(link);
@@ -169,8 +197,8 @@ void SessionDesk::leave(const SessionChannel& channel) {
   seats_.erase(&channel);
 }
 
-void SessionDesk::finish(Round& round) {
-  if (round.entries.empty()) return;
+Status SessionDesk::finish(Round& round) {
+  if (round.entries.empty()) return ok_status();
   std::vector<std::pair<LiveJob*, JobEdit>> edits;
   for (auto& [live, entry] : round.entries) {
     for (const auto& [rank, sequence] : entry.staged) {
@@ -180,30 +208,35 @@ void SessionDesk::finish(Round& round) {
     edits.emplace_back(live, std::move(entry.edit));
   }
   const Status stored = book_.commit(std::move(edits));
-  if (!stored.ok()) log_error("reports could not be stored: %s", std::string(stored.message()));
   for (auto& [live, entry] : round.entries) {
-    if (!stored.ok()) {  // ranks keep what was not acknowledged and come again
-      for (const auto& [rank, channel] : entry.welcome) channel->close(store_failed(stored));
-      for (const auto& [rank, channel] : entry.ack) channel->close(store_failed(stored));
+    if (stored.ok()) {
+      answer(*live, entry);
       continue;
     }
-    auto& links = live->attempt->links;
-    for (const auto& [rank, sequence] : entry.staged) {
-      if (links.contains(rank)) links[rank].sequence = sequence;
-    }
-    for (const auto& [rank, channel] : entry.welcome) {
-      if (links.contains(rank)) channel->welcome(links[rank].sequence);
-    }
-    for (const auto& [rank, channel] : entry.ack) {
-      if (links.contains(rank)) channel->ack(links[rank].sequence);
-    }
-    if (live->attempt->stopping_since) {  // a rank that came back must hear it too
-      for (const auto& [rank, channel] : entry.welcome) {
-        channel->command(live->attempt->record.doom == Finding::max_runtime
-                             ? RankCommand::checkpoint_and_stop
-                             : RankCommand::stop);
-      }
-    }
+    // Ranks keep what was not acknowledged and come again.
+    for (const auto& [rank, channel] : entry.welcome) channel->close(store_failed(stored));
+    for (const auto& [rank, channel] : entry.ack) channel->close(store_failed(stored));
+  }
+  return stored;
+}
+
+// Everything of the entry is stored.
+void SessionDesk::answer(LiveJob& live, const Entry& entry) {
+  auto& links = live.attempt->links;
+  for (const auto& [rank, sequence] : entry.staged) {
+    if (links.contains(rank)) links[rank].sequence = sequence;
+  }
+  for (const auto& [rank, channel] : entry.welcome) {
+    if (links.contains(rank)) channel->welcome(links[rank].sequence);
+  }
+  for (const auto& [rank, channel] : entry.ack) {
+    if (links.contains(rank)) channel->ack(links[rank].sequence);
+  }
+  if (!live.attempt->stopping_since) return;
+  for (const auto& [rank, channel] : entry.welcome) {  // a rank that came back must hear it too
+    channel->command(live.attempt->record.doom == Finding::max_runtime
+                         ? RankCommand::checkpoint_and_stop
+                         : RankCommand::stop);
   }
 }
 

@@ -42,7 +42,7 @@ std::string why_it_waits(const QueuedJob& job, int position, int free, int total
 }  // namespace
 
 Schedule schedule(std::vector<QueuedJob> queued, const std::vector<RunningJob>& running,
-                  int slots_total, WallTime now) {
+                  int slots_total, SteadyTime now) {
   std::sort(queued.begin(), queued.end(), [](const QueuedJob& a, const QueuedJob& b) {
     return std::tuple(-int64_t{a.priority}, a.create_time, a.id) <
            std::tuple(-int64_t{b.priority}, b.create_time, b.id);

@@ -12,9 +12,9 @@ namespace emoe::server {
 struct QueuedJob {
   std::string id;
   int ranks = 1;
-  int priority = 0;                    // higher first
-  WallTime create_time;                // then older first, then by id
-  std::optional<WallTime> not_before;  // a retry's pause
+  int priority = 0;                      // higher first
+  WallTime create_time;                  // then older first, then by id
+  std::optional<SteadyTime> not_before;  // a retry's pause
 };
 
 // A job that holds slots (until no process of its attempt is left).
@@ -39,6 +39,6 @@ struct Schedule {
 // whose retry pause has not passed keeps its place but holds up nobody. Pure.
 [[nodiscard]] Schedule schedule(std::vector<QueuedJob> queued,
                                 const std::vector<RunningJob>& running, int slots_total,
-                                WallTime now);
+                                SteadyTime now);
 
 }  // namespace emoe::server

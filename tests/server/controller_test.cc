@@ -193,8 +193,11 @@ TEST_F(ControllerTest, AnotherWorldSizeEndsTheJobAtOnce) {
 TEST_F(ControllerTest, RanksThatDoNotJoinInTimeAreGivenUp) {
   const std::string id = submit(2);
   controller_->step();
-  join(id, 1, 2);
-  advance(config_.join_timeout);
+  auto second = join(id, 1, 2);
+  for (seconds waited{0}; waited < config_.join_timeout; waited += seconds(1)) {
+    controller_->post({second, RankPulse{}});
+    advance(seconds(1));
+  }
   controller_->step();
   EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_START_FAILED);
   EXPECT_NE(job(id).attempts(0).message().find("(ranks 0)"), std::string::npos);

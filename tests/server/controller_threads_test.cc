@@ -1,11 +1,12 @@
 // The controller's calls from many threads beside its loop, without gRPC: what ThreadSanitizer can
 // see.
+#include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <mutex>
 #include <thread>
 
 #include "server/control/controller.h"
+#include "server/control/fair_mutex.h"
 #include "tests/server/support.h"
 
 namespace emoe::server {
@@ -13,78 +14,25 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// A stream that may be spoken to from any thread.
-class SharedChannel final : public SessionChannel {
- public:
-  void welcome(int64_t committed) override {
-    set([&] { welcomed_ = committed; });
-  }
-  void ack(int64_t sequence) override {
-    set([&] { acked_ = sequence; });
-  }
-  void command(RankCommand) override {}
-  void close(const Status&) override {
-    set([&] { closed_ = true; });
-  }
-  void consumed() override {}
-
-  bool wait_for_ack(int64_t sequence) {
-    std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, 20s, [&] { return closed_ || acked_ >= sequence; });
-    return acked_ >= sequence;
-  }
-  bool wait_for_welcome() {
-    std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, 20s, [&] { return closed_ || welcomed_ >= 0; });
-    return welcomed_ >= 0;
-  }
-
- private:
-  template <typename Change>
-  void set(const Change& change) {
-    const std::lock_guard lock(mutex_);
-    change();
-    changed_.notify_all();
-  }
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  int64_t welcomed_ = -1;
-  int64_t acked_ = 0;
-  bool closed_ = false;
-};
-
-class ControllerThreadsTest : public ::testing::Test {
+class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
  protected:
   void SetUp() override {
-    write_inputs(dir_.path());
-    config_.state_dir = dir_ / "state";
-    config_.output_root = dir_ / "outputs";
-    config_.worker_program = "/opt/emoe-worker";
     config_.slots_total = 3;
     config_.poll_interval = 2ms;
     config_.stop_grace = 50ms;  // cancelled attempts free their slots soon
-    auto store = JobStore::open({config_.state_dir, {}});
-    ASSERT_TRUE(store.ok()) << store.status();
-    store_ = *std::move(store);
-    controller_ = std::make_unique<Controller>(config_, *store_, launcher_, clock_, probe_);
-    ASSERT_TRUE(controller_->recover().ok());
-    controller_->set_coordinator_address("127.0.0.1:7070");
+    start_controller();
     controller_->set_listener([this](const std::string&) { ++events_; });
     loop_ = std::jthread([this](const std::stop_token& stop) { controller_->run(stop); });
   }
 
-  std::string submit() {
-    const v1::JobSpec spec = small_spec(dir_.path());
-    const auto job = controller_->create(spec, config::resolve(spec), {});
-    EXPECT_TRUE(job.ok()) << job.status();
-    return job.ok() ? job->id() : "";
-  }
+  using CoordinatorTest::submit;
+  std::string submit() { return submit(small_spec(dir_.path())); }
   // One whole job as its rank lives it.
   void run_one() {
     const std::string id = submit();
     const auto launch = launcher_.wait_for_launch(id, 1, 20s);
     ASSERT_TRUE(launch.has_value());
-    auto channel = std::make_shared<SharedChannel>();
+    auto channel = std::make_shared<FakeChannel>();
     JoinRequest join{id, 1, {}, 1, launch->environment.at("EMOE_ATTEMPT_TOKEN")};
     join.rank.set_world_size(1);
     controller_->post({channel, join});
@@ -109,14 +57,6 @@ class ControllerThreadsTest : public ::testing::Test {
     ++ran_;
   }
 
-  testing::TempDir dir_;
-  ControlConfig config_;
-  SystemClock clock_;
-  metrics::FakeRegistry registry_;
-  CoordinatorProbe probe_{registry_};
-  launcher::FakeLauncher launcher_;
-  std::unique_ptr<JobStore> store_;
-  std::unique_ptr<Controller> controller_;
   std::atomic<int> events_ = 0;
   std::atomic<int> ran_ = 0;
   std::jthread loop_;
@@ -154,6 +94,80 @@ TEST_F(ControllerThreadsTest, CallsFromManyThreadsBesideTheLoop) {
   controller_->step();
   const auto counts = store_->count_by_state();
   EXPECT_EQ(counts->at(v1::SUCCEEDED), 12);
+}
+
+TEST(FairMutex, ALoopThatTakesItAgainAtOnceLetsOthersIn) {
+  FairMutex mutex;
+  std::atomic<bool> stop = false;
+  std::atomic<int> rounds = 0;
+  std::jthread loop([&] {
+    while (!stop) {
+      const std::lock_guard lock(mutex);
+      ++rounds;
+      std::this_thread::sleep_for(1ms);
+    }
+  });
+  while (rounds == 0) std::this_thread::yield();
+  std::vector<int> waited;  // rounds of the loop between asking and getting
+  for (int i = 0; i < 21; ++i) {
+    const int before = rounds;
+    const std::lock_guard lock(mutex);
+    waited.push_back(rounds - before);
+  }
+  stop = true;
+  // The median: this thread may be put aside for long before it asks.
+  std::nth_element(waited.begin(), waited.begin() + 10, waited.end());
+  EXPECT_LE(waited[10], 2);
+}
+
+TEST_F(ControllerThreadsTest, CallsGetInBetweenAFloodOfReports) {
+  const std::string id = submit();
+  const auto launch = launcher_.wait_for_launch(id, 1, 20s);
+  ASSERT_TRUE(launch.has_value());
+  auto channel = std::make_shared<FakeChannel>();
+  JoinRequest join{id, 1, {}, 1, launch->environment.at("EMOE_ATTEMPT_TOKEN")};
+  join.rank.set_world_size(1);
+  controller_->post({channel, join});
+  ASSERT_TRUE(channel->wait_for_welcome());
+  std::atomic<int64_t> sent = 0;
+  std::jthread flood([&](const std::stop_token& stop) {  // always something in the inbox
+    while (!stop.stop_requested()) {
+      const int64_t sequence = ++sent;
+      controller_->post({channel, RankReport{sequence, v1::LogMessage()}});
+      if (!channel->wait_for_ack(sequence - 8)) return;
+    }
+  });
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_TRUE(controller_->update(id, {.priority = i}, "", {}).ok());
+    EXPECT_EQ(controller_->slots().free, 2);
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 20s);
+  flood = {};
+  EXPECT_GT(sent, 20);
+}
+
+TEST_F(ControllerThreadsTest, AHugeDeletionHoldsUpNobody) {
+  const std::string id = submit();
+  ASSERT_TRUE(launcher_.wait_for_launch(id, 1, 20s).has_value());
+  launcher_.end(id, 1, {.exit_code = 64});
+  while (controller_->get(id)->state() != v1::FAILED) std::this_thread::sleep_for(2ms);
+  const std::filesystem::path out = controller_->get(id)->output_dir();
+  for (int folder = 0; folder < 100; ++folder) {
+    const auto dir = out / std::to_string(folder);
+    std::filesystem::create_directories(dir);
+    for (int file = 0; file < 200; ++file) std::ofstream(dir / std::to_string(file));
+  }
+  std::atomic<bool> done = false;
+  std::jthread remover([&] {
+    EXPECT_TRUE(controller_->remove(id, "", true, {}).ok());
+    done = true;
+  });
+  while (std::filesystem::exists(out)) std::this_thread::yield();  // from here on it deletes
+  int calls = 0;
+  for (; !done; ++calls) EXPECT_EQ(controller_->slots().free, 3);
+  EXPECT_GE(calls, 10);
+  EXPECT_EQ(controller_->get(id).status().code(), StatusCode::kNotFound);
 }
 
 }  // namespace

@@ -8,10 +8,11 @@ namespace {
 using Ids = std::vector<std::string>;
 using std::chrono::seconds;
 
-const WallTime kNow{std::chrono::hours(1000)};
+const SteadyTime kNow{std::chrono::hours(1000)};
+const WallTime kToday{std::chrono::hours(500'000)};
 
 QueuedJob queued(const std::string& id, int ranks, int priority = 0, int age = 0) {
-  return {id, ranks, priority, kNow - seconds(age), std::nullopt};
+  return {id, ranks, priority, kToday - seconds(age), std::nullopt};
 }
 
 Ids waiting_ids(const Schedule& plan) {

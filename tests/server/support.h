@@ -1,7 +1,12 @@
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <fstream>
+#include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -39,39 +44,72 @@ inline v1::JobSpec small_spec(const std::filesystem::path& dir, int ranks = 1) {
   return spec;
 }
 
-// A rank's stream without a wire: keeps what the coordinator says.
+// A rank's stream without a wire: keeps what the coordinator says. The members may be read where
+// no other thread drives the controller; the waits are for tests where one does.
 class FakeChannel final : public SessionChannel {
  public:
-  void welcome(int64_t committed) override { welcomed = committed; }
-  void ack(int64_t sequence) override { acked = sequence; }
-  void command(RankCommand command) override { commands.push_back(command); }
-  void close(const Status& status) override { closed = status; }
-  void consumed() override { ++consumed_count; }
+  void welcome(int64_t committed) override {
+    set([&] { welcomed = committed; });
+  }
+  void ack(int64_t sequence) override {
+    set([&] { acked = sequence; });
+  }
+  void command(RankCommand command) override {
+    set([&] { commands.push_back(command); });
+  }
+  void close(const Status& status) override {
+    set([&] { closed = status; });
+  }
+  void consumed() override {
+    set([&] { ++consumed_count; });
+  }
+
+  // False when the stream was closed before, or nothing came in 20 s.
+  [[nodiscard]] bool wait_for_welcome() {
+    return wait([&] { return welcomed.has_value(); });
+  }
+  [[nodiscard]] bool wait_for_ack(int64_t sequence) {
+    return wait([&] { return acked >= sequence; });
+  }
 
   std::optional<int64_t> welcomed;
   int64_t acked = 0;
   std::vector<RankCommand> commands;
   std::optional<Status> closed;
   int consumed_count = 0;
+
+ private:
+  template <typename Change>
+  void set(const Change& change) {
+    const std::lock_guard lock(mutex_);
+    change();
+    changed_.notify_all();
+  }
+  template <typename Condition>
+  bool wait(const Condition& condition) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::seconds(20),
+                      [&] { return closed.has_value() || condition(); });
+    return condition();
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
 };
 
-// A controller on a fake clock, a fake engine and a real store, stepped by hand.
-class ControllerTest : public ::testing::Test {
+// A controller with a fake engine and a real store in a temporary folder.
+template <typename ClockType>
+class CoordinatorTest : public ::testing::Test {
  protected:
-  void SetUp() override {
+  CoordinatorTest() {
     write_inputs(dir_.path());
     config_.state_dir = dir_ / "state";
     config_.output_root = dir_ / "outputs";
     config_.worker_program = "/opt/emoe-worker";
     config_.slots_total = 2;
-    config_.max_jobs = 4;
-    config_.stop_grace = std::chrono::seconds(10);
-    config_.retry_pause = std::chrono::seconds(5);
-    start();
   }
 
-  void start() {
-    auto store = JobStore::open({config_.state_dir, {}});
+  void start_controller() {
+    auto store = JobStore::open({config_.state_dir, {}, [this] { return before_commit_(); }});
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
     controller_ = std::make_unique<Controller>(config_, *store_, launcher_, clock_, probe_);
@@ -79,31 +117,77 @@ class ControllerTest : public ::testing::Test {
     controller_->set_coordinator_address("127.0.0.1:7070");
   }
   // The coordinator dies; what it had only in memory is gone.
-  void restart() {
-    channels_.clear();
+  void drop_controller() {
     controller_.reset();
     store_.reset();
-    start();
   }
 
+  // After `good` more, the next `count` commits fail as on a full disk.
+  void fail_commits(int count, int good = 0) {
+    good_commits_ = good;
+    failing_commits_ = count;
+  }
+
+  Result<v1::Job> create(const v1::JobSpec& spec, const RequestKey& key = {}) {
+    return controller_->create(spec, config::resolve(spec), key);
+  }
+  std::string submit(const v1::JobSpec& spec) {
+    const auto job = create(spec);
+    EXPECT_TRUE(job.ok()) << job.status();
+    return job.ok() ? job->id() : "";
+  }
+
+  testing::TempDir dir_;
+  ControlConfig config_;
+  ClockType clock_;
+  metrics::FakeRegistry registry_;
+  CoordinatorProbe probe_{registry_};
+  launcher::FakeLauncher launcher_;
+  std::atomic<int> good_commits_ = 0;
+  std::atomic<int> failing_commits_ = 0;
+  std::function<Status()> before_commit_ = [this]() -> Status {
+    if (failing_commits_ <= 0 || good_commits_-- > 0) return ok_status();
+    --failing_commits_;
+    return absl::ResourceExhaustedError("database: COMMIT: database or disk is full");
+  };
+  std::unique_ptr<JobStore> store_;
+  std::unique_ptr<Controller> controller_;
+};
+
+// On a fake clock, stepped by hand.
+class ControllerTest : public CoordinatorTest<FakeClock> {
+ protected:
+  void SetUp() override {
+    config_.max_jobs = 4;
+    config_.stop_grace = std::chrono::seconds(10);
+    config_.retry_pause = std::chrono::seconds(5);
+    start_controller();
+  }
+  void restart() {
+    channels_.clear();
+    drop_controller();
+    start_controller();
+  }
+
+  using CoordinatorTest::submit;
   std::string submit(int ranks = 1, int priority = 0, int max_attempts = 3) {
     v1::JobSpec spec = small_spec(dir_.path(), ranks);
     spec.mutable_resources()->set_priority(priority);
     spec.mutable_resources()->set_max_attempts(max_attempts);
     return submit(spec);
   }
-  std::string submit(const v1::JobSpec& spec) {
-    const auto job = controller_->create(spec, config::resolve(spec), {});
-    EXPECT_TRUE(job.ok()) << job.status();
-    return job.ok() ? job->id() : "";
-  }
-
   v1::Job job(const std::string& id) {
     const auto found = controller_->get(id);
     EXPECT_TRUE(found.ok()) << found.status();
     return found.ok() ? *found : v1::Job();
   }
+  // In steps so small that the coordinator does not seem to have stood still.
   void advance(std::chrono::milliseconds by) {
+    const std::chrono::milliseconds most = config_.session_timeout / 3;
+    for (; by > most; by -= most) {
+      clock_.advance(most);
+      controller_->step();
+    }
     clock_.advance(by);
     controller_->step();
   }
@@ -171,14 +255,6 @@ class ControllerTest : public ::testing::Test {
     return states;
   }
 
-  testing::TempDir dir_;
-  ControlConfig config_;
-  FakeClock clock_;
-  metrics::FakeRegistry registry_;
-  CoordinatorProbe probe_{registry_};
-  launcher::FakeLauncher launcher_;
-  std::unique_ptr<JobStore> store_;
-  std::unique_ptr<Controller> controller_;
   std::map<int, std::shared_ptr<FakeChannel>> channels_;
 };
 

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <stop_token>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+
+namespace emoe::server {
+
+// Folders of one job on their way out: first set aside under another name, which is quick, then
+// deleted, which takes as long as they are large. What a crash leaves between the two, leftovers()
+// finds at the next start.
+class DiscardedFolders {
+ public:
+  // Renames the folder to ".deleted-<name>" beside itself. OK where there is none.
+  [[nodiscard]] Status take(const std::filesystem::path& folder);
+  // Gives all of them their names back; for a deletion that could not be recorded.
+  void put_back();
+  // Deletes them; what cannot be deleted is logged and stays for the next start.
+  void remove(const std::stop_token& stop = {});
+
+  [[nodiscard]] static DiscardedFolders leftovers(
+      const std::vector<std::filesystem::path>& parents);
+  [[nodiscard]] bool empty() const { return moved_.empty(); }
+
+ private:
+  std::vector<std::pair<std::filesystem::path, std::filesystem::path>> moved_;  // from, to
+};
+
+}  // namespace emoe::server
