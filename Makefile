@@ -3,7 +3,7 @@ SHELL := /bin/bash
 JOBS ?= 2
 CTEST_JOBS ?= 2
 # What runs under ThreadSanitizer: the coordinator, and our own threads elsewhere.
-TSAN_TESTS := server_unit_test controller_test controller_threads_test server_rpc_test \
+TSAN_TESTS := server_unit_test controller_test controller_threads_test watch_hub_test server_rpc_test \
               metrics_test launcher_fake_test worker_report_session_test
 space := $(subst ,, )
 

@@ -14,6 +14,7 @@
 #include "server/rpc/job_logs.h"
 #include "server/rpc/list_request.h"
 #include "server/rpc/requests.h"
+#include "server/rpc/watch_stream.h"
 
 namespace emoe::server {
 namespace {
@@ -265,11 +266,12 @@ grpc::Status FineTuningHandler::GetServerInfo(grpc::ServerContext*, const v1::Ge
 Status FineTuningHandler::logs(const v1::GetJobLogsRequest& request,
                                v1::GetJobLogsResponse& response) {
   EMOE_ASSIGN_OR_RETURN(const v1::Job job, controller_.get(request.id()));
-  if (request.attempt() < 0 || request.attempt() > job.attempts_size() || request.max_bytes() < 0) {
+  const int newest = newest_attempt(job);
+  if (request.attempt() < 0 || request.attempt() > newest || request.max_bytes() < 0) {
     return make_error(StatusCode::kOutOfRange, "NO_SUCH_ATTEMPT",
-                      absl::StrCat("job ", job.id(), " has attempts 1 to ", job.attempts_size()));
+                      absl::StrCat("job ", job.id(), " has attempts 1 to ", newest));
   }
-  const int attempt = request.attempt() == 0 ? job.attempts_size() : request.attempt();
+  const int attempt = request.attempt() == 0 ? newest : request.attempt();
   response.set_attempt(attempt);
   if (attempt == 0) return ok_status();  // nothing was started yet
   constexpr int kDefault = 64 << 10;
@@ -292,7 +294,7 @@ grpc::Status FineTuningHandler::GetJobLogs(grpc::ServerContext*,
 
 grpc::ServerWriteReactor<v1::Event>* FineTuningHandler::WatchJob(
     grpc::CallbackServerContext*, const v1::WatchJobRequest* request) {
-  return watches_.watch(*request);
+  return watch_job(watches_, *request);
 }
 
 }  // namespace emoe::server

@@ -8,16 +8,15 @@
 
 #include "server/job/errors.h"
 #include "server/job/job_state_machine.h"
-#include "server/rpc/grpc_status.h"
 
 namespace emoe::server {
 
-// One stream. pump() runs on the hub's thread only, and only it starts writes and finishes; gRPC's
-// callbacks just note what happened and wake the hub.
-class WatchHub::Watcher final : public grpc::ServerWriteReactor<v1::Event> {
+// One stream. pump() runs on the hub's thread only, and only it starts writes and finishes; the
+// others just note what happened.
+class WatchHub::Watcher {
  public:
-  Watcher(WatchHub& hub, std::string job_id, int64_t from)
-      : hub_(hub), job_id_(std::move(job_id)), next_(from) {}
+  Watcher(WatchHub& hub, std::string job_id, int64_t from, std::shared_ptr<EventStream> stream)
+      : hub_(hub), job_id_(std::move(job_id)), stream_(std::move(stream)), next_(from) {}
 
   [[nodiscard]] const std::string& job_id() const { return job_id_; }
 
@@ -25,19 +24,18 @@ class WatchHub::Watcher final : public grpc::ServerWriteReactor<v1::Event> {
     {
       const std::lock_guard lock(mutex_);
       if (finished_ || writing_) return;
-      if (cancelled_) return finish_locked(grpc::Status::CANCELLED);
-      if (write_failed_) return finish_locked(grpc::Status::CANCELLED);
+      if (gone_) return finish_locked(absl::CancelledError("the watcher is gone"));
     }
-    if (draining) return finish(to_grpc(*draining));
-    if (last_) return finish(grpc::Status::OK);
+    if (draining) return finish(*draining);
+    if (last_) return finish(ok_status());
     if (pending_.empty()) {
-      if (const Status status = fetch(); !status.ok()) return finish(to_grpc(status));
+      if (const Status status = fetch(); !status.ok()) return finish(status);
     }
     if (!pending_.empty()) {
       write(std::move(pending_.front()), now);
       pending_.pop_front();
     } else if (last_) {
-      finish(grpc::Status::OK);
+      finish(ok_status());
     } else if (now - last_write_ >= hub_.config_.heartbeat) {
       v1::Event beat;
       beat.set_job_id(job_id_);
@@ -46,22 +44,15 @@ class WatchHub::Watcher final : public grpc::ServerWriteReactor<v1::Event> {
     }
   }
 
-  void OnWriteDone(bool ok) override {
-    {
-      const std::lock_guard lock(mutex_);
-      writing_ = false;
-      write_failed_ = !ok;
-    }
-    hub_.wake(this);
+  void written(bool ok) {
+    const std::lock_guard lock(mutex_);
+    writing_ = false;
+    gone_ = gone_ || !ok;
   }
-  void OnCancel() override {
-    {
-      const std::lock_guard lock(mutex_);
-      cancelled_ = true;
-    }
-    hub_.wake(this);
+  void cancelled() {
+    const std::lock_guard lock(mutex_);
+    gone_ = true;
   }
-  void OnDone() override { hub_.forget(this); }
 
  private:
   // The next events into pending_; sets last_ when nothing can follow them.
@@ -100,45 +91,34 @@ class WatchHub::Watcher final : public grpc::ServerWriteReactor<v1::Event> {
     event_ = std::move(event);
     writing_ = true;
     last_write_ = now;
-    StartWrite(&event_);
+    stream_->write(event_);
   }
 
-  void finish(const grpc::Status& status) {
+  void finish(const Status& status) {
     const std::lock_guard lock(mutex_);
     finish_locked(status);
   }
-  void finish_locked(const grpc::Status& status) {
+  void finish_locked(const Status& status) {
     finished_ = true;
-    Finish(status);
+    stream_->finish(status);
   }
 
   WatchHub& hub_;
   const std::string job_id_;
+  const std::shared_ptr<EventStream> stream_;
   // The hub's thread only.
   int64_t next_;
   bool caught_up_ = false;
   bool last_ = false;
   std::deque<v1::Event> pending_;
   SteadyTime last_write_ = hub_.clock_.steady_now();
-  // Shared with gRPC's threads.
+  // Shared with the stream's threads.
   std::mutex mutex_;
   v1::Event event_;
   bool writing_ = false;
-  bool write_failed_ = false;
-  bool cancelled_ = false;
+  bool gone_ = false;
   bool finished_ = false;
 };
-
-namespace {
-
-// A stream that ends before it began.
-class Refusal final : public grpc::ServerWriteReactor<v1::Event> {
- public:
-  explicit Refusal(const Status& status) { Finish(to_grpc(status)); }
-  void OnDone() override { delete this; }  // gRPC owns it until here
-};
-
-}  // namespace
 
 WatchHub::WatchHub(Config config, JobStore& store, const Clock& clock)
     : config_(config), store_(store), clock_(clock), thread_([this](const std::stop_token& stop) {
@@ -148,24 +128,49 @@ WatchHub::WatchHub(Config config, JobStore& store, const Clock& clock)
 
 WatchHub::~WatchHub() = default;
 
-grpc::ServerWriteReactor<v1::Event>* WatchHub::watch(const v1::WatchJobRequest& request) {
-  const auto record = store_.job(request.id());
-  if (record.status().code() == StatusCode::kNotFound)
-    return new Refusal(job_not_found(request.id()));
-  if (!record.ok()) return new Refusal(store_failed(record.status()));
-  if (request.from_sequence() < 0 || request.from_sequence() > record->next_sequence) {
-    return new Refusal(
-        make_error(StatusCode::kOutOfRange, "SEQUENCE_OUT_OF_RANGE",
-                   absl::StrCat("from_sequence ", request.from_sequence(),
-                                " is beyond the next event, ", record->next_sequence)));
+Status WatchHub::watch(const std::string& job_id, int64_t from_sequence,
+                       std::shared_ptr<EventStream> stream) {
+  const auto record = store_.job(job_id);
+  if (record.status().code() == StatusCode::kNotFound) return job_not_found(job_id);
+  if (!record.ok()) return store_failed(record.status());
+  if (from_sequence < 0 || from_sequence > record->next_sequence) {
+    return make_error(StatusCode::kOutOfRange, "SEQUENCE_OUT_OF_RANGE",
+                      absl::StrCat("from_sequence ", from_sequence, " is beyond the next event, ",
+                                   record->next_sequence));
   }
-  auto watcher =
-      std::make_shared<Watcher>(*this, request.id(), std::max<int64_t>(request.from_sequence(), 1));
+  const EventStream* key = stream.get();
+  auto watcher = std::make_shared<Watcher>(*this, job_id, std::max<int64_t>(from_sequence, 1),
+                                           std::move(stream));
   const std::lock_guard lock(mutex_);
-  watchers_[watcher.get()] = {watcher, true};
+  watchers_[key] = {std::move(watcher), true};
   any_dirty_ = true;
   changed_.notify_one();
-  return watcher.get();
+  return ok_status();
+}
+
+std::shared_ptr<WatchHub::Watcher> WatchHub::find(const EventStream* stream) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = watchers_.find(stream);
+  return found == watchers_.end() ? nullptr : found->second.watcher;
+}
+
+void WatchHub::written(const EventStream* stream, bool ok) {
+  if (const auto watcher = find(stream)) watcher->written(ok);
+  wake(stream);
+}
+
+void WatchHub::cancelled(const EventStream* stream) {
+  if (const auto watcher = find(stream)) watcher->cancelled();
+  wake(stream);
+}
+
+void WatchHub::closed(const EventStream* stream) {
+  std::shared_ptr<Watcher> last;  // destroyed outside the lock
+  const std::lock_guard lock(mutex_);
+  const auto found = watchers_.find(stream);
+  if (found == watchers_.end()) return;
+  last = std::move(found->second.watcher);
+  watchers_.erase(found);
 }
 
 void WatchHub::notify(const std::string& job_id) {
@@ -176,21 +181,12 @@ void WatchHub::notify(const std::string& job_id) {
   if (any_dirty_) changed_.notify_one();
 }
 
-void WatchHub::wake(const Watcher* watcher) {
+void WatchHub::wake(const EventStream* stream) {
   const std::lock_guard lock(mutex_);
-  const auto found = watchers_.find(watcher);
+  const auto found = watchers_.find(stream);
   if (found == watchers_.end()) return;
   found->second.dirty = any_dirty_ = true;
   changed_.notify_one();
-}
-
-void WatchHub::forget(const Watcher* watcher) {
-  std::shared_ptr<Watcher> last;  // destroyed outside the lock
-  const std::lock_guard lock(mutex_);
-  const auto found = watchers_.find(watcher);
-  if (found == watchers_.end()) return;
-  last = std::move(found->second.watcher);
-  watchers_.erase(found);
 }
 
 void WatchHub::drain(const Status& status) {

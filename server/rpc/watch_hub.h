@@ -5,16 +5,25 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
-#include <grpcpp/support/server_callback.h>
-
 #include "base/clock.h"
-#include "emoe/v1/fine_tuning_service.grpc.pb.h"
 #include "server/job/job_store.h"
 
 namespace emoe::server {
+
+// The way of one watcher's events to it: WatchStream on the wire, a fake in tests. The hub calls
+// both from its thread, one write at a time, finish() once and last; both return at once.
+class EventStream {
+ public:
+  virtual ~EventStream() = default;
+  // Answered by WatchHub::written(); `event` stays valid until then.
+  virtual void write(const v1::Event& event) = 0;
+  // Answered by WatchHub::closed().
+  virtual void finish(const Status& status) = 0;
+};
 
 // All WatchJob streams, served by one thread however many there are and however slowly they read:
 // each has at most one batch of events in memory and one write under way; the events themselves are
@@ -31,8 +40,15 @@ class WatchHub {
   WatchHub(Config config, JobStore& store, const Clock& clock);
   ~WatchHub();  // ends all streams; the server must have been shut down before
 
-  // A new stream. The reactor belongs to gRPC until its OnDone.
-  [[nodiscard]] grpc::ServerWriteReactor<v1::Event>* watch(const v1::WatchJobRequest& request);
+  // Takes a stream in, until closed(). NOT_FOUND / JOB_NOT_FOUND, OUT_OF_RANGE /
+  // SEQUENCE_OUT_OF_RANGE, INTERNAL / STORE_FAILED: it was not taken.
+  [[nodiscard]] Status watch(const std::string& job_id, int64_t from_sequence,
+                             std::shared_ptr<EventStream> stream);
+  // What happened to a stream; each returns at once.
+  void written(const EventStream* stream, bool ok);
+  void cancelled(const EventStream* stream);
+  void closed(const EventStream* stream);
+
   // The job has new events; returns at once.
   void notify(const std::string& job_id);
   // Ends all streams with this status, and every later one at once.
@@ -44,20 +60,20 @@ class WatchHub {
 
  private:
   class Watcher;
+  struct Entry {
+    std::shared_ptr<Watcher> watcher;
+    bool dirty = true;
+  };
   void run(const std::stop_token& stop);
-  void wake(const Watcher* watcher);
-  void forget(const Watcher* watcher);
+  [[nodiscard]] std::shared_ptr<Watcher> find(const EventStream* stream) const;
+  void wake(const EventStream* stream);
 
   const Config config_;
   JobStore& store_;
   const Clock& clock_;
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
-  struct Entry {
-    std::shared_ptr<Watcher> watcher;
-    bool dirty = true;
-  };
-  std::map<const Watcher*, Entry> watchers_;
+  std::map<const EventStream*, Entry> watchers_;
   bool any_dirty_ = false;
   std::optional<Status> draining_;
   std::jthread thread_;  // last: stops before what it uses goes
