@@ -136,6 +136,7 @@ const Schema& coordinator_rows() {
       {.key = "liveness.stop_grace", .fallback = "30s", .low = at_least(0), .high = at_most(kYear)},
       {.key = "liveness.reconnect_grace", .fallback = "300s", .low = at_least(0), .high = at_most(kYear)},
       {.key = "liveness.retry_pause", .fallback = "5s", .low = at_least(0), .high = at_most(kYear)},
+      {.key = "liveness.drain_period", .fallback = "1s", .low = at_least(0), .high = at_most(60)},
       {.key = "launcher", .fallback = "{}"},
       {.key = "launcher.kind", .fallback = "local", .words = {"local"}},
       {.key = "launcher.worker_program", .fallback = "\"\""},

@@ -1,5 +1,6 @@
 // emoe-coordinator: builds everything in order, waits for a signal, takes it down in reverse order.
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 #include <thread>
 
@@ -108,18 +109,31 @@ class AddressFile {
   AddressFile(const AddressFile&) = delete;
   AddressFile& operator=(const AddressFile&) = delete;
   ~AddressFile() { forget(); }
+  void forget() {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
+  }
   [[nodiscard]] Status write(const std::string& grpc, const std::string& metrics) const {
     const nlohmann::json json = {{"grpc", grpc}, {"metrics", metrics}};
     return write_file_atomically(path_, json.dump() + "\n");
   }
 
  private:
-  void forget() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
   const std::filesystem::path path_;
 };
+
+// Waits for the signal to end, lets clients see for a while that the end has come (a second signal
+// cuts that short), and closes.
+void serve_until_signal(RpcServer& rpc, const sigset_t& signals, std::chrono::milliseconds drain) {
+  int signal = 0;
+  sigwait(&signals, &signal);
+  log_info("signal %d: shutting down; running jobs go on and are taken up at the next start",
+           signal);
+  rpc.drain();
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(drain);
+  const timespec period{seconds.count(), std::chrono::nanoseconds(drain - seconds).count()};
+  sigtimedwait(&signals, nullptr, &period);
+}
 
 Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   const SystemClock clock;
@@ -129,7 +143,7 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
       const auto store,
       JobStore::open({config.state_dir(), [&](double seconds) { probe.committed(seconds); }}));
   EMOE_RETURN_IF_ERROR(emoe::create_directories(config.output_root()));
-  const AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
+  AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
   launcher::LocalLauncher local(launcher_config(config.launcher()));
   Controller controller(control_config(config), *store, local, clock, probe);
   EMOE_RETURN_IF_ERROR(controller.recover());
@@ -151,11 +165,13 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   std::cout << "listening on " << rpc->address() << ", metrics on " << exposer->address()
             << std::endl;
 
-  int signal = 0;
-  sigwait(&signals, &signal);
-  log_info("signal %d: shutting down; running jobs go on and are taken up at the next start",
-           signal);
-  rpc->shutdown();
+  serve_until_signal(*rpc, signals, milliseconds(config.liveness().drain_period()));
+  if (const Status closed = rpc->shutdown(); !closed.ok()) {
+    // Such a call cannot be waited for, and nothing that was answered is lost without it.
+    log_error("%s: ending without them", std::string(closed.message()));
+    addresses.forget();
+    std::_Exit(kExitIo);
+  }
   return ok_status();
 }
 

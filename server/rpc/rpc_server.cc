@@ -64,7 +64,8 @@ void set_limits(grpc::ServerBuilder& builder, int max_threads) {
 
 RpcServer::RpcServer(const Config& config, Controller& controller, JobStore& store,
                      const Clock& clock, CoordinatorProbe& probe)
-    : controller_(controller),
+    : shutdown_limit_(config.shutdown_limit),
+      controller_(controller),
       watches_(config.watch, store, clock),
       fine_tuning_(controller, store, watches_, probe, config.admission, config.info),
       worker_control_(controller) {}
@@ -109,11 +110,12 @@ Status RpcServer::listen(const Config& config) {
 }
 
 RpcServer::~RpcServer() {
-  shutdown();
+  if (!shutdown().ok()) closing_.wait();
+  drop_server();
   controller_.set_listener(nullptr);
 }
 
-void RpcServer::shutdown() {
+void RpcServer::drain() {
   if (server_ == nullptr) return;
   if (auto* health = server_->GetHealthCheckService(); health != nullptr) {
     health->SetServingStatus(false);
@@ -121,8 +123,27 @@ void RpcServer::shutdown() {
   fine_tuning_.drain();
   watches_.drain(draining_status());
   worker_control_.drain(draining_status());
-  server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
-  server_->Wait();
+}
+
+Status RpcServer::shutdown() {
+  if (server_ == nullptr) return ok_status();
+  drain();
+  if (!closing_.valid()) {
+    closing_ = std::async(std::launch::async, [server = server_.get()] {
+      server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
+      server->Wait();
+    });
+  }
+  if (closing_.wait_for(shutdown_limit_) != std::future_status::ready) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("calls still run ", std::chrono::duration<double>(shutdown_limit_).count(),
+                     " s after the shutdown began"));
+  }
+  drop_server();
+  return ok_status();
+}
+
+void RpcServer::drop_server() {
   watches_.stop();
   server_.reset();
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <chrono>
+#include <future>
 #include <memory>
 #include <string>
 
@@ -23,6 +25,7 @@ class RpcServer {
     FineTuningHandler::Info info;
     WatchHub::Config watch;
     int max_threads = 32;  // for unary calls; more of them at once get RESOURCE_EXHAUSTED
+    std::chrono::milliseconds shutdown_limit{15'000};
   };
 
   // UNAVAILABLE when the address cannot be bound ("… is in use").
@@ -30,26 +33,34 @@ class RpcServer {
                                                                 Controller& controller,
                                                                 JobStore& store, const Clock& clock,
                                                                 CoordinatorProbe& probe);
-  ~RpcServer();
+  ~RpcServer();  // waits for every call, however long
 
   [[nodiscard]] std::string address() const { return address_; }  // "127.0.0.1:7070"
 
-  // Graceful end: health says NOT_SERVING, new calls and open streams get UNAVAILABLE / DRAINING,
-  // calls under way may finish for two seconds. Ranks keep training and reconnect elsewhere or
-  // later. May be called twice.
-  void shutdown();
+  // The announcement of the end: health says NOT_SERVING, new calls and open streams get
+  // UNAVAILABLE / DRAINING. The port stays open, so that whoever calls can learn it. Ranks keep
+  // training and reconnect elsewhere or later.
+  void drain();
+  // The end: drains, closes the port, gives calls under way two seconds before they are cancelled.
+  // DEADLINE_EXCEEDED when one still runs after shutdown_limit (it cannot be interrupted). May be
+  // called twice.
+  [[nodiscard]] Status shutdown();
 
  private:
   RpcServer(const Config& config, Controller& controller, JobStore& store, const Clock& clock,
             CoordinatorProbe& probe);
   [[nodiscard]] Status listen(const Config& config);
 
+  void drop_server();
+
+  const std::chrono::milliseconds shutdown_limit_;
   Controller& controller_;
   WatchHub watches_;
   FineTuningHandler fine_tuning_;
   WorkerControlHandler worker_control_;
   std::string address_;
   std::unique_ptr<grpc::Server> server_;
+  std::future<void> closing_;  // gRPC's own shutdown, which waits for every call
 };
 
 }  // namespace emoe::server

@@ -19,16 +19,11 @@
 namespace emoe::server {
 
 // A coordinator as main builds it, in this process on a free port, with a fake engine.
-class RpcTest : public ::testing::Test {
+class RpcTest : public CoordinatorTest<SystemClock> {
  protected:
   using Context = grpc::ClientContext;
 
   void SetUp() override {
-    write_inputs(dir_.path());
-    config_.state_dir = dir_ / "state";
-    config_.output_root = dir_ / "outputs";
-    config_.worker_program = "/opt/emoe-worker";
-    config_.slots_total = 2;
     config_.max_jobs = 200;
     config_.stop_grace = std::chrono::milliseconds(200);
     config_.retry_pause = std::chrono::milliseconds(20);
@@ -39,11 +34,7 @@ class RpcTest : public ::testing::Test {
   void TearDown() override { stop(); }
 
   void start() {
-    auto store = JobStore::open({config_.state_dir, {}});
-    ASSERT_TRUE(store.ok()) << store.status();
-    store_ = *std::move(store);
-    controller_ = std::make_unique<Controller>(config_, *store_, launcher_, clock_, probe_);
-    ASSERT_TRUE(controller_->recover().ok());
+    start_controller();
     auto server = RpcServer::start(rpc_config_, *controller_, *store_, clock_, probe_);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -55,11 +46,12 @@ class RpcTest : public ::testing::Test {
     ranks_ = v1::WorkerControl::NewStub(channel_);
   }
   void stop() {
-    if (server_) server_->shutdown();
+    if (server_) {
+      EXPECT_TRUE(server_->shutdown().ok());
+    }
     loop_ = {};
     server_.reset();
-    controller_.reset();
-    store_.reset();
+    drop_controller();
   }
 
   v1::CreateJobRequest create_request(int ranks = 1) {
@@ -117,15 +109,7 @@ class RpcTest : public ::testing::Test {
     return detail<google::rpc::ErrorInfo>(status).reason();
   }
 
-  testing::TempDir dir_;
-  ControlConfig config_;
   RpcServer::Config rpc_config_;
-  SystemClock clock_;
-  metrics::FakeRegistry registry_;
-  CoordinatorProbe probe_{registry_};
-  launcher::FakeLauncher launcher_;
-  std::unique_ptr<JobStore> store_;
-  std::unique_ptr<Controller> controller_;
   std::unique_ptr<RpcServer> server_;
   std::jthread loop_;
   std::shared_ptr<grpc::Channel> channel_;

@@ -163,7 +163,8 @@ class Coordinator:
 
     # Failures must be seen and retried within a test's patience; a rank is silent for seconds on a loaded machine.
     QUICK = {"liveness.session_timeout": "10s", "liveness.join_timeout": "30s", "liveness.stop_grace": "3s",
-             "liveness.retry_pause": "0.2s", "liveness.reconnect_grace": "20s"}
+             "liveness.retry_pause": "0.2s", "liveness.reconnect_grace": "20s",
+             "liveness.drain_period": "0s"}
 
     def __init__(self, folder, slots=2, state=None, **settings):
         self.folder = pathlib.Path(folder)
