@@ -1,6 +1,7 @@
 #include "base/diagnostics.h"
 
 #include <absl/strings/cord.h>
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
 
@@ -47,10 +48,21 @@ Status Diagnostics::to_status(StatusCode code) const {
     absl::StrAppend(&message, message.empty() ? "" : "\n", to_string(v));
     payload += v.location + kUnit + v.field + kUnit + v.reason + kRecord;
   }
-  if (dropped_ > 0) absl::StrAppend(&message, "\n… and ", dropped_, " more");
+  if (dropped_ > 0) {
+    absl::StrAppend(&message, "\n… and ", dropped_, " more");
+    absl::StrAppend(&payload, dropped_);
+  }
   Status status(code, message);
   status.SetPayload(kPayloadType, absl::Cord(payload));
   return status;
+}
+
+size_t dropped_violations_of(const Status& status) {
+  const auto payload = status.GetPayload(kPayloadType);
+  if (!payload) return 0;
+  const std::string flat(*payload);
+  size_t dropped = 0;
+  return absl::SimpleAtoi(flat.substr(flat.rfind(kRecord) + 1), &dropped) ? dropped : 0;
 }
 
 std::vector<Violation> violations_of(const Status& status) {

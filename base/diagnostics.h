@@ -42,7 +42,8 @@ class Diagnostics {
 // "job.yaml:12: optimizer.learning_rate: must be above 0"
 [[nodiscard]] std::string to_string(const Violation& violation);
 
-// The violations a status carries (empty if it carries none).
+// The violations a status carries (empty if it carries none), and how many more there were.
 [[nodiscard]] std::vector<Violation> violations_of(const Status& status);
+[[nodiscard]] size_t dropped_violations_of(const Status& status);
 
 }  // namespace emoe

@@ -25,6 +25,16 @@ Result<FileDescriptor> open_file(const std::filesystem::path& path, int flags) {
   return fd;
 }
 
+// For reading. A FIFO or a device would block, or never end: only what has a size is a file.
+Result<FileDescriptor> open_regular(const std::filesystem::path& path, struct stat& info) {
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_RDONLY | O_NONBLOCK));
+  if (::fstat(fd.get(), &info) != 0) return file_error("cannot stat", path);
+  if (S_ISREG(info.st_mode)) return fd;
+  return absl::InvalidArgumentError(absl::StrCat(path.string(), S_ISDIR(info.st_mode)
+                                                                    ? " is a folder, not a file"
+                                                                    : " is not a regular file"));
+}
+
 Status write_all(int fd, const void* data, size_t size, const std::string& path) {
   const char* at = static_cast<const char*>(data);
   while (size > 0) {
@@ -53,12 +63,8 @@ void FileDescriptor::reset() {
 }
 
 Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
-  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_RDONLY));
   struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return file_error("cannot stat", path);
-  if (S_ISDIR(info.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), " is a folder, not a file"));
-  }
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_regular(path, info));
   if (info.st_size == 0) return MappedFile(nullptr, 0);
   const auto size = static_cast<size_t>(info.st_size);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
@@ -79,6 +85,20 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+Result<FileReader> FileReader::open(const std::filesystem::path& path) {
+  struct stat info {};
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_regular(path, info));
+  return FileReader(std::move(fd), path.string());
+}
+
+Result<size_t> FileReader::read(char* data, size_t size) {
+  while (true) {
+    const ssize_t got = ::read(fd_.get(), data, size);
+    if (got >= 0) return static_cast<size_t>(got);
+    if (errno != EINTR) return file_error("cannot read", path_);
+  }
+}
+
 Result<FileWriter> FileWriter::create(const std::filesystem::path& path) {
   EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_WRONLY | O_CREAT | O_TRUNC));
   return FileWriter(std::move(fd), path.string());
@@ -96,10 +116,21 @@ Status FileWriter::close() {
   return ok_status();
 }
 
-Result<std::string> read_file(const std::filesystem::path& path) {
-  EMOE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
-  const auto bytes = file.bytes();
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+Result<std::string> read_file(const std::filesystem::path& path, size_t most) {
+  EMOE_ASSIGN_OR_RETURN(FileReader file, FileReader::open(path));
+  constexpr size_t kChunk = 256 << 10;
+  std::string content;
+  while (true) {
+    const size_t begin = content.size();
+    content.resize(begin + kChunk);
+    EMOE_ASSIGN_OR_RETURN(const size_t got, file.read(content.data() + begin, kChunk));
+    content.resize(begin + got);
+    if (content.size() > most) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path.string(), " is larger than ", most, " bytes"));
+    }
+    if (got == 0) return content;
+  }
 }
 
 Status write_file_atomically(const std::filesystem::path& path, std::string_view content) {

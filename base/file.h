@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,10 +29,12 @@ class FileDescriptor {
   int fd_ = -1;
 };
 
-// A whole file mapped read-only; the mapping lives as long as the object. Thread-safe.
+// A whole file mapped read-only; the mapping lives as long as the object. Thread-safe. A file that
+// somebody cuts short meanwhile ends the process (SIGBUS): where that must not be, FileReader.
 class MappedFile {
  public:
-  // NOT_FOUND, PERMISSION_DENIED, or what open/mmap say. An empty file maps to an empty span.
+  // NOT_FOUND, PERMISSION_DENIED, or what open/mmap say; INVALID_ARGUMENT for a folder, FIFO or
+  // device. An empty file maps to an empty span.
   [[nodiscard]] static Result<MappedFile> open(const std::filesystem::path& path);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -43,6 +46,20 @@ class MappedFile {
   MappedFile(const std::byte* data, size_t size) : data_(data), size_(size) {}
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+};
+
+// Reads a file front to back. A file that shrinks meanwhile ends earlier.
+class FileReader {
+ public:
+  // Errors as for MappedFile.
+  [[nodiscard]] static Result<FileReader> open(const std::filesystem::path& path);
+  // At most `size` bytes; 0 at the end.
+  [[nodiscard]] Result<size_t> read(char* data, size_t size);
+
+ private:
+  FileReader(FileDescriptor fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  FileDescriptor fd_;
+  std::string path_;
 };
 
 // Writes a file front to back. close() flushes to the disk (fsync) and reports every late error;
@@ -64,7 +81,9 @@ class FileWriter {
   uint64_t size_ = 0;
 };
 
-[[nodiscard]] Result<std::string> read_file(const std::filesystem::path& path);
+// Errors as for MappedFile; INVALID_ARGUMENT for a file of more than `most` bytes.
+[[nodiscard]] Result<std::string> read_file(const std::filesystem::path& path,
+                                            size_t most = std::numeric_limits<size_t>::max());
 
 // Readers see the old content or the new, never a part: temporary file, fsync, rename, fsync of the
 // folder.

@@ -17,6 +17,7 @@ TEST(Diagnostics, StatusCarriesEveryViolation) {
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   const auto violations = violations_of(status);
   ASSERT_EQ(violations.size(), 2u);
+  EXPECT_EQ(dropped_violations_of(status), 0u);
   EXPECT_EQ(violations[0].location, "job.yaml:3");
   EXPECT_EQ(violations[1].field, "model.path");
   EXPECT_EQ(to_string(violations[0]), "job.yaml:3: tuning: unknown word \"lor\"");
@@ -28,7 +29,9 @@ TEST(Diagnostics, CountsBeyondTheLimit) {
   for (int i = 0; i < 5; ++i) diagnostics.add("field", "bad");
   EXPECT_EQ(diagnostics.size(), 5u);
   EXPECT_EQ(violations_of(diagnostics.to_status()).size(), 2u);
+  EXPECT_EQ(dropped_violations_of(diagnostics.to_status()), 3u);
   EXPECT_NE(diagnostics.to_status().message().find("and 3 more"), std::string::npos);
+  EXPECT_EQ(dropped_violations_of(ok_status()), 0u);
 }
 
 // What is quoted from a bad file may hold the very bytes that separate violations.

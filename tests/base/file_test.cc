@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "tests/support/temp_dir.h"
 
@@ -25,6 +27,35 @@ TEST(File, MissingAndEmptyFiles) {
   EXPECT_EQ(MappedFile::open(dir.path()).status().code(), StatusCode::kInvalidArgument);
   ASSERT_TRUE(write_file_atomically(dir / "empty", "").ok());
   EXPECT_TRUE(MappedFile::open(dir / "empty")->bytes().empty());
+}
+
+// Opening a FIFO waits for its other end, and a device never ends.
+TEST(File, OnlyRegularFilesAreRead) {
+  testing::TempDir dir;
+  ASSERT_EQ(mkfifo((dir / "pipe").c_str(), 0600), 0);
+  for (const std::filesystem::path& path : {dir / "pipe", std::filesystem::path("/dev/zero")}) {
+    for (const Status& status : {read_file(path).status(), MappedFile::open(path).status(),
+                                 FileReader::open(path).status()}) {
+      EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << status;
+      EXPECT_NE(status.message().find("is not a regular file"), std::string::npos) << status;
+    }
+  }
+}
+
+TEST(File, ReadsInPiecesAndUpToALimit) {
+  testing::TempDir dir;
+  const std::string content(600'000, 'x');
+  ASSERT_TRUE(write_file_atomically(dir / "a", content).ok());
+  EXPECT_EQ(*read_file(dir / "a"), content);
+  EXPECT_EQ(*read_file(dir / "a", content.size()), content);
+  EXPECT_EQ(read_file(dir / "a", content.size() - 1).status().code(), StatusCode::kInvalidArgument);
+  auto reader = FileReader::open(dir / "a");
+  ASSERT_TRUE(reader.ok());
+  std::string piece(400'000, ' ');
+  EXPECT_EQ(*reader->read(piece.data(), piece.size()), piece.size());
+  ASSERT_EQ(truncate((dir / "a").c_str(), 500'000), 0);
+  EXPECT_EQ(*reader->read(piece.data(), piece.size()), 100'000u);
+  EXPECT_EQ(*reader->read(piece.data(), piece.size()), 0u);
 }
 
 // A file size limit stands in for a full disk: both stop a write in its middle.
