@@ -28,15 +28,10 @@ bool find_detail(const google::rpc::Status& details, Detail& found) {
 
 std::string violation_line(const google::rpc::BadRequest::FieldViolation& violation,
                            const config::KeyLocations& locations) {
-  std::string key = violation.field();
-  std::string place;
-  // A key the file does not have is placed at the mapping that lacks it.
-  while (!key.empty() && place.empty()) {
-    const auto it = locations.find(key);
-    if (it != locations.end()) place = it->second;
-    const size_t cut = key.find_last_of(".[");
-    key = cut == std::string::npos ? "" : key.substr(0, cut);
-  }
+  // A row of a data file ("train.jsonl:12") has its place already.
+  const std::string place = config::is_job_key(violation.field())
+                                ? config::locate(locations, violation.field())
+                                : std::string();
   std::string line = "  ";
   for (const std::string& part : {place, violation.field()}) {
     if (!part.empty()) absl::StrAppend(&line, part, ": ");
@@ -115,11 +110,13 @@ std::string error_text(const Status& status) {
   if (violations.empty()) {
     return absl::StrCat("error: ", printable(std::string(status.message())), "\n");
   }
-  std::string out = absl::StrCat("error: ", violations.size(),
-                                 violations.size() == 1 ? " problem\n" : " problems\n");
+  const size_t more = dropped_violations_of(status);
+  const size_t count = violations.size() + more;
+  std::string out = absl::StrCat("error: ", count, count == 1 ? " problem\n" : " problems\n");
   for (const auto& violation : violations) {
     absl::StrAppend(&out, "  ", printable(to_string(violation)), "\n");
   }
+  if (more > 0) absl::StrAppend(&out, "  and ", more, " more\n");
   return out;
 }
 

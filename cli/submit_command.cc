@@ -24,11 +24,18 @@ struct SubmitOptions {
   bool wait = false;
 };
 
-// The job as the server is to see it. Structural problems come back with file and line; values and
-// files are the server's to judge, all at once.
+// The job as the server is to see it: values and files are the server's to judge, all at once. A
+// file that does not read as a job cannot be sent, so its values are judged here too.
 Result<config::LoadedJob> load(const SubmitOptions& options) {
-  auto job = config::load_job(options.file, options.set);
+  Diagnostics diagnostics;
+  auto job = config::load_job(options.file, options.set, diagnostics);
   if (!job.ok()) return job;
+  if (!diagnostics.empty()) {
+    const v1::JobSpec resolved = config::resolve(job->spec);
+    config::validate(resolved, job->locations, diagnostics);
+    config::reject_unsupported(resolved, job->locations, diagnostics);
+    return diagnostics.to_status();
+  }
   std::error_code error;
   const auto here = std::filesystem::current_path(error);
   if (error) return absl::InternalError("current folder: " + error.message());
@@ -121,7 +128,9 @@ void add_submit_commands(CLI::App& app, Command& command) {
 
   const auto plan_options = std::make_shared<SubmitOptions>();
   CLI::App* plan_app = app.add_subcommand(
-      "plan", "Checks a job like submit and prints it with every default filled in");
+      "plan",
+      "Every check of submit. A plan of memory, time and disk is not available in this version: a\n"
+      "valid job is answered with UNIMPLEMENTED; submit --validate-only checks and exits 0");
   add_job_file(*plan_app, *plan_options);
   plan_app->callback([&command, plan_options] {
     command.action = [&command, plan_options] { return plan(command, *plan_options); };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -22,19 +23,24 @@ struct LoadedJob {
 };
 
 // Reads a job file and applies `overrides` ("optimizer.learning_rate=1e-4", later ones win).
-// Structure only: unknown keys (with near misses), wrong types and malformed YAML, all of them in
-// one INVALID_ARGUMENT whose violations_of() has "file:line" each. Defaults and ranges are
-// resolve()'s and validate()'s. NOT_FOUND if there is no such file.
+// Structure only: unknown keys (with near misses), wrong types and malformed YAML are added to
+// `diagnostics` with "file:line" each; what reads well is in the answer all the same. Callers go on
+// with resolve(), validate() and the rest into the same `diagnostics`, and report all of it at once.
+// An error (NOT_FOUND, …) only if the file cannot be read.
 [[nodiscard]] Result<LoadedJob> load_job(const std::filesystem::path& file,
-                                         const std::vector<std::string>& overrides);
-[[nodiscard]] Result<LoadedJob> parse_job(const std::string& yaml, const std::string& source_name,
-                                          const std::vector<std::string>& overrides);
+                                         const std::vector<std::string>& overrides,
+                                         Diagnostics& diagnostics);
+[[nodiscard]] LoadedJob parse_job(const std::string& yaml, const std::string& source_name,
+                                  const std::vector<std::string>& overrides,
+                                  Diagnostics& diagnostics);
 
 // The spec with every default filled in; a resolved spec resolves to itself.
 [[nodiscard]] v1::JobSpec resolve(const v1::JobSpec& spec);
 
 // Every rule that needs nothing but the resolved spec: ranges, allowed words, required keys, rules
-// across keys. A violation's location is that of its key where `locations` knows it.
+// across keys, and those of the shape of a random start. A violation's location is that of its key
+// where `locations` knows it. Here and in the two below: what `diagnostics` says of a key already,
+// or of a mapping around it, is not said again.
 void validate(const v1::JobSpec& resolved, const KeyLocations& locations, Diagnostics& diagnostics);
 
 // What a spec asks for and this version does not do yet (a violation each, the reason says what
@@ -72,9 +78,16 @@ void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape
 // The same JSON on one line, for streams of messages.
 [[nodiscard]] std::string message_to_json_line(const google::protobuf::Message& message);
 
+// Calls `change` with every file or folder a spec names (key, path) and puts its answer there.
+using PathChange = std::function<std::string(const std::string& key, const std::string& path)>;
+void change_paths(v1::JobSpec& spec, const PathChange& change);
 // Makes relative paths in a spec absolute against `base` (emoectl does it before submitting).
 void make_paths_absolute(v1::JobSpec& spec, const std::filesystem::path& base);
-// Every file or folder a spec names: key → path.
-[[nodiscard]] std::vector<std::pair<std::string, std::string>> named_paths(const v1::JobSpec& spec);
+// True for a key of a job file ("emoe.layers.list[1]", "labels.team").
+[[nodiscard]] bool is_job_key(const std::string& key);
+// The place of a key, or of the nearest mapping around it that was written down; at last the file's
+// own (the key ""), or empty if `locations` has nothing.
+[[nodiscard]] std::string locate(const KeyLocations& locations, std::string key);
+
 
 }  // namespace emoe::config

@@ -1,61 +1,73 @@
 #include "config/data_check.h"
 
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
 
-#include "base/file.h"
+#include "base/check.h"
+#include "config/piece_reader.h"
 
 namespace emoe::config {
 namespace {
 
-constexpr std::string_view kWhitespace = " \t\r\n";
 constexpr std::string_view kEndOfText = "<|endoftext|>";
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
 }
 
-std::string_view without_carriage_return(std::string_view line) {
+bool is_end_of_text(std::string_view line) {
   if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-  return line;
+  return line == kEndOfText;
 }
 
-// A piece of the file that should be one row.
-struct Piece {
-  std::string_view text;
-  int64_t line = 0;
-};
+// The text of the parser's error without its class and the position inside the row.
+std::string json_reason(const nlohmann::json::exception& error) {
+  const std::string what = error.what();
+  const size_t column = what.find("column ");
+  const size_t end = column == std::string::npos ? what.find("] ") : what.find(": ", column);
+  return end == std::string::npos ? what : what.substr(end + 2);
+}
 
 // What one pass over a file carries along.
 class RowReader {
  public:
-  RowReader(std::string name, bool alpaca, Diagnostics& diagnostics,
+  RowReader(const DataFile& file, Diagnostics& diagnostics,
             const std::function<void(DataRow&&)>& on_row)
-      : name_(std::move(name)), alpaca_(alpaca), diagnostics_(diagnostics), on_row_(on_row) {}
+      : name_(file.path.filename().string()),
+        key_(file.key),
+        alpaca_(file.format == "alpaca"),
+        diagnostics_(diagnostics),
+        on_row_(on_row) {}
 
-  void read_json_lines(std::string_view text);
-  void read_json_array(std::string_view text);
-  void read_documents(std::string_view text);
+  void read_json_lines(PieceReader& pieces);
+  void read_json_array(PieceReader& pieces);
+  void read_documents(PieceReader& pieces, bool has_marks);
   [[nodiscard]] int64_t rows() const { return next_index_; }
 
  private:
+  // The row of a piece; nothing and a violation if it is none.
+  [[nodiscard]] std::optional<DataRow> json_row(const Piece& piece);
   void add_json_row(const Piece& piece);
   void add_document(const Piece& piece);
+  // True for a piece that may be looked into; else a violation.
+  bool is_text(const Piece& piece, const std::string& what);
   // The string at `key`; false and a violation when it is missing or no string. An absent or null
   // optional key is the empty string.
   bool take(const nlohmann::json& object, const char* key, bool optional, const Piece& piece,
             std::string& out);
-  void fail(int64_t line, const std::string& field, const std::string& reason) {
-    diagnostics_.add(absl::StrCat(name_, ":", line), field, reason);
+  void fail(int64_t line, const std::string& reason) {
+    diagnostics_.add(absl::StrCat(name_, ":", line), key_, reason);
   }
-  void fail_row(const Piece& piece, const std::string& field, const std::string& reason) {
-    fail(piece.line, field, absl::StrCat("row ", next_index_, " ", reason));
+  void fail_row(const Piece& piece, const std::string& reason) {
+    fail(piece.line, absl::StrCat("row ", next_index_, " ", reason));
   }
 
   std::string name_;
+  std::string key_;
   bool alpaca_;
   Diagnostics& diagnostics_;
   const std::function<void(DataRow&&)>& on_row_;
@@ -66,11 +78,11 @@ bool RowReader::take(const nlohmann::json& object, const char* key, bool optiona
                      const Piece& piece, std::string& out) {
   const auto found = object.find(key);
   if (found == object.end() || (optional && found->is_null())) {
-    if (!optional) fail_row(piece, key, absl::StrCat("lacks the key \"", key, "\""));
+    if (!optional) fail_row(piece, absl::StrCat("lacks the key \"", key, "\""));
     return optional;
   }
   if (!found->is_string()) {
-    fail_row(piece, key,
+    fail_row(piece,
              absl::StrCat("has a ", found->type_name(), " at \"", key, "\", must be a string"));
     return false;
   }
@@ -78,27 +90,33 @@ bool RowReader::take(const nlohmann::json& object, const char* key, bool optiona
   return true;
 }
 
-// nlohmann's text without its class name and the position inside the row.
-std::string json_reason(const nlohmann::json::parse_error& error) {
-  const std::string what = error.what();
-  const auto column = what.find("column ");
-  const auto colon = column == std::string::npos ? column : what.find(": ", column);
-  return colon == std::string::npos ? what : what.substr(colon + 2);
+bool RowReader::is_text(const Piece& piece, const std::string& what) {
+  if (piece.too_long) {
+    fail_row(piece, absl::StrCat(what, "is longer than ", Piece::kMostBytes >> 20, " MiB"));
+  } else if (!is_utf8(piece.text)) {
+    fail_row(piece, what + "is not UTF-8");
+  } else if (piece.text.find('\0') != std::string::npos) {  // the JSON parser would end there
+    fail_row(piece, what + "contains a NUL byte");
+  } else {
+    return true;
+  }
+  return false;
 }
 
-void RowReader::add_json_row(const Piece& piece) {
-  const auto count = [&] { ++next_index_; };
-  if (is_blank(piece.text)) return fail_row(piece, "", "is empty"), count();
-  if (!is_utf8(piece.text)) return fail_row(piece, "", "is not UTF-8"), count();
+std::optional<DataRow> RowReader::json_row(const Piece& piece) {
+  if (!is_text(piece, "")) return std::nullopt;
+  if (is_blank(piece.text)) return fail_row(piece, "is empty"), std::nullopt;
   nlohmann::json object;
   try {
-    object = nlohmann::json::parse(piece.text.begin(), piece.text.end());
-  } catch (const nlohmann::json::parse_error& error) {
-    return fail_row(piece, "", absl::StrCat("is not valid JSON: ", json_reason(error))), count();
+    // What lies deeper than a row's own values is looked at and not kept.
+    object =
+        nlohmann::json::parse(piece.text, [](int depth, auto, const auto&) { return depth <= 1; });
+  } catch (const nlohmann::json::exception& error) {
+    return fail_row(piece, "is not valid JSON: " + json_reason(error)), std::nullopt;
   }
   if (!object.is_object()) {
-    return fail_row(piece, "", absl::StrCat("is a JSON ", object.type_name(), ", not an object")),
-           count();
+    fail_row(piece, absl::StrCat("is a JSON ", object.type_name(), ", not an object"));
+    return std::nullopt;
   }
   DataRow row{.index = next_index_, .line = piece.line};
   bool good = true;
@@ -107,134 +125,93 @@ void RowReader::add_json_row(const Piece& piece) {
   if (!take(object, first_key, false, piece, first)) {
     good = false;
   } else if (is_blank(first)) {
-    fail_row(piece, first_key, absl::StrCat("has an empty \"", first_key, "\""));
+    fail_row(piece, absl::StrCat("has an empty \"", first_key, "\""));
     good = false;
   }
   if (alpaca_) {
     good = take(object, "input", true, piece, row.input) && good;
     good = take(object, "output", false, piece, row.output) && good;
   }
-  if (good && on_row_) on_row_(std::move(row));
-  count();
+  return good ? std::optional(std::move(row)) : std::nullopt;
 }
 
-void RowReader::read_json_lines(std::string_view text) {
-  int64_t line = 1;
-  while (!text.empty()) {
-    const auto end = text.find('\n');
-    const std::string_view content = text.substr(0, end);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
-    // Blank lines at the end are how some tools write; one in between is a lost row.
-    if (is_blank(content) && is_blank(text)) return;
-    add_json_row({content, line++});
+void RowReader::add_json_row(const Piece& piece) {
+  std::optional<DataRow> row = json_row(piece);
+  ++next_index_;
+  if (row && on_row_) on_row_(*std::move(row));
+}
+
+void RowReader::read_json_lines(PieceReader& pieces) {
+  // Blank lines at the end are how some tools write; one in between is a lost row.
+  int64_t blank_lines = 0;
+  Piece line;
+  while (pieces.read_line(line)) {
+    if (is_blank(line.text) && !line.too_long) {
+      ++blank_lines;
+      continue;
+    }
+    for (; blank_lines > 0; --blank_lines) add_json_row({.line = line.line - blank_lines});
+    add_json_row(line);
   }
 }
 
-// Finds where one element of a JSON array ends: brackets and strings only, the parser sees the
-// rest. A broken element so costs its own row and not the file.
-struct ElementScanner {
-  std::string_view text;
-  size_t at = 0;
-  int64_t line = 1;
-
-  void skip_whitespace() {
-    for (; at < text.size() && kWhitespace.find(text[at]) != std::string_view::npos; ++at) {
-      if (text[at] == '\n') ++line;
+void RowReader::read_json_array(PieceReader& pieces) {
+  pieces.skip_whitespace();
+  if (pieces.peek() < 0) return;
+  if (pieces.peek() != '[') {
+    return fail(pieces.line(), "is no JSON array of objects (JSON lines belong in a .jsonl)");
+  }
+  pieces.skip();
+  pieces.skip_whitespace();
+  Piece piece;
+  for (int behind = pieces.peek() == ']' ? ']' : ','; behind != ']';) {
+    pieces.skip_whitespace();
+    if (!pieces.read_element(piece)) {
+      return fail_row(piece, "is not closed: the file ends inside the array");
     }
+    add_json_row(piece);
+    behind = pieces.peek();
+    if (behind == ',') pieces.skip();
   }
-
-  // Up to the ',' or ']' behind the element, which is not consumed; npos if the text ends first.
-  size_t find_end() {
-    int64_t depth = 0;
-    bool in_string = false;
-    for (; at < text.size(); ++at) {
-      const char c = text[at];
-      if (c == '\n') ++line;
-      if (in_string) {
-        if (c == '\\') {
-          ++at;
-        } else if (c == '"') {
-          in_string = false;
-        }
-      } else if (c == '"') {
-        in_string = true;
-      } else if (depth == 0 && (c == ',' || c == ']')) {
-        return at;
-      } else if (c == '{' || c == '[') {
-        ++depth;
-      } else if (c == '}' || c == ']') {
-        --depth;
-      }
-    }
-    return std::string_view::npos;
-  }
-};
-
-void RowReader::read_json_array(std::string_view text) {
-  ElementScanner scanner{text};
-  scanner.skip_whitespace();
-  if (scanner.at == text.size()) return;
-  if (text[scanner.at] != '[') {
-    return fail(scanner.line, "", "is no JSON array of objects (JSON lines belong in a .jsonl)");
-  }
-  ++scanner.at;
-  scanner.skip_whitespace();
-  if (scanner.at < text.size() && text[scanner.at] == ']') {
-    ++scanner.at;
-  } else {
-    while (true) {
-      scanner.skip_whitespace();
-      Piece piece{{}, scanner.line};
-      const size_t begin = scanner.at;
-      const size_t end = scanner.find_end();
-      if (end == std::string_view::npos) {
-        return fail_row(piece, "", "is not closed: the file ends inside the array");
-      }
-      piece.text = text.substr(begin, end - begin);
-      add_json_row(piece);
-      ++scanner.at;
-      if (text[end] == ']') break;
-    }
-  }
-  scanner.skip_whitespace();
-  if (scanner.at < text.size()) fail(scanner.line, "", "has text behind the end of the array");
+  pieces.skip();
+  pieces.skip_whitespace();
+  if (pieces.peek() >= 0) fail(pieces.line(), "has text behind the end of the array");
 }
 
 void RowReader::add_document(const Piece& piece) {
   if (is_blank(piece.text)) return;
-  const auto last = piece.text.find_last_not_of("\r\n");
-  if (!is_utf8(piece.text)) {
-    fail_row(piece, "", "(the document that starts here) is not UTF-8");
-  } else if (on_row_) {
+  if (is_text(piece, "(the document that starts here) ") && on_row_) {
     on_row_({.index = next_index_,
              .line = piece.line,
-             .text = std::string(piece.text.substr(0, last + 1))});
+             .text = piece.text.substr(0, piece.text.find_last_not_of("\r\n") + 1)});
   }
   ++next_index_;
 }
 
-void RowReader::read_documents(std::string_view text) {
-  std::vector<Piece> lines;
-  bool has_marks = false;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    lines.push_back({without_carriage_return(text.substr(at, end - at)), 0});
-    lines.back().line = static_cast<int64_t>(lines.size());
-    has_marks = has_marks || lines.back().text == kEndOfText;
-    at = end + 1;
-  }
+void RowReader::read_documents(PieceReader& pieces, bool has_marks) {
   Piece document;
-  for (const Piece& line : lines) {
-    if (has_marks ? line.text == kEndOfText : is_blank(line.text)) {
+  Piece line;
+  while (pieces.read_line(line)) {
+    const bool blank = is_blank(line.text) && !line.too_long;
+    if (has_marks ? is_end_of_text(line.text) : blank) {
       add_document(std::exchange(document, Piece{}));
     } else if (document.line != 0) {
-      document.text = {document.text.data(),
-                       static_cast<size_t>(line.text.end() - document.text.begin())};
-    } else if (!is_blank(line.text)) {
+      document.append("\n", 1);
+      document.append(line.text.data(), line.text.size());
+      document.too_long = document.too_long || line.too_long;
+    } else if (!blank) {
       document = line;
     }
   }
   add_document(document);
+}
+
+bool has_end_marks(PieceReader& pieces) {
+  Piece line;
+  while (pieces.read_line(line)) {
+    if (is_end_of_text(line.text)) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -264,45 +241,40 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
-Status read_data_rows(const std::filesystem::path& file, const std::string& format,
-                      Diagnostics& diagnostics, const std::function<void(DataRow&&)>& on_row) {
-  const std::string name = file.filename().string();
-  const std::string ending = file.extension().string();
-  if (format != "alpaca" && format != "text") {
-    diagnostics.add(name, "data.format",
-                    absl::StrCat("'", format, "' cannot be read yet, use alpaca or text"));
-    return ok_status();
-  }
-  const bool is_text_file = format == "text" && ending == ".txt";
-  if (ending != ".json" && ending != ".jsonl" && !is_text_file) {
-    diagnostics.add(name, "",
-                    absl::StrCat("ends in '", ending, "', format ", format,
-                                 " needs .json or .jsonl", format == "text" ? " or .txt" : ""));
-    return ok_status();
-  }
-  EMOE_ASSIGN_OR_RETURN(MappedFile mapping, MappedFile::open(file));
-  std::string_view text(reinterpret_cast<const char*>(mapping.bytes().data()),
-                        mapping.bytes().size());
-  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // some editors' byte order mark
-  const size_t problems = diagnostics.size();
-  RowReader reader(name, format == "alpaca", diagnostics, on_row);
-  if (is_text_file) {
-    reader.read_documents(text);
-  } else if (ending == ".json") {
-    reader.read_json_array(text);
-  } else {
-    reader.read_json_lines(text);
-  }
-  if (reader.rows() == 0 && diagnostics.size() == problems) {
-    diagnostics.add(name, "", "has no rows");
-  }
-  return ok_status();
+bool can_read_format(const std::string& format) {
+  return format == "alpaca" || format == "text";
 }
 
-void check_data_file(const std::filesystem::path& file, const std::string& format,
-                     const std::string& key, Diagnostics& diagnostics) {
-  const Status status = read_data_rows(file, format, diagnostics, nullptr);
-  if (!status.ok()) diagnostics.add(key, std::string(status.message()));
+Result<int64_t> read_data_rows(const DataFile& file, Diagnostics& diagnostics,
+                               const std::function<void(DataRow&&)>& on_row) {
+  const std::string name = file.path.filename().string();
+  const std::string ending = file.path.extension().string();
+  EMOE_CHECK(can_read_format(file.format), file.format);
+  const bool text = file.format == "text";
+  if (ending != ".json" && ending != ".jsonl" && !(text && ending == ".txt")) {
+    diagnostics.add(name, file.key,
+                    absl::StrCat("ends in '", ending, "', format ", file.format,
+                                 " needs .json or .jsonl", text ? " or .txt" : ""));
+    return 0;
+  }
+  EMOE_ASSIGN_OR_RETURN(PieceReader pieces, PieceReader::open(file.path));
+  const size_t problems = diagnostics.size();
+  RowReader reader(file, diagnostics, on_row);
+  if (ending == ".txt") {
+    const bool has_marks = has_end_marks(pieces);
+    EMOE_RETURN_IF_ERROR(pieces.status());
+    EMOE_ASSIGN_OR_RETURN(pieces, PieceReader::open(file.path));
+    reader.read_documents(pieces, has_marks);
+  } else if (ending == ".json") {
+    reader.read_json_array(pieces);
+  } else {
+    reader.read_json_lines(pieces);
+  }
+  EMOE_RETURN_IF_ERROR(pieces.status());
+  if (reader.rows() == 0 && diagnostics.size() == problems) {
+    diagnostics.add(name, file.key, "has no rows");
+  }
+  return reader.rows();
 }
 
 }  // namespace emoe::config

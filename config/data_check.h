@@ -23,9 +23,18 @@ struct DataRow {
   std::string text;
 };
 
+struct DataFile {
+  std::filesystem::path path;
+  std::string format;  // alpaca | text
+  std::string key;     // of the spec, "data.train": violations carry it
+};
+
+// The formats that read_data_rows() knows.
+[[nodiscard]] bool can_read_format(const std::string& format);
+
 // Reads the rows of a data file, in order, and hands every good one to `on_row` (which may be
-// empty: admission only checks). A bad row is a violation "train.jsonl:1234" (1-based line) that
-// names its index and the key; reading goes on behind it, so that all of them are found.
+// empty: admission only checks). A bad row is a violation of the file's key at "train.jsonl:1234"
+// (1-based line) that names its index; reading goes on behind it, so that all of them are found.
 //
 //   alpaca  .json (array of objects) or .jsonl: objects with the strings instruction (not blank),
 //           output, and optionally input; other keys are ignored.
@@ -33,16 +42,12 @@ struct DataRow {
 //           Documents end at lines that are exactly <|endoftext|>; in a file without such a line,
 //           at blank lines.
 //
-// Returns an error only when the file cannot be read; everything wrong with its content, an unknown
-// ending or format and a file without rows included, goes to `diagnostics`.
-[[nodiscard]] Status read_data_rows(const std::filesystem::path& file, const std::string& format,
-                                    Diagnostics& diagnostics,
-                                    const std::function<void(DataRow&&)>& on_row);
-
-// The same check as one violation list, for admission: an unreadable file is a violation of `key`
-// ("data.train") too.
-void check_data_file(const std::filesystem::path& file, const std::string& format,
-                     const std::string& key, Diagnostics& diagnostics);
+// A row has at most 16 MiB (the file any size: it is read in pieces, and may be cut short by
+// somebody meanwhile). Returns the number of rows, bad ones counted; an error only when the file
+// cannot be read. Everything wrong with its content, an unknown ending and a file without rows
+// included, goes to `diagnostics`.
+[[nodiscard]] Result<int64_t> read_data_rows(const DataFile& file, Diagnostics& diagnostics,
+                                             const std::function<void(DataRow&&)>& on_row);
 
 // Well-formed UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF).
 [[nodiscard]] bool is_utf8(std::string_view text);

@@ -25,10 +25,9 @@ std::string derived_default(const v1::JobSpec& spec, const std::string& key) {
 
 }  // namespace
 
-Result<LoadedJob> parse_job(const std::string& yaml, const std::string& source_name,
-                            const std::vector<std::string>& overrides) {
+LoadedJob parse_job(const std::string& yaml, const std::string& source_name,
+                    const std::vector<std::string>& overrides, Diagnostics& diagnostics) {
   LoadedJob job;
-  Diagnostics diagnostics;
   job.locations[""] = source_name;
   const YAML::Node root = parse_yaml(yaml, source_name, diagnostics);
   if (root.IsDefined()) {
@@ -36,19 +35,17 @@ Result<LoadedJob> parse_job(const std::string& yaml, const std::string& source_n
   }
   apply_overrides(overrides, job.locations, diagnostics, job.spec);
   // An empty list cannot be told from an absent one later, and would become the default.
-  if (job.locations.count("lora.targets") > 0 && job.spec.lora().targets_size() == 0 &&
-      diagnostics.empty()) {
-    diagnostics.add(job.locations["lora.targets"], "lora.targets",
-                    "must name at least one linear; use tuning: full to train without LoRA");
+  if (job.locations.count("lora.targets") > 0 && job.spec.lora().targets_size() == 0) {
+    KeyReporter(job.locations, diagnostics)(
+        "lora.targets", "must name at least one linear; use tuning: full to train without LoRA");
   }
-  EMOE_RETURN_IF_ERROR(diagnostics.to_status());
   return job;
 }
 
 Result<LoadedJob> load_job(const std::filesystem::path& file,
-                           const std::vector<std::string>& overrides) {
+                           const std::vector<std::string>& overrides, Diagnostics& diagnostics) {
   EMOE_ASSIGN_OR_RETURN(const std::string yaml, read_file(file));
-  return parse_job(yaml, file.string(), overrides);
+  return parse_job(yaml, file.string(), overrides, diagnostics);
 }
 
 v1::JobSpec resolve(const v1::JobSpec& spec) {

@@ -18,24 +18,11 @@ namespace {
 constexpr int kMaxLabels = 64;
 constexpr size_t kMaxLabelKey = 63;
 
-class Report {
- public:
-  Report(const KeyLocations& locations, Diagnostics& diagnostics)
-      : locations_(locations), diagnostics_(diagnostics) {}
-  void operator()(const std::string& key, const std::string& reason) const {
-    diagnostics_.add(locate(locations_, key), key, reason);
-  }
-
- private:
-  const KeyLocations& locations_;
-  Diagnostics& diagnostics_;
-};
-
 bool uses_emoe(const v1::JobSpec& spec) {
   return spec.emoe().experts() > 0;
 }
 
-void check_model(const v1::JobSpec& spec, const Report& report) {
+void check_model(const v1::JobSpec& spec, const KeyReporter& report) {
   const bool has_path = !spec.model().path().empty();
   if (has_path && spec.model().has_init()) {
     report("model.init", "give model.path or model.init, not both");
@@ -46,7 +33,7 @@ void check_model(const v1::JobSpec& spec, const Report& report) {
   }
 }
 
-void check_init(const v1::JobSpec& spec, const Report& report) {
+void check_init(const v1::JobSpec& spec, const KeyReporter& report) {
   const v1::ModelInit& init = spec.model().init();
   const int64_t heads = init.num_attention_heads();
   if (heads <= 0 || init.hidden_size() <= 0) return;  // reported by their rows
@@ -64,13 +51,13 @@ void check_init(const v1::JobSpec& spec, const Report& report) {
   }
 }
 
-void check_data(const v1::JobSpec& spec, const Report& report) {
+void check_data(const v1::JobSpec& spec, const KeyReporter& report) {
   if (spec.task() == "train" && spec.data().train().empty()) {
     report("data.train", "is required for task: train");
   }
 }
 
-void check_lora(const v1::JobSpec& spec, const Report& report) {
+void check_lora(const v1::JobSpec& spec, const KeyReporter& report) {
   std::set<std::string> seen;
   for (int i = 0; i < spec.lora().targets_size(); ++i) {
     const std::string& target = spec.lora().targets(i);
@@ -81,7 +68,7 @@ void check_lora(const v1::JobSpec& spec, const Report& report) {
   }
 }
 
-void check_emoe(const v1::JobSpec& spec, const Report& report) {
+void check_emoe(const v1::JobSpec& spec, const KeyReporter& report) {
   const v1::Emoe& emoe = spec.emoe();
   if (!uses_emoe(spec)) return;
   if (!emoe.has_top_k()) {
@@ -99,12 +86,13 @@ void check_emoe(const v1::JobSpec& spec, const Report& report) {
   }
 }
 
-void check_emoe_layers(const v1::JobSpec& spec, const Report& report) {
+void check_emoe_layers(const v1::JobSpec& spec, const KeyReporter& report) {
   if (!uses_emoe(spec)) return;
   const v1::EmoeLayers& layers = spec.emoe().layers();
   const bool has_range = layers.has_start() || layers.has_every();
   if (layers.list_size() > 0 && has_range) {
-    report("emoe.layers", "give start and every, or list, not both");
+    report(layers.has_start() ? "emoe.layers.start" : "emoe.layers.every",
+           "give start and every, or list, not both");
   } else if (layers.list_size() == 0 && !layers.has_start()) {
     report("emoe.layers", "is required: {start: 28, every: 2} or {list: [28, 30]}");
   }
@@ -117,13 +105,13 @@ void check_emoe_layers(const v1::JobSpec& spec, const Report& report) {
   }
 }
 
-void check_train(const v1::JobSpec& spec, const Report& report) {
+void check_train(const v1::JobSpec& spec, const KeyReporter& report) {
   if (spec.train().epochs() == 0 && spec.train().max_steps() == 0) {
     report("train.epochs", "must be at least 1 unless train.max_steps is above 0");
   }
 }
 
-void check_parallel(const v1::JobSpec& spec, const Report& report) {
+void check_parallel(const v1::JobSpec& spec, const KeyReporter& report) {
   const int64_t ranks = spec.parallel().ranks();
   const int64_t tensor = std::max(spec.parallel().tensor(), 1);
   if (ranks < 1) return;  // reported by its row
@@ -147,7 +135,7 @@ bool is_label_key(const std::string& key) {
   });
 }
 
-void check_labels(const v1::JobSpec& spec, const Report& report) {
+void check_labels(const v1::JobSpec& spec, const KeyReporter& report) {
   if (spec.labels_size() > kMaxLabels) {
     report("labels",
            absl::StrCat("at most ", kMaxLabels, " labels, there are ", spec.labels_size()));
@@ -159,7 +147,7 @@ void check_labels(const v1::JobSpec& spec, const Report& report) {
   }
 }
 
-using Rule = void (*)(const v1::JobSpec&, const Report&);
+using Rule = void (*)(const v1::JobSpec&, const KeyReporter&);
 constexpr Rule kRules[] = {check_model,       check_init,  check_data,     check_lora,  check_emoe,
                            check_emoe_layers, check_train, check_parallel, check_labels};
 
@@ -169,12 +157,17 @@ ModelShape shape_of(const v1::ModelInit& init) {
           .max_position_embeddings = init.max_position_embeddings()};
 }
 
-std::vector<int64_t> divisors(int64_t number) {
-  std::vector<int64_t> out;
-  for (int64_t d = 1; d <= number; ++d) {
-    if (number % d == 0) out.push_back(d);
+// "1, 2, 4, 43": all of a usual width (Llama-2-7B's has 18), the smallest of an unusual one.
+std::string divisors_text(int64_t number) {
+  constexpr size_t kMost = 64;
+  std::set<int64_t> divisors;
+  for (int64_t d = 1; d <= number / d; ++d) {
+    if (number % d == 0) divisors.insert({d, number / d});
   }
-  return out;
+  const auto end =
+      std::next(divisors.begin(), static_cast<ptrdiff_t>(std::min(divisors.size(), kMost)));
+  return absl::StrCat(absl::StrJoin(divisors.begin(), end, ", "),
+                      divisors.size() > kMost ? ", …" : "");
 }
 
 }  // namespace
@@ -182,9 +175,9 @@ std::vector<int64_t> divisors(int64_t number) {
 void validate(const v1::JobSpec& resolved, const KeyLocations& locations,
               Diagnostics& diagnostics) {
   check_rows(job_schema(), resolved, locations, diagnostics);
-  const Report report(locations, diagnostics);
+  const KeyReporter report(locations, diagnostics);
   for (const Rule rule : kRules) rule(resolved, report);
-  if (resolved.model().has_init() && resolved.model().path().empty()) {
+  if (resolved.model().has_init()) {
     validate_against_model(resolved, shape_of(resolved.model().init()), locations, diagnostics);
   }
 }
@@ -206,13 +199,13 @@ std::vector<int64_t> converted_layers(const v1::JobSpec& resolved, int64_t num_h
 
 void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape,
                             const KeyLocations& locations, Diagnostics& diagnostics) {
-  const Report report(locations, diagnostics);
+  const KeyReporter report(locations, diagnostics);
   const int64_t width = shape.intermediate_size;
   const int64_t experts = resolved.emoe().experts();
   if (experts > 0 && width > 0 && width % experts != 0) {
     report("emoe.experts",
            absl::StrCat("must divide the model's intermediate_size ", width, ", is ", experts,
-                        "; its divisors are ", absl::StrJoin(divisors(width), ", ")));
+                        "; its divisors are ", divisors_text(width)));
   }
   const int64_t layers = shape.num_hidden_layers;
   const v1::EmoeLayers& wanted = resolved.emoe().layers();
@@ -235,7 +228,7 @@ void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape
 
 void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locations,
                         Diagnostics& diagnostics) {
-  const Report report(locations, diagnostics);
+  const KeyReporter report(locations, diagnostics);
   const auto reject = [&](bool when, const std::string& key, const std::string& instead) {
     if (when) report(key, "not supported yet: " + instead);
   };

@@ -1,5 +1,7 @@
 #include "config/overrides.h"
 
+#include <optional>
+
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
 #include <yaml-cpp/yaml.h>
@@ -9,6 +11,7 @@
 
 namespace emoe::config {
 
+using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
@@ -16,11 +19,11 @@ namespace {
 
 constexpr char kSource[] = "--set";
 
-// Where a key leads: the message that holds its last field, and what is left for a map.
+// Where a key leads: its fields from the root down, and what is left for a map.
 struct Target {
-  Message* message = nullptr;
-  const FieldDescriptor* field = nullptr;
-  std::string map_key;
+  std::vector<const FieldDescriptor*> fields;
+  std::optional<std::string> map_key;
+  [[nodiscard]] const FieldDescriptor& last() const { return *fields.back(); }
 };
 
 bool is_submessage(const FieldDescriptor& field) {
@@ -28,30 +31,47 @@ bool is_submessage(const FieldDescriptor& field) {
          field.message_type()->full_name() != "google.protobuf.Duration";
 }
 
-bool find_target(const std::string& key, Message& root, Diagnostics& diagnostics, Target& target) {
+std::optional<Target> find_target(const std::string& key, const Descriptor& root,
+                                  Diagnostics& diagnostics) {
   const std::vector<std::string> parts = absl::StrSplit(key, '.');
-  target.message = &root;
+  const Descriptor* type = &root;
+  Target target;
   std::string path;
   for (size_t i = 0; i < parts.size(); ++i) {
     path = join_key(path, parts[i]);
-    const auto& type = *target.message->GetDescriptor();
-    target.field = type.FindFieldByName(parts[i]);
-    if (target.field == nullptr) {
-      diagnostics.add(kSource, path, unknown_key_reason(parts[i], type));
-      return false;
+    const FieldDescriptor* field = type->FindFieldByName(parts[i]);
+    if (field == nullptr) {
+      diagnostics.add(kSource, path, unknown_key_reason(parts[i], *type));
+      return std::nullopt;
     }
-    if (i + 1 == parts.size()) return true;
-    if (target.field->is_map()) {
+    target.fields.push_back(field);
+    if (i + 1 == parts.size()) return target;
+    if (field->is_map()) {
       target.map_key = key.substr(path.size() + 1);  // the rest, dots included
-      return true;
+      if (!target.map_key->empty()) return target;
+      diagnostics.add(kSource, key, absl::StrCat("the name below ", path, " is missing"));
+      return std::nullopt;
     }
-    if (!is_submessage(*target.field)) {
+    if (!is_submessage(*field)) {
       diagnostics.add(kSource, key, absl::StrCat(path, " has no keys below it"));
-      return false;
+      return std::nullopt;
     }
-    target.message = target.message->GetReflection()->MutableMessage(target.message, target.field);
+    type = field->message_type();
   }
-  return true;
+  return target;
+}
+
+// The message that holds the target's last field; null where one on the way is absent and not to be
+// made.
+Message* holder_of(const Target& target, Message& root, bool make) {
+  Message* message = &root;
+  for (const FieldDescriptor* field : target.fields) {
+    if (field == target.fields.back()) break;
+    const auto* reflection = message->GetReflection();
+    if (!make && !reflection->HasField(*message, field)) return nullptr;
+    message = reflection->MutableMessage(message, field);
+  }
+  return message;
 }
 
 YAML::Node text_node(const std::string& text) {
@@ -80,21 +100,30 @@ void forget(const std::string& key, KeyLocations& locations) {
   }
 }
 
-void remove_map_entry(const Target& target) {
-  const auto* reflection = target.message->GetReflection();
-  const auto* key_field = target.field->message_type()->map_key();
-  for (int i = 0; i < reflection->FieldSize(*target.message, target.field); ++i) {
-    const Message& entry = reflection->GetRepeatedMessage(*target.message, target.field, i);
-    if (entry.GetReflection()->GetString(entry, key_field) != target.map_key) continue;
-    reflection->SwapElements(target.message, target.field, i,
-                             reflection->FieldSize(*target.message, target.field) - 1);
-    reflection->RemoveLast(target.message, target.field);
+void remove_map_entry(const FieldDescriptor* map, const std::string& key, Message& message) {
+  const auto* reflection = message.GetReflection();
+  const auto* key_field = map->message_type()->map_key();
+  for (int i = 0; i < reflection->FieldSize(message, map); ++i) {
+    const Message& entry = reflection->GetRepeatedMessage(message, map, i);
+    if (entry.GetReflection()->GetString(entry, key_field) != key) continue;
+    reflection->SwapElements(&message, map, i, reflection->FieldSize(message, map) - 1);
+    reflection->RemoveLast(&message, map);
     return;
   }
 }
 
+void remove(const Target& target, Message& root) {
+  Message* message = holder_of(target, root, /*make=*/false);
+  if (message == nullptr) return;
+  if (target.map_key) {
+    remove_map_entry(&target.last(), *target.map_key, *message);
+  } else {
+    message->GetReflection()->ClearField(message, &target.last());
+  }
+}
+
 void apply_override(const std::string& text, KeyLocations& locations, Diagnostics& diagnostics,
-                    Message& message) {
+                    Message& root) {
   const size_t equals = text.find('=');
   if (equals == std::string::npos || equals == 0) {
     diagnostics.add(kSource, text, "expected key=value, such as optimizer.learning_rate=1e-4");
@@ -102,30 +131,24 @@ void apply_override(const std::string& text, KeyLocations& locations, Diagnostic
   }
   const std::string key = text.substr(0, equals);
   const std::string value = text.substr(equals + 1);
-  Target target;
-  if (!find_target(key, message, diagnostics, target)) return;
-  const bool is_entry = !target.map_key.empty();
-  const bool is_text = is_entry || (target.field->cpp_type() == FieldDescriptor::CPPTYPE_STRING &&
-                                    !target.field->is_repeated());
+  const auto target = find_target(key, *root.GetDescriptor(), diagnostics);
+  if (!target) return;
+  const FieldDescriptor& field = target->last();
+  const bool is_text = target->map_key || (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING &&
+                                           !field.is_repeated());
   const YAML::Node node = value_node(key, value, is_text, diagnostics);
   if (!node.IsDefined()) return;
   forget(key, locations);
-  if (node.IsNull() && !value.empty()) {
-    if (is_entry) {
-      remove_map_entry(target);
-    } else {
-      target.message->GetReflection()->ClearField(target.message, target.field);
-    }
-    return;
-  }
+  if (node.IsNull() && !value.empty()) return remove(*target, root);
   locations[key] = kSource;
   Reader reader({.name = kSource, .has_lines = false, .any_scalar_is_text = true}, locations,
                 diagnostics);
-  if (is_entry) {
-    const std::string path = key.substr(0, key.size() - target.map_key.size() - 1);
-    reader.read_map_entry(node, path, target.map_key, *target.field, *target.message);
+  Message& message = *holder_of(*target, root, /*make=*/true);
+  if (target->map_key) {
+    const std::string path = key.substr(0, key.size() - target->map_key->size() - 1);
+    reader.read_map_entry(node, path, *target->map_key, field, message);
   } else {
-    reader.read_field(node, key, *target.field, *target.message);
+    reader.read_field(node, key, field, message);
   }
 }
 
@@ -134,9 +157,8 @@ void apply_override(const std::string& text, KeyLocations& locations, Diagnostic
 void apply_overrides(const std::vector<std::string>& overrides, KeyLocations& locations,
                      Diagnostics& diagnostics, Message& message) {
   for (const std::string& text : overrides) {
-    const size_t quoted_key_end = text.find('=');
-    if (quoted_key_end != std::string::npos && !is_valid_utf8(text)) {
-      diagnostics.add(kSource, "", "not UTF-8 text");
+    if (!is_valid_utf8(text)) {
+      diagnostics.add(kSource, text.substr(0, text.find('=')), "not UTF-8 text");
       continue;
     }
     apply_override(text, locations, diagnostics, message);

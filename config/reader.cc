@@ -79,6 +79,16 @@ int line_of_second_document(const std::string& yaml) {
   return parser.HandleNextDocument(start) ? std::max(start.line, 1) : 0;
 }
 
+// A value that no good element has, so that no rule takes another for its twin.
+void add_placeholder(const FieldDescriptor& field, Message& message) {
+  const auto* reflection = message.GetReflection();
+  if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT32) {
+    reflection->AddInt32(&message, &field, std::numeric_limits<int32_t>::min());
+  } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+    reflection->AddString(&message, &field, "");
+  }
+}
+
 }  // namespace
 
 std::string join_key(const std::string& prefix, const std::string& key) {
@@ -223,6 +233,11 @@ void Reader::read_list(const YAML::Node& node, const std::string& path,
       read_message(element, element_path, *message.GetReflection()->AddMessage(&message, &field));
     } else {
       read_value(element, element_path, field, message);
+      // The reported element leaves its place: the others keep their index for the rules.
+      const auto* reflection = message.GetReflection();
+      if (static_cast<size_t>(reflection->FieldSize(message, &field)) < index) {
+        add_placeholder(field, message);
+      }
     }
   }
 }

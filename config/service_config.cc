@@ -24,11 +24,9 @@ bool is_host_and_port(const std::string& text) {
   return error == std::errc() && rest == end && port <= 65535;
 }
 
-void check_address(const std::string& key, const std::string& value, const KeyLocations& locations,
-                   Diagnostics& diagnostics) {
-  if (value.empty() || is_host_and_port(value)) return;  // empty is the row's to report
-  diagnostics.add(locate(locations, key), key,
-                  absl::StrCat("expected host:port such as 127.0.0.1:7070, got \"", value, "\""));
+void check_address(const std::string& key, const std::string& value, const KeyReporter& report) {
+  if (is_host_and_port(value)) return;
+  report(key, absl::StrCat("expected host:port such as 127.0.0.1:7070, got \"", value, "\""));
 }
 
 }  // namespace
@@ -47,8 +45,9 @@ Result<v1::CoordinatorConfig> parse_coordinator_config(const std::string& yaml,
   fill_defaults(
       coordinator_schema(), [](const std::string&) { return std::string(); }, config);
   check_rows(coordinator_schema(), config, locations, diagnostics);
-  check_address("listen", config.listen(), locations, diagnostics);
-  check_address("metrics_listen", config.metrics_listen(), locations, diagnostics);
+  const KeyReporter report(locations, diagnostics);
+  check_address("listen", config.listen(), report);
+  check_address("metrics_listen", config.metrics_listen(), report);
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
   return config;
 }

@@ -1,5 +1,6 @@
 #include "config/validation.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <absl/strings/str_cat.h>
@@ -64,18 +65,39 @@ std::string locate(const KeyLocations& locations, std::string key) {
   }
 }
 
+bool is_job_key(const std::string& key) {
+  const std::string plain = key.substr(0, key.find('['));
+  if (plain.starts_with("labels.")) return true;
+  const Schema& schema = job_schema();
+  return std::any_of(schema.begin(), schema.end(),
+                     [&](const FieldRule& rule) { return rule.key == plain; });
+}
+
+KeyReporter::KeyReporter(const KeyLocations& locations, Diagnostics& diagnostics)
+    : locations_(locations), diagnostics_(diagnostics), earlier_(diagnostics.violations().size()) {}
+
+void KeyReporter::operator()(const std::string& key, const std::string& reason) const {
+  for (size_t i = 0; i < earlier_; ++i) {
+    const std::string& field = diagnostics_.violations()[i].field;
+    const bool around =
+        key.starts_with(field) && (field.empty() || key.size() == field.size() ||
+                                   key[field.size()] == '.' || key[field.size()] == '[');
+    if (around) return;
+  }
+  diagnostics_.add(locate(locations_, key), key, reason);
+}
+
 namespace {
 
 class RowChecker {
  public:
-  RowChecker(const KeyLocations& locations, Diagnostics& diagnostics)
-      : locations_(locations), diagnostics_(diagnostics) {}
+  explicit RowChecker(const KeyReporter& report) : report_(report) {}
 
   void check(const FieldRule& rule, const Message& root) {
     const FieldAt at = find_field(root, rule.key);
     if (at.message == nullptr) return;
     if (!at.present()) {
-      if (rule.required) add(rule.key, "is required");
+      if (rule.required) report_(rule.key, "is required");
       return;
     }
     const auto* reflection = at.message->GetReflection();
@@ -91,10 +113,6 @@ class RowChecker {
   }
 
  private:
-  void add(const std::string& key, const std::string& reason) {
-    diagnostics_.add(locate(locations_, key), key, reason);
-  }
-
   void check_value(const FieldRule& rule, const std::string& key, const FieldAt& at, int index) {
     const auto& message = *at.message;
     const auto* field = at.field;
@@ -112,7 +130,7 @@ class RowChecker {
         check_number(rule, key, r->GetDouble(message, field));
         break;
       case FieldDescriptor::CPPTYPE_STRING:
-        check_text(
+        check_present_text(
             rule, key,
             index < 0 ? r->GetString(message, field) : r->GetRepeatedString(message, field, index));
         break;
@@ -142,26 +160,35 @@ class RowChecker {
       limits.push_back((rule.high->open ? "below " : "at most ") + shortest(rule.high->value));
     }
     if (limits.empty() || !std::isfinite(value)) limits.insert(limits.begin(), "finite");
-    add(key, absl::StrCat("must be ", absl::StrJoin(limits, " and "), ", is ", shortest(value)));
+    report_(key,
+            absl::StrCat("must be ", absl::StrJoin(limits, " and "), ", is ", shortest(value)));
+  }
+
+  // A list of texts has no use for an empty one: it would be an empty path, word or argument.
+  void check_present_text(const FieldRule& rule, const std::string& key, const std::string& value) {
+    if (value.empty() && (rule.required || key.ends_with(']'))) {
+      report_(key, "must not be empty");
+    } else {
+      check_text(rule, key, value);
+    }
   }
 
   void check_text(const FieldRule& rule, const std::string& key, const std::string& value) {
-    if (value.empty() && rule.required) add(key, "must not be empty");
     if (value.size() > rule.max_bytes) {
-      add(key, absl::StrCat("is longer than ", rule.max_bytes, " bytes (", value.size(), ")"));
+      report_(key, absl::StrCat("is longer than ", rule.max_bytes, " bytes (", value.size(), ")"));
     }
     for (const char c : value) {
       if (static_cast<unsigned char>(c) >= 0x20 && c != 0x7F) continue;
-      add(key, "must not contain control characters");
+      report_(key, "must not contain control characters");
       break;
     }
     if (rule.words.empty()) return;
     for (const auto& word : rule.words) {
       if (word == value) return;
     }
-    add(key,
-        absl::StrCat("unknown word \"", value.substr(0, 80), "\"", did_you_mean(value, rule.words),
-                     "; use ", absl::StrJoin(rule.words, ", ")));
+    report_(key, absl::StrCat("unknown word \"", value.substr(0, 80), "\"",
+                              did_you_mean(value, rule.words), "; use ",
+                              absl::StrJoin(rule.words, ", ")));
   }
 
   void check_map(const FieldRule& rule, const FieldAt& at) {
@@ -175,15 +202,15 @@ class RowChecker {
     }
   }
 
-  const KeyLocations& locations_;
-  Diagnostics& diagnostics_;
+  const KeyReporter& report_;
 };
 
 }  // namespace
 
 void check_rows(const Schema& schema, const Message& message, const KeyLocations& locations,
                 Diagnostics& diagnostics) {
-  RowChecker checker(locations, diagnostics);
+  const KeyReporter report(locations, diagnostics);
+  RowChecker checker(report);
   for (const FieldRule& rule : schema) checker.check(rule, message);
 }
 

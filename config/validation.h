@@ -20,6 +20,19 @@ struct FieldAt {
 };
 [[nodiscard]] FieldAt find_field(const google::protobuf::Message& root, const std::string& key);
 
+// Adds violations of keys, with their places. A key that `diagnostics` held when the reporter was
+// made, or one below it, is passed over: what could not be read has no value to judge.
+class KeyReporter {
+ public:
+  KeyReporter(const KeyLocations& locations, Diagnostics& diagnostics);
+  void operator()(const std::string& key, const std::string& reason) const;
+
+ private:
+  const KeyLocations& locations_;
+  Diagnostics& diagnostics_;
+  size_t earlier_;  // the first so many violations were there before
+};
+
 // Fills absent fields with their defaults, in the order of the schema. `derive` may give a default
 // (as YAML) that depends on other keys; an empty text leaves it to the row.
 using DerivedDefault = std::function<std::string(const std::string& key)>;
@@ -29,8 +42,5 @@ void fill_defaults(const Schema& schema, const DerivedDefault& derive,
 // Ranges, allowed words, required keys, lengths: what the rows say.
 void check_rows(const Schema& schema, const google::protobuf::Message& message,
                 const KeyLocations& locations, Diagnostics& diagnostics);
-
-// The place of a key, or of the nearest message around it that was written down.
-[[nodiscard]] std::string locate(const KeyLocations& locations, std::string key);
 
 }  // namespace emoe::config

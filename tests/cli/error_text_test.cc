@@ -26,16 +26,26 @@ grpc::Status rich(grpc::StatusCode code, const std::string& message, const std::
 
 TEST(ErrorText, ViolationsHaveTheirPlaceInTheFile) {
   const config::KeyLocations locations{
-      {"", "job.yaml"}, {"emoe", "job.yaml:7"}, {"emoe.top_k", "job.yaml:9"}};
-  const auto status =
-      rich(grpc::StatusCode::INVALID_ARGUMENT, "emoe.top_k: too many\nemoe.layers: missing",
-           "INVALID_SPEC",
-           {{"emoe.top_k", "too many"}, {"emoe.layers", "missing"}, {"d.jsonl:12", "not UTF-8"}});
+      {"", "job.yaml"},       {"data", "job.yaml:2"},       {"train", "job.yaml:5"},
+      {"emoe", "job.yaml:7"}, {"emoe.top_k", "job.yaml:9"}, {"labels.a", "job.yaml:11"}};
+  const auto status = rich(grpc::StatusCode::INVALID_ARGUMENT,
+                           "emoe.top_k: too many\nemoe.layers: missing", "INVALID_SPEC",
+                           {{"emoe.top_k", "too many"},
+                            {"emoe.layers.list[2]", "no layer 9"},
+                            {"labels.a", "too long"},
+                            {"model.path", "is required"},
+                            {"d.jsonl:12", "not UTF-8"},
+                            {"train.jsonl:2", "is empty"},
+                            {"data.json:5", "is empty"}});
   EXPECT_EQ(error_text(status, "host:1", locations),
-            "error: INVALID_ARGUMENT (INVALID_SPEC): 3 problems\n"
+            "error: INVALID_ARGUMENT (INVALID_SPEC): 7 problems\n"
             "  job.yaml:9: emoe.top_k: too many\n"
-            "  job.yaml:7: emoe.layers: missing\n"
-            "  d.jsonl:12: not UTF-8\n");
+            "  job.yaml:7: emoe.layers.list[2]: no layer 9\n"
+            "  job.yaml:11: labels.a: too long\n"
+            "  job.yaml: model.path: is required\n"
+            "  d.jsonl:12: not UTF-8\n"
+            "  train.jsonl:2: is empty\n"
+            "  data.json:5: is empty\n");
   EXPECT_EQ(exit_code_of(status), kExitUsage);
 }
 

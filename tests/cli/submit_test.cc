@@ -61,14 +61,22 @@ TEST_F(Submit, SetBeforeTheFileLeavesTheFileAlone) {
   EXPECT_EQ(outcome.out.rfind("submitted job-1\n", 0), 0u) << outcome.out;
 }
 
-TEST_F(Submit, StructuralProblemsAreLocal) {
-  ASSERT_TRUE(write_file_atomically(file_, "nam: x\ntrain: {epochs: many}\n").ok());
+TEST_F(Submit, WhatDoesNotReadIsJudgedLocallyAndWhole) {
+  ASSERT_TRUE(
+      write_file_atomically(file_,
+                            "nam: x\ntrain: {epochs: many, log_every: 0}\nmodel: {path: m}\n"
+                            "parallel: {shard_base: true}\n")
+          .ok());
   const Outcome outcome = emoectl(service_, {"submit", file_});
   EXPECT_EQ(outcome.code, 64);
-  EXPECT_NE(outcome.err.find("job.yaml:1: nam: unknown key (did you mean \"name\"?)"),
-            std::string::npos);
-  EXPECT_NE(outcome.err.find("job.yaml:2: train.epochs: expected a whole number"),
-            std::string::npos);
+  const std::string at = file_.string();
+  EXPECT_EQ(outcome.err,
+            "error: 5 problems\n  " + at + ":1: nam: unknown key (did you mean \"name\"?)\n  " +
+                at + ":2: train.epochs: expected a whole number, got the text \"many\"\n  " + at +
+                ":2: train.log_every: must be at least 1 and at most 2147483647, is 0\n  " + at +
+                ": data.train: is required for task: train\n  " + at +
+                ":4: parallel.shard_base: not supported yet: use shard_base: false, every rank "
+                "holds the base model\n");
   EXPECT_TRUE(service_.create_requests().empty());
   EXPECT_EQ(emoectl(service_, {"submit", dir_ / "none.yaml"}).code, 64);
 }
@@ -85,7 +93,7 @@ TEST_F(Submit, ViolationsOfTheServerGetTheirLine) {
       << outcome.err;
   EXPECT_NE(outcome.err.find("job.yaml:4: data.train: no such file\n"), std::string::npos)
       << outcome.err;
-  EXPECT_NE(outcome.err.find("optimizer.beta1: must be below 1\n"), std::string::npos);
+  EXPECT_NE(outcome.err.find("job.yaml: optimizer.beta1: must be below 1\n"), std::string::npos);
   EXPECT_EQ(outcome.out, "");
 }
 

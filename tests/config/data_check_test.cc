@@ -3,6 +3,8 @@
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "tests/support/temp_dir.h"
@@ -12,9 +14,12 @@ namespace {
 
 using emoe::testing::TempDir;
 
+using Problems = std::vector<std::string>;
+
 struct Outcome {
   std::vector<DataRow> rows;
   std::vector<std::string> problems;
+  int64_t count = 0;  // bad rows too
 };
 
 Outcome read(const std::string& name, const std::string& content, const std::string& format) {
@@ -22,17 +27,15 @@ Outcome read(const std::string& name, const std::string& content, const std::str
   EXPECT_TRUE(write_file_atomically(folder / name, content).ok());
   Outcome outcome;
   Diagnostics diagnostics;
-  const Status status = read_data_rows(folder / name, format, diagnostics, [&](DataRow&& row) {
-    outcome.rows.push_back(std::move(row));
-  });
-  EXPECT_TRUE(status.ok()) << status;
+  const auto rows = read_data_rows({folder / name, format, "data.train"}, diagnostics,
+                                   [&](DataRow&& row) { outcome.rows.push_back(std::move(row)); });
+  EXPECT_TRUE(rows.ok()) << rows.status();
+  outcome.count = rows.value_or(-1);
   for (const Violation& violation : diagnostics.violations()) {
     outcome.problems.push_back(to_string(violation));
   }
   return outcome;
 }
-
-using Problems = std::vector<std::string>;
 
 TEST(DataCheck, reads_the_rows_of_a_json_array) {
   const Outcome outcome = read("a.json", R"([
@@ -67,14 +70,14 @@ TEST(DataCheck, reports_every_bad_row_of_a_jsonl_and_keeps_the_good_ones) {
   EXPECT_EQ(outcome.rows[1].index, 7);
   EXPECT_EQ(outcome.rows[1].line, 8);
   ASSERT_EQ(outcome.problems.size(), 7u);
-  EXPECT_EQ(outcome.problems[0], "t.jsonl:2: row 1 is a JSON array, not an object");
-  EXPECT_EQ(outcome.problems[1], "t.jsonl:3: output: row 2 lacks the key \"output\"");
-  EXPECT_EQ(outcome.problems[2], "t.jsonl:4: row 3 is empty");
-  EXPECT_EQ(outcome.problems[3], "t.jsonl:5: row 4 is not UTF-8");
-  EXPECT_EQ(outcome.problems[4], "t.jsonl:6: instruction: row 5 has an empty \"instruction\"");
+  EXPECT_EQ(outcome.problems[0], "t.jsonl:2: data.train: row 1 is a JSON array, not an object");
+  EXPECT_EQ(outcome.problems[1], "t.jsonl:3: data.train: row 2 lacks the key \"output\"");
+  EXPECT_EQ(outcome.problems[2], "t.jsonl:4: data.train: row 3 is empty");
+  EXPECT_EQ(outcome.problems[3], "t.jsonl:5: data.train: row 4 is not UTF-8");
+  EXPECT_EQ(outcome.problems[4], "t.jsonl:6: data.train: row 5 has an empty \"instruction\"");
   EXPECT_EQ(outcome.problems[5],
-            "t.jsonl:6: output: row 5 has a number at \"output\", must be a string");
-  EXPECT_TRUE(outcome.problems[6].starts_with("t.jsonl:7: row 6 is not valid JSON: "))
+            "t.jsonl:6: data.train: row 5 has a number at \"output\", must be a string");
+  EXPECT_TRUE(outcome.problems[6].starts_with("t.jsonl:7: data.train: row 6 is not valid JSON: "))
       << outcome.problems[6];
 }
 
@@ -83,35 +86,133 @@ TEST(DataCheck, a_broken_element_of_an_array_costs_only_itself) {
       read("a.json", "[{\"text\": \"a\"},\n {\"text\": },\n{\"text\": \"c\"},\n\n]", "text");
   ASSERT_EQ(outcome.rows.size(), 2u);
   ASSERT_EQ(outcome.problems.size(), 2u);
-  EXPECT_TRUE(outcome.problems[0].starts_with("a.json:2: row 1 is not valid JSON"));
-  EXPECT_EQ(outcome.problems[1], "a.json:5: row 3 is empty");
+  EXPECT_TRUE(outcome.problems[0].starts_with("a.json:2: data.train: row 1 is not valid JSON"));
+  EXPECT_EQ(outcome.problems[1], "a.json:5: data.train: row 3 is empty");
 }
 
 TEST(DataCheck, says_what_is_wrong_with_a_file_as_a_whole) {
-  EXPECT_EQ(read("a.json", "{\"text\": \"a\"}", "text").problems,
-            Problems{"a.json:1: is no JSON array of objects (JSON lines belong in a .jsonl)"});
+  EXPECT_EQ(
+      read("a.json", "{\"text\": \"a\"}", "text").problems,
+      Problems{
+          "a.json:1: data.train: is no JSON array of objects (JSON lines belong in a .jsonl)"});
   EXPECT_EQ(read("a.json", "[{\"text\": \"a\"},\n{\"text\": \"b", "text").problems,
-            Problems{"a.json:2: row 1 is not closed: the file ends inside the array"});
+            Problems{"a.json:2: data.train: row 1 is not closed: the file ends inside the array"});
   EXPECT_EQ(read("a.json", "[{\"text\": \"a\"}]\n[]", "text").problems,
-            Problems{"a.json:2: has text behind the end of the array"});
-  EXPECT_EQ(read("a.json", "[]", "alpaca").problems, Problems{"a.json: has no rows"});
-  EXPECT_EQ(read("a.jsonl", "", "alpaca").problems, Problems{"a.jsonl: has no rows"});
-  EXPECT_EQ(read("a.txt", "\n\n", "text").problems, Problems{"a.txt: has no rows"});
+            Problems{"a.json:2: data.train: has text behind the end of the array"});
+  EXPECT_EQ(read("a.json", "[]", "alpaca").problems, Problems{"a.json: data.train: has no rows"});
+  EXPECT_EQ(read("a.jsonl", "", "alpaca").problems, Problems{"a.jsonl: data.train: has no rows"});
+  EXPECT_EQ(read("a.txt", "\n\n", "text").problems, Problems{"a.txt: data.train: has no rows"});
   EXPECT_EQ(read("a.txt", "x", "alpaca").problems,
-            Problems{"a.txt: ends in '.txt', format alpaca needs .json or .jsonl"});
-  EXPECT_EQ(read("a.csv", "x", "text").problems,
-            Problems{"a.csv: ends in '.csv', format text needs .json or .jsonl or .txt"});
-  EXPECT_EQ(read("a.json", "[]", "chat").problems.size(), 1u);
+            Problems{"a.txt: data.train: ends in '.txt', format alpaca needs .json or .jsonl"});
+  EXPECT_EQ(
+      read("a.csv", "x", "text").problems,
+      Problems{"a.csv: data.train: ends in '.csv', format text needs .json or .jsonl or .txt"});
+  for (const char* format : {"alpaca", "text"}) EXPECT_TRUE(can_read_format(format));
+  for (const char* format : {"chat", "completion", ""}) EXPECT_FALSE(can_read_format(format));
 }
 
-TEST(DataCheck, a_missing_file_is_an_error_and_at_admission_a_violation) {
+TEST(DataCheck, files_that_cannot_be_read_are_errors) {
   Diagnostics diagnostics;
-  const Status status = read_data_rows("/no/such.jsonl", "alpaca", diagnostics, nullptr);
-  EXPECT_EQ(status.code(), StatusCode::kNotFound) << status;
+  const auto code = [&](const std::filesystem::path& path) {
+    return read_data_rows({path, "alpaca", "data.train"}, diagnostics, nullptr).status().code();
+  };
+  EXPECT_EQ(code("/no/such.jsonl"), StatusCode::kNotFound);
+  TempDir folder;
+  ASSERT_EQ(mkfifo((folder / "a.jsonl").c_str(), 0600), 0);
+  EXPECT_EQ(code(folder / "a.jsonl"), StatusCode::kInvalidArgument);
   EXPECT_TRUE(diagnostics.empty());
-  check_data_file("/no/such.jsonl", "alpaca", "data.train", diagnostics);
-  ASSERT_EQ(diagnostics.size(), 1u);
-  EXPECT_EQ(diagnostics.violations()[0].field, "data.train");
+}
+
+TEST(DataCheck, numbers_no_double_holds_are_a_bad_row_and_not_an_exception) {
+  const Outcome outcome =
+      read("a.jsonl", "{\"text\": \"a\", \"x\": [{\"y\": 1e999}]}\n{\"text\": \"b\"}", "text");
+  EXPECT_EQ(outcome.rows.size(), 1u);
+  ASSERT_EQ(outcome.problems.size(), 1u);
+  EXPECT_TRUE(outcome.problems[0].starts_with(
+      "a.jsonl:1: data.train: row 0 is not valid JSON: number overflow"))
+      << outcome.problems[0];
+}
+
+// The parser takes a NUL for the end of its text.
+TEST(DataCheck, a_nul_byte_hides_nothing) {
+  const std::string nul(1, '\0');
+  const Problems bad{"a.jsonl:1: data.train: row 0 contains a NUL byte"};
+  EXPECT_EQ(read("a.jsonl", "{\"text\": \"a\"}" + nul + "{rubbish\n", "text").problems, bad);
+  const Outcome array =
+      read("a.json", "[{\"text\": \"a\"}" + nul + ",\n{\"text\": \"b\"}]", "text");
+  EXPECT_EQ(array.problems, Problems{"a.json:1: data.train: row 0 contains a NUL byte"});
+  EXPECT_EQ(array.rows.size(), 1u);
+  EXPECT_EQ(read("a.txt", "a" + nul + "b", "text").problems.size(), 1u);
+  EXPECT_EQ(read("a.jsonl", "{\"text\": \"a\\u0000b\"}", "text").rows.size(), 1u);  // written out
+}
+
+TEST(DataCheck, brackets_that_fit_nothing_do_not_swallow_what_follows) {
+  for (const char* broken :
+       {"}", "{\"text\": \"x\"}}", "{\"text\": [}", "{\"text\": {]}}", "{\"text\": [{\"a\": [}"}) {
+    const Outcome outcome = read(
+        "a.json", std::string("[{\"text\": \"a\"},\n") + broken + ",\n{\"text\": \"c\"}]", "text");
+    EXPECT_EQ(outcome.rows.size(), 2u) << broken;
+    ASSERT_EQ(outcome.problems.size(), 1u) << broken;
+    EXPECT_TRUE(outcome.problems[0].starts_with("a.json:2: data.train: row 1 is not valid JSON"))
+        << outcome.problems[0];
+  }
+}
+
+TEST(DataCheck, byte_order_marks_and_carriage_returns_are_no_content) {
+  const std::string mark = "\xEF\xBB\xBF";
+  const std::string row = "{\"text\": \"a\"}";
+  EXPECT_EQ(read("a.jsonl", mark + row + "\r\n" + row + "\r\n\r\n", "text").rows.size(), 2u);
+  const Outcome array = read("a.json", mark + "[\r\n" + row + ",\r\n" + row + "\r\n]\r\n", "text");
+  EXPECT_EQ(array.problems, Problems{});
+  ASSERT_EQ(array.rows.size(), 2u);
+  EXPECT_EQ(array.rows[1].line, 3);
+  EXPECT_EQ(read("a.jsonl", mark, "text").problems, Problems{"a.jsonl: data.train: has no rows"});
+}
+
+// Ten times as many take ten times as long, not a hundred.
+TEST(DataCheck, blank_lines_are_counted_once_each) {
+  const Outcome within =
+      read("a.jsonl", std::string(2'000'000, '\n') + "{\"text\": \"a\"}", "text");
+  EXPECT_EQ(within.count, 2'000'001);
+  EXPECT_EQ(within.problems.size(), 100u);
+  EXPECT_EQ(within.problems[1], "a.jsonl:2: data.train: row 1 is empty");
+  ASSERT_EQ(within.rows.size(), 1u);
+  EXPECT_EQ(within.rows[0].line, 2'000'001);
+  const Outcome behind = read("a.jsonl", "{\"text\": \"a\"}" + std::string(1000, '\n'), "text");
+  EXPECT_EQ(behind.problems, Problems{});
+  EXPECT_EQ(behind.count, 1);
+}
+
+TEST(DataCheck, a_row_has_at_most_16_mib) {
+  const std::string long_text(17 << 20, 'x');
+  const std::string long_row = "{\"text\": \"" + long_text + "\"}";
+  const std::string row = "{\"text\": \"a\"}";
+  for (const auto& [name, content] : std::vector<std::pair<std::string, std::string>>{
+           {"a.jsonl", row + "\n" + long_row + "\n" + row},
+           {"a.json", "[" + row + ",\n" + long_row + "," + row + "]"},
+           {"a.txt", "a\n\n" + long_text + "\n\nb"}}) {
+    const Outcome outcome = read(name, content, "text");
+    EXPECT_EQ(outcome.rows.size(), 2u) << name;
+    ASSERT_EQ(outcome.problems.size(), 1u) << name;
+    EXPECT_NE(outcome.problems[0].find("is longer than 16 MiB"), std::string::npos) << name;
+  }
+  const std::string deep(1 << 20, '[');  // parsed without keeping what is inside
+  EXPECT_EQ(read("a.jsonl", "{\"text\": " + deep + "}", "text").problems.size(), 1u);
+}
+
+// Somebody's editor or copy: the rest is missing, the process goes on.
+TEST(DataCheck, a_file_cut_short_while_it_is_read_ends_there) {
+  TempDir folder;
+  std::string content;
+  for (int i = 0; i < 200'000; ++i) content += "{\"text\": \"some words to fill a line\"}\n";
+  ASSERT_TRUE(write_file_atomically(folder / "a.jsonl", content).ok());
+  Diagnostics diagnostics;
+  const auto rows =
+      read_data_rows({folder / "a.jsonl", "text", "data.train"}, diagnostics, [&](DataRow&& row) {
+        if (row.index == 0) truncate((folder / "a.jsonl").c_str(), 10);
+      });
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  EXPECT_LT(*rows, 200'000);
 }
 
 TEST(DataCheck, text_documents_end_at_blank_lines_or_at_marks) {
@@ -125,7 +226,8 @@ TEST(DataCheck, text_documents_end_at_blank_lines_or_at_marks) {
   EXPECT_EQ(marks.rows[0].text, "one\n\ntwo");
   EXPECT_EQ(marks.rows[1].text, "three");
   const Outcome bad = read("a.txt", "one\n\n\xC0\x80\n\nthree", "text");
-  EXPECT_EQ(bad.problems, Problems{"a.txt:3: row 1 (the document that starts here) is not UTF-8"});
+  EXPECT_EQ(bad.problems,
+            Problems{"a.txt:3: data.train: row 1 (the document that starts here) is not UTF-8"});
   EXPECT_EQ(bad.rows.size(), 2u);
 }
 

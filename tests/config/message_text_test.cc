@@ -27,7 +27,7 @@ TEST(MessageText, YamlReadsBackExactly) {
   spec.mutable_resources()->mutable_max_runtime()->set_nanos(250'000'000);
   (*spec.mutable_labels())["~"] = "null";
   (*spec.mutable_labels())["a b: c"] = "'";
-  const auto job = parse_job(to_yaml(spec), "job.yaml", {});
+  const auto job = read_job(to_yaml(spec), "job.yaml", {});
   ASSERT_TRUE(job.ok()) << job.status() << to_yaml(spec);
   EXPECT_TRUE(same(job->spec, spec)) << to_yaml(spec);
 }
@@ -41,7 +41,7 @@ TEST(MessageText, DoublesKeepEveryBit) {
     if (std::isnan(value)) continue;
     v1::JobSpec spec;
     spec.mutable_optimizer()->set_learning_rate(value);
-    const auto job = parse_job(to_yaml(spec), "job.yaml", {});
+    const auto job = read_job(to_yaml(spec), "job.yaml", {});
     ASSERT_TRUE(job.ok()) << to_yaml(spec) << job.status();
     ASSERT_EQ(job->spec.optimizer().learning_rate(), value) << to_yaml(spec);
   }
@@ -49,11 +49,11 @@ TEST(MessageText, DoublesKeepEveryBit) {
 
 TEST(MessageText, ResolvedSpecsRoundTrip) {
   const auto spec =
-      resolve(parse_job("model: {path: m}\ndata: {train: d}\nemoe: {experts: 4, top_k: 2, "
-                        "layers: {list: [0]}}\nlabels: {z: a, b: c}",
-                        "j", {})
+      resolve(read_job("model: {path: m}\ndata: {train: d}\nemoe: {experts: 4, top_k: 2, "
+                       "layers: {list: [0]}}\nlabels: {z: a, b: c}",
+                       "j", {})
                   ->spec);
-  EXPECT_TRUE(same(parse_job(to_yaml(spec), "j", {})->spec, spec));
+  EXPECT_TRUE(same(read_job(to_yaml(spec), "j", {})->spec, spec));
 }
 
 TEST(MessageText, JsonIsStableForScripts) {
@@ -83,13 +83,17 @@ TEST(MessageText, ListsOfMessagesInYaml) {
 }
 
 TEST(Paths, RelativeOnesBecomeAbsolute) {
-  auto spec = parse_job(
+  auto spec = read_job(
                   "model: {path: ../m/./x}\ndata: {train: /d.json, eval: \"\"}\n"
                   "emoe: {experts: 2, partition: {path: p/}}",
                   "j", {})
                   ->spec;
   make_paths_absolute(spec, "/home/me");
-  const auto paths = named_paths(spec);
+  std::vector<std::pair<std::string, std::string>> paths;
+  change_paths(spec, [&](const std::string& key, const std::string& path) {
+    paths.emplace_back(key, path);
+    return path + "!";
+  });
   using Paths = std::vector<std::pair<std::string, std::string>>;
   EXPECT_EQ(paths, (Paths{{"model.path", "/home/m/x"},
                           {"data.train", "/d.json"},

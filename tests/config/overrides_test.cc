@@ -4,7 +4,7 @@ namespace emoe::config {
 namespace {
 
 v1::JobSpec with(const std::string& yaml, const std::vector<std::string>& overrides) {
-  const auto job = parse_job(yaml, "job.yaml", overrides);
+  const auto job = read_job(yaml, "job.yaml", overrides);
   EXPECT_TRUE(job.ok()) << job.status();
   return job.ok() ? job->spec : v1::JobSpec();
 }
@@ -50,11 +50,21 @@ TEST(Overrides, NullRemovesAKey) {
   EXPECT_EQ(spec.train().seed(), 7);
 }
 
+// A section that appears with nothing in it would have required keys.
+TEST(Overrides, NullBelowAnAbsentMappingMakesNothing) {
+  const auto spec = with("name: a", {"emoe.top_k=null", "model.init.seed=~", "labels.a=null"});
+  EXPECT_EQ(spec.ByteSizeLong(), with("name: a", {}).ByteSizeLong());
+}
+
 TEST(Overrides, ProblemsComeTogetherWithThoseOfTheFile) {
   const auto lines = parse_problems(
       "tunning: x", {"optimizer.learningrate=1", "train.epochs=many", "novalue", "=1",
-                     "name.first=x", "train.epochs=", "lora.targets=[a", "optimzer.beta1=0.5"});
-  EXPECT_EQ(lines.size(), 9u) << joined(lines);
+                     "name.first=x", "train.epochs=", "lora.targets=[a", "optimzer.beta1=0.5",
+                     "labels.=x", "labels.={a: b}", "train.=1", "tr\xff=1"});
+  EXPECT_EQ(lines.size(), 13u) << joined(lines);
+  EXPECT_PROBLEM(lines, "--set: labels.: the name below labels is missing");
+  EXPECT_PROBLEM(lines, "--set: train.: unknown key");
+  EXPECT_PROBLEM(lines, "not UTF-8 text");
   EXPECT_PROBLEM(lines, "job.yaml:1: tunning");
   EXPECT_PROBLEM(lines,
                  "--set: optimizer.learningrate: unknown key (did you mean \"learning_rate\"?)");

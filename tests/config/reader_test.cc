@@ -11,7 +11,7 @@ namespace {
 using Lines = std::vector<std::string>;
 
 TEST(Reader, FillsEveryKindOfField) {
-  const auto job = parse_job(R"(
+  const auto job = read_job(R"(
 name: "first job"
 model: {path: /models/a, dtype: float32}
 data: {train: a.json, max_length: 0x100, packing: false, fraction: .5}
@@ -21,7 +21,7 @@ optimizer: {learning_rate: 1e-4}
 resources: {max_runtime: 1h30m, priority: -2}
 labels: {team: research, "year": '2026'}
 )",
-                             "job.yaml", {});
+                            "job.yaml", {});
   ASSERT_TRUE(job.ok()) << job.status();
   const auto& spec = job->spec;
   EXPECT_EQ(spec.name(), "first job");
@@ -43,8 +43,8 @@ labels: {team: research, "year": '2026'}
 
 TEST(Reader, RemembersWhereKeysStand) {
   const auto job =
-      parse_job("name: a\ntrain:\n  epochs: 1\n\n  seed: 2\nlora: {targets: [q_proj]}\n",
-                "job.yaml", {"train.seed=3"});
+      read_job("name: a\ntrain:\n  epochs: 1\n\n  seed: 2\nlora: {targets: [q_proj]}\n", "job.yaml",
+               {"train.seed=3"});
   ASSERT_TRUE(job.ok());
   EXPECT_EQ(job->locations.at("name"), "job.yaml:1");
   EXPECT_EQ(job->locations.at("train"), "job.yaml:2");
@@ -142,7 +142,7 @@ TEST(Reader, RefusesWhatIsNotUtf8) {
 }
 
 TEST(Reader, AcceptsInfinityForTheRulesToJudge) {
-  const auto job = parse_job("optimizer: {learning_rate: .nan, weight_decay: -.inf}", "j", {});
+  const auto job = read_job("optimizer: {learning_rate: .nan, weight_decay: -.inf}", "j", {});
   ASSERT_TRUE(job.ok());
   EXPECT_TRUE(std::isnan(job->spec.optimizer().learning_rate()));
   EXPECT_EQ(job->spec.optimizer().weight_decay(), -std::numeric_limits<double>::infinity());
@@ -150,21 +150,22 @@ TEST(Reader, AcceptsInfinityForTheRulesToJudge) {
 
 TEST(Reader, AnEmptyFileIsAllDefaults) {
   for (const char* text : {"", "# only a comment\n", "---\n", "~"}) {
-    const auto job = parse_job(text, "job.yaml", {});
+    const auto job = read_job(text, "job.yaml", {});
     ASSERT_TRUE(job.ok()) << text << job.status();
     EXPECT_EQ(job->spec.ByteSizeLong(), 0u);
   }
 }
 
 TEST(Reader, AnchorsWorkAndCyclesEnd) {
-  const auto job = parse_job("name: &n base\ntask: *n\n", "job.yaml", {});
+  const auto job = read_job("name: &n base\ntask: *n\n", "job.yaml", {});
   ASSERT_TRUE(job.ok());
   EXPECT_EQ(job->spec.task(), "base");
   EXPECT_FALSE(parse_problems("model: &m {init: *m}").empty());
 }
 
 TEST(Reader, MissingFileIsNotFound) {
-  EXPECT_EQ(load_job("/no/such/job.yaml", {}).status().code(), StatusCode::kNotFound);
+  Diagnostics none;
+  EXPECT_EQ(load_job("/no/such/job.yaml", {}, none).status().code(), StatusCode::kNotFound);
 }
 
 }  // namespace

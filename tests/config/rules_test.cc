@@ -41,6 +41,46 @@ parallel: {ranks: 4}
   EXPECT_PROBLEM(lines, "job.yaml:14: train.global_batch: a batch of 2 rows cannot feed 4 ranks");
 }
 
+// Keys that do not read and values that mean nothing come together; what did not read is not judged
+// again, nor anything below it.
+TEST(Rules, GoOnBehindWhatDidNotRead) {
+  const auto lines = rule_problems(R"(modle: {path: /m}
+model:
+  init: {hidden_size: 64, intermediate_size: 172, num_hidden_layers: many, tokenizer: t}
+data: nothing
+lora:
+  targets: [5, qproj, q_proj]
+emoe:
+  experts: 64
+  top_k: 65
+  layers: {list: [x, 1, 1]}
+  partition: []
+optimizer: {learning_rat: 1, learning_rate: -1}
+resources: {max_runtime: 90}
+)");
+  EXPECT_EQ(lines.size(), 15u) << joined(lines);
+  EXPECT_PROBLEM(lines, "job.yaml:1: modle: unknown key (did you mean \"model\"?)");
+  EXPECT_PROBLEM(lines, "job.yaml:3: model.init.num_hidden_layers: expected a whole number");
+  EXPECT_PROBLEM(lines, "job.yaml:3: model.init.num_attention_heads: is required");
+  EXPECT_PROBLEM(lines, "job.yaml:4: data: expected a mapping");
+  EXPECT_PROBLEM(lines, "job.yaml:6: lora.targets[0]: expected text");
+  EXPECT_PROBLEM(lines, "job.yaml:6: lora.targets[1]: unknown word \"qproj\"");
+  EXPECT_PROBLEM(lines, "job.yaml:8: emoe.experts: must divide the model's intermediate_size 172");
+  EXPECT_PROBLEM(lines, "job.yaml:9: emoe.top_k: must be at most emoe.experts 64, is 65");
+  EXPECT_PROBLEM(lines, "job.yaml:10: emoe.layers.list[0]: expected a whole number");
+  EXPECT_PROBLEM(lines, "job.yaml:10: emoe.layers.list[2]: layer 1 is given twice");
+  EXPECT_PROBLEM(lines, "job.yaml:11: emoe.partition: expected a mapping");
+  EXPECT_PROBLEM(lines, "optimizer.learning_rat: unknown key");
+  EXPECT_PROBLEM(lines, "optimizer.learning_rate: must be above 0");
+  EXPECT_PROBLEM(lines, "job.yaml: tuning: a random start");
+  EXPECT_PROBLEM(lines, "job.yaml:13: resources.max_runtime: expected a duration");
+}
+
+TEST(Rules, ATextThatIsNoYamlIsJudgedNoFurther) {
+  EXPECT_EQ(rule_problems("model: [").size(), 1u);
+  EXPECT_EQ(rule_problems("just text").size(), 1u);
+}
+
 struct Case {
   std::vector<std::string> overrides;
   const char* problem;
@@ -75,7 +115,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{{"emoe.top_k=null"}, "emoe.top_k: is required with experts: 8"},
         Case{{"emoe.top_k=0"}, "emoe.top_k: must be at least 1"},
         Case{{"emoe.layers=null"}, "emoe.layers: is required"},
-        Case{{"emoe.layers.list=[1]"}, "emoe.layers: give start and every, or list, not both"},
+        Case{{"emoe.layers.list=[1]"},
+             "emoe.layers.start: give start and every, or list, not both"},
         Case{{"emoe.layers={list: [1, 1]}"}, "emoe.layers.list[1]: layer 1 is given twice"},
         Case{{"emoe.layers={list: [-1]}"}, "emoe.layers.list[0]: must be at least 0"},
         Case{{"emoe.layers.every=0"}, "emoe.layers.every: must be at least 1"},
@@ -133,7 +174,7 @@ TEST(Rules, ARandomStartIsCheckedAsAModel) {
 }
 
 std::vector<std::string> model_problems(const std::string& yaml, const ModelShape& shape) {
-  const auto job = parse_job(yaml, "job.yaml", {});
+  const auto job = read_job(yaml, "job.yaml", {});
   EXPECT_TRUE(job.ok()) << job.status();
   Diagnostics diagnostics;
   validate_against_model(resolve(job->spec), shape, job->locations, diagnostics);
@@ -163,7 +204,7 @@ TEST(ModelRules, DivisorsLayersAndLength) {
 
 TEST(ConvertedLayers, StartEveryAndList) {
   const auto layers = [](const std::string& emoe, int64_t n) {
-    return converted_layers(resolve(parse_job("emoe: " + emoe, "j", {})->spec), n);
+    return converted_layers(resolve(read_job("emoe: " + emoe, "j", {})->spec), n);
   };
   using List = std::vector<int64_t>;
   EXPECT_EQ(layers("{experts: 4, top_k: 1, layers: {start: 28, every: 2}}", 32), (List{28, 30}));
@@ -173,7 +214,7 @@ TEST(ConvertedLayers, StartEveryAndList) {
 }
 
 TEST(Unsupported, EachSaysWhatWorksInstead) {
-  const auto job = parse_job(
+  const auto job = read_job(
       kEmoe, "job.yaml",
       {"task=evaluate", "data.format=chat", "parallel.tensor=2", "parallel.shard_base=true",
        "emoe.partition.method=coactivation", "emoe.gate=learned", "evaluate.path=x"});
@@ -186,7 +227,7 @@ TEST(Unsupported, EachSaysWhatWorksInstead) {
     EXPECT_NE(line.find("not supported yet: "), std::string::npos) << line;
   EXPECT_PROBLEM(lines, "--set: emoe.gate: not supported yet: gate: average is");
   Diagnostics none;
-  reject_unsupported(resolve(parse_job(kEmoe, "j", {})->spec), {}, none);
+  reject_unsupported(resolve(read_job(kEmoe, "j", {})->spec), {}, none);
   EXPECT_TRUE(none.empty());
 }
 

@@ -60,7 +60,7 @@ TEST(Schema, EveryNumberHasARange) {
 }
 
 TEST(Resolve, FillsEveryDefaultOfTheContract) {
-  const auto job = parse_job("model: {path: /m}\ndata: {train: /d.json}", "job.yaml", {});
+  const auto job = read_job("model: {path: /m}\ndata: {train: /d.json}", "job.yaml", {});
   ASSERT_TRUE(job.ok());
   const auto spec = resolve(job->spec);
   EXPECT_EQ(to_yaml(spec), R"(name: ""
@@ -126,9 +126,9 @@ resources:
 }
 
 TEST(Resolve, DefaultsFollowOtherKeys) {
-  const auto spec = resolve(parse_job("tuning: full\nmodel: {path: m, dtype: float32}\n"
-                                      "emoe: {experts: 4, top_k: 2, layers: {start: 1}}",
-                                      "j", {})
+  const auto spec = resolve(read_job("tuning: full\nmodel: {path: m, dtype: float32}\n"
+                                     "emoe: {experts: 4, top_k: 2, layers: {start: 1}}",
+                                     "j", {})
                                 ->spec);
   EXPECT_EQ(spec.optimizer().learning_rate(), 2e-5);
   EXPECT_EQ(spec.export_().dtype(), "float32");
@@ -140,7 +140,7 @@ TEST(Resolve, DefaultsFollowOtherKeys) {
 }
 
 TEST(Resolve, IsIdempotentAndKeepsWhatIsGiven) {
-  const auto job = parse_job(
+  const auto job = read_job(
       "model: {path: m}\nlora: {rank: 2, targets: [up_proj]}\n"
       "emoe: {experts: 4, top_k: 1, layers: {list: [2, 0]}}\n"
       "optimizer: {weight_decay: 0.1}\ndata: {packing: false}",

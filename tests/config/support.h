@@ -17,18 +17,26 @@ inline std::vector<std::string> problems_of(const Status& status) {
   return lines;
 }
 
-inline std::vector<std::string> parse_problems(const std::string& yaml,
-                                               const std::vector<std::string>& overrides = {}) {
-  return problems_of(parse_job(yaml, "job.yaml", overrides).status());
+// A text's job, or what is wrong with its structure.
+inline Result<LoadedJob> read_job(const std::string& yaml, const std::string& name,
+                                  const std::vector<std::string>& overrides) {
+  Diagnostics diagnostics;
+  LoadedJob job = parse_job(yaml, name, overrides, diagnostics);
+  EMOE_RETURN_IF_ERROR(diagnostics.to_status());
+  return job;
 }
 
-// What validate() says of a text that reads well.
+inline std::vector<std::string> parse_problems(const std::string& yaml,
+                                               const std::vector<std::string>& overrides = {}) {
+  return problems_of(read_job(yaml, "job.yaml", overrides).status());
+}
+
+// What the reader and validate() say of a text.
 inline std::vector<std::string> rule_problems(const std::string& yaml,
                                               const std::vector<std::string>& overrides = {}) {
-  const auto job = parse_job(yaml, "job.yaml", overrides);
-  if (!job.ok()) return {"DOES NOT READ: " + std::string(job.status().message())};
   Diagnostics diagnostics;
-  validate(resolve(job->spec), job->locations, diagnostics);
+  const LoadedJob job = parse_job(yaml, "job.yaml", overrides, diagnostics);
+  validate(resolve(job.spec), job.locations, diagnostics);
   return problems_of(diagnostics.to_status());
 }
 

@@ -26,7 +26,7 @@ struct LogitsRequest {
   // safetensors: logits [T, vocab] fp32; experts.<layer> [T, k] int32, ascending
   std::filesystem::path out;
   std::filesystem::path emoe_job;   // takes its emoe section and model.dtype; empty: dense, float32
-  std::filesystem::path partition;  // partition/ folder; empty: made as the job says
+  std::filesystem::path partition;  // partition/ folder, with emoe_job; empty: made as it says
   std::filesystem::path adapter;    // PEFT folder; empty: none
   std::string dtype;                // empty: the job's, else float32
 };

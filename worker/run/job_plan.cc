@@ -52,19 +52,18 @@ LlamaConfig config_of_init(const v1::ModelInit& init) {
   return config;  // the vocabulary is the tokenizer's, see prepare
 }
 
-JobPlan::Model model_of(const v1::JobSpec& spec) {
+JobPlan::Model model_of(const v1::JobSpec& spec, LlamaConfig config) {
   JobPlan::Model model;
+  model.config = std::move(config);
   model.bfloat16 = spec.model().dtype() == "bfloat16";
   if (spec.model().has_init()) {
     const v1::ModelInit& init = spec.model().init();
-    model.config = config_of_init(init);
     model.tokenizer = init.tokenizer();
     model.init_seed = init.seed();
     model.initializer_range = init.initializer_range();
   } else {
     model.path = spec.model().path();
     model.tokenizer = model.path;
-    model.config = input_or_throw(LlamaConfig::read(model.path / "config.json"));
   }
   return model;
 }
@@ -82,9 +81,11 @@ JobPlan::Tuning tuning_of(const v1::JobSpec& spec) {
   return tuning;
 }
 
-DatasetOptions dataset_of(const v1::JobSpec& spec, const std::string& file, double fraction) {
+DatasetOptions dataset_of(const v1::JobSpec& spec, const std::string& key, const std::string& file,
+                          double fraction) {
   DatasetOptions options;
   options.file = file;
+  options.key = key;
   options.format = spec.data().format();
   options.max_length = spec.data().max_length();
   options.train_on_prompt = spec.data().train_on_prompt();
@@ -175,8 +176,9 @@ void throw_if_any(const Diagnostics& diagnostics) {
 }
 
 config::LoadedJob load_or_throw(const std::filesystem::path& file,
-                                const std::vector<std::string>& overrides) {
-  auto loaded = config::load_job(file, overrides);
+                                const std::vector<std::string>& overrides,
+                                Diagnostics& diagnostics) {
+  auto loaded = config::load_job(file, overrides, diagnostics);
   if (!loaded.ok()) throw JobError(ExitCode::configuration, std::string(loaded.status().message()));
   return std::move(loaded).value();
 }
@@ -187,28 +189,55 @@ config::ModelShape shape_of(const LlamaConfig& config) {
           .max_position_embeddings = config.max_position_embeddings};
 }
 
+// The model's configuration, once the spec holds for it. Throws everything that `diagnostics` has by
+// then: a config.json that cannot be used is one problem among others, and decides the exit code
+// only when it is alone.
+LlamaConfig config_or_throw(const v1::JobSpec& spec, const config::KeyLocations& locations,
+                            Diagnostics& diagnostics) {
+  const std::filesystem::path folder = spec.model().path();
+  if (spec.model().has_init() || folder.empty()) {
+    throw_if_any(diagnostics);
+    return config_of_init(spec.model().init());  // validate() has judged its shape
+  }
+  Result<LlamaConfig> config = LlamaConfig::read(folder / "config.json");
+  if (config.ok()) {
+    config::validate_against_model(spec, shape_of(*config), locations, diagnostics);
+  } else if (!diagnostics.empty()) {
+    diagnostics.add(config::locate(locations, "model.path"), "model.path",
+                    std::string(config.status().message()));
+  }
+  throw_if_any(diagnostics);
+  return input_or_throw(std::move(config));
+}
+
+// What `logits` takes from a job: nothing else of it need be good.
+bool concerns_logits(const Violation& violation) {
+  const std::string& key = violation.field;
+  return key == "model.dtype" || key == "emoe" || key.starts_with("emoe.");
+}
+
 }  // namespace
 
 JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::string>& overrides) {
-  const config::LoadedJob loaded = load_or_throw(job_file, overrides);
-  const v1::JobSpec spec = config::resolve(loaded.spec);
   Diagnostics diagnostics;
+  const config::LoadedJob loaded = load_or_throw(job_file, overrides, diagnostics);
+  const v1::JobSpec spec = config::resolve(loaded.spec);
   config::validate(spec, loaded.locations, diagnostics);
   config::reject_unsupported(spec, loaded.locations, diagnostics);
-  throw_if_any(diagnostics);
+  LlamaConfig config = config_or_throw(spec, loaded.locations, diagnostics);
 
   JobPlan plan;
   plan.name = spec.name();
   plan.ranks = spec.parallel().ranks();
   plan.threads_per_rank = spec.resources().threads_per_rank();
   plan.device = spec.resources().device();
-  plan.model = model_of(spec);
-  config::validate_against_model(spec, shape_of(plan.model.config), loaded.locations, diagnostics);
-  throw_if_any(diagnostics);
+  plan.model = model_of(spec, std::move(config));
   plan.tuning = tuning_of(spec);
   plan.emoe = emoe_of(spec, plan.model.config.num_hidden_layers);
-  plan.train_data = dataset_of(spec, spec.data().train(), spec.data().fraction());
-  if (!spec.data().eval().empty()) plan.eval_data = dataset_of(spec, spec.data().eval(), 1.0);
+  plan.train_data = dataset_of(spec, "data.train", spec.data().train(), spec.data().fraction());
+  if (!spec.data().eval().empty()) {
+    plan.eval_data = dataset_of(spec, "data.eval", spec.data().eval(), 1.0);
+  }
   plan.train = train_of(spec);
   plan.log_every = spec.train().log_every();
   plan.export_model = export_of(spec);
@@ -219,9 +248,10 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
 }
 
 std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes) {
-  auto parsed = config::parse_job(plan.resolved_yaml, "resolved job", {});
-  EMOE_CHECK(parsed.ok(), "a resolved spec reads back");
-  v1::Hashes& stored = *parsed->spec.mutable_hashes();
+  Diagnostics none;
+  config::LoadedJob parsed = config::parse_job(plan.resolved_yaml, "resolved job", {}, none);
+  EMOE_CHECK(none.empty(), "a resolved spec reads back");
+  v1::Hashes& stored = *parsed.spec.mutable_hashes();
   stored.set_model(hashes.model);
   stored.set_tokenizer(hashes.tokenizer);
   stored.set_train(hashes.train);
@@ -229,22 +259,43 @@ std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes) {
   stored.set_program(hashes.program);
   stored.set_adapter(hashes.adapter);
   stored.set_partition(hashes.partition);
-  return config::to_yaml(parsed->spec);
+  return config::to_yaml(parsed.spec);
 }
 
-LogitsPlan plan_logits(const std::filesystem::path& job_file, const LlamaConfig& config) {
-  const config::LoadedJob loaded = load_or_throw(job_file, {});
+LogitsPlan plan_logits(const std::filesystem::path& job_file,
+                       const std::filesystem::path& partition, const LlamaConfig& config) {
+  Diagnostics all;
+  config::LoadedJob loaded = load_or_throw(job_file, {}, all);
+  const size_t structure = all.violations().size();
   v1::JobSpec spec = config::resolve(loaded.spec);
-  spec.clear_data();  // the length of training rows says nothing about this prompt
-  Diagnostics diagnostics;
-  config::validate_against_model(spec, shape_of(config), loaded.locations, diagnostics);
-  throw_if_any(diagnostics);
+  spec.mutable_model()->clear_init();  // the shape is that of the model at hand
+  if (!partition.empty() && spec.has_emoe()) {
+    spec.mutable_emoe()->mutable_partition()->set_method("file");
+    spec.mutable_emoe()->mutable_partition()->set_path(partition.string());
+  }
+  config::validate(spec, loaded.locations, all);
+  config::reject_unsupported(spec, loaded.locations, all);
+  config::validate_against_model(spec, shape_of(config), loaded.locations, all);
+  if (!partition.empty() && spec.emoe().experts() == 0) {
+    all.add(config::locate(loaded.locations, "emoe"), "emoe",
+            "--partition is of no use without experts");
+  }
+  Diagnostics mine;
+  for (size_t i = 0; i < all.violations().size(); ++i) {
+    const Violation& violation = all.violations()[i];
+    if (i >= structure && !concerns_logits(violation)) continue;
+    mine.add(violation.location, violation.field, violation.reason);
+  }
+  throw_if_any(mine);
   return {.bfloat16 = loaded.spec.model().dtype() == "bfloat16",
           .emoe = emoe_of(spec, config.num_hidden_layers)};
 }
 
 StoredJob read_stored_job(const std::filesystem::path& job_yaml) {
-  const v1::JobSpec spec = config::resolve(load_or_throw(job_yaml, {}).spec);
+  Diagnostics diagnostics;
+  const config::LoadedJob loaded = load_or_throw(job_yaml, {}, diagnostics);
+  throw_if_any(diagnostics);
+  const v1::JobSpec spec = config::resolve(loaded.spec);
   return {.identity = identity_of_spec(spec), .hashes = hashes_of(spec)};
 }
 

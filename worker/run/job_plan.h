@@ -80,20 +80,23 @@ struct JobPlan {
 
 // Reads a job file, applies overrides and defaults, and checks all that needs no data: every
 // problem at once, as a JobError (64) of "file:line: key: reason" lines; 65 for a config.json that
-// is not understood.
+// is not understood, where that is the only one.
 [[nodiscard]] JobPlan plan_job(const std::filesystem::path& job_file,
                                const std::vector<std::string>& overrides);
 
 // The resolved spec with these hashes in it: the text of job.yaml.
 [[nodiscard]] std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes);
 
-// Only what `emoe-worker logits` takes from a job file: dtype and the emoe section, for the model
-// in `model_path`.
+// Only what `emoe-worker logits` takes from a job file: model.dtype and the emoe section, for a model
+// of this configuration. A `partition` folder, if not empty, takes the place of emoe.partition. A
+// JobError (64) for what is wrong with these keys or with the structure of the file; other keys may
+// have any values.
 struct LogitsPlan {
   bool bfloat16 = false;
   JobPlan::Emoe emoe;
 };
 [[nodiscard]] LogitsPlan plan_logits(const std::filesystem::path& job_file,
+                                     const std::filesystem::path& partition,
                                      const LlamaConfig& config);
 
 // What a job.yaml that an earlier run left says of that run; JobError 64 if it does not read.

@@ -91,10 +91,11 @@ void write_tensors_atomically(const std::filesystem::path& path,
 void write_logits(const LogitsRequest& request) {
   const BaseWeights base = input_or_throw(BaseWeights::open(request.model));
   LogitsPlan plan;
-  if (!request.emoe_job.empty()) plan = plan_logits(request.emoe_job, base.config());
-  if (!request.partition.empty()) {
-    plan.emoe.method = "file";
-    plan.emoe.path = request.partition;
+  if (!request.emoe_job.empty()) {
+    plan = plan_logits(request.emoe_job, request.partition, base.config());
+  } else if (!request.partition.empty()) {
+    throw JobError(ExitCode::configuration,
+                   "logits: --partition belongs to the experts of a job, give --emoe JOB too");
   }
   const std::vector<int64_t> ids = read_tokens(request.tokens, base.config());
   Llama model = load_model(base, make_experts(plan.emoe, base, "", 1),

@@ -101,9 +101,10 @@ Status check_options(const DatasetOptions& options) {
 Result<Dataset> tokenise_file(const DatasetOptions& options, const Tokenizer& tokenizer) {
   std::vector<config::DataRow> source;
   Diagnostics diagnostics;
-  EMOE_RETURN_IF_ERROR(
-      config::read_data_rows(options.file, options.format, diagnostics,
-                             [&](config::DataRow&& row) { source.push_back(std::move(row)); }));
+  const auto read =
+      config::read_data_rows({options.file, options.format, options.key}, diagnostics,
+                             [&](config::DataRow&& row) { source.push_back(std::move(row)); });
+  EMOE_RETURN_IF_ERROR(read.status());
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
   Dataset dataset;
   DataReport& report = dataset.report;

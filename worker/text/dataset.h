@@ -14,6 +14,7 @@ namespace emoe::worker {
 
 struct DatasetOptions {
   std::filesystem::path file;
+  std::string key = "data.train";  // of the spec, for messages
   std::string format = "alpaca";  // alpaca | text, files as in config/data_check.h
   int64_t max_length = 512;       // tokens of a row, at least 2
   bool train_on_prompt = false;

@@ -1,0 +1,119 @@
+#include "config/piece_reader.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace emoe::config {
+
+void Piece::append(const char* data, size_t size) {
+  const size_t room = kMostBytes - text.size();
+  too_long = too_long || size > room;
+  text.append(data, std::min(size, room));
+}
+
+Result<PieceReader> PieceReader::open(const std::filesystem::path& path) {
+  EMOE_ASSIGN_OR_RETURN(FileReader file, FileReader::open(path));
+  PieceReader reader(std::move(file));
+  reader.fill();
+  constexpr char kMark[] = "\xEF\xBB\xBF";  // some editors write it
+  if (reader.end_ >= 3 && std::memcmp(reader.buffer_.data(), kMark, 3) == 0) reader.at_ = 3;
+  return reader;
+}
+
+bool PieceReader::fill() {
+  const Result<size_t> got = file_.read(buffer_.data(), buffer_.size());
+  if (!got.ok()) status_ = got.status();
+  at_ = 0;
+  end_ = got.ok() ? *got : 0;
+  return end_ > 0;
+}
+
+int PieceReader::peek() {
+  if (at_ == end_ && !fill()) return -1;
+  return static_cast<unsigned char>(buffer_[at_]);
+}
+
+void PieceReader::skip() {
+  if (buffer_[at_++] == '\n') ++line_;
+}
+
+void PieceReader::skip_whitespace() {
+  for (int c = peek(); c == ' ' || c == '\t' || c == '\r' || c == '\n'; c = peek()) skip();
+}
+
+bool PieceReader::read_line(Piece& piece) {
+  piece.text.clear();
+  piece.too_long = false;
+  piece.line = line_;
+  if (peek() < 0) return false;
+  do {
+    const char* begin = buffer_.data() + at_;
+    const auto* end = static_cast<const char*>(std::memchr(begin, '\n', end_ - at_));
+    const size_t size = end == nullptr ? end_ - at_ : static_cast<size_t>(end - begin);
+    piece.append(begin, size);
+    at_ += size;
+    if (end != nullptr) {
+      skip();
+      return true;
+    }
+  } while (peek() >= 0);
+  return true;
+}
+
+namespace {
+
+// The brackets that are open at a place of a JSON text.
+class OpenBrackets {
+ public:
+  [[nodiscard]] bool none() const { return open_.empty(); }
+  void open(char bracket) {
+    if (open_.size() == Piece::kMostBytes) return;  // no row is as deep
+    open_ += bracket;
+    ++count(bracket);
+  }
+  // Closes the last one that it fits, and what was left open inside; nothing if it fits none.
+  void close(char bracket) {
+    const char opening = bracket == '}' ? '{' : '[';
+    if (count(opening) == 0) return;
+    char last = 0;
+    do {
+      last = open_.back();
+      open_.pop_back();
+      --count(last);
+    } while (last != opening);
+  }
+
+ private:
+  size_t& count(char opening) { return opening == '{' ? braces_ : squares_; }
+  std::string open_;
+  size_t braces_ = 0;
+  size_t squares_ = 0;
+};
+
+}  // namespace
+
+bool PieceReader::read_element(Piece& piece) {
+  piece = {.line = line_};
+  OpenBrackets brackets;
+  bool in_string = false;
+  bool escaped = false;
+  for (int c = peek(); c >= 0; c = peek()) {
+    if (in_string) {
+      in_string = escaped || c != '"';
+      escaped = !escaped && c == '\\';
+    } else if (brackets.none() && (c == ',' || c == ']')) {
+      return true;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      brackets.open(static_cast<char>(c));
+    } else if (c == '}' || c == ']') {
+      brackets.close(static_cast<char>(c));
+    }
+    piece.append(&buffer_[at_], 1);
+    skip();
+  }
+  return false;
+}
+
+}  // namespace emoe::config

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/status.h"
+
+namespace emoe::config {
+
+// A part of a data file that should be one row.
+struct Piece {
+  static constexpr size_t kMostBytes = 16 << 20;
+
+  std::string text;
+  int64_t line = 0;       // 1-based, where it starts
+  bool too_long = false;  // `text` holds the first kMostBytes only
+
+  void append(const char* data, size_t size);
+};
+
+// Cuts a data file into pieces while reading it, whatever its size. A byte order mark at its front
+// is passed over. When the file cannot be read further, it ends; status() then says why.
+class PieceReader {
+ public:
+  [[nodiscard]] static Result<PieceReader> open(const std::filesystem::path& path);
+
+  // The next byte, or -1 at the end.
+  [[nodiscard]] int peek();
+  void skip();  // the byte that peek() showed
+  void skip_whitespace();
+  // The line that follows, without its '\n'; false at the end of the file.
+  [[nodiscard]] bool read_line(Piece& piece);
+  // One element of a JSON array, up to the ',' or ']' behind it; false if the file ends first.
+  // Brackets and strings only, the parser sees the rest: a broken element so costs its own row and
+  // not the file.
+  [[nodiscard]] bool read_element(Piece& piece);
+
+  [[nodiscard]] int64_t line() const { return line_; }  // of the next byte, 1-based
+  [[nodiscard]] const Status& status() const { return status_; }
+
+ private:
+  explicit PieceReader(FileReader file) : file_(std::move(file)) {}
+  bool fill();
+
+  FileReader file_;
+  std::vector<char> buffer_ = std::vector<char>(256 << 10);
+  size_t at_ = 0;
+  size_t end_ = 0;
+  int64_t line_ = 1;
+  Status status_;
+};
+
+}  // namespace emoe::config
