@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <absl/strings/str_cat.h>
 
+#include "base/diagnostics.h"
 #include "base/version.h"
 #include "config/config.h"
 
@@ -16,6 +17,20 @@ namespace fs = std::filesystem;
 
 std::string absolute(const std::string& path) {
   return fs::absolute(path).lexically_normal().string();
+}
+
+// A root that cannot be resolved would allow nothing; better said at once.
+Status check_roots(const v1::CoordinatorConfig& config) {
+  Diagnostics diagnostics;
+  for (int i = 0; i < config.allowed_roots_size(); ++i) {
+    const std::string& root = config.allowed_roots(i);
+    std::error_code error;
+    if (fs::is_directory(fs::canonical(root, error), error)) continue;
+    diagnostics.add(absl::StrCat("allowed_roots[", i, "]"),
+                    absl::StrCat("'", root, "' is no folder that can be used",
+                                 error ? ": " + error.message() : ""));
+  }
+  return diagnostics.to_status();
 }
 
 void fill_in_paths(v1::CoordinatorConfig& config) {
@@ -71,6 +86,7 @@ Result<MainOptions> parse_main_options(int argc, const char* const* argv) {
       options.config, file.empty() ? config::parse_coordinator_config("", "command line", overrides)
                                    : config::load_coordinator_config(file, overrides));
   fill_in_paths(options.config);
+  EMOE_RETURN_IF_ERROR(check_roots(options.config));
   return options;
 }
 

@@ -15,7 +15,8 @@ struct MainOptions {
 };
 
 // INVALID_ARGUMENT for a bad command line or configuration (all of its problems), NOT_FOUND when
-// --config names no file. Paths are made absolute against the current folder, empty ones filled in.
+// --config names no file. Paths are made absolute against the current folder, empty ones filled in;
+// every allowed root is a folder that is there.
 [[nodiscard]] Result<MainOptions> parse_main_options(int argc, const char* const* argv);
 
 }  // namespace emoe::server

@@ -95,6 +95,7 @@ class Controller {
   [[nodiscard]] const ControlConfig& config() const { return config_; }
 
  private:
+  [[nodiscard]] Status check_capacity_locked(const v1::JobSpec& resolved);
   // The round up to the launches that are due.
   [[nodiscard]] std::vector<PendingLaunch> begin_round_locked();
   void pass_time_locked(SteadyTime now);

@@ -61,6 +61,11 @@ void Controller::remember(JobEdit& edit, const RequestKey& request) const {
 }
 
 Status Controller::check_capacity(const v1::JobSpec& resolved) {
+  const std::lock_guard lock(mutex_);
+  return check_capacity_locked(resolved);
+}
+
+Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
   const int ranks = resolved.parallel().ranks();
   if (ranks > config_.slots_total) {
     return make_error(
@@ -69,21 +74,21 @@ Status Controller::check_capacity(const v1::JobSpec& resolved) {
                      " slots"),
         {{"needed", absl::StrCat(ranks)}, {"available", absl::StrCat(config_.slots_total)}});
   }
-  return ok_status();
-}
-
-Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
-                                   const RequestKey& request) {
-  EMOE_RETURN_IF_ERROR(check_capacity(resolved));
-  const std::lock_guard lock(mutex_);
-  EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
-  if (first) return *first;
   if (static_cast<int>(book_.jobs().size()) >= config_.max_jobs) {
     return make_error(StatusCode::kResourceExhausted, "QUEUE_FULL",
                       absl::StrCat("the queue holds its ", config_.max_jobs,
                                    " unfinished jobs; try again when one has ended"),
                       {{"limit", absl::StrCat(config_.max_jobs)}});
   }
+  return ok_status();
+}
+
+Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
+                                   const RequestKey& request) {
+  const std::lock_guard lock(mutex_);
+  EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
+  if (first) return *first;
+  EMOE_RETURN_IF_ERROR(check_capacity_locked(resolved));
   LiveJob fresh;
   v1::Job& job = fresh.record.job;
   job.set_id(new_id("job"));

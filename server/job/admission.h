@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "base/diagnostics.h"
-#include "base/status.h"
 #include "emoe/v1/job_spec.pb.h"
 
 namespace emoe::server {
@@ -15,9 +14,12 @@ struct AdmissionConfig {
 };
 
 // Checks everything about a spec that can be checked without starting anything: keys, values,
-// what this version cannot do, paths (absolute, allowed, there, readable), the model's shape, every
-// data row. Returns the resolved spec, or one INVALID_ARGUMENT / INVALID_SPEC with all violations.
-// Reads the data files: takes as long as they are large. Thread-safe.
-[[nodiscard]] Result<v1::JobSpec> admit(const v1::JobSpec& spec, const AdmissionConfig& config);
+// what this version cannot do, paths (absolute, allowed, there, readable; of a folder also the files
+// in it), the model's shape, every data row. Adds each problem to `diagnostics` and returns the
+// resolved spec, which is good if there was none. With allowed roots its paths are those that links
+// lead to: a link changed later leads nowhere else. Reads the data files: takes as long as they are
+// large. Thread-safe.
+[[nodiscard]] v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
+                                Diagnostics& diagnostics);
 
 }  // namespace emoe::server

@@ -7,7 +7,6 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/version.h"
-#include "config/config.h"
 #include "server/job/errors.h"
 #include "server/job/job_state_machine.h"
 #include "server/rpc/grpc_status.h"
@@ -49,7 +48,7 @@ FineTuningHandler::FineTuningHandler(Controller& controller, JobStore& store, Wa
 
 grpc::Status FineTuningHandler::call(const char* method, const std::function<Status()>& body) {
   const auto begin = std::chrono::steady_clock::now();
-  Status status = draining_ ? draining_status() : body();
+  Status status = draining_ ? draining_status() : without_exceptions(body);
   if (status.code() == StatusCode::kInternal) status = with_reason(status, "INTERNAL");
   const grpc::Status answer = to_grpc(status);
   probe_.rpc(method, code_name(answer.error_code()),
@@ -57,15 +56,20 @@ grpc::Status FineTuningHandler::call(const char* method, const std::function<Sta
   return answer;
 }
 
+Result<bool> FineTuningHandler::repeat(const RequestKey& key, v1::Job& job) {
+  EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
+  return first && job.ParseFromString(first->response);
+}
+
 Status FineTuningHandler::create(const v1::CreateJobRequest& request, v1::Job& job) {
-  EMOE_ASSIGN_OR_RETURN(const RequestKey key,
-                        request_key("CreateJob", request.request_id(), request));
-  // Before the checks: a repeat gets the first answer even if its files are gone by now.
-  if (!request.validate_only()) {
-    EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
-    if (first && job.ParseFromString(first->response)) return ok_status();
+  Diagnostics problems;
+  const RequestKey key = request_key("CreateJob", request.request_id(), request, problems);
+  if (problems.empty() && !request.validate_only()) {
+    EMOE_ASSIGN_OR_RETURN(const bool repeated, repeat(key, job));
+    if (repeated) return ok_status();
   }
-  EMOE_ASSIGN_OR_RETURN(const v1::JobSpec resolved, admit(request.spec(), admission_));
+  const v1::JobSpec resolved = admit(request.spec(), admission_, problems);
+  EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
   if (request.validate_only()) {
     EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
     job.set_name(resolved.name());
@@ -86,10 +90,12 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::Create
 grpc::Status FineTuningHandler::PlanJob(grpc::ServerContext*, const v1::PlanJobRequest* request,
                                         v1::PlanJobResponse*) {
   return call("PlanJob", [&]() -> Status {
-    EMOE_ASSIGN_OR_RETURN(const v1::JobSpec resolved, admit(request->spec(), admission_));
+    Diagnostics problems;
+    const v1::JobSpec resolved = admit(request->spec(), admission_, problems);
+    EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
     EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
-    return not_yet("planning memory, time and disk",
-                   "the spec is valid; CreateJob with validate_only returns it resolved");
+    return not_yet("the job is valid; a plan of memory, time and disk",
+                   "CreateJob with validate_only shows the job resolved");
   });
 }
 
@@ -121,20 +127,14 @@ grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext*, const v1::ListJob
 }
 
 Status FineTuningHandler::update(const v1::UpdateJobRequest& request, v1::Job& job) {
-  EMOE_ASSIGN_OR_RETURN(const RequestKey key,
-                        request_key("UpdateJob", request.request_id(), request));
-  EMOE_ASSIGN_OR_RETURN(const JobUpdate update, parse_update(request));
-  EMOE_ASSIGN_OR_RETURN(const v1::Job before, controller_.get(request.id()));
-  v1::JobSpec after = before.resolved_spec();
-  if (update.priority) after.mutable_resources()->set_priority(*update.priority);
-  if (update.name) after.set_name(*update.name);
-  if (update.labels) {
-    after.clear_labels();
-    for (const auto& [label, value] : *update.labels) (*after.mutable_labels())[label] = value;
+  Diagnostics problems;
+  const RequestKey key = request_key("UpdateJob", request.request_id(), request, problems);
+  if (problems.empty()) {
+    EMOE_ASSIGN_OR_RETURN(const bool repeated, repeat(key, job));
+    if (repeated) return ok_status();
   }
-  Diagnostics diagnostics;
-  config::validate(after, {}, diagnostics);
-  EMOE_RETURN_IF_ERROR(with_reason(diagnostics.to_status(), "INVALID_SPEC"));
+  const JobUpdate update = parse_update(request, problems);
+  EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_UPDATE_MASK"));
   return answer(controller_.update(request.id(), update, request.etag(), key), job);
 }
 
@@ -146,8 +146,9 @@ grpc::Status FineTuningHandler::UpdateJob(grpc::ServerContext*, const v1::Update
 grpc::Status FineTuningHandler::CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request,
                                           v1::Job* job) {
   return call("CancelJob", [&]() -> Status {
-    EMOE_ASSIGN_OR_RETURN(const RequestKey key,
-                          request_key("CancelJob", request->request_id(), *request));
+    Diagnostics problems;
+    const RequestKey key = request_key("CancelJob", request->request_id(), *request, problems);
+    EMOE_RETURN_IF_ERROR(bad_request(problems));
     return answer(controller_.cancel(request->id(), request->message(), key), *job);
   });
 }
@@ -171,26 +172,24 @@ grpc::Status FineTuningHandler::ResumeJob(grpc::ServerContext*, const v1::Resume
 grpc::Status FineTuningHandler::DeleteJob(grpc::ServerContext*, const v1::DeleteJobRequest* request,
                                           google::protobuf::Empty*) {
   return call("DeleteJob", [&]() -> Status {
-    EMOE_ASSIGN_OR_RETURN(const RequestKey key,
-                          request_key("DeleteJob", request->request_id(), *request));
+    Diagnostics problems;
+    const RequestKey key = request_key("DeleteJob", request->request_id(), *request, problems);
+    EMOE_RETURN_IF_ERROR(bad_request(problems));
     return controller_.remove(request->id(), request->etag(), request->delete_outputs(), key);
   });
 }
 
 Status FineTuningHandler::list_metrics(const v1::ListMetricsRequest& request,
                                        v1::ListMetricsResponse& response) {
-  EMOE_ASSIGN_OR_RETURN(const int size, parse_page_size(request.page_size(), 1000, 10000));
-  EMOE_RETURN_IF_ERROR(controller_.get(request.id()).status());
+  Diagnostics problems;
+  const int size = parse_page_size(request.page_size(), 1000, 10000, problems);
   const std::string fingerprint =
       absl::StrCat("metrics\n", request.id(), "\n", request.from_step());
   int64_t from = request.from_step();
-  if (!request.page_token().empty()) {
-    EMOE_ASSIGN_OR_RETURN(const auto cursor, parse_page_token(fingerprint, request.page_token()));
-    if (!absl::SimpleAtoi(cursor.key, &from)) {
-      return make_error(StatusCode::kInvalidArgument, "INVALID_PAGE_TOKEN",
-                        "page_token is damaged");
-    }
-  }
+  const auto cursor = parse_page_token(fingerprint, request.page_token(), problems);
+  if (cursor && !absl::SimpleAtoi(cursor->key, &from)) problems.add("page_token", "is damaged");
+  EMOE_RETURN_IF_ERROR(bad_request(problems));
+  EMOE_RETURN_IF_ERROR(controller_.get(request.id()).status());
   auto steps = store_.steps(request.id(), from, size + 1);
   if (!steps.ok()) return store_failed(steps.status());
   if (static_cast<int>(steps->size()) > size) {
@@ -265,9 +264,12 @@ grpc::Status FineTuningHandler::GetServerInfo(grpc::ServerContext*, const v1::Ge
 
 Status FineTuningHandler::logs(const v1::GetJobLogsRequest& request,
                                v1::GetJobLogsResponse& response) {
+  Diagnostics problems;
+  if (request.max_bytes() < 0) problems.add("max_bytes", "must not be negative");
+  EMOE_RETURN_IF_ERROR(bad_request(problems));
   EMOE_ASSIGN_OR_RETURN(const v1::Job job, controller_.get(request.id()));
   const int newest = newest_attempt(job);
-  if (request.attempt() < 0 || request.attempt() > newest || request.max_bytes() < 0) {
+  if (request.attempt() < 0 || request.attempt() > newest) {
     return make_error(StatusCode::kOutOfRange, "NO_SUCH_ATTEMPT",
                       absl::StrCat("job ", job.id(), " has attempts 1 to ", newest));
   }

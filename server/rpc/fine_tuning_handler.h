@@ -54,8 +54,10 @@ class FineTuningHandler final
                                                 const v1::WatchJobRequest*) override;
 
  private:
-  // Runs one call: refuses while draining, maps the error, measures.
+  // Runs one call: refuses while draining, maps errors and exceptions, measures.
   grpc::Status call(const char* method, const std::function<Status()>& body);
+  // True if the request was answered before; `job` is that answer, whatever has changed since.
+  [[nodiscard]] Result<bool> repeat(const RequestKey& key, v1::Job& job);
   [[nodiscard]] Status create(const v1::CreateJobRequest& request, v1::Job& job);
   [[nodiscard]] Status update(const v1::UpdateJobRequest& request, v1::Job& job);
   [[nodiscard]] Status list_metrics(const v1::ListMetricsRequest& request,

@@ -18,41 +18,49 @@ std::string default_reason(const Status& status) {
   return code_name(static_cast<grpc::StatusCode>(status.code()));
 }
 
-// Message and details travel in HTTP/2 headers, of which a client by default accepts 8 KiB in all,
-// the details in base64.
-constexpr size_t kLongestMessage = 1000;
-constexpr size_t kLargestDetails = 4500;
+// Message and details travel in HTTP/2 headers, of which a client by default accepts 8 KiB in all:
+// the message with three bytes for each that is not printable ASCII, the details in base64.
+constexpr size_t kLargestMessage = 1500;  // as it travels
+constexpr size_t kLargestDetails = 4500;  // 6000 in base64
+constexpr size_t kLongestText = 300;      // each text in the details
 
-// Rather fewer violations than an error that cannot be read at all.
-void fit_into_header(google::rpc::Status& rich) {
-  int dropped = 0;
-  for (google::protobuf::Any& any : *rich.mutable_details()) {
-    google::rpc::BadRequest bad;
-    if (!any.UnpackTo(&bad)) continue;
-    auto& fields = *bad.mutable_field_violations();
-    while (rich.ByteSizeLong() > kLargestDetails && fields.size() > 1) {
-      const int keep = fields.size() * 3 / 4;
-      dropped += fields.size() - keep;
-      fields.DeleteSubrange(keep, fields.size() - keep);
-      any.PackFrom(bad);
-    }
-    if (dropped > 0) {
-      bad.add_field_violations()->set_description(
-          absl::StrCat("and ", dropped, " more problems that do not fit into the answer"));
-      any.PackFrom(bad);
-    }
-  }
+std::string text_for_details(const std::string& text) {
+  return shorten_utf8(to_valid_utf8(text), kLongestText);
 }
 
-void add_violations(const std::vector<Violation>& violations, google::rpc::Status& rich) {
+std::string text_for_message(const std::string& text) {
+  size_t size = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool plain = text[i] >= ' ' && text[i] <= '~' && text[i] != '%';
+    size += plain ? 1 : 3;
+    if (size > kLargestMessage) return shorten_utf8(text, i);
+  }
+  return text;
+}
+
+// As many of the violations as fit, and the number of the others.
+void add_violations(const Status& status, google::rpc::Status& rich) {
+  const std::vector<Violation> violations = violations_of(status);
   if (violations.empty()) return;
   google::rpc::BadRequest bad;
+  size_t left = kLargestDetails - rich.ByteSizeLong() - 2 * kLongestText;  // for what follows
+  size_t omitted = dropped_violations_of(status) + violations.size();
   for (const Violation& v : violations) {
     // A data row is named by its place, a key of the spec by the key.
-    google::rpc::BadRequest::FieldViolation& field = *bad.add_field_violations();
-    field.set_field(to_valid_utf8(v.location.empty() ? v.field : v.location));
+    google::rpc::BadRequest::FieldViolation field;
+    field.set_field(text_for_details(v.location.empty() ? v.field : v.location));
     const bool both = !v.location.empty() && !v.field.empty();
-    field.set_description(to_valid_utf8(both ? absl::StrCat(v.field, ": ", v.reason) : v.reason));
+    field.set_description(
+        text_for_details(both ? absl::StrCat(v.field, ": ", v.reason) : v.reason));
+    const size_t size = field.ByteSizeLong() + 4;  // its tag and length
+    if (size > left) break;
+    left -= size;
+    --omitted;
+    *bad.add_field_violations() = std::move(field);
+  }
+  if (omitted > 0) {
+    bad.add_field_violations()->set_description(
+        absl::StrCat("and ", omitted, " more problems that do not fit into the answer"));
   }
   rich.add_details()->PackFrom(bad);
 }
@@ -73,25 +81,32 @@ grpc::Status to_grpc(const Status& status) {
 
   google::rpc::Status rich;
   rich.set_code(code);
-  rich.set_message(shorten_utf8(message, kLongestMessage / 2));
+  rich.set_message(text_for_details(message));
   google::rpc::ErrorInfo info;
   info.set_reason(detail.reason.empty() ? default_reason(status) : detail.reason);
   info.set_domain(kDomain);
   for (const auto& [key, value] : detail.metadata)
-    (*info.mutable_metadata())[key] = to_valid_utf8(value);
+    (*info.mutable_metadata())[key] = text_for_details(value);
   rich.add_details()->PackFrom(info);
-  add_violations(violations_of(status), rich);
+  add_violations(status, rich);
   if (detail.reason == "QUEUE_FULL") {
     google::rpc::QuotaFailure quota;
     google::rpc::QuotaFailure::Violation& violation = *quota.add_violations();
     violation.set_subject("queue.max_jobs");
-    violation.set_description(message);
+    violation.set_description(text_for_details(message));
     rich.add_details()->PackFrom(quota);
     add_retry(30, rich);
   }
   if (detail.reason == "DRAINING") add_retry(5, rich);
-  fit_into_header(rich);
-  return {code, shorten_utf8(message, kLongestMessage), rich.SerializeAsString()};
+  return {code, text_for_message(message), rich.SerializeAsString()};
+}
+
+Status without_exceptions(const std::function<Status()>& body) {
+  try {
+    return body();
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat("unexpected: ", error.what()));
+  }
 }
 
 std::string code_name(grpc::StatusCode code) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include <grpcpp/support/status.h>
 
 #include "base/status.h"
@@ -8,8 +10,13 @@ namespace emoe::server {
 
 // An error for the wire: canonical code, message, and a google.rpc.Status in the details with
 // ErrorInfo (domain "emoe.v1"), a BadRequest with a FieldViolation per violation, and RetryInfo and
-// QuotaFailure where they belong (QUEUE_FULL, DRAINING).
+// QuotaFailure where they belong (QUEUE_FULL, DRAINING). Long texts are cut and violations that do
+// not fit are counted in a last one, so that all of it stays below the 8 KiB a client accepts.
 [[nodiscard]] grpc::Status to_grpc(const Status& status);
+
+// What `body` returns; INTERNAL with the text of what it throws, which would end as UNKNOWN without
+// details and be missed by the metrics.
+[[nodiscard]] Status without_exceptions(const std::function<Status()>& body);
 
 // "INVALID_ARGUMENT", for metrics labels.
 [[nodiscard]] std::string code_name(grpc::StatusCode code);

@@ -8,21 +8,18 @@
 #include <absl/strings/str_split.h>
 
 #include "base/sha256.h"
-#include "server/job/errors.h"
 #include "server/job/job_state_machine.h"
+#include "server/rpc/requests.h"
 
 namespace emoe::server {
 namespace {
 
-Status bad(const std::string& reason, const std::string& text) {
-  return make_error(StatusCode::kInvalidArgument, reason, text);
-}
+constexpr size_t kLongestFilter = 4096;
 
+// A problem of `filter`, which may go on behind it.
 Status bad_filter(const std::string& text) {
-  return bad(
-      "INVALID_FILTER",
-      absl::StrCat("filter: ", text,
-                   " (use state=RUNNING|QUEUED, labels.KEY=VALUE, name=VALUE, joined by AND)"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      text, " (use state=RUNNING|QUEUED, labels.KEY=VALUE, name=VALUE, joined by AND)"));
 }
 
 // Words and quoted words; the quotes are gone, a term like name="a b" stays one piece.
@@ -83,6 +80,9 @@ Status add_term(const std::string& term, JobQuery& query) {
 }
 
 Status parse_filter(const std::string& filter, JobQuery& query) {
+  if (filter.size() > kLongestFilter) {
+    return absl::InvalidArgumentError(absl::StrCat("is longer than ", kLongestFilter, " bytes"));
+  }
   EMOE_ASSIGN_OR_RETURN(const auto pieces, split_terms(filter));
   for (size_t i = 0; i < pieces.size(); ++i) {
     if (i % 2 == 0) {
@@ -100,7 +100,7 @@ Status parse_order(const std::string& order_by, JobQuery& query) {
   if (words.empty()) return ok_status();  // create_time desc
   const std::string direction = words.size() > 1 ? words[1] : "asc";
   if (words.size() > 2 || (direction != "asc" && direction != "desc")) {
-    return bad("INVALID_ORDER_BY", "order_by: one field with optional asc or desc");
+    return absl::InvalidArgumentError("one field with optional asc or desc");
   }
   query.descending = direction == "desc";
   if (words[0] == "create_time") {
@@ -110,8 +110,8 @@ Status parse_order(const std::string& order_by, JobQuery& query) {
   } else if (words[0] == "name") {
     query.order = JobQuery::Order::name;
   } else {
-    return bad("INVALID_ORDER_BY",
-               absl::StrCat("order_by: \"", words[0], "\" is none of create_time, priority, name"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", words[0], "\" is none of create_time, priority, name"));
   }
   return ok_status();
 }
@@ -122,8 +122,8 @@ std::string fingerprint(const std::string& request) {
 
 }  // namespace
 
-Result<int> parse_page_size(int requested, int fallback, int largest) {
-  if (requested < 0) return bad("INVALID_PAGE_SIZE", "page_size must not be negative");
+int parse_page_size(int requested, int fallback, int largest, Diagnostics& problems) {
+  if (requested < 0) problems.add("page_size", "must not be negative");
   return requested == 0 ? fallback : std::min(requested, largest);
 }
 
@@ -137,29 +137,35 @@ std::string make_page_token(const std::string& request, const std::string& key,
                       absl::BytesToHexString(id));
 }
 
-Result<JobQuery::Cursor> parse_page_token(const std::string& request, const std::string& token) {
+std::optional<JobQuery::Cursor> parse_page_token(const std::string& request,
+                                                 const std::string& token, Diagnostics& problems) {
+  if (token.empty()) return std::nullopt;
   const std::vector<std::string> parts = absl::StrSplit(token, '.');
   const auto is_hex = [](const std::string& text) {
     return text.size() % 2 == 0 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
   };
   if (parts.size() != 3 || parts[0] != fingerprint(request) || !is_hex(parts[1]) ||
       !is_hex(parts[2])) {
-    return bad("INVALID_PAGE_TOKEN",
-               "page_token is not from an answer to the same request (filter and order_by must "
-               "stay the same between pages)");
+    problems.add(
+        "page_token",
+        "is not from an answer to the same request (everything but page_size must stay the "
+        "same between pages)");
+    return std::nullopt;
   }
   return JobQuery::Cursor{absl::HexStringToBytes(parts[1]), absl::HexStringToBytes(parts[2])};
 }
 
 Result<JobQuery> parse_list_request(const ListRequest& request) {
   JobQuery query;
-  EMOE_ASSIGN_OR_RETURN(query.limit, parse_page_size(request.page_size, 50, 1000));
-  EMOE_RETURN_IF_ERROR(parse_filter(request.filter, query));
-  EMOE_RETURN_IF_ERROR(parse_order(request.order_by, query));
-  if (!request.page_token.empty()) {
-    EMOE_ASSIGN_OR_RETURN(query.after,
-                          parse_page_token(list_fingerprint(request), request.page_token));
-  }
+  Diagnostics problems;
+  query.limit = parse_page_size(request.page_size, 50, 1000, problems);
+  const auto note = [&](const std::string& field, const Status& status) {
+    if (!status.ok()) problems.add(field, std::string(status.message()));
+  };
+  note("filter", parse_filter(request.filter, query));
+  note("order_by", parse_order(request.order_by, query));
+  query.after = parse_page_token(list_fingerprint(request), request.page_token, problems);
+  EMOE_RETURN_IF_ERROR(bad_request(problems));
   return query;
 }
 

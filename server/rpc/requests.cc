@@ -1,12 +1,13 @@
 #include "server/rpc/requests.h"
 
 #include <memory>
+#include <set>
 
+#include <absl/strings/ascii.h>
 #include <absl/strings/str_cat.h>
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
-#include "base/diagnostics.h"
 #include "base/sha256.h"
 #include "config/config.h"
 #include "server/job/errors.h"
@@ -26,12 +27,16 @@ std::string deterministic_bytes(const google::protobuf::Message& message) {
   return bytes;
 }
 
+std::set<std::string> paths_of(const v1::UpdateJobRequest& request) {
+  return {request.update_mask().paths().begin(), request.update_mask().paths().end()};
+}
+
 // The new values obey the same rules as in a spec; what else a spec needs is no matter here.
 void check_values(const v1::UpdateJobRequest& request, Diagnostics& problems) {
   Diagnostics all;
   config::validate(config::resolve(request.spec()), {}, all);
   for (const Violation& violation : all.violations()) {
-    for (const std::string& path : request.update_mask().paths()) {
+    for (const std::string& path : paths_of(request)) {
       if (violation.field == path || violation.field.starts_with(path + ".")) {
         problems.add("spec." + violation.field, violation.reason);
       }
@@ -41,12 +46,17 @@ void check_values(const v1::UpdateJobRequest& request, Diagnostics& problems) {
 
 }  // namespace
 
-Result<RequestKey> request_key(const std::string& method, const std::string& request_id,
-                               const google::protobuf::Message& request) {
-  if (request_id.size() > 128) {
-    return make_error(StatusCode::kInvalidArgument, "INVALID_REQUEST_ID",
-                      "request_id is longer than 128 characters");
-  }
+Status bad_request(const Diagnostics& problems, const std::string& reason) {
+  if (problems.empty()) return ok_status();
+  const std::string& first = problems.violations().front().field;
+  const bool by_field = reason.empty() || (first == "request_id" && problems.size() == 1);
+  return with_reason(problems.to_status(),
+                     by_field ? "INVALID_" + absl::AsciiStrToUpper(first) : reason);
+}
+
+RequestKey request_key(const std::string& method, const std::string& request_id,
+                       const google::protobuf::Message& request, Diagnostics& problems) {
+  if (request_id.size() > 128) problems.add("request_id", "is longer than 128 characters");
   const std::unique_ptr<google::protobuf::Message> body(request.New());
   body->CopyFrom(request);
   const auto* field = body->GetDescriptor()->FindFieldByName("request_id");
@@ -54,11 +64,10 @@ Result<RequestKey> request_key(const std::string& method, const std::string& req
   return RequestKey{request_id, method, sha256_hex(deterministic_bytes(*body))};
 }
 
-Result<JobUpdate> parse_update(const v1::UpdateJobRequest& request) {
+JobUpdate parse_update(const v1::UpdateJobRequest& request, Diagnostics& problems) {
   JobUpdate update;
-  Diagnostics problems;
   if (request.update_mask().paths().empty()) problems.add("update_mask", "names no field");
-  for (const std::string& path : request.update_mask().paths()) {
+  for (const std::string& path : paths_of(request)) {
     if (path == "resources.priority") {
       update.priority = request.spec().resources().priority();
     } else if (path == "name") {
@@ -72,7 +81,6 @@ Result<JobUpdate> parse_update(const v1::UpdateJobRequest& request) {
     }
   }
   check_values(request, problems);
-  if (!problems.empty()) return with_reason(problems.to_status(), "INVALID_UPDATE_MASK");
   return update;
 }
 

@@ -2,7 +2,8 @@
 
 #include <set>
 
-#include "server/job/errors.h"
+#include <sys/stat.h>
+
 #include "tests/server/support.h"
 
 namespace emoe::server {
@@ -13,25 +14,28 @@ class AdmissionTest : public ::testing::Test {
   void SetUp() override { write_inputs(dir_.path()); }
   // The fields (or places of rows) that are wrong.
   std::multiset<std::string> problems(const v1::JobSpec& spec, const AdmissionConfig& config = {}) {
-    const auto admitted = admit(spec, config);
-    if (admitted.ok()) return {};
-    EXPECT_EQ(admitted.status().code(), StatusCode::kInvalidArgument);
-    EXPECT_EQ(error_detail_of(admitted.status()).reason, "INVALID_SPEC");
+    Diagnostics diagnostics;
+    resolved_ = admit(spec, config, diagnostics);
+    reasons_ = std::string(diagnostics.to_status().message());
     std::multiset<std::string> fields;
-    for (const Violation& v : violations_of(admitted.status())) {
+    for (const Violation& v : diagnostics.violations()) {
       fields.insert(v.location.empty() ? v.field : v.location);
     }
     return fields;
   }
   using Fields = std::multiset<std::string>;
+  void write_config(const std::string& text) const {
+    std::ofstream(dir_ / "model" / "config.json") << text;
+  }
   testing::TempDir dir_;
+  v1::JobSpec resolved_;
+  std::string reasons_;
 };
 
 TEST_F(AdmissionTest, ReturnsTheResolvedSpec) {
-  const auto admitted = admit(small_spec(dir_.path()), {});
-  ASSERT_TRUE(admitted.ok()) << admitted.status();
-  EXPECT_TRUE(admitted->optimizer().has_learning_rate());
-  EXPECT_EQ(admitted->train().max_steps(), 4);
+  EXPECT_EQ(problems(small_spec(dir_.path())), Fields{}) << reasons_;
+  EXPECT_TRUE(resolved_.optimizer().has_learning_rate());
+  EXPECT_EQ(resolved_.train().max_steps(), 4);
 }
 
 TEST_F(AdmissionTest, ReportsAllProblemsAtOnce) {
@@ -58,7 +62,7 @@ TEST_F(AdmissionTest, ChecksTheSpecAgainstTheModel) {
 TEST_F(AdmissionTest, ModelFoldersThatAreNone) {
   const v1::JobSpec spec = small_spec(dir_.path());
   const auto with_config = [&](const std::string& text) {
-    std::ofstream(dir_ / "model" / "config.json") << text;
+    write_config(text);
     return problems(spec);
   };
   EXPECT_EQ(with_config("no json"), Fields{"model.path"});
@@ -96,6 +100,125 @@ TEST_F(AdmissionTest, LinksThatLeadOutAreRefused) {
   // A link as the root itself is fine.
   std::filesystem::create_directory_symlink(dir_ / "in", dir_ / "root");
   EXPECT_EQ(problems(small_spec(dir_ / "in"), {{dir_ / "root"}}), Fields{});
+}
+
+// A wrong value is one problem, whoever could find it.
+TEST_F(AdmissionTest, NothingIsReportedTwice) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  spec.mutable_data()->set_format("chat");
+  spec.mutable_data()->set_eval((dir_ / "train.jsonl").string());
+  EXPECT_EQ(problems(spec), Fields{"data.format"});
+  spec.mutable_data()->set_format("alpaca");
+  spec.mutable_model()->clear_path();
+  v1::ModelInit& init = *spec.mutable_model()->mutable_init();
+  init.set_hidden_size(16);
+  init.set_intermediate_size(40);
+  init.set_num_hidden_layers(2);
+  init.set_num_attention_heads(2);
+  init.set_tokenizer((dir_ / "train.jsonl").string());
+  spec.set_tuning("full");
+  spec.mutable_emoe()->set_experts(16);
+  spec.mutable_emoe()->set_top_k(4);
+  spec.mutable_emoe()->mutable_layers()->set_start(2);
+  EXPECT_EQ(problems(spec), (Fields{"emoe.experts", "emoe.layers.start"})) << reasons_;
+}
+
+TEST_F(AdmissionTest, WidthsBeyondReasonEndAtOnce) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  spec.mutable_emoe()->set_experts(48);
+  spec.mutable_emoe()->set_top_k(4);
+  spec.mutable_emoe()->mutable_layers()->set_start(0);
+  const auto with_width = [&](const std::string& width) {
+    write_config(
+        R"({"num_hidden_layers": 4, "max_position_embeddings": 128, "intermediate_size": )" +
+        width + "}");
+    return problems(spec);
+  };
+  for (const char* width :
+       {"9223372036854775807", "18446744073709551615", "2147483648", "0", "-4", "64.0", "1e3"}) {
+    EXPECT_EQ(with_width(width), Fields{"model.path"}) << width;
+  }
+  EXPECT_EQ(with_width("2147483647"), Fields{"emoe.experts"});  // a prime
+  EXPECT_NE(reasons_.find("its divisors are 1, 2147483647"), std::string::npos) << reasons_;
+  EXPECT_EQ(with_width("1102701600"), Fields{"emoe.experts"});  // has 1440 of them
+  EXPECT_LT(reasons_.size(), 500u);
+  write_config(std::string(5 << 20, ' ') + "{}");
+  EXPECT_EQ(problems(spec), Fields{"model.path"});
+  EXPECT_NE(reasons_.find("larger than"), std::string::npos) << reasons_;
+}
+
+TEST_F(AdmissionTest, WhatWouldBlockIsNoFile) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  ASSERT_EQ(mkfifo((dir_ / "pipe.jsonl").c_str(), 0600), 0);
+  spec.mutable_data()->set_train((dir_ / "pipe.jsonl").string());
+  EXPECT_EQ(problems(spec), Fields{"data.train"});
+  EXPECT_NE(reasons_.find("is not a regular file"), std::string::npos) << reasons_;
+}
+
+TEST_F(AdmissionTest, ABatchNeedsItsRows) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  spec.mutable_train()->set_global_batch(9);
+  EXPECT_EQ(problems(spec), Fields{"train.global_batch"});
+  EXPECT_NE(reasons_.find("has only 8 usable rows"), std::string::npos) << reasons_;
+  spec.mutable_train()->set_drop_last(false);
+  EXPECT_EQ(problems(spec), Fields{});
+  spec.mutable_train()->set_drop_last(true);
+  spec.mutable_train()->set_global_batch(8);
+  spec.mutable_data()->set_fraction(0.8);  // 7 rows
+  EXPECT_EQ(problems(spec), Fields{"train.global_batch"});
+}
+
+TEST_F(AdmissionTest, RootsThatCannotBeResolvedAllowNothing) {
+  const v1::JobSpec spec = small_spec(dir_.path());
+  std::filesystem::create_symlink(dir_ / "loop", dir_ / "loop");
+  for (const std::filesystem::path& root :
+       {dir_ / "loop", dir_ / "none", std::filesystem::path()}) {
+    EXPECT_EQ(problems(spec, {{root}}), (Fields{"data.train", "model.path"})) << root;
+  }
+  EXPECT_EQ(problems(spec, {{dir_ / "loop", dir_.path()}}), Fields{});
+}
+
+TEST_F(AdmissionTest, LinksInsideAFolderThatLeadOutAreRefused) {
+  const auto in = dir_ / "in";
+  std::filesystem::create_directories(in);
+  write_inputs(in);
+  std::filesystem::create_directories(in / "adapter");
+  std::filesystem::create_directories(in / "partition");
+  v1::JobSpec spec = small_spec(in);
+  spec.mutable_lora()->set_init_adapter((in / "adapter").string());
+  spec.mutable_emoe()->set_experts(8);
+  spec.mutable_emoe()->set_top_k(2);
+  spec.mutable_emoe()->mutable_layers()->set_start(0);
+  spec.mutable_emoe()->mutable_partition()->set_method("file");
+  spec.mutable_emoe()->mutable_partition()->set_path((in / "partition").string());
+  const auto with_link = [&](const std::string& link, const std::filesystem::path& target) {
+    std::filesystem::create_symlink(target, in / link);
+    const Fields found = problems(spec, {{in}});
+    std::filesystem::remove(in / link);
+    return found;
+  };
+  EXPECT_EQ(problems(spec, {{in}}), Fields{}) << reasons_;
+  const auto outside = dir_ / "train.jsonl";
+  EXPECT_EQ(with_link("model/model.safetensors", outside), Fields{"model.path"});
+  EXPECT_EQ(with_link("model/tokenizer.model", "/etc/passwd"), Fields{"model.path"});
+  EXPECT_EQ(with_link("adapter/adapter_config.json", outside), Fields{"lora.init_adapter"});
+  EXPECT_EQ(with_link("partition/layer_00.json", "../../train.jsonl"),
+            Fields{"emoe.partition.path"});
+  EXPECT_EQ(with_link("model/README.md", outside), Fields{}) << "nothing reads it";
+  EXPECT_EQ(with_link("model/model.safetensors", in / "train.jsonl"), Fields{});
+}
+
+TEST_F(AdmissionTest, WithRootsTheSpecSaysWhereLinksLead) {
+  const auto in = dir_ / "in";
+  std::filesystem::create_directories(in);
+  write_inputs(in);
+  std::filesystem::create_directory_symlink(in / "model", in / "newest");
+  v1::JobSpec spec = small_spec(in);
+  spec.mutable_model()->set_path((in / "newest").string());
+  EXPECT_EQ(problems(spec, {{in}}), Fields{});
+  EXPECT_EQ(resolved_.model().path(), std::filesystem::canonical(in / "model").string());
+  EXPECT_EQ(problems(spec), Fields{});
+  EXPECT_EQ(resolved_.model().path(), (in / "newest").string());
 }
 
 }  // namespace

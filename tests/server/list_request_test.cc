@@ -37,6 +37,17 @@ TEST(ListRequest, RefusesWhatDoesNotParse) {
     EXPECT_EQ(reason_of({.order_by = order}), "INVALID_ORDER_BY") << order;
   }
   EXPECT_EQ(reason_of({.page_size = -1}), "INVALID_PAGE_SIZE");
+  EXPECT_EQ(reason_of({.filter = "name=" + std::string(4092, 'x')}), "INVALID_FILTER");
+}
+
+TEST(ListRequest, AllProblemsComeAtOnce) {
+  const auto query = parse_list_request(
+      {.page_size = -1, .page_token = "x", .filter = "state=NOPE", .order_by = "age"});
+  std::vector<std::string> fields;
+  for (const Violation& violation : violations_of(query.status())) {
+    fields.push_back(violation.field);
+  }
+  EXPECT_EQ(fields, (std::vector<std::string>{"page_size", "filter", "order_by", "page_token"}));
 }
 
 TEST(ListRequest, OrdersAndLimits) {

@@ -3,6 +3,7 @@
 #include <grpcpp/generic/generic_stub.h>
 
 #include "base/file.h"
+#include "server/rpc/grpc_status.h"
 #include "tests/server/rpc_support.h"
 
 namespace emoe::server {
@@ -87,9 +88,65 @@ TEST_F(RpcApiTest, ManyViolationsStillFitIntoTheAnswer) {
   const grpc::Status status = jobs_->CreateJob(&context, create_request(), &job);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   const auto bad = detail<google::rpc::BadRequest>(status);
-  EXPECT_GT(bad.field_violations_size(), 20);
-  EXPECT_NE(bad.field_violations(bad.field_violations_size() - 1).description().find("more"),
-            std::string::npos);
+  const int sent = bad.field_violations_size() - 1;
+  EXPECT_GT(sent, 20);
+  EXPECT_EQ(bad.field_violations(sent).description(),
+            "and " + std::to_string(500 - sent) + " more problems that do not fit into the answer");
+}
+
+// A client refuses headers of more than 8 KiB: it would see RESOURCE_EXHAUSTED and no details.
+TEST_F(RpcApiTest, WhatAClientSentDoesNotOverflowTheAnswer) {
+  std::string long_id;
+  while (long_id.size() < 20'000) long_id += "\xc3\xa9%";
+  v1::GetJobRequest get_request;
+  get_request.set_id(long_id);
+  Context contexts[3];
+  v1::Job job;
+  EXPECT_EQ(reason(jobs_->GetJob(&contexts[0], get_request, &job)), "JOB_NOT_FOUND");
+  v1::UpdateJobRequest update;
+  update.set_id(long_id);
+  update.mutable_spec()->set_name("x");
+  update.mutable_update_mask()->add_paths("name");
+  EXPECT_EQ(reason(jobs_->UpdateJob(&contexts[1], update, &job)), "JOB_NOT_FOUND");
+  update.mutable_update_mask()->add_paths(long_id);
+  for (int i = 0; i < 100; ++i)
+    update.mutable_update_mask()->add_paths(long_id + std::to_string(i));
+  const grpc::Status refused = jobs_->UpdateJob(&contexts[2], update, &job);
+  EXPECT_EQ(reason(refused), "INVALID_UPDATE_MASK");
+  EXPECT_GT(detail<google::rpc::BadRequest>(refused).field_violations_size(), 5);
+}
+
+TEST_F(RpcApiTest, ABadRequestIdComesWithTheRest) {
+  v1::CreateJobRequest request = create_request();
+  request.set_request_id(std::string(129, 'x'));
+  const auto create = [&](bool validate_only) {
+    request.set_validate_only(validate_only);
+    Context context;
+    v1::Job job;
+    return jobs_->CreateJob(&context, request, &job);
+  };
+  EXPECT_EQ(reason(create(true)), "INVALID_REQUEST_ID");
+  EXPECT_EQ(reason(create(false)), "INVALID_REQUEST_ID");
+  request.mutable_spec()->mutable_train()->set_epochs(-1);
+  const grpc::Status both = create(false);
+  EXPECT_EQ(reason(both), "INVALID_SPEC");
+  const auto bad = detail<google::rpc::BadRequest>(both);
+  ASSERT_EQ(bad.field_violations_size(), 2);
+  EXPECT_EQ(bad.field_violations(0).field(), "request_id");
+  EXPECT_EQ(bad.field_violations(1).field(), "train.epochs");
+}
+
+TEST(GrpcStatus, AnExceptionIsAnInternalErrorWithItsDetails) {
+  const Status status =
+      without_exceptions([]() -> Status { throw std::out_of_range("number 406"); });
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_NE(std::string(status.message()).find("number 406"), std::string::npos);
+  google::rpc::Status rich;
+  ASSERT_TRUE(rich.ParseFromString(to_grpc(status).error_details()));
+  google::rpc::ErrorInfo info;
+  ASSERT_TRUE(rich.details(0).UnpackTo(&info));
+  EXPECT_EQ(info.reason(), "INTERNAL");
+  EXPECT_TRUE(without_exceptions([] { return ok_status(); }).ok());
 }
 
 TEST_F(RpcApiTest, ValidateOnlyStoresNothing) {
@@ -186,6 +243,10 @@ TEST_F(RpcApiTest, TooManyRanksAndTheQueueLimit) {
   EXPECT_EQ(full.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(detail<google::rpc::QuotaFailure>(full).violations(0).subject(), "queue.max_jobs");
   EXPECT_GT(detail<google::rpc::RetryInfo>(full).retry_delay().seconds(), 0);
+  v1::CreateJobRequest checked = create_request();
+  checked.set_validate_only(true);
+  Context checked_context;
+  EXPECT_EQ(reason(jobs_->CreateJob(&checked_context, checked, &job)), "QUEUE_FULL");
 }
 
 TEST_F(RpcApiTest, ListsInPagesThatSurviveChanges) {
@@ -265,6 +326,31 @@ TEST_F(RpcApiTest, UpdatesWhatTheMaskNames) {
   EXPECT_EQ(found.jobs(0).id(), id);
 }
 
+TEST_F(RpcApiTest, ARepeatedUpdateIsAnsweredAfterTheJobIsGone) {
+  submit(2);
+  const std::string id = submit();
+  v1::UpdateJobRequest request;
+  request.set_id(id);
+  request.set_request_id("rename");
+  request.mutable_spec()->set_name("new");
+  request.mutable_update_mask()->add_paths("name");
+  Context contexts[4];
+  v1::Job first;
+  ASSERT_TRUE(jobs_->UpdateJob(&contexts[0], request, &first).ok());
+  v1::CancelJobRequest cancel;
+  cancel.set_id(id);
+  v1::Job job;
+  ASSERT_TRUE(jobs_->CancelJob(&contexts[1], cancel, &job).ok());
+  v1::DeleteJobRequest remove;
+  remove.set_id(id);
+  google::protobuf::Empty empty;
+  ASSERT_TRUE(jobs_->DeleteJob(&contexts[2], remove, &empty).ok());
+  v1::Job again;
+  const grpc::Status repeated = jobs_->UpdateJob(&contexts[3], request, &again);
+  ASSERT_TRUE(repeated.ok()) << repeated.error_message();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(again, first));
+}
+
 TEST_F(RpcApiTest, DeletesEndedJobsOnly) {
   submit(2);
   const std::string id = submit();
@@ -335,6 +421,10 @@ TEST_F(RpcApiTest, LogsAreTheEndOfTheOutput) {
   Context none_context;
   EXPECT_EQ(jobs_->GetJobLogs(&none_context, request, &logs).error_code(),
             grpc::StatusCode::OUT_OF_RANGE);
+  request.set_attempt(0);
+  request.set_max_bytes(-1);
+  Context negative_context;
+  EXPECT_EQ(reason(jobs_->GetJobLogs(&negative_context, request, &logs)), "INVALID_MAX_BYTES");
 }
 
 TEST_F(RpcApiTest, ServerInfoAndMetrics) {

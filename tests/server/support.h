@@ -23,13 +23,15 @@
 
 namespace emoe::server {
 
-// A model folder and data files that admission accepts.
+// A model folder and data files that admission accepts: a batch of small_spec().
 inline void write_inputs(const std::filesystem::path& dir) {
   std::filesystem::create_directories(dir / "model");
   std::ofstream(dir / "model" / "config.json")
       << R"({"num_hidden_layers": 4, "intermediate_size": 64, "max_position_embeddings": 128})";
-  std::ofstream(dir / "train.jsonl") << R"({"instruction": "a", "input": "", "output": "b"})"
-                                        "\n";
+  std::ofstream rows(dir / "train.jsonl");
+  for (int i = 0; i < 8; ++i)
+    rows << R"({"instruction": "a", "input": "", "output": "b"})"
+         << "\n";
 }
 
 inline v1::JobSpec small_spec(const std::filesystem::path& dir, int ranks = 1) {
