@@ -148,7 +148,7 @@ TEST(DataCheck, a_nul_byte_hides_nothing) {
 
 TEST(DataCheck, brackets_that_fit_nothing_do_not_swallow_what_follows) {
   for (const char* broken :
-       {"}", "{\"text\": \"x\"}}", "{\"text\": [}", "{\"text\": {]}}", "{\"text\": [{\"a\": [}"}) {
+       {"}", "{\"text\": \"x\"}}", "{\"text\": [}", "{\"text\": {]}}", "{\"text\": [{\"a\": [}}"}) {
     const Outcome outcome = read(
         "a.json", std::string("[{\"text\": \"a\"},\n") + broken + ",\n{\"text\": \"c\"}]", "text");
     EXPECT_EQ(outcome.rows.size(), 2u) << broken;

@@ -23,14 +23,16 @@ lora:
 emoe:
   experts: 8
   top_k: 9
-  layers: {list: [0]}
+  layers: {list: [0, 2]}
 optimizer:
   learning_rate: -1e-4
   weight_decay: .nan
 train: {global_batch: 2}
 parallel: {ranks: 4}
 )");
-  EXPECT_EQ(lines.size(), 6u) << joined(lines);
+  EXPECT_EQ(lines.size(), 8u) << joined(lines);
+  EXPECT_PROBLEM(lines, "job.yaml:8: emoe.experts: must divide the model's intermediate_size 172");
+  EXPECT_PROBLEM(lines, "job.yaml:10: emoe.layers.list[1]: no layer 2");
   EXPECT_PROBLEM(lines, "job.yaml:3: model.init: give model.path or model.init, not both");
   EXPECT_PROBLEM(lines,
                  "job.yaml:6: lora.targets[1]: unknown word \"qproj\" (did you mean \"q_proj\"?)");

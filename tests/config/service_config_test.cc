@@ -35,6 +35,15 @@ TEST(CoordinatorConfig, ReportsStructureAndValuesTogether) {
   EXPECT_PROBLEM(lines, "c.yaml:7: queue.max_jobs: expected a whole number");
 }
 
+// An empty root would be made an absolute path: the folder the service was started in.
+TEST(CoordinatorConfig, AListHasNoEmptyTexts) {
+  const auto lines = problems_of(parse_coordinator_config("allowed_roots: [/data, \"\"]", "c.yaml",
+                                                          {"launcher.mpirun_args=['']"})
+                                     .status());
+  EXPECT_EQ(lines, (std::vector<std::string>{"c.yaml:1: allowed_roots[1]: must not be empty",
+                                             "--set: launcher.mpirun_args[0]: must not be empty"}));
+}
+
 TEST(CoordinatorConfig, FromAFile) {
   testing::TempDir dir;
   ASSERT_TRUE(write_file_atomically(dir / "c.yaml", "allowed_roots: [/data, /models]\n").ok());

@@ -1,6 +1,7 @@
 """What users get wrong, one case each: the exit code and a text that names the place and what to do."""
 import json
 import pathlib
+import re
 import shutil
 import struct
 
@@ -11,52 +12,53 @@ from emoe_tools import DATA, FIXTURES, IO_ERROR, TINY, USAGE
 
 
 # ---------------------------------------------------------------- the job file
+# Every kind of mistake in one file; beside each line the key that is to be reported for it.
 EVERYTHING_WRONG = """\
 name: wrong
-modle: {path: somewhere}
+modle: {path: somewhere}        # modle
 model:
   path: %(model)s
-  init: {hidden_size: 8}
+  init: {hidden_size: 16, intermediate_size: 48, num_hidden_layers: 3, num_attention_heads: 2, tokenizer: t}  # model.init
 data:
   train: %(rows)s
-  max_length: many
+  max_length: many              # data.max_length
 tuning: lora
 lora:
   rank: 4
-  targets: [q_proj, w_proj]
+  targets: [q_proj, w_proj]     # lora.targets[1]
 emoe:
-  experts: 4
-  top_k: 5
+  experts: 7                    # emoe.experts
+  top_k: 9                      # emoe.top_k
+  layers: {list: [0, 3]}        # emoe.layers.list[1]
 optimizer:
-  learning_rat: 1.0e-4
-  learning_rate: -0.5
-  weight_decay: .nan
+  learning_rat: 1.0e-4          # optimizer.learning_rat
+  learning_rate: -0.5           # optimizer.learning_rate
+  weight_decay: .nan            # optimizer.weight_decay
 train:
-  global_batch: 1
+  global_batch: 1               # train.global_batch
 parallel:
   ranks: 2
+  shard_base: true              # parallel.shard_base
 """
 
 
-def test_all_problems_of_a_job_file_come_at_once(tmp_path):
-    """Structure first (unknown keys, types), then what the values mean: each with its line."""
+@pytest.mark.parametrize("program", ["emoe-worker", "emoectl"])
+def test_all_problems_of_a_job_file_come_at_once(tmp_path, program):
+    """Unknown keys, wrong types, impossible values, the model's shape, what is not supported: one line each."""
     text = EVERYTHING_WRONG % {"model": TINY, "rows": FIXTURES / "rows.json"}
     job = tmp_path / "job.yaml"
     job.write_text(text)
-    line = lambda key: 1 + next(i for i, row in enumerate(text.splitlines()) if row.strip().startswith(key))
-    done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
-    for key in ("modle", "max_length", "learning_rat:"):
-        assert f"job.yaml:{line(key)}:" in done.err, f"{key} (line {line(key)}) is not reported:\n{done.err}"
-    assert "learning_rate" in done.err and "model" in done.err, "near misses are suggested"
-    # With the structure mended, every value is judged.
-    mended = "\n".join(row for row in text.splitlines() if not row.startswith("modle") and "learning_rat:" not in row)
-    text = mended.replace("many", "64") + "\n"
-    job.write_text(text)
-    done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
-    for key in ("targets", "top_k", "learning_rate", "weight_decay", "global_batch", "init"):
-        numbers = {line(key), line("model:")} if key == "init" else {line(key)}
-        assert any(f"job.yaml:{n}:" in done.err for n in numbers), f"{key} (line {numbers}) is not reported:\n{done.err}"
-    assert "w_proj" in done.err
+    if program == "emoe-worker":
+        done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
+    else:  # nobody listens there: such a file is not sent
+        done = tools.run([tools.EMOECTL, "--server", "127.0.0.1:1", "submit", job]).expect(USAGE)
+    expected = {f"{job}:{number}: {line.split('# ')[1]}" for number, line in enumerate(text.splitlines(), 1)
+                if "# " in line}
+    reported = [re.search(re.escape(str(job)) + r":\d+: [^ :]+", line) for line in done.err.splitlines()]
+    found = sorted(match.group() for match in reported if match)
+    assert found == sorted(expected), done.err
+    for near in ('"model"', '"learning_rate"', "1, 2, 3, 4, 6, 8, 12, 16, 24, 48", "layers 0 to 2"):
+        assert near in done.err, f"{near} is not in:\n{done.err}"
     assert not (tmp_path / "out").exists(), "nothing is made of a bad job"
 
 
@@ -233,15 +235,15 @@ def test_missing_parts_of_a_model_folder(tmp_path):
         model = model_copy(tmp_path / name)
         (model / name).unlink()
         job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(model__path=str(model)))
-        done = tools.worker("run", job, "--out", tmp_path / "out")
-        assert done.code in (USAGE, DATA) and name in done.err, f"{done.code}: {done.err}"
+        done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
+        assert name in done.err, done.err
 
 
 def test_an_adapter_of_another_shape(tmp_path):
     adapter = FIXTURES / "lora" / "final_adapter"
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(lora__rank=8, lora__init_adapter=str(adapter)))
-    done = tools.worker("run", job, "--out", tmp_path / "out")
-    assert done.code in (USAGE, DATA) and "rank" in done.err or "adapter" in done.err, done.text
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
+    assert "rank" in done.err and str(adapter) in done.err, done.err
 
 
 def test_a_partition_of_other_weights(tmp_path):
@@ -255,8 +257,8 @@ def test_a_partition_of_other_weights(tmp_path):
     edit_header(other_gate)(model)
     emoe = {**tools.TINY_EMOE, "partition": {"method": "file", "path": str(first / "partition")}}
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(model__path=str(model), emoe=emoe))
-    done = tools.worker("run", job, "--out", tmp_path / "out")
-    assert done.code in (USAGE, DATA) and "layer_00.json" in done.err, done.text
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
+    assert "layer_00.json" in done.err, done.err
 
 
 # ---------------------------------------------------------------- data
@@ -274,6 +276,11 @@ ROWS = {  # what is wrong: (bytes of the file, texts that must appear)
     "a field of another type": (lines([{**GOOD, "output": 5}]), ["rows.json:2", "output"]),
     "not UTF-8": (json.dumps([GOOD]).encode().replace(b"hen", b"\xff\xfe"), ["rows.json", "UTF-8"]),
     "not JSON": (b'[{"instruction": "x", ', ["rows.json"]),
+    "an empty row": (lines([GOOD, {**GOOD, "instruction": " "}]), ["rows.json:3", "data.train", "instruction"]),
+    "a row that is not there": (b"[\n" + json.dumps(GOOD).encode() + b",\n\n,\n" + json.dumps(GOOD).encode() + b"]", ["rows.json:4", "empty"]),
+    "a number no double holds": (lines([{**GOOD, "score": 1}]).replace(b"1}", b"1e999}"), ["rows.json:2", "1e999"]),
+    "a NUL byte": (lines([GOOD, GOOD]).replace(b"}\n", b"}\0x\n"), ["rows.json:3", "NUL"]),
+    "a stray bracket": (lines([GOOD, GOOD, GOOD]).replace(b"},", b"}},", 1), ["rows.json:2"]),
     "no rows": (b"[]", ["rows.json"]),
     "an empty file": (b"", ["rows.json"]),
     "no target token left": (json.dumps([{**GOOD, "instruction": "Tell of the hen. " * 60}] * 4).encode(), ["target"]),
@@ -304,14 +311,14 @@ def test_all_bad_rows_are_reported_together(tmp_path):
 def test_output_folder_that_cannot_be_used(tmp_path):
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job())
     (tmp_path / "file").write_text("x")
-    done = tools.worker("run", job, "--out", tmp_path / "file")
-    assert done.code in (USAGE, IO_ERROR) and "file" in done.err, done.text
+    done = tools.worker("run", job, "--out", tmp_path / "file").expect(USAGE)
+    assert str(tmp_path / "file") in done.err, done.text
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x")
     done = tools.worker("run", job, "--out", tmp_path / "full").expect(USAGE)
     assert "full" in done.err and (tmp_path / "full" / "thesis.txt").exists()
-    done = tools.worker("run", job, "--out", "/proc/nothing")
-    assert done.code in (USAGE, IO_ERROR) and "/proc/nothing" in done.err, done.text
+    done = tools.worker("run", job, "--out", "/proc/nothing").expect(IO_ERROR)
+    assert "/proc/nothing" in done.err, done.text
     # The folder of another job is not overwritten.
     out = tools.run_job(tmp_path / "one", tools.tiny_job(export=None, train__max_steps=1))
     other = tools.write_yaml(tmp_path / "other.yaml", tools.tiny_job(train__seed=8))
@@ -341,16 +348,64 @@ def test_a_gpu_that_is_not_there(tmp_path):
 
 def test_files_outside_the_allowed_roots(tmp_path):
     from emoe_api import ApiError, Coordinator
-    (tmp_path / "allowed").mkdir()
-    with Coordinator(tmp_path, allowed_roots=f"[{tmp_path / 'allowed'}]") as coordinator:
-        inside = shutil.copytree(TINY, tmp_path / "allowed" / "model")
-        rows = shutil.copy(FIXTURES / "rows.json", tmp_path / "allowed" / "rows.json")
-        for train in (str(FIXTURES / "rows.json"), str(tmp_path / "allowed" / ".." / ".." / "rows.json")):
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    outside = shutil.copy(FIXTURES / "rows.json", tmp_path / "rows.json")
+    with Coordinator(tmp_path, allowed_roots=f"[{allowed}]") as coordinator:
+        inside = shutil.copytree(TINY, allowed / "model")
+        rows = shutil.copy(FIXTURES / "rows.json", allowed / "rows.json")
+        (allowed / "link.json").symlink_to(outside)
+
+        def check(**changes):
+            spec = tools.tiny_job(**{"model__path": str(inside), "data__train": str(rows), **changes})
+            return coordinator.api.create(spec, validate_only=True)
+
+        check()
+        for train in (outside, allowed / ".." / "rows.json", allowed / "link.json"):
             with pytest.raises(ApiError) as caught:
-                coordinator.api.create(tools.tiny_job(model__path=str(inside), data__train=train), validate_only=True)
-            assert any(field == "data.train" or "rows.json" in field + why for field, why in caught.value.violations)
-        (tmp_path / "allowed" / "link.json").symlink_to(FIXTURES / "rows.json")
-        with pytest.raises(ApiError):
-            link = str(tmp_path / "allowed" / "link.json")
-            coordinator.api.create(tools.tiny_job(model__path=str(inside), data__train=link), validate_only=True)
-        coordinator.api.create(tools.tiny_job(model__path=str(inside), data__train=str(rows)), validate_only=True)
+                check(data__train=str(train))
+            (field, why), = caught.value.violations
+            assert field == "data.train" and f"'{train}' lies outside the allowed folders: {allowed}" in why, why
+        (inside / "generation_config.json").unlink(missing_ok=True)
+        (inside / "generation_config.json").symlink_to(outside)
+        with pytest.raises(ApiError) as caught:
+            check()
+        (field, why), = caught.value.violations
+        assert field == "model.path" and "generation_config.json' lies outside" in why, why
+
+
+def test_allowed_roots_that_cannot_be(tmp_path):
+    for roots, key in (('[""]', "allowed_roots[0]"), (f"[{tmp_path}, /no/such/folder]", "allowed_roots[1]")):
+        done = tools.run([tools.COORDINATOR, "--state-dir", tmp_path / "state", "--listen", "127.0.0.1:0", "--metrics-listen",
+                          "127.0.0.1:0", "--set", f"allowed_roots={roots}"]).expect(USAGE)
+        assert key in done.err, done.err
+
+
+# ---------------------------------------------------------------- logits
+@pytest.mark.parametrize("key, emoe, dtype", [
+    ("emoe.gate", {"gate": "learned"}, None),
+    ("emoe.selector", {"selector": "botom"}, None),
+    ("model.dtype", {}, "float16"),
+    ("emoe.layers", {"layers": None}, None),
+    ("emoe.experts", {"experts": 7}, None),
+])
+def test_logits_checks_what_it_takes_from_a_job(key, emoe, dtype, tmp_path):
+    emoe = {k: v for k, v in {**tools.TINY_EMOE, **emoe}.items() if v is not None}
+    # What it does not take may be absent or wrong.
+    document = {"model": {"dtype": dtype or "float32"}, "emoe": emoe, "train": {"epochs": -1}}
+    job = tools.write_yaml(tmp_path / "job.yaml", document)
+    tokens = tools.write_json(tmp_path / "tokens.json", [1, 5, 9])
+    common = ("logits", "--model", TINY, "--tokens", tokens, "--out", tmp_path / "out.safetensors")
+    done = tools.worker(*common, "--emoe", job).expect(USAGE)
+    assert f": {key}: " in done.err and "train.epochs" not in done.err, done.err
+    assert not (tmp_path / "out.safetensors").exists()
+    tools.write_yaml(job, {**document, "model": {"dtype": "float32"}, "emoe": tools.TINY_EMOE})
+    tools.worker(*common, "--emoe", job).expect()
+
+
+def test_logits_takes_a_partition_for_a_jobs_experts_only(tmp_path):
+    tokens = tools.write_json(tmp_path / "tokens.json", [1, 5, 9])
+    common = ("logits", "--model", TINY, "--tokens", tokens, "--out", tmp_path / "out.safetensors", "--partition", tmp_path)
+    assert "--emoe" in tools.worker(*common).expect(USAGE).err
+    dense = tools.write_yaml(tmp_path / "job.yaml", {"model": {"dtype": "float32"}})
+    assert "emoe: " in tools.worker(*common, "--emoe", dense).expect(USAGE).err

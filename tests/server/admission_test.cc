@@ -125,7 +125,7 @@ TEST_F(AdmissionTest, NothingIsReportedTwice) {
 
 TEST_F(AdmissionTest, WidthsBeyondReasonEndAtOnce) {
   v1::JobSpec spec = small_spec(dir_.path());
-  spec.mutable_emoe()->set_experts(48);
+  spec.mutable_emoe()->set_experts(64);
   spec.mutable_emoe()->set_top_k(4);
   spec.mutable_emoe()->mutable_layers()->set_start(0);
   const auto with_width = [&](const std::string& width) {
