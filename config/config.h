@@ -89,5 +89,4 @@ void make_paths_absolute(v1::JobSpec& spec, const std::filesystem::path& base);
 // own (the key ""), or empty if `locations` has nothing.
 [[nodiscard]] std::string locate(const KeyLocations& locations, std::string key);
 
-
 }  // namespace emoe::config

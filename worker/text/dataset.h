@@ -15,8 +15,8 @@ namespace emoe::worker {
 struct DatasetOptions {
   std::filesystem::path file;
   std::string key = "data.train";  // of the spec, for messages
-  std::string format = "alpaca";  // alpaca | text, files as in config/data_check.h
-  int64_t max_length = 512;       // tokens of a row, at least 2
+  std::string format = "alpaca";   // alpaca | text, files as in config/data_check.h
+  int64_t max_length = 512;        // tokens of a row, at least 2
   bool train_on_prompt = false;
   double fraction = 1.0;            // the leading ceil(fraction · rows) are used, in (0, 1]
   std::filesystem::path cache_dir;  // tokenised rows by content hash; empty: no cache
