@@ -123,6 +123,18 @@ TEST_F(AdmissionTest, NothingIsReportedTwice) {
   EXPECT_EQ(problems(spec), (Fields{"emoe.experts", "emoe.layers.start"})) << reasons_;
 }
 
+TEST_F(AdmissionTest, RowsOfFilesOfOneNameAreToldApart) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  std::filesystem::create_directories(dir_ / "eval");
+  spec.mutable_data()->set_eval((dir_ / "eval" / "train.jsonl").string());
+  for (const auto& file : {dir_ / "train.jsonl", dir_ / "eval" / "train.jsonl"}) {
+    std::ofstream(file) << "[]\n";
+  }
+  EXPECT_EQ(problems(spec), (Fields{"train.jsonl:1", "train.jsonl:1"}));
+  EXPECT_NE(reasons_.find("train.jsonl:1: data.train: row 0"), std::string::npos) << reasons_;
+  EXPECT_NE(reasons_.find("train.jsonl:1: data.eval: row 0"), std::string::npos) << reasons_;
+}
+
 TEST_F(AdmissionTest, WidthsBeyondReasonEndAtOnce) {
   v1::JobSpec spec = small_spec(dir_.path());
   spec.mutable_emoe()->set_experts(64);
