@@ -48,8 +48,8 @@ class Reporting {
   // not is left for it in the attempt's folder.
   void finish(ExitCode code, const std::string& message, int64_t steps_done);
 
-  // The coordinator has refused this rank or stayed away too long: the exit code is 71 whatever
-  // else happened.
+  // The coordinator has refused this rank or stayed away too long: a run that is not done ends with
+  // exit code 71.
   [[nodiscard]] bool must_leave() const;
 
  private:

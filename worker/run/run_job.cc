@@ -183,7 +183,8 @@ class JobRun {
       reporting.finish(exit_code_of(error), error.what(), steps_done_);
       throw;
     }
-    if (reporting.must_leave()) code = ExitCode::peer_lost;
+    // A run that is done stays done: its reports are stored, or left for the coordinator to find.
+    if (code != ExitCode::done && reporting.must_leave()) code = ExitCode::peer_lost;
     reporting.finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
     // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
     comm_->barrier();
