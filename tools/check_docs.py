@@ -71,8 +71,9 @@ def check_metrics():
 
 def check_reasons():
     existing = {name for text in sources("server")
-                for call in re.findall(r"\b(?:make_error|with_reason|bad)\(([^;]*)", text)
+                for call in re.findall(r"\b(?:make_error|with_reason)\(([^;]*)", text)
                 for name in re.findall(r'"([A-Z]{2,}(?:_[A-Z]+)*)"', call)[:1]}
+    existing |= {name for text in sources("server") for name in re.findall(r'"(INVALID_(?!ARGUMENT")[A-Z_]+)"', text)}
     documented = names("ERRORS.md", "[A-Z_]+", "Reasons of calls") | names("ERRORS.md", "[A-Z_]+", "Reasons in a rank's session")
     yield from compare("ERRORS.md", "reason", documented, existing)
     ends = set(re.findall(r"^\s+(REASON_\w+) = [1-9]", read("proto/emoe/v1/job.proto"), re.MULTILINE))

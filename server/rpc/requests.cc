@@ -1,9 +1,9 @@
 #include "server/rpc/requests.h"
 
+#include <map>
 #include <memory>
 #include <set>
 
-#include <absl/strings/ascii.h>
 #include <absl/strings/str_cat.h>
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
@@ -48,10 +48,13 @@ void check_values(const v1::UpdateJobRequest& request, Diagnostics& problems) {
 
 Status bad_request(const Diagnostics& problems, const std::string& reason) {
   if (problems.empty()) return ok_status();
+  static const std::map<std::string, std::string> kReasons{
+      {"request_id", "INVALID_REQUEST_ID"}, {"page_size", "INVALID_PAGE_SIZE"},
+      {"page_token", "INVALID_PAGE_TOKEN"}, {"filter", "INVALID_FILTER"},
+      {"order_by", "INVALID_ORDER_BY"},     {"max_bytes", "INVALID_MAX_BYTES"}};
   const std::string& first = problems.violations().front().field;
   const bool by_field = reason.empty() || (first == "request_id" && problems.size() == 1);
-  return with_reason(problems.to_status(),
-                     by_field ? "INVALID_" + absl::AsciiStrToUpper(first) : reason);
+  return with_reason(problems.to_status(), by_field ? kReasons.at(first) : reason);
 }
 
 RequestKey request_key(const std::string& method, const std::string& request_id,
