@@ -49,7 +49,4 @@ struct DataFile {
 [[nodiscard]] Result<int64_t> read_data_rows(const DataFile& file, Diagnostics& diagnostics,
                                              const std::function<void(DataRow&&)>& on_row);
 
-// Well-formed UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF).
-[[nodiscard]] bool is_utf8(std::string_view text);
-
 }  // namespace emoe::config

@@ -6,6 +6,7 @@
 #include <absl/strings/str_split.h>
 #include <yaml-cpp/yaml.h>
 
+#include "base/utf8.h"
 #include "config/reader.h"
 #include "config/scalar.h"
 
@@ -157,7 +158,7 @@ void apply_override(const std::string& text, KeyLocations& locations, Diagnostic
 void apply_overrides(const std::vector<std::string>& overrides, KeyLocations& locations,
                      Diagnostics& diagnostics, Message& message) {
   for (const std::string& text : overrides) {
-    if (!is_valid_utf8(text)) {
+    if (!is_utf8(text)) {
       diagnostics.add(kSource, text.substr(0, text.find('=')), "not UTF-8 text");
       continue;
     }

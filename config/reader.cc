@@ -11,6 +11,7 @@
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
+#include "base/utf8.h"
 #include "config/duration.h"
 #include "config/scalar.h"
 #include "config/suggestion.h"
@@ -107,7 +108,7 @@ std::string unknown_key_reason(const std::string& key, const Descriptor& type) {
 YAML::Node parse_yaml(const std::string& yaml, const std::string& source_name,
                       Diagnostics& diagnostics) {
   const YAML::Node undefined(YAML::NodeType::Undefined);
-  if (!is_valid_utf8(yaml)) {
+  if (!is_utf8(yaml)) {
     diagnostics.add(source_name, "", "not UTF-8 text");
     return undefined;
   }
@@ -252,7 +253,7 @@ bool Reader::read_text(const YAML::Node& node, const std::string& path, std::str
                      quotable ? absl::StrCat("; to mean text write \"", scalar->value, "\"") : ""));
     return false;
   }
-  if (!is_valid_utf8(scalar->value)) {
+  if (!is_utf8(scalar->value)) {
     add(node, path, "not UTF-8 text");
     return false;
   }

@@ -145,28 +145,4 @@ std::string shortest(double value) {
   return error == std::errc() ? std::string(buffer, end) : "0";
 }
 
-bool is_valid_utf8(std::string_view text) {
-  size_t at = 0;
-  while (at < text.size()) {
-    const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-    const unsigned char lead = byte(at);
-    const size_t length = lead < 0x80   ? 1
-                          : lead < 0xC2 ? 0
-                          : lead < 0xE0 ? 2
-                          : lead < 0xF0 ? 3
-                          : lead < 0xF5 ? 4
-                                        : 0;
-    if (length == 0 || at + length > text.size()) return false;
-    uint32_t code = length == 1 ? lead : lead & (0xFF >> (length + 1));
-    for (size_t i = 1; i < length; ++i) {
-      if ((byte(at + i) & 0xC0) != 0x80) return false;
-      code = code << 6 | (byte(at + i) & 0x3F);
-    }
-    const bool overlong = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
-    if (overlong || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) return false;
-    at += length;
-  }
-  return true;
-}
-
 }  // namespace emoe::config

@@ -33,6 +33,4 @@ struct Scalar {
 // The shortest text that reads back as exactly this number (".inf", ".nan" as YAML writes them).
 [[nodiscard]] std::string shortest(double value);
 
-[[nodiscard]] bool is_valid_utf8(std::string_view text);
-
 }  // namespace emoe::config

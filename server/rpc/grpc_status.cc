@@ -3,10 +3,10 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/diagnostics.h"
+#include "base/utf8.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/job/errors.h"
-#include "server/rpc/utf8.h"
 
 namespace emoe::server {
 namespace {

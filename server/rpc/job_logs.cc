@@ -3,7 +3,7 @@
 #include <cerrno>
 #include <fstream>
 
-#include "server/rpc/utf8.h"
+#include "base/utf8.h"
 
 namespace emoe::server {
 

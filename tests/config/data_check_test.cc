@@ -231,13 +231,5 @@ TEST(DataCheck, text_documents_end_at_blank_lines_or_at_marks) {
   EXPECT_EQ(bad.rows.size(), 2u);
 }
 
-TEST(DataCheck, knows_well_formed_utf8) {
-  for (const char* good : {"", "a", "é", "中", "😀", "\xF4\x8F\xBF\xBF"}) EXPECT_TRUE(is_utf8(good));
-  for (const char* bad : {"\x80", "\xC3", "\xC0\xAF", "\xE0\x80\x80", "\xED\xA0\x80",
-                          "\xF4\x90\x80\x80", "\xF8\x88\x80\x80\x80", "\xE4\xB8"}) {
-    EXPECT_FALSE(is_utf8(bad));
-  }
-}
-
 }  // namespace
 }  // namespace emoe::config

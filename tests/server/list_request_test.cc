@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include "server/job/errors.h"
-#include "server/rpc/utf8.h"
 
 namespace emoe::server {
 namespace {
@@ -71,14 +70,6 @@ TEST(ListRequest, PageTokensBelongToTheirRequest) {
   for (const char* bad : {"x", "..", "abc.def", "zz.zz.zz"}) {
     EXPECT_EQ(reason_of({.page_token = bad}), "INVALID_PAGE_TOKEN") << bad;
   }
-}
-
-TEST(Utf8, ReplacesWhatIsNotUtf8AndCutsBetweenCharacters) {
-  EXPECT_EQ(to_valid_utf8("caf\xc3\xa9"), "caf\xc3\xa9");
-  EXPECT_EQ(to_valid_utf8("a\xff\xc3"), "a\xef\xbf\xbd\xef\xbf\xbd");
-  EXPECT_EQ(to_valid_utf8("\xc3\xa9\x80z"), "\xc3\xa9\xef\xbf\xbdz");
-  EXPECT_EQ(shorten_utf8("caf\xc3\xa9s", 4), "caf…");
-  EXPECT_EQ(shorten_utf8("cafe", 4), "cafe");
 }
 
 }  // namespace

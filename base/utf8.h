@@ -2,8 +2,12 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 
-namespace emoe::server {
+namespace emoe {
+
+// Well-formed UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF).
+[[nodiscard]] bool is_utf8(std::string_view text);
 
 // The text with each byte that is no part of well-formed UTF-8 replaced by U+FFFD: what goes into a
 // protobuf string must be UTF-8, and file names and program output need not be.
@@ -12,4 +16,4 @@ namespace emoe::server {
 // The first at most `bytes` bytes of a valid text, cut between characters, "…" behind it if cut.
 [[nodiscard]] std::string shorten_utf8(const std::string& text, size_t bytes);
 
-}  // namespace emoe::server
+}  // namespace emoe
