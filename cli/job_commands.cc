@@ -139,10 +139,11 @@ void add_job_commands(CLI::App& app, Command& command) {
   cancel_app->add_option("--message", options->message, "Why; kept with the job");
   on_job(*cancel_app, command, options,
          change<v1::CancelJobRequest, &v1::FineTuning::Stub::CancelJob>);
-  on_job(*app.add_subcommand("pause", "Checkpoints a job and frees its slots"), command, options,
-         change<v1::PauseJobRequest, &v1::FineTuning::Stub::PauseJob>);
-  on_job(*app.add_subcommand("resume", "Queues a paused job again"), command, options,
-         change<v1::ResumeJobRequest, &v1::FineTuning::Stub::ResumeJob>);
+  on_job(
+      *app.add_subcommand("pause", "Checkpoints a job and frees its slots (not in this version)"),
+      command, options, change<v1::PauseJobRequest, &v1::FineTuning::Stub::PauseJob>);
+  on_job(*app.add_subcommand("resume", "Queues a paused job again (not in this version)"), command,
+         options, change<v1::ResumeJobRequest, &v1::FineTuning::Stub::ResumeJob>);
   CLI::App* delete_app = app.add_subcommand("delete", "Forgets a job that has ended");
   delete_app->add_flag("--outputs", options->outputs, "Remove its output folder too");
   delete_app->add_option("--etag", options->etag, "Only if the job still has this etag");

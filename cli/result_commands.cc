@@ -89,7 +89,8 @@ void add_result_commands(CLI::App& app, Command& command) {
   add(app, command, options, "checkpoints", "The complete checkpoints of a job, newest first",
       checkpoints);
   CLI::App* export_app =
-      add(app, command, options, "export", "Exports a model from a checkpoint", export_checkpoint);
+      add(app, command, options, "export",
+          "Exports a model from a checkpoint (not in this version)", export_checkpoint);
   export_app->add_option("--step", options->step, "Step of the checkpoint; 0: the newest")
       ->check(CLI::NonNegativeNumber);
 }

@@ -26,6 +26,7 @@ namespace {
 
 std::vector<std::string> field_names(const Descriptor& type) {
   std::vector<std::string> names;
+  names.reserve(type.field_count());
   for (int i = 0; i < type.field_count(); ++i) names.push_back(type.field(i)->name());
   return names;
 }
