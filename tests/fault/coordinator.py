@@ -155,7 +155,6 @@ def test_ranks_checkpoint_and_end_without_their_coordinator(away):
     assert api.state_name(api.wait(job_id).state) == "CANCELLED"
 
 
-@pytest.mark.xfail(strict=True, reason="until the coordinator reads rank_N.reports")
 def test_a_job_that_finishes_unheard(away, undisturbed):
     """What its ranks had to say in vain is not lost: one attempt, and every step."""
     coordinator, _, _, job_id = away

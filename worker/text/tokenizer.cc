@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/sha256.h"
-#include "config/data_check.h"
+#include "base/utf8.h"
 
 namespace emoe::worker {
 namespace {
@@ -35,7 +35,7 @@ Result<std::vector<std::string>> read_sentences(const std::filesystem::path& tex
     const auto end = std::min(text.find('\n'), text.size());
     std::string_view line = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
-    if (!config::is_utf8(line)) {
+    if (!is_utf8(line)) {
       return absl::InvalidArgumentError(
           absl::StrCat(text_file.string(), ":", number, ": is not UTF-8"));
     }
