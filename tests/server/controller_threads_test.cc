@@ -27,16 +27,21 @@ class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
 
   using CoordinatorTest::submit;
   std::string submit() { return submit(small_spec(dir_.path())); }
-  // One whole job as its rank lives it.
-  void run_one() {
-    const std::string id = submit();
+  // Waits for the job's first attempt and joins as its only rank.
+  void join_only_rank(const std::string& id, std::shared_ptr<FakeChannel>& channel) {
     const auto launch = launcher_.wait_for_launch(id, 1, 20s);
     ASSERT_TRUE(launch.has_value());
-    auto channel = std::make_shared<FakeChannel>();
+    channel = std::make_shared<FakeChannel>();
     JoinRequest join{id, 1, {}, 1, launch->environment.at("EMOE_ATTEMPT_TOKEN")};
     join.rank.set_world_size(1);
     controller_->post({channel, join});
     ASSERT_TRUE(channel->wait_for_welcome());
+  }
+  // One whole job as its rank lives it.
+  void run_one() {
+    const std::string id = submit();
+    std::shared_ptr<FakeChannel> channel;
+    ASSERT_NO_FATAL_FAILURE(join_only_rank(id, channel));
     int64_t sequence = 0;
     const auto send = [&](auto body) {
       controller_->post({channel, RankReport{++sequence, std::move(body)}});
@@ -65,6 +70,7 @@ class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
 TEST_F(ControllerThreadsTest, CallsFromManyThreadsBesideTheLoop) {
   {
     std::vector<std::jthread> clients;
+    clients.reserve(5);
     for (int i = 0; i < 4; ++i) {
       clients.emplace_back([this] {
         for (int round = 0; round < 3; ++round) run_one();
@@ -122,13 +128,8 @@ TEST(FairMutex, ALoopThatTakesItAgainAtOnceLetsOthersIn) {
 
 TEST_F(ControllerThreadsTest, CallsGetInBetweenAFloodOfReports) {
   const std::string id = submit();
-  const auto launch = launcher_.wait_for_launch(id, 1, 20s);
-  ASSERT_TRUE(launch.has_value());
-  auto channel = std::make_shared<FakeChannel>();
-  JoinRequest join{id, 1, {}, 1, launch->environment.at("EMOE_ATTEMPT_TOKEN")};
-  join.rank.set_world_size(1);
-  controller_->post({channel, join});
-  ASSERT_TRUE(channel->wait_for_welcome());
+  std::shared_ptr<FakeChannel> channel;
+  ASSERT_NO_FATAL_FAILURE(join_only_rank(id, channel));
   std::atomic<int64_t> sent = 0;
   std::jthread flood([&](const std::stop_token& stop) {  // always something in the inbox
     while (!stop.stop_requested()) {
