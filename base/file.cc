@@ -88,7 +88,7 @@ MappedFile::~MappedFile() {
 Result<FileReader> FileReader::open(const std::filesystem::path& path) {
   struct stat info {};
   EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_regular(path, info));
-  return FileReader(std::move(fd), path.string());
+  return FileReader(std::move(fd), path.string(), static_cast<uint64_t>(info.st_size));
 }
 
 Result<size_t> FileReader::read(char* data, size_t size) {

@@ -55,11 +55,14 @@ class FileReader {
   [[nodiscard]] static Result<FileReader> open(const std::filesystem::path& path);
   // At most `size` bytes; 0 at the end.
   [[nodiscard]] Result<size_t> read(char* data, size_t size);
+  [[nodiscard]] uint64_t size() const { return size_; }  // when it was opened
 
  private:
-  FileReader(FileDescriptor fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  FileReader(FileDescriptor fd, std::string path, uint64_t size)
+      : fd_(std::move(fd)), path_(std::move(path)), size_(size) {}
   FileDescriptor fd_;
   std::string path_;
+  uint64_t size_;
 };
 
 // Writes a file front to back. close() flushes to the disk (fsync) and reports every late error;

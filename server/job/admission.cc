@@ -5,26 +5,25 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <set>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
-#include <nlohmann/json.hpp>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "config/config.h"
 #include "config/data_check.h"
 #include "config/validation.h"
+#include "format/llama_config.h"
+#include "format/llama_tensors.h"
+#include "format/tokenizer_file.h"
+#include "format/weight_headers.h"
 
 namespace emoe::server {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr size_t kLargestConfigJson = 4 << 20;
 
 bool is_below(const fs::path& path, const fs::path& root) {
   return std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
@@ -117,40 +116,27 @@ class PathCheck {
   std::set<std::string> usable_;
 };
 
-// The three numbers of config.json that the spec's rules need. Whether the model as a whole can be
-// read, the worker decides.
+// What is wrong with a model's files is wrong with the key that names them.
+bool add_problems(const std::string& key, const Status& status, Diagnostics& diagnostics) {
+  const std::vector<Violation> violations = violations_of(status);
+  for (const Violation& violation : violations) diagnostics.add(key, to_string(violation));
+  if (!status.ok() && violations.empty()) diagnostics.add(key, std::string(status.message()));
+  return !status.ok();
+}
+
+// Everything but the weights' data: config.json, the headers of all shards, every tensor's shape.
 void check_model(const fs::path& folder, const v1::JobSpec& resolved, Diagnostics& diagnostics) {
-  const fs::path file = folder / "config.json";
-  const auto text = read_file(file, kLargestConfigJson);
-  if (!text.ok()) {
-    diagnostics.add("model.path",
-                    absl::StrCat("is no model folder: ", std::string(text.status().message())));
-    return;
-  }
-  const auto json = nlohmann::json::parse(
-      *text, [](int depth, auto, const auto&) { return depth <= 1; }, false);
-  if (!json.is_object()) {
-    diagnostics.add("model.path", file.string() + " is no JSON object");
-    return;
-  }
-  config::ModelShape shape;
-  bool complete = true;
-  const auto take = [&](const char* key, int64_t& value) {
-    const auto found = json.find(key);
-    const uint64_t number =
-        found != json.end() && found->is_number_unsigned() ? found->get<uint64_t>() : 0;
-    if (number >= 1 && number <= std::numeric_limits<int32_t>::max()) {
-      value = static_cast<int64_t>(number);
-      return;
-    }
-    complete = false;
-    diagnostics.add("model.path", absl::StrCat(file.string(), ": \"", key,
-                                               "\" must be a positive integer of 32 bits"));
-  };
-  take("num_hidden_layers", shape.num_hidden_layers);
-  take("intermediate_size", shape.intermediate_size);
-  take("max_position_embeddings", shape.max_position_embeddings);
-  if (complete) config::validate_against_model(resolved, shape, {}, diagnostics);
+  constexpr char kKey[] = "model.path";
+  const auto config = LlamaConfig::read(folder / "config.json");
+  if (add_problems(kKey, config.status(), diagnostics)) return;
+  config::validate_against_model(resolved,
+                                 {.num_hidden_layers = config->num_hidden_layers,
+                                  .intermediate_size = config->intermediate_size,
+                                  .max_position_embeddings = config->max_position_embeddings},
+                                 {}, diagnostics);
+  const auto weights = read_weight_headers(folder);
+  if (add_problems(kKey, weights.status(), diagnostics)) return;
+  add_problems(kKey, check_llama_tensors(*weights, *config, folder.string()), diagnostics);
 }
 
 // The number of its rows; nothing if something is wrong with the file.
@@ -195,6 +181,11 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   config::change_paths(resolved, std::ref(paths));
   if (paths.usable("model.path") && !resolved.model().has_init()) {
     check_model(resolved.model().path(), resolved, diagnostics);
+    add_problems("model.path", tokenizer_file(resolved.model().path()).status(), diagnostics);
+  }
+  if (paths.usable("model.init.tokenizer")) {
+    add_problems("model.init.tokenizer",
+                 tokenizer_file(resolved.model().init().tokenizer()).status(), diagnostics);
   }
   check_data(resolved, paths, diagnostics);
   return resolved;

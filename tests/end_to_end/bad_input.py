@@ -230,6 +230,23 @@ def test_a_bad_model_folder(what, tmp_path):
         assert text in done.err, f"{text!r} is not in:\n{done.err}"
 
 
+def test_a_coordinator_refuses_a_bad_model_folder(tmp_path):
+    """All that headers tell is told at submission. (What a tokenizer holds, the worker finds.)"""
+    from emoe_api import ApiError, Coordinator
+    with Coordinator(tmp_path) as coordinator:
+        for what, (make, texts) in MODELS.items():
+            if what.startswith("tokenizer"):
+                continue
+            model = model_copy(tmp_path / what.replace(" ", "-"))
+            make(model)
+            with pytest.raises(ApiError) as caught:
+                coordinator.api.create(tools.tiny_job(model__path=str(model)), validate_only=True)
+            fields, whys = zip(*caught.value.violations)
+            assert set(fields) == {"model.path"}, (what, fields)
+            for text in texts:
+                assert text in "\n".join(whys), (what, text, whys)
+
+
 def test_missing_parts_of_a_model_folder(tmp_path):
     for name in ("config.json", "model.safetensors", "tokenizer.model"):
         model = model_copy(tmp_path / name)

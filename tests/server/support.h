@@ -19,15 +19,14 @@
 #include "metrics/fake.h"
 #include "server/control/controller.h"
 #include "server/job/job_store.h"
+#include "tests/format/model_folder.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe::server {
 
 // A model folder and data files that admission accepts: a batch of small_spec().
 inline void write_inputs(const std::filesystem::path& dir) {
-  std::filesystem::create_directories(dir / "model");
-  std::ofstream(dir / "model" / "config.json")
-      << R"({"num_hidden_layers": 4, "intermediate_size": 64, "max_position_embeddings": 128})";
+  testing::write_model_folder(dir / "model", testing::small_config());
   std::ofstream rows(dir / "train.jsonl");
   for (int i = 0; i < 8; ++i)
     rows << R"({"instruction": "a", "input": "", "output": "b"})"

@@ -8,9 +8,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "format/llama_config.h"
 #include "worker/emoe/options.h"
 #include "worker/model/batch.h"
-#include "worker/model/llama_config.h"
 #include "worker/model/lora_options.h"
 
 namespace emoe::worker {
@@ -102,10 +102,5 @@ class Llama {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-// The tensors of a Llama checkpoint: Hugging Face name → shape, in the order transformers writes
-// them.
-[[nodiscard]] std::vector<std::pair<std::string, std::vector<int64_t>>> llama_tensors(
-    const LlamaConfig& config);
 
 }  // namespace emoe::worker

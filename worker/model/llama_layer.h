@@ -7,9 +7,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "format/llama_config.h"
 #include "worker/emoe/expert_ffn.h"
 #include "worker/model/linear.h"
-#include "worker/model/llama_config.h"
 #include "worker/model/lora.h"
 #include "worker/model/rotary.h"
 

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "format/tokenizer_file.h"
 #include "worker/emoe/partition_file.h"
 #include "worker/text/tokenizer.h"
 
@@ -125,7 +126,7 @@ Result<ContentHashes> hash_inputs(const JobPlan& plan, ContentHasher& hasher) {
   if (!plan.model.path.empty()) {
     EMOE_ASSIGN_OR_RETURN(hashes.model, hasher.model(plan.model.path));
   }
-  EMOE_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::file_of(plan.model.tokenizer));
+  EMOE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer_file(plan.model.tokenizer));
   EMOE_ASSIGN_OR_RETURN(hashes.tokenizer, hasher.file(tokenizer));
   EMOE_ASSIGN_OR_RETURN(hashes.train, hasher.file(plan.train_data.file));
   if (plan.eval_data) {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "format/llama_config.h"
 #include "worker/emoe/options.h"
-#include "worker/model/llama_config.h"
 #include "worker/model/lora_options.h"
 #include "worker/text/dataset.h"
 #include "worker/train/train_options.h"

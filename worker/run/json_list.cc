@@ -3,8 +3,8 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/file.h"
+#include "format/strict_json.h"
 #include "worker/run/exit_code.h"
-#include "worker/tensor/strict_json.h"
 
 namespace emoe::worker {
 

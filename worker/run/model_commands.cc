@@ -16,6 +16,7 @@
 #include "worker/run/experts.h"
 #include "worker/run/job_plan.h"
 #include "worker/run/json_list.h"
+#include "worker/tensor/dtype.h"
 #include "worker/tensor/safetensors.h"
 #include "worker/text/dataset.h"
 #include "worker/text/tokenizer.h"

@@ -1,9 +1,6 @@
 #pragma once
 
-#include <cstdint>
-#include <optional>
 #include <string>
-#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -11,15 +8,8 @@
 
 namespace emoe::worker {
 
-// Bytes of one element of a safetensors dtype ("F32" → 4); nothing for an unknown word.
-[[nodiscard]] std::optional<uint64_t> bytes_of_dtype(const std::string& dtype);
-
-// Bytes of a dense tensor. INVALID_ARGUMENT for an unknown dtype, a negative size or a product
-// beyond 63 bits.
-[[nodiscard]] Result<uint64_t> bytes_of_tensor(const std::string& dtype,
-                                               const std::vector<int64_t>& shape);
-
-// "[3, 4]"
-[[nodiscard]] std::string shape_text(const std::vector<int64_t>& shape);
+[[nodiscard]] Result<at::ScalarType> scalar_type_of(
+    const std::string& dtype);  // "F32" → kFloat; INVALID_ARGUMENT
+[[nodiscard]] std::string dtype_name(at::ScalarType type);
 
 }  // namespace emoe::worker

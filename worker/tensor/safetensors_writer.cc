@@ -4,6 +4,7 @@
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
 
+#include "format/dtype.h"
 #include "worker/tensor/dtype.h"
 #include "worker/tensor/safetensors.h"
 

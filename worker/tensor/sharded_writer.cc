@@ -4,7 +4,8 @@
 #include <absl/strings/str_format.h>
 #include <nlohmann/json.hpp>
 
-#include "worker/tensor/dtype.h"
+#include "format/dtype.h"
+#include "format/weight_headers.h"
 
 namespace emoe::worker {
 

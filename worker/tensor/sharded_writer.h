@@ -11,9 +11,6 @@
 
 namespace emoe::worker {
 
-inline constexpr char kSingleFileName[] = "model.safetensors";
-inline constexpr char kIndexFileName[] = "model.safetensors.index.json";
-
 // One file of a Hugging Face weight folder and what goes into it, in this order.
 struct Shard {
   std::string file;

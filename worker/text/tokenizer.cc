@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/sha256.h"
 #include "base/utf8.h"
+#include "format/tokenizer_file.h"
 
 namespace emoe::worker {
 namespace {
@@ -51,31 +52,9 @@ Result<std::vector<std::string>> read_sentences(const std::filesystem::path& tex
 
 }  // namespace
 
-Result<std::filesystem::path> Tokenizer::file_of(const std::filesystem::path& path) {
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(path, ignored)) {
-    if (path.extension() == ".json") {
-      return absl::UnimplementedError(
-          absl::StrCat(path.string(),
-                       ": tokenizer.json is not supported yet, give a SentencePiece "
-                       "tokenizer.model"));
-    }
-    return path;
-  }
-  std::filesystem::path file = path / "tokenizer.model";
-  if (std::filesystem::exists(file, ignored)) return file;
-  if (std::filesystem::exists(path / "tokenizer.json", ignored)) {
-    return absl::UnimplementedError(
-        absl::StrCat(path.string(),
-                     ": has only a tokenizer.json, which is not supported yet; put the model's "
-                     "SentencePiece tokenizer.model beside it"));
-  }
-  return absl::NotFoundError(absl::StrCat(path.string(), ": has no tokenizer.model"));
-}
-
 Result<Tokenizer> Tokenizer::load(const std::filesystem::path& path) {
   Tokenizer tokenizer;
-  EMOE_ASSIGN_OR_RETURN(tokenizer.file_, file_of(path));
+  EMOE_ASSIGN_OR_RETURN(tokenizer.file_, tokenizer_file(path));
   EMOE_ASSIGN_OR_RETURN(const std::string bytes, read_file(tokenizer.file_));
   EMOE_RETURN_IF_ERROR(with_context(tokenizer.model_.parse(bytes), tokenizer.file_.string()));
   if (tokenizer.bos_id() < 0 || tokenizer.eos_id() < 0) {

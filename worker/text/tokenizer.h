@@ -16,12 +16,9 @@ namespace emoe::worker {
 // in the model decides about runs of spaces. Thread-safe.
 class Tokenizer {
  public:
-  // `path` is a model folder (its tokenizer.model is read) or the file itself. NOT_FOUND: no such
-  // file. UNIMPLEMENTED: the folder has only a tokenizer.json. DATA_LOSS: no SentencePiece model.
-  // INVALID_ARGUMENT: a model without BOS or EOS. INTERNAL: SentencePiece cannot be loaded.
+  // Reads tokenizer_file(path). Its errors, and NOT_FOUND: no such file. DATA_LOSS: no SentencePiece
+  // model. INVALID_ARGUMENT: a model without BOS or EOS. INTERNAL: SentencePiece cannot be loaded.
   [[nodiscard]] static Result<Tokenizer> load(const std::filesystem::path& path);
-  // The file that load() reads; its first two errors.
-  [[nodiscard]] static Result<std::filesystem::path> file_of(const std::filesystem::path& path);
 
   // [BOS] + the ids of `text`.
   [[nodiscard]] std::vector<int32_t> encode(const std::string& text) const;

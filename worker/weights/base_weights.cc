@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <numbers>
 #include <stdexcept>
 #include <utility>
@@ -11,66 +10,23 @@
 #include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
 
-#include "base/diagnostics.h"
+#include "format/llama_tensors.h"
 #include "worker/model/counter_random.h"
-#include "worker/tensor/dtype.h"
 
 namespace emoe::worker {
 namespace {
 
-constexpr char kEmbedding[] = "model.embed_tokens.weight";
-constexpr char kHead[] = "lm_head.weight";
-
-bool is_weight_dtype(const std::string& dtype) {
-  return dtype == "F32" || dtype == "BF16" || dtype == "F16";
-}
-
-// A tied model may carry its head a second time; it must be the same one.
-void check_tied_head(const WeightFolder& folder, Diagnostics& problems) {
-  const TensorInfo& head = folder.tensors().at(kHead);
-  const auto found = folder.tensors().find(kEmbedding);
-  if (found == folder.tensors().end()) return;  // reported as missing
-  const TensorInfo& embedding = found->second;
+// The head that a tied model carries a second time must be the embedding, bit for bit.
+Status check_tied_head(const WeightFolder& folder, const LlamaConfig& config) {
+  constexpr char kHead[] = "lm_head.weight";
+  const auto head = folder.tensors().find(kHead);
+  if (!config.tie_word_embeddings || head == folder.tensors().end()) return ok_status();
   const auto a = folder.raw(kHead);
-  const auto b = folder.raw(kEmbedding);
-  if (head.dtype != embedding.dtype || head.shape != embedding.shape ||
-      !std::equal(a.begin(), a.end(), b.begin(), b.end())) {
-    problems.add(head.file, kHead,
-                 "differs from the embedding, though config.json says tie_word_embeddings");
-  }
-}
-
-Status check_tensors(const WeightFolder& folder, const LlamaConfig& config,
-                     const std::string& source) {
-  Diagnostics problems;
-  std::map<std::string, std::vector<int64_t>> expected;
-  for (auto& [name, shape] : llama_tensors(config)) expected.emplace(name, shape);
-  for (const auto& [name, shape] : expected) {
-    const auto found = folder.tensors().find(name);
-    if (found == folder.tensors().end()) {
-      problems.add(source, name, "tensor is missing");
-      continue;
-    }
-    const TensorInfo& info = found->second;
-    if (info.shape != shape) {
-      problems.add(info.file, name,
-                   absl::StrCat("has shape ", shape_text(info.shape), ", config.json asks for ",
-                                shape_text(shape)));
-    }
-    if (!is_weight_dtype(info.dtype)) {
-      problems.add(info.file, name,
-                   absl::StrCat("has dtype ", info.dtype, "; weights are F32, BF16 or F16"));
-    }
-  }
-  for (const auto& [name, info] : folder.tensors()) {
-    if (expected.contains(name) || is_rotary_buffer(name)) continue;
-    if (config.tie_word_embeddings && name == kHead) {
-      check_tied_head(folder, problems);
-    } else {
-      problems.add(info.file, name, "is no tensor of the model that config.json describes");
-    }
-  }
-  return problems.to_status();
+  const auto b = folder.raw("model.embed_tokens.weight");
+  if (std::equal(a.begin(), a.end(), b.begin(), b.end())) return ok_status();
+  return absl::InvalidArgumentError(
+      absl::StrCat(head->second.file, ": ", kHead,
+                   " differs from the embedding, though config.json says tie_word_embeddings"));
 }
 
 // Box-Muller on two uniform numbers; element i is a function of (key, i) alone.
@@ -90,14 +46,11 @@ at::Tensor normal_tensor(const std::vector<int64_t>& shape, uint64_t key, double
 
 }  // namespace
 
-bool is_rotary_buffer(const std::string& name) {
-  return name.ends_with(".rotary_emb.inv_freq");
-}
-
 Result<BaseWeights> BaseWeights::open(const std::filesystem::path& folder) {
   EMOE_ASSIGN_OR_RETURN(const LlamaConfig config, LlamaConfig::read(folder / "config.json"));
   EMOE_ASSIGN_OR_RETURN(WeightFolder weights, WeightFolder::open(folder));
-  EMOE_RETURN_IF_ERROR(check_tensors(weights, config, folder.string()));
+  EMOE_RETURN_IF_ERROR(check_llama_tensors(weights.headers(), config, folder.string()));
+  EMOE_RETURN_IF_ERROR(check_tied_head(weights, config));
   BaseWeights base(config);
   base.path_ = folder;
   base.folder_ = std::make_shared<const WeightFolder>(std::move(weights));

@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "base/status.h"
+#include "format/llama_config.h"
 #include "worker/model/llama.h"
-#include "worker/model/llama_config.h"
 #include "worker/tensor/safetensors.h"
 
 namespace emoe::worker {
@@ -15,11 +15,9 @@ namespace emoe::worker {
 // Thread-safe. Cheap to copy; copies share the mapped files.
 class BaseWeights {
  public:
-  // Reads config.json (strictly) and the weights' headers and checks that every tensor of the model
-  // is there with its shape in F32, BF16 or F16 and that there is nothing else: DATA_LOSS or
-  // INVALID_ARGUMENT with all problems at once. Two extras are known: the rotary inv_freq buffers
-  // of old checkpoints, which are recomputed, and the lm_head of a tied model, which must be equal
-  // to the embedding.
+  // Reads config.json (strictly) and the weights' headers; errors as for LlamaConfig::read(),
+  // read_weight_headers() and check_llama_tensors(), and INVALID_ARGUMENT where a tied model
+  // carries an lm_head that is not the embedding.
   [[nodiscard]] static Result<BaseWeights> open(const std::filesystem::path& folder);
   // A fresh model as transformers would start it: normal(0, initializer_range), norms 1. Each
   // number is a function of seed, tensor name and index only.
@@ -45,8 +43,5 @@ class BaseWeights {
   int64_t seed_ = 0;
   double initializer_range_ = 0.02;
 };
-
-// True for the rotary buffers that old checkpoints carry; they follow from the configuration.
-[[nodiscard]] bool is_rotary_buffer(const std::string& name);
 
 }  // namespace emoe::worker

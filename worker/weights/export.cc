@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "worker/model/counter_random.h"
+#include "worker/tensor/dtype.h"
 #include "worker/weights/merge_check.h"
 #include "worker/weights/merge_plan.h"
 #include "worker/weights/peft.h"

@@ -9,6 +9,7 @@
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 
+#include "format/llama_tensors.h"
 #include "worker/model/attention.h"
 #include "worker/model/llama_layer.h"
 #include "worker/model/one_segment.h"

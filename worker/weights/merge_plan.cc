@@ -2,7 +2,7 @@
 
 #include <absl/strings/str_cat.h>
 
-#include "worker/tensor/dtype.h"
+#include "format/llama_tensors.h"
 
 namespace emoe::worker {
 namespace {
@@ -34,7 +34,7 @@ Result<MergePlan> plan_merge(const Llama& model, const BaseWeights& base, const 
     EMOE_ASSIGN_OR_RETURN(plan.shards, plan_shards(tensors, max_shard_bytes));
     return plan;
   }
-  for (const auto& [file, names] : base.folder()->shards()) {
+  for (const auto& [file, names] : base.folder()->headers().layout()) {
     Shard shard{file, {}};
     for (const std::string& name : names) {
       const TensorInfo& info = base.folder()->tensors().at(name);

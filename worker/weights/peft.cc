@@ -13,9 +13,9 @@
 
 #include "base/diagnostics.h"
 #include "base/file.h"
-#include "worker/tensor/dtype.h"
+#include "format/dtype.h"
+#include "format/strict_json.h"
 #include "worker/tensor/safetensors.h"
-#include "worker/tensor/strict_json.h"
 #include "worker/weights/neuron_order.h"
 
 namespace emoe::worker {

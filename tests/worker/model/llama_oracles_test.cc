@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
+#include "format/llama_tensors.h"
 #include "tests/worker/model/engine_fixture.h"
 
 namespace emoe::worker {

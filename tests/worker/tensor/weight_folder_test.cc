@@ -1,8 +1,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "format/weight_headers.h"
 #include "tests/support/temp_dir.h"
-#include "tests/worker/tensor/safetensors_bytes.h"
 #include "worker/tensor/safetensors.h"
 #include "worker/tensor/sharded_writer.h"
 
@@ -10,7 +10,6 @@ namespace emoe::worker {
 namespace {
 
 using emoe::testing::TempDir;
-using testing::write_bytes;
 
 std::vector<SafetensorsWriter::Planned> plan_of_four() {
   return {{"embed", "F32", {4, 2}}, {"z", "F32", {2, 2}}, {"a", "F32", {3}}, {"norm", "F32", {2}}};
@@ -28,16 +27,6 @@ void write_folder(const std::filesystem::path& folder, uint64_t max_bytes) {
     ASSERT_TRUE(writer->write(content(i, plan[i].shape)).ok());
   }
   ASSERT_TRUE(writer->close().ok());
-}
-
-std::string error_of(const std::filesystem::path& folder, StatusCode code) {
-  const Status status = WeightFolder::open(folder).status();
-  EXPECT_EQ(status.code(), code) << status;
-  return std::string(status.message());
-}
-
-void write_index(const std::filesystem::path& folder, const std::string& weight_map) {
-  write_bytes(folder / kIndexFileName, "{\"weight_map\":{" + weight_map + "}}");
 }
 
 TEST(PlanShards, SplitsInOrderAndNamesAsTransformersDoes) {
@@ -65,7 +54,7 @@ TEST(WeightFolder, ShardsRoundTripInFileOrder) {
       EXPECT_EQ(folder->raw(plan[i].name).size(), content(i, plan[i].shape).nbytes());
     }
     if (max_bytes == 28) {
-      EXPECT_EQ(folder->shards().at("model-00002-of-00003.safetensors"),
+      EXPECT_EQ(folder->headers().layout().at("model-00002-of-00003.safetensors"),
                 (std::vector<std::string>{"z", "a"}));
     }
     EXPECT_EQ(std::filesystem::exists(dir / kIndexFileName), max_bytes == 28);
@@ -81,65 +70,6 @@ TEST(WeightFolder, MissingTensorAndOtherShapeAreErrorsThatNameThem) {
   EXPECT_NE(shape.message().find("\"embed\" has shape [4, 2], expected [2, 4]"),
             absl::string_view::npos);
   EXPECT_EQ(folder->tensor("nope", {1}).status().code(), StatusCode::kNotFound);
-}
-
-TEST(WeightFolder, MissingShardIsNotFound) {
-  const TempDir dir;
-  write_folder(dir.path(), 28);
-  std::filesystem::remove(dir / "model-00002-of-00003.safetensors");
-  EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound).find("model-00002-of-00003"),
-            std::string::npos);
-}
-
-TEST(WeightFolder, DamagedShardIsDataLoss) {
-  const TempDir dir;
-  write_folder(dir.path(), 28);
-  std::filesystem::resize_file(dir / "model-00003-of-00003.safetensors", 60);
-  EXPECT_NE(error_of(dir.path(), StatusCode::kDataLoss).find("model-00003-of-00003"),
-            std::string::npos);
-}
-
-TEST(WeightFolder, IndexAndShardsMustAgree) {
-  const TempDir dir;
-  write_folder(dir.path(), 28);
-  const std::string embed = R"("embed":"model-00001-of-00003.safetensors")";
-  const std::string z = R"("z":"model-00002-of-00003.safetensors")";
-  const std::string a = R"("a":"model-00002-of-00003.safetensors")";
-  // "a" lies in shard 2, which the index does not say.
-  write_index(dir.path(), embed + "," + z);
-  EXPECT_NE(error_of(dir.path(), StatusCode::kDataLoss).find("tensor \"a\" is in this shard"),
-            std::string::npos);
-  // The index names a tensor that its shard lacks.
-  write_index(dir.path(), embed + R"(,"ghost":"model-00001-of-00003.safetensors")");
-  EXPECT_NE(error_of(dir.path(), StatusCode::kDataLoss).find("tensor \"ghost\" is missing"),
-            std::string::npos);
-  // The index puts a tensor into another shard.
-  write_index(dir.path(), embed + "," + a + R"(,"z":"model-00001-of-00003.safetensors")");
-  EXPECT_NE(error_of(dir.path(), StatusCode::kDataLoss).find("tensor \"z\""), std::string::npos);
-}
-
-TEST(WeightFolder, MalformedIndexIsDataLoss) {
-  const TempDir dir;
-  write_folder(dir.path(), 28);
-  for (const std::string& text :
-       {std::string("{"), std::string("[]"), std::string("{}"), std::string("{\"weight_map\":[]}"),
-        std::string("{\"weight_map\":{}}"), std::string("{\"weight_map\":{\"a\":1}}"),
-        std::string("{\"weight_map\":{\"a\":\"../model.safetensors\"}}"),
-        std::string("{\"weight_map\":{\"a\":\"model.bin\"}}"),
-        std::string("{\"weight_map\":{\"a\":\"x.safetensors\",\"a\":\"x.safetensors\"}}")}) {
-    SCOPED_TRACE(text);
-    write_bytes(dir / kIndexFileName, text);
-    EXPECT_NE(error_of(dir.path(), StatusCode::kDataLoss).find(kIndexFileName), std::string::npos);
-  }
-}
-
-TEST(WeightFolder, FolderWithoutWeightsSaysWhatWasLookedFor) {
-  const TempDir dir;
-  EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound).find("model.safetensors"),
-            std::string::npos);
-  write_bytes(dir / "pytorch_model.bin", "x");
-  EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound).find("safe_serialization"),
-            std::string::npos);
 }
 
 }  // namespace

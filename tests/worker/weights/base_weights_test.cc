@@ -5,8 +5,10 @@
 
 #include "base/diagnostics.h"
 #include "base/file.h"
+#include "format/llama_tensors.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
+#include "worker/tensor/dtype.h"
 #include "worker/tensor/sharded_writer.h"
 
 namespace emoe::worker {

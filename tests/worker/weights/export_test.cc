@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 
 #include "base/file.h"
+#include "format/llama_tensors.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
 #include "worker/weights/peft.h"
@@ -66,8 +67,8 @@ TEST(Export, LoraMergesIntoTheBasesShardsAndLeavesTheRestByteForByte) {
 
   const auto merged = BaseWeights::open(dir / "export" / "model");
   ASSERT_TRUE(merged.ok()) << merged.status();
-  EXPECT_EQ(merged->folder()->shards(), base.folder()->shards());
-  EXPECT_GT(merged->folder()->shards().size(), 2);
+  EXPECT_EQ(merged->folder()->headers().layout(), base.folder()->headers().layout());
+  EXPECT_GT(merged->folder()->headers().layout().size(), 2);
   const auto adapter = read_peft_adapter(dir / "export" / "adapter").value();
   for (const auto& [name, shape] : llama_tensors(base.config())) {
     const at::Tensor expected = merged_from_files(base, adapter, name, shape);
@@ -186,7 +187,7 @@ TEST(Export, RandomStartHasConfigTokenizerAndShards) {
   EXPECT_TRUE(fs::exists(dir / "export" / "model" / "tokenizer_config.json"));
   const auto written = BaseWeights::open(dir / "export" / "model");
   ASSERT_TRUE(written.ok()) << written.status();
-  EXPECT_GT(written->folder()->shards().size(), 3);
+  EXPECT_GT(written->folder()->headers().layout().size(), 3);
 }
 
 TEST(Export, UntrainedAdapterIsReportedAndAnErasedDeltaIsRefused) {

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
-#include "worker/tensor/dtype.h"
+#include "format/llama_tensors.h"
 #include "worker/tensor/sharded_writer.h"
 
 namespace emoe::worker::testing {

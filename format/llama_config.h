@@ -7,7 +7,7 @@
 
 #include "base/status.h"
 
-namespace emoe::worker {
+namespace emoe {
 
 // The shape of a Llama model; names as in Hugging Face's config.json (transformers LlamaConfig).
 struct LlamaConfig {
@@ -58,4 +58,4 @@ struct TrainingWork {
 // B). The masks of EMoE take nothing off: the dense model's work is the measure.
 [[nodiscard]] double training_flops(const LlamaConfig& config, const TrainingWork& work);
 
-}  // namespace emoe::worker
+}  // namespace emoe

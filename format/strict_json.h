@@ -7,12 +7,13 @@
 
 #include "base/status.h"
 
-namespace emoe::worker {
+namespace emoe {
 
 // JSON as RFC 8259 has it, and nothing beside: no byte-order mark, no NUL, no key twice in an
-// object (a parser would keep one of the two values and nobody would know which). `source` names
-// the text in errors, which are INVALID_ARGUMENT.
+// object (a parser would keep one of the two values and nobody would know which), no nesting beyond
+// 64 levels (code that walks the value may be recursive). `source` names the text in errors, which
+// are INVALID_ARGUMENT.
 [[nodiscard]] Result<nlohmann::json> parse_strict_json(std::string_view text,
                                                        const std::string& source);
 
-}  // namespace emoe::worker
+}  // namespace emoe

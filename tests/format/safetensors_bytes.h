@@ -5,7 +5,7 @@
 #include <fstream>
 #include <string>
 
-namespace emoe::worker::testing {
+namespace emoe::testing {
 
 // A safetensors file from a header as text and any data, right or wrong.
 inline std::string safetensors_bytes(const std::string& header, const std::string& data) {
@@ -13,9 +13,16 @@ inline std::string safetensors_bytes(const std::string& header, const std::strin
   return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + header + data;
 }
 
+// An entry of a header, each part as it is to stand there.
+inline std::string entry(const std::string& name, const std::string& dtype,
+                         const std::string& shape, const std::string& offsets) {
+  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape +
+         ",\"data_offsets\":" + offsets + "}";
+}
+
 inline void write_bytes(const std::filesystem::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary | std::ios::trunc)
       .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
-}  // namespace emoe::worker::testing
+}  // namespace emoe::testing

@@ -1,4 +1,4 @@
-#include "worker/model/llama_config.h"
+#include "format/llama_config.h"
 
 #include <cmath>
 #include <set>
@@ -8,13 +8,14 @@
 
 #include "base/diagnostics.h"
 #include "base/file.h"
-#include "worker/tensor/strict_json.h"
+#include "format/strict_json.h"
 
-namespace emoe::worker {
+namespace emoe {
 namespace {
 
 using nlohmann::json;
 
+constexpr size_t kMaxBytes = 4 << 20;           // of the file
 constexpr int64_t kMaxSize = int64_t{1} << 31;  // of any one dimension; keeps products below 2^63
 constexpr int64_t kMaxLayers = 4096;            // the list of tensors is made before a file is read
 
@@ -241,7 +242,7 @@ void check_shape(const LlamaConfig& config, bool head_dim_given, Reader& reader)
 }  // namespace
 
 Result<LlamaConfig> LlamaConfig::read(const std::filesystem::path& config_json) {
-  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(config_json));
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(config_json, kMaxBytes));
   return parse(text, config_json.string());
 }
 
@@ -340,4 +341,4 @@ double training_flops(const LlamaConfig& config, const TrainingWork& work) {
   return (work.full ? 6.0 : 4.0) * weights + 6.0 * adapters + 6.0 * attention;
 }
 
-}  // namespace emoe::worker
+}  // namespace emoe

@@ -1,4 +1,4 @@
-#include "worker/model/llama_config.h"
+#include "format/llama_config.h"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -6,7 +6,7 @@
 #include "base/diagnostics.h"
 #include "tests/support/temp_dir.h"
 
-namespace emoe::worker {
+namespace emoe {
 namespace {
 
 using nlohmann::json;
@@ -166,4 +166,4 @@ TEST(LlamaConfig, WrittenConfigReadsBackTheSame) {
 }
 
 }  // namespace
-}  // namespace emoe::worker
+}  // namespace emoe

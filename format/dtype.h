@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace emoe {
+
+// Bytes of a dense tensor whose elements have a safetensors dtype ("F32", "BF16", …).
+// INVALID_ARGUMENT for an unknown dtype, a negative size or a product beyond 63 bits.
+[[nodiscard]] Result<uint64_t> bytes_of_tensor(const std::string& dtype,
+                                               const std::vector<int64_t>& shape);
+
+// "[3, 4]"
+[[nodiscard]] std::string shape_text(const std::vector<int64_t>& shape);
+
+}  // namespace emoe

@@ -1,0 +1,142 @@
+#include "format/weight_headers.h"
+
+#include <algorithm>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "format/strict_json.h"
+
+namespace emoe {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr size_t kMaxIndexBytes = 16 << 20;
+
+std::vector<std::string> in_file_order(const SafetensorsHeader& header) {
+  std::vector<std::string> names;
+  for (const auto& [name, info] : header.tensors) names.push_back(name);
+  std::stable_sort(names.begin(), names.end(), [&](const auto& a, const auto& b) {
+    const TensorInfo& first = header.tensors.at(a);
+    const TensorInfo& second = header.tensors.at(b);
+    return std::pair(first.begin, first.end) < std::pair(second.begin, second.end);
+  });
+  return names;
+}
+
+Status no_weights(const fs::path& folder) {
+  std::string hint;
+  std::error_code error;
+  if (fs::exists(folder / "pytorch_model.bin", error) ||
+      fs::exists(folder / "pytorch_model.bin.index.json", error)) {
+    hint =
+        "; it has PyTorch .bin weights, which this program does not read: save it once with "
+        "safe_serialization=True";
+  }
+  return absl::NotFoundError(
+      absl::StrCat(folder.string(), ": neither ", kSingleFileName, " nor ", kIndexFileName, hint));
+}
+
+struct Index {
+  std::map<std::string, std::string> shard_of;  // tensor → file
+  uint64_t total_size = 0;                      // of all tensors; 0: not given
+};
+
+Result<Index> read_index(const fs::path& path) {
+  const std::string source = path.string();
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(path, kMaxIndexBytes));
+  const Result<json> object = parse_strict_json(text, source);
+  if (!object.ok()) return absl::DataLossError(std::string(object.status().message()));
+  if (!object->is_object() || !object->contains("weight_map") ||
+      !(*object)["weight_map"].is_object()) {
+    return absl::DataLossError(absl::StrCat(source, ": no object \"weight_map\""));
+  }
+  Index index;
+  for (const auto& [name, shard] : (*object)["weight_map"].items()) {
+    const std::string file = shard.is_string() ? shard.get<std::string>() : "";
+    if (fs::path(file).filename().string() != file || !file.ends_with(".safetensors")) {
+      return absl::DataLossError(absl::StrCat(source, ": tensor \"", name, "\": ", shard.dump(),
+                                              " is not the name of a .safetensors file"));
+    }
+    index.shard_of[name] = file;
+  }
+  if (index.shard_of.empty()) return absl::DataLossError(absl::StrCat(source, ": names no tensor"));
+  const json metadata = object->value("metadata", json::object());
+  if (metadata.is_object() && metadata.contains("total_size") &&
+      metadata["total_size"].is_number_unsigned()) {
+    index.total_size = metadata["total_size"].get<uint64_t>();
+  }
+  return index;
+}
+
+// Every tensor in the shard where the index has it, and nowhere else.
+Status check_index(const fs::path& folder, const Index& index, const WeightHeaders& weights) {
+  for (const auto& [shard, header] : weights.shards) {
+    for (const auto& [name, info] : header.tensors) {
+      const auto found = index.shard_of.find(name);
+      if (found != index.shard_of.end() && found->second == shard) continue;
+      return absl::DataLossError(absl::StrCat(info.file, ": tensor \"", name,
+                                              "\" is in this shard, but not by ", kIndexFileName));
+    }
+  }
+  for (const auto& [name, shard] : index.shard_of) {
+    if (weights.tensors.contains(name)) continue;
+    return absl::DataLossError(absl::StrCat((folder / shard).string(), ": tensor \"", name,
+                                            "\" is missing; ", kIndexFileName, " says it is here"));
+  }
+  uint64_t bytes = 0;
+  for (const auto& [name, info] : weights.tensors) bytes += info.end - info.begin;
+  if (index.total_size != 0 && index.total_size != bytes) {
+    // Not an error: well-known checkpoints count tied tensors twice here.
+    log_warning("%s: total_size is %d, the tensors have %d bytes",
+                (folder / kIndexFileName).string(), index.total_size, bytes);
+  }
+  return ok_status();
+}
+
+void add_shard(const std::string& name, SafetensorsHeader header, WeightHeaders& weights) {
+  weights.tensors.insert(header.tensors.begin(), header.tensors.end());
+  weights.shards.emplace(name, std::move(header));
+}
+
+Result<WeightHeaders> read_shards(const fs::path& folder, const Index& index) {
+  WeightHeaders weights;
+  for (const auto& [name, shard] : index.shard_of) {
+    if (weights.shards.contains(shard)) continue;
+    Result<SafetensorsHeader> header = read_safetensors_header(folder / shard);
+    if (!header.ok()) {
+      return with_context(header.status(), absl::StrCat("shard of tensor \"", name, "\""));
+    }
+    add_shard(shard, *std::move(header), weights);
+  }
+  EMOE_RETURN_IF_ERROR(check_index(folder, index, weights));
+  return weights;
+}
+
+}  // namespace
+
+std::map<std::string, std::vector<std::string>> WeightHeaders::layout() const {
+  std::map<std::string, std::vector<std::string>> layout;
+  for (const auto& [shard, header] : shards) layout[shard] = in_file_order(header);
+  return layout;
+}
+
+Result<WeightHeaders> read_weight_headers(const fs::path& folder) {
+  // In the order in which transformers looks.
+  Result<SafetensorsHeader> single = read_safetensors_header(folder / kSingleFileName);
+  if (single.ok()) {
+    WeightHeaders weights;
+    add_shard(kSingleFileName, *std::move(single), weights);
+    return weights;
+  }
+  if (!absl::IsNotFound(single.status())) return single.status();
+  const Result<Index> index = read_index(folder / kIndexFileName);
+  if (absl::IsNotFound(index.status())) return no_weights(folder);
+  EMOE_RETURN_IF_ERROR(index.status());
+  return read_shards(folder, *index);
+}
+
+}  // namespace emoe

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "format/safetensors_header.h"
+
+namespace emoe {
+
+inline constexpr char kSingleFileName[] = "model.safetensors";
+inline constexpr char kIndexFileName[] = "model.safetensors.index.json";
+
+// What the weights of a Hugging Face folder are, without their data.
+struct WeightHeaders {
+  std::map<std::string, SafetensorsHeader> shards;  // by file name
+  std::map<std::string, TensorInfo> tensors;        // of all shards
+
+  // File names with the tensors of each in their order: an export keeps the base's layout.
+  [[nodiscard]] std::map<std::string, std::vector<std::string>> layout() const;
+};
+
+// Reads model.safetensors, or the shards of model.safetensors.index.json. Errors as for
+// read_safetensors_header(), and NOT_FOUND where there are no weights or a shard is missing,
+// DATA_LOSS where index and shards disagree.
+[[nodiscard]] Result<WeightHeaders> read_weight_headers(const std::filesystem::path& folder);
+
+}  // namespace emoe

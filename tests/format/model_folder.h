@@ -1,0 +1,48 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "format/llama_config.h"
+#include "format/llama_tensors.h"
+#include "tests/format/safetensors_bytes.h"
+
+namespace emoe::testing {
+
+// A Llama of 4 layers and d_ff 64.
+inline LlamaConfig small_config() {
+  LlamaConfig config;
+  config.hidden_size = 8;
+  config.intermediate_size = 64;
+  config.num_hidden_layers = 4;
+  config.num_attention_heads = 4;
+  config.num_key_value_heads = 2;
+  config.head_dim = 2;
+  config.vocab_size = 16;
+  config.max_position_embeddings = 128;
+  return config;
+}
+
+// A folder whose files are what they should be as far as headers say: weights of zeros, and a
+// tokenizer.model that is none.
+inline void write_model_folder(const std::filesystem::path& folder, const LlamaConfig& config) {
+  std::filesystem::create_directories(folder);
+  std::string header;
+  size_t offset = 0;
+  for (const auto& [name, shape] : llama_tensors(config)) {
+    const bool matrix = shape.size() == 2;
+    const auto size = 4 * static_cast<size_t>(shape[0] * (matrix ? shape[1] : 1));
+    const std::string sizes =
+        std::to_string(shape[0]) + (matrix ? "," + std::to_string(shape[1]) : "");
+    header += (header.empty() ? "{" : ",") +
+              entry(name, "F32", "[" + sizes + "]",
+                    "[" + std::to_string(offset) + "," + std::to_string(offset + size) + "]");
+    offset += size;
+  }
+  write_bytes(folder / "config.json", config.to_json("float32"));
+  write_bytes(folder / "model.safetensors",
+              safetensors_bytes(header + "}", std::string(offset, '\0')));
+  write_bytes(folder / "tokenizer.model", "no tokenizer");
+}
+
+}  // namespace emoe::testing
