@@ -11,8 +11,9 @@ namespace emoe::launcher {
 // mpirun and takes the rank along, and leaves rank_N.exit with the true cause of its end. Ends as
 // the rank ended (same code or signal).
 //
-// output.log, which all ranks share, grows to `log_limit` bytes: a rank's first line beyond that
-// becomes "[rank] [cut] …", later ones are dropped. The last lines stay in rank_N.exit even then.
+// output.log, which all ranks share, grows to `log_limit` bytes (and a line more for each other rank
+// that writes at the same moment): a rank's first line beyond that becomes "[rank] [cut] …", later
+// ones are dropped. The last lines stay in rank_N.exit even then.
 //
 // The rank starts with SIGUSR1 blocked: a preemption signal that comes while a program still loads
 // its libraries waits until the program opens for it, instead of killing it.
