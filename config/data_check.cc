@@ -165,14 +165,15 @@ void RowReader::read_json_array(PieceReader& pieces) {
   pieces.skip();
   pieces.skip_whitespace();
   Piece piece;
-  for (int behind = pieces.peek() == ']' ? ']' : ','; behind != ']';) {
+  bool more = pieces.peek() != ']';
+  while (more) {
     pieces.skip_whitespace();
     if (!pieces.read_element(piece)) {
       return fail_row(piece, "is not closed: the file ends inside the array");
     }
     add_json_row(piece);
-    behind = pieces.peek();
-    if (behind == ',') pieces.skip();
+    more = pieces.peek() == ',';  // else it is the ']'
+    if (more) pieces.skip();
   }
   pieces.skip();
   pieces.skip_whitespace();
