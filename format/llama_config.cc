@@ -311,34 +311,15 @@ std::string LlamaConfig::to_json(const std::string& dtype) const {
   return config.dump(2) + "\n";
 }
 
-namespace {
-
-// Elements of the seven linears of a layer.
-int64_t linear_parameters(const LlamaConfig& config) {
-  const int64_t heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads;
-  return config.hidden_size * (config.head_dim * heads + 3 * config.intermediate_size);
+int64_t LlamaConfig::linear_parameters() const {
+  const int64_t heads = 2 * num_attention_heads + 2 * num_key_value_heads;
+  return hidden_size * (head_dim * heads + 3 * intermediate_size);
 }
-
-}  // namespace
 
 int64_t LlamaConfig::parameter_count() const {
-  const int64_t layer = linear_parameters(*this) + 2 * hidden_size;
+  const int64_t layer = linear_parameters() + 2 * hidden_size;
   const int64_t embeddings = (tie_word_embeddings ? 1 : 2) * vocab_size * hidden_size;
   return num_hidden_layers * layer + embeddings + hidden_size;
-}
-
-double training_flops(const LlamaConfig& config, const TrainingWork& work) {
-  const auto product = [](int64_t a, int64_t b) {
-    return static_cast<double>(a) * static_cast<double>(b);
-  };
-  const double weights =
-      product(work.tokens, config.num_hidden_layers * linear_parameters(config)) +
-      product(work.target_tokens, config.vocab_size * config.hidden_size);
-  const double adapters = product(work.tokens, work.adapter_parameters);
-  const double attention =
-      product(config.num_hidden_layers * config.num_attention_heads * config.head_dim,
-              work.squared_lengths);
-  return (work.full ? 6.0 : 4.0) * weights + 6.0 * adapters + 6.0 * attention;
 }
 
 }  // namespace emoe

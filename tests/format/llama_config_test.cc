@@ -36,20 +36,6 @@ TEST(LlamaConfig, ReadsTransformers4AndDerivesHeadDim) {
   EXPECT_EQ(config->parameter_count(), 260032);
 }
 
-TEST(TrainingFlops, CountsProductsForwardAndBackward) {
-  const LlamaConfig config = parse(stories()).value();
-  // A layer's linears have 64*64*2 + 64*32*2 + 3*64*172 = 45312 elements, the head 512*64 = 32768.
-  const double linears = 5 * 45312.0;
-  TrainingWork work{.tokens = 10, .target_tokens = 4, .full = true};
-  EXPECT_EQ(training_flops(config, work), 6 * (10 * linears + 4 * 32768.0));
-  work.full = false;
-  work.adapter_parameters = 1000;
-  EXPECT_EQ(training_flops(config, work), 4 * (10 * linears + 4 * 32768.0) + 6 * 10 * 1000.0);
-  // One row of 10: 5 layers, 8 heads of 8; 2 products and sums per pair, half of the pairs.
-  work = {.squared_lengths = 100};
-  EXPECT_EQ(training_flops(config, work), 3 * 5 * 8 * (2 * 2 * 8) * 100 / 2.0);
-}
-
 TEST(LlamaConfig, ReadsTransformers5RopeParameters) {
   json object = stories();
   object.erase("rope_theta");

@@ -31,7 +31,7 @@ struct StepRecord {
   double seconds = 0.0;
   int64_t padding_tokens = 0;
   int64_t samples = 0;
-  double flops = 0.0;  // of all ranks, see training_flops() in format/llama_config.h
+  double flops = 0.0;  // of all ranks, see training_flops() in worker/model/training_flops.h
   std::map<Phase, double> phase_seconds;  // this rank's
 };
 

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "worker/eval/evaluation.h"
 #include "worker/eval/non_finite_error.h"
+#include "worker/model/training_flops.h"
 #include "worker/train/adamw.h"
 #include "worker/train/batch_plan.h"
 #include "worker/train/checkpointer.h"
