@@ -1,8 +1,9 @@
 #include "server/job/admission.h"
 
-#include <regex>
 #include <set>
 
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_replace.h>
 #include <sys/stat.h>
 
 #include "tests/server/support.h"
@@ -69,9 +70,9 @@ TEST_F(AdmissionTest, ModelFoldersThatAreNone) {
   EXPECT_EQ(with_config("no json"), Fields{"model.path"});
   EXPECT_EQ(with_config("[]"), Fields{"model.path"});
   EXPECT_EQ(with_config(std::string(100'000, '[')), Fields{"model.path"});
-  std::string bad = testing::small_config().to_json("float32");
-  bad = std::regex_replace(bad, std::regex("\"silu\""), "\"gelu\"");
-  bad = std::regex_replace(bad, std::regex("\"vocab_size\": 16"), "\"vocab_size\": -1");
+  const std::string bad =
+      absl::StrReplaceAll(testing::small_config().to_json("float32"),
+                          {{"\"silu\"", "\"gelu\""}, {"\"vocab_size\": 16", "\"vocab_size\": -1"}});
   EXPECT_EQ(with_config(bad), (Fields{"model.path", "model.path"}));
   EXPECT_NE(reasons_.find("config.json: hidden_act: is \"gelu\""), std::string::npos) << reasons_;
   std::filesystem::remove(dir_ / "model" / "config.json");
@@ -175,8 +176,9 @@ TEST_F(AdmissionTest, WidthsBeyondReasonEndAtOnce) {
   spec.mutable_emoe()->set_top_k(4);
   spec.mutable_emoe()->mutable_layers()->set_start(0);
   const auto with_width = [&](const std::string& width) {
-    write_config(std::regex_replace(testing::small_config().to_json("float32"),
-                                    std::regex("(\"intermediate_size\": )64"), "$01" + width));
+    write_config(absl::StrReplaceAll(
+        testing::small_config().to_json("float32"),
+        {{"\"intermediate_size\": 64", absl::StrCat("\"intermediate_size\": ", width)}}));
     return problems(spec);
   };
   for (const char* width :
