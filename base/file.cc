@@ -107,6 +107,11 @@ Result<FileWriter> FileWriter::create(const std::filesystem::path& path) {
 Status FileWriter::write(const void* data, size_t size) {
   EMOE_RETURN_IF_ERROR(write_all(fd_.get(), data, size, path_));
   size_ += size;
+  // Otherwise close() would wait for all that fits into the system's memory, without a sign of life.
+  constexpr uint64_t kFlushEvery = 256 << 20;
+  if (size_ - flushed_ < kFlushEvery) return ok_status();
+  if (::fdatasync(fd_.get()) != 0) return file_error("cannot flush", path_);
+  flushed_ = size_;
   return ok_status();
 }
 

@@ -82,6 +82,7 @@ class FileWriter {
   FileDescriptor fd_;
   std::string path_;
   uint64_t size_ = 0;
+  uint64_t flushed_ = 0;  // of size_
 };
 
 // Errors as for MappedFile; INVALID_ARGUMENT for a file of more than `most` bytes.

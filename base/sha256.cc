@@ -1,5 +1,7 @@
 #include "base/sha256.h"
 
+#include <algorithm>
+
 #include <absl/strings/escaping.h>
 #include <openssl/evp.h>
 
@@ -37,10 +39,17 @@ std::string sha256_hex(std::string_view text) {
   return hash.hex_digest();
 }
 
-Result<std::string> sha256_of_file(const std::filesystem::path& path) {
+Result<std::string> sha256_of_file(const std::filesystem::path& path,
+                                   const std::function<void()>& on_work_done) {
+  constexpr size_t kPiece = 64 << 20;
   EMOE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
   Sha256 hash;
-  hash.update(file.bytes().data(), file.bytes().size());
+  for (auto rest = file.bytes(); !rest.empty();) {
+    const size_t size = std::min(kPiece, rest.size());
+    hash.update(rest.data(), size);
+    rest = rest.subspan(size);
+    on_work_done();
+  }
   return hash.hex_digest();
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -26,6 +27,8 @@ class Sha256 {
 };
 
 [[nodiscard]] std::string sha256_hex(std::string_view text);
-[[nodiscard]] Result<std::string> sha256_of_file(const std::filesystem::path& path);
+// `on_work_done` is called after every 64 MiB: a large file on a slow disk takes minutes.
+[[nodiscard]] Result<std::string> sha256_of_file(
+    const std::filesystem::path& path, const std::function<void()>& on_work_done = [] {});
 
 }  // namespace emoe

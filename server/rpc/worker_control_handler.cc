@@ -44,7 +44,7 @@ Result<std::variant<JoinRequest, RankPulse, RankReport>> from_wire(
       const v1::RankHeartbeat& beat = message.heartbeat();
       return Parsed(RankPulse{beat.step(), beat.phase(), beat.comm_sequence(),
                               beat.comm_completed(), beat.comm_op(), beat.host_rss_bytes(),
-                              beat.seconds_in_phase()});
+                              beat.seconds_in_phase(), beat.work_done()});
     }
     case v1::WorkerMessage::kReport:
       return Parsed(report_from_wire(message.report()));

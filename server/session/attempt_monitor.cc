@@ -11,11 +11,6 @@
 namespace emoe::server {
 namespace {
 
-bool may_be_quiet(const std::string& phase) {
-  return phase.empty() || phase == "prepare" || phase == "eval" || phase == "checkpoint" ||
-         phase == "export";
-}
-
 int64_t seconds(std::chrono::nanoseconds duration) {
   return std::chrono::duration_cast<std::chrono::seconds>(duration).count();
 }
@@ -52,7 +47,7 @@ void AttemptMonitor::pulse(int index, const RankPulse& pulse, SteadyTime now) {
   Rank& rank = ranks_.at(static_cast<size_t>(index));
   rank.last_heard = now;
   const auto place = [](const RankPulse& p) {
-    return std::tie(p.step, p.phase, p.comm_sequence, p.comm_completed);
+    return std::tie(p.step, p.phase, p.comm_sequence, p.comm_completed, p.work_done);
   };
   if (place(rank.pulse) != place(pulse)) rank.last_progress = now;
   rank.pulse = pulse;
@@ -109,7 +104,6 @@ std::optional<AttemptMonitor::Alarm> AttemptMonitor::silent_rank(SteadyTime now)
 std::optional<AttemptMonitor::Alarm> AttemptMonitor::standstill(SteadyTime now) const {
   if (!all_joined_) return std::nullopt;
   SteadyTime last = started_;
-  bool quiet = false;
   bool anyone = false;
   SteadyTime last_heard = started_;
   for (const Rank& rank : ranks_) {
@@ -117,15 +111,13 @@ std::optional<AttemptMonitor::Alarm> AttemptMonitor::standstill(SteadyTime now) 
     if (rank.ended) continue;
     anyone = true;
     last = std::max(last, rank.last_progress);
-    quiet = quiet || may_be_quiet(rank.pulse.phase);
   }
-  const auto limit = config_.progress_timeout * (quiet ? config_.quiet_phase_factor : 1);
   if (!anyone && now - last_heard >= config_.progress_timeout) {
     return Alarm{Finding::hang,
                  absl::StrCat("all ranks reported their end ", seconds(now - last_heard),
                               " s ago and processes are still there")};
   }
-  if (!anyone || now - last < limit) return std::nullopt;
+  if (!anyone || now - last < config_.progress_timeout) return std::nullopt;
   const Rank& slow = culprit();
   std::string text =
       absl::StrCat("no rank got on for ", seconds(now - last), " s: ", describe(slow.info.rank()),

@@ -19,10 +19,10 @@ class AttemptMonitor {
     int ranks = 1;
     std::chrono::milliseconds join_timeout{120'000};
     std::chrono::milliseconds session_timeout{30'000};
+    // To get on is to enter another step, phase or collective, or to have one more piece of work
+    // done (RankPulse::work_done): whatever a rank does, at the most a micro-batch, a tensor or a
+    // collective lies between two signs of it.
     std::chrono::milliseconds progress_timeout{300'000};
-    // Preparing, evaluating, checkpointing and exporting may be quiet for so many times
-    // progress_timeout: they read, cluster, score or write gigabytes between two signs of life.
-    int quiet_phase_factor = 3;
   };
   struct Alarm {
     bool operator==(const Alarm&) const = default;

@@ -29,6 +29,7 @@ struct RankPulse {
   std::string comm_op;
   int64_t host_rss_bytes = 0;
   double seconds_in_phase = 0;
+  int64_t work_done = 0;  // pieces of work, the smallest signs of getting on
 };
 
 struct StepReport {

@@ -1,6 +1,11 @@
 #include "base/sha256.h"
 
+#include <fstream>
+#include <string>
+
 #include <gtest/gtest.h>
+
+#include "tests/support/temp_dir.h"
 
 namespace emoe {
 namespace {
@@ -16,6 +21,19 @@ TEST(Sha256, Streams) {
   hash.update("a");
   hash.update("bc");
   EXPECT_EQ(hash.hex_digest(), sha256_hex("abc"));
+}
+
+TEST(Sha256, TellsHowFarAFileIs) {
+  const testing::TempDir dir;
+  const auto file = dir / "zeros";
+  std::ofstream(file).close();
+  constexpr size_t kSize = (64 << 20) + 1;
+  std::filesystem::resize_file(file, kSize);
+  int pieces = 0;
+  const auto hash = sha256_of_file(file, [&pieces] { ++pieces; });
+  ASSERT_TRUE(hash.ok()) << hash.status();
+  EXPECT_EQ(*hash, sha256_hex(std::string(kSize, '\0')));
+  EXPECT_EQ(pieces, 2);
 }
 
 }  // namespace

@@ -161,6 +161,7 @@ std::vector<std::vector<int64_t>> Kmeans::seeds() const {
       std::copy_n(rows_.row(seeds[at(r)].back()), rows_.stride(), newest.row(r));
     }
     products(newest, dots);
+    options_.on_work_done();
     for (int64_t r = 0; r < restarts; ++r) {
       const int64_t seed = seeds[at(r)].back();
       for (int64_t i = 0; i < count(); ++i) {
@@ -219,6 +220,7 @@ KmeansResult Kmeans::iterate(KmeansResult result, FloatRows& centres, bool with_
       result.converged = true;
     }
     means(result.labels, centres);
+    options_.on_work_done();
   }
   return result;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -13,6 +14,8 @@ struct KmeansOptions {
   int64_t stream = 0;  // a second seed: the layer, so that layers draw different starts
   int32_t max_iterations = 1000;
   int threads = 1;  // the result does not depend on it
+  // Called for each row drawn to start clusters, and for each iteration.
+  std::function<void()> on_work_done = [] {};
 };
 
 struct KmeansResult {

@@ -129,7 +129,8 @@ Result<std::vector<int32_t>> make_labels(const std::vector<float>& rows, int64_t
                           .restarts = options.restarts,
                           .seed = options.seed,
                           .stream = options.layer,
-                          .threads = options.threads})
+                          .threads = options.threads,
+                          .on_work_done = options.on_work_done})
       .labels;
 }
 

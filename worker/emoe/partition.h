@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -20,6 +21,8 @@ struct PartitionOptions {
   std::string weight_hash;  // SHA-256 of the gate_proj rows as stored; "" = of gate_rows' bytes
   std::filesystem::path cache_dir;  // kmeans results by content hash; empty: no cache
   int threads = 1;                  // the result does not depend on it
+  // As in KmeansOptions; the other methods take no time.
+  std::function<void()> on_work_done = [] {};
 };
 
 // The experts of one layer from its gate_proj rows, `gate_rows` [d_ff, hidden], in the base model's

@@ -13,15 +13,13 @@ namespace {
 
 // Sum of the cross-entropies of this rank's targets.
 double own_loss_sum(Llama& model, const std::vector<PackedBatch>& batches, bool experts_on,
-                    ExpertCounts* counts) {
+                    ProgressSink& progress) {
   double sum = 0.0;
   for (const PackedBatch& batch : batches) {
     ForwardOptions forward;
     forward.experts_on = experts_on;
-    if (counts != nullptr) {
-      forward.on_choice = [&](const ExpertChoice& choice) { counts->add(batch, choice); };
-    }
     sum += model.token_losses(batch, forward).to(at::kDouble).sum().item<double>();
+    progress.on_work_done();
   }
   return sum;
 }
@@ -29,7 +27,7 @@ double own_loss_sum(Llama& model, const std::vector<PackedBatch>& batches, bool 
 }  // namespace
 
 EvalRecord evaluate(Llama& model, const std::vector<Row>& rows, Communicator& comm,
-                    const MicroBatchOptions& options, int64_t step, ExpertCounts* counts) {
+                    const MicroBatchOptions& options, ProgressSink& progress, int64_t step) {
   RowRefs refs;
   for (const Row& row : rows) refs.push_back(&row);
   const int64_t targets = target_tokens_of(refs);
@@ -45,8 +43,8 @@ EvalRecord evaluate(Llama& model, const std::vector<Row>& rows, Communicator& co
 
   const bool has_experts = model.options().emoe.num_experts > 0;
   std::array<double, 2> sums{};  // mask on, mask off
-  sums[1] = own_loss_sum(model, batches, /*experts_on=*/false, nullptr);
-  sums[0] = has_experts ? own_loss_sum(model, batches, /*experts_on=*/true, counts) : sums[1];
+  sums[1] = own_loss_sum(model, batches, /*experts_on=*/false, progress);
+  sums[0] = has_experts ? own_loss_sum(model, batches, /*experts_on=*/true, progress) : sums[1];
   comm.all_reduce_sum(std::span<double>(sums));
   for (const double sum : sums) {
     if (!std::isfinite(sum)) throw NonFiniteError(step, -1, "evaluation loss");

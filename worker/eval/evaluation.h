@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "worker/comm/communicator.h"
-#include "worker/eval/expert_counts.h"
 #include "worker/eval/micro_batches.h"
 #include "worker/model/llama.h"
 #include "worker/report/progress_sink.h"
@@ -14,11 +13,10 @@ namespace emoe::worker {
 // Token-mean cross-entropy of `rows` as trained (mask on) and dense (mask off; one pass where the
 // model is dense). Collective: each rank takes its share of the rows and the double sums are added,
 // so the result is the same on all ranks, and at any number of ranks to 1e-7.
-// `counts`, where given, gets the experts this rank's tokens chose in the pass with the mask on.
-// EvalRecord::step is `step`. Throws NonFiniteError where the loss is not finite,
-// std::invalid_argument when no row has a target.
+// `progress` hears of each micro-batch that is done. EvalRecord::step is `step`. Throws
+// NonFiniteError where the loss is not finite, std::invalid_argument when no row has a target.
 [[nodiscard]] EvalRecord evaluate(Llama& model, const std::vector<Row>& rows, Communicator& comm,
-                                  const MicroBatchOptions& options, int64_t step,
-                                  ExpertCounts* counts = nullptr);
+                                  const MicroBatchOptions& options, ProgressSink& progress,
+                                  int64_t step);
 
 }  // namespace emoe::worker

@@ -71,8 +71,8 @@ struct ExpertLoad {
 enum class StopRequest { none, stop, checkpoint, checkpoint_and_stop };
 
 // Where the progress of this rank goes: the output folder's files, Prometheus, the coordinator's
-// session, or several of them. Called from the step loop; no method waits for a network. on_phase
-// is called several times a step.
+// session, or several of them. Called from the step loop, but for on_work_done(); no method waits
+// for a network. on_phase is called several times a step.
 class ProgressSink {
  public:
   virtual ~ProgressSink() = default;
@@ -83,6 +83,10 @@ class ProgressSink {
   virtual void on_checkpoint(const CheckpointRecord& record) = 0;
   virtual void on_merge(const MergeRecord& record) = 0;
   virtual void on_message(const std::string& text) = 0;
+  // One more piece of work is done: a micro-batch, a tensor read or written, a k-means iteration, a
+  // row, some megabytes. It is what tells a rank that works for long from one that hangs, so the
+  // pieces are to be small. From any thread.
+  virtual void on_work_done() {}
   // A checkpoint could not be written; training goes on with the older ones.
   virtual void on_checkpoint_failure(const std::string& text) { on_message(text); }
   // Step `step` (0-based) gave a loss or gradient that is not finite; the run ends with it.

@@ -1,6 +1,7 @@
 #include "worker/report/session_client.h"
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -83,6 +84,8 @@ class SessionClient::Impl {
     const std::lock_guard lock(mutex_);
     step_ = step;
   }
+
+  void work_done() { work_done_.fetch_add(1, std::memory_order_relaxed); }
 
   void set_comm(std::function<CommSnapshot()> comm) {
     const std::lock_guard lock(mutex_);
@@ -240,6 +243,7 @@ class SessionClient::Impl {
     heartbeat.set_seconds_in_phase(
         std::chrono::duration<double>(steady_clock::now() - phase_since_).count());
     heartbeat.set_host_rss_bytes(host_rss_bytes());
+    heartbeat.set_work_done(work_done_.load(std::memory_order_relaxed));
     if (config_.comm) {
       const CommSnapshot comm = config_.comm();
       heartbeat.set_comm_sequence(comm.started);
@@ -300,6 +304,7 @@ class SessionClient::Impl {
   steady_clock::time_point heartbeat_due_;
   int64_t step_ = 0;
   int64_t steps_planned_ = 0;
+  std::atomic<int64_t> work_done_{0};
   std::jthread thread_;  // last: ends before what it uses
 };
 
@@ -333,6 +338,10 @@ void SessionClient::on_merge(const MergeRecord& record) {
 
 void SessionClient::on_message(const std::string& text) {
   impl_->push(to_log_report(text, v1::LogMessage::INFO, impl_->config()));
+}
+
+void SessionClient::on_work_done() {
+  impl_->work_done();
 }
 
 void SessionClient::on_checkpoint_failure(const std::string& text) {

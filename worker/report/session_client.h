@@ -15,7 +15,7 @@ namespace emoe::worker {
 // A rank's session with its coordinator: progress goes up, stop requests come down. Owns one thread
 // that keeps the stream; whatever breaks, it connects again, and every report arrives exactly once.
 //
-// The step loop never waits for it: the methods of ProgressSink and poll() only take a lock.
+// The step loop never waits for it: the methods of ProgressSink and poll() take a lock at most.
 // Thread-safe. poll() turns into
 //   stop                 after a STOP command, or when the coordinator refuses this rank (a newer
 //                        attempt runs, or the job has ended)
@@ -65,6 +65,7 @@ class SessionClient final : public ProgressSink, public StopSource {
   void on_checkpoint(const CheckpointRecord& record) override;
   void on_merge(const MergeRecord& record) override;
   void on_message(const std::string& text) override;
+  void on_work_done() override;
   void on_checkpoint_failure(const std::string& text) override;
 
   [[nodiscard]] StopRequest poll() override;

@@ -30,6 +30,10 @@ void TeeSink::on_message(const std::string& text) {
   for (ProgressSink* sink : sinks_) sink->on_message(text);
 }
 
+void TeeSink::on_work_done() {
+  for (ProgressSink* sink : sinks_) sink->on_work_done();
+}
+
 void TeeSink::on_checkpoint_failure(const std::string& text) {
   for (ProgressSink* sink : sinks_) sink->on_checkpoint_failure(text);
 }

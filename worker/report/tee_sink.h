@@ -18,6 +18,7 @@ class TeeSink final : public ProgressSink {
   void on_checkpoint(const CheckpointRecord& record) override;
   void on_merge(const MergeRecord& record) override;
   void on_message(const std::string& text) override;
+  void on_work_done() override;
   void on_checkpoint_failure(const std::string& text) override;
   void on_non_finite(int64_t step) override;
   void on_expert_load(const ExpertLoad& load) override;

@@ -77,7 +77,7 @@ Result<std::string> ContentHasher::file(const std::filesystem::path& file) {
   Known known{.stamp = stamp, .hash = read_cache(file, stamp)};
   known.in_cache = !known.hash.empty();
   if (!known.in_cache) {
-    EMOE_ASSIGN_OR_RETURN(known.hash, sha256_of_file(file));
+    EMOE_ASSIGN_OR_RETURN(known.hash, sha256_of_file(file, on_work_done_));
   }
   return (known_[file] = std::move(known)).hash;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -16,8 +17,10 @@ namespace emoe::worker {
 // in `cache_dir`, by the file's path, size, times and inode. Not thread-safe.
 class ContentHasher {
  public:
-  // An empty `cache_dir`: only this object remembers.
-  explicit ContentHasher(std::filesystem::path cache_dir) : cache_dir_(std::move(cache_dir)) {}
+  // An empty `cache_dir`: only this object remembers. `on_work_done` as in sha256_of_file().
+  explicit ContentHasher(
+      std::filesystem::path cache_dir, std::function<void()> on_work_done = [] {})
+      : cache_dir_(std::move(cache_dir)), on_work_done_(std::move(on_work_done)) {}
 
   // Reads the cache and never writes it.
   [[nodiscard]] Result<std::string> file(const std::filesystem::path& file);
@@ -42,6 +45,7 @@ class ContentHasher {
                                        const struct stat& stamp) const;
 
   std::filesystem::path cache_dir_;
+  std::function<void()> on_work_done_;
   std::map<std::filesystem::path, Known> known_;
   std::map<std::filesystem::path, struct stat> model_files_;
 };

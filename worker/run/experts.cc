@@ -34,7 +34,8 @@ Partition make_layer(const BaseWeights& base, PartitionOptions options) {
 }  // namespace
 
 EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base,
-                         const std::filesystem::path& cache_dir, int threads) {
+                         const std::filesystem::path& cache_dir, int threads,
+                         const std::function<void()>& on_work_done) {
   EmoeOptions emoe;
   if (plan.experts == 0) return emoe;
   emoe.num_experts = plan.experts;
@@ -49,7 +50,9 @@ EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base,
                                                .folder = plan.path,
                                                .weight_hash = "",
                                                .cache_dir = cache_dir,
-                                               .threads = threads});
+                                               .threads = threads,
+                                               .on_work_done = on_work_done});
+    on_work_done();
     log_info("layer %d: %d experts by %s, inertia %.6g", layer, plan.experts, plan.method,
              emoe.partitions[layer].inertia);
   }

@@ -51,13 +51,6 @@ void check_end_of_text(const LlamaConfig& config, Prepared& prepared) {
   prepared.warnings.push_back(absl::StrCat(text, "put \"eos_token_id\": ", taught, " into it"));
 }
 
-Dataset load(DatasetOptions options, const Tokenizer& tokenizer,
-             const std::filesystem::path& cache_dir, int threads) {
-  options.cache_dir = cache_dir;
-  options.threads = threads;
-  return input_or_throw(load_dataset(options, tokenizer));
-}
-
 ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHasher& hasher) {
   ContentHashes hashes = input_or_throw(hash_inputs(plan, hasher));
   const auto check = [](const std::filesystem::path& file, const std::string& hashed,
@@ -113,17 +106,23 @@ std::optional<FileLock> lock_cache(const std::filesystem::path& cache_dir) {
 }  // namespace
 
 Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, int threads,
-                 ContentHasher& hasher) {
+                 ContentHasher& hasher, const std::function<void()>& on_work_done) {
   output_or_throw(emoe::create_directories(cache_dir));
   const std::optional<FileLock> lock = lock_cache(cache_dir);
   Tokenizer tokenizer = input_or_throw(Tokenizer::load(plan.model.tokenizer));
   BaseWeights base = open_base(plan, tokenizer);
   // Hashed as soon as it is open: what changes from here on is noticed before the export.
   if (!plan.model.path.empty()) input_or_throw(hasher.model(plan.model.path).status());
-  Dataset train = load(plan.train_data, tokenizer, cache_dir, threads);
+  const auto load = [&](DatasetOptions options) {
+    options.cache_dir = cache_dir;
+    options.threads = threads;
+    options.on_work_done = on_work_done;
+    return input_or_throw(load_dataset(options, tokenizer));
+  };
+  Dataset train = load(plan.train_data);
   std::optional<Dataset> eval;
-  if (plan.eval_data) eval = load(*plan.eval_data, tokenizer, cache_dir, threads);
-  EmoeOptions emoe = make_experts(plan.emoe, base, cache_dir, threads);
+  if (plan.eval_data) eval = load(*plan.eval_data);
+  EmoeOptions emoe = make_experts(plan.emoe, base, cache_dir, threads, on_work_done);
   Prepared prepared{.tokenizer = std::move(tokenizer),
                     .base = std::move(base),
                     .train = std::move(train),

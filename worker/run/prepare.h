@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,8 +29,10 @@ struct Prepared {
 };
 
 // Tokenises, opens the weights, clusters the experts; through `cache_dir`, so that the other ranks
-// of a host and later attempts find it done. Throws JobError (64, 65, 74).
+// of a host and later attempts find it done. `on_work_done` is called again and again while it works,
+// on any thread. Throws JobError (64, 65, 74).
 [[nodiscard]] Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir,
-                               int threads, ContentHasher& hasher);
+                               int threads, ContentHasher& hasher,
+                               const std::function<void()>& on_work_done);
 
 }  // namespace emoe::worker

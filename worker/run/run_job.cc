@@ -90,7 +90,8 @@ std::unique_ptr<Communicator> make_gradient_communicator(Communicator& host, at:
   return make_nccl_communicator(host, {.device = device.index()});
 }
 
-Llama make_model(const JobPlan& plan, const Prepared& prepared, at::Device device) {
+Llama make_model(const JobPlan& plan, const Prepared& prepared, at::Device device,
+                 ProgressSink& progress) {
   Llama::Options options;
   options.config = prepared.base.config();
   options.dtype = plan.model.bfloat16 ? at::kBFloat16 : at::kFloat;
@@ -98,7 +99,11 @@ Llama make_model(const JobPlan& plan, const Prepared& prepared, at::Device devic
   options.lora = plan.tuning.lora;
   options.full = plan.tuning.full;
   options.emoe = prepared.emoe;
-  Llama model(options, prepared.base.source());
+  const auto source = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    progress.on_work_done();
+    return prepared.base.tensor(name, shape);
+  };
+  Llama model(options, source);
   if (!plan.tuning.init_adapter.empty()) {
     const PeftAdapter adapter = input_or_throw(read_peft_adapter(plan.tuning.init_adapter));
     const Status loaded = load_peft_adapter(adapter, model);
@@ -132,7 +137,8 @@ std::vector<int64_t> probe_of(const Prepared& prepared) {
 }
 
 MergeRecord export_result(Llama& model, const JobPlan& plan, const Prepared& prepared,
-                          const OutputFolder& out, const ContentHasher& hasher) {
+                          const OutputFolder& out, const ContentHasher& hasher,
+                          ProgressSink& progress) {
   ExportOptions options;
   options.out = out.export_dir();
   options.dtype = plan.export_model.bfloat16 ? "bfloat16" : "float32";
@@ -142,6 +148,7 @@ MergeRecord export_result(Llama& model, const JobPlan& plan, const Prepared& pre
   options.base_name = plan.model.path.string();
   if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer.file();
   options.probe = probe_of(prepared);
+  options.on_work_done = [&progress] { progress.on_work_done(); };
   options.before_publish = [&hasher] { return hasher.check_model_unchanged(); };
   auto report = export_model(model, prepared.base, options);
   if (!report.ok()) {
@@ -169,8 +176,7 @@ class JobRun {
       : environment_(environment),
         out_{request.out},
         plan_(plan_job(request.job_file, request.overrides)),
-        cache_dir_(environment.cache_dir.empty() ? out_.cache() : environment.cache_dir),
-        hasher_(cache_dir_) {}
+        cache_dir_(environment.cache_dir.empty() ? out_.cache() : environment.cache_dir) {}
 
   ExitCode run() {
     check_world_size(plan_, environment_);
@@ -196,9 +202,12 @@ class JobRun {
 
   ExitCode train_and_export(Reporting& reporting) {
     const int threads = set_threads(plan_, environment_);
-    reporting.sink().on_phase(Phase::prepare);
-    claim();
-    const Prepared prepared = prepare(plan_, cache_dir_, threads, hasher_);
+    ProgressSink& progress = reporting.sink();
+    progress.on_phase(Phase::prepare);
+    const auto on_work_done = [&progress] { progress.on_work_done(); };
+    ContentHasher hasher(cache_dir_, on_work_done);
+    claim(hasher);
+    const Prepared prepared = prepare(plan_, cache_dir_, threads, hasher, on_work_done);
     if (is_first()) write_preparation(out_, plan_, prepared);
 
     if (environment_.launched) mpi_.emplace();
@@ -207,9 +216,9 @@ class JobRun {
     check_same_preparation(preparation_of(prepared), host_name(), *comm_);
     gradient_comm_ = make_gradient_communicator(*comm_, device_);
 
-    Llama model = make_model(plan_, prepared, device_);
+    Llama model = make_model(plan_, prepared, device_, progress);
     const TrainEnd end = train(model, prepared, reporting);
-    if (end == TrainEnd::finished && is_first()) publish(model, prepared, reporting);
+    if (end == TrainEnd::finished && is_first()) publish(model, prepared, hasher, progress);
     comm_->barrier();
     // Without a checkpoint (TrainEnd::stopped) only a coordinator stops a run, one that is cancelled
     // or that is not this rank's any more; it knows, whatever the code.
@@ -217,12 +226,12 @@ class JobRun {
   }
 
   // Before anything is written. The lock is kept until this process ends.
-  void claim() {
+  void claim(ContentHasher& hasher) {
     constexpr std::chrono::seconds kPatience{10};
     if (is_first()) {
-      lock_ = claim_output_folder(out_, plan_, hasher_, kPatience);
+      lock_ = claim_output_folder(out_, plan_, hasher, kPatience);
     } else {
-      check_output_folder(out_, plan_, hasher_);
+      check_output_folder(out_, plan_, hasher);
     }
   }
 
@@ -248,10 +257,11 @@ class JobRun {
     return result.end;
   }
 
-  void publish(Llama& model, const Prepared& prepared, Reporting& reporting) {
+  void publish(Llama& model, const Prepared& prepared, const ContentHasher& hasher,
+               ProgressSink& progress) {
     if (!plan_.export_model.merged && !plan_.export_model.adapter) return;
-    reporting.sink().on_phase(Phase::export_model);
-    reporting.sink().on_merge(export_result(model, plan_, prepared, out_, hasher_));
+    progress.on_phase(Phase::export_model);
+    progress.on_merge(export_result(model, plan_, prepared, out_, hasher, progress));
     log_info("export: %s", out_.export_dir().string());
   }
 
@@ -259,7 +269,6 @@ class JobRun {
   OutputFolder out_;
   JobPlan plan_;
   std::filesystem::path cache_dir_;
-  ContentHasher hasher_;
   std::optional<FileLock> lock_;
   at::Device device_ = at::kCPU;
   std::optional<MpiSession> mpi_;

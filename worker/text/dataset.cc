@@ -61,7 +61,10 @@ std::vector<Tokenised> tokenise_all(const std::vector<config::DataRow>& source,
   const auto tokenise = options.format == "alpaca" ? tokenise_alpaca : tokenise_text;
   std::vector<Tokenised> result(source.size());
   const auto work = [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; ++i) result[i] = tokenise(source[i], options, tokenizer);
+    for (size_t i = begin; i < end; ++i) {
+      result[i] = tokenise(source[i], options, tokenizer);
+      options.on_work_done();
+    }
   };
   const size_t threads = std::clamp<size_t>(static_cast<size_t>(std::max(options.threads, 1)), 1,
                                             source.size() / 256 + 1);
@@ -101,9 +104,11 @@ Status check_options(const DatasetOptions& options) {
 Result<Dataset> tokenise_file(const DatasetOptions& options, const Tokenizer& tokenizer) {
   std::vector<config::DataRow> source;
   Diagnostics diagnostics;
-  const auto read =
-      config::read_data_rows({options.file, options.format, options.key}, diagnostics,
-                             [&](config::DataRow&& row) { source.push_back(std::move(row)); });
+  const auto read = config::read_data_rows({options.file, options.format, options.key}, diagnostics,
+                                           [&](config::DataRow&& row) {
+                                             source.push_back(std::move(row));
+                                             options.on_work_done();
+                                           });
   EMOE_RETURN_IF_ERROR(read.status());
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
   Dataset dataset;
@@ -150,7 +155,8 @@ std::string alpaca_prompt(const std::string& instruction, const std::string& inp
 
 Result<Dataset> load_dataset(const DatasetOptions& options, const Tokenizer& tokenizer) {
   EMOE_RETURN_IF_ERROR(check_options(options));
-  EMOE_ASSIGN_OR_RETURN(const std::string sha256, sha256_of_file(options.file));
+  EMOE_ASSIGN_OR_RETURN(const std::string sha256,
+                        sha256_of_file(options.file, options.on_work_done));
   std::filesystem::path cache;
   std::optional<Dataset> dataset;
   if (!options.cache_dir.empty()) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ struct DatasetOptions {
   double fraction = 1.0;            // the leading ceil(fraction · rows) are used, in (0, 1]
   std::filesystem::path cache_dir;  // tokenised rows by content hash; empty: no cache
   int threads = 1;                  // the rows do not depend on it
+  // Called for each row read or tokenised, on any thread, and as in sha256_of_file().
+  std::function<void()> on_work_done = [] {};
 };
 
 struct Dataset {

@@ -47,11 +47,15 @@ Result<std::vector<int64_t>> steps_in(const std::filesystem::path& folder) {
   return steps;
 }
 
-Status write_tensors(const std::filesystem::path& path, const TensorMap& tensors) {
+Status write_tensors(const std::filesystem::path& path, const TensorMap& tensors,
+                     const std::function<void()>& on_work_done) {
   std::vector<SafetensorsWriter::Planned> plan;
   for (const auto& [name, tensor] : tensors) plan.push_back({name, "F32", tensor.sizes().vec()});
   EMOE_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, plan, {{"format", "pt"}}));
-  for (const auto& [name, tensor] : tensors) EMOE_RETURN_IF_ERROR(writer.write(tensor));
+  for (const auto& [name, tensor] : tensors) {
+    EMOE_RETURN_IF_ERROR(writer.write(tensor));
+    on_work_done();
+  }
   return writer.close();
 }
 
@@ -100,10 +104,11 @@ Result<TrainState> parse_state(const std::string& text) {
 }  // namespace
 
 CheckpointStore::CheckpointStore(std::filesystem::path folder, std::string weights_file,
-                                 int64_t keep)
+                                 int64_t keep, std::function<void()> on_work_done)
     : folder_(std::move(folder)),
       weights_file_(std::move(weights_file)),
-      keep_(std::max<int64_t>(1, keep)) {}
+      keep_(std::max<int64_t>(1, keep)),
+      on_work_done_(std::move(on_work_done)) {}
 
 Status CheckpointStore::prepare() const {
   EMOE_RETURN_IF_ERROR(emoe::create_directories(folder_));
@@ -119,13 +124,13 @@ Status CheckpointStore::prepare() const {
 Status CheckpointStore::write_files(const std::filesystem::path& folder,
                                     const Checkpoint& checkpoint) const {
   EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
-  EMOE_RETURN_IF_ERROR(write_tensors(folder / weights_file_, checkpoint.weights));
+  EMOE_RETURN_IF_ERROR(write_tensors(folder / weights_file_, checkpoint.weights, on_work_done_));
   TensorMap moments;
   for (const auto& [name, tensor] : checkpoint.first_moments) moments[kFirst + name] = tensor;
   for (const auto& [name, tensor] : checkpoint.second_moments) moments[kSecond + name] = tensor;
-  EMOE_RETURN_IF_ERROR(write_tensors(folder / kOptimizerFile, moments));
+  EMOE_RETURN_IF_ERROR(write_tensors(folder / kOptimizerFile, moments, on_work_done_));
   EMOE_RETURN_IF_ERROR(write_file_atomically(folder / kStateFile, state_json(checkpoint.state)));
-  EMOE_RETURN_IF_ERROR(write_manifest(folder, checkpoint.state.step, files()));
+  EMOE_RETURN_IF_ERROR(write_manifest(folder, checkpoint.state.step, files(), on_work_done_));
   return sync_directory(folder);
 }
 
@@ -163,7 +168,7 @@ void CheckpointStore::remove_old(int64_t newest_step) const {
     const auto path = folder_ / folder_name(step);
     if (kept < keep_) {
       // A torn one is not one to fall back on. Its sizes tell enough here.
-      if (verify_manifest(path, files(), Depth::sizes).ok()) ++kept;
+      if (verify_manifest(path, files(), Depth::sizes, on_work_done_).ok()) ++kept;
     } else if (const Status removed = remove_tree(path); !removed.ok()) {
       log_warning("old checkpoint not removed: %s", removed.ToString());
     }
@@ -179,7 +184,7 @@ Result<std::optional<CheckpointFolder>> CheckpointStore::newest_valid(
   EMOE_ASSIGN_OR_RETURN(const std::vector<int64_t> steps, steps_in(folder_));
   for (const int64_t step : steps) {
     const auto path = folder_ / folder_name(step);
-    const auto manifest = verify_manifest(path, files(), Depth::hashes);
+    const auto manifest = verify_manifest(path, files(), Depth::hashes, on_work_done_);
     if (manifest.ok() && manifest->step == step) {
       return CheckpointFolder{path, step, manifest->bytes};
     }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -50,7 +51,10 @@ struct CheckpointFolder {
 class CheckpointStore {
  public:
   // `weights_file`: "adapter.safetensors" (PEFT names) or "weights.safetensors" (Hugging Face).
-  CheckpointStore(std::filesystem::path folder, std::string weights_file, int64_t keep);
+  // `on_work_done` is called for each tensor written and whenever some megabytes are hashed.
+  CheckpointStore(
+      std::filesystem::path folder, std::string weights_file, int64_t keep,
+      std::function<void()> on_work_done = [] {});
 
   // Makes the folder and removes what an interrupted write left (*.tmp).
   [[nodiscard]] Status prepare() const;
@@ -75,6 +79,7 @@ class CheckpointStore {
   std::filesystem::path folder_;
   std::string weights_file_;
   int64_t keep_;
+  std::function<void()> on_work_done_;
 };
 
 }  // namespace emoe::worker

@@ -62,6 +62,7 @@ Checkpoint Checkpointer::capture(const TrainState& state) {
     checkpoint.weights[parameter.name] = original(flat.weights());
     checkpoint.first_moments[parameter.name] = original(parts_.optimizer.first_moments());
     checkpoint.second_moments[parameter.name] = original(parts_.optimizer.second_moments());
+    parts_.progress.on_work_done();
   }
   return checkpoint;
 }
@@ -129,6 +130,7 @@ void Checkpointer::put_back(const Checkpoint& checkpoint) {
     restore(flat.weights(), checkpoint.weights, "weights");
     restore(parts_.optimizer.first_moments(), checkpoint.first_moments, "first moments");
     restore(parts_.optimizer.second_moments(), checkpoint.second_moments, "second moments");
+    parts_.progress.on_work_done();
   }
   parts_.model.parameters_changed();
 }

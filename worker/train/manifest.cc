@@ -18,7 +18,8 @@ Status damaged(const std::string& file, const std::string& what) {
 }
 
 // One file against its entry.
-Status verify_file(const std::filesystem::path& folder, const nlohmann::json& entry, Depth depth) {
+Status verify_file(const std::filesystem::path& folder, const nlohmann::json& entry, Depth depth,
+                   const std::function<void()>& on_work_done) {
   const auto name = entry.at("name").get<std::string>();
   if (name.find('/') != std::string::npos) return damaged(name, "not a file of this folder");
   std::error_code error;
@@ -30,7 +31,7 @@ Status verify_file(const std::filesystem::path& folder, const nlohmann::json& en
     return damaged(name, absl::StrCat("has ", size, " bytes, its manifest says ", expected));
   }
   if (depth == Depth::sizes) return ok_status();
-  EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name));
+  EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name, on_work_done));
   if (hash != entry.at("sha256").get<std::string>()) {
     return damaged(name, "its SHA-256 is not the one of the manifest");
   }
@@ -38,7 +39,8 @@ Status verify_file(const std::filesystem::path& folder, const nlohmann::json& en
 }
 
 Result<Manifest> verify(const std::filesystem::path& folder, const nlohmann::json& json,
-                        const std::vector<std::string>& names, Depth depth) {
+                        const std::vector<std::string>& names, Depth depth,
+                        const std::function<void()>& on_work_done) {
   if (json.at("version").get<int>() != kVersion) {
     return damaged("manifest.json", "of another version");
   }
@@ -46,7 +48,7 @@ Result<Manifest> verify(const std::filesystem::path& folder, const nlohmann::jso
   manifest.step = json.at("step").get<int64_t>();
   std::set<std::string> missing(names.begin(), names.end());
   for (const auto& entry : json.at("files")) {
-    EMOE_RETURN_IF_ERROR(verify_file(folder, entry, depth));
+    EMOE_RETURN_IF_ERROR(verify_file(folder, entry, depth, on_work_done));
     manifest.bytes += entry.at("bytes").get<int64_t>();
     missing.erase(entry.at("name").get<std::string>());
   }
@@ -57,13 +59,14 @@ Result<Manifest> verify(const std::filesystem::path& folder, const nlohmann::jso
 }  // namespace
 
 Status write_manifest(const std::filesystem::path& folder, int64_t step,
-                      const std::vector<std::string>& names) {
+                      const std::vector<std::string>& names,
+                      const std::function<void()>& on_work_done) {
   nlohmann::ordered_json files = nlohmann::ordered_json::array();
   for (const std::string& name : names) {
     std::error_code error;
     const auto size = std::filesystem::file_size(folder / name, error);
     if (error) return errno_status(error.value(), folder / name);
-    EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name));
+    EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name, on_work_done));
     files.push_back({{"name", name}, {"bytes", size}, {"sha256", hash}});
   }
   const nlohmann::ordered_json manifest = {{"version", kVersion}, {"step", step}, {"files", files}};
@@ -71,12 +74,13 @@ Status write_manifest(const std::filesystem::path& folder, int64_t step,
 }
 
 Result<Manifest> verify_manifest(const std::filesystem::path& folder,
-                                 const std::vector<std::string>& names, Depth depth) {
+                                 const std::vector<std::string>& names, Depth depth,
+                                 const std::function<void()>& on_work_done) {
   const Result<std::string> text = read_file(folder / "manifest.json");
   if (absl::IsNotFound(text.status())) return damaged("manifest.json", "missing");
   if (!text.ok()) return text.status();
   try {
-    return verify(folder, nlohmann::json::parse(*text), names, depth);
+    return verify(folder, nlohmann::json::parse(*text), names, depth, on_work_done);
   } catch (const nlohmann::json::exception& error) {
     return damaged("manifest.json", error.what());
   }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,9 +17,11 @@ struct Manifest {
   int64_t bytes = 0;  // of the files it names
 };
 
-// Hashes the files `names` of `folder` and writes its manifest, fsynced.
+// Hashes the files `names` of `folder` and writes its manifest, fsynced. `on_work_done` as in
+// sha256_of_file(), here and below.
 [[nodiscard]] Status write_manifest(const std::filesystem::path& folder, int64_t step,
-                                    const std::vector<std::string>& names);
+                                    const std::vector<std::string>& names,
+                                    const std::function<void()>& on_work_done);
 
 // How much is read: sizes find what a crash tore, hashes what a disk bent too.
 enum class Depth { sizes, hashes };
@@ -26,6 +29,7 @@ enum class Depth { sizes, hashes };
 // DATA_LOSS saying what is missing or differs, when the folder does not hold exactly what its
 // manifest says, or `names` are not among it. Any other error says that it could not be looked at.
 [[nodiscard]] Result<Manifest> verify_manifest(const std::filesystem::path& folder,
-                                               const std::vector<std::string>& names, Depth depth);
+                                               const std::vector<std::string>& names, Depth depth,
+                                               const std::function<void()>& on_work_done);
 
 }  // namespace emoe::worker

@@ -28,9 +28,10 @@ BatchPlan make_plan(const std::vector<Row>& rows, const BatchPlan::Options& opti
   return std::move(plan).value();
 }
 
-CheckpointStore make_store(const CheckpointOptions& options, const Llama& model) {
+CheckpointStore make_store(const CheckpointOptions& options, const Llama& model,
+                           ProgressSink& progress) {
   const char* weights = model.options().full ? "weights.safetensors" : "adapter.safetensors";
-  return {options.folder, weights, options.keep};
+  return {options.folder, weights, options.keep, [&progress] { progress.on_work_done(); }};
 }
 
 // Asked of any rank: what all do at this step's edge.
@@ -51,7 +52,7 @@ class Trainer::Loop {
         parameters_(parts.model.parameters(), parts.comm.world_size() * kFloatsPerNote),
         optimizer_(options_.adamw, parameters_),
         checkpointer_(
-            make_store(options_.checkpoint, parts.model),
+            make_store(options_.checkpoint, parts.model, parts.progress),
             {parts.model, parameters_, optimizer_, parts.comm, parts.progress, parts.clock}),
         phases_(parts.clock, parts.progress),
         own_counts_(declared_counts(parts.model.options().emoe)) {
@@ -159,8 +160,8 @@ bool Trainer::Loop::at_edge(int64_t done, const Edge& edge) {
 
 void Trainer::Loop::evaluate_now(int64_t done) {
   phases_.enter(Phase::eval);
-  const EvalRecord record =
-      evaluate(parts_.model, parts_.eval_rows, parts_.comm, options_.micro_batches, done);
+  const EvalRecord record = evaluate(parts_.model, parts_.eval_rows, parts_.comm,
+                                     options_.micro_batches, parts_.progress, done);
   state_.last_eval_step = done;
   if (done == 0) result_.first_eval = record;
   result_.last_eval = record;
@@ -264,6 +265,7 @@ double Trainer::Loop::forward_and_backward(const StepBatches& batches, int64_t s
     own_loss += loss.item<double>();
     phases_.enter(Phase::backward);
     loss.backward();
+    parts_.progress.on_work_done();
   }
   parameters_.check_gradients_in_place();
   own_counts_.add(step_counts_);

@@ -89,7 +89,7 @@ Status write_converted(const at::Tensor& original, const MergeItem& item, Sharde
 }
 
 Status write_model(const Llama& model, const BaseWeights& base, const MergePlan& plan,
-                   const fs::path& folder, ExportReport& report) {
+                   const ExportOptions& options, const fs::path& folder, ExportReport& report) {
   const at::NoGradGuard no_grad;
   EMOE_ASSIGN_OR_RETURN(ShardedWriter writer, ShardedWriter::create(folder, plan.shards));
   for (const MergeItem& item : plan.items) {
@@ -103,15 +103,16 @@ Status write_model(const Llama& model, const BaseWeights& base, const MergePlan&
       EMOE_RETURN_IF_ERROR(write_converted(base_tensor(base, item), item, writer, entry));
     }
     report.tensors.push_back(std::move(entry));
+    options.on_work_done();
   }
   return writer.close();
 }
 
-Status hash_files(const fs::path& folder, ExportReport& report) {
+Status hash_files(const fs::path& folder, const ExportOptions& options, ExportReport& report) {
   for (const auto& file : fs::recursive_directory_iterator(folder)) {
     if (!file.is_regular_file()) continue;
     EMOE_ASSIGN_OR_RETURN(report.sha256[fs::relative(file.path(), folder).string()],
-                          sha256_of_file(file.path()));
+                          sha256_of_file(file.path(), options.on_work_done));
   }
   return ok_status();
 }
@@ -122,21 +123,20 @@ Status write_all(Llama& model, const BaseWeights& base, const ExportOptions& opt
     EMOE_RETURN_IF_ERROR(emoe::create_directories(folder / "model"));
     EMOE_RETURN_IF_ERROR(
         write_side_files(base, options.dtype, options.tokenizer, folder / "model"));
-    EMOE_RETURN_IF_ERROR(write_model(model, base, plan, folder / "model", report));
+    EMOE_RETURN_IF_ERROR(write_model(model, base, plan, options, folder / "model", report));
   }
   if (options.adapter && model.options().lora.rank > 0) {
     EMOE_RETURN_IF_ERROR(write_peft_adapter(model, options.base_name, folder / "adapter"));
   }
   if (options.before_verify) options.before_verify(folder);
-  return hash_files(folder, report);
+  return hash_files(folder, options, report);
 }
 
 void verify(Llama& model, const BaseWeights& base, const ExportOptions& options,
             const MergePlan& plan, const fs::path& folder, ExportReport& report) {
   if (!options.verify) return;
   if (options.merged) {
-    const auto probe = options.probe.empty() ? made_up_probe(base.config()) : options.probe;
-    check_merged_model(model, base, plan, folder / "model", probe, report);
+    check_merged_model(model, base, plan, options, folder / "model", report);
   }
   if (options.adapter && model.options().lora.rank > 0) {
     check_adapter(model, folder / "adapter", report);
@@ -203,9 +203,9 @@ double logit_tolerance(const std::string& export_dtype, at::ScalarType computed_
   return export_dtype == "float32" && computed_in == at::kFloat ? 1e-4 : 5e-2;
 }
 
-Result<ExportReport> export_model(Llama& model, const BaseWeights& base,
-                                  const ExportOptions& options) {
+Result<ExportReport> export_model(Llama& model, const BaseWeights& base, ExportOptions options) {
   EMOE_RETURN_IF_ERROR(check_options(model, options));
+  if (options.probe.empty()) options.probe = made_up_probe(base.config());
   const fs::path folder = beside(options.out, ".tmp");
   EMOE_RETURN_IF_ERROR(remove_tree(folder));  // of an attempt that was killed
   Result<ExportReport> report = export_into(model, base, options, folder);

@@ -23,6 +23,8 @@ struct ExportOptions {
   std::filesystem::path tokenizer;  // tokenizer.model of a model without a base folder; or empty
   std::vector<int64_t> probe;       // token ids whose logits are compared; empty: made up
   uint64_t max_shard_bytes = 5'000'000'000;  // only without a base, whose layout is kept else
+  // Called for each tensor written or checked and each layer of the check's passes.
+  std::function<void()> on_work_done = [] {};
   // Asked when everything is checked; on an error nothing is published. Empty: no question.
   std::function<Status()> before_publish;
   // For tests: called when everything is written and nothing is checked yet, with the folder.
@@ -82,7 +84,7 @@ struct ExportReport {
 // errors; always `out` is as it was before. An `out` that
 // exists is exchanged for the new one after the check.
 [[nodiscard]] Result<ExportReport> export_model(Llama& model, const BaseWeights& base,
-                                                const ExportOptions& options);
+                                                ExportOptions options);
 
 // How far the logits may differ, as a part of max(1, max |logit|). Both sides in fp32 differ by the
 // order of summation only (W x + s B (A x) against (W + s B A) x): 1e-4, some fifty times what was

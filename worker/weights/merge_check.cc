@@ -98,10 +98,13 @@ LlamaLayer layer_from(const LinearSource& source, int64_t index) {
   return layer;
 }
 
-// Logits [T, vocab] of the dense function, every token from position 0 on.
+// Logits [T, vocab] fp32 of the dense function for the export's probe, every token from position 0
+// on. Reads and forgets layer by layer, so that a check needs the memory of one layer and not of a
+// second model.
 at::Tensor logits_from(const LinearSource& source, const LlamaConfig& config,
-                       const std::vector<int64_t>& ids) {
+                       const ExportOptions& options) {
   const at::NoGradGuard no_grad;
+  const std::vector<int64_t>& ids = options.probe;
   const auto tokens = static_cast<int64_t>(ids.size());
   const std::vector<int64_t> lengths{tokens};
   LayerPass pass;
@@ -116,6 +119,7 @@ at::Tensor logits_from(const LinearSource& source, const LlamaConfig& config,
   at::Tensor x = source(embedding).weight.compute.index_select(0, at::tensor(ids, at::kLong));
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
     x = forward_layer(layer_from(source, l), x, pass, attention, at::Tensor(), {});
+    options.on_work_done();
   }
   x = rms_norm(x, source("model.norm.weight").weight, config.rms_norm_eps);
   const std::string head = config.tie_word_embeddings ? embedding : "lm_head.weight";
@@ -183,10 +187,10 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
 // The folder's logits are off by a good part of what training changed. That is how a wrong merge
 // looks, but also one of which rounding to the dtype, or a model that computes in bf16, is coarser
 // than a small change. In fp32, without merge and without rounding, the two can be told apart.
-void explain_logits(Llama& model, const BaseWeights& base, const std::vector<int64_t>& probe,
+void explain_logits(Llama& model, const BaseWeights& base, const ExportOptions& options,
                     const at::Tensor& of_base, const at::Tensor& after, ExportReport& report) {
-  const at::Tensor trained = logits_from(unmerged(model, base), base.config(), probe);
-  const at::Tensor merged = logits_from(unrounded(model, base), base.config(), probe);
+  const at::Tensor trained = logits_from(unmerged(model, base), base.config(), options);
+  const at::Tensor merged = logits_from(unrounded(model, base), base.config(), options);
   const double part = logit_tolerance("float32", at::kFloat);
   const double tolerance = part * std::max(1.0, report.max_abs_logit);
   const double change = largest_difference(of_base, trained);
@@ -202,13 +206,13 @@ void explain_logits(Llama& model, const BaseWeights& base, const std::vector<int
 }
 
 void check_logits(Llama& model, const BaseWeights& base, const BaseWeights& written,
-                  const std::vector<int64_t>& probe, ExportReport& report) {
+                  const ExportOptions& options, ExportReport& report) {
   ForwardOptions dense;
   dense.experts_on = false;
-  const at::Tensor before = model.logits(one_segment(probe), dense).to(at::kCPU);
-  const at::Tensor after = dense_logits(written, probe);
-  const at::Tensor of_base = dense_logits(base, probe);
-  report.probe_tokens = static_cast<int64_t>(probe.size());
+  const at::Tensor before = model.logits(one_segment(options.probe), dense).to(at::kCPU);
+  const at::Tensor after = logits_from(plain(written), written.config(), options);
+  const at::Tensor of_base = logits_from(plain(base), base.config(), options);
+  report.probe_tokens = static_cast<int64_t>(options.probe.size());
   report.max_abs_logit = before.abs().max().item<double>();
   report.max_abs_logit_difference = largest_difference(before, after);
   report.max_abs_logit_change = largest_difference(before, of_base);
@@ -220,18 +224,14 @@ void check_logits(Llama& model, const BaseWeights& base, const BaseWeights& writ
         absl::StrCat("logits of the folder and of the trained model differ by ",
                      report.max_abs_logit_difference, ", allowed are ", report.logit_tolerance));
   } else if (!(report.max_abs_logit_difference <= kPartOfChange * report.max_abs_logit_change)) {
-    explain_logits(model, base, probe, of_base, after, report);
+    explain_logits(model, base, options, of_base, after, report);
   }
 }
 
 }  // namespace
 
-at::Tensor dense_logits(const BaseWeights& weights, const std::vector<int64_t>& ids) {
-  return logits_from(plain(weights), weights.config(), ids);
-}
-
 void check_merged_model(Llama& model, const BaseWeights& base, const MergePlan& plan,
-                        const std::filesystem::path& folder, const std::vector<int64_t>& probe,
+                        const ExportOptions& options, const std::filesystem::path& folder,
                         ExportReport& report) {
   const at::NoGradGuard no_grad;
   const Result<BaseWeights> written = BaseWeights::open(folder);
@@ -244,9 +244,10 @@ void check_merged_model(Llama& model, const BaseWeights& base, const MergePlan& 
   }
   for (size_t i = 0; i < plan.items.size(); ++i) {
     check_tensor(model, base, plan.items[i], *written, report, report.tensors[i]);
+    options.on_work_done();
   }
   check_not_erased(report);
-  if (!report.erased) check_logits(model, base, *written, probe, report);
+  if (!report.erased) check_logits(model, base, *written, options, report);
 }
 
 void check_adapter(Llama& model, const std::filesystem::path& folder, ExportReport& report) {

@@ -24,7 +24,8 @@ EvalRecord evaluate_on(const testing::TinyModel& tiny, const std::vector<Row>& r
     for (int rank = 0; rank < world; ++rank) {
       threads.emplace_back([&, rank] {
         const auto model = testing::make_tiny_model(tiny);
-        records[rank] = evaluate(*model, rows, *comms[rank], options, 7);
+        testing::RecordingSink sink;
+        records[rank] = evaluate(*model, rows, *comms[rank], options, sink, 7);
       });
     }
   }
@@ -89,14 +90,28 @@ TEST(Evaluation, ADenseModelHasOneLoss) {
   EXPECT_EQ(record.loss, record.loss_dense);
 }
 
+// A rank that evaluates for hours is not to be taken for one that hangs.
+TEST(Evaluation, TellsOfEachMicroBatch) {
+  const auto comm = make_loopback();
+  const auto rows = testing::tiny_rows(15, 9);
+  const MicroBatchOptions one_row{.max_tokens = 1};
+  for (const int32_t experts : {0, 6}) {
+    const auto model = testing::make_tiny_model({.experts = experts});
+    testing::RecordingSink sink;
+    (void)evaluate(*model, rows, *comm, one_row, sink, 0);
+    EXPECT_EQ(sink.work_done, experts == 0 ? 15 : 30);  // mask off, and on
+  }
+}
+
 TEST(Evaluation, RefusesNanAndRowsWithoutTargets) {
   const auto comm = make_loopback();
+  testing::RecordingSink sink;
   const auto bad = testing::make_tiny_model({.poisoned = true});
-  EXPECT_THROW((void)evaluate(*bad, testing::tiny_rows(3, 1), *comm, {}, 0), NonFiniteError);
+  EXPECT_THROW((void)evaluate(*bad, testing::tiny_rows(3, 1), *comm, {}, sink, 0), NonFiniteError);
   const auto model = testing::make_tiny_model({});
   Row row;
   row.ids = {1};
-  EXPECT_THROW((void)evaluate(*model, {row}, *comm, {}, 0), std::invalid_argument);
+  EXPECT_THROW((void)evaluate(*model, {row}, *comm, {}, sink, 0), std::invalid_argument);
 }
 
 }  // namespace

@@ -281,6 +281,8 @@ TEST(SessionClient, HeartbeatsTellWhereTheRankIs) {
   auto config = config_for(coordinator.address(), 1);
   config.comm = [] { return SessionClient::CommSnapshot{7, 6, "all_reduce"}; };
   SessionClient client(config);
+  client.on_work_done();
+  client.on_work_done();
   client.on_step(step(4));
   client.on_phase(Phase::comm);
   ASSERT_TRUE(coordinator.wait([](const auto& c) {
@@ -293,6 +295,7 @@ TEST(SessionClient, HeartbeatsTellWhereTheRankIs) {
   EXPECT_EQ(beat.comm_completed(), 6);
   EXPECT_EQ(beat.comm_op(), "all_reduce");
   EXPECT_GT(beat.host_rss_bytes(), 100'000);
+  EXPECT_EQ(beat.work_done(), 2);
   client.set_comm({});
   const size_t seen = coordinator.heartbeats().size();
   ASSERT_TRUE(coordinator.wait([&](const auto& c) { return c.heartbeats().size() > seen + 1; }));

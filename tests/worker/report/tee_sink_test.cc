@@ -14,6 +14,7 @@ class CallLog final : public ProgressSink {
   void on_checkpoint(const CheckpointRecord& record) override { calls += " c" + record.path; }
   void on_merge(const MergeRecord& record) override { calls += " m" + record.model_dir; }
   void on_message(const std::string& text) override { calls += " " + text; }
+  void on_work_done() override { calls += " work"; }
   void on_non_finite(int64_t step) override { calls += " nan" + std::to_string(step); }
   void on_expert_load(const ExpertLoad& load) override {
     calls += " x" + std::to_string(load.layer);
@@ -33,9 +34,10 @@ TEST(TeeSink, EverySinkHearsEverything) {
   tee.on_merge({.model_dir = "d"});
   tee.on_message("hello");
   tee.on_checkpoint_failure("full");  // a message for a sink that does nothing else with it
+  tee.on_work_done();
   tee.on_non_finite(5);
   tee.on_expert_load({.layer = 7});
-  EXPECT_EQ(first.calls, "plan9 export s3 e4 cp md hello full nan5 x7");
+  EXPECT_EQ(first.calls, "plan9 export s3 e4 cp md hello full work nan5 x7");
   EXPECT_EQ(second.calls, first.calls);
 }
 

@@ -1,5 +1,7 @@
 #include "worker/text/dataset.h"
 
+#include <atomic>
+
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -61,6 +63,15 @@ TEST_F(DatasetTest, alpaca_rows_end_with_eos_and_spare_the_prompt) {
   ASSERT_TRUE(whole.ok());
   EXPECT_EQ(whole->rows[0].prompt_tokens, 0);
   EXPECT_EQ(whole->rows[0].target_tokens(), static_cast<int64_t>(whole->rows[0].ids.size()) - 1);
+}
+
+TEST_F(DatasetTest, tells_of_each_row) {
+  std::atomic<int64_t> work = 0;
+  const auto dataset = load_dataset(
+      {.file = write("a.jsonl", rows(1000)), .threads = 3, .on_work_done = [&] { ++work; }},
+      tokenizer_);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_EQ(work, 1 + 2 * 1000);  // the file hashed, its rows read and tokenised
 }
 
 TEST_F(DatasetTest, cuts_counts_and_skips_long_rows) {

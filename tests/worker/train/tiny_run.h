@@ -43,6 +43,7 @@ class RecordingSink final : public ProgressSink {
   void on_checkpoint(const CheckpointRecord& record) override { checkpoints.push_back(record); }
   void on_merge(const MergeRecord& /*record*/) override {}
   void on_message(const std::string& text) override { messages.push_back(text); }
+  void on_work_done() override { ++work_done; }
   void on_non_finite(int64_t step) override { non_finite.push_back(step); }
   void on_expert_load(const ExpertLoad& load) override { loads.push_back(load); }
 
@@ -53,6 +54,7 @@ class RecordingSink final : public ProgressSink {
   std::vector<EvalRecord> evals;
   std::vector<CheckpointRecord> checkpoints;
   std::vector<std::string> messages;
+  int64_t work_done = 0;
   std::vector<int64_t> non_finite;  // steps
   std::vector<ExpertLoad> loads;    // layers of the first step, of the second, …
 };

@@ -133,6 +133,27 @@ TEST(Trainer, RanksMicroBatchesAndPackingDoNotChangeTheResult) {
   }
 }
 
+// A step of many micro-batches, and a checkpoint of many tensors, may take longer than a rank may be
+// without a sign of getting on.
+TEST(Trainer, TellsOfEachPieceOfWork) {
+  const emoe::testing::TempDir dir;
+  TinyRun run = standard_run();
+  run.eval.clear();
+  run.options.micro_batches = {.max_tokens = 1};  // a row each
+  const auto plain = run_ranks(run);
+  ASSERT_EQ(plain[0].error, "");
+  EXPECT_EQ(plain[0].sink.work_done, 6 * 8);
+
+  run.options.checkpoint.folder = dir.path();
+  run.options.checkpoint.every_steps = 6;
+  const auto saving = run_ranks(run);
+  const auto tensors = static_cast<int64_t>(saving[0].parameters.size());
+  EXPECT_GE(saving[0].sink.work_done, 6 * 8 + 3 * tensors);  // written with both moments
+  const auto resuming = run_ranks(run);
+  EXPECT_EQ(resuming[0].result.first_step, 6);
+  EXPECT_GE(resuming[0].sink.work_done, 3 + tensors);  // files hashed, tensors put back
+}
+
 TEST(Trainer, RepeatsBitForBit) {
   TinyRun run = standard_run();
   run.model = methods()[1];

@@ -50,6 +50,29 @@ at::Tensor merged_from_files(const BaseWeights& base, const PeftAdapter& adapter
                       (adapter.lora.alpha / static_cast<double>(adapter.lora.rank));
 }
 
+// A rank that exports for hours is not to be taken for one that hangs.
+TEST(Export, TellsOfEachPieceOfWork) {
+  const TempDir dir;
+  const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
+  Llama model = make_model(base, Tuning::lora);
+  perturb(model, 0.1);
+  ExportOptions options = options_for(dir);
+  int64_t work = 0;
+  options.on_work_done = [&work] { ++work; };
+  int64_t written = 0;
+  options.before_verify = [&](const fs::path&) { written = work; };
+  int64_t checked = 0;
+  options.before_publish = [&] {
+    checked = work - written;
+    return ok_status();
+  };
+  ASSERT_TRUE(export_model(model, base, options).ok());
+  const auto tensors = static_cast<int64_t>(base.folder()->tensors().size());
+  EXPECT_EQ(written, tensors);
+  // Its files hashed, its tensors compared, two passes over its layers.
+  EXPECT_GE(checked, 2 + tensors + 2 * base.config().num_hidden_layers);
+}
+
 TEST(Export, LoraMergesIntoTheBasesShardsAndLeavesTheRestByteForByte) {
   const TempDir dir;
   const auto base =
