@@ -21,16 +21,8 @@ using testing::TinyRun;
 // tie then takes another expert; Adam's division makes the first steps' differences larger.
 constexpr double kBf16Rounding = 0.15;
 
-const std::vector<TinyModel>& methods() {
-  static const LoraOptions all{
-      .rank = 4,
-      .alpha = 8.0,
-      .dropout = 0.1,
-      .targets = {"q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"}};
-  static const std::vector<TinyModel> list = {{.dtype = at::kBFloat16},
-                                              {.lora = all, .experts = 6, .dtype = at::kBFloat16},
-                                              {.full = true, .experts = 6, .dtype = at::kBFloat16}};
-  return list;
+std::vector<TinyModel> methods() {
+  return testing::tiny_methods(at::kBFloat16);
 }
 
 TinyRun run_of(const TinyModel& model) {

@@ -77,6 +77,16 @@ at::Tensor tiny_weight(const std::string& name, const std::vector<int64_t>& shap
   return tensor;
 }
 
+std::vector<TinyModel> tiny_methods(at::ScalarType dtype) {
+  const LoraOptions lora{.rank = 4,
+                         .alpha = 8.0,
+                         .dropout = 0.1,
+                         .targets = {"q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"}};
+  return {{.dtype = dtype},
+          {.lora = lora, .experts = 6, .dtype = dtype},
+          {.full = true, .experts = 6, .dtype = dtype}};
+}
+
 std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny) {
   Llama::Options options;
   options.config = tiny_config();

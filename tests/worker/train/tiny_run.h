@@ -25,6 +25,8 @@ struct TinyModel {
   at::ScalarType dtype = at::ScalarType::Float;
 };
 [[nodiscard]] std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny);
+// What is to hold for every method: LoRA, LoRA with dropout and experts, full tuning with experts.
+[[nodiscard]] std::vector<TinyModel> tiny_methods(at::ScalarType dtype = at::ScalarType::Float);
 [[nodiscard]] at::Tensor tiny_weight(const std::string& name, const std::vector<int64_t>& shape);
 
 // Rows of 5 to 24 tokens that count upwards from a random start: easy to learn.

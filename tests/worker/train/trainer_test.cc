@@ -18,6 +18,7 @@ using testing::expect_same_bits;
 using testing::RankOutcome;
 using testing::run_ranks;
 using testing::standard_run;
+using testing::tiny_methods;
 using testing::TinyModel;
 using testing::TinyRun;
 
@@ -25,19 +26,8 @@ using testing::TinyRun;
 // the oracle sees against itself).
 constexpr double kRounding = 2e-3;
 
-const std::vector<TinyModel>& methods() {
-  static const LoraOptions all{
-      .rank = 4,
-      .alpha = 8.0,
-      .dropout = 0.1,
-      .targets = {"q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"}};
-  static const std::vector<TinyModel> list = {
-      {.full = false}, {.lora = all, .experts = 6}, {.full = true, .experts = 6}};
-  return list;
-}
-
 TEST(Trainer, LossFallsWithEveryMethod) {
-  for (const TinyModel& model : methods()) {
+  for (const TinyModel& model : tiny_methods()) {
     TinyRun run = standard_run();
     run.model = model;
     run.options.batches.max_steps = 40;
@@ -102,7 +92,7 @@ const std::vector<Variant>& variants() {
 // Golden rule of data parallelism: how the rows are spread changes nothing but rounding, dropout
 // included.
 TEST(Trainer, RanksMicroBatchesAndPackingDoNotChangeTheResult) {
-  for (const TinyModel& model : methods()) {
+  for (const TinyModel& model : tiny_methods()) {
     for (const auto reduction : {LossReduction::token, LossReduction::example}) {
       TinyRun run = standard_run();
       run.model = model;
@@ -156,7 +146,7 @@ TEST(Trainer, TellsOfEachPieceOfWork) {
 
 TEST(Trainer, RepeatsBitForBit) {
   TinyRun run = standard_run();
-  run.model = methods()[1];
+  run.model = tiny_methods()[1];
   run.world_size = 2;
   const auto first = run_ranks(run);
   const auto second = run_ranks(run);
