@@ -127,7 +127,7 @@ def test_stopped_politely(coordinator, undisturbed):
 @pytest.fixture(scope="module")
 def away(tmp_path_factory):
     """(coordinator, endless job, steps it had done, ending job): the coordinator was away until every rank had given it up.
-    Ranks wait for it as long as they are told, and when they end another minute, to say their last words."""
+    Ranks wait for it as long as they are told, also to say their last words, and no longer."""
     folder = tmp_path_factory.mktemp("away")
     with Coordinator(folder, slots=4, liveness__reconnect_grace="15s") as coordinator:
         api = coordinator.api
@@ -136,7 +136,7 @@ def away(tmp_path_factory):
         ending = api.create(slow_job()).id
         api.wait_for_step(ending, STEPS - 15)
         coordinator.kill()
-        tools.assert_no_process(coordinator.marker, timeout=120)
+        tools.assert_no_process(coordinator.marker, timeout=60)
         out = coordinator.state / "outputs" / endless
         done = steps_in(out)
         assert tools.valid_checkpoints(out)[-1] == done > 15

@@ -110,7 +110,12 @@ class SessionClient::Impl {
   bool finish(v1::Report end, std::chrono::milliseconds timeout) {
     push(std::move(end));
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, timeout, [&] { return queue_.empty() || refused_; });
+    const auto deadline = steady_clock::now() + timeout;
+    while (!queue_.empty() && !refused_ && !is_away_locked() && steady_clock::now() < deadline) {
+      const auto given_up = disconnected_since_ ? *disconnected_since_ + config_.reconnect_grace
+                                                : steady_clock::time_point::max();
+      changed_.wait_until(lock, std::min(deadline, given_up));
+    }
     closing_ = true;
     changed_.notify_all();
     if (!queue_.empty() && !refused_) leave_unacked_locked();
@@ -144,11 +149,15 @@ class SessionClient::Impl {
     if (!status.ok()) log_warning("the last reports are lost: %s", std::string(status.message()));
   }
 
+  // No coordinator is here, nor was one for all the time that it had to come back.
+  bool is_away_locked() const {
+    return disconnected_since_ &&
+           steady_clock::now() - *disconnected_since_ >= config_.reconnect_grace;
+  }
+
+  // A rank that found it away once ends, whoever comes back.
   bool grace_is_over_locked() {
-    if (disconnected_since_ &&
-        steady_clock::now() - *disconnected_since_ > config_.reconnect_grace) {
-      abandoned_ = true;
-    }
+    abandoned_ = abandoned_ || is_away_locked();
     return abandoned_;
   }
 
@@ -162,6 +171,7 @@ class SessionClient::Impl {
       if (std::exchange(welcomed_, false)) {
         pause = config_.backoff_min;
         disconnected_since_ = steady_clock::now();
+        changed_.notify_all();  // finish() counts from here
       }
       if (is_refusal(status)) {
         refused_ = "the coordinator refuses this rank: " + status.error_message();

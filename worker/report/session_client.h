@@ -77,9 +77,10 @@ class SessionClient final : public ProgressSink, public StopSource {
   // old one may still be in use.
   void set_comm(std::function<CommSnapshot()> comm);
 
-  // The rank's last words: waits until every report including this one is stored. False when that
-  // did not happen in time, and then the reports lie in Config::unacked_file; or when the coordinator
-  // refuses us, which wants none of them.
+  // The rank's last words: waits until every report including this one is stored, for `timeout` at
+  // most, and not at all for a coordinator that has been away for `reconnect_grace`. False when that
+  // did not happen, and then the reports lie in Config::unacked_file; or when the coordinator refuses
+  // us, which wants none of them.
   [[nodiscard]] bool finish(int exit_code, const std::string& message, int64_t steps_done,
                             std::chrono::milliseconds timeout);
 

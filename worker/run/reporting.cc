@@ -123,10 +123,9 @@ void Reporting::finish(ExitCode code, const std::string& message, int64_t steps_
   const bool lost = !written.ok() && code == ExitCode::done;
   const ExitCode final_code = lost ? output_error_code(written) : code;
   if (session_) {
-    // One that was away for all its grace already need not be waited for as long again.
-    const auto timeout = session_->peer_lost() ? kLastWords : last_words_;
     if (!session_->finish(static_cast<int>(final_code),
-                          lost ? std::string(written.message()) : message, steps_done, timeout)) {
+                          lost ? std::string(written.message()) : message, steps_done,
+                          last_words_)) {
       log_warning("the coordinator has not acknowledged this rank's last reports");
     }
   }

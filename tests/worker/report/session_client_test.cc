@@ -211,7 +211,37 @@ TEST(SessionClient, WithoutACoordinatorForLongItCheckpointsAndEnds) {
   ASSERT_TRUE(eventually([&] { return client.poll() == StopRequest::checkpoint_and_stop; }));
   EXPECT_TRUE(client.peer_lost());
   EXPECT_THAT(client.peer_lost_reason(), ::testing::HasSubstr(address));
-  EXPECT_FALSE(client.finish(71, "", 0, 10ms));
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_FALSE(client.finish(71, "", 0, 30s));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);  // it has been waited for already
+}
+
+TEST(SessionClient, LastWordsWaitForACoordinatorAsLongAsItsGrace) {
+  FakeCoordinator coordinator;
+  auto config = config_for(coordinator.address());
+  config.reconnect_grace = 300ms;
+  SessionClient client(config);
+  ASSERT_TRUE(coordinator.wait([](const auto& c) { return !c.heartbeats().empty(); }));
+  coordinator.stop();
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_FALSE(client.finish(0, "", 0, 30s));
+  EXPECT_GT(std::chrono::steady_clock::now() - start, 200ms);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
+}
+
+TEST(SessionClient, ACoordinatorThatCameBackTooLateStillHearsTheLastWords) {
+  FakeCoordinator coordinator;
+  auto config = config_for(coordinator.address());
+  config.reconnect_grace = 100ms;
+  SessionClient client(config);
+  ASSERT_TRUE(coordinator.wait([](const auto& c) { return !c.heartbeats().empty(); }));
+  coordinator.stop();
+  ASSERT_TRUE(eventually([&] { return client.peer_lost(); }));
+  const size_t heard = coordinator.heartbeats().size();
+  coordinator.start();
+  ASSERT_TRUE(coordinator.wait([&](const auto& c) { return c.heartbeats().size() > heard; }));
+  EXPECT_TRUE(client.finish(71, "", 0, 10s));
+  EXPECT_TRUE(client.peer_lost());
 }
 
 // The messages of a file as the coordinator reads them.
