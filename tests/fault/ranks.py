@@ -50,7 +50,7 @@ def lost_step(api, job_id):
 
 
 def test_a_rank_that_hangs_is_named_and_replaced(tmp_path, undisturbed):
-    with Coordinator(tmp_path, liveness__progress_timeout="3s", liveness__session_timeout="60s") as coordinator:
+    with Coordinator(tmp_path, liveness__progress_timeout="5s", liveness__session_timeout="60s") as coordinator:
         api = coordinator.api
         job_id = api.create(slow_job()).id
         send(rank_pids(api.wait_for_step(job_id, 15))[1], signal.SIGSTOP)
