@@ -87,11 +87,6 @@ class SessionClient::Impl {
 
   void work_done() { work_done_.fetch_add(1, std::memory_order_relaxed); }
 
-  void set_comm(std::function<CommSnapshot()> comm) {
-    const std::lock_guard lock(mutex_);
-    config_.comm = std::move(comm);
-  }
-
   StopRequest poll() {
     const std::lock_guard lock(mutex_);
     if (refused_) return StopRequest::stop;
@@ -299,7 +294,7 @@ class SessionClient::Impl {
 
   std::mutex mutex_;
   std::condition_variable_any changed_;
-  Config config_;
+  const Config config_;
   ReportQueue queue_;
   StopRequest command_ = StopRequest::none;
   std::optional<std::string> refused_;
@@ -368,10 +363,6 @@ bool SessionClient::peer_lost() const {
 
 std::string SessionClient::peer_lost_reason() const {
   return impl_->peer_lost_reason();
-}
-
-void SessionClient::set_comm(std::function<CommSnapshot()> comm) {
-  impl_->set_comm(std::move(comm));
 }
 
 bool SessionClient::finish(int exit_code, const std::string& message, int64_t steps_done,

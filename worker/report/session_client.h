@@ -73,10 +73,6 @@ class SessionClient final : public ProgressSink, public StopSource {
   // Why, for people; empty while !peer_lost().
   [[nodiscard]] std::string peer_lost_reason() const;
 
-  // The communicator exists now (or is about to go: an empty function). Until the call returns the
-  // old one may still be in use.
-  void set_comm(std::function<CommSnapshot()> comm);
-
   // The rank's last words: waits until every report including this one is stored, for `timeout` at
   // most, and not at all for a coordinator that has been away for `reconnect_grace`. False when that
   // did not happen, and then the reports lie in Config::unacked_file; or when the coordinator refuses

@@ -27,6 +27,13 @@ CommReading read_counters(const CollectiveCounters* counters) {
   return reading;
 }
 
+SessionClient::CommSnapshot snapshot_of(const CollectiveCounters* counters) {
+  if (counters == nullptr) return {};
+  return {.started = counters->started.load(),
+          .completed = counters->completed.load(),
+          .operation = counters->operation.load()};
+}
+
 }  // namespace
 
 std::string host_name() {
@@ -97,6 +104,7 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   config.device = device;
   config.version = version();
   config.metrics_address = exposer_ ? exposer_->address() : "";
+  config.comm = [this] { return snapshot_of(counters_.load()); };
   config.reconnect_grace = std::chrono::seconds(coordinator.reconnect_grace_seconds);
   if (!coordinator.attempt_dir.empty()) {
     config.unacked_file =
@@ -105,16 +113,6 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   // A coordinator that is away has this long to come back, at the end of a run as at any time.
   last_words_ = std::max<std::chrono::milliseconds>(kLastWords, config.reconnect_grace);
   session_ = std::make_unique<SessionClient>(std::move(config));
-}
-
-void Reporting::watch(const CollectiveCounters& counters) {
-  counters_ = &counters;
-  if (!session_) return;
-  session_->set_comm([&counters] {
-    return SessionClient::CommSnapshot{.started = counters.started.load(),
-                                       .completed = counters.completed.load(),
-                                       .operation = counters.operation.load()};
-  });
 }
 
 void Reporting::finish(ExitCode code, const std::string& message, int64_t steps_done) {

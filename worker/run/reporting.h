@@ -41,7 +41,7 @@ class Reporting {
   [[nodiscard]] StopSource& stop() { return *stop_; }
 
   // The collectives of this rank, for heartbeats and metrics; `counters` outlives this.
-  void watch(const CollectiveCounters& counters);
+  void watch(const CollectiveCounters& counters) { counters_ = &counters; }
 
   // The last words: files are flushed (JobError 74 when that fails and `code` was done), the
   // coordinator is told and has acknowledged, or is gone for as long as it may be: then what it has
