@@ -133,7 +133,6 @@ JobPlan::Export export_of(const v1::JobSpec& spec) {
   return {.bfloat16 = spec.export_().dtype() == "bfloat16",
           .merged = spec.export_().merged(),
           .adapter = spec.export_().adapter() && spec.tuning() == "lora",
-          .original_order = spec.export_().original_order(),
           .verify = spec.export_().verify()};
 }
 
@@ -227,7 +226,6 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   LlamaConfig config = config_or_throw(spec, loaded.locations, diagnostics);
 
   JobPlan plan;
-  plan.name = spec.name();
   plan.ranks = spec.parallel().ranks();
   plan.threads_per_rank = spec.resources().threads_per_rank();
   plan.device = spec.resources().device();

@@ -28,7 +28,6 @@ struct ContentHashes {
 
 // A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch.
 struct JobPlan {
-  std::string name;
   int ranks = 1;
   int threads_per_rank = 0;  // 0: the machine's cores / ranks on it
   std::string device;        // auto | cpu | cuda
@@ -68,7 +67,6 @@ struct JobPlan {
     bool bfloat16 = false;
     bool merged = true;
     bool adapter = true;
-    bool original_order = true;
     bool verify = true;
   } export_model;
 

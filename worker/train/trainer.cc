@@ -163,8 +163,6 @@ void Trainer::Loop::evaluate_now(int64_t done) {
   const EvalRecord record = evaluate(parts_.model, parts_.eval_rows, parts_.comm,
                                      options_.micro_batches, parts_.progress, done);
   state_.last_eval_step = done;
-  if (done == 0) result_.first_eval = record;
-  result_.last_eval = record;
   parts_.progress.on_eval(record);
 }
 

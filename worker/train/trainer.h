@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "base/clock.h"
@@ -27,8 +26,6 @@ struct TrainResult {
   TrainEnd end = TrainEnd::finished;
   int64_t first_step = 0;  // where this run began: 0, or the checkpoint's step
   int64_t steps_done = 0;
-  std::optional<EvalRecord> first_eval;  // made by this run (a resumed run makes no first one)
-  std::optional<EvalRecord> last_eval;
 };
 
 // The step loop of one rank; every rank makes one with the same options, rows and weights and calls

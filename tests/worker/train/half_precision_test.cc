@@ -101,11 +101,11 @@ TEST(HalfPrecision, LearnsAsFullPrecisionDoes) {
     run.model.dtype = at::kFloat;
     const auto exact = run_ranks(run);
     ASSERT_EQ(half[0].error, "");
-    const double first = exact[0].result.first_eval->loss;
-    const double gain = first - exact[0].result.last_eval->loss;
+    const double first = exact[0].sink.evals.front().loss;
+    const double gain = first - exact[0].sink.evals.back().loss;
     EXPECT_GT(gain, 0.1 * first);
-    EXPECT_NEAR(half[0].result.first_eval->loss, first, 5e-3 * first);
-    EXPECT_NEAR(half[0].result.last_eval->loss, exact[0].result.last_eval->loss, 0.1 * gain);
+    EXPECT_NEAR(half[0].sink.evals.front().loss, first, 5e-3 * first);
+    EXPECT_NEAR(half[0].sink.evals.back().loss, exact[0].sink.evals.back().loss, 0.1 * gain);
   }
 }
 

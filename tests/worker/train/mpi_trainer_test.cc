@@ -25,7 +25,7 @@ TEST(MpiTrainer, EqualsOneRank) {
   for (size_t s = 0; s < alone.sink.steps.size(); ++s) {
     EXPECT_NEAR(together.sink.steps[s].loss, alone.sink.steps[s].loss, 1e-5);
   }
-  EXPECT_NEAR(together.result.last_eval->loss, alone.result.last_eval->loss, 1e-4);
+  EXPECT_NEAR(together.sink.evals.back().loss, alone.sink.evals.back().loss, 1e-4);
   EXPECT_TRUE(together.expert_stats == alone.expert_stats);
   // One gradient all-reduce a step, one for each of three evaluations, one for the expert counts.
   EXPECT_EQ(comm->counters().completed, 6 + 3 + 1);
