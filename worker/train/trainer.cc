@@ -143,18 +143,17 @@ bool Trainer::Loop::checkpoint_due(int64_t done) const {
 }
 
 bool Trainer::Loop::at_edge(int64_t done, const Edge& edge) {
-  const bool preempted = edge.stop && edge.checkpoint && checkpoints_on();
   // A stop leaves the evaluation to the run that resumes: the time to checkpoint may be short.
   if (!edge.stop && eval_due(done)) evaluate_now(done);
-  if (preempted ||
-      (!edge.stop && (checkpoint_due(done) || (edge.checkpoint && checkpoints_on())))) {
+  const bool asked = edge.checkpoint && checkpoints_on();
+  if (asked || (!edge.stop && checkpoint_due(done))) {
     const std::string failure = save_checkpoint(done);
-    if (!failure.empty() && preempted) throw CheckpointError(failure);
+    if (!failure.empty() && edge.stop) throw CheckpointError(failure);
     if (!failure.empty()) {
       parts_.progress.on_checkpoint_failure("training goes on without this checkpoint: " + failure);
     }
   }
-  if (edge.stop) result_.end = preempted ? TrainEnd::preempted : TrainEnd::stopped;
+  if (edge.stop) result_.end = asked ? TrainEnd::preempted : TrainEnd::stopped;
   return edge.stop;
 }
 
