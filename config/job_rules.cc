@@ -1,4 +1,5 @@
-// Rules that look at more than one key of a job. Those about one key are rows of schema.cc.
+// Rules that look at more than one key of a job, or at the model: rows, as those about one key
+// (schema.cc) are.
 //
 // A switch (tuning: full, emoe.experts: 0) leaves the keys of what it switches off alone, so that
 // --set can turn a method off without rewriting the file.
@@ -8,153 +9,73 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
 
-#include "config/config.h"
 #include "config/schema.h"
-#include "config/validation.h"
 
 namespace emoe::config {
 namespace {
 
-constexpr int kMaxLabels = 64;
-constexpr size_t kMaxLabelKey = 63;
+using In = const RuleInput&;
 
-bool uses_emoe(const v1::JobSpec& spec) {
-  return spec.emoe().experts() > 0;
+bool has_path(In in) {
+  return !in.spec.model().path().empty();
+}
+bool has_init(In in) {
+  return in.spec.model().has_init();
+}
+bool uses_emoe(In in) {
+  return in.spec.emoe().experts() > 0;
 }
 
-void check_model(const v1::JobSpec& spec, const KeyReporter& report) {
-  const bool has_path = !spec.model().path().empty();
-  if (has_path && spec.model().has_init()) {
-    report("model.init", "give model.path or model.init, not both");
-  } else if (!has_path && !spec.model().has_init()) {
-    report("model.path", "is required (a Hugging Face folder), or model.init for a random start");
-  } else if (spec.model().has_init() && spec.tuning() == "lora") {
-    report("tuning", "a random start (model.init) has no base to keep frozen; use tuning: full");
-  }
+const v1::ModelInit& init(In in) {
+  return in.spec.model().init();
+}
+const v1::Emoe& emoe(In in) {
+  return in.spec.emoe();
+}
+const v1::EmoeLayers& layers(In in) {
+  return in.spec.emoe().layers();
+}
+bool has_list(In in) {
+  return !layers(in).list().empty();
+}
+bool partition_by(In in, const char* method) {
+  return uses_emoe(in) && emoe(in).partition().method() == method;
+}
+int64_t batch(In in) {
+  return in.spec.train().global_batch();
+}
+int64_t positions(In in) {
+  return in.shape.max_position_embeddings;
 }
 
-void check_init(const v1::JobSpec& spec, const KeyReporter& report) {
-  const v1::ModelInit& init = spec.model().init();
-  const int64_t heads = init.num_attention_heads();
-  if (heads <= 0 || init.hidden_size() <= 0) return;  // reported by their rows
-  if (init.hidden_size() % heads != 0) {
-    report("model.init.num_attention_heads",
-           absl::StrCat("must divide hidden_size ", init.hidden_size(), ", is ", heads));
-  } else if (init.hidden_size() / heads % 2 != 0) {
-    report("model.init.num_attention_heads",
-           absl::StrCat("hidden_size / num_attention_heads must be even (rotary embedding), is ",
-                        init.hidden_size() / heads));
-  }
-  if (init.num_key_value_heads() > 0 && heads % init.num_key_value_heads() != 0) {
-    report("model.init.num_key_value_heads", absl::StrCat("must divide num_attention_heads ", heads,
-                                                          ", is ", init.num_key_value_heads()));
-  }
+// Divisions with a number out of range are left to that number's own row.
+bool divides(int64_t divisor, int64_t number) {
+  return divisor <= 0 || number <= 0 || number % divisor == 0;
+}
+bool heads_fit(In in) {
+  return divides(init(in).num_attention_heads(), init(in).hidden_size());
+}
+int64_t head_width(In in) {
+  return std::max(init(in).hidden_size(), 0) / std::max(init(in).num_attention_heads(), 1);
+}
+bool tensor_fits(In in) {
+  return divides(in.spec.parallel().tensor(), in.spec.parallel().ranks());
+}
+int64_t replicas(In in) {
+  return in.spec.parallel().ranks() / std::max(in.spec.parallel().tensor(), 1);
+}
+bool no_layer(In in, int64_t layer) {
+  return uses_emoe(in) && in.shape.num_hidden_layers > 0 && layer >= in.shape.num_hidden_layers;
 }
 
-void check_data(const v1::JobSpec& spec, const KeyReporter& report) {
-  if (spec.task() == "train" && spec.data().train().empty()) {
-    report("data.train", "is required for task: train");
-  }
+template <typename List>
+bool was_before(const List& list, int i) {
+  const auto here = list.begin() + i;
+  return std::find(list.begin(), here, *here) != here;
 }
 
-void check_lora(const v1::JobSpec& spec, const KeyReporter& report) {
-  std::set<std::string> seen;
-  for (int i = 0; i < spec.lora().targets_size(); ++i) {
-    const std::string& target = spec.lora().targets(i);
-    if (!seen.insert(target).second) {
-      report(absl::StrCat("lora.targets[", i, "]"),
-             absl::StrCat("\"", target, "\" is given twice"));
-    }
-  }
-}
-
-void check_emoe(const v1::JobSpec& spec, const KeyReporter& report) {
-  const v1::Emoe& emoe = spec.emoe();
-  if (!uses_emoe(spec)) return;
-  if (!emoe.has_top_k()) {
-    report("emoe.top_k", absl::StrCat("is required with experts: ", emoe.experts(),
-                                      " (how many of them a token uses)"));
-  } else if (emoe.top_k() > emoe.experts()) {
-    report("emoe.top_k",
-           absl::StrCat("must be at most emoe.experts ", emoe.experts(), ", is ", emoe.top_k()));
-  }
-  if (emoe.selector() == "not_top" && emoe.top_k() == emoe.experts()) {
-    report("emoe.selector", "not_top with top_k = experts leaves no expert");
-  }
-  if (emoe.partition().method() == "file" && emoe.partition().path().empty()) {
-    report("emoe.partition.path", "is required with method: file (a partition/ folder)");
-  }
-}
-
-void check_emoe_layers(const v1::JobSpec& spec, const KeyReporter& report) {
-  if (!uses_emoe(spec)) return;
-  const v1::EmoeLayers& layers = spec.emoe().layers();
-  const bool has_range = layers.has_start() || layers.has_every();
-  if (layers.list_size() > 0 && has_range) {
-    report(layers.has_start() ? "emoe.layers.start" : "emoe.layers.every",
-           "give start and every, or list, not both");
-  } else if (layers.list_size() == 0 && !layers.has_start()) {
-    report("emoe.layers", "is required: {start: 28, every: 2} or {list: [28, 30]}");
-  }
-  std::set<int32_t> seen;
-  for (int i = 0; i < layers.list_size(); ++i) {
-    if (!seen.insert(layers.list(i)).second) {
-      report(absl::StrCat("emoe.layers.list[", i, "]"),
-             absl::StrCat("layer ", layers.list(i), " is given twice"));
-    }
-  }
-}
-
-void check_train(const v1::JobSpec& spec, const KeyReporter& report) {
-  if (spec.train().epochs() == 0 && spec.train().max_steps() == 0) {
-    report("train.epochs", "must be at least 1 unless train.max_steps is above 0");
-  }
-}
-
-void check_parallel(const v1::JobSpec& spec, const KeyReporter& report) {
-  const int64_t ranks = spec.parallel().ranks();
-  const int64_t tensor = std::max(spec.parallel().tensor(), 1);
-  if (ranks < 1) return;  // reported by its row
-  if (ranks % tensor != 0) {
-    report("parallel.tensor", absl::StrCat("must divide parallel.ranks ", ranks, ", is ", tensor));
-    return;
-  }
-  const int64_t replicas = ranks / tensor;
-  const int64_t batch = spec.train().global_batch();
-  if (batch >= 1 && batch < replicas) {
-    report("train.global_batch",
-           absl::StrCat("a batch of ", batch, " rows cannot feed ", replicas,
-                        " ranks; raise it to at least ", replicas, " or lower parallel.ranks"));
-  }
-}
-
-bool is_label_key(const std::string& key) {
-  if (key.empty() || key.size() > kMaxLabelKey) return false;
-  return std::all_of(key.begin(), key.end(), [](unsigned char c) {
-    return c < 0x80 && (std::isalnum(c) || c == '_' || c == '-' || c == '.' || c == '/');
-  });
-}
-
-void check_labels(const v1::JobSpec& spec, const KeyReporter& report) {
-  if (spec.labels_size() > kMaxLabels) {
-    report("labels",
-           absl::StrCat("at most ", kMaxLabels, " labels, there are ", spec.labels_size()));
-  }
-  for (const auto& [key, value] : spec.labels()) {
-    if (is_label_key(key)) continue;
-    report("labels." + key.substr(0, 80), absl::StrCat("a label's key has 1 to ", kMaxLabelKey,
-                                                       " of the characters A-Z a-z 0-9 _ - . /"));
-  }
-}
-
-using Rule = void (*)(const v1::JobSpec&, const KeyReporter&);
-constexpr Rule kRules[] = {check_model,       check_init,  check_data,     check_lora,  check_emoe,
-                           check_emoe_layers, check_train, check_parallel, check_labels};
-
-ModelShape shape_of(const v1::ModelInit& init) {
-  return {.num_hidden_layers = init.num_hidden_layers(),
-          .intermediate_size = init.intermediate_size(),
-          .max_position_embeddings = init.max_position_embeddings()};
+bool is_one_of(const std::string& word, std::initializer_list<const char*> words) {
+  return std::find(words.begin(), words.end(), word) != words.end();
 }
 
 // "1, 2, 4, 43": all of a usual width (Llama-2-7B's has 18), the smallest of an unusual one.
@@ -172,84 +93,106 @@ std::string divisors_text(int64_t number) {
 
 }  // namespace
 
-void validate(const v1::JobSpec& resolved, const KeyLocations& locations,
-              Diagnostics& diagnostics) {
-  check_rows(job_schema(), resolved, locations, diagnostics);
-  const KeyReporter report(locations, diagnostics);
-  for (const Rule rule : kRules) rule(resolved, report);
-  if (resolved.model().has_init()) {
-    validate_against_model(resolved, shape_of(resolved.model().init()), locations, diagnostics);
-  }
-}
-
-std::vector<int64_t> converted_layers(const v1::JobSpec& resolved, int64_t num_hidden_layers) {
-  std::vector<int64_t> layers;
-  if (!uses_emoe(resolved)) return layers;
-  const v1::EmoeLayers& wanted = resolved.emoe().layers();
-  if (wanted.list_size() > 0) {
-    layers.assign(wanted.list().begin(), wanted.list().end());
-    std::sort(layers.begin(), layers.end());
-    layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
-  } else if (wanted.has_start() && wanted.start() >= 0) {
-    const int64_t every = std::max(wanted.every(), 1);
-    for (int64_t l = wanted.start(); l < num_hidden_layers; l += every) layers.push_back(l);
-  }
-  return layers;
-}
-
-void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape,
-                            const KeyLocations& locations, Diagnostics& diagnostics) {
-  const KeyReporter report(locations, diagnostics);
-  const int64_t width = shape.intermediate_size;
-  const int64_t experts = resolved.emoe().experts();
-  if (experts > 0 && width > 0 && width % experts != 0) {
-    report("emoe.experts",
-           absl::StrCat("must divide the model's intermediate_size ", width, ", is ", experts,
-                        "; its divisors are ", divisors_text(width)));
-  }
-  const int64_t layers = shape.num_hidden_layers;
-  const v1::EmoeLayers& wanted = resolved.emoe().layers();
-  const auto in_range = [&](int64_t layer) { return layer < layers || layers <= 0; };
-  const std::string range = absl::StrCat("; the model has layers 0 to ", layers - 1);
-  if (experts > 0 && wanted.has_start() && !in_range(wanted.start())) {
-    report("emoe.layers.start", absl::StrCat("no layer ", wanted.start(), range));
-  }
-  for (int i = 0; experts > 0 && i < wanted.list_size(); ++i) {
-    if (in_range(wanted.list(i))) continue;
-    report(absl::StrCat("emoe.layers.list[", i, "]"),
-           absl::StrCat("no layer ", wanted.list(i), range));
-  }
-  const int64_t positions = shape.max_position_embeddings;
-  if (positions > 0 && resolved.data().max_length() > positions) {
-    report("data.max_length", absl::StrCat("must be at most the model's max_position_embeddings ",
-                                           positions, ", is ", resolved.data().max_length()));
-  }
-}
-
-void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locations,
-                        Diagnostics& diagnostics) {
-  const KeyReporter report(locations, diagnostics);
-  const auto reject = [&](bool when, const std::string& key, const std::string& instead) {
-    if (when) report(key, "not supported yet: " + instead);
+// clang-format off
+const JobRules& spec_rules() {
+  static const JobRules rows{
+      {"model.init", [](In in) { return has_path(in) && has_init(in); },
+       "give model.path or model.init, not both"},
+      {"model.path", [](In in) { return !has_path(in) && !has_init(in); },
+       "is required (a Hugging Face folder), or model.init for a random start"},
+      {"tuning", [](In in) { return !has_path(in) && has_init(in) && in.spec.tuning() == "lora"; },
+       "a random start (model.init) has no base to keep frozen; use tuning: full"},
+      {"model.init.num_attention_heads", [](In in) { return !heads_fit(in); },
+       "must divide hidden_size ${model.init.hidden_size}, is ${model.init.num_attention_heads}"},
+      {"model.init.num_attention_heads", [](In in) { return heads_fit(in) && head_width(in) % 2 != 0; },
+       "hidden_size / num_attention_heads must be even (rotary embedding), is ${head width}"},
+      {"model.init.num_key_value_heads",
+       [](In in) { return !divides(init(in).num_key_value_heads(), init(in).num_attention_heads()); },
+       "must divide num_attention_heads ${model.init.num_attention_heads}, is ${model.init.num_key_value_heads}"},
+      {"data.train", [](In in) { return in.spec.task() == "train" && in.spec.data().train().empty(); },
+       "is required for task: train"},
+      {"lora.targets", [](In in) { return was_before(in.spec.lora().targets(), in.i); },
+       "\"${lora.targets}\" is given twice", JobRule::at_each},
+      {"emoe.top_k", [](In in) { return uses_emoe(in) && !emoe(in).has_top_k(); },
+       "is required with experts: ${emoe.experts} (how many of them a token uses)"},
+      {"emoe.top_k", [](In in) { return uses_emoe(in) && emoe(in).top_k() > emoe(in).experts(); },
+       "must be at most emoe.experts ${emoe.experts}, is ${emoe.top_k}"},
+      {"emoe.selector",
+       [](In in) { return uses_emoe(in) && emoe(in).selector() == "not_top" && emoe(in).top_k() == emoe(in).experts(); },
+       "not_top with top_k = experts leaves no expert"},
+      {"emoe.partition.path",
+       [](In in) { return partition_by(in, "file") && emoe(in).partition().path().empty(); },
+       "is required with method: file (a partition/ folder)"},
+      {"emoe.layers", [](In in) { return uses_emoe(in) && !has_list(in) && !layers(in).has_start(); },
+       "is required: {start: 28, every: 2} or {list: [28, 30]}"},
+      {"emoe.layers.start", [](In in) { return uses_emoe(in) && has_list(in) && layers(in).has_start(); },
+       "give start and every, or list, not both"},
+      {"emoe.layers.every",
+       [](In in) { return uses_emoe(in) && has_list(in) && !layers(in).has_start() && layers(in).has_every(); },
+       "give start and every, or list, not both"},
+      {"emoe.layers.list", [](In in) { return uses_emoe(in) && was_before(layers(in).list(), in.i); },
+       "layer ${emoe.layers.list} is given twice", JobRule::at_each},
+      {"train.epochs", [](In in) { return in.spec.train().epochs() == 0 && in.spec.train().max_steps() == 0; },
+       "must be at least 1 unless train.max_steps is above 0"},
+      {"parallel.tensor", [](In in) { return !tensor_fits(in); },
+       "must divide parallel.ranks ${parallel.ranks}, is ${parallel.tensor}"},
+      {"train.global_batch",
+       [](In in) { return tensor_fits(in) && batch(in) >= 1 && batch(in) < replicas(in); },
+       "a batch of ${train.global_batch} rows cannot feed ${replicas} ranks; "
+       "raise it to at least ${replicas} or lower parallel.ranks"},
   };
-  const std::string& task = resolved.task();
-  reject(task == "convert" || task == "evaluate" || task == "analyze", "task",
-         "only task: train is; it also evaluates data.eval and exports a merged model");
-  const std::string& format = resolved.data().format();
-  reject(format == "chat" || format == "completion", "data.format",
-         "formats alpaca (instruction, input, output) and text are");
-  reject(resolved.parallel().tensor() > 1, "parallel.tensor",
-         "use tensor: 1, all ranks are data-parallel");
-  reject(resolved.parallel().shard_base(), "parallel.shard_base",
-         "use shard_base: false, every rank holds the base model");
-  reject(uses_emoe(resolved) && resolved.emoe().partition().method() == "coactivation",
-         "emoe.partition.method", "kmeans, random, contiguous and file are");
-  reject(uses_emoe(resolved) && resolved.emoe().gate() == "learned", "emoe.gate",
-         "gate: average is (the gate of EMoE)");
-  reject(!resolved.export_().original_order(), "export.original_order",
-         "use original_order: true, the neuron order of the base model");
-  reject(resolved.has_evaluate(), "evaluate",
-         "remove it; data.eval gives losses and perplexity on held-out rows");
+  return rows;
 }
+
+const JobRules& model_rules() {
+  static const JobRules rows{
+      {"emoe.experts", [](In in) { return !divides(emoe(in).experts(), in.shape.intermediate_size); },
+       "must divide the model's intermediate_size ${intermediate size}, is ${emoe.experts}; "
+       "its divisors are ${divisors}"},
+      {"emoe.layers.start", [](In in) { return no_layer(in, layers(in).start()); },
+       "no layer ${emoe.layers.start}; the model has layers 0 to ${last layer}"},
+      {"emoe.layers.list", [](In in) { return no_layer(in, layers(in).list(in.i)); },
+       "no layer ${emoe.layers.list}; the model has layers 0 to ${last layer}", JobRule::at_each},
+      {"data.max_length",
+       [](In in) { return positions(in) > 0 && in.spec.data().max_length() > positions(in); },
+       "must be at most the model's max_position_embeddings ${positions}, is ${data.max_length}"},
+  };
+  return rows;
+}
+
+const JobRules& unsupported_rules() {
+  static const JobRules rows{
+      {"task", [](In in) { return is_one_of(in.spec.task(), {"convert", "evaluate", "analyze"}); },
+       "not supported yet: only task: train is; it also evaluates data.eval and exports a merged model"},
+      {"data.format", [](In in) { return is_one_of(in.spec.data().format(), {"chat", "completion"}); },
+       "not supported yet: formats alpaca (instruction, input, output) and text are"},
+      {"parallel.tensor", [](In in) { return in.spec.parallel().tensor() > 1; },
+       "not supported yet: use tensor: 1, all ranks are data-parallel"},
+      {"parallel.shard_base", [](In in) { return in.spec.parallel().shard_base(); },
+       "not supported yet: use shard_base: false, every rank holds the base model"},
+      {"emoe.partition.method", [](In in) { return partition_by(in, "coactivation"); },
+       "not supported yet: kmeans, random, contiguous and file are"},
+      {"emoe.gate", [](In in) { return uses_emoe(in) && emoe(in).gate() == "learned"; },
+       "not supported yet: gate: average is (the gate of EMoE)"},
+      {"export.original_order", [](In in) { return !in.spec.export_().original_order(); },
+       "not supported yet: use original_order: true, the neuron order of the base model"},
+      {"evaluate", [](In in) { return in.spec.has_evaluate(); },
+       "not supported yet: remove it; data.eval gives losses and perplexity on held-out rows"},
+  };
+  return rows;
+}
+
+const RuleValues& rule_values() {
+  static const RuleValues values{
+      {"head width", [](In in) { return absl::StrCat(head_width(in)); }},
+      {"replicas", [](In in) { return absl::StrCat(replicas(in)); }},
+      {"intermediate size", [](In in) { return absl::StrCat(in.shape.intermediate_size); }},
+      {"divisors", [](In in) { return divisors_text(in.shape.intermediate_size); }},
+      {"last layer", [](In in) { return absl::StrCat(in.shape.num_hidden_layers - 1); }},
+      {"positions", [](In in) { return absl::StrCat(positions(in)); }},
+  };
+  return values;
+}
+// clang-format on
 
 }  // namespace emoe::config

@@ -105,7 +105,7 @@ const Schema& job_rows() {
       {.key = "resources.priority", .fallback = "0", .low = at_least(-1000), .high = at_most(1000)},
       {.key = "resources.max_attempts", .fallback = "3", .low = at_least(1), .high = at_most(100)},
       {.key = "resources.threads_per_rank", .fallback = "0", .low = at_least(0), .high = at_most(4096)},
-      {.key = "labels", .max_bytes = 256},
+      {.key = "labels", .max_bytes = 256, .max_entries = 64},
       {.key = "hashes"},
       {.key = "hashes.model", .max_bytes = 64},
       {.key = "hashes.tokenizer", .max_bytes = 64},

@@ -1,10 +1,11 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include <google/protobuf/message.h>
+#include "config/config.h"
 
 namespace emoe::config {
 
@@ -26,6 +27,8 @@ struct Bound {
   return {value, true};
 }
 
+constexpr int kMaxEntries = 4096;  // of a list; rules may search one once for each element
+
 // What is known about one key. Every field of a schema's message has one of these, in the order of
 // the proto file (a test compares them by reflection).
 struct FieldRule {
@@ -37,13 +40,38 @@ struct FieldRule {
   bool required = false;           // once the message it lies in is there
   bool path = false;               // names a file or folder
   size_t max_bytes = 4096;         // of a text
+  int max_entries = kMaxEntries;   // of a list, or of the labels
 };
 
-// A message as configuration: its fields with defaults and ranges. Rules across keys are functions
-// (job_rules.cc).
+// A message as configuration: its fields with defaults and ranges.
 using Schema = std::vector<FieldRule>;
 
 [[nodiscard]] const Schema& job_schema();
 [[nodiscard]] const Schema& coordinator_schema();
+
+// What a rule across keys looks at.
+struct RuleInput {
+  const v1::JobSpec& spec;  // resolved
+  ModelShape shape;         // 0: not known
+  int i = 0;                // the element in question, for rules about each
+};
+
+// A rule that looks at more than one key of a job, or at the model. Rows do not lean on each other's
+// order: each says by itself when it is broken.
+struct JobRule {
+  std::string key;  // that the violation names
+  bool (*broken)(const RuleInput&);
+  std::string reason;  // "${emoe.top_k}": the value of a key, or one of rule_values()
+  enum { at_key, at_each } where = at_key;  // at_each: judged for each element of the list `key`
+};
+using JobRules = std::vector<JobRule>;
+
+[[nodiscard]] const JobRules& spec_rules();         // of validate()
+[[nodiscard]] const JobRules& model_rules();        // of validate_against_model()
+[[nodiscard]] const JobRules& unsupported_rules();  // of reject_unsupported()
+
+// What reasons say that stands in no key.
+using RuleValues = std::map<std::string, std::string (*)(const RuleInput&)>;
+[[nodiscard]] const RuleValues& rule_values();
 
 }  // namespace emoe::config

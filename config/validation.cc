@@ -40,6 +40,11 @@ FieldAt find_field(const Message& root, const std::string& key) {
   return {};
 }
 
+int entries(const Message& root, const std::string& key) {
+  const FieldAt at = find_field(root, key);
+  return at.message == nullptr ? 0 : at.message->GetReflection()->FieldSize(*at.message, at.field);
+}
+
 void fill_defaults(const Schema& schema, const DerivedDefault& derive, Message& message) {
   for (const FieldRule& rule : schema) {
     const FieldAt at = find_field(message, rule.key);
@@ -89,6 +94,15 @@ void KeyReporter::operator()(const std::string& key, const std::string& reason) 
 
 namespace {
 
+constexpr size_t kMaxLabelKey = 63;
+
+bool is_label_key(const std::string& key) {
+  if (key.empty() || key.size() > kMaxLabelKey) return false;
+  return std::all_of(key.begin(), key.end(), [](unsigned char c) {
+    return c < 0x80 && (std::isalnum(c) || c == '_' || c == '-' || c == '.' || c == '/');
+  });
+}
+
 class RowChecker {
  public:
   explicit RowChecker(const KeyReporter& report) : report_(report) {}
@@ -105,8 +119,11 @@ class RowChecker {
       check_map(rule, at);
     } else if (!at.field->is_repeated()) {
       check_value(rule, rule.key, at, -1);
+    } else if (const int size = reflection->FieldSize(*at.message, at.field);
+               size > rule.max_entries) {
+      report_(rule.key, absl::StrCat("at most ", rule.max_entries, " entries, there are ", size));
     } else {
-      for (int i = 0; i < reflection->FieldSize(*at.message, at.field); ++i) {
+      for (int i = 0; i < size; ++i) {
         check_value(rule, absl::StrCat(rule.key, "[", i, "]"), at, i);
       }
     }
@@ -191,13 +208,23 @@ class RowChecker {
                               absl::StrJoin(rule.words, ", ")));
   }
 
+  // A map has labels.
   void check_map(const FieldRule& rule, const FieldAt& at) {
     const auto* r = at.message->GetReflection();
     const auto* entry_type = at.field->message_type();
-    for (int i = 0; i < r->FieldSize(*at.message, at.field); ++i) {
+    const int size = r->FieldSize(*at.message, at.field);
+    if (size > rule.max_entries) {
+      report_(rule.key, absl::StrCat("at most ", rule.max_entries, " labels, there are ", size));
+    }
+    for (int i = 0; i < size; ++i) {
       const Message& entry = r->GetRepeatedMessage(*at.message, at.field, i);
       const auto* er = entry.GetReflection();
       const std::string key = er->GetString(entry, entry_type->map_key());
+      if (!is_label_key(key)) {
+        report_(join_key(rule.key, key.substr(0, 80)),
+                absl::StrCat("a label's key has 1 to ", kMaxLabelKey,
+                             " of the characters A-Z a-z 0-9 _ - . /"));
+      }
       check_text(rule, join_key(rule.key, key), er->GetString(entry, entry_type->map_value()));
     }
   }

@@ -19,6 +19,8 @@ struct FieldAt {
   [[nodiscard]] bool present() const;
 };
 [[nodiscard]] FieldAt find_field(const google::protobuf::Message& root, const std::string& key);
+// How many a list or map holds; none where a message on the way is absent.
+[[nodiscard]] int entries(const google::protobuf::Message& root, const std::string& key);
 
 // Adds violations of keys, with their places. A key that `diagnostics` held when the reporter was
 // made, or one below it, is passed over: what could not be read has no value to judge.

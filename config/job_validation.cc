@@ -1,0 +1,98 @@
+// The rows of schema.cc and job_rules.cc, applied to a job.
+#include <algorithm>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/check.h"
+#include "config/config.h"
+#include "config/schema.h"
+#include "config/validation.h"
+
+namespace emoe::config {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+
+// A number or text of the spec, that of element `i` where the key is a list.
+std::string value_of(const RuleInput& in, const std::string& name) {
+  const auto derived = rule_values().find(name);
+  if (derived != rule_values().end()) return derived->second(in);
+  const FieldAt at = find_field(in.spec, name);
+  EMOE_CHECK(at.message != nullptr, name);
+  const auto* r = at.message->GetReflection();
+  const bool each = at.field->is_repeated();
+  if (at.field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+    return each ? r->GetRepeatedString(*at.message, at.field, in.i)
+                : r->GetString(*at.message, at.field);
+  }
+  return absl::StrCat(each ? r->GetRepeatedInt32(*at.message, at.field, in.i)
+                           : r->GetInt32(*at.message, at.field));
+}
+
+std::string fill_in(const std::string& reason, const RuleInput& in) {
+  std::string text;
+  size_t done = 0;
+  for (size_t at; (at = reason.find("${", done)) != std::string::npos;) {
+    const size_t end = reason.find('}', at);
+    absl::StrAppend(&text, reason.substr(done, at - done),
+                    value_of(in, reason.substr(at + 2, end - at - 2)));
+    done = end + 1;
+  }
+  return text + reason.substr(done);
+}
+
+void check_rules(const JobRules& rules, RuleInput in, const KeyReporter& report) {
+  for (const JobRule& rule : rules) {
+    const bool each = rule.where == JobRule::at_each;
+    const int count = each ? std::min(entries(in.spec, rule.key), kMaxEntries) : 1;
+    for (in.i = 0; in.i < count; ++in.i) {
+      if (!rule.broken(in)) continue;
+      report(each ? absl::StrCat(rule.key, "[", in.i, "]") : rule.key, fill_in(rule.reason, in));
+    }
+  }
+}
+
+ModelShape shape_of(const v1::ModelInit& init) {
+  return {.num_hidden_layers = init.num_hidden_layers(),
+          .intermediate_size = init.intermediate_size(),
+          .max_position_embeddings = init.max_position_embeddings()};
+}
+
+}  // namespace
+
+void validate(const v1::JobSpec& resolved, const KeyLocations& locations,
+              Diagnostics& diagnostics) {
+  check_rows(job_schema(), resolved, locations, diagnostics);
+  check_rules(spec_rules(), {.spec = resolved}, KeyReporter(locations, diagnostics));
+  if (resolved.model().has_init()) {
+    validate_against_model(resolved, shape_of(resolved.model().init()), locations, diagnostics);
+  }
+}
+
+void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape,
+                            const KeyLocations& locations, Diagnostics& diagnostics) {
+  check_rules(model_rules(), {.spec = resolved, .shape = shape},
+              KeyReporter(locations, diagnostics));
+}
+
+void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locations,
+                        Diagnostics& diagnostics) {
+  check_rules(unsupported_rules(), {.spec = resolved}, KeyReporter(locations, diagnostics));
+}
+
+std::vector<int64_t> converted_layers(const v1::JobSpec& resolved, int64_t num_hidden_layers) {
+  std::vector<int64_t> layers;
+  if (resolved.emoe().experts() <= 0) return layers;
+  const v1::EmoeLayers& wanted = resolved.emoe().layers();
+  if (wanted.list_size() > 0) {
+    layers.assign(wanted.list().begin(), wanted.list().end());
+    std::sort(layers.begin(), layers.end());
+    layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
+  } else if (wanted.has_start() && wanted.start() >= 0) {
+    const int64_t every = std::max(wanted.every(), 1);
+    for (int64_t l = wanted.start(); l < num_hidden_layers; l += every) layers.push_back(l);
+  }
+  return layers;
+}
+
+}  // namespace emoe::config
