@@ -14,8 +14,9 @@ namespace emoe::server {
 // not fit are counted in a last one, so that all of it stays below the 8 KiB a client accepts.
 [[nodiscard]] grpc::Status to_grpc(const Status& status);
 
-// What `body` returns; INTERNAL with the text of what it throws, which would end as UNKNOWN without
-// details and be missed by the metrics.
+// What `body` returns; INTERNAL with the text of what it throws. gRPC would answer a call with
+// UNKNOWN and no details, missed by the metrics, and leave a stream hanging whose callback threw; a
+// thread of ours would end the process.
 [[nodiscard]] Status without_exceptions(const std::function<Status()>& body);
 
 // "INVALID_ARGUMENT", for metrics labels.

@@ -68,7 +68,8 @@ RpcServer::RpcServer(const Config& config, Controller& controller, JobStore& sto
       controller_(controller),
       watches_(config.watch, store, clock),
       fine_tuning_(controller, store, watches_, probe, config.admission, config.info),
-      worker_control_(controller) {}
+      worker_control_(
+          [&controller](SessionMessage message) { controller.post(std::move(message)); }) {}
 
 Result<std::unique_ptr<RpcServer>> RpcServer::start(Config config, Controller& controller,
                                                     JobStore& store, const Clock& clock,

@@ -1,6 +1,7 @@
 #include "server/rpc/watch_hub.h"
 
 #include <deque>
+#include <utility>
 #include <vector>
 
 #include <absl/strings/str_cat.h>
@@ -8,6 +9,7 @@
 
 #include "server/job/errors.h"
 #include "server/job/job_state_machine.h"
+#include "server/rpc/grpc_status.h"
 
 namespace emoe::server {
 
@@ -44,6 +46,11 @@ class WatchHub::Watcher {
     }
   }
 
+  // Once; later calls change nothing.
+  void finish(const Status& status) {
+    const std::lock_guard lock(mutex_);
+    finish_locked(status);
+  }
   void written(bool ok) {
     const std::lock_guard lock(mutex_);
     writing_ = false;
@@ -94,12 +101,8 @@ class WatchHub::Watcher {
     stream_->write(event_);
   }
 
-  void finish(const Status& status) {
-    const std::lock_guard lock(mutex_);
-    finish_locked(status);
-  }
   void finish_locked(const Status& status) {
-    finished_ = true;
+    if (std::exchange(finished_, true)) return;
     stream_->finish(status);
   }
 
@@ -223,7 +226,13 @@ void WatchHub::run(const std::stop_token& stop) {
       any_dirty_ = false;
       draining = draining_;
     }
-    for (const auto& watcher : work) watcher->pump(clock_.steady_now(), draining);
+    for (const auto& watcher : work) {
+      const Status pumped = without_exceptions([&] {
+        watcher->pump(clock_.steady_now(), draining);
+        return ok_status();
+      });
+      if (!pumped.ok()) watcher->finish(pumped);  // this stream's only
+    }
   }
 }
 

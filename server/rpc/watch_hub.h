@@ -28,7 +28,7 @@ class EventStream {
 // All WatchJob streams, served by one thread however many there are and however slowly they read:
 // each has at most one batch of events in memory and one write under way; the events themselves are
 // in the store. A watcher that had caught up and then falls more than max_lag events behind gets
-// a `lagged` event and its stream ends. Thread-safe.
+// a `lagged` event and its stream ends; a fault in serving one ends it with INTERNAL. Thread-safe.
 class WatchHub {
  public:
   struct Config {

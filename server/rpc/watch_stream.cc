@@ -1,6 +1,7 @@
 #include "server/rpc/watch_stream.h"
 
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/refusal.h"
 
 namespace emoe::server {
 namespace {
@@ -21,20 +22,16 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::Event>, public Eve
   WatchHub& hub_;
 };
 
-// A stream that ends before it began.
-class Refusal final : public grpc::ServerWriteReactor<v1::Event> {
- public:
-  explicit Refusal(const Status& status) { Finish(to_grpc(status)); }
-  void OnDone() override { delete this; }  // gRPC owns it until here
-};
-
 }  // namespace
 
 grpc::ServerWriteReactor<v1::Event>* watch_job(WatchHub& hub, const v1::WatchJobRequest& request) {
-  auto stream = std::make_shared<WatchStream>(hub);
-  WatchStream* const reactor = stream.get();
-  const Status taken = hub.watch(request.id(), request.from_sequence(), std::move(stream));
-  if (!taken.ok()) return new Refusal(taken);
+  WatchStream* reactor = nullptr;
+  const Status taken = without_exceptions([&] {
+    auto stream = std::make_shared<WatchStream>(hub);
+    reactor = stream.get();
+    return hub.watch(request.id(), request.from_sequence(), std::move(stream));
+  });
+  if (!taken.ok()) return new Refusal<grpc::ServerWriteReactor<v1::Event>>(taken);
   return reactor;
 }
 

@@ -6,6 +6,7 @@
 
 #include "server/job/errors.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/refusal.h"
 #include "server/session/report_wire.h"
 
 namespace emoe::server {
@@ -71,43 +72,22 @@ class WorkerControlHandler::Stream final
   }
 
   void OnReadDone(bool ok) override {
-    if (!ok) return leave();
-    auto parsed = from_wire(in_);
-    if (!parsed.ok()) return close(parsed.status());
-    SessionMessage message{shared_from_this(), SessionClosed{}};
-    std::visit([&](auto& body) { message.body = std::move(body); }, *parsed);
-    {
-      const std::lock_guard lock(mutex_);
-      ++outstanding_;
-    }
-    // Before the next read: its callback may come on another thread, and order matters.
-    handler_.controller_.post(std::move(message));
-    const std::lock_guard lock(mutex_);
-    if (outstanding_ < kWindow) {
-      read_locked();
-    } else {
-      paused_ = true;
-    }
+    guarded([&] { ok ? take() : leave(); });
   }
   void OnWriteDone(bool ok) override {
-    const std::lock_guard lock(mutex_);
-    writing_ = false;
-    outbox_.pop_front();
-    if (!ok) {
-      outbox_.clear();
-      broken_ = true;
-    }
-    advance_locked();
+    guarded([&] { written(ok); });
   }
   void OnCancel() override {
-    {
-      const std::lock_guard lock(mutex_);
-      broken_ = true;
-    }
-    leave();
+    guarded([&] {
+      {
+        const std::lock_guard lock(mutex_);
+        broken_ = true;
+      }
+      leave();
+    });
   }
   void OnDone() override {
-    post_closed();
+    guarded([&] { post_closed(); });
     handler_.forget(this);
   }
 
@@ -141,6 +121,44 @@ class WorkerControlHandler::Stream final
   }
 
  private:
+  void guarded(const std::function<void()>& body) {
+    const Status status = without_exceptions([&] {
+      body();
+      return ok_status();
+    });
+    if (!status.ok()) close(status);
+  }
+
+  void take() {
+    auto parsed = from_wire(in_);
+    if (!parsed.ok()) return close(parsed.status());
+    SessionMessage message{shared_from_this(), SessionClosed{}};
+    std::visit([&](auto& body) { message.body = std::move(body); }, *parsed);
+    {
+      const std::lock_guard lock(mutex_);
+      ++outstanding_;
+    }
+    // Before the next read: its callback may come on another thread, and order matters.
+    handler_.sink_(std::move(message));
+    const std::lock_guard lock(mutex_);
+    if (outstanding_ < kWindow) {
+      read_locked();
+    } else {
+      paused_ = true;
+    }
+  }
+
+  void written(bool ok) {
+    const std::lock_guard lock(mutex_);
+    writing_ = false;
+    outbox_.pop_front();
+    if (!ok) {
+      outbox_.clear();
+      broken_ = true;
+    }
+    advance_locked();
+  }
+
   // The rank ended its side or is gone.
   void leave() {
     post_closed();
@@ -152,7 +170,7 @@ class WorkerControlHandler::Stream final
       const std::lock_guard lock(mutex_);
       if (std::exchange(told_closed_, true)) return;
     }
-    handler_.controller_.post({shared_from_this(), SessionClosed{}});
+    handler_.sink_({shared_from_this(), SessionClosed{}});
   }
 
   void read_locked() {
@@ -196,21 +214,23 @@ class WorkerControlHandler::Stream final
   bool told_closed_ = false;
 };
 
-WorkerControlHandler::WorkerControlHandler(Controller& controller) : controller_(controller) {}
+WorkerControlHandler::WorkerControlHandler(Sink sink) : sink_(std::move(sink)) {}
 
 WorkerControlHandler::~WorkerControlHandler() = default;
 
 grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* WorkerControlHandler::Session(
     grpc::CallbackServerContext* context) {
-  auto stream = std::make_shared<Stream>(*this, context);
-  std::optional<Status> draining;
-  {
+  using Reactor = grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>;
+  std::shared_ptr<Stream> stream;
+  const Status taken = without_exceptions([&] {
+    stream = std::make_shared<Stream>(*this, context);
     const std::lock_guard lock(mutex_);
+    if (draining_) return *draining_;
     streams_[stream.get()] = stream;
-    draining = draining_;
-  }
+    return ok_status();
+  });
+  if (!taken.ok()) return new Refusal<Reactor>(taken);
   stream->start();
-  if (draining) stream->close(*draining);
   return stream.get();
 }
 

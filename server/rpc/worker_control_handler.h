@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -8,15 +9,18 @@
 #include <grpcpp/support/server_callback.h>
 
 #include "emoe/v1/worker_control_service.grpc.pb.h"
-#include "server/control/controller.h"
+#include "server/control/session_desk.h"
 
 namespace emoe::server {
 
 // WorkerControl on the wire: one object per rank's stream turns protobuf messages into the
-// controller's plain ones and back. Holds no state of jobs. Thread-safe.
+// controller's plain ones and back. Holds no state of jobs. What goes wrong inside ends the one
+// stream with INTERNAL. Thread-safe.
 class WorkerControlHandler final : public v1::WorkerControl::CallbackService {
  public:
-  explicit WorkerControlHandler(Controller& controller);
+  // Takes what the ranks send; returns at once.
+  using Sink = std::function<void(SessionMessage)>;
+  explicit WorkerControlHandler(Sink sink);
   ~WorkerControlHandler() override;
 
   grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* Session(
@@ -30,7 +34,7 @@ class WorkerControlHandler final : public v1::WorkerControl::CallbackService {
   class Stream;
   void forget(const Stream* stream);
 
-  Controller& controller_;
+  const Sink sink_;
   mutable std::mutex mutex_;
   std::unordered_map<const Stream*, std::shared_ptr<Stream>> streams_;
   std::optional<Status> draining_;
