@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -30,12 +31,32 @@ class Client {
   [[nodiscard]] std::unique_ptr<grpc::ClientContext> context_of_stream() const;
 
   template <typename Request, typename Response>
-  [[nodiscard]] grpc::Status call(grpc::Status (v1::FineTuning::Stub::*method)(grpc::ClientContext*,
-                                                                               const Request&,
-                                                                               Response*),
-                                  const Request& request, Response& response) {
+  using Method = grpc::Status (v1::FineTuning::Stub::*)(grpc::ClientContext*, const Request&,
+                                                        Response*);
+  template <typename Request, typename Response>
+  [[nodiscard]] grpc::Status call(Method<Request, Response> method, const Request& request,
+                                  Response& response) {
     const auto context = context_with_deadline();
     return (*stub_.*method)(context.get(), request, &response);
+  }
+
+  // All pages of a list, of at most request.page_size() each, in one answer; with a `limit` above 0
+  // only so many of what `size` counts, and next_page_token is set if there are more.
+  template <typename Request, typename Response>
+  [[nodiscard]] grpc::Status list(Method<Request, Response> method, Request request,
+                                  int (Response::*size)() const, int64_t limit, Response& all) {
+    const int64_t largest = request.page_size();
+    do {
+      const int64_t missing = limit == 0 ? largest : limit - (all.*size)();
+      request.set_page_size(static_cast<int32_t>(std::min(largest, missing)));
+      Response page;
+      const grpc::Status status = call(method, request, page);
+      if (!status.ok()) return status;
+      all.MergeFrom(page);
+      request.set_page_token(page.next_page_token());
+    } while (!request.page_token().empty() && (limit == 0 || (all.*size)() < limit));
+    all.set_next_page_token(request.page_token());
+    return grpc::Status::OK;
   }
 
  private:

@@ -78,22 +78,14 @@ int delete_job(const Command& command, const JobOptions& options, Client& client
 }
 
 int list(const Command& command, const ListOptions& options, Client& client) {
-  constexpr int kPage = 200;
-  v1::ListJobsResponse all;
   v1::ListJobsRequest request;
   request.set_filter(options.filter);
   request.set_order_by(options.order_by);
-  do {
-    const int missing = options.limit - all.jobs_size();
-    request.set_page_size(options.limit == 0 ? kPage : std::min(kPage, missing));
-    v1::ListJobsResponse page;
-    const auto status = client.call(&v1::FineTuning::Stub::ListJobs, request, page);
-    if (!status.ok()) return command.fail(status);
-    for (auto& job : *page.mutable_jobs()) all.add_jobs()->Swap(&job);
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty() &&
-           (options.limit == 0 || all.jobs_size() < options.limit));
-  all.set_next_page_token(request.page_token());
+  request.set_page_size(200);
+  v1::ListJobsResponse all;
+  const auto status = client.list(&v1::FineTuning::Stub::ListJobs, request,
+                                  &v1::ListJobsResponse::jobs_size, options.limit, all);
+  if (!status.ok()) return command.fail(status);
   return command.print(all, [&] {
     return job_table(all, command.terminal.clock.wall_now(), command.terminal.out_width) +
            (all.next_page_token().empty() ? "" : "… and more: raise --limit (0: all)\n");

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <memory>
 
 #include "base/id.h"
@@ -17,34 +16,27 @@ struct ResultOptions {
 };
 
 int metrics(const Command& command, const ResultOptions& options, Client& client) {
-  constexpr int64_t kPage = 10'000;
-  v1::ListMetricsResponse all;
   v1::ListMetricsRequest request;
   request.set_id(options.id);
   request.set_from_step(options.from_step);
-  do {
-    const int64_t missing = options.limit - all.steps_size();
-    const int64_t wanted = options.limit == 0 ? kPage : std::min(kPage, missing);
-    request.set_page_size(static_cast<int32_t>(wanted));
-    v1::ListMetricsResponse page;
-    const auto status = client.call(&v1::FineTuning::Stub::ListMetrics, request, page);
-    if (!status.ok()) return command.fail(status);
-    all.MergeFrom(page);
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty() &&
-           (options.limit == 0 || all.steps_size() < options.limit));
-  all.set_next_page_token(request.page_token());
+  request.set_page_size(10'000);
+  v1::ListMetricsResponse all;
+  const auto status = client.list(&v1::FineTuning::Stub::ListMetrics, request,
+                                  &v1::ListMetricsResponse::steps_size, options.limit, all);
+  if (!status.ok()) return command.fail(status);
   return command.print(all, [&] { return metrics_table(all, command.terminal.out_width); });
 }
 
 int checkpoints(const Command& command, const ResultOptions& options, Client& client) {
   v1::ListCheckpointsRequest request;
   request.set_id(options.id);
-  v1::ListCheckpointsResponse answer;
-  const auto status = client.call(&v1::FineTuning::Stub::ListCheckpoints, request, answer);
+  request.set_page_size(1000);
+  v1::ListCheckpointsResponse all;
+  const auto status = client.list(&v1::FineTuning::Stub::ListCheckpoints, request,
+                                  &v1::ListCheckpointsResponse::checkpoints_size, 0, all);
   if (!status.ok()) return command.fail(status);
-  return command.print(answer, [&] {
-    return checkpoint_table(answer, command.terminal.clock.wall_now(), command.terminal.out_width);
+  return command.print(all, [&] {
+    return checkpoint_table(all, command.terminal.clock.wall_now(), command.terminal.out_width);
   });
 }
 
@@ -81,7 +73,7 @@ void add_result_commands(CLI::App& app, Command& command) {
   const auto options = std::make_shared<ResultOptions>();
   CLI::App* metrics_app = add(
       app, command, options, "metrics",
-      "Loss, rate, gradient norm and time of every optimiser step, and all evaluations", metrics);
+      "Loss, rate, gradient norm and time of every optimiser step, and the evaluations", metrics);
   metrics_app->add_option("--from-step", options->from_step, "First step wanted, counted from 0")
       ->check(CLI::NonNegativeNumber);
   metrics_app->add_option("--limit", options->limit, "Most steps shown; 0: all")

@@ -193,19 +193,22 @@ Result<bool> JobStore::has_steps(const std::string& job_id, int attempt) {
   return found;
 }
 
-Result<std::vector<v1::EvalResult>> JobStore::evals(const std::string& job_id) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(reader.database(), "SELECT body FROM evals WHERE job_id=? ORDER BY step");
-  return read_messages<v1::EvalResult>(select.bind(job_id));
-}
-
-Result<std::vector<v1::CheckpointInfo>> JobStore::checkpoints(const std::string& job_id) {
+Result<std::vector<v1::EvalResult>> JobStore::evals(const std::string& job_id, int64_t from,
+                                                    int64_t end) {
   Reader reader(*this);
   EMOE_RETURN_IF_ERROR(reader.status());
   Statement select(reader.database(),
-                   "SELECT body FROM checkpoints WHERE job_id=? ORDER BY step DESC");
-  return read_messages<v1::CheckpointInfo>(select.bind(job_id));
+                   "SELECT body FROM evals WHERE job_id=? AND step>=? AND step<? ORDER BY step");
+  return read_messages<v1::EvalResult>(select.bind(job_id).bind(from).bind(end));
+}
+
+Result<std::vector<v1::CheckpointInfo>> JobStore::checkpoints(const std::string& job_id,
+                                                              int64_t newest) {
+  Reader reader(*this);
+  EMOE_RETURN_IF_ERROR(reader.status());
+  Statement select(reader.database(),
+                   "SELECT body FROM checkpoints WHERE job_id=? AND step<=? ORDER BY step DESC");
+  return read_messages<v1::CheckpointInfo>(select.bind(job_id).bind(newest));
 }
 
 Result<std::map<std::string, v1::CheckpointInfo>> JobStore::last_checkpoints() {

@@ -75,8 +75,12 @@ class JobStore {
                                                            int limit);
   // Whether this attempt has reported a step.
   [[nodiscard]] Result<bool> has_steps(const std::string& job_id, int attempt);
-  [[nodiscard]] Result<std::vector<v1::EvalResult>> evals(const std::string& job_id);
-  [[nodiscard]] Result<std::vector<v1::CheckpointInfo>> checkpoints(const std::string& job_id);
+  // Those before step `end`, in order.
+  [[nodiscard]] Result<std::vector<v1::EvalResult>> evals(const std::string& job_id, int64_t from,
+                                                          int64_t end);
+  // Newest first. Some may have been replaced on disk since (checkpoint.keep).
+  [[nodiscard]] Result<std::vector<v1::CheckpointInfo>> checkpoints(const std::string& job_id,
+                                                                    int64_t newest);
   // The newest of each job that has one, by job id.
   [[nodiscard]] Result<std::map<std::string, v1::CheckpointInfo>> last_checkpoints();
   [[nodiscard]] Result<int64_t> committed_sequence(const std::string& job_id, int attempt,

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <limits>
 
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
@@ -21,6 +22,16 @@ namespace {
 Status not_yet(const std::string& what, const std::string& instead) {
   return make_error(StatusCode::kUnimplemented, "NOT_YET",
                     absl::StrCat(what, " is not available in this version; ", instead));
+}
+
+constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
+
+// The step that a page of a list in the order of steps begins with: its token's, or `first`.
+int64_t first_step(const std::string& fingerprint, const std::string& token, int64_t first,
+                   Diagnostics& problems) {
+  const auto cursor = parse_page_token(fingerprint, token, problems);
+  if (cursor && !absl::SimpleAtoi(cursor->key, &first)) problems.add("page_token", "is damaged");
+  return first;
 }
 
 // Answers a call whose result is a Job.
@@ -185,24 +196,21 @@ Status FineTuningHandler::list_metrics(const v1::ListMetricsRequest& request,
   const int size = parse_page_size(request.page_size(), 1000, 10000, problems);
   const std::string fingerprint =
       absl::StrCat("metrics\n", request.id(), "\n", request.from_step());
-  int64_t from = request.from_step();
-  const auto cursor = parse_page_token(fingerprint, request.page_token(), problems);
-  if (cursor && !absl::SimpleAtoi(cursor->key, &from)) problems.add("page_token", "is damaged");
+  const int64_t from = first_step(fingerprint, request.page_token(), request.from_step(), problems);
   EMOE_RETURN_IF_ERROR(bad_request(problems));
   EMOE_RETURN_IF_ERROR(controller_.get(request.id()).status());
   auto steps = store_.steps(request.id(), from, size + 1);
   if (!steps.ok()) return store_failed(steps.status());
+  int64_t end = kNoLimit;
   if (static_cast<int>(steps->size()) > size) {
-    response.set_next_page_token(
-        make_page_token(fingerprint, absl::StrCat(steps->back().step()), ""));
+    end = steps->back().step();
+    response.set_next_page_token(make_page_token(fingerprint, absl::StrCat(end), ""));
     steps->pop_back();
   }
+  auto evals = store_.evals(request.id(), from, end);
+  if (!evals.ok()) return store_failed(evals.status());
   for (v1::StepMetrics& step : *steps) *response.add_steps() = std::move(step);
-  if (request.page_token().empty()) {
-    auto evals = store_.evals(request.id());
-    if (!evals.ok()) return store_failed(evals.status());
-    for (v1::EvalResult& eval : *evals) *response.add_evals() = std::move(eval);
-  }
+  for (v1::EvalResult& eval : *evals) *response.add_evals() = std::move(eval);
   return ok_status();
 }
 
@@ -212,23 +220,34 @@ grpc::Status FineTuningHandler::ListMetrics(grpc::ServerContext*,
   return call("ListMetrics", [&] { return list_metrics(*request, *response); });
 }
 
+Status FineTuningHandler::list_checkpoints(const v1::ListCheckpointsRequest& request,
+                                           v1::ListCheckpointsResponse& response) {
+  Diagnostics problems;
+  const int size = parse_page_size(request.page_size(), 50, 1000, problems);
+  const std::string fingerprint = absl::StrCat("checkpoints\n", request.id());
+  const int64_t newest = first_step(fingerprint, request.page_token(), kNoLimit, problems);
+  EMOE_RETURN_IF_ERROR(bad_request(problems));
+  EMOE_RETURN_IF_ERROR(controller_.get(request.id()).status());
+  auto checkpoints = store_.checkpoints(request.id(), newest);
+  if (!checkpoints.ok()) return store_failed(checkpoints.status());
+  for (v1::CheckpointInfo& checkpoint : *checkpoints) {
+    std::error_code ignored;
+    const auto manifest = std::filesystem::path(checkpoint.path()) / "manifest.json";
+    if (!std::filesystem::exists(manifest, ignored)) continue;
+    if (response.checkpoints_size() == size) {
+      response.set_next_page_token(
+          make_page_token(fingerprint, absl::StrCat(checkpoint.step()), ""));
+      break;
+    }
+    *response.add_checkpoints() = std::move(checkpoint);
+  }
+  return ok_status();
+}
+
 grpc::Status FineTuningHandler::ListCheckpoints(grpc::ServerContext*,
                                                 const v1::ListCheckpointsRequest* request,
                                                 v1::ListCheckpointsResponse* response) {
-  return call("ListCheckpoints", [&]() -> Status {
-    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
-    auto checkpoints = store_.checkpoints(request->id());
-    if (!checkpoints.ok()) return store_failed(checkpoints.status());
-    for (v1::CheckpointInfo& checkpoint : *checkpoints) {
-      // Reported once, perhaps replaced by newer ones since (checkpoint.keep).
-      std::error_code ignored;
-      const auto manifest = std::filesystem::path(checkpoint.path()) / "manifest.json";
-      if (std::filesystem::exists(manifest, ignored)) {
-        *response->add_checkpoints() = std::move(checkpoint);
-      }
-    }
-    return ok_status();
-  });
+  return call("ListCheckpoints", [&] { return list_checkpoints(*request, *response); });
 }
 
 grpc::Status FineTuningHandler::ExportCheckpoint(grpc::ServerContext*,

@@ -62,6 +62,8 @@ class FineTuningHandler final
   [[nodiscard]] Status update(const v1::UpdateJobRequest& request, v1::Job& job);
   [[nodiscard]] Status list_metrics(const v1::ListMetricsRequest& request,
                                     v1::ListMetricsResponse& response);
+  [[nodiscard]] Status list_checkpoints(const v1::ListCheckpointsRequest& request,
+                                        v1::ListCheckpointsResponse& response);
   [[nodiscard]] Status logs(const v1::GetJobLogsRequest& request, v1::GetJobLogsResponse& response);
 
   Controller& controller_;

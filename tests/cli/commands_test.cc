@@ -58,12 +58,30 @@ TEST(Commands, CancelCarriesTheMessage) {
   EXPECT_FALSE(seen.request_id().empty());
 }
 
+TEST(Commands, CheckpointsFollowPages) {
+  FakeService service;
+  service.checkpoints = [](const v1::ListCheckpointsRequest& request,
+                           v1::ListCheckpointsResponse& response) {
+    EXPECT_EQ(request.id(), "job-1");
+    const bool first = request.page_token().empty();
+    response.add_checkpoints()->set_step(first ? 20 : 10);
+    if (first) response.set_next_page_token("next");
+    return grpc::Status::OK;
+  };
+  const Outcome outcome = emoectl(service, {"checkpoints", "job-1", "-o", "json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto json = nlohmann::json::parse(outcome.out);
+  ASSERT_EQ(json["checkpoints"].size(), 2u);
+  EXPECT_EQ(json["checkpoints"][1]["step"], 10);
+  EXPECT_EQ(json["next_page_token"], "");
+}
+
 TEST(Commands, MetricsFollowPagesAndKeepEvals) {
   FakeService service;
   service.metrics = [](const v1::ListMetricsRequest& request, v1::ListMetricsResponse& response) {
     const bool first = request.page_token().empty();
     response.add_steps()->set_step(first ? 5 : 6);
-    if (first) response.add_evals()->set_loss(1.0);
+    response.add_evals()->set_step(first ? 5 : 7);
     if (first) response.set_next_page_token("next");
     EXPECT_EQ(request.from_step(), 5);
     return grpc::Status::OK;
@@ -71,7 +89,7 @@ TEST(Commands, MetricsFollowPagesAndKeepEvals) {
   const Outcome outcome = emoectl(service, {"metrics", "job-1", "--from-step", "5", "-o", "json"});
   const auto json = nlohmann::json::parse(outcome.out);
   EXPECT_EQ(json["steps"].size(), 2u);
-  EXPECT_EQ(json["evals"].size(), 1u);
+  EXPECT_EQ(json["evals"].size(), 2u);
 }
 
 TEST(Commands, UnimplementedIsToldAsItIs) {

@@ -83,6 +83,12 @@ grpc::Status FakeService::ListMetrics(grpc::ServerContext*, const v1::ListMetric
   return answer(metrics, *request, *response);
 }
 
+grpc::Status FakeService::ListCheckpoints(grpc::ServerContext*,
+                                          const v1::ListCheckpointsRequest* request,
+                                          v1::ListCheckpointsResponse* response) {
+  return answer(checkpoints, *request, *response);
+}
+
 grpc::Status FakeService::GetJobLogs(grpc::ServerContext*, const v1::GetJobLogsRequest* request,
                                      v1::GetJobLogsResponse* response) {
   return answer(logs, *request, *response);

@@ -28,6 +28,8 @@ class FakeService final : public v1::FineTuning::Service {
   std::function<grpc::Status(const v1::ListJobsRequest&, v1::ListJobsResponse&)> list;
   std::function<grpc::Status(const v1::CancelJobRequest&, v1::Job&)> cancel;
   std::function<grpc::Status(const v1::ListMetricsRequest&, v1::ListMetricsResponse&)> metrics;
+  std::function<grpc::Status(const v1::ListCheckpointsRequest&, v1::ListCheckpointsResponse&)>
+      checkpoints;
   std::function<grpc::Status(const v1::GetJobLogsRequest&, v1::GetJobLogsResponse&)> logs;
   // Called once for each stream with what to write to.
   std::function<grpc::Status(grpc::ServerContext*, const v1::WatchJobRequest&,
@@ -48,6 +50,9 @@ class FakeService final : public v1::FineTuning::Service {
                          v1::Job* job) override;
   grpc::Status ListMetrics(grpc::ServerContext* context, const v1::ListMetricsRequest* request,
                            v1::ListMetricsResponse* response) override;
+  grpc::Status ListCheckpoints(grpc::ServerContext* context,
+                               const v1::ListCheckpointsRequest* request,
+                               v1::ListCheckpointsResponse* response) override;
   grpc::Status GetJobLogs(grpc::ServerContext* context, const v1::GetJobLogsRequest* request,
                           v1::GetJobLogsResponse* response) override;
   grpc::Status WatchJob(grpc::ServerContext* context, const v1::WatchJobRequest* request,

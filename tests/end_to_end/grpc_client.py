@@ -66,16 +66,24 @@ def test_steps_in_the_store_are_those_in_the_file(api, finished):
 
 def test_metrics_come_in_pages(api, finished):
     first = api.call("ListMetrics", id=finished.id, page_size=3)
-    assert [s.step for s in first.steps] == [0, 1, 2] and first.next_page_token and first.evals
+    assert [s.step for s in first.steps] == [0, 1, 2] and first.next_page_token
     second = api.call("ListMetrics", id=finished.id, page_size=3, page_token=first.next_page_token)
-    assert [s.step for s in second.steps] == [3] and not second.next_page_token and not second.evals
-    assert [s.step for s in api.call("ListMetrics", id=finished.id, from_step=2).steps] == [2, 3]
+    assert [s.step for s in second.steps] == [3] and not second.next_page_token
+    # Each evaluation comes once, with the steps around it.
+    assert [e.step for e in first.evals] == [0] and [e.step for e in second.evals] == [STEPS]
+    rest = api.call("ListMetrics", id=finished.id, from_step=2)
+    assert [s.step for s in rest.steps] == [2, 3] and [e.step for e in rest.evals] == [STEPS]
 
 
 def test_checkpoints_are_listed_newest_first(api, finished):
     found = api.call("ListCheckpoints", id=finished.id).checkpoints
     assert [c.step for c in found] == sorted(tools.valid_checkpoints(tools.pathlib.Path(finished.output_dir)), reverse=True)
     assert found and all(c.bytes > 0 for c in found)
+    paged, token = [], ""
+    while not paged or token:
+        page = api.call("ListCheckpoints", id=finished.id, page_size=1, page_token=token)
+        paged, token = paged + list(page.checkpoints), page.next_page_token
+    assert paged == list(found)
 
 
 def test_logs_of_an_attempt(api, finished):

@@ -86,8 +86,8 @@ TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   EXPECT_FALSE(attempts->front().ended);
   EXPECT_EQ(store->events("a", 2, 10)->size(), 1U);
   EXPECT_EQ(store->steps("a", 0, 10)->size(), 1U);
-  EXPECT_EQ(store->evals("a")->size(), 1U);
-  EXPECT_EQ(store->checkpoints("a")->size(), 1U);
+  EXPECT_EQ(store->evals("a", 0, 100)->size(), 1U);
+  EXPECT_EQ(store->checkpoints("a", 100)->size(), 1U);
   EXPECT_EQ(*store->committed_sequence("a", 2, 1), 17);
   EXPECT_EQ(*store->committed_sequence("a", 1, 1), 0);
   const auto request = store->request("r");
