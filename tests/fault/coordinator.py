@@ -104,9 +104,16 @@ def test_killed_while_a_job_exports(coordinator, tmp_path):
     assert coordinator.processes() == {}
 
 
-def test_stopped_politely(coordinator, undisturbed):
-    """SIGTERM: says so to who watches, and goes; a running job is not harmed."""
-    api = coordinator.api
+@pytest.fixture
+def patient(tmp_path):
+    """A coordinator that drains until it is told a second time, as terminate() does."""
+    with Coordinator(tmp_path, slots=2, liveness__drain_period="30s") as coordinator:
+        yield coordinator
+
+
+def test_stopped_politely(patient, undisturbed):
+    """SIGTERM: says so to who watches and to who calls, and goes; a running job is not harmed."""
+    coordinator, api = patient, patient.api
     job_id = api.create(slow_job()).id
     api.wait_for_step(job_id, 10)
     watched = api.watch(job_id)
@@ -117,6 +124,12 @@ def test_stopped_politely(coordinator, undisturbed):
             pass
     error = ApiError(api.proto, ended.value)
     assert (error.code, error.reason) == ("UNAVAILABLE", "DRAINING"), str(error)
+    for method, request in (("GetJob", {"id": job_id}), ("ListJobs", {}), ("CancelJob", {"id": job_id})):
+        with pytest.raises(ApiError) as refused:
+            api.call(method, **request)
+        assert (refused.value.code, refused.value.reason) == ("UNAVAILABLE", "DRAINING"), method
+    for service in ("", "emoe.v1.FineTuning", "emoe.v1.WorkerControl"):
+        assert api.health(service) == "NOT_SERVING", service
     assert coordinator.terminate() == 0
     coordinator.start()
     job = coordinator.api.succeed(job_id)

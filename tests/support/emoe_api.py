@@ -148,11 +148,15 @@ class Api:
         except ApiError as error:
             return str(error)
 
-    def healthy(self, service=""):
+    def health(self, service=""):
+        """SERVING or NOT_SERVING."""
         stub = self.proto.health_stubs.HealthStub(self.channel)
+        answer = stub.Check(self.proto.health.HealthCheckRequest(service=service), timeout=2)
+        return self.proto.health.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+    def healthy(self, service=""):
         try:
-            answer = stub.Check(self.proto.health.HealthCheckRequest(service=service), timeout=2)
-            return answer.status == self.proto.health.HealthCheckResponse.SERVING
+            return self.health(service) == "SERVING"
         except grpc.RpcError:
             return False
 
