@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 namespace emoe {
@@ -196,12 +195,6 @@ Status remove_tree(const std::filesystem::path& path) {
   std::filesystem::remove_all(path, error);
   if (error) return errno_status(error.value(), absl::StrCat("cannot remove ", path.string()));
   return ok_status();
-}
-
-Result<uint64_t> disk_free_bytes(const std::filesystem::path& path) {
-  struct statvfs info {};
-  if (::statvfs(path.c_str(), &info) != 0) return file_error("cannot read free space of", path);
-  return static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
 }
 
 }  // namespace emoe

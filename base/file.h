@@ -107,6 +107,5 @@ class FileWriter {
 [[nodiscard]] Status rename_durably(const std::filesystem::path& from,
                                     const std::filesystem::path& to);
 [[nodiscard]] Status remove_tree(const std::filesystem::path& path);
-[[nodiscard]] Result<uint64_t> disk_free_bytes(const std::filesystem::path& path);
 
 }  // namespace emoe

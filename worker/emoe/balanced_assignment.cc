@@ -54,13 +54,11 @@ BalancedAssignment::BalancedAssignment(int64_t items, int32_t clusters)
 void BalancedAssignment::solve(std::span<const int32_t> costs) {
   EMOE_CHECK(costs.size() == at(items_) * at(clusters_), "costs must be [items, clusters]");
   costs_ = costs;
-  moves_ = 0;
   balance_prices();
   assign_to_cheapest();
   build_edges();
   for (int32_t target = shortest_path(); target >= 0; target = shortest_path()) {
     move_along_path(target);
-    ++moves_;
   }
   costs_ = {};
 }

@@ -24,7 +24,6 @@ class BalancedAssignment {
 
   [[nodiscard]] const std::vector<int32_t>& labels() const { return labels_; }  // [items]
   [[nodiscard]] const std::vector<int64_t>& prices() const { return prices_; }  // [clusters]
-  [[nodiscard]] int64_t moves() const { return moves_; }  // paths of the last solve
 
  private:
   struct Best;  // cheapest and second cheapest cluster of an item under the prices
@@ -56,7 +55,6 @@ class BalancedAssignment {
   std::vector<int32_t> edge_item_;  // [N, N] that item
   std::vector<int64_t> distance_;
   std::vector<int32_t> parent_;
-  int64_t moves_ = 0;
 };
 
 // Certificate: how much the assignment costs above the dual value of `prices`, a lower bound of
