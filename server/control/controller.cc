@@ -3,8 +3,6 @@
 #include <absl/strings/str_cat.h>
 #include <pthread.h>
 
-#include "server/job/errors.h"
-
 namespace emoe::server {
 
 Controller::Controller(ControlConfig config, JobStore& store, launcher::Launcher& launcher,
@@ -201,11 +199,9 @@ void Controller::decorate(v1::Job& job) {
 }
 
 Result<v1::Job> Controller::get(const std::string& id) {
-  auto record = store_.job(id);
-  if (record.status().code() == StatusCode::kNotFound) return job_not_found(id);
-  if (!record.ok()) return store_failed(record.status());
-  decorate(record->job);
-  return std::move(record->job);
+  EMOE_ASSIGN_OR_RETURN(JobRecord record, store_.job(id));
+  decorate(record.job);
+  return std::move(record.job);
 }
 
 }  // namespace emoe::server

@@ -113,10 +113,8 @@ Result<LiveJob*> Controller::find_live_locked(const std::string& id, const std::
   if (LiveJob* live = book_.find(id); live != nullptr && !is_terminal(live->record.job.state())) {
     return live;
   }
-  const auto stored = store_.job(id);
-  if (stored.status().code() == StatusCode::kNotFound) return job_not_found(id);
-  if (!stored.ok()) return store_failed(stored.status());
-  return wrong_state(stored->job, doing);
+  EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
+  return wrong_state(stored.job, doing);
 }
 
 Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& update,
@@ -177,10 +175,8 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
 
 // A job that is cancelled or about to be stays as it is; the answer is remembered all the same.
 Result<v1::Job> Controller::cancel_again_locked(const std::string& id, const RequestKey& request) {
-  const auto stored = store_.job(id);
-  if (stored.status().code() == StatusCode::kNotFound) return job_not_found(id);
-  if (!stored.ok()) return store_failed(stored.status());
-  const v1::Job& job = stored->job;
+  EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
+  const v1::Job& job = stored.job;
   if (job.state() != v1::CANCELLED && job.state() != v1::CANCELLING) {
     return wrong_state(job, "be cancelled");
   }
@@ -208,15 +204,13 @@ Status Controller::remove(const std::string& id, const std::string& etag, bool d
 Status Controller::forget_locked(const std::string& id, const std::string& etag,
                                  const RequestKey& request, bool delete_outputs,
                                  DiscardedFolders& discarded) {
-  const auto stored = store_.job(id);
-  if (stored.status().code() == StatusCode::kNotFound) return job_not_found(id);
-  if (!stored.ok()) return store_failed(stored.status());
-  if (!is_terminal(stored->job.state()))
-    return wrong_state(stored->job, "be deleted; cancel it first");
-  EMOE_RETURN_IF_ERROR(check_etag(stored->job, etag));
+  EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
+  const v1::Job& job = stored.job;
+  if (!is_terminal(job.state())) return wrong_state(job, "be deleted; cancel it first");
+  EMOE_RETURN_IF_ERROR(check_etag(job, etag));
   // Files first: a job whose files could not be removed stays listed.
   if (delete_outputs) {
-    const Status aside = discarded.take(stored->job.output_dir());
+    const Status aside = discarded.take(job.output_dir());
     if (!aside.ok()) return with_context(with_reason(aside, "OUTPUT_NOT_REMOVED"), "job " + id);
   }
   failures_.note("job " + id, discarded.take(AttemptDriver::job_dir(config_, id)));

@@ -56,9 +56,7 @@ void SessionDesk::process(std::vector<SessionMessage> messages, SteadyTime now) 
 Status SessionDesk::admit(const JoinRequest& request, SteadyTime now, LiveJob*& live) {
   live = book_.find(request.job_id);
   if (live == nullptr || is_terminal(live->record.job.state())) {
-    const auto stored = store_.job(request.job_id);
-    if (stored.status().code() == StatusCode::kNotFound) return job_not_found(request.job_id);
-    EMOE_RETURN_IF_ERROR(stored.status());
+    EMOE_RETURN_IF_ERROR(store_.job(request.job_id).status());
     return stale(absl::StrCat("job ", request.job_id, " has ended"));
   }
   if (live->attempt == nullptr || live->attempt->monitor == nullptr ||

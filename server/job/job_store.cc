@@ -6,6 +6,7 @@
 #include <absl/strings/str_cat.h>
 #include <sys/stat.h>
 
+#include "server/job/errors.h"
 #include "server/job/store_schema.h"
 #include "server/job/store_writes.h"
 
@@ -119,11 +120,14 @@ Status JobStore::remove_job(const std::string& id, const std::optional<RequestRe
 
 Result<JobRecord> JobStore::job(const std::string& id) {
   Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
+  if (!reader.status().ok()) return store_failed(reader.status());
   Statement select(reader.database(), kSelectJob + std::string(" WHERE id=?"));
-  if (select.bind(id).next()) return read_job(select);
-  EMOE_RETURN_IF_ERROR(select.status());
-  return absl::NotFoundError(absl::StrCat("there is no job ", id));
+  if (!select.bind(id).next()) {
+    return select.status().ok() ? job_not_found(id) : store_failed(select.status());
+  }
+  auto record = read_job(select);
+  if (!record.ok()) return store_failed(record.status());
+  return record;
 }
 
 Result<std::vector<JobRecord>> JobStore::unfinished_jobs() {

@@ -63,7 +63,7 @@ class JobStore {
   [[nodiscard]] Status remove_job(const std::string& id,
                                   const std::optional<RequestRecord>& request);
 
-  // NOT_FOUND for an id that is not there.
+  // NOT_FOUND / JOB_NOT_FOUND, INTERNAL / STORE_FAILED; the others have SQLite's errors as they are.
   [[nodiscard]] Result<JobRecord> job(const std::string& id);
   [[nodiscard]] Result<std::vector<JobRecord>> unfinished_jobs();  // oldest first
   [[nodiscard]] Result<JobPage> list(const JobQuery& query);

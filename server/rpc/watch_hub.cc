@@ -64,13 +64,12 @@ class WatchHub::Watcher {
  private:
   // The next events into pending_; sets last_ when nothing can follow them.
   Status fetch() {
-    EMOE_ASSIGN_OR_RETURN(auto events, hub_.store_.events(job_id_, next_, hub_.config_.batch));
-    const bool full = static_cast<int>(events.size()) == hub_.config_.batch;
-    if (events.empty() || (full && caught_up_)) {
-      const auto record = hub_.store_.job(job_id_);
-      if (record.status().code() == StatusCode::kNotFound) return job_not_found(job_id_);
-      EMOE_RETURN_IF_ERROR(record.status());
-      const int64_t missed = record->next_sequence - next_;
+    auto events = hub_.store_.events(job_id_, next_, hub_.config_.batch);
+    if (!events.ok()) return store_failed(events.status());
+    const bool full = static_cast<int>(events->size()) == hub_.config_.batch;
+    if (events->empty() || (full && caught_up_)) {
+      EMOE_ASSIGN_OR_RETURN(const JobRecord record, hub_.store_.job(job_id_));
+      const int64_t missed = record.next_sequence - next_;
       if (caught_up_ && missed > hub_.config_.max_lag) {
         v1::Event lagged;
         lagged.set_job_id(job_id_);
@@ -81,10 +80,10 @@ class WatchHub::Watcher {
         return ok_status();
       }
       // An ended job has no further events (missed is 0 unless some came just now).
-      if (events.empty() && missed == 0 && is_terminal(record->job.state())) last_ = true;
+      if (events->empty() && missed == 0 && is_terminal(record.job.state())) last_ = true;
     }
     caught_up_ = caught_up_ || !full;
-    for (v1::Event& event : events) {
+    for (v1::Event& event : *events) {
       next_ = event.sequence() + 1;
       pending_.push_back(std::move(event));
     }
@@ -133,13 +132,11 @@ WatchHub::~WatchHub() = default;
 
 Status WatchHub::watch(const std::string& job_id, int64_t from_sequence,
                        std::shared_ptr<EventStream> stream) {
-  const auto record = store_.job(job_id);
-  if (record.status().code() == StatusCode::kNotFound) return job_not_found(job_id);
-  if (!record.ok()) return store_failed(record.status());
-  if (from_sequence < 0 || from_sequence > record->next_sequence) {
+  EMOE_ASSIGN_OR_RETURN(const JobRecord record, store_.job(job_id));
+  if (from_sequence < 0 || from_sequence > record.next_sequence) {
     return make_error(StatusCode::kOutOfRange, "SEQUENCE_OUT_OF_RANGE",
                       absl::StrCat("from_sequence ", from_sequence, " is beyond the next event, ",
-                                   record->next_sequence));
+                                   record.next_sequence));
   }
   const EventStream* key = stream.get();
   auto watcher = std::make_shared<Watcher>(*this, job_id, std::max<int64_t>(from_sequence, 1),
