@@ -6,6 +6,7 @@
 
 #include "base/version.h"
 #include "cli/error_json.h"
+#include "cli/job_view.h"
 #include "config/config.h"
 
 namespace emoe::cli {
@@ -76,6 +77,10 @@ int Command::print(const google::protobuf::Message& message,
   }
   terminal.out.flush();
   return kExitOk;
+}
+
+int Command::print(const v1::Job& job) const {
+  return print(job, [&] { return job_text(job, terminal.clock.wall_now(), terminal.out_width); });
 }
 
 int Command::fail(const grpc::Status& status, const config::KeyLocations& locations) const {

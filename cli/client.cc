@@ -34,6 +34,12 @@ Client::Client(Options options, std::string token)
   stub_ = v1::FineTuning::NewStub(channel_);
 }
 
+grpc::Status Client::get_job(const std::string& id, v1::Job& job) {
+  v1::GetJobRequest request;
+  request.set_id(id);
+  return call(&v1::FineTuning::Stub::GetJob, request, job);
+}
+
 std::unique_ptr<grpc::ClientContext> Client::context_of_stream() const {
   auto context = std::make_unique<grpc::ClientContext>();
   if (!token_.empty()) context->AddMetadata("authorization", "Bearer " + token_);

@@ -40,6 +40,8 @@ class Client {
     return (*stub_.*method)(context.get(), request, &response);
   }
 
+  [[nodiscard]] grpc::Status get_job(const std::string& id, v1::Job& job);
+
   // All pages of a list, of at most request.page_size() each, in one answer; with a `limit` above 0
   // only so many of what `size` counts, and next_page_token is set if there are more.
   template <typename Request, typename Response>

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <ostream>
 #include <string>
 
@@ -36,9 +37,28 @@ struct Command {
             const std::function<std::string()>& table) const;
   int fail(const grpc::Status& status, const config::KeyLocations& locations = {}) const;
   int fail(const Status& status, int exit_code) const;
+  int print(const v1::Job& job) const;
   // Calls `action` with a client, or fails.
   int with_client(const std::function<int(Client&)>& run) const;
 };
+
+// Makes `run`, with a client, what the program does once `app` was named.
+template <typename Options>
+void on_call(CLI::App& app, Command& command, const std::shared_ptr<Options>& options,
+             int (*run)(const Command&, const Options&, Client&)) {
+  app.callback([&command, options, run] {
+    command.action = [&command, options, run] {
+      return command.with_client([&](Client& client) { return run(command, *options, client); });
+    };
+  });
+}
+// The same for a command about one job, whose id is its argument.
+template <typename Options>
+void on_job(CLI::App& app, Command& command, const std::shared_ptr<Options>& options,
+            int (*run)(const Command&, const Options&, Client&)) {
+  app.add_option("JOB", options->id, "Id of the job")->required();
+  on_call(app, command, options, run);
+}
 
 // Each adds its subcommands to the program.
 void add_submit_commands(CLI::App& app, Command& command);  // submit, plan

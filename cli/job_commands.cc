@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <memory>
 #include <type_traits>
 
@@ -25,26 +24,10 @@ struct ListOptions {
   int limit = 50;
 };
 
-// Makes `run` what the program does once `app` was named with a job's id.
-void on_job(CLI::App& app, Command& command, const std::shared_ptr<JobOptions>& options,
-            int (*run)(const Command&, const JobOptions&, Client&)) {
-  app.add_option("JOB", options->id, "Id of the job")->required();
-  app.callback([&command, options, run] {
-    command.action = [&command, options, run] {
-      return command.with_client([&](Client& client) { return run(command, *options, client); });
-    };
-  });
-}
-
 int get(const Command& command, const JobOptions& options, Client& client) {
-  v1::GetJobRequest request;
-  request.set_id(options.id);
   v1::Job job;
-  const auto status = client.call(&v1::FineTuning::Stub::GetJob, request, job);
-  if (!status.ok()) return command.fail(status);
-  return command.print(job, [&] {
-    return job_text(job, command.terminal.clock.wall_now(), command.terminal.out_width);
-  });
+  const auto status = client.get_job(options.id, job);
+  return status.ok() ? command.print(job) : command.fail(status);
 }
 
 // Cancel, pause and resume: one line is enough for a change of state.
@@ -92,7 +75,7 @@ int list(const Command& command, const ListOptions& options, Client& client) {
   });
 }
 
-int info(const Command& command, Client& client) {
+int info(const Command& command, const JobOptions&, Client& client) {
   v1::ServerInfo answer;
   const auto status =
       client.call(&v1::FineTuning::Stub::GetServerInfo, v1::GetServerInfoRequest(), answer);
@@ -112,11 +95,7 @@ void add_list(CLI::App& app, Command& command) {
   list_app->add_option("--limit", options->limit, "Most jobs shown; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  list_app->callback([&command, options] {
-    command.action = [&command, options] {
-      return command.with_client([&](Client& client) { return list(command, *options, client); });
-    };
-  });
+  on_call(*list_app, command, options, list);
 }
 
 }  // namespace
@@ -140,12 +119,8 @@ void add_job_commands(CLI::App& app, Command& command) {
   delete_app->add_flag("--outputs", options->outputs, "Remove its output folder too");
   delete_app->add_option("--etag", options->etag, "Only if the job still has this etag");
   on_job(*delete_app, command, options, delete_job);
-  app.add_subcommand("info", "Shows the coordinator: version, slots, jobs by state")
-      ->callback([&command] {
-        command.action = [&command] {
-          return command.with_client([&](Client& client) { return info(command, client); });
-        };
-      });
+  on_call(*app.add_subcommand("info", "Shows the coordinator: version, slots, jobs by state"),
+          command, options, info);
 }
 
 }  // namespace emoe::cli

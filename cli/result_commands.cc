@@ -47,44 +47,27 @@ int export_checkpoint(const Command& command, const ResultOptions& options, Clie
   request.set_request_id(new_id("cli"));
   v1::Job job;
   const auto status = client.call(&v1::FineTuning::Stub::ExportCheckpoint, request, job);
-  if (!status.ok()) return command.fail(status);
-  return command.print(job, [&] {
-    return job_text(job, command.terminal.clock.wall_now(), command.terminal.out_width);
-  });
-}
-
-using Run = int (*)(const Command&, const ResultOptions&, Client&);
-
-CLI::App* add(CLI::App& app, Command& command, const std::shared_ptr<ResultOptions>& options,
-              const char* name, const char* help, Run run) {
-  CLI::App* sub = app.add_subcommand(name, help);
-  sub->add_option("JOB", options->id, "Id of the job")->required();
-  sub->callback([&command, options, run] {
-    command.action = [&command, options, run] {
-      return command.with_client([&](Client& client) { return run(command, *options, client); });
-    };
-  });
-  return sub;
+  return status.ok() ? command.print(job) : command.fail(status);
 }
 
 }  // namespace
 
 void add_result_commands(CLI::App& app, Command& command) {
   const auto options = std::make_shared<ResultOptions>();
-  CLI::App* metrics_app = add(
-      app, command, options, "metrics",
-      "Loss, rate, gradient norm and time of every optimiser step, and the evaluations", metrics);
+  CLI::App* metrics_app = app.add_subcommand(
+      "metrics", "Loss, rate, gradient norm and time of every optimiser step, and the evaluations");
   metrics_app->add_option("--from-step", options->from_step, "First step wanted, counted from 0")
       ->check(CLI::NonNegativeNumber);
   metrics_app->add_option("--limit", options->limit, "Most steps shown; 0: all")
       ->check(CLI::NonNegativeNumber);
-  add(app, command, options, "checkpoints", "The complete checkpoints of a job, newest first",
-      checkpoints);
+  on_job(*metrics_app, command, options, metrics);
+  on_job(*app.add_subcommand("checkpoints", "The complete checkpoints of a job, newest first"),
+         command, options, checkpoints);
   CLI::App* export_app =
-      add(app, command, options, "export",
-          "Exports a model from a checkpoint (not in this version)", export_checkpoint);
+      app.add_subcommand("export", "Exports a model from a checkpoint (not in this version)");
   export_app->add_option("--step", options->step, "Step of the checkpoint; 0: the newest")
       ->check(CLI::NonNegativeNumber);
+  on_job(*export_app, command, options, export_checkpoint);
 }
 
 }  // namespace emoe::cli

@@ -6,7 +6,6 @@
 #include "cli/command.h"
 #include "cli/format.h"
 #include "cli/interrupt.h"
-#include "cli/job_view.h"
 #include "cli/progress.h"
 #include "cli/wait_view.h"
 #include "cli/watcher.h"
@@ -21,12 +20,6 @@ struct WatchOptions {
   int attempt = 0;
   int bytes = 0;
 };
-
-grpc::Status get_job(Client& client, const std::string& id, v1::Job& job) {
-  v1::GetJobRequest request;
-  request.set_id(id);
-  return client.call(&v1::FineTuning::Stub::GetJob, request, job);
-}
 
 void print_event(const Command& command, const v1::Event& event) {
   std::ostream& out = command.terminal.out;
@@ -49,7 +42,7 @@ int watch(const Command& command, const WatchOptions& options, Client& client) {
                   [&](const std::string& note) { command.terminal.err << note << std::endl; });
   if (!status.ok()) return command.fail(status);
   v1::Job job;
-  const grpc::Status got = get_job(client, options.id, job);
+  const grpc::Status got = client.get_job(options.id, job);
   return got.ok() ? exit_code_of(job) : command.fail(got);
 }
 
@@ -95,39 +88,29 @@ int wait_for_job(const Command& command, Client& client, const std::string& job_
   }
   if (!status.ok()) return command.fail(status);
   v1::Job job;
-  const grpc::Status got = get_job(client, job_id, job);
+  const grpc::Status got = client.get_job(job_id, job);
   if (!got.ok()) return command.fail(got);
-  command.print(job, [&] { return job_text(job, terminal.clock.wall_now(), terminal.out_width); });
+  command.print(job);
   return exit_code_of(job);
 }
 
 void add_watch_commands(CLI::App& app, Command& command) {
   const auto options = std::make_shared<WatchOptions>();
-  const auto run_with = [&command,
-                         options](int (*run)(const Command&, const WatchOptions&, Client&)) {
-    return [&command, options, run] {
-      command.action = [&command, options, run] {
-        return command.with_client([&](Client& client) { return run(command, *options, client); });
-      };
-    };
-  };
   CLI::App* watch_app = app.add_subcommand(
       "watch",
       "Prints a job's events, one a line (with -o json one JSON object a line), to its end;\n"
       "connects again where it broke off. The exit code is that of the job's outcome.");
-  watch_app->add_option("JOB", options->id, "Id of the job")->required();
   watch_app->add_option("--from", options->from, "Sequence number of the first event wanted")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  watch_app->callback(run_with(watch));
+  on_job(*watch_app, command, options, watch);
 
   CLI::App* logs_app = app.add_subcommand("logs", "Prints the end of what a job's processes wrote");
-  logs_app->add_option("JOB", options->id, "Id of the job")->required();
   logs_app->add_option("--attempt", options->attempt, "Which attempt; 0: the newest")
       ->check(CLI::NonNegativeNumber);
   logs_app->add_option("--bytes", options->bytes, "Most bytes; 0: 64 KiB")
       ->check(CLI::NonNegativeNumber);
-  logs_app->callback(run_with(logs));
+  on_job(*logs_app, command, options, logs);
 }
 
 }  // namespace emoe::cli

@@ -94,10 +94,8 @@ Watcher::Next Watcher::read_stream(const std::function<void(const v1::Event&)>& 
 }
 
 bool Watcher::job_has_ended() {
-  v1::GetJobRequest request;
-  request.set_id(options_.job_id);
   v1::Job job;
-  return client_.call(&v1::FineTuning::Stub::GetJob, request, job).ok() && is_terminal(job.state());
+  return client_.get_job(options_.job_id, job).ok() && is_terminal(job.state());
 }
 
 void Watcher::wait_before_retry() {
