@@ -1,6 +1,7 @@
 #include "config/validation.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include <absl/strings/str_cat.h>
@@ -103,6 +104,16 @@ bool is_label_key(const std::string& key) {
   });
 }
 
+bool is_host_and_port(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos || colon == 0) return false;
+  const char* begin = text.data() + colon + 1;
+  const char* end = text.data() + text.size();
+  unsigned port = 0;
+  const auto [rest, error] = std::from_chars(begin, end, port);
+  return error == std::errc() && rest == end && port <= 65535;
+}
+
 class RowChecker {
  public:
   explicit RowChecker(const KeyReporter& report) : report_(report) {}
@@ -198,6 +209,9 @@ class RowChecker {
       if (static_cast<unsigned char>(c) >= 0x20 && c != 0x7F) continue;
       report_(key, "must not contain control characters");
       break;
+    }
+    if (rule.address && !is_host_and_port(value)) {
+      report_(key, absl::StrCat("expected host:port such as 127.0.0.1:7070, got \"", value, "\""));
     }
     if (rule.words.empty()) return;
     for (const auto& word : rule.words) {
