@@ -38,8 +38,7 @@ Result<std::variant<JoinRequest, RankPulse, RankReport>> from_wire(
   switch (message.kind_case()) {
     case v1::WorkerMessage::kJoin: {
       const v1::Join& join = message.join();
-      return Parsed(JoinRequest{join.job_id(), join.attempt(), join.rank(),
-                                join.first_unacked_sequence(), join.token()});
+      return Parsed(JoinRequest{join.job_id(), join.attempt(), join.rank(), join.token()});
     }
     case v1::WorkerMessage::kHeartbeat: {
       const v1::RankHeartbeat& beat = message.heartbeat();

@@ -13,11 +13,8 @@ RankReport report_from_wire(const v1::Report& report) {
   result.sequence = report.sequence();
   switch (report.kind_case()) {
     case v1::Report::kStep: {
-      StepReport step{report.step().step(), std::nullopt, {}};
+      StepReport step;
       if (report.step().has_metrics()) step.metrics = report.step().metrics();
-      for (const auto& [phase, seconds] : report.step().phase_seconds()) {
-        step.phase_seconds[phase] = seconds;
-      }
       result.body = std::move(step);
       break;
     }
@@ -37,8 +34,7 @@ RankReport report_from_wire(const v1::Report& report) {
       result.body = report.merge();
       break;
     case v1::Report::kEnd:
-      result.body =
-          EndReport{report.end().exit_code(), report.end().message(), report.end().steps_done()};
+      result.body = EndReport{report.end().exit_code(), report.end().message()};
       break;
     case v1::Report::KIND_NOT_SET:
       break;  // of a newer worker: acknowledged, not understood

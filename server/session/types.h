@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <variant>
@@ -9,7 +8,7 @@
 #include "base/status.h"
 #include "emoe/v1/job.pb.h"
 
-// What ranks and the coordinator tell each other, as plain values; rpc/ translates to and from the
+// What the coordinator uses of what ranks tell it, as plain values; rpc/ translates to and from the
 // wire (proto/emoe/v1/worker_control_service.proto and report.proto say what each means).
 namespace emoe::server {
 
@@ -17,7 +16,6 @@ struct JoinRequest {
   std::string job_id;
   int attempt = 0;
   v1::RankInfo rank;
-  int64_t first_unacked_sequence = 1;
   std::string token;
 };
 
@@ -33,15 +31,12 @@ struct RankPulse {
 };
 
 struct StepReport {
-  int64_t step = 0;
   std::optional<v1::StepMetrics> metrics;  // rank 0 only
-  std::map<std::string, double> phase_seconds;
 };
 
 struct EndReport {
   int exit_code = 0;
   std::string message;
-  int64_t steps_done = 0;
 };
 
 struct RankReport {

@@ -28,7 +28,7 @@ class AttemptEndTest : public ControllerTest {
     join(id, 1, 2);
     report(first, 1, phase("export"));
     report(first, 2, merge(true));
-    report(first, 3, EndReport{0, "", 4});
+    report(first, 3, EndReport{0, ""});
     return id;
   }
   std::filesystem::path attempt_dir(const std::string& id, int attempt = 1) const {
@@ -53,7 +53,7 @@ TEST_F(AttemptEndTest, FinishedWorkOutlivesAHang) {
   controller_->step();
   auto channel = join(id, 0, 1);
   report(channel, 1, merge(true));
-  report(channel, 2, EndReport{0, "", 4});
+  report(channel, 2, EndReport{0, ""});
   advance(config_.progress_timeout);  // its process does not end
   EXPECT_EQ(job(id).state(), v1::RECOVERING);
   controller_->step();

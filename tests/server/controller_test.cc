@@ -53,7 +53,7 @@ TEST_F(ControllerTest, ExitCodeZeroAloneIsNoSuccess) {
   controller_->step();
   auto channel = join(id, 0, 1);
   report(channel, 1, merge(false));  // exported, but the check did not hold
-  report(channel, 2, EndReport{0, "", 4});
+  report(channel, 2, EndReport{0, ""});
   launcher_.end(id, 1, {});
   controller_->step();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
@@ -68,7 +68,7 @@ TEST_F(ControllerTest, WaitsALittleForTheWordOfRankZero) {
   launcher_.end(id, 1, {});
   advance(seconds(1));
   EXPECT_EQ(job(id).state(), v1::RUNNING);
-  report(channel, 2, EndReport{0, "", 4});
+  report(channel, 2, EndReport{0, ""});
   EXPECT_EQ(job(id).state(), v1::SUCCEEDED);
 }
 
@@ -112,8 +112,8 @@ TEST_F(ControllerTest, TheRanksOwnWordNamesTheCause) {
   controller_->step();
   auto first = join(id, 0, 2);
   auto second = join(id, 1, 2);
-  report(first, 1, EndReport{71, "peer lost", 2});
-  report(second, 1, EndReport{65, "train.jsonl:3: row is empty", 2});
+  report(first, 1, EndReport{71, "peer lost"});
+  report(second, 1, EndReport{65, "train.jsonl:3: row is empty"});
   launcher_.end(id, 1, {.exit_code = 71, .rank = 0});
   controller_->step();
   EXPECT_EQ(job(id).state(), v1::FAILED);
@@ -213,13 +213,13 @@ TEST_F(ControllerTest, RefusesStrangersAndStaleAttempts) {
     controller_->step();
     return channel->closed ? error_detail_of(*channel->closed).reason : "joined";
   };
-  EXPECT_EQ(try_join({"job-none", 1, {}, 1, ""}), "JOB_NOT_FOUND");
-  EXPECT_EQ(try_join({id, 1, {}, 1, "guess"}), "BAD_TOKEN");
-  EXPECT_EQ(try_join({id, 7, {}, 1, token(id, 1)}), "STALE_ATTEMPT");
-  EXPECT_EQ(try_join({id, 1, {}, 1, token(id, 1)}), "joined");
+  EXPECT_EQ(try_join({"job-none", 1, {}, ""}), "JOB_NOT_FOUND");
+  EXPECT_EQ(try_join({id, 1, {}, "guess"}), "BAD_TOKEN");
+  EXPECT_EQ(try_join({id, 7, {}, token(id, 1)}), "STALE_ATTEMPT");
+  EXPECT_EQ(try_join({id, 1, {}, token(id, 1)}), "joined");
   launcher_.end(id, 1, {.exit_code = 64});
   controller_->step();
-  EXPECT_EQ(try_join({id, 1, {}, 1, token(id, 1)}), "STALE_ATTEMPT");
+  EXPECT_EQ(try_join({id, 1, {}, token(id, 1)}), "STALE_ATTEMPT");
 }
 
 TEST_F(ControllerTest, ReportsAreStoredOnceAndWithoutGaps) {

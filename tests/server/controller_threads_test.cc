@@ -32,7 +32,7 @@ class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
     const auto launch = launcher_.wait_for_launch(id, 1, 20s);
     ASSERT_TRUE(launch.has_value());
     channel = std::make_shared<FakeChannel>();
-    JoinRequest join{id, 1, {}, 1, launch->environment.at("EMOE_ATTEMPT_TOKEN")};
+    JoinRequest join{id, 1, {}, launch->environment.at("EMOE_ATTEMPT_TOKEN")};
     join.rank.set_world_size(1);
     controller_->post({channel, join});
     ASSERT_TRUE(channel->wait_for_welcome());
@@ -47,7 +47,7 @@ class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
       controller_->post({channel, RankReport{++sequence, std::move(body)}});
     };
     for (int64_t step = 0; step < 20; ++step) {
-      StepReport report{step, v1::StepMetrics(), {}};
+      StepReport report{v1::StepMetrics()};
       report.metrics->set_step(step);
       send(report);
       controller_->post({channel, RankPulse{step, "forward", step, step, "", 0, 0}});
@@ -55,7 +55,7 @@ class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
     v1::MergeSummary merged;
     merged.set_verified(true);
     send(merged);
-    send(EndReport{0, "", 20});
+    send(EndReport{0, ""});
     ASSERT_TRUE(channel->wait_for_ack(sequence));
     EXPECT_EQ(store_->steps(id, 0, 100)->size(), 20U);
     launcher_.end(id, 1, {});

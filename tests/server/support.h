@@ -202,7 +202,7 @@ class ControllerTest : public CoordinatorTest<FakeClock> {
     return "";
   }
   std::shared_ptr<FakeChannel> join(const std::string& id, int rank, int ranks, int attempt = 1) {
-    JoinRequest request{id, attempt, {}, 1, token(id, attempt)};
+    JoinRequest request{id, attempt, {}, token(id, attempt)};
     request.rank.set_rank(rank);
     request.rank.set_world_size(ranks);
     request.rank.set_host("n1");
@@ -219,7 +219,7 @@ class ControllerTest : public CoordinatorTest<FakeClock> {
     controller_->step();
   }
   static StepReport step_report(int64_t step, int64_t tokens = 100) {
-    StepReport report{step, v1::StepMetrics(), {}};
+    StepReport report{v1::StepMetrics()};
     report.metrics->set_step(step);
     report.metrics->set_loss(2.0 - 0.1 * static_cast<double>(step));
     report.metrics->set_tokens(tokens);
@@ -242,7 +242,7 @@ class ControllerTest : public CoordinatorTest<FakeClock> {
                    int64_t sequence = 1, int attempt = 1) {
     report(channel, sequence, phase("export"));
     report(channel, sequence + 1, merge(true));
-    report(channel, sequence + 2, EndReport{0, "", 4});
+    report(channel, sequence + 2, EndReport{0, ""});
     launcher_.end(id, attempt, {});
     controller_->step();
   }
