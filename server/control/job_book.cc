@@ -125,7 +125,7 @@ Status JobBook::commit(LiveJob& live, JobEdit edit) {
   return commit(std::move(edits));
 }
 
-Status JobBook::commit(std::vector<std::pair<LiveJob*, JobEdit>> edits) {
+Status JobBook::commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits) {
   std::vector<Change> changes;
   changes.reserve(edits.size());
   for (auto& [live, edit] : edits) changes.push_back(finish(edit));

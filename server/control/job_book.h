@@ -103,7 +103,7 @@ class JobBook {
   // Stores the edits in one transaction, then lets memory follow and tells the watchers. A job
   // that has ended leaves the book once drop_ended() is called.
   [[nodiscard]] Status commit(LiveJob& live, JobEdit edit);
-  [[nodiscard]] Status commit(std::vector<std::pair<LiveJob*, JobEdit>> edits);
+  [[nodiscard]] Status commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits);
   void drop_ended();
 
  private:

@@ -40,7 +40,7 @@ SessionDesk::SessionDesk(JobBook& book, JobStore& store, const Clock& clock,
                          CoordinatorProbe& probe, FailureLog& failures)
     : book_(book), store_(store), clock_(clock), probe_(probe), failures_(failures) {}
 
-void SessionDesk::process(std::vector<SessionMessage> messages, SteadyTime now) {
+void SessionDesk::process(const std::vector<SessionMessage>& messages, SteadyTime now) {
   Round round{{}, clock_, now};
   for (const SessionMessage& message : messages) {
     const auto& channel = message.channel;

@@ -32,7 +32,7 @@ class SessionDesk {
 
   // `now`: when the round began. What is not among its messages came later, so liveness is judged
   // by that time too.
-  void process(std::vector<SessionMessage> messages, SteadyTime now);
+  void process(const std::vector<SessionMessage>& messages, SteadyTime now);
   // Stores what the ranks of an ended attempt left in its folder because no coordinator was there
   // to hear it.
   [[nodiscard]] Status take_left_reports(LiveJob& live, const std::filesystem::path& attempt_dir);

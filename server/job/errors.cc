@@ -11,13 +11,16 @@ namespace {
 
 constexpr char kPayloadType[] = "emoe/error_detail";
 constexpr char kUnit = '\x1f';
+constexpr char kUnitText[] = {kUnit, '\0'};
 
 }  // namespace
 
 Status make_error(StatusCode code, const std::string& reason, const std::string& message,
                   const std::map<std::string, std::string>& metadata) {
   std::string payload = reason;
-  for (const auto& [key, value] : metadata) payload += kUnit + key + kUnit + value;
+  for (const auto& [key, value] : metadata) {
+    absl::StrAppend(&payload, kUnitText, key, kUnitText, value);
+  }
   Status status(code, message);
   status.SetPayload(kPayloadType, absl::Cord(payload));
   return status;

@@ -19,7 +19,6 @@ Verdict judge_finding(Finding finding) {
     case Finding::join_timeout:
       return {v1::REASON_START_FAILED, RetryAction::retry};
     case Finding::world_size_mismatch:
-      return {v1::REASON_START_FAILED, RetryAction::fail};
     case Finding::launch_refused:
       return {v1::REASON_START_FAILED, RetryAction::fail};
     case Finding::engine_busy:

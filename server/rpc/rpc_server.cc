@@ -71,7 +71,7 @@ RpcServer::RpcServer(const Config& config, Controller& controller, JobStore& sto
       worker_control_(
           [&controller](SessionMessage message) { controller.post(std::move(message)); }) {}
 
-Result<std::unique_ptr<RpcServer>> RpcServer::start(Config config, Controller& controller,
+Result<std::unique_ptr<RpcServer>> RpcServer::start(const Config& config, Controller& controller,
                                                     JobStore& store, const Clock& clock,
                                                     CoordinatorProbe& probe) {
   auto server = std::unique_ptr<RpcServer>(new RpcServer(config, controller, store, clock, probe));

@@ -29,7 +29,7 @@ class RpcServer {
   };
 
   // UNAVAILABLE when the address cannot be bound ("… is in use").
-  [[nodiscard]] static Result<std::unique_ptr<RpcServer>> start(Config config,
+  [[nodiscard]] static Result<std::unique_ptr<RpcServer>> start(const Config& config,
                                                                 Controller& controller,
                                                                 JobStore& store, const Clock& clock,
                                                                 CoordinatorProbe& probe);

@@ -43,19 +43,20 @@ template <int kA, int kB>
   const int64_t columns = b.rows();
   for (int64_t i = begin; i < end;) {
     const bool whole_rows = i + kA <= end;
+    const int64_t rows = whole_rows ? kA : 1;  // NOLINT(bugprone-branch-clone): kA may be 1
     float* line = out + (i - begin) * columns;
     for (int64_t j = 0; j < columns;) {
       if (whole_rows && j + kB <= columns) {
         block<kA, kB>(a.row(i), b.row(j), stride, line + j, columns);
         j += kB;
       } else {
-        for (int r = 0; r < (whole_rows ? kA : 1); ++r) {
+        for (int64_t r = 0; r < rows; ++r) {
           block<1, 1>(a.row(i + r), b.row(j), stride, line + r * columns + j, columns);
         }
         ++j;
       }
     }
-    i += whole_rows ? kA : 1;
+    i += rows;
   }
 }
 
