@@ -2,18 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/format/model_folder.h"
+
 namespace emoe {
 namespace {
 
 LlamaConfig tied_config() {
-  LlamaConfig config;
-  config.hidden_size = 8;
-  config.intermediate_size = 12;
+  LlamaConfig config = testing::small_config();
   config.num_hidden_layers = 2;
-  config.num_attention_heads = 4;
-  config.num_key_value_heads = 2;
-  config.head_dim = 2;
-  config.vocab_size = 16;
   config.tie_word_embeddings = true;
   return config;
 }

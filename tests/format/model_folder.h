@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <string>
 
+#include "format/dtype.h"
 #include "format/llama_config.h"
 #include "format/llama_tensors.h"
 #include "tests/format/safetensors_bytes.h"
@@ -30,14 +31,11 @@ inline void write_model_folder(const std::filesystem::path& folder, const LlamaC
   std::string header;
   size_t offset = 0;
   for (const auto& [name, shape] : llama_tensors(config)) {
-    const bool matrix = shape.size() == 2;
-    const auto size = 4 * static_cast<size_t>(shape[0] * (matrix ? shape[1] : 1));
-    const std::string sizes =
-        std::to_string(shape[0]) + (matrix ? "," + std::to_string(shape[1]) : "");
+    const size_t end = offset + bytes_of_tensor("F32", shape).value();
     header += (header.empty() ? "{" : ",") +
-              entry(name, "F32", "[" + sizes + "]",
-                    "[" + std::to_string(offset) + "," + std::to_string(offset + size) + "]");
-    offset += size;
+              entry(name, "F32", shape_text(shape),
+                    "[" + std::to_string(offset) + "," + std::to_string(end) + "]");
+    offset = end;
   }
   write_bytes(folder / "config.json", config.to_json("float32"));
   write_bytes(folder / "model.safetensors",

@@ -20,6 +20,13 @@ inline std::string entry(const std::string& name, const std::string& dtype,
          ",\"data_offsets\":" + offsets + "}";
 }
 
+// A file of one tensor "a" whose bytes are all 1.
+inline std::string one_tensor(const std::string& dtype, const std::string& shape,
+                              const std::string& offsets, size_t data_bytes) {
+  return safetensors_bytes("{" + entry("a", dtype, shape, offsets) + "}",
+                           std::string(data_bytes, '\1'));
+}
+
 inline void write_bytes(const std::filesystem::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary | std::ios::trunc)
       .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));

@@ -8,6 +8,8 @@
 namespace emoe {
 namespace {
 
+using testing::entry;
+using testing::one_tensor;
 using testing::safetensors_bytes;
 using testing::TempDir;
 using testing::write_bytes;
@@ -17,14 +19,6 @@ struct BadFile {
   std::string bytes;
   std::string expected;  // in the message
 };
-
-using testing::entry;
-
-std::string one(const std::string& dtype, const std::string& shape, const std::string& offsets,
-                size_t data_bytes) {
-  return safetensors_bytes("{" + entry("a", dtype, shape, offsets) + "}",
-                           std::string(data_bytes, '\1'));
-}
 
 std::string two(const std::string& first, const std::string& second, size_t data_bytes) {
   return safetensors_bytes(
@@ -65,28 +59,32 @@ std::vector<BadFile> bad_files() {
       {"unknown key",
        safetensors_bytes(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1}})", "x"),
        "unknown header key \"x\""},
-      {"unknown dtype", one("F33", "[1]", "[0,4]", 4), "\"a\": unknown dtype \"F33\""},
+      {"unknown dtype", one_tensor("F33", "[1]", "[0,4]", 4), "\"a\": unknown dtype \"F33\""},
       {"dtype is a number",
        safetensors_bytes(R"({"a":{"dtype":1,"shape":[1],"data_offsets":[0,1]}})", "x"),
        "dtype is not a string"},
-      {"shape against range", one("F32", "[2]", "[0,4]", 4), "needs 8 bytes, its range has 4"},
-      {"negative size", one("F32", "[-1]", "[0,4]", 4), "\"a\": shape"},
-      {"fraction size", one("F32", "[1.0]", "[0,4]", 4), "\"a\": shape"},
-      {"size above 64 bits", one("F32", "[36893488147419103232]", "[0,4]", 4), "\"a\": shape"},
-      {"product overflows", one("F32", "[4611686018427387904,4]", "[0,0]", 0), "63 bits"},
-      {"product wraps to 0", one("F32", "[4294967296,4294967296]", "[0,0]", 0), "63 bits"},
-      {"negative offset", one("F32", "[1]", "[-4,0]", 4), "\"a\": data_offsets"},
-      {"end before begin", one("F32", "[1]", "[4,0]", 4), "\"a\": data_offsets"},
-      {"offset above 63 bits", one("F32", "[1]", "[18446744073709551612,18446744073709551616]", 4),
+      {"shape against range", one_tensor("F32", "[2]", "[0,4]", 4),
+       "needs 8 bytes, its range has 4"},
+      {"negative size", one_tensor("F32", "[-1]", "[0,4]", 4), "\"a\": shape"},
+      {"fraction size", one_tensor("F32", "[1.0]", "[0,4]", 4), "\"a\": shape"},
+      {"size above 64 bits", one_tensor("F32", "[36893488147419103232]", "[0,4]", 4),
+       "\"a\": shape"},
+      {"product overflows", one_tensor("F32", "[4611686018427387904,4]", "[0,0]", 0), "63 bits"},
+      {"product wraps to 0", one_tensor("F32", "[4294967296,4294967296]", "[0,0]", 0), "63 bits"},
+      {"negative offset", one_tensor("F32", "[1]", "[-4,0]", 4), "\"a\": data_offsets"},
+      {"end before begin", one_tensor("F32", "[1]", "[4,0]", 4), "\"a\": data_offsets"},
+      {"offset above 63 bits",
+       one_tensor("F32", "[1]", "[18446744073709551612,18446744073709551616]", 4),
        "\"a\": data_offsets"},
-      {"three offsets", one("F32", "[1]", "[0,4,8]", 4), "\"a\": data_offsets"},
-      {"beyond the data", one("F32", "[2]", "[0,8]", 4), "\"a\": bytes 0 … 8 reach beyond"},
+      {"three offsets", one_tensor("F32", "[1]", "[0,4,8]", 4), "\"a\": data_offsets"},
+      {"beyond the data", one_tensor("F32", "[2]", "[0,8]", 4), "\"a\": bytes 0 … 8 reach beyond"},
       {"truncated data", two("[0,4]", "[4,8]", 7), "\"b\": bytes 4 … 8 reach beyond"},
       {"overlap", two("[0,4]", "[2,6]", 6), "\"b\": overlaps"},
       {"the same range", two("[0,4]", "[0,4]", 4), "overlaps"},
       {"hole", two("[0,4]", "[8,12]", 12), "\"b\": a hole of 4 bytes"},
-      {"hole at the front", one("F32", "[1]", "[4,8]", 8), "\"a\": a hole"},
-      {"data after the last", one("F32", "[1]", "[0,4]", 5), "1 bytes after the last tensor"},
+      {"hole at the front", one_tensor("F32", "[1]", "[4,8]", 8), "\"a\": a hole"},
+      {"data after the last", one_tensor("F32", "[1]", "[0,4]", 5),
+       "1 bytes after the last tensor"},
       {"data without a tensor", safetensors_bytes("{}", "x"), "1 bytes after the last tensor"},
       {"metadata is no object", safetensors_bytes(R"({"__metadata__":1})", ""), "__metadata__"},
       {"metadata is no string", safetensors_bytes(R"({"__metadata__":{"a":1}})", ""), "\"a\""},

@@ -14,15 +14,10 @@ namespace emoe::worker {
 namespace {
 
 using emoe::testing::entry;
+using emoe::testing::one_tensor;
 using emoe::testing::safetensors_bytes;
 using emoe::testing::TempDir;
 using emoe::testing::write_bytes;
-
-std::string one(const std::string& dtype, const std::string& shape, const std::string& offsets,
-                size_t data_bytes) {
-  return safetensors_bytes("{" + entry("a", dtype, shape, offsets) + "}",
-                           std::string(data_bytes, '\1'));
-}
 
 TEST(SafetensorsFile, MisalignedScalarAndEmptyTensorsAreRead) {
   const TempDir dir;
@@ -48,7 +43,7 @@ TEST(SafetensorsFile, TensorKeepsTheMappingAlive) {
   const TempDir dir;
   at::Tensor tensor;
   {
-    write_bytes(dir / "a.safetensors", one("I32", "[2]", "[0,8]", 8));
+    write_bytes(dir / "a.safetensors", one_tensor("I32", "[2]", "[0,8]", 8));
     auto file = SafetensorsFile::open(dir / "a.safetensors");
     ASSERT_TRUE(file.ok());
     tensor = file->tensor("a").value();
@@ -67,7 +62,7 @@ TEST(Dtypes, TheElementSizesOfFormatAndLibTorchAgree) {
 TEST(SafetensorsFile, AFileThatChangedSinceItsHeaderWasReadIsRefused) {
   const TempDir dir;
   const auto path = dir / "a.safetensors";
-  write_bytes(path, one("I32", "[2]", "[0,8]", 8));
+  write_bytes(path, one_tensor("I32", "[2]", "[0,8]", 8));
   const auto header = read_safetensors_header(path);
   ASSERT_TRUE(SafetensorsFile::open(path, header.value()).ok());
   std::filesystem::resize_file(path, header->file_bytes - 1);
