@@ -10,9 +10,6 @@
 namespace emoe {
 namespace {
 
-constexpr char kEmbedding[] = "model.embed_tokens.weight";
-constexpr char kHead[] = "lm_head.weight";
-
 bool is_weight_dtype(const std::string& dtype) {
   return dtype == "F32" || dtype == "BF16" || dtype == "F16";
 }
@@ -32,10 +29,10 @@ void check_tensor(const TensorInfo& info, const std::string& name,
 
 // A tied model may carry its head a second time.
 void check_tied_head(const TensorInfo& head, const WeightHeaders& weights, Diagnostics& problems) {
-  const auto embedding = weights.tensors.find(kEmbedding);
+  const auto embedding = weights.tensors.find(kEmbeddingName);
   if (embedding == weights.tensors.end()) return;  // reported as missing
   if (head.dtype == embedding->second.dtype && head.shape == embedding->second.shape) return;
-  problems.add(head.file, kHead,
+  problems.add(head.file, kHeadName,
                "differs from the embedding, though config.json says tie_word_embeddings");
 }
 
@@ -47,7 +44,7 @@ std::vector<std::pair<std::string, std::vector<int64_t>>> llama_tensors(const Ll
   const int64_t kv = config.num_key_value_heads * config.head_dim;
   const int64_t wide = config.intermediate_size;
   std::vector<std::pair<std::string, std::vector<int64_t>>> tensors;
-  tensors.push_back({kEmbedding, {config.vocab_size, hidden}});
+  tensors.push_back({kEmbeddingName, {config.vocab_size, hidden}});
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
     const std::string prefix = "model.layers." + std::to_string(l) + ".";
     tensors.push_back({prefix + "self_attn.q_proj.weight", {q, hidden}});
@@ -62,7 +59,7 @@ std::vector<std::pair<std::string, std::vector<int64_t>>> llama_tensors(const Ll
   }
   tensors.push_back({"model.norm.weight", {hidden}});
   if (!config.tie_word_embeddings) {
-    tensors.push_back({kHead, {config.vocab_size, hidden}});
+    tensors.push_back({kHeadName, {config.vocab_size, hidden}});
   }
   return tensors;
 }
@@ -86,7 +83,7 @@ Status check_llama_tensors(const WeightHeaders& weights, const LlamaConfig& conf
   }
   for (const auto& [name, info] : weights.tensors) {
     if (expected.contains(name) || is_rotary_buffer(name)) continue;
-    if (config.tie_word_embeddings && name == kHead) {
+    if (config.tie_word_embeddings && name == kHeadName) {
       check_tied_head(info, weights, problems);
     } else {
       problems.add(info.file, name, "is no tensor of the model that config.json describes");

@@ -11,6 +11,9 @@
 
 namespace emoe {
 
+inline constexpr char kEmbeddingName[] = "model.embed_tokens.weight";
+inline constexpr char kHeadName[] = "lm_head.weight";
+
 // The tensors of a Llama checkpoint: Hugging Face name → shape, in the order transformers writes
 // them.
 [[nodiscard]] std::vector<std::pair<std::string, std::vector<int64_t>>> llama_tensors(

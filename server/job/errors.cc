@@ -11,7 +11,6 @@ namespace {
 
 constexpr char kPayloadType[] = "emoe/error_detail";
 constexpr char kUnit = '\x1f';
-constexpr char kUnitText[] = {kUnit, '\0'};
 
 }  // namespace
 
@@ -19,7 +18,7 @@ Status make_error(StatusCode code, const std::string& reason, const std::string&
                   const std::map<std::string, std::string>& metadata) {
   std::string payload = reason;
   for (const auto& [key, value] : metadata) {
-    absl::StrAppend(&payload, kUnitText, key, kUnitText, value);
+    payload.append(1, kUnit).append(key).append(1, kUnit).append(value);
   }
   Status status(code, message);
   status.SetPayload(kPayloadType, absl::Cord(payload));

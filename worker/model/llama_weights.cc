@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 
+#include "format/llama_tensors.h"
 #include "worker/model/counter_random.h"
 
 namespace emoe::worker {
@@ -173,7 +174,7 @@ void load_llama_weights(const Llama::Options& options, const Llama::WeightSource
     }
   }
   Loader loader(options, source, into);
-  loader.load("model.embed_tokens.weight", {config.vocab_size, config.hidden_size}, into.embedding);
+  loader.load(kEmbeddingName, {config.vocab_size, config.hidden_size}, into.embedding);
   into.layers.resize(static_cast<size_t>(config.num_hidden_layers));
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
     LlamaLayer& layer = into.layers[static_cast<size_t>(l)];
@@ -187,7 +188,7 @@ void load_llama_weights(const Llama::Options& options, const Llama::WeightSource
   if (config.tie_word_embeddings) {
     into.head = into.embedding;
   } else {
-    loader.load("lm_head.weight", {config.vocab_size, config.hidden_size}, into.head);
+    loader.load(kHeadName, {config.vocab_size, config.hidden_size}, into.head);
   }
 }
 

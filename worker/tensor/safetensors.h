@@ -72,7 +72,7 @@ class SafetensorsWriter {
   };
   [[nodiscard]] static Result<SafetensorsWriter> create(
       const std::filesystem::path& path, std::vector<Planned> plan,
-      std::map<std::string, std::string> metadata);
+      const std::map<std::string, std::string>& metadata);
   [[nodiscard]] Status write(
       const at::Tensor& tensor);  // the next planned one; converted to its dtype
   [[nodiscard]] Status write_raw(

@@ -46,9 +46,9 @@ Result<std::string> header_text(const std::vector<SafetensorsWriter::Planned>& p
 
 }  // namespace
 
-Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path& path,
-                                                    std::vector<Planned> plan,
-                                                    std::map<std::string, std::string> metadata) {
+Result<SafetensorsWriter> SafetensorsWriter::create(
+    const std::filesystem::path& path, std::vector<Planned> plan,
+    const std::map<std::string, std::string>& metadata) {
   const Result<std::string> header = header_text(plan, metadata);
   if (!header.ok()) return with_context(header.status(), path.string());
   EMOE_ASSIGN_OR_RETURN(FileWriter file, FileWriter::create(path));

@@ -18,14 +18,13 @@ namespace {
 
 // The head that a tied model carries a second time must be the embedding, bit for bit.
 Status check_tied_head(const WeightFolder& folder, const LlamaConfig& config) {
-  constexpr char kHead[] = "lm_head.weight";
-  const auto head = folder.tensors().find(kHead);
+  const auto head = folder.tensors().find(kHeadName);
   if (!config.tie_word_embeddings || head == folder.tensors().end()) return ok_status();
-  const auto a = folder.raw(kHead);
-  const auto b = folder.raw("model.embed_tokens.weight");
+  const auto a = folder.raw(kHeadName);
+  const auto b = folder.raw(kEmbeddingName);
   if (std::equal(a.begin(), a.end(), b.begin(), b.end())) return ok_status();
   return absl::InvalidArgumentError(
-      absl::StrCat(head->second.file, ": ", kHead,
+      absl::StrCat(head->second.file, ": ", kHeadName,
                    " differs from the embedding, though config.json says tie_word_embeddings"));
 }
 

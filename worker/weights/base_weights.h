@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 #include "base/status.h"
 #include "format/llama_config.h"
@@ -36,7 +37,7 @@ class BaseWeights {
   [[nodiscard]] Llama::WeightSource source() const;
 
  private:
-  explicit BaseWeights(LlamaConfig config) : config_(config) {}
+  explicit BaseWeights(LlamaConfig config) : config_(std::move(config)) {}
   LlamaConfig config_;
   std::filesystem::path path_;
   std::shared_ptr<const WeightFolder> folder_;

@@ -7,13 +7,10 @@
 namespace emoe::worker {
 namespace {
 
-constexpr char kEmbedding[] = "model.embed_tokens.weight";
-constexpr char kHead[] = "lm_head.weight";
-
 MergeItem item_of(const Llama& model, const std::string& name, const std::string& base_dtype,
                   const std::vector<int64_t>& shape, const std::string& dtype) {
   MergeItem item{.name = name, .weight = name, .dtype = dtype, .shape = shape};
-  if (name == kHead && model.options().config.tie_word_embeddings) item.weight = kEmbedding;
+  if (name == kHeadName && model.options().config.tie_word_embeddings) item.weight = kEmbeddingName;
   if (is_rotary_buffer(name)) item.dtype = base_dtype;  // no weight: stays as it is
   item.changed = model.is_changed(item.weight);
   item.converted = item.dtype != base_dtype;
