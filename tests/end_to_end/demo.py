@@ -69,6 +69,7 @@ def start(tmp_path):
 def test_killed_and_started_again_it_passes(start):
     killed = start(*LONG)
     killed.wait_for("emoe-worker run")
+    tools.wait_until(lambda: [path for path in killed.shared_memory() if path.exists()], 60, "the attempt's shared memory")
     killed.process.kill()
     killed.process.wait()
     memory = killed.shared_memory()

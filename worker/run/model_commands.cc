@@ -16,7 +16,6 @@
 #include "worker/run/experts.h"
 #include "worker/run/job_plan.h"
 #include "worker/run/json_list.h"
-#include "worker/tensor/dtype.h"
 #include "worker/tensor/safetensors.h"
 #include "worker/text/dataset.h"
 #include "worker/text/tokenizer.h"
@@ -66,22 +65,10 @@ bool wants_bfloat16(const std::string& dtype, bool otherwise) {
   throw JobError(ExitCode::configuration, absl::StrCat("--dtype ", dtype, ": float32 or bfloat16"));
 }
 
-Status write_tensors(const std::filesystem::path& path,
-                     const std::map<std::string, at::Tensor>& tensors) {
-  std::vector<SafetensorsWriter::Planned> plan;
-  for (const auto& [name, tensor] : tensors) {
-    plan.push_back({name, dtype_name(tensor.scalar_type()), tensor.sizes().vec()});
-  }
-  EMOE_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, plan, {}));
-  for (const auto& [name, tensor] : tensors) EMOE_RETURN_IF_ERROR(writer.write(tensor));
-  return writer.close();
-}
-
 // Under a temporary name first: `path` is whole or as it was.
-void write_tensors_atomically(const std::filesystem::path& path,
-                              const std::map<std::string, at::Tensor>& tensors) {
+void write_tensors_atomically(const std::filesystem::path& path, const TensorMap& tensors) {
   const std::filesystem::path temporary = absl::StrCat(path.string(), ".tmp.", ::getpid());
-  Status status = write_tensors(temporary, tensors);
+  Status status = write_tensors(temporary, tensors, {});
   if (status.ok()) status = rename_durably(temporary, path);
   if (!status.ok()) ::unlink(temporary.c_str());
   output_or_throw(status);
@@ -101,7 +88,7 @@ void write_logits(const LogitsRequest& request) {
   const std::vector<int64_t> ids = read_tokens(request.tokens, base.config());
   Llama model = load_model(base, make_experts(plan.emoe, base, "", 1),
                            wants_bfloat16(request.dtype, plan.bfloat16), request.adapter);
-  std::map<std::string, at::Tensor> tensors;
+  TensorMap tensors;
   ForwardOptions forward;
   forward.on_choice = [&tensors](const ExpertChoice& choice) {
     tensors[absl::StrCat("experts.", choice.layer)] = choice.chosen.to(at::kInt).contiguous();

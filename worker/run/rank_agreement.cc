@@ -1,6 +1,7 @@
 #include "worker/run/rank_agreement.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include <absl/strings/str_cat.h>
@@ -41,6 +42,12 @@ void check_same_preparation(const Preparation& mine, const std::string& host, Co
                                   ": all hosts must see the same files"));
     }
   }
+}
+
+bool on_any_rank(bool mine, Communicator& comm) {
+  std::array<double, 1> flag = {mine ? 1.0 : 0.0};
+  comm.all_reduce_max(flag);
+  return flag[0] > 0;
 }
 
 }  // namespace emoe::worker

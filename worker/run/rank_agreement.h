@@ -16,4 +16,7 @@ using Preparation = std::vector<std::pair<std::string, std::string>>;
 // what differs. Collective; host communicators only.
 void check_same_preparation(const Preparation& mine, const std::string& host, Communicator& comm);
 
+// Whether this holds on at least one rank. Collective; host communicators only.
+[[nodiscard]] bool on_any_rank(bool mine, Communicator& comm);
+
 }  // namespace emoe::worker

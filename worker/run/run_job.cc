@@ -189,8 +189,6 @@ class JobRun {
       reporting.finish(exit_code_of(error), error.what(), steps_done_);
       throw;
     }
-    // A run that is done stays done: its reports are stored, or left for the coordinator to find.
-    if (code != ExitCode::done && reporting.must_leave()) code = ExitCode::peer_lost;
     reporting.finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
     // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
     comm_->barrier();
@@ -220,9 +218,13 @@ class JobRun {
     const TrainEnd end = train(model, prepared, reporting);
     if (end == TrainEnd::finished && is_first()) publish(model, prepared, hasher, progress);
     comm_->barrier();
+    // A run that is done stays done: its reports are stored, or left for the coordinator to find.
+    if (end == TrainEnd::finished) return ExitCode::done;
+    // One rank gives its coordinator up a moment before the others, and stops them: all say so.
     // Without a checkpoint (TrainEnd::stopped) only a coordinator stops a run, one that is cancelled
     // or that is not this rank's any more; it knows, whatever the code.
-    return end == TrainEnd::finished ? ExitCode::done : ExitCode::preempted;
+    const bool leaving = on_any_rank(reporting.must_leave(), *comm_);
+    return leaving ? ExitCode::peer_lost : ExitCode::preempted;
   }
 
   // Before anything is written. The lock is kept until this process ends.

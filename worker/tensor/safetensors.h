@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -16,6 +17,8 @@
 #include "format/weight_headers.h"
 
 namespace emoe::worker {
+
+using TensorMap = std::map<std::string, at::Tensor>;  // by name
 
 // A read-only file, mapped; tensors are views into the mapping and keep it alive. Thread-safe.
 class SafetensorsFile {
@@ -86,5 +89,12 @@ class SafetensorsWriter {
   std::vector<Planned> plan_;
   size_t next_ = 0;
 };
+
+// One file of tensors that are all in memory, in their own dtypes, fsync included. Errors as for
+// SafetensorsWriter.
+[[nodiscard]] Status write_tensors(
+    const std::filesystem::path& path, const TensorMap& tensors,
+    const std::map<std::string, std::string>& metadata,
+    const std::function<void()>& on_work_done = [] {});
 
 }  // namespace emoe::worker

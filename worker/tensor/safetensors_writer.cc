@@ -92,4 +92,20 @@ Status SafetensorsWriter::close() {
   return file_.close();
 }
 
+Status write_tensors(const std::filesystem::path& path, const TensorMap& tensors,
+                     const std::map<std::string, std::string>& metadata,
+                     const std::function<void()>& on_work_done) {
+  std::vector<SafetensorsWriter::Planned> plan;
+  plan.reserve(tensors.size());
+  for (const auto& [name, tensor] : tensors) {
+    plan.push_back({name, dtype_name(tensor.scalar_type()), tensor.sizes().vec()});
+  }
+  EMOE_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, std::move(plan), metadata));
+  for (const auto& [name, tensor] : tensors) {
+    EMOE_RETURN_IF_ERROR(writer.write(tensor));
+    on_work_done();
+  }
+  return writer.close();
+}
+
 }  // namespace emoe::worker

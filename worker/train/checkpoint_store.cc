@@ -10,7 +10,6 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "worker/tensor/safetensors.h"
 #include "worker/train/manifest.h"
 
 namespace emoe::worker {
@@ -45,18 +44,6 @@ Result<std::vector<int64_t>> steps_in(const std::filesystem::path& folder) {
   if (error) return errno_status(error.value(), "cannot list " + folder.string());
   std::sort(steps.rbegin(), steps.rend());
   return steps;
-}
-
-Status write_tensors(const std::filesystem::path& path, const TensorMap& tensors,
-                     const std::function<void()>& on_work_done) {
-  std::vector<SafetensorsWriter::Planned> plan;
-  for (const auto& [name, tensor] : tensors) plan.push_back({name, "F32", tensor.sizes().vec()});
-  EMOE_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, plan, {{"format", "pt"}}));
-  for (const auto& [name, tensor] : tensors) {
-    EMOE_RETURN_IF_ERROR(writer.write(tensor));
-    on_work_done();
-  }
-  return writer.close();
 }
 
 Result<TensorMap> read_tensors(const std::filesystem::path& path) {
@@ -124,11 +111,13 @@ Status CheckpointStore::prepare() const {
 Status CheckpointStore::write_files(const std::filesystem::path& folder,
                                     const Checkpoint& checkpoint) const {
   EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
-  EMOE_RETURN_IF_ERROR(write_tensors(folder / weights_file_, checkpoint.weights, on_work_done_));
+  const std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  EMOE_RETURN_IF_ERROR(
+      write_tensors(folder / weights_file_, checkpoint.weights, metadata, on_work_done_));
   TensorMap moments;
   for (const auto& [name, tensor] : checkpoint.first_moments) moments[kFirst + name] = tensor;
   for (const auto& [name, tensor] : checkpoint.second_moments) moments[kSecond + name] = tensor;
-  EMOE_RETURN_IF_ERROR(write_tensors(folder / kOptimizerFile, moments, on_work_done_));
+  EMOE_RETURN_IF_ERROR(write_tensors(folder / kOptimizerFile, moments, metadata, on_work_done_));
   EMOE_RETURN_IF_ERROR(write_file_atomically(folder / kStateFile, state_json(checkpoint.state)));
   EMOE_RETURN_IF_ERROR(write_manifest(folder, checkpoint.state.step, files(), on_work_done_));
   return sync_directory(folder);

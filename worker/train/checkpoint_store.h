@@ -3,15 +3,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
-
 #include "base/status.h"
 #include "worker/eval/expert_counts.h"
+#include "worker/tensor/safetensors.h"
 
 namespace emoe::worker {
 
@@ -27,7 +25,6 @@ struct TrainState {
 };
 
 // Tensors are fp32, in the original neuron order, under their PEFT or Hugging Face names.
-using TensorMap = std::map<std::string, at::Tensor>;
 struct Checkpoint {
   TrainState state;
   TensorMap weights;

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
@@ -35,13 +36,20 @@ bool same_bits(const at::Tensor& a, const at::Tensor& b) {
 // the base's neuron order.
 using LinearSource = std::function<Linear(const std::string& name)>;
 
-LinearSource plain(const BaseWeights& weights) {
-  std::map<std::string, std::vector<int64_t>> shapes;
-  for (const auto& [name, shape] : llama_tensors(weights.config())) shapes[name] = shape;
-  return [&weights, shapes](const std::string& name) {
-    return Linear{{name, weights.tensor(name, shapes.at(name)).to(at::kFloat), at::Tensor()}, {}};
-  };
-}
+// What a folder, or the base, holds.
+class PlainLinears {
+ public:
+  explicit PlainLinears(const BaseWeights& weights) : weights_(weights) {
+    for (const auto& [name, shape] : llama_tensors(weights.config())) shapes_[name] = shape;
+  }
+  Linear operator()(const std::string& name) const {
+    return {{name, weights_.tensor(name, shapes_.at(name)).to(at::kFloat), at::Tensor()}, {}};
+  }
+
+ private:
+  const BaseWeights& weights_;
+  std::map<std::string, std::vector<int64_t>> shapes_;
+};
 
 // The base with the model's adapters beside it: what was trained, not merged. In full tuning there
 // is nothing to merge.
@@ -54,7 +62,7 @@ LinearSource unmerged(Llama& model, const BaseWeights& base) {
           to_original_order(parameter, parameter.tensor.detach(), options.emoe).to(at::kCPU);
     }
   }
-  return [&model, adapters, of_base = plain(base)](const std::string& name) {
+  return [&model, adapters, of_base = PlainLinears(base)](const std::string& name) {
     Linear linear = of_base(name);
     const auto a = adapters.find(lora_name(name, 'A'));
     if (a != adapters.end()) {
@@ -71,7 +79,7 @@ LinearSource unmerged(Llama& model, const BaseWeights& base) {
 
 // What is to be written, but for the rounding to the dtype.
 LinearSource unrounded(const Llama& model, const BaseWeights& base) {
-  return [&model, of_base = plain(base)](const std::string& name) {
+  return [&model, of_base = PlainLinears(base)](const std::string& name) {
     Linear linear = of_base(name);
     if (model.is_changed(name)) {
       linear.weight.compute = model.merged_weight(name, linear.weight.compute);
@@ -115,14 +123,13 @@ at::Tensor logits_from(const LinearSource& source, const LlamaConfig& config,
   const Attention attention = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     return segment_attention(q, k, v, lengths);
   };
-  const std::string embedding = "model.embed_tokens.weight";
-  at::Tensor x = source(embedding).weight.compute.index_select(0, at::tensor(ids, at::kLong));
+  at::Tensor x = source(kEmbeddingName).weight.compute.index_select(0, at::tensor(ids, at::kLong));
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
     x = forward_layer(layer_from(source, l), x, pass, attention, at::Tensor(), {});
     options.on_work_done();
   }
   x = rms_norm(x, source("model.norm.weight").weight, config.rms_norm_eps);
-  const std::string head = config.tie_word_embeddings ? embedding : "lm_head.weight";
+  const char* head = config.tie_word_embeddings ? kEmbeddingName : kHeadName;
   return at::linear(x, source(head).weight.compute);
 }
 
@@ -210,8 +217,8 @@ void check_logits(Llama& model, const BaseWeights& base, const BaseWeights& writ
   ForwardOptions dense;
   dense.experts_on = false;
   const at::Tensor before = model.logits(one_segment(options.probe), dense).to(at::kCPU);
-  const at::Tensor after = logits_from(plain(written), written.config(), options);
-  const at::Tensor of_base = logits_from(plain(base), base.config(), options);
+  const at::Tensor after = logits_from(PlainLinears(written), written.config(), options);
+  const at::Tensor of_base = logits_from(PlainLinears(base), base.config(), options);
   report.probe_tokens = static_cast<int64_t>(options.probe.size());
   report.max_abs_logit = before.abs().max().item<double>();
   report.max_abs_logit_difference = largest_difference(before, after);

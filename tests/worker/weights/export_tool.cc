@@ -29,12 +29,7 @@ struct Case {
 
 void save_logits(Llama& model, const std::vector<int64_t>& ids, const std::filesystem::path& path) {
   const at::Tensor logits = model.logits(one_segment(ids), {.experts_on = false});
-  auto writer = SafetensorsWriter::create(
-      path,
-      {{"ids", "I64", {static_cast<int64_t>(ids.size())}}, {"logits", "F32", logits.sizes().vec()}},
-      {});
-  EMOE_CHECK(writer.ok() && writer->write(at::tensor(ids, at::kLong)).ok() &&
-             writer->write(logits).ok() && writer->close().ok());
+  EMOE_CHECK(write_tensors(path, {{"ids", at::tensor(ids, at::kLong)}, {"logits", logits}}, {}).ok());
 }
 
 std::vector<int64_t> probe() {
@@ -84,13 +79,9 @@ void copy(const std::filesystem::path& from, const std::filesystem::path& to) {
   const auto file = SafetensorsFile::open(from);
   if (!file.ok()) std::fprintf(stderr, "%s\n", file.status().ToString().c_str());
   EMOE_CHECK(file.ok());
-  std::vector<SafetensorsWriter::Planned> plan;
-  for (const auto& [name, info] : file->tensors()) plan.push_back({name, info.dtype, info.shape});
-  auto writer = SafetensorsWriter::create(to, plan, file->metadata());
-  EMOE_CHECK(writer.ok());
-  for (const auto& planned : plan)
-    EMOE_CHECK(writer->write(file->tensor(planned.name).value()).ok());
-  EMOE_CHECK(writer->close().ok());
+  TensorMap tensors;
+  for (const auto& [name, info] : file->tensors()) tensors[name] = file->tensor(name).value();
+  EMOE_CHECK(write_tensors(to, tensors, file->metadata()).ok());
 }
 
 }  // namespace
