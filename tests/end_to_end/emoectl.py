@@ -164,7 +164,7 @@ def test_a_client_killed_while_watching_harms_nobody(cli, tmp_path):
         assert any("RUNNING" in line for line in watcher.stderr), "it watches"
         watcher.kill()
     mine = lambda: next(j for j in cli.json("list")["jobs"] if j["name"] == "watched")
-    assert tools.wait_until(lambda: mine()["state"] == "SUCCEEDED", 60, "the job done without its watcher")
+    assert tools.wait_until(lambda: mine()["state"] == "SUCCEEDED", 120, "the job done without its watcher")
     assert cli.coordinator.api.healthy()
 
 

@@ -115,7 +115,7 @@ class Api:
         except grpc.RpcError as error:
             raise ApiError(self.proto, error) from None
 
-    def wait(self, job_id, states=ENDED, timeout=90):
+    def wait(self, job_id, states=ENDED, timeout=180):
         """The job once its state is among `states` (by default: ended)."""
         wanted = {states} if isinstance(states, str) else set(states)
         last = [None]
@@ -128,7 +128,7 @@ class Api:
 
         return tools.wait_until(reached, timeout, lambda: f"{job_id} in {wanted}, it is:\n{last[0]}")
 
-    def wait_for_step(self, job_id, step, timeout=60):
+    def wait_for_step(self, job_id, step, timeout=120):
         """The job once `step` optimiser steps are done (it must still run)."""
         def reached():
             job = self.get(job_id)
@@ -137,7 +137,7 @@ class Api:
 
         return tools.wait_until(reached, timeout, f"{job_id} at step {step}")
 
-    def succeed(self, job_id, timeout=90):
+    def succeed(self, job_id, timeout=180):
         job = self.wait(job_id, timeout=timeout)
         assert self.state_name(job.state) == "SUCCEEDED", f"{self.reason_name(job.reason)}: {job.message}\n{self.logs(job_id)}"
         return job

@@ -53,7 +53,7 @@ def environment(extra=None):
     return {**os.environ, "OMP_NUM_THREADS": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1", **(extra or {})}
 
 
-def run(command, timeout=120, env=None, cwd=None, stdin=None):
+def run(command, timeout=240, env=None, cwd=None, stdin=None):
     """Runs a command to its end. Past `timeout` its whole process group is killed and the test fails."""
     command = [str(part) for part in command]
     begin = time.monotonic()
