@@ -205,8 +205,9 @@ def test_all_checkpoints_torn_starts_anew(stopped, undisturbed, tmp_path):
 
 def test_torn_under_a_coordinator(coordinator, undisturbed):
     api = coordinator.api
-    job_id = api.create(slow_job()).id
-    pids = rank_pids(api.wait_for_step(job_id, 35))
+    # Just past one checkpoint and far from the next: all that the ranks do unheard meanwhile is done again.
+    job_id = api.create(slow_job(checkpoint__every_steps=20)).id
+    pids = rank_pids(api.wait_for_step(job_id, 41))
     out = pathlib.Path(api.get(job_id).output_dir)
     coordinator.kill()
     for pid in pids:
