@@ -39,7 +39,7 @@ class Demo:
     def ctrl_c(self):
         os.killpg(self.process.pid, signal.SIGINT)  # a terminal signals the whole foreground group
 
-    def end(self, code, timeout=30):
+    def end(self, code, timeout=60):
         out, _ = self.process.communicate(timeout=timeout)
         assert self.process.returncode == code, f"exit code {self.process.returncode}, expected {code}\n{out}"
         assert not self.family(), f"left running: {self.family()}"
@@ -61,8 +61,7 @@ def start(tmp_path):
 
     yield start_demo
     for demo in started:
-        for pid in {*tools.marked_processes(demo.marker)}:
-            os.kill(pid, signal.SIGKILL)
+        tools.kill_marked(demo.marker)
         demo.process.wait()
 
 

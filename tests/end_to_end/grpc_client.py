@@ -162,7 +162,7 @@ def test_cancel_of_a_queued_job_never_starts_it(api):
     first = api.create(long_job(parallel__ranks=2))
     api.wait_for_step(first.id, 1)
     second = api.create(tools.tiny_job())
-    waiting = tools.wait_until(lambda: (job := api.get(second.id)).queue_position == 1 and job, 5, "a place in the queue")
+    waiting = tools.wait_until(lambda: (job := api.get(second.id)).queue_position == 1 and job, 60, "a place in line")
     assert api.state_name(waiting.state) == "QUEUED"
     assert waiting.message, "a waiting job says why"
     assert api.state_name(api.call("CancelJob", id=second.id).state) == "CANCELLED"
@@ -280,7 +280,7 @@ def test_health_and_reflection(api):
     stub, messages = api.proto.reflection_stubs.ServerReflectionStub(api.channel), api.proto.reflection
     asked = [messages.ServerReflectionRequest(list_services=""),
              messages.ServerReflectionRequest(file_containing_symbol="emoe.v1.FineTuning")]
-    listed, described = list(stub.ServerReflectionInfo(iter(asked), timeout=5))
+    listed, described = list(stub.ServerReflectionInfo(iter(asked), timeout=30))
     names = {s.name for s in listed.list_services_response.service}
     assert {"emoe.v1.FineTuning", "emoe.v1.WorkerControl", "grpc.health.v1.Health"} <= names
     assert described.file_descriptor_response.file_descriptor_proto

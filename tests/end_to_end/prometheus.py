@@ -2,7 +2,6 @@
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -13,22 +12,17 @@ import emoe_tools as tools
 
 
 def get(url):
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return answer.read().decode()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Prometheus:
     def __init__(self, folder, coordinator):
-        self.address = f"127.0.0.1:{free_port()}"
+        self.port = tools.reserved_port()
+        self.address = f"127.0.0.1:{self.port.getsockname()[1]}"
         target = coordinator.metrics_address
         config = tools.write_yaml(folder / "prometheus.yaml", {
-            "global": {"scrape_interval": "500ms", "scrape_timeout": "400ms"},
+            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
             "scrape_configs": [
                 {"job_name": "emoe-coordinator", "static_configs": [{"targets": [target]}]},
                 {"job_name": "emoe-ranks", "http_sd_configs": [{"url": f"http://{target}/sd", "refresh_interval": "1s"}]}]})
@@ -37,11 +31,17 @@ class Prometheus:
                                          f"--web.listen-address={self.address}"], folder / "prometheus.log")
 
     def query(self, expression):
-        """[(labels, value)]; nothing while it starts."""
+        """[(labels, value)], also empty; None when it does not answer, as while it starts."""
         with contextlib.suppress(OSError):
             answer = json.loads(get(f"http://{self.address}/api/v1/query?query={urllib.parse.quote(expression)}"))
             return [(row["metric"], float(row["value"][1])) for row in answer["data"]["result"]]
-        return []
+        return None
+
+    def wait(self, expression, what, wanted=bool):
+        """The answer once it is as `wanted`. A scrape that times out (a busy machine) ends series for a while: no query
+        is sure to find what an earlier one found."""
+        return tools.wait_until(lambda: (found := self.query(expression)) and wanted(found) and found, 60,
+                                f"{what} in Prometheus")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def prometheus(coordinator, tmp_path):
     if not shutil.which("prometheus"):
         pytest.skip("prometheus is not installed (tools/setup/packages-test.txt)")
     server = Prometheus(tmp_path, coordinator)
-    with server.running:
+    with server.port, server.running:
         yield server
 
 
@@ -59,29 +59,28 @@ def test_a_running_job_is_found_scraped_and_forgotten(coordinator, prometheus):
                                     data__eval=str(tools.FIXTURES / "rows.json"), train__eval_every=20))
     api.wait_for_step(job.id, 1)
     mine = f'{{job_id="{job.id}"}}'
-    series = tools.wait_until(lambda: len(found := prometheus.query("emoe_step" + mine)) == 2 and found, 30,
-                              "emoe_step of two ranks in Prometheus")
+    series = prometheus.wait("emoe_step" + mine, "emoe_step of two ranks", lambda found: len(found) == 2)
     assert {labels["rank"] for labels, _ in series} == {"0", "1"} and all(labels["job"] == "emoe-ranks" for labels, _ in series)
     for name in ("emoe_train_loss", "emoe_learning_rate", "emoe_grad_norm", "emoe_steps_planned", "emoe_samples_total",
                  "emoe_tokens_total", "emoe_eta_seconds", "emoe_step_seconds_count", "emoe_phase_seconds_total",
                  "emoe_comm_sequence", "emoe_comm_seconds_total", "emoe_comm_bytes_total", "emoe_host_rss_bytes",
                  "emoe_model_flops_total",
                  "emoe_last_step_timestamp_seconds", "emoe_eval_loss", "emoe_expert_load_cv"):
-        found = tools.wait_until(lambda n=name: prometheus.query(n + mine), 15, f"{name} in Prometheus")
+        found = prometheus.wait(name + mine, name)
         assert all(labels["__name__"] == name for labels, _ in found)
     for name in ("emoe_comm_seconds_total", "emoe_comm_bytes_total"):
-        found = tools.wait_until(lambda n=name: prometheus.query(f'{n}{{job_id="{job.id}",op!=""}}'), 15, f"{name} by operation")
-        assert {labels["rank"] for labels, _ in found} == {"0", "1"} and max(value for _, value in found) > 0, found
+        prometheus.wait(f'{name}{{job_id="{job.id}",op!=""}}', f"{name} of two ranks by operation", lambda found:
+                        {labels["rank"] for labels, _ in found} == {"0", "1"} and max(value for _, value in found) > 0)
     # It moves.
     first = max(value for _, value in series)
-    tools.wait_until(lambda: max((v for _, v in prometheus.query("emoe_step" + mine)), default=0) > first, 15, "emoe_step rising")
-    assert tools.wait_until(lambda: prometheus.query('emoe_jobs{state="running"}'), 10, "emoe_jobs")[0][1] == 1
-    assert prometheus.query("emoe_slots") and prometheus.query("emoe_store_commit_seconds_count")
-    assert prometheus.query("emoe_rpc_seconds_count")
+    prometheus.wait("emoe_step" + mine, "emoe_step rising", lambda found: max(value for _, value in found) > first)
+    prometheus.wait('emoe_jobs{state="running"}', "one running job", lambda found: [value for _, value in found] == [1])
+    for name in ("emoe_slots", "emoe_store_commit_seconds_count", "emoe_rpc_seconds_count"):
+        prometheus.wait(name, name)
     api.call("CancelJob", id=job.id)
     api.wait(job.id)
     assert json.loads(get(f"http://{coordinator.metrics_address}/sd")) == [], "the ranks of an ended job are no targets"
-    tools.wait_until(lambda: not prometheus.query("emoe_step" + mine), 20, "the job's series gone")
+    tools.wait_until(lambda: prometheus.query("emoe_step" + mine) == [], 60, "the job's series gone")
 
 
 def test_exposition_passes_promtool(coordinator):

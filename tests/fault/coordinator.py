@@ -8,7 +8,7 @@ import pytest
 
 import emoe_tools as tools
 from emoe_api import ApiError, Coordinator
-from fault_support import STEPS, assert_same_result, rank_pids, send, slow_job, steps_in, steps_of, undisturbed_run
+from fault_support import STEPS, assert_same_result, rank_pids, slow_job, steps_in, steps_of, undisturbed_run
 
 
 @pytest.fixture(scope="module")
@@ -49,29 +49,30 @@ def test_killed_again_and_again(coordinator, tmp_path):
     steps = 2 * STEPS
     undisturbed = undisturbed_run(tmp_path / "alone", train__max_steps=steps)
     job_id = coordinator.api.create(slow_job(train__max_steps=steps)).id
-    for step in (5, 50, 100):
-        coordinator.api.wait_for_step(job_id, step)
+    coordinator.api.wait_for_step(job_id, 5)
+    for _ in range(3):
         coordinator.kill()
         coordinator.start()
-        assert coordinator.api.state(job_id) == "RUNNING"
+        job = coordinator.api.get(job_id)
+        assert coordinator.api.state_name(job.state) == "RUNNING"
+        coordinator.api.wait_for_step(job_id, job.progress.step + 1)  # its ranks are back
     job = coordinator.api.succeed(job_id)
     assert len(job.attempts) == 1
     assert_same_result(coordinator.api, job, undisturbed, steps)
 
 
 def test_everything_killed_as_by_a_power_cut(coordinator, undisturbed):
-    job_id = coordinator.api.create(slow_job()).id
-    pids = rank_pids(coordinator.api.wait_for_step(job_id, 25))
+    # Just past one checkpoint and far from the next: all that the ranks do unheard meanwhile is done again.
+    job_id = coordinator.api.create(slow_job(checkpoint__every_steps=40)).id
+    pids = rank_pids(coordinator.api.wait_for_step(job_id, 41))
     coordinator.kill()
-    for pid in tools.marked_processes(coordinator.marker):
-        send(pid, signal.SIGKILL)
-    tools.assert_no_process(coordinator.marker)
+    tools.kill_marked(coordinator.marker)  # the death of one may take others along before it is their turn
     coordinator.start()
     api = coordinator.api
     job = api.succeed(job_id)
     lost, again = job.attempts
     assert api.reason_name(lost.reason) == "REASON_PEER_LOST" and lost.counted, lost.message
-    assert again.resumed_from_step >= 20
+    assert again.resumed_from_step == 40
     assert not set(pids) & {r.pid for r in again.ranks}
     assert_same_result(api, job, undisturbed)
 
@@ -86,13 +87,12 @@ def large_job():
 
 def test_killed_while_a_job_exports(coordinator, tmp_path):
     undisturbed = tools.run_job(tmp_path / "alone", large_job(), ranks=2)
-    job_id = coordinator.api.create(large_job()).id
+    job = coordinator.api.create(large_job())
+    job_id, out = job.id, pathlib.Path(job.output_dir)
     for event in coordinator.api.watch(job_id):
         if event.WhichOneof("kind") == "state_change" and coordinator.api.state_name(event.state_change.to) == "EXPORTING":
+            coordinator.kill()  # at once: the export takes its time, but not for ever
             break
-    out = pathlib.Path(coordinator.api.get(job_id).output_dir)
-    assert coordinator.api.state(job_id) == "EXPORTING"
-    coordinator.kill()
     assert not (out / "export" / "merge_report.json").exists(), "killed too late to hit the export"
     coordinator.start()
     job = coordinator.api.succeed(job_id)
@@ -160,7 +160,7 @@ def away(tmp_path_factory):
 def test_ranks_checkpoint_and_end_without_their_coordinator(away):
     coordinator, job_id, done, _ = away
     api = coordinator.api
-    tools.wait_until(lambda: api.get(job_id).attempts[-1].number == 2, 30, "another attempt")
+    tools.wait_until(lambda: api.get(job_id).attempts[-1].number == 2, 60, "another attempt")
     left, again = api.wait_for_step(job_id, done + 1).attempts
     assert api.reason_name(left.reason) == "REASON_PEER_LOST", left.message
     assert again.resumed_from_step == done
@@ -180,14 +180,14 @@ def test_a_job_that_finishes_unheard(away, undisturbed):
 
 def test_two_coordinators_never_share_a_state_folder_or_a_port(coordinator, tmp_path):
     # The same state folder.
-    second = tools.run(coordinator.command(), timeout=30)
+    second = tools.run(coordinator.command(listen="127.0.0.1:0"), timeout=60)
     assert second.code != 0 and "another coordinator" in second.text, second.text
     # The same port.
     with Coordinator(tmp_path / "other") as other:
         port = coordinator.grpc_address
         other.terminate()
-        taken = tools.run(other.command(listen=port), timeout=30)
+        taken = tools.run(other.command(listen=port), timeout=60)
         assert taken.code != 0 and port.rsplit(":", 1)[1] in taken.text and "in use" in taken.text, taken.text
-        taken = tools.run(other.command(metrics_listen=coordinator.metrics_address), timeout=30)
+        taken = tools.run(other.command(metrics_listen=coordinator.metrics_address), timeout=60)
         assert taken.code != 0 and "in use" in taken.text, taken.text
     assert coordinator.api.healthy()

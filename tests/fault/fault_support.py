@@ -38,7 +38,7 @@ class Run(tools.Background):
 
     def wait_for_step(self, step):
         """Process ids of the ranks once more than `step` steps are done."""
-        return tools.wait_until(lambda: self.steps_done() > step and self.rank_pids(), 60,
+        return tools.wait_until(lambda: self.steps_done() > step and self.rank_pids(), 120,
                                 lambda: f"{self.ranks} ranks past step {step}\n{self.text}")
 
     def steps_done(self):

@@ -77,7 +77,7 @@ class Api:
     def close(self):
         self.channel.close()
 
-    def call(self, method, request="", /, timeout=10, **fields):
+    def call(self, method, request="", /, timeout=30, **fields):
         """A unary call by name: call("GetJob", id=…)."""
         message = getattr(self.proto.service, request or f"{method}Request")
         try:
@@ -89,7 +89,7 @@ class Api:
         return json_format.ParseDict(document, self.proto.spec.JobSpec())
 
     def create(self, document, **fields):
-        return self.call("CreateJob", spec=self.spec(document), timeout=30, **fields)
+        return self.call("CreateJob", spec=self.spec(document), **fields)
 
     def get(self, job_id):
         return self.call("GetJob", id=job_id)
@@ -115,7 +115,7 @@ class Api:
         except grpc.RpcError as error:
             raise ApiError(self.proto, error) from None
 
-    def wait(self, job_id, states=ENDED, timeout=90):
+    def wait(self, job_id, states=ENDED, timeout=180):
         """The job once its state is among `states` (by default: ended)."""
         wanted = {states} if isinstance(states, str) else set(states)
         last = [None]
@@ -128,7 +128,7 @@ class Api:
 
         return tools.wait_until(reached, timeout, lambda: f"{job_id} in {wanted}, it is:\n{last[0]}")
 
-    def wait_for_step(self, job_id, step, timeout=60):
+    def wait_for_step(self, job_id, step, timeout=120):
         """The job once `step` optimiser steps are done (it must still run)."""
         def reached():
             job = self.get(job_id)
@@ -137,7 +137,7 @@ class Api:
 
         return tools.wait_until(reached, timeout, f"{job_id} at step {step}")
 
-    def succeed(self, job_id, timeout=90):
+    def succeed(self, job_id, timeout=180):
         job = self.wait(job_id, timeout=timeout)
         assert self.state_name(job.state) == "SUCCEEDED", f"{self.reason_name(job.reason)}: {job.message}\n{self.logs(job_id)}"
         return job
@@ -151,7 +151,7 @@ class Api:
     def health(self, service=""):
         """SERVING or NOT_SERVING."""
         stub = self.proto.health_stubs.HealthStub(self.channel)
-        answer = stub.Check(self.proto.health.HealthCheckRequest(service=service), timeout=2)
+        answer = stub.Check(self.proto.health.HealthCheckRequest(service=service), timeout=30)
         return self.proto.health.HealthCheckResponse.ServingStatus.Name(answer.status)
 
     def healthy(self, service=""):
@@ -165,9 +165,9 @@ class Coordinator:
     """emoe-coordinator on free ports with a state folder of its own. Every process that comes from it carries `marker` in
     its environment, so that a test can say that none is left."""
 
-    # Failures must be seen and retried within a test's patience; a rank is silent for seconds on a loaded machine.
-    QUICK = {"liveness.session_timeout": "10s", "liveness.join_timeout": "30s", "liveness.stop_grace": "3s",
-             "liveness.retry_pause": "0.2s", "liveness.reconnect_grace": "20s",
+    # Retries come within a test's patience. What no test waits for is long: a loaded machine stands still for seconds.
+    QUICK = {"liveness.session_timeout": "30s", "liveness.join_timeout": "60s", "liveness.stop_grace": "3s",
+             "liveness.retry_pause": "0.2s", "liveness.reconnect_grace": "60s",
              "liveness.drain_period": "0s"}
 
     def __init__(self, folder, slots=2, state=None, **settings):
@@ -178,6 +178,9 @@ class Coordinator:
         self.marker = tools.new_marker()
         self.running = self.process = self.api = None
         self.starts = 0
+        # Ranks come back to the address they know: it stays this coordinator's while nobody listens there.
+        self.port = tools.reserved_port()
+        self.grpc_address = "127.0.0.1:%d" % self.port.getsockname()[1]
         try:
             self.start()
         except BaseException:
@@ -190,20 +193,19 @@ class Coordinator:
     def __exit__(self, *_):
         self.close()
 
-    def command(self, listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"):
+    def command(self, listen="", metrics_listen="127.0.0.1:0"):
         options = [part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")]
         config = self.folder / "coordinator.yaml"
         if not config.exists():
             tools.write_yaml(config, {"launcher": {"mpirun_args": tools.MPI_ARGUMENTS}})
-        return [str(part) for part in (tools.COORDINATOR, "--config", config, "--state-dir", self.state, "--listen", listen,
-                                       "--metrics-listen", metrics_listen, *options)]
+        return [str(part) for part in (tools.COORDINATOR, "--config", config, "--state-dir", self.state, "--listen",
+                                       listen or self.grpc_address, "--metrics-listen", metrics_listen, *options)]
 
     def start(self):
         addresses = self.state / "addresses.json"
         addresses.unlink(missing_ok=True)
         self.starts += 1
-        listen = self.grpc_address if self.starts > 1 else "127.0.0.1:0"  # ranks come back to the address they know
-        self.running = tools.Background(self.command(listen), self.folder / f"coordinator-{self.starts}.log", self.marker)
+        self.running = tools.Background(self.command(), self.folder / f"coordinator-{self.starts}.log", self.marker)
         self.process = self.running.process
 
         def ready():
@@ -214,10 +216,11 @@ class Coordinator:
                 return None
             return found
 
-        found = tools.wait_until(ready, 20, lambda: f"the coordinator's addresses\n{self.output()}")
-        self.grpc_address, self.metrics_address = found["grpc"], found.get("metrics", "")
+        found = tools.wait_until(ready, 60, lambda: f"the coordinator's addresses\n{self.output()}")
+        assert found["grpc"] == self.grpc_address
+        self.metrics_address = found.get("metrics", "")
         self.api = Api(self.grpc_address)
-        tools.wait_until(self.api.healthy, 10, "the coordinator healthy")
+        tools.wait_until(self.api.healthy, 60, "the coordinator healthy")
 
     def output(self):
         return "\n".join(p.read_text(errors="replace") for p in sorted(self.folder.glob("coordinator-*.log")))
@@ -229,7 +232,7 @@ class Coordinator:
         self.process.kill()
         self.process.wait()
 
-    def terminate(self, timeout=20):
+    def terminate(self, timeout=60):
         """SIGTERM; returns the exit code."""
         self.api.close()
         self.process.send_signal(signal.SIGTERM)
@@ -245,3 +248,4 @@ class Coordinator:
             self.api.close()
         if self.running:
             self.running.kill()
+        self.port.close()

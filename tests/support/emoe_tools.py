@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import time
 import uuid
@@ -52,7 +53,7 @@ def environment(extra=None):
     return {**os.environ, "OMP_NUM_THREADS": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1", **(extra or {})}
 
 
-def run(command, timeout=120, env=None, cwd=None, stdin=None):
+def run(command, timeout=240, env=None, cwd=None, stdin=None):
     """Runs a command to its end. Past `timeout` its whole process group is killed and the test fails."""
     command = [str(part) for part in command]
     begin = time.monotonic()
@@ -175,12 +176,15 @@ def valid_checkpoints(out):
 def wait_until(condition, timeout, what):
     """The first true value of condition(), asked every 20 ms; fails with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
+    late = False
+    while True:
         value = condition()
         if value:
             return value
+        if late:
+            raise AssertionError(f"not within {timeout} s: {what() if callable(what) else what}")
         time.sleep(0.02)
-    raise AssertionError(f"not within {timeout} s: {what() if callable(what) else what}")
+        late = time.monotonic() >= deadline  # a machine that stood still meanwhile is asked once more
 
 
 def marked_processes(marker):
@@ -224,11 +228,20 @@ class Background:
         self.process.wait()
 
 
+def reserved_port():
+    """A socket bound to a free port of 127.0.0.1: while it is open nobody gets that port by chance, and a server that
+    is told it may listen there (servers set SO_REUSEADDR, as this does)."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
+
+
 def new_marker():
     return f"EMOE_TEST_ID={uuid.uuid4()}"
 
 
-def kill_marked(marker, timeout=10):
+def kill_marked(marker, timeout=60):
     """SIGKILL to every process that carries `marker`, again and again until there is none."""
     def none_left():
         for pid in (left := marked_processes(marker)):
@@ -239,6 +252,6 @@ def kill_marked(marker, timeout=10):
     wait_until(none_left, timeout, lambda: f"killed: {marked_processes(marker)}")
 
 
-def assert_no_process(marker, timeout=10):
+def assert_no_process(marker, timeout=60):
     wait_until(lambda: not marked_processes(marker), timeout,
                lambda: f"no process left; there are {marked_processes(marker)}")
