@@ -10,7 +10,7 @@ import signal
 import time
 
 VARIABLE = "EMOE_DEMO_DIR"
-PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL
+PATIENCE = 4.0  # seconds from SIGTERM to SIGKILL, and as many until a supervisor gets one too
 
 
 def of(folder):
@@ -25,14 +25,23 @@ def of(folder):
     return found
 
 
+def supervises(pid):
+    """Whether this is the supervisor of an attempt, which follows its ranks by itself and removes their shared memory."""
+    with contextlib.suppress(OSError):
+        command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return command[0].endswith(b"/emoe-supervise") and command[1:2] == [b"attempt"]
+    return False
+
+
 def end_all(folder):
-    """Returns when none is left. SIGTERM lets a supervisor remove its ranks and their shared memory; SIGKILL is for what
-    does not listen."""
-    deadline, asked = time.monotonic() + PATIENCE, set()
+    """Returns when none is left. SIGTERM lets ranks write a checkpoint; SIGKILL is for what does not listen, and for ranks
+    that wait for a coordinator which does not come back."""
+    began, asked = time.monotonic(), set()
     while left := of(folder):
-        late = time.monotonic() > deadline
-        for pid in left if late else left - asked:
+        waited = time.monotonic() - began
+        killed = {pid for pid in left if waited > PATIENCE * (2 if supervises(pid) else 1)}
+        for pid in killed | (left - asked):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+                os.kill(pid, signal.SIGKILL if pid in killed else signal.SIGTERM)
         asked |= left
         time.sleep(0.05)

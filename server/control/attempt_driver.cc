@@ -23,6 +23,11 @@ constexpr std::chrono::seconds kKillAgain{1};
 // Attempts that a job shows, the newest; the store has a row of each.
 constexpr int kShownAttempts = 20;
 
+// Ranks with a session hear its commands; those that have said their last words need none.
+bool needs_signal(const LiveAttempt& attempt) {
+  return attempt.links.empty() && !attempt.monitor->all_ended();
+}
+
 Finding finding_of_launch(StatusCode code) {
   if (code == StatusCode::kResourceExhausted) return Finding::engine_busy;
   const bool refused = code == StatusCode::kFailedPrecondition || code == StatusCode::kNotFound;
@@ -81,6 +86,7 @@ Status AttemptDriver::start(LiveJob& live) {
   shown.set_number(attempt.number);
   *shown.mutable_start_time() = to_timestamp(clock_.wall_now());
   if (first) *edit.job().mutable_start_time() = shown.start_time();
+  edit.job().mutable_progress()->clear_phase();  // of the attempt before
   auto& all = *edit.job().mutable_attempts();
   all.DeleteSubrange(0, std::max(all.size() - kShownAttempts, 0));
   edit.record().not_before.reset();
@@ -297,7 +303,7 @@ Status AttemptDriver::remove(LiveJob& live, SteadyTime now) {
   if (waited >= config_.stop_grace) {
     kill(live, now);
   } else if (!live.attempt->asked_launcher &&
-             (live.attempt->links.empty() || waited >= config_.stop_grace / 2)) {
+             (needs_signal(*live.attempt) || waited >= config_.stop_grace / 2)) {
     live.attempt->asked_launcher = true;
     failures_.note("job " + live.record.job.id() + ": stop",
                    launcher_.stop(handle_of(live), launcher::StopMode::graceful));

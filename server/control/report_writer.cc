@@ -29,6 +29,7 @@ Status ReportWriter::write(int rank, const RankReport& report) {
   if (const auto* body = std::get_if<StepReport>(&report.body)) {
     return rank == 0 && body->metrics ? step(*body->metrics) : ok_status();
   }
+  if (const auto* body = std::get_if<ResumeReport>(&report.body)) return resumed(body->checkpoint);
   if (const auto* body = std::get_if<v1::PhaseChange>(&report.body)) return phase(*body);
   if (const auto* body = std::get_if<v1::EvalResult>(&report.body)) eval(*body);
   if (const auto* body = std::get_if<v1::CheckpointInfo>(&report.body)) checkpoint(*body);
@@ -49,10 +50,10 @@ Status ReportWriter::begin_steps(int64_t first_step) {
     if (steps.size() < 1000) break;
     from = steps.back().step() + 1;
   }
+  edit_.job().mutable_progress()->set_step(first_step);
   edit_.job().mutable_progress()->set_tokens(tokens);
   edit_.public_attempt().set_resumed_from_step(first_step);
   edit_.touch();
-  edit_.tally() = {.begun = true, .speed = {}};
   edit_.after_commit([this_job = &live_, probe = &probe_, first_step] {
     discount_redone(*this_job, *probe, first_step);
   });
@@ -61,6 +62,7 @@ Status ReportWriter::begin_steps(int64_t first_step) {
 
 Status ReportWriter::step(const v1::StepMetrics& reported) {
   if (!edit_.tally().begun) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
+  edit_.tally().begun = true;
   v1::StepMetrics metrics = reported;
   metrics.set_attempt(live_.attempt->record.number);
   edit_.rows().steps.emplace_back(edit_.job().id(), metrics);
@@ -126,6 +128,14 @@ void ReportWriter::checkpoint(const v1::CheckpointInfo& reported) {
     auto& useful = this_job->useful;
     useful.erase(useful.begin(), useful.lower_bound(info.step()));
   });
+}
+
+Status ReportWriter::resumed(const v1::CheckpointInfo& from) {
+  EMOE_RETURN_IF_ERROR(begin_steps(from.step()));
+  EMOE_ASSIGN_OR_RETURN(const auto known, store_.checkpoints(edit_.job().id(), from.step()));
+  // The attempt that wrote it may have been killed before it could say so.
+  if (known.empty() || known.front().step() != from.step()) checkpoint(from);
+  return ok_status();
 }
 
 void ReportWriter::log(int rank, v1::LogMessage message) {

@@ -21,6 +21,7 @@ class ReportWriter {
   [[nodiscard]] Status phase(const v1::PhaseChange& change);
   void eval(const v1::EvalResult& result);
   void checkpoint(const v1::CheckpointInfo& info);
+  [[nodiscard]] Status resumed(const v1::CheckpointInfo& from);
   void log(int rank, v1::LogMessage message);
   void merge(const v1::MergeSummary& summary);
   void end(int rank, const EndReport& report);

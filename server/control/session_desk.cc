@@ -112,6 +112,12 @@ void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& chan
   if (live->attempt->monitor->all_joined() && entry.edit.job().state() == v1::STARTING) {
     const Status running = entry.edit.apply(JobEvent::all_joined, v1::REASON_UNSPECIFIED, "");
     if (!running.ok()) log_error("%s", std::string(running.message()));
+    // Rank 0 can be that far before the session of another one is there.
+    if (running.ok() && entry.edit.job().progress().phase() == "export") {
+      const Status exporting =
+          entry.edit.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
+      if (!exporting.ok()) log_error("%s", std::string(exporting.message()));
+    }
   }
 }
 

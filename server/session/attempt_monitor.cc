@@ -62,6 +62,10 @@ void AttemptMonitor::ended(int rank) {
   ranks_.at(static_cast<size_t>(rank)).ended = true;
 }
 
+bool AttemptMonitor::all_ended() const {
+  return std::ranges::all_of(ranks_, &Rank::ended);
+}
+
 void AttemptMonitor::forgive(SteadyTime::duration gap, SteadyTime now) {
   started_ = std::min(started_ + gap, now);
   for (Rank& rank : ranks_) {
@@ -130,11 +134,12 @@ std::optional<AttemptMonitor::Alarm> AttemptMonitor::standstill(SteadyTime now) 
 }
 
 // Ranks that wait in a collective have started it; the one they wait for has not, or has started
-// it and not come out. Ties go to a rank that is not in a collective, then to the lower step.
+// it and not come out. Ties go to a rank that is not in a collective, then to the lower step, then
+// to the one that has been silent for longest: a process that is stopped says nothing at all.
 const AttemptMonitor::Rank& AttemptMonitor::culprit() const {
   const auto key = [](const Rank& r) {
     return std::tuple(r.ended, r.pulse.comm_sequence, r.pulse.comm_completed,
-                      !r.pulse.comm_op.empty(), r.pulse.step);
+                      !r.pulse.comm_op.empty(), r.pulse.step, r.last_heard);
   };
   return *std::min_element(ranks_.begin(), ranks_.end(),
                            [&](const Rank& a, const Rank& b) { return key(a) < key(b); });

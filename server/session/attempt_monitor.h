@@ -46,6 +46,7 @@ class AttemptMonitor {
   void forgive(SteadyTime::duration gap, SteadyTime now);
 
   [[nodiscard]] bool all_joined() const { return all_joined_; }
+  [[nodiscard]] bool all_ended() const;
   // What is wrong with the attempt now, if anything.
   [[nodiscard]] std::optional<Alarm> check(SteadyTime now) const;
   // "rank 1 on host n2 in step 37, phase backward", for a rank of which anything is known.

@@ -24,6 +24,9 @@ RankReport report_from_wire(const v1::Report& report) {
     case v1::Report::kCheckpoint:
       result.body = report.checkpoint();
       break;
+    case v1::Report::kResumed:
+      result.body = ResumeReport{report.resumed()};
+      break;
     case v1::Report::kLog:
       result.body = report.log();
       break;

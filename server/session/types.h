@@ -34,6 +34,10 @@ struct StepReport {
   std::optional<v1::StepMetrics> metrics;  // rank 0 only
 };
 
+struct ResumeReport {
+  v1::CheckpointInfo checkpoint;
+};
+
 struct EndReport {
   int exit_code = 0;
   std::string message;
@@ -41,8 +45,8 @@ struct EndReport {
 
 struct RankReport {
   int64_t sequence = 0;
-  std::variant<std::monostate, StepReport, v1::EvalResult, v1::CheckpointInfo, v1::LogMessage,
-               v1::PhaseChange, v1::MergeSummary, EndReport>
+  std::variant<std::monostate, StepReport, v1::EvalResult, v1::CheckpointInfo, ResumeReport,
+               v1::LogMessage, v1::PhaseChange, v1::MergeSummary, EndReport>
       body;
 };
 

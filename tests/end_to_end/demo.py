@@ -85,10 +85,13 @@ def test_killed_and_started_again_it_passes(start):
     assert "summary.json has the numbers" in out
 
 
-@pytest.mark.parametrize("moment", ["emoe-coordinator", "emoectl", "emoe-worker run"])
+@pytest.mark.parametrize("moment", ["emoe-coordinator", "emoectl", "emoe-worker run", "a step"])
 def test_ctrl_c_leaves_nothing(start, moment):
     demo = start(*LONG)
-    demo.wait_for(moment)
+    if moment == "a step":
+        tools.wait_until(lambda: list(demo.folder.glob("state/outputs/*/metrics.jsonl")), 60, "a step of the first job")
+    else:
+        demo.wait_for(moment)
     demo.ctrl_c()
     out = demo.end(130)
     assert "stopping" in out and "has the numbers" not in out, out

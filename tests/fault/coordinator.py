@@ -62,17 +62,21 @@ def test_killed_again_and_again(coordinator, tmp_path):
 
 
 def test_everything_killed_as_by_a_power_cut(coordinator, undisturbed):
-    # Just past one checkpoint and far from the next: all that the ranks do unheard meanwhile is done again.
-    job_id = coordinator.api.create(slow_job(checkpoint__every_steps=40)).id
-    pids = rank_pids(coordinator.api.wait_for_step(job_id, 41))
+    job = coordinator.api.create(slow_job())
+    job_id, out = job.id, pathlib.Path(job.output_dir)
+    pids = rank_pids(coordinator.api.wait_for_step(job_id, 21))
     coordinator.kill()
+    # A checkpoint of which no coordinator hears, of steps of which none heard: what resumes from it reports both no more.
+    tools.wait_until(lambda: max(tools.valid_checkpoints(out), default=0) > 30, 60, "a checkpoint on its own")
     tools.kill_marked(coordinator.marker)  # the death of one may take others along before it is their turn
+    newest = max(tools.valid_checkpoints(out))
     coordinator.start()
     api = coordinator.api
     job = api.succeed(job_id)
     lost, again = job.attempts
     assert api.reason_name(lost.reason) == "REASON_PEER_LOST" and lost.counted, lost.message
-    assert again.resumed_from_step == 40
+    assert again.resumed_from_step == newest
+    assert newest in [info.step for info in api.call("ListCheckpoints", id=job_id).checkpoints]
     assert not set(pids) & {r.pid for r in again.ranks}
     assert_same_result(api, job, undisturbed)
 

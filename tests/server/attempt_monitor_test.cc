@@ -123,6 +123,21 @@ TEST_F(AttemptMonitorTest, TheRankInsideTheCollectiveIsNamedWhenAllHaveStartedIt
             "collective 42 (all_reduce), the others are at 42");
 }
 
+TEST_F(AttemptMonitorTest, OfTwoInsideTheSameCollectiveTheSilentOneIsNamed) {
+  for (const int silent : {0, 1}) {
+    AttemptMonitor monitor = make(2);
+    const RankPulse inside{12, "comm", 42, 41, "all_reduce", 0, 0};
+    for (int rank = 0; rank < 2; ++rank) {
+      ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
+      monitor.pulse(rank, inside, now());
+    }
+    clock_.advance(seconds(100));
+    monitor.pulse(1 - silent, inside, now());
+    EXPECT_NE(monitor.check(now())->message.find("rank " + std::to_string(silent) + " on host"),
+              std::string::npos);
+  }
+}
+
 TEST_F(AttemptMonitorTest, AnyProgressIsProgress) {
   AttemptMonitor monitor = make(2);
   for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());

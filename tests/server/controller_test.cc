@@ -162,6 +162,51 @@ TEST_F(ControllerTest, ARetryGoesBackToItsCheckpointInTheCounts) {
   EXPECT_EQ((*steps)[2].attempt(), 2);
 }
 
+TEST_F(ControllerTest, ACheckpointThatOnlyItsSuccessorTellsOfIsStored) {
+  const std::string id = submit();
+  controller_->step();
+  auto channel = join(id, 0, 1);
+  for (int step = 0; step < 3; ++step) report(channel, 1 + step, step_report(step));
+  const auto steps_of = [&] {
+    std::vector<int64_t> steps;
+    for (const auto& info : store_->checkpoints(id, 100).value()) steps.push_back(info.step());
+    return steps;
+  };
+  v1::CheckpointInfo at_two;
+  at_two.set_step(2);
+  for (const int attempt : {2, 3}) {
+    launcher_.end(id, attempt - 1, {.signal = 9, .rank = 0});
+    controller_->step();
+    advance(seconds(11));
+    channel = join(id, 0, 1, attempt);
+    report(channel, 1, ResumeReport{at_two});
+    // Known before the first step, and if there is none: only the export may be left.
+    EXPECT_EQ(job(id).attempts(attempt - 1).resumed_from_step(), 2);
+    EXPECT_EQ(job(id).progress().step(), 2);
+    EXPECT_EQ(job(id).progress().tokens(), 200);
+    EXPECT_EQ(steps_of(), std::vector<int64_t>{2});
+  }
+  const auto events = store_->events(id, 0, 100);
+  EXPECT_EQ(std::ranges::count_if(*events, &v1::Event::has_checkpoint), 1);
+}
+
+TEST_F(ControllerTest, RankZeroMayExportBeforeTheLastSessionIsThere) {
+  const std::string id = submit(2);
+  controller_->step();
+  auto channel = join(id, 0, 2);
+  report(channel, 1, phase("export"));
+  EXPECT_EQ(job(id).state(), v1::STARTING);
+  join(id, 1, 2);
+  EXPECT_EQ(history(id), (States{v1::QUEUED, v1::STARTING, v1::RUNNING, v1::EXPORTING}));
+  // What one attempt exported does not make the next one export.
+  launcher_.end(id, 1, {.signal = 9, .rank = 0});
+  controller_->step();
+  advance(seconds(6));
+  join(id, 0, 2, 2);
+  join(id, 1, 2, 2);
+  EXPECT_EQ(job(id).state(), v1::RUNNING);
+}
+
 TEST_F(ControllerTest, SilenceOfARankEndsTheAttempt) {
   const std::string id = submit(2);
   controller_->step();
@@ -267,6 +312,10 @@ TEST_F(ControllerTest, CancelsInEveryState) {
   EXPECT_EQ(launcher_.stops().size(), stops);
   auto back = join(running, 0, 1);  // a rank that reconnects hears it again
   EXPECT_EQ(back->commands, std::vector{RankCommand::stop});
+  report(back, 1, EndReport{75, "stopped"});  // what has said its last words needs no signal
+  controller_->post({back, SessionClosed{}});
+  controller_->step();
+  EXPECT_EQ(launcher_.stops().size(), stops);
   launcher_.end(running, 1, {});
   controller_->step();
   EXPECT_EQ(job(running).state(), v1::CANCELLED);

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
+
 namespace emoe::worker {
 
 // The phases of a rank, in Prometheus labels, heartbeats and step reports.
@@ -47,7 +49,8 @@ struct CheckpointRecord {
   int64_t step = 0;  // optimiser steps done
   std::string path;
   int64_t bytes = 0;
-  double seconds = 0.0;
+  double seconds = 0.0;  // how long writing it took; 0: not known
+  WallTime written;
 };
 
 struct MergeRecord {
@@ -87,6 +90,10 @@ class ProgressSink {
   // row, some megabytes. It is what tells a rank that works for long from one that hangs, so the
   // pieces are to be small. From any thread.
   virtual void on_work_done() {}
+  // The run goes on from a checkpoint of an earlier one; `bytes` are told on rank 0 only.
+  virtual void on_resume(const CheckpointRecord& from) {
+    on_message("resumed from the checkpoint of step " + std::to_string(from.step));
+  }
   // A checkpoint could not be written; training goes on with the older ones.
   virtual void on_checkpoint_failure(const std::string& text) { on_message(text); }
   // Step `step` (0-based) gave a loss or gradient that is not finite; the run ends with it.

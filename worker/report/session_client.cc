@@ -76,8 +76,14 @@ class SessionClient::Impl {
   }
 
   void phase(Phase phase) {
-    const std::lock_guard lock(mutex_);
-    phase_locked(phase);
+    std::string unacked;
+    {
+      const std::lock_guard lock(mutex_);
+      phase_locked(phase);
+      // Who resumes from the checkpoint that comes now does not report these steps again.
+      if (phase == Phase::checkpoint && config_.rank == 0) unacked = unacked_locked();
+    }
+    leave(unacked);
   }
 
   void set_step(int64_t step) {
@@ -113,7 +119,7 @@ class SessionClient::Impl {
     }
     closing_ = true;
     changed_.notify_all();
-    if (!queue_.empty() && !refused_) leave_unacked_locked();
+    leave(unacked_locked());
     return queue_.empty();
   }
 
@@ -137,11 +143,19 @@ class SessionClient::Impl {
     changed_.notify_all();
   }
 
-  void leave_unacked_locked() {
-    if (config_.unacked_file.empty()) return;
-    const Status status =
-        write_file_atomically(config_.unacked_file, to_delimited(queue_.unacked()));
-    if (!status.ok()) log_warning("the last reports are lost: %s", std::string(status.message()));
+  // Empty where all arrived or none is wanted.
+  std::string unacked_locked() const {
+    if (config_.unacked_file.empty() || refused_) return "";
+    return to_delimited(queue_.unacked());
+  }
+
+  void leave(const std::string& reports) const {
+    if (reports.empty()) return;
+    const Status status = write_file_atomically(config_.unacked_file, reports);
+    if (!status.ok()) {
+      log_warning("reports that the coordinator has not stored are not on the disk either: %s",
+                  std::string(status.message()));
+    }
   }
 
   // No coordinator is here, nor was one for all the time that it had to come back.
@@ -334,7 +348,12 @@ void SessionClient::on_eval(const EvalRecord& record) {
 }
 
 void SessionClient::on_checkpoint(const CheckpointRecord& record) {
-  if (impl_->config().rank == 0) impl_->push(to_report(record, SystemClock().wall_now()));
+  if (impl_->config().rank == 0) impl_->push(to_report(record));
+}
+
+void SessionClient::on_resume(const CheckpointRecord& from) {
+  ProgressSink::on_resume(from);
+  if (impl_->config().rank == 0) impl_->push(to_resume_report(from));
 }
 
 void SessionClient::on_merge(const MergeRecord& record) {

@@ -49,8 +49,8 @@ class SessionClient final : public ProgressSink, public StopSource {
     std::chrono::milliseconds backoff_min{100};
     std::chrono::milliseconds backoff_max{5'000};
     std::chrono::milliseconds welcome_timeout{10'000};  // the coordinator's answer to Join
-    // Where finish() leaves what it could not deliver, as worker_control_service.proto says; empty:
-    // nowhere.
+    // Where finish(), and before a checkpoint rank 0's on_phase(), leave what is not delivered, as
+    // worker_control_service.proto says; empty: nowhere.
     std::filesystem::path unacked_file;
   };
 
@@ -63,6 +63,7 @@ class SessionClient final : public ProgressSink, public StopSource {
   void on_step(const StepRecord& record) override;
   void on_eval(const EvalRecord& record) override;
   void on_checkpoint(const CheckpointRecord& record) override;
+  void on_resume(const CheckpointRecord& from) override;
   void on_merge(const MergeRecord& record) override;
   void on_message(const std::string& text) override;
   void on_work_done() override;

@@ -15,6 +15,20 @@ std::string to_utf8(const std::string& text) {
   return json::parse(json(text).dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
+v1::CheckpointInfo to_info(const CheckpointRecord& record) {
+  v1::CheckpointInfo info;
+  info.set_step(record.step);
+  info.set_path(record.path);
+  info.set_bytes(record.bytes);
+  info.set_seconds(record.seconds);
+  const auto nanoseconds =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(record.written.time_since_epoch())
+          .count();
+  info.mutable_create_time()->set_seconds(nanoseconds / 1'000'000'000);
+  info.mutable_create_time()->set_nanos(static_cast<int32_t>(nanoseconds % 1'000'000'000));
+  return info;
+}
+
 }  // namespace
 
 v1::Report to_report(const StepRecord& record, const SessionClient::Config& config) {
@@ -48,17 +62,15 @@ v1::Report to_report(const EvalRecord& record) {
   return report;
 }
 
-v1::Report to_report(const CheckpointRecord& record, WallTime now) {
+v1::Report to_report(const CheckpointRecord& record) {
   v1::Report report;
-  v1::CheckpointInfo& info = *report.mutable_checkpoint();
-  info.set_step(record.step);
-  info.set_path(record.path);
-  info.set_bytes(record.bytes);
-  info.set_seconds(record.seconds);
-  const auto nanoseconds =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(now.time_since_epoch()).count();
-  info.mutable_create_time()->set_seconds(nanoseconds / 1'000'000'000);
-  info.mutable_create_time()->set_nanos(static_cast<int32_t>(nanoseconds % 1'000'000'000));
+  *report.mutable_checkpoint() = to_info(record);
+  return report;
+}
+
+v1::Report to_resume_report(const CheckpointRecord& from) {
+  v1::Report report;
+  *report.mutable_resumed() = to_info(from);
   return report;
 }
 

@@ -12,7 +12,8 @@ namespace emoe::worker {
 // What a rank says, as messages of the wire contract.
 [[nodiscard]] v1::Report to_report(const StepRecord& record, const SessionClient::Config& config);
 [[nodiscard]] v1::Report to_report(const EvalRecord& record);
-[[nodiscard]] v1::Report to_report(const CheckpointRecord& record, WallTime now);
+[[nodiscard]] v1::Report to_report(const CheckpointRecord& record);
+[[nodiscard]] v1::Report to_resume_report(const CheckpointRecord& from);
 [[nodiscard]] v1::Report to_report(const MergeRecord& record);
 [[nodiscard]] v1::Report to_log_report(const std::string& text, v1::LogMessage::Level level,
                                        const SessionClient::Config& config);

@@ -22,6 +22,10 @@ void TeeSink::on_checkpoint(const CheckpointRecord& record) {
   for (ProgressSink* sink : sinks_) sink->on_checkpoint(record);
 }
 
+void TeeSink::on_resume(const CheckpointRecord& from) {
+  for (ProgressSink* sink : sinks_) sink->on_resume(from);
+}
+
 void TeeSink::on_merge(const MergeRecord& record) {
   for (ProgressSink* sink : sinks_) sink->on_merge(record);
 }

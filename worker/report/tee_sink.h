@@ -16,6 +16,7 @@ class TeeSink final : public ProgressSink {
   void on_step(const StepRecord& record) override;
   void on_eval(const EvalRecord& record) override;
   void on_checkpoint(const CheckpointRecord& record) override;
+  void on_resume(const CheckpointRecord& from) override;
   void on_merge(const MergeRecord& record) override;
   void on_message(const std::string& text) override;
   void on_work_done() override;

@@ -13,6 +13,8 @@ namespace {
 
 // How long a rank that ends waits, at the least, for the coordinator to store its last reports.
 constexpr std::chrono::seconds kLastWords{60};
+// And one that is preempted, for whom the time may be short: what it leaves on the disk is heard too.
+constexpr std::chrono::seconds kPreemptedLastWords{5};
 
 CommReading read_counters(const CollectiveCounters* counters) {
   CommReading reading;
@@ -121,9 +123,10 @@ void Reporting::finish(ExitCode code, const std::string& message, int64_t steps_
   const bool lost = !written.ok() && code == ExitCode::done;
   const ExitCode final_code = lost ? output_error_code(written) : code;
   if (session_) {
+    const auto patience = code == ExitCode::preempted ? kPreemptedLastWords : last_words_;
     if (!session_->finish(static_cast<int>(final_code),
                           lost ? std::string(written.message()) : message, steps_done,
-                          last_words_)) {
+                          patience)) {
       log_warning("the coordinator has not acknowledged this rank's last reports");
     }
   }

@@ -88,6 +88,20 @@ Result<TrainState> parse_state(const std::string& text) {
   }
 }
 
+// A finished one.
+Result<CheckpointFolder> describe(const std::filesystem::path& path, int64_t step) {
+  CheckpointFolder folder{path, step, 0, {}};
+  try {
+    for (const auto& entry : std::filesystem::directory_iterator(path)) {
+      folder.bytes += static_cast<int64_t>(entry.file_size());
+    }
+    folder.written = std::chrono::file_clock::to_sys(std::filesystem::last_write_time(path));
+  } catch (const std::filesystem::filesystem_error& error) {
+    return errno_status(error.code().value(), "look at " + path.string());
+  }
+  return folder;
+}
+
 }  // namespace
 
 CheckpointStore::CheckpointStore(std::filesystem::path folder, std::string weights_file,
@@ -139,11 +153,7 @@ Result<CheckpointFolder> CheckpointStore::save(const Checkpoint& checkpoint) con
     return with_context(status, "checkpoint " + folder_name(step));
   }
   remove_old(step);
-  CheckpointFolder saved{path, step, 0};
-  for (const auto& entry : std::filesystem::directory_iterator(path)) {
-    saved.bytes += static_cast<int64_t>(entry.file_size());
-  }
-  return saved;
+  return describe(path, step);
 }
 
 // Checkpoints after `newest_step` are of a course this run did not take (they were torn): they do
@@ -173,16 +183,16 @@ Result<std::optional<CheckpointFolder>> CheckpointStore::newest_valid(
   EMOE_ASSIGN_OR_RETURN(const std::vector<int64_t> steps, steps_in(folder_));
   for (const int64_t step : steps) {
     const auto path = folder_ / folder_name(step);
-    const auto manifest = verify_manifest(path, files(), Depth::hashes, on_work_done_);
-    if (manifest.ok() && manifest->step == step) {
-      return CheckpointFolder{path, step, manifest->bytes};
+    const auto found = verify_manifest(path, files(), Depth::hashes, on_work_done_);
+    if (found.ok() && *found == step) {
+      return describe(path, step);
     }
-    if (!manifest.ok() && !absl::IsDataLoss(manifest.status())) {
-      return with_context(manifest.status(), "checkpoint " + folder_name(step));
+    if (!found.ok() && !absl::IsDataLoss(found.status())) {
+      return with_context(found.status(), "checkpoint " + folder_name(step));
     }
     skipped.push_back(absl::StrCat(folder_name(step), " is passed over: ",
-                                   manifest.ok() ? "its manifest is of another step"
-                                                 : std::string(manifest.status().message())));
+                                   found.ok() ? "its manifest is of another step"
+                                                 : std::string(found.status().message())));
   }
   return std::nullopt;
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "worker/eval/expert_counts.h"
 #include "worker/tensor/safetensors.h"
@@ -36,6 +37,7 @@ struct CheckpointFolder {
   std::filesystem::path path;
   int64_t step = 0;
   int64_t bytes = 0;  // of all files
+  WallTime written;
 };
 
 // The folder checkpoints/ of a run. One process (rank 0) writes; any may read.

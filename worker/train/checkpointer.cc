@@ -72,11 +72,13 @@ std::string Checkpointer::save(const TrainState& state) {
   const SteadyTime start = parts_.clock.steady_now();
   std::string outcome;
   std::array<int64_t, 1> bytes{};
+  WallTime written = parts_.clock.wall_now();
   if (parts_.comm.rank() == 0) {
     const Result<CheckpointFolder> saved = store_.save(capture(state));
     if (saved.ok()) {
       outcome = absl::StrCat(std::string(1, kFound), saved->path.string());
       bytes[0] = saved->bytes;
+      written = saved->written;
     } else {
       outcome = absl::StrCat(std::string(1, kFailed), saved.status().ToString());
     }
@@ -85,12 +87,14 @@ std::string Checkpointer::save(const TrainState& state) {
   parts_.comm.broadcast(std::as_writable_bytes(std::span(bytes)), 0);
   if (outcome[0] == kFailed) return outcome.substr(1);
   const std::chrono::duration<double> seconds = parts_.clock.steady_now() - start;
-  parts_.progress.on_checkpoint({state.step, outcome.substr(1), bytes[0], seconds.count()});
+  parts_.progress.on_checkpoint(
+      {state.step, outcome.substr(1), bytes[0], seconds.count(), written});
   return "";
 }
 
 std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
   std::string choice(1, kNone);
+  CheckpointRecord record;
   if (parts_.comm.rank() == 0) {
     std::vector<std::string> skipped;
     Status status = store_.prepare();
@@ -102,6 +106,8 @@ std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
       choice = absl::StrCat(std::string(1, kFailed), status.ToString());
     } else if (*found) {
       choice = absl::StrCat(std::string(1, kFound), (*found)->path.string());
+      record.bytes = (*found)->bytes;
+      record.written = (*found)->written;
     }
   }
   choice = broadcast_text(parts_.comm, choice, 0);
@@ -113,6 +119,9 @@ std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
   if (!checkpoint.ok()) throw CheckpointError(checkpoint.status().ToString());
   check_same_run(checkpoint->state, expected, path);
   put_back(*checkpoint);
+  record.step = checkpoint->state.step;
+  record.path = path.string();
+  parts_.progress.on_resume(record);
   return checkpoint->state;
 }
 

@@ -38,22 +38,19 @@ Status verify_file(const std::filesystem::path& folder, const nlohmann::json& en
   return ok_status();
 }
 
-Result<Manifest> verify(const std::filesystem::path& folder, const nlohmann::json& json,
+Result<int64_t> verify(const std::filesystem::path& folder, const nlohmann::json& json,
                         const std::vector<std::string>& names, Depth depth,
                         const std::function<void()>& on_work_done) {
   if (json.at("version").get<int>() != kVersion) {
     return damaged("manifest.json", "of another version");
   }
-  Manifest manifest;
-  manifest.step = json.at("step").get<int64_t>();
   std::set<std::string> missing(names.begin(), names.end());
   for (const auto& entry : json.at("files")) {
     EMOE_RETURN_IF_ERROR(verify_file(folder, entry, depth, on_work_done));
-    manifest.bytes += entry.at("bytes").get<int64_t>();
     missing.erase(entry.at("name").get<std::string>());
   }
   if (!missing.empty()) return damaged("manifest.json", "does not name " + *missing.begin());
-  return manifest;
+  return json.at("step").get<int64_t>();
 }
 
 }  // namespace
@@ -73,7 +70,7 @@ Status write_manifest(const std::filesystem::path& folder, int64_t step,
   return write_file_atomically(folder / "manifest.json", manifest.dump(1) + "\n");
 }
 
-Result<Manifest> verify_manifest(const std::filesystem::path& folder,
+Result<int64_t> verify_manifest(const std::filesystem::path& folder,
                                  const std::vector<std::string>& names, Depth depth,
                                  const std::function<void()>& on_work_done) {
   const Result<std::string> text = read_file(folder / "manifest.json");

@@ -128,7 +128,6 @@ void Trainer::Loop::resume() {
   }
   // The sum over ranks is what counts: one of them takes what the earlier ranks saw.
   if (parts_.comm.rank() == 0) own_counts_.add(restored->expert_counts);
-  parts_.progress.on_message(absl::StrCat("resumed from the checkpoint of step ", state_.step));
 }
 
 bool Trainer::Loop::eval_due(int64_t done) const {
