@@ -163,6 +163,23 @@ TEST_F(LocalLauncherFaults, AnAttemptWhoseRecordIsGoneIsRemovedBeforeItIsForgott
   EXPECT_EQ(launcher_.stop(handle(), StopMode::kill).code(), StatusCode::kNotFound);
 }
 
+TEST_F(LocalLauncherFaults, AKillIsNotOvertakenByTheEndsItCauses) {
+  launch_and_wait_until_ready("stubborn");
+  const ProcessId process = supervisor();
+  // A busy machine: the supervisor comes to nothing until all of them are dead.
+  ASSERT_EQ(::kill(process.pid, SIGSTOP), 0);
+  const std::string stat = "/proc/" + std::to_string(process.pid) + "/stat";
+  ASSERT_TRUE(eventually(
+      [&] { return read_kernel_file(stat).value_or("").find(") T ") != std::string::npos; }));
+  ASSERT_EQ(::kill(process.pid, kill_signal()), 0);
+  signal_all(living(process.pid), SIGKILL);
+  ASSERT_TRUE(eventually([&] { return living(process.pid).empty(); }));
+  ASSERT_EQ(::kill(process.pid, SIGCONT), 0);
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.signal, SIGKILL);
+  EXPECT_EQ(end.detail, "killed on request");
+}
+
 TEST_F(LocalLauncherFaults, AnAttemptWhoseRecordIsGoneCanBeStopped) {
   launch_and_wait_until_ready("stubborn");
   std::filesystem::remove(files().launch());
