@@ -180,6 +180,20 @@ TEST_F(LocalLauncherFaults, AKillIsNotOvertakenByTheEndsItCauses) {
   EXPECT_EQ(end.detail, "killed on request");
 }
 
+TEST_F(LocalLauncherFaults, WhoAsksWhileItIsLaunchedDoesNotDisturb) {
+  std::jthread asking([this](const std::stop_token& stop) {
+    for (; !stop.stop_requested(); std::this_thread::sleep_for(1ms)) {
+      (void)launcher_.poll(handle());
+    }
+  });
+  const auto launched = launcher_.launch(request({"serve"}));
+  asking = {};
+  ASSERT_TRUE(launched.ok()) << launched.status();
+  ASSERT_NO_FATAL_FAILURE(wait_until_ready());
+  ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
+  EXPECT_EQ(wait_for_end().exit_code, 75);
+}
+
 TEST_F(LocalLauncherFaults, AnAttemptWhoseRecordIsGoneCanBeStopped) {
   launch_and_wait_until_ready("stubborn");
   std::filesystem::remove(files().launch());
