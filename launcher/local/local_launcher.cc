@@ -219,6 +219,7 @@ Result<LaunchHandle> LocalLauncher::launch(const LaunchRequest& request) {
 Result<AttemptStatus> LocalLauncher::poll(const LaunchHandle& handle) {
   EMOE_ASSIGN_OR_RETURN(const AttemptFiles files, files_of(handle));
   const AttemptStatus running{AttemptPhase::running, {}};
+  const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const bool recorded, file_exists(files.launch()));
   if (recorded) {
     // A supervisor writes the end before it lets go of the lock; until then it is not the end.
@@ -235,13 +236,13 @@ Result<AttemptStatus> LocalLauncher::poll(const LaunchHandle& handle) {
   if (!recorded) return nothing_launched(files);
   EMOE_ASSIGN_OR_RETURN(const LaunchRecord record, read_launch(files));
   const AttemptEnd end = explain_lost(files, record.ranks);
-  const std::lock_guard lock(mutex_);
   EMOE_RETURN_IF_ERROR(write_end(files, end));
   return AttemptStatus{AttemptPhase::ended, end};
 }
 
 Status LocalLauncher::stop(const LaunchHandle& handle, StopMode mode) {
   EMOE_ASSIGN_OR_RETURN(const AttemptFiles files, files_of(handle));
+  const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const bool recorded, file_exists(files.launch()));
   if (!recorded) {
     EMOE_ASSIGN_OR_RETURN(const bool left, kill_unguarded(files));

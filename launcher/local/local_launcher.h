@@ -56,7 +56,7 @@ class LocalLauncher final : public Launcher {
                                         const std::vector<std::string>& argv) const;
 
   Config config_;
-  std::mutex mutex_;  // one launch, or end of a lost attempt, at a time
+  std::mutex mutex_;  // one call at a time: half launched, an attempt looks like a lost one
 };
 
 }  // namespace emoe::launcher

@@ -73,24 +73,33 @@ class Supervisor {
 
   void run() {
     while (!mpirun_exit_) {
-      handle_signal(kLookAround);
+      handle_signals(kLookAround);
       pass_on_preemption();
       if (kill_requested_) kill_all(SIGKILL);
     }
     remove_leftovers();
+    // A kill request is sent before what it kills can end. But SIGCHLD has the lower number and is
+    // taken first.
+    take_signals(0ms);
     files_.remove_mpi_dirs();
     leave(explain());
   }
 
  private:
-  void handle_signal(std::chrono::milliseconds patience) {
-    const sigset_t set = watched_signals();
-    const timespec timeout{0, static_cast<long>(patience / 1ns)};
-    const int signal = sigtimedwait(&set, nullptr, &timeout);
-    if (signal == SIGUSR1 || signal == SIGTERM || signal == SIGINT) preempt_requested_ = true;
-    if (signal == kill_signal()) kill_requested_ = true;
+  void handle_signals(std::chrono::milliseconds patience) {
+    take_signals(patience);
     reap();
     watch_memory();
+  }
+
+  // Waits for one and takes all that have come.
+  void take_signals(std::chrono::milliseconds patience) {
+    const sigset_t set = watched_signals();
+    timespec timeout{0, static_cast<long>(patience / 1ns)};
+    for (int signal = 0; (signal = sigtimedwait(&set, nullptr, &timeout)) > 0; timeout = {}) {
+      if (signal == SIGUSR1 || signal == SIGTERM || signal == SIGINT) preempt_requested_ = true;
+      if (signal == kill_signal()) kill_requested_ = true;
+    }
   }
 
   void watch_memory() {
@@ -141,7 +150,7 @@ class Supervisor {
   void remove_leftovers() {
     const auto deadline = std::chrono::steady_clock::now() + kTerminationGrace;
     bool asked = false;
-    for (reap(); !nothing_left(); handle_signal(20ms)) {
+    for (reap(); !nothing_left(); handle_signals(20ms)) {
       const bool force = kill_requested_ || std::chrono::steady_clock::now() >= deadline;
       if (force || !asked) kill_all(force ? SIGKILL : SIGTERM);
       asked = true;

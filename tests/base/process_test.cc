@@ -46,7 +46,7 @@ TEST(Process, FindsDescendants) {
   const auto child = spawn({.argv = {"sh", "-c", "sleep 60 & wait"}, .new_session = true});
   ASSERT_TRUE(child.ok());
   std::vector<ProcessId> below;
-  for (int i = 0; i < 200 && below.empty(); ++i) {
+  for (int i = 0; i < 3000 && below.empty(); ++i) {
     ::usleep(10'000);
     const auto found = descendants(child->pid);
     ASSERT_TRUE(found.ok()) << found.status();

@@ -133,12 +133,13 @@ class StarterKilled : public LocalLauncherFaults,
 
 TEST_P(StarterKilled, TheAttemptRunsOnce) {
   const std::string script = "\"$SUPERVISE\" \"$@\" &\nuntil [ -e '" +
-                             (dir_ / GetParam()).string() + "' ]; do :; done\nkill -9 $!";
+                             (dir_ / GetParam()).string() + "' ]; do :; done\n" +
+                             "kill -9 $! || :";  // it may have done its work and be gone
   LocalLauncher launcher({.supervisor_program = supervise_by(script)});
   (void)launcher.launch(request({"serve"}));
   const auto launched = launcher_.launch(request({"serve"}));
   ASSERT_TRUE(launched.ok()) << launched.status();
-  EXPECT_TRUE(eventually([&] { return std::filesystem::exists(dir_ / "ready.1"); })) << log();
+  ASSERT_NO_FATAL_FAILURE(wait_until_ready());
   ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
   EXPECT_EQ(wait_for_end().exit_code, 75) << log();
   EXPECT_THAT(read_file(dir_ / "ready.0").value(), ::testing::MatchesRegex("[0-9]+\n"));
@@ -160,6 +161,37 @@ TEST_F(LocalLauncherFaults, AnAttemptWhoseRecordIsGoneIsRemovedBeforeItIsForgott
   EXPECT_TRUE(living().empty());
   EXPECT_FALSE(std::filesystem::exists(files().mpi_session_dir()));
   EXPECT_EQ(launcher_.stop(handle(), StopMode::kill).code(), StatusCode::kNotFound);
+}
+
+TEST_F(LocalLauncherFaults, AKillIsNotOvertakenByTheEndsItCauses) {
+  launch_and_wait_until_ready("stubborn");
+  const ProcessId process = supervisor();
+  // A busy machine: the supervisor comes to nothing until all of them are dead.
+  ASSERT_EQ(::kill(process.pid, SIGSTOP), 0);
+  const std::string stat = "/proc/" + std::to_string(process.pid) + "/stat";
+  ASSERT_TRUE(eventually(
+      [&] { return read_kernel_file(stat).value_or("").find(") T ") != std::string::npos; }));
+  ASSERT_EQ(::kill(process.pid, kill_signal()), 0);
+  signal_all(living(process.pid), SIGKILL);
+  ASSERT_TRUE(eventually([&] { return living(process.pid).empty(); }));
+  ASSERT_EQ(::kill(process.pid, SIGCONT), 0);
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.signal, SIGKILL);
+  EXPECT_EQ(end.detail, "killed on request");
+}
+
+TEST_F(LocalLauncherFaults, WhoAsksWhileItIsLaunchedDoesNotDisturb) {
+  std::jthread asking([this](const std::stop_token& stop) {
+    for (; !stop.stop_requested(); std::this_thread::sleep_for(1ms)) {
+      (void)launcher_.poll(handle());
+    }
+  });
+  const auto launched = launcher_.launch(request({"serve"}));
+  asking = {};
+  ASSERT_TRUE(launched.ok()) << launched.status();
+  ASSERT_NO_FATAL_FAILURE(wait_until_ready());
+  ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
+  EXPECT_EQ(wait_for_end().exit_code, 75);
 }
 
 TEST_F(LocalLauncherFaults, AnAttemptWhoseRecordIsGoneCanBeStopped) {

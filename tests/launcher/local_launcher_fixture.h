@@ -21,9 +21,9 @@ namespace emoe::launcher {
 
 using namespace std::chrono_literals;
 
-// True as soon as `condition` holds, false if it does not within 20 s.
+// True as soon as `condition` holds, false if it does not within a minute.
 inline bool eventually(const std::function<bool()>& condition) {
-  for (const auto deadline = std::chrono::steady_clock::now() + 20s;
+  for (const auto deadline = std::chrono::steady_clock::now() + 60s;
        std::chrono::steady_clock::now() < deadline; std::this_thread::sleep_for(10ms)) {
     if (condition()) return true;
   }
@@ -63,11 +63,17 @@ class LocalLauncherTest : public ::testing::Test {
     ASSERT_EQ(*launched, handle());
   }
 
+  // Both ranks have done what they say they are ready for: a signal finds them so.
+  void wait_until_ready() {
+    for (const char* file : {"ready.0", "ready.1"}) {
+      ASSERT_TRUE(eventually([&] { return read_file(dir_ / file).value_or("").ends_with('\n'); }))
+          << log();
+    }
+  }
+
   void launch_and_wait_until_ready(const std::string& what) {
     launch({what});
-    for (const char* file : {"ready.0", "ready.1"}) {
-      ASSERT_TRUE(eventually([&] { return std::filesystem::exists(dir_ / file); })) << log();
-    }
+    ASSERT_NO_FATAL_FAILURE(wait_until_ready());
     // mpirun, two guards, two ranks: whatever is missed here would be missed when it is left over.
     ASSERT_EQ(living(supervisor().pid).size(), 5u);
   }

@@ -43,8 +43,8 @@ TEST_F(LocalLauncherTest, ASignalOfOneRankEndsTheOthers) {
 
 TEST_F(LocalLauncherTest, ARankKilledInsideMpi) {
   launch({"mpi"});
-  const auto memory = AttemptFiles(dir_.path()).mpi_memory_dir();
-  EXPECT_TRUE(eventually([&] { return std::filesystem::exists(memory); }));
+  EXPECT_TRUE(std::filesystem::exists(AttemptFiles(dir_.path()).mpi_memory_dir()));
+  std::ofstream(dir_ / "go") << "on\n";
   const AttemptEnd end = wait_for_end();
   EXPECT_EQ(end.signal, SIGKILL) << log();
   EXPECT_EQ(end.rank, 1);
@@ -106,7 +106,7 @@ TEST_F(LocalLauncherTest, SigtermToEveryProcessIsAPreemption) {  // as a service
 
 TEST_F(LocalLauncherTest, GracefulStopReachesRanksThatPrintWithoutPause) {
   launch({"chatter"});
-  ASSERT_TRUE(eventually([&] { return std::filesystem::exists(dir_ / "ready.1"); })) << log();
+  ASSERT_NO_FATAL_FAILURE(wait_until_ready());
   ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
   EXPECT_EQ(wait_for_end().exit_code, 75);
 }
@@ -178,9 +178,10 @@ TEST_F(LocalLauncherTest, OutlivesTheCoordinatorAndIsFoundAgain) {
     (void)launcher.launch(request({"serve"}));
     for (;;) ::pause();
   }
-  ASSERT_TRUE(eventually([&] { return std::filesystem::exists(dir_ / "ready.1"); })) << log();
+  wait_until_ready();
   ::kill(coordinator, SIGKILL);
   ::waitpid(coordinator, nullptr, 0);
+  ASSERT_FALSE(HasFatalFailure());
 
   LocalLauncher again(config());
   EXPECT_EQ(again.poll(handle())->phase, AttemptPhase::running);
@@ -204,6 +205,8 @@ TEST_F(LocalLauncherTest, RacingLaunchesStartItOnce) {
   for (const pid_t coordinator : coordinators) {
     EXPECT_EQ(wait_child(coordinator)->code, 0);
   }
+  // Both: mpirun would end one that still starts as soon as the other has ended.
+  ASSERT_NO_FATAL_FAILURE(wait_until_ready());
   ASSERT_TRUE(launcher_.stop(handle(), StopMode::graceful).ok());
   EXPECT_EQ(wait_for_end().exit_code, 75);
   EXPECT_THAT(read_file(dir_ / "ready.0").value(), ::testing::MatchesRegex("[0-9]+\n"));

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -17,10 +18,17 @@ volatile std::sig_atomic_t preempted = 0;
   for (;;) ::pause();
 }
 
+std::string in_attempt(const std::string& file) {
+  return std::getenv("EMOE_ATTEMPT_DIR") + ("/" + file);
+}
+
 void mark(const char* what, int rank) {
-  const char* folder = std::getenv("EMOE_ATTEMPT_DIR");
-  std::ofstream(std::string(folder) + "/" + what + "." + std::to_string(rank), std::ios::app)
+  std::ofstream(in_attempt(std::string(what) + "." + std::to_string(rank)), std::ios::app)
       << ::getpid() << "\n";
+}
+
+void wait_for_file(const std::string& file) {
+  while (!std::filesystem::exists(in_attempt(file))) ::usleep(1000);
 }
 
 void listen_to_preemption() {
@@ -109,12 +117,17 @@ int main(int argc, char** argv) {
     for (int i = 0; i < 200; ++i) std::printf("%s\n", line.c_str());
     std::fflush(stdout);  // standard error would overtake it
     std::fprintf(stderr, "no newline at the end");
-    return rank == 1 ? 65 : 0;
+    if (rank == 0) return 0;
+    wait_for_file("rank_0.exit");  // a failure before would end it amid its lines
+    return 65;
   }
-  if (what == "mpi") {  // rank 1 dies while rank 0 waits for it in a collective
+  if (what == "mpi") {  // rank 1 dies, once told to, while rank 0 waits for it in a collective
     MPI_Init(&argc, &argv);
     MPI_Barrier(MPI_COMM_WORLD);
-    if (rank == 1) ::raise(SIGKILL);
+    if (rank == 1) {
+      wait_for_file("go");
+      ::raise(SIGKILL);
+    }
     MPI_Barrier(MPI_COMM_WORLD);
     MPI_Finalize();
     return 0;

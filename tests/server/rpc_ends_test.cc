@@ -18,7 +18,7 @@ class HealthWatch {
   static constexpr int kNotServing = 2;
 
   explicit HealthWatch(const std::shared_ptr<grpc::Channel>& channel) : stub_(channel) {
-    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+    context_.set_deadline(std::chrono::system_clock::now() + kPatience);
     stream_ = stub_.PrepareCall(&context_, "/grpc.health.v1.Health/Watch", &queue_);
     stream_->StartCall(nullptr);
     EXPECT_TRUE(done());

@@ -4,12 +4,10 @@
 namespace emoe::server {
 namespace {
 
-using namespace std::chrono_literals;
-
 class RpcSessionTest : public RpcTest {
  protected:
   launcher::LaunchRequest launched(const std::string& id, int attempt = 1) {
-    const auto launch = launcher_.wait_for_launch(id, attempt, 10s);
+    const auto launch = launcher_.wait_for_launch(id, attempt, kPatience);
     EXPECT_TRUE(launch.has_value());
     return launch.value_or(launcher::LaunchRequest());
   }

@@ -15,8 +15,12 @@
 #include "google/rpc/status.pb.h"
 #include "server/rpc/rpc_server.h"
 #include "tests/server/support.h"
+#include "tests/support/held_port.h"
 
 namespace emoe::server {
+
+// For what comes at once unless the machine is busy with other things.
+constexpr std::chrono::seconds kPatience{60};
 
 // A coordinator as main builds it, in this process on a free port, with a fake engine.
 class RpcTest : public CoordinatorTest<SystemClock> {
@@ -29,6 +33,7 @@ class RpcTest : public CoordinatorTest<SystemClock> {
     config_.retry_pause = std::chrono::milliseconds(20);
     config_.poll_interval = std::chrono::milliseconds(5);
     rpc_config_.watch.heartbeat = std::chrono::milliseconds(100);
+    rpc_config_.listen = port_.address();  // a restarted coordinator keeps its address
     start();
   }
   void TearDown() override { stop(); }
@@ -40,7 +45,6 @@ class RpcTest : public CoordinatorTest<SystemClock> {
     server_ = *std::move(server);
     controller_->set_coordinator_address(server_->address());
     loop_ = std::jthread([this](const std::stop_token& stop) { controller_->run(stop); });
-    rpc_config_.listen = server_->address();  // a restarted coordinator keeps its address
     channel_ = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
     jobs_ = v1::FineTuning::NewStub(channel_);
     ranks_ = v1::WorkerControl::NewStub(channel_);
@@ -77,7 +81,7 @@ class RpcTest : public CoordinatorTest<SystemClock> {
   // Follows the job's events up to its terminal state.
   v1::JobState wait_for_end(const std::string& id) {
     Context context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
     v1::WatchJobRequest request;
     request.set_id(id);
     auto stream = jobs_->WatchJob(&context, request);
@@ -109,6 +113,7 @@ class RpcTest : public CoordinatorTest<SystemClock> {
     return detail<google::rpc::ErrorInfo>(status).reason();
   }
 
+  testing::HeldPort port_;
   RpcServer::Config rpc_config_;
   std::unique_ptr<RpcServer> server_;
   std::jthread loop_;
@@ -123,7 +128,7 @@ class RankClient {
   RankClient(v1::WorkerControl::Stub& stub, const launcher::LaunchRequest& launch, int rank,
              int world_size)
       : launch_(launch), rank_(rank), world_size_(world_size) {
-    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+    context_.set_deadline(std::chrono::system_clock::now() + kPatience);
     stream_ = stub.Session(&context_);
   }
   // The committed sequence, or -1 when refused.

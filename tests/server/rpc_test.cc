@@ -357,7 +357,7 @@ TEST_F(RpcApiTest, WhatIsNotThereYetSaysSo) {
 
 TEST_F(RpcApiTest, LogsAreTheEndOfTheOutput) {
   const std::string id = submit();
-  ASSERT_TRUE(launcher_.wait_for_launch(id, 1, std::chrono::seconds(10)).has_value());
+  ASSERT_TRUE(launcher_.wait_for_launch(id, 1, kPatience).has_value());
   const auto folder = AttemptDriver::attempt_dir(config_, id, 1);
   ASSERT_TRUE(append_to_file(folder / "output.log", "first line\nbad \xff byte\nlast\n").ok());
   v1::GetJobLogsRequest request;

@@ -4,13 +4,11 @@
 namespace emoe::server {
 namespace {
 
-using namespace std::chrono_literals;
-
 class RpcWatchTest : public RpcTest {
  protected:
   std::unique_ptr<grpc::ClientReader<v1::Event>> watch(Context& context, const std::string& id,
                                                        int64_t from = 0) {
-    context.set_deadline(std::chrono::system_clock::now() + 30s);
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
     v1::WatchJobRequest request;
     request.set_id(id);
     request.set_from_sequence(from);
@@ -147,9 +145,7 @@ TEST_F(RpcWatchTest, AReaderThatStopsReadingHoldsUpNeitherOthersNorTheShutdown) 
     ASSERT_TRUE(stream->Read(&event)) << sequence;
     ASSERT_EQ(event.sequence(), sequence);
   }
-  const auto begin = std::chrono::steady_clock::now();
-  stop();
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, 10s);
+  stop();  // expects the shutdown to end within its limit
 }
 
 TEST_F(RpcWatchTest, ShutdownTellsWatchersToComeAgain) {
@@ -178,7 +174,9 @@ TEST_F(RpcWatchTest, ManyWatchersSeeTheSame) {
         EXPECT_EQ(event.sequence(), expected++);
         if (i % 4 == 3) context.TryCancel();
       }
-      EXPECT_EQ(stream->Finish().ok(), i % 4 != 3);
+      const grpc::Status status = stream->Finish();
+      if (i % 4 == 3) return;  // the end may have come before it left
+      EXPECT_TRUE(status.ok()) << status.error_message();
     });
   }
   Context context;

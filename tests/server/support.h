@@ -65,7 +65,7 @@ class FakeChannel final : public SessionChannel {
     set([&] { ++consumed_count; });
   }
 
-  // False when the stream was closed before, or nothing came in 20 s.
+  // False when the stream was closed before, or nothing came in 60 s.
   [[nodiscard]] bool wait_for_welcome() {
     return wait([&] { return welcomed.has_value(); });
   }
@@ -89,7 +89,7 @@ class FakeChannel final : public SessionChannel {
   template <typename Condition>
   bool wait(const Condition& condition) {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, std::chrono::seconds(20),
+    changed_.wait_for(lock, std::chrono::seconds(60),
                       [&] { return closed.has_value() || condition(); });
     return condition();
   }

@@ -96,7 +96,7 @@ class FakeStream final : public EventStream {
   template <typename Condition>
   bool wait(const Condition& condition) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, 20s, condition);
+    return changed_.wait_for(lock, 60s, condition);
   }
   WatchHub& hub_;
   Wire& wire_;

@@ -2,14 +2,16 @@
 
 #include <chrono>
 
+#include "base/check.h"
+
 namespace emoe::worker {
 
 void FakeCoordinator::start() {
   grpc::ServerBuilder builder;
-  builder.AddListeningPort("127.0.0.1:" + std::to_string(port_), grpc::InsecureServerCredentials(),
-                           &port_);
+  builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
   builder.RegisterService(this);
   server_ = builder.BuildAndStart();
+  EMOE_CHECK(server_ != nullptr);
 }
 
 void FakeCoordinator::stop() {
@@ -57,7 +59,7 @@ bool FakeCoordinator::saw_gap() const {
 
 bool FakeCoordinator::wait(const std::function<bool(const FakeCoordinator&)>& condition) const {
   std::unique_lock lock(mutex_);
-  return changed_.wait_for(lock, std::chrono::seconds(10), [&] { return condition(*this); });
+  return changed_.wait_for(lock, std::chrono::seconds(30), [&] { return condition(*this); });
 }
 
 bool FakeCoordinator::take(const v1::WorkerMessage& message, Stream& stream) {

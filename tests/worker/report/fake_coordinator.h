@@ -10,6 +10,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include "emoe/v1/worker_control_service.grpc.pb.h"
+#include "tests/support/held_port.h"
 
 namespace emoe::worker {
 
@@ -20,9 +21,9 @@ class FakeCoordinator final : public v1::WorkerControl::Service {
   FakeCoordinator() { start(); }
   ~FakeCoordinator() override { stop(); }
 
-  void start();  // the first time on a free port, later on the same
-  void stop();   // breaks every stream
-  [[nodiscard]] std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+  void start();  // always on the same port
+  void stop();   // breaks every stream; nobody else listens on the port
+  [[nodiscard]] std::string address() const { return port_.address(); }
 
   void refuse_with(grpc::Status status);
   // Stores the report of this sequence, then breaks the stream instead of acking it.
@@ -34,7 +35,7 @@ class FakeCoordinator final : public v1::WorkerControl::Service {
   [[nodiscard]] std::vector<v1::RankHeartbeat> heartbeats() const;
   [[nodiscard]] int clean_ends() const;  // streams the rank closed itself
   [[nodiscard]] bool saw_gap() const;
-  // True once `condition` holds (evaluated under the lock after every message); false after 10 s.
+  // True once `condition` holds (evaluated under the lock after every message); false after 30 s.
   [[nodiscard]] bool wait(const std::function<bool(const FakeCoordinator&)>& condition) const;
 
  private:
@@ -43,10 +44,10 @@ class FakeCoordinator final : public v1::WorkerControl::Service {
   // False when the stream shall break.
   bool take(const v1::WorkerMessage& message, Stream& stream);
 
+  emoe::testing::HeldPort port_;
   mutable std::recursive_mutex mutex_;
   mutable std::condition_variable_any changed_;
   std::unique_ptr<grpc::Server> server_;
-  int port_ = 0;
   Stream* stream_ = nullptr;
   grpc::Status refusal_;
   int64_t break_after_ = 0;

@@ -9,6 +9,7 @@
 #include <google/protobuf/util/delimited_message_util.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/held_port.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/report/fake_coordinator.h"
 
@@ -16,6 +17,10 @@ namespace emoe::worker {
 namespace {
 
 using namespace std::chrono_literals;
+using std::chrono::steady_clock;
+
+// For what comes at once unless the machine is busy with other things.
+constexpr auto kPatience = 30s;
 
 SessionClient::Config config_for(const std::string& address, int rank = 0) {
   SessionClient::Config config;
@@ -40,8 +45,8 @@ StepRecord step(int64_t number) {
 }
 
 bool eventually(const std::function<bool()>& condition) {
-  for (const auto deadline = std::chrono::steady_clock::now() + 10s;
-       std::chrono::steady_clock::now() < deadline; std::this_thread::sleep_for(2ms)) {
+  for (const auto deadline = steady_clock::now() + kPatience; steady_clock::now() < deadline;
+       std::this_thread::sleep_for(2ms)) {
     if (condition()) return true;
   }
   return false;
@@ -76,7 +81,7 @@ TEST(SessionClient, EverythingArrivesAndTheEndIsClean) {
   client.on_checkpoint({3, "/out/checkpoints/step_00000003", 1234, 0.5});
   client.on_merge({.verified = true, .tensors_changed = 2, .model_dir = "/out/export/model"});
   client.on_message("bad byte \xff here");
-  ASSERT_TRUE(client.finish(0, "done", 3, 10s));
+  ASSERT_TRUE(client.finish(0, "done", 3, kPatience));
   EXPECT_TRUE(coordinator.wait([](const auto& c) { return c.clean_ends() == 1; }));
   EXPECT_EQ(client.poll(), StopRequest::none);
   EXPECT_FALSE(client.peer_lost());
@@ -110,7 +115,7 @@ TEST(SessionClient, OtherRanksReportTheirTimesOnly) {
   client.on_eval({});
   client.on_checkpoint({});
   client.on_merge({});
-  ASSERT_TRUE(client.finish(0, "", 1, 10s));
+  ASSERT_TRUE(client.finish(0, "", 1, kPatience));
   const auto reports = coordinator.stored();
   ASSERT_EQ(reports.size(), 2u);
   EXPECT_FALSE(reports[0].step().has_metrics());
@@ -122,7 +127,7 @@ TEST(SessionClient, AReportWhoseAckWasLostIsNotStoredTwice) {
   coordinator.break_after(3);
   SessionClient client(config_for(coordinator.address(), 1));
   for (int64_t i = 0; i < 6; ++i) client.on_step(step(i));
-  ASSERT_TRUE(client.finish(0, "", 6, 10s));
+  ASSERT_TRUE(client.finish(0, "", 6, kPatience));
   EXPECT_EQ(coordinator.joins().size(), 2u);
   EXPECT_EQ(steps_stored(coordinator), first_steps(6));
 }
@@ -136,7 +141,7 @@ TEST(SessionClient, ACoordinatorThatRestartsMissesNothing) {
   for (int64_t i = 5; i < 10; ++i) client.on_step(step(i));
   EXPECT_EQ(client.poll(), StopRequest::none);
   coordinator.start();
-  ASSERT_TRUE(client.finish(0, "", 10, 10s));
+  ASSERT_TRUE(client.finish(0, "", 10, kPatience));
   EXPECT_EQ(steps_stored(coordinator), first_steps(10));
 }
 
@@ -152,7 +157,7 @@ TEST(SessionClient, ComesBackAfterManyBreaks) {
     }
   });
   for (int64_t i = 0; i < 40; ++i) client.on_step(step(i));
-  const bool finished = client.finish(0, "", 40, 10s);
+  const bool finished = client.finish(0, "", 40, kPatience);
   done = true;
   EXPECT_TRUE(finished);
   EXPECT_EQ(steps_stored(coordinator), first_steps(40));
@@ -167,8 +172,8 @@ TEST(SessionClient, ARefusedRankMustEnd) {
   EXPECT_EQ(client.poll(), StopRequest::stop);
   EXPECT_THAT(client.peer_lost_reason(), ::testing::HasSubstr("attempt 3 runs"));
   client.on_step(step(0));
-  EXPECT_FALSE(client.finish(71, "", 0, 10s));  // does not wait for what cannot come
-  EXPECT_EQ(coordinator.joins().size(), 1u);    // and does not ask again
+  EXPECT_FALSE(client.finish(71, "", 0, kPatience));  // does not wait for what cannot come
+  EXPECT_EQ(coordinator.joins().size(), 1u);          // and does not ask again
 }
 
 TEST(SessionClient, ADrainingCoordinatorIsAskedAgain) {
@@ -178,7 +183,7 @@ TEST(SessionClient, ADrainingCoordinatorIsAskedAgain) {
   ASSERT_TRUE(coordinator.wait([](const auto& c) { return c.joins().size() >= 2; }));
   EXPECT_FALSE(client.peer_lost());
   coordinator.refuse_with(grpc::Status::OK);
-  EXPECT_TRUE(client.finish(0, "", 0, 10s));
+  EXPECT_TRUE(client.finish(0, "", 0, kPatience));
 }
 
 TEST(SessionClient, CommandsBecomeStopRequests) {
@@ -199,21 +204,20 @@ TEST(SessionClient, CommandsBecomeStopRequests) {
 }
 
 TEST(SessionClient, WithoutACoordinatorForLongItCheckpointsAndEnds) {
-  std::string address;
-  {
-    const FakeCoordinator coordinator;
-    address = coordinator.address();
-  }
-  auto config = config_for(address);
+  const emoe::testing::HeldPort nobody;
+  auto config = config_for(nobody.address());
   config.reconnect_grace = 100ms;
+  const auto begin = steady_clock::now();
   SessionClient client(config);
-  EXPECT_EQ(client.poll(), StopRequest::none);
-  ASSERT_TRUE(eventually([&] { return client.poll() == StopRequest::checkpoint_and_stop; }));
+  StopRequest seen = StopRequest::none;
+  ASSERT_TRUE(eventually([&] { return (seen = client.poll()) != StopRequest::none; }));
+  EXPECT_GE(steady_clock::now() - begin, config.reconnect_grace);  // not before
+  EXPECT_EQ(seen, StopRequest::checkpoint_and_stop);
   EXPECT_TRUE(client.peer_lost());
-  EXPECT_THAT(client.peer_lost_reason(), ::testing::HasSubstr(address));
-  const auto start = std::chrono::steady_clock::now();
-  EXPECT_FALSE(client.finish(71, "", 0, 30s));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);  // it has been waited for already
+  EXPECT_THAT(client.peer_lost_reason(), ::testing::HasSubstr(nobody.address()));
+  const auto start = steady_clock::now();
+  EXPECT_FALSE(client.finish(71, "", 0, 2 * kPatience));
+  EXPECT_LT(steady_clock::now() - start, kPatience);  // it has been waited for already
 }
 
 TEST(SessionClient, LastWordsWaitForACoordinatorAsLongAsItsGrace) {
@@ -222,11 +226,11 @@ TEST(SessionClient, LastWordsWaitForACoordinatorAsLongAsItsGrace) {
   config.reconnect_grace = 300ms;
   SessionClient client(config);
   ASSERT_TRUE(coordinator.wait([](const auto& c) { return !c.heartbeats().empty(); }));
+  const auto start = steady_clock::now();  // the client may see it go before stop() returns
   coordinator.stop();
-  const auto start = std::chrono::steady_clock::now();
-  EXPECT_FALSE(client.finish(0, "", 0, 30s));
-  EXPECT_GT(std::chrono::steady_clock::now() - start, 200ms);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
+  EXPECT_FALSE(client.finish(0, "", 0, 2 * kPatience));
+  EXPECT_GE(steady_clock::now() - start, config.reconnect_grace);
+  EXPECT_LT(steady_clock::now() - start, kPatience);
 }
 
 TEST(SessionClient, ACoordinatorThatCameBackTooLateStillHearsTheLastWords) {
@@ -240,7 +244,7 @@ TEST(SessionClient, ACoordinatorThatCameBackTooLateStillHearsTheLastWords) {
   const size_t heard = coordinator.heartbeats().size();
   coordinator.start();
   ASSERT_TRUE(coordinator.wait([&](const auto& c) { return c.heartbeats().size() > heard; }));
-  EXPECT_TRUE(client.finish(71, "", 0, 10s));
+  EXPECT_TRUE(client.finish(71, "", 0, kPatience));
   EXPECT_TRUE(client.peer_lost());
 }
 
@@ -286,11 +290,11 @@ TEST(SessionClient, LeavesNoFileWhereAllArrivedOrNoneIsWanted) {
   config.unacked_file = dir / "rank_0.reports";
   {
     SessionClient client(config);
-    EXPECT_TRUE(client.finish(0, "", 0, 10s));
+    EXPECT_TRUE(client.finish(0, "", 0, kPatience));
   }
   coordinator.refuse_with({grpc::StatusCode::FAILED_PRECONDITION, "attempt 3 runs"});
   SessionClient stale(config);
-  EXPECT_FALSE(stale.finish(0, "", 0, 10s));
+  EXPECT_FALSE(stale.finish(0, "", 0, kPatience));
   EXPECT_FALSE(std::filesystem::exists(config.unacked_file));
 }
 
