@@ -114,8 +114,7 @@ void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& chan
     if (!running.ok()) log_error("%s", std::string(running.message()));
     // Rank 0 can be that far before the session of another one is there.
     if (running.ok() && entry.edit.job().progress().phase() == "export") {
-      const Status exporting =
-          entry.edit.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
+      const Status exporting = entry.edit.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
       if (!exporting.ok()) log_error("%s", std::string(exporting.message()));
     }
   }

@@ -169,7 +169,8 @@ TEST_F(ControllerTest, ACheckpointThatOnlyItsSuccessorTellsOfIsStored) {
   for (int step = 0; step < 3; ++step) report(channel, 1 + step, step_report(step));
   const auto steps_of = [&] {
     std::vector<int64_t> steps;
-    for (const auto& info : store_->checkpoints(id, 100).value()) steps.push_back(info.step());
+    const auto stored = store_->checkpoints(id, 100);
+    for (const auto& info : *stored) steps.push_back(info.step());
     return steps;
   };
   v1::CheckpointInfo at_two;

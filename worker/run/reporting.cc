@@ -125,8 +125,7 @@ void Reporting::finish(ExitCode code, const std::string& message, int64_t steps_
   if (session_) {
     const auto patience = code == ExitCode::preempted ? kPreemptedLastWords : last_words_;
     if (!session_->finish(static_cast<int>(final_code),
-                          lost ? std::string(written.message()) : message, steps_done,
-                          patience)) {
+                          lost ? std::string(written.message()) : message, steps_done, patience)) {
       log_warning("the coordinator has not acknowledged this rank's last reports");
     }
   }

@@ -190,9 +190,9 @@ Result<std::optional<CheckpointFolder>> CheckpointStore::newest_valid(
     if (!found.ok() && !absl::IsDataLoss(found.status())) {
       return with_context(found.status(), "checkpoint " + folder_name(step));
     }
-    skipped.push_back(absl::StrCat(folder_name(step), " is passed over: ",
-                                   found.ok() ? "its manifest is of another step"
-                                                 : std::string(found.status().message())));
+    skipped.push_back(absl::StrCat(
+        folder_name(step), " is passed over: ",
+        found.ok() ? "its manifest is of another step" : std::string(found.status().message())));
   }
   return std::nullopt;
 }

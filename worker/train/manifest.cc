@@ -39,8 +39,8 @@ Status verify_file(const std::filesystem::path& folder, const nlohmann::json& en
 }
 
 Result<int64_t> verify(const std::filesystem::path& folder, const nlohmann::json& json,
-                        const std::vector<std::string>& names, Depth depth,
-                        const std::function<void()>& on_work_done) {
+                       const std::vector<std::string>& names, Depth depth,
+                       const std::function<void()>& on_work_done) {
   if (json.at("version").get<int>() != kVersion) {
     return damaged("manifest.json", "of another version");
   }
@@ -71,8 +71,8 @@ Status write_manifest(const std::filesystem::path& folder, int64_t step,
 }
 
 Result<int64_t> verify_manifest(const std::filesystem::path& folder,
-                                 const std::vector<std::string>& names, Depth depth,
-                                 const std::function<void()>& on_work_done) {
+                                const std::vector<std::string>& names, Depth depth,
+                                const std::function<void()>& on_work_done) {
   const Result<std::string> text = read_file(folder / "manifest.json");
   if (absl::IsNotFound(text.status())) return damaged("manifest.json", "missing");
   if (!text.ok()) return text.status();

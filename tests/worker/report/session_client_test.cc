@@ -78,7 +78,7 @@ TEST(SessionClient, EverythingArrivesAndTheEndIsClean) {
   client.on_phase(Phase::forward);
   for (int64_t i = 0; i < 3; ++i) client.on_step(step(i));
   client.on_eval({.step = 3, .loss = 0.5});
-  client.on_checkpoint({3, "/out/checkpoints/step_00000003", 1234, 0.5});
+  client.on_checkpoint({3, "/out/checkpoints/step_00000003", 1234, 0.5, WallTime(1'700'000'000s)});
   client.on_merge({.verified = true, .tensors_changed = 2, .model_dir = "/out/export/model"});
   client.on_message("bad byte \xff here");
   ASSERT_TRUE(client.finish(0, "done", 3, kPatience));
@@ -101,7 +101,7 @@ TEST(SessionClient, EverythingArrivesAndTheEndIsClean) {
   EXPECT_EQ(reports[2].step().phase_seconds().at("forward"), 0.25);
   EXPECT_EQ(reports[5].eval().loss(), 0.5);
   EXPECT_EQ(reports[6].checkpoint().bytes(), 1234);
-  EXPECT_GT(reports[6].checkpoint().create_time().seconds(), 1'700'000'000);
+  EXPECT_EQ(reports[6].checkpoint().create_time().seconds(), 1'700'000'000);
   EXPECT_EQ(reports[7].merge().model_dir(), "/out/export/model");
   EXPECT_EQ(reports[8].log().text(), "bad byte \xef\xbf\xbd here");
   EXPECT_EQ(reports[9].end().steps_done(), 3);
@@ -281,6 +281,48 @@ TEST(SessionClient, LeavesInAFileWhatNoCoordinatorCameBackFor) {
   }
   EXPECT_EQ(left[left.size() - 2].step().step(), 4);
   EXPECT_EQ(left.back().end().steps_done(), 5);
+}
+
+TEST(SessionClient, WhatACheckpointCoversIsOnTheDiskBeforeIt) {
+  const emoe::testing::TempDir dir;
+  FakeCoordinator coordinator;
+  auto config = config_for(coordinator.address());
+  config.unacked_file = dir / "rank_0.reports";
+  auto other_config = config_for(coordinator.address(), 1);
+  other_config.unacked_file = dir / "rank_1.reports";
+  SessionClient client(config);
+  SessionClient other(other_config);
+  coordinator.stop();
+  client.on_step(step(0));
+  client.on_phase(Phase::optimizer);
+  EXPECT_FALSE(std::filesystem::exists(config.unacked_file));
+  client.on_phase(Phase::checkpoint);
+  other.on_step(step(0));
+  other.on_phase(Phase::checkpoint);  // writes none, and its reports are not the run's record
+  EXPECT_FALSE(std::filesystem::exists(other_config.unacked_file));
+  for (int64_t i = 1; i < 4; ++i) {
+    const auto left = delimited(config.unacked_file);
+    EXPECT_EQ(std::ranges::count_if(left, &v1::Report::has_step), i);
+    client.on_step(step(i));
+    client.on_phase(Phase::checkpoint);
+  }
+}
+
+TEST(SessionClient, ARankThatResumesSaysFromWhere) {
+  FakeCoordinator coordinator;
+  SessionClient client(config_for(coordinator.address()));
+  client.on_resume({.step = 20,
+                    .path = "/out/checkpoints/step_00000020",
+                    .bytes = 7,
+                    .written = WallTime(1'700'000'000s)});
+  ASSERT_TRUE(client.finish(0, "", 20, 10s));
+  const auto stored = coordinator.stored();
+  const auto told = std::ranges::find_if(stored, &v1::Report::has_resumed);
+  ASSERT_NE(told, stored.end());
+  EXPECT_EQ(told->resumed().step(), 20);
+  EXPECT_EQ(told->resumed().path(), "/out/checkpoints/step_00000020");
+  EXPECT_EQ(told->resumed().bytes(), 7);
+  EXPECT_EQ(told->resumed().create_time().seconds(), 1'700'000'000);
 }
 
 TEST(SessionClient, LeavesNoFileWhereAllArrivedOrNoneIsWanted) {

@@ -34,10 +34,13 @@ TEST(TeeSink, EverySinkHearsEverything) {
   tee.on_merge({.model_dir = "d"});
   tee.on_message("hello");
   tee.on_checkpoint_failure("full");  // a message for a sink that does nothing else with it
+  tee.on_resume({.step = 6});         // likewise
   tee.on_work_done();
   tee.on_non_finite(5);
   tee.on_expert_load({.layer = 7});
-  EXPECT_EQ(first.calls, "plan9 export s3 e4 cp md hello full work nan5 x7");
+  EXPECT_EQ(
+      first.calls,
+      "plan9 export s3 e4 cp md hello full resumed from the checkpoint of step 6 work nan5 x7");
   EXPECT_EQ(second.calls, first.calls);
 }
 

@@ -29,7 +29,8 @@ struct Case {
 
 void save_logits(Llama& model, const std::vector<int64_t>& ids, const std::filesystem::path& path) {
   const at::Tensor logits = model.logits(one_segment(ids), {.experts_on = false});
-  EMOE_CHECK(write_tensors(path, {{"ids", at::tensor(ids, at::kLong)}, {"logits", logits}}, {}).ok());
+  EMOE_CHECK(
+      write_tensors(path, {{"ids", at::tensor(ids, at::kLong)}, {"logits", logits}}, {}).ok());
 }
 
 std::vector<int64_t> probe() {
