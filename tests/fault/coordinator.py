@@ -76,7 +76,8 @@ def test_everything_killed_as_by_a_power_cut(coordinator, undisturbed):
     lost, again = job.attempts
     assert api.reason_name(lost.reason) == "REASON_PEER_LOST" and lost.counted, lost.message
     assert again.resumed_from_step == newest
-    assert newest in [info.step for info in api.call("ListCheckpoints", id=job_id).checkpoints]
+    told = [e.checkpoint.step for e in api.events(job_id) if e.WhichOneof("kind") == "checkpoint"]
+    assert told == list(range(10, STEPS + 1, 10)), "each checkpoint once"
     assert not set(pids) & {r.pid for r in again.ranks}
     assert_same_result(api, job, undisturbed)
 
