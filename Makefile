@@ -8,7 +8,7 @@ TSAN_TESTS := server_unit_test controller_test controller_threads_test watch_hub
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-test build demo test test-full test-gpu lint format asan tsan bench bundle clean
+.PHONY: help deps deps-test build demo test test-full chaos test-gpu lint format asan tsan bench bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test: deps-test ## the whole CPU suite
 test-full: test ## test, then the golden cases in every combination of ranks, packing and micro-batches
 	@for which in own shared; do \
 	  build/python/bin/python tests/reference/golden.py $$which --full || [ $$? = 77 ] || exit 1; done
+
+chaos: deps-test ## random kills for ten minutes; every job must come out as if nothing had happened
+	@tools/build.sh release $(JOBS) programs
+	@build/python/bin/python tests/fault/chaos.py $(CHAOS_ARGS)
 
 test-gpu: deps-test ## the tests that need a GPU (label gpu), built with CUDA and NCCL
 	@tools/build.sh cuda $(JOBS)
