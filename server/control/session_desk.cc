@@ -16,6 +16,14 @@ Status stale(const std::string& text) {
   return make_error(StatusCode::kFailedPrecondition, "STALE_ATTEMPT", text);
 }
 
+// All ranks have a session.
+Status run(JobEdit& edit) {
+  EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::all_joined, v1::REASON_UNSPECIFIED, ""));
+  // Rank 0 can be that far before the session of another one is there.
+  if (edit.job().progress().phase() != "export") return ok_status();
+  return edit.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
+}
+
 }  // namespace
 
 struct SessionDesk::Entry {
@@ -110,13 +118,8 @@ void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& chan
             [](const v1::RankInfo& a, const v1::RankInfo& b) { return a.rank() < b.rank(); });
   entry.edit.touch();
   if (live->attempt->monitor->all_joined() && entry.edit.job().state() == v1::STARTING) {
-    const Status running = entry.edit.apply(JobEvent::all_joined, v1::REASON_UNSPECIFIED, "");
+    const Status running = run(entry.edit);
     if (!running.ok()) log_error("%s", std::string(running.message()));
-    // Rank 0 can be that far before the session of another one is there.
-    if (running.ok() && entry.edit.job().progress().phase() == "export") {
-      const Status exporting = entry.edit.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
-      if (!exporting.ok()) log_error("%s", std::string(exporting.message()));
-    }
   }
 }
 
