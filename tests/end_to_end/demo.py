@@ -1,5 +1,4 @@
 """`make demo` as a person runs it: to its end, broken off at any moment, killed and started again."""
-import hashlib
 import os
 import pathlib
 import signal
@@ -46,9 +45,8 @@ class Demo:
         return out
 
     def shared_memory(self):
-        """Of its attempts: named as by launcher/local/attempt_files.cc."""
-        names = [hashlib.sha256(str(path).encode()).hexdigest()[:16] for path in self.folder.glob("state/jobs/*/attempt_*")]
-        return [pathlib.Path("/dev/shm") / f"emoe-mpi-{name}" for name in names]
+        """Of its attempts."""
+        return [pathlib.Path("/dev/shm") / tools.mpi_folder_name(path) for path in self.folder.glob("state/jobs/*/attempt_*")]
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ Timing decides what a seed does, so a failure may not come again; the folder tha
 """
 import argparse
 import contextlib
-import hashlib
 import os
 import pathlib
 import random
@@ -139,8 +138,8 @@ class Chaos:
         assert self.torn or len(told) == len(set(told)), f"checkpoints told twice: {told}"
         tools.wait_until(lambda: not self.coordinator.processes(), 30, lambda: f"none left: {self.coordinator.processes()}")
         for attempt in self.coordinator.state.glob(f"jobs/{job.id}/attempt_*"):
-            name = f"emoe-mpi-{hashlib.sha256(str(attempt).encode()).hexdigest()[:16]}"
-            for left in (pathlib.Path("/dev/shm") / name, pathlib.Path("/tmp") / name):
+            for root in ("/dev/shm", "/tmp"):
+                left = pathlib.Path(root) / tools.mpi_folder_name(attempt)
                 assert not left.exists(), f"{left} of {attempt.name} is left"
         print(f"    as undisturbed, after {len(job.attempts)} attempts", flush=True)
 

@@ -4,6 +4,7 @@ Environment, set by ctest (cmake/targets.cmake): EMOE_SOURCE_DIR, EMOE_BIN_DIR, 
 reference material (default: ../shared beside the source folder; tests that need it are skipped without it).
 """
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -185,6 +186,11 @@ def wait_until(condition, timeout, what):
             raise AssertionError(f"not within {timeout} s: {what() if callable(what) else what}")
         time.sleep(0.02)
         late = time.monotonic() >= deadline  # a machine that stood still meanwhile is asked once more
+
+
+def mpi_folder_name(attempt):
+    """What MPI's folders of an attempt are called, in /dev/shm and /tmp, as by launcher/local/attempt_files.cc."""
+    return f"emoe-mpi-{hashlib.sha256(str(attempt).encode()).hexdigest()[:16]}"
 
 
 def marked_processes(marker):
