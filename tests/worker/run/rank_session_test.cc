@@ -1,0 +1,134 @@
+// A session of one rank with a task that does what the test wants.
+#include "worker/run/rank_session.h"
+
+#include <functional>
+
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "tests/worker/run/tiny_job.h"
+
+namespace emoe::worker {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TinyJob;
+
+class FakeTask final : public Task {
+ public:
+  using Body = std::function<TaskResult(RankSession&)>;
+  explicit FakeTask(Body body) : body_(std::move(body)) {}
+  TaskResult run(RankSession& session) override { return body_(session); }
+
+ private:
+  Body body_;
+};
+
+RankEnvironment environment() {
+  RankEnvironment alone;
+  alone.metrics_listen = "off";
+  return alone;
+}
+
+RankSession session_of(const TinyJob& job) {
+  (void)job.plan();  // writes spec.yaml
+  return RankSession({.job_file = job / "spec.yaml", .out = job / "out", .overrides = {}},
+                     environment());
+}
+
+// What the session throws with this task; the message is that of the JobError or exception.
+std::string failure(RankSession& session, const FakeTask::Body& body, ExitCode expected) {
+  FakeTask task(body);
+  try {
+    (void)session.run(task);
+  } catch (const std::exception& error) {
+    EXPECT_EQ(exit_code_of(error), expected);
+    return error.what();
+  }
+  return "ended well";
+}
+
+TEST(RankSession, GivesTheTaskAPreparedJobInAClaimedFolder) {
+  const TinyJob job;
+  RankSession session = session_of(job);
+  bool ran = false;
+  FakeTask task([&](RankSession& own) {
+    ran = true;
+    EXPECT_TRUE(own.is_first());
+    EXPECT_EQ(own.comm().world_size(), 1);
+    EXPECT_EQ(own.gradient_comm(), nullptr);
+    EXPECT_FALSE(own.prepared().train.rows.empty());
+    EXPECT_FALSE(own.prepared().fingerprint.empty());
+    EXPECT_TRUE(own.check_model_unchanged().ok());
+    // All that people look at before a run ends is there before the task begins.
+    EXPECT_TRUE(fs::exists(own.out().data_report()));
+    const std::string yaml = read_file(own.out().job_yaml()).value();
+    EXPECT_NE(yaml.find(own.prepared().hashes.train), std::string::npos) << yaml;
+    own.progress().on_eval({.step = 0, .loss = 2.5, .loss_dense = 2.5, .perplexity = 12.0});
+    return TaskResult{.finished = true};
+  });
+  EXPECT_EQ(session.run(task), ExitCode::done);
+  EXPECT_TRUE(ran);
+  const std::string lines = read_file(job / "out/eval.jsonl").value();
+  EXPECT_NE(lines.find("2.5"), std::string::npos) << "the task's reports are in the files";
+}
+
+TEST(RankSession, AStoppedTaskWantsToBeContinued) {
+  const TinyJob job;
+  RankSession session = session_of(job);
+  FakeTask task([](RankSession&) { return TaskResult{.finished = false, .steps_done = 1}; });
+  EXPECT_EQ(session.run(task), ExitCode::preempted);
+}
+
+TEST(RankSession, AnErrorOfTheTaskIsThatOfTheRun) {
+  const TinyJob job;
+  RankSession first = session_of(job);
+  EXPECT_EQ(failure(
+                first, [](RankSession&) -> TaskResult { throw JobError(ExitCode::data, "row 7"); },
+                ExitCode::data),
+            "row 7");
+}
+
+TEST(RankSession, AFolderOfAnotherJobIsRefusedBeforeAnythingIsRead) {
+  const TinyJob job;
+  ASSERT_TRUE(emoe::create_directories(job / "out").ok());
+  ASSERT_TRUE(write_file_atomically(job / "out/thesis.txt", "x").ok());
+  RankSession session = session_of(job);
+  bool ran = false;
+  const std::string said = failure(
+      session,
+      [&](RankSession&) {
+        ran = true;
+        return TaskResult{};
+      },
+      ExitCode::configuration);
+  EXPECT_NE(said.find("is not the output folder of a run"), std::string::npos) << said;
+  EXPECT_FALSE(ran);
+  EXPECT_FALSE(fs::exists(job / "out/cache"));
+}
+
+TEST(RankSession, HoldsTheFolderAsLongAsItLives) {
+  const TinyJob job;
+  RankSession first = session_of(job);
+  FakeTask task([](RankSession&) { return TaskResult{.finished = true}; });
+  EXPECT_EQ(first.run(task), ExitCode::done);
+  EXPECT_TRUE(FileLock::is_held(job / "out/.lock").value());
+}
+
+TEST(RankSession, WantsAsManyRanksAsThePlan) {
+  const TinyJob job;
+  (void)job.plan();
+  try {
+    const RankSession session(
+        {.job_file = job / "spec.yaml", .out = job / "out", .overrides = {"parallel.ranks=2"}},
+        environment());
+    FAIL() << "two ranks of which one was started";
+  } catch (const JobError& error) {
+    EXPECT_EQ(error.code(), ExitCode::configuration);
+    EXPECT_NE(std::string(error.what()).find("mpirun -n 2"), std::string::npos) << error.what();
+  }
+  EXPECT_FALSE(fs::exists(job / "out"));
+}
+
+}  // namespace
+}  // namespace emoe::worker

@@ -1,0 +1,172 @@
+#include "worker/run/rank_session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include <ATen/Parallel.h>
+#include <absl/strings/str_cat.h>
+
+#include "base/log.h"
+#include "worker/comm/loopback/loopback_communicator.h"
+#include "worker/comm/mpi/mpi_communicator.h"
+#include "worker/comm/nccl/nccl_communicator.h"
+#include "worker/run/experts.h"
+#include "worker/run/rank_agreement.h"
+#include "worker/train/packing_report.h"
+
+namespace emoe::worker {
+namespace {
+
+void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
+  if (plan.ranks == environment.world_size) return;
+  throw JobError(ExitCode::configuration,
+                 absl::StrCat("parallel.ranks is ", plan.ranks, ", but ", environment.world_size,
+                              " rank(s) were started; start them with mpirun -n ", plan.ranks,
+                              ", or set parallel.ranks=", environment.world_size));
+}
+
+// Cores are shared by the ranks on a host: ranks × threads must not exceed them.
+int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
+  int threads = plan.threads_per_rank;
+  if (threads == 0) {
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    threads = std::max(1, cores / std::max(1, environment.world_size));
+  }
+  at::set_num_threads(threads);
+  keep_freed_memory();
+  return threads;
+}
+
+std::unique_ptr<Communicator> make_communicator(const RankEnvironment& environment,
+                                                const MpiSession* mpi) {
+  if (mpi == nullptr) return make_loopback();
+  if (mpi->world_size() != environment.world_size) {
+    throw JobError(ExitCode::configuration,
+                   absl::StrCat("the launcher started ", environment.world_size,
+                                " ranks, but MPI sees ", mpi->world_size(),
+                                ": launcher and MPI library do not speak the same PMI "
+                                "(under Slurm use srun --mpi=pmix)"));
+  }
+  return make_mpi_communicator();
+}
+
+at::Device device_of(const JobPlan& plan, const RankEnvironment& environment) {
+  try {
+    return find_device(plan.device, environment.local_rank);
+  } catch (const std::invalid_argument& error) {
+    throw JobError(ExitCode::configuration, absl::StrCat("resources.device: ", error.what()));
+  }
+}
+
+// The gradients' way between the ranks: null where `host` can carry them (host memory, or one
+// rank), NCCL between GPUs. Collective.
+std::unique_ptr<Communicator> make_gradient_communicator(Communicator& host, at::Device device) {
+  if (host.world_size() == 1) return nullptr;
+  const auto mine = static_cast<std::byte>(device.is_cuda());
+  std::vector<std::byte> all(static_cast<size_t>(host.world_size()));
+  host.all_gather(std::span(&mine, 1), all);
+  const auto other = std::find_if(all.begin(), all.end(), [&](std::byte b) { return b != mine; });
+  if (other != all.end()) {
+    throw JobError(ExitCode::configuration,
+                   absl::StrCat("resources.device: rank ", host.rank(), " computes on the ",
+                                device.is_cuda() ? "GPU" : "CPU", ", rank ", other - all.begin(),
+                                " does not; say cpu or cuda instead of auto"));
+  }
+  if (!device.is_cuda()) return nullptr;
+  return make_nccl_communicator(host, {.device = device.index()});
+}
+
+// What rank 0 leaves for people before training: what was read and how it was split.
+void write_preparation(const OutputFolder& out, const JobPlan& plan, const Prepared& prepared) {
+  write_job_yaml(out, plan, prepared.hashes);
+  DataReport train = prepared.train.report;
+  auto packing = packing_of(prepared.train.rows, plan.train, plan.ranks);
+  if (!packing.ok())
+    throw JobError(ExitCode::configuration, std::string(packing.status().message()));
+  train.packing = *packing;
+  output_or_throw(write_data_report(out.data_report(), train,
+                                    prepared.eval ? &prepared.eval->report : nullptr,
+                                    prepared.warnings));
+  for (const std::string& warning : prepared.warnings) log_warning("%s", warning);
+  write_partitions(prepared.emoe, out.partition());
+}
+
+Preparation preparation_of(const Prepared& prepared) {
+  const ContentHashes& hashes = prepared.hashes;
+  return {{"base model", hashes.model}, {"tokenizer", hashes.tokenizer},
+          {"data.train", hashes.train}, {"data.eval", hashes.eval},
+          {"adapter", hashes.adapter},  {"partition or job", prepared.fingerprint}};
+}
+
+}  // namespace
+
+RankSession::RankSession(const RunRequest& request, const RankEnvironment& environment)
+    : environment_(environment),
+      out_{request.out},
+      plan_(plan_job(request.job_file, request.overrides)),
+      cache_dir_(environment.cache_dir.empty() ? out_.cache() : environment.cache_dir) {
+  check_world_size(plan_, environment_);
+  device_ = device_of(plan_, environment_);
+}
+
+ExitCode RankSession::run(Task& task) {
+  reporting_.emplace(plan_, environment_, out_, device_.is_cuda() ? "cuda" : "cpu");
+  ExitCode code = ExitCode::done;
+  try {
+    code = run_in_session(task);
+  } catch (const std::exception& error) {
+    reporting_->finish(exit_code_of(error), error.what(), steps_done_);
+    throw;
+  }
+  reporting_->finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
+  // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
+  comm_->barrier();
+  return code;
+}
+
+ExitCode RankSession::run_in_session(Task& task) {
+  progress().on_phase(Phase::prepare);
+  hasher_.emplace(cache_dir_, [this] { progress().on_work_done(); });
+  claim();
+  prepare_inputs();
+  join_ranks();
+  const TaskResult result = task.run(*this);
+  steps_done_ = result.steps_done;
+  comm_->barrier();
+  // A run that is done stays done: its reports are stored, or left for the coordinator to find.
+  if (result.finished) return ExitCode::done;
+  // One rank gives its coordinator up a moment before the others, and stops them: all say so.
+  // A run that stopped without a checkpoint was cancelled by its coordinator, or is not the
+  // coordinator's any more; the coordinator knows, whatever the code.
+  const bool leaving = on_any_rank(reporting_->must_leave(), *comm_);
+  return leaving ? ExitCode::peer_lost : ExitCode::preempted;
+}
+
+// Before anything is written.
+void RankSession::claim() {
+  constexpr std::chrono::seconds kPatience{10};
+  if (is_first()) {
+    lock_ = claim_output_folder(out_, plan_, *hasher_, kPatience);
+  } else {
+    check_output_folder(out_, plan_, *hasher_);
+  }
+}
+
+void RankSession::prepare_inputs() {
+  const int threads = set_threads(plan_, environment_);
+  prepared_.emplace(
+      prepare(plan_, cache_dir_, threads, *hasher_, [this] { progress().on_work_done(); }));
+  if (is_first()) write_preparation(out_, plan_, *prepared_);
+}
+
+// Not earlier: nobody waits in a collective for somebody else's tokeniser.
+void RankSession::join_ranks() {
+  if (environment_.launched) mpi_.emplace();
+  comm_ = make_communicator(environment_, mpi_ ? &*mpi_ : nullptr);
+  reporting_->watch(comm_->counters());
+  check_same_preparation(preparation_of(*prepared_), host_name(), *comm_);
+  gradient_comm_ = make_gradient_communicator(*comm_, device_);
+}
+
+}  // namespace emoe::worker

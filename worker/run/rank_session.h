@@ -1,0 +1,72 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "base/file_lock.h"
+#include "worker/comm/communicator.h"
+#include "worker/comm/mpi/mpi_session.h"
+#include "worker/device/device.h"
+#include "worker/run/commands.h"
+#include "worker/run/content_hash.h"
+#include "worker/run/exit_code.h"
+#include "worker/run/job_plan.h"
+#include "worker/run/output_folder.h"
+#include "worker/run/prepare.h"
+#include "worker/run/rank_environment.h"
+#include "worker/run/reporting.h"
+#include "worker/run/task.h"
+
+namespace emoe::worker {
+
+// One rank of one job, whatever its task is. The session claims the output folder, prepares the
+// inputs, joins the ranks, checks that all of them prepared the same, lets the task run, and makes
+// sure that its reports have arrived before the ranks leave together. Used by one thread.
+class RankSession {
+ public:
+  // Reads the plan. Throws JobError 64 or 65 (see plan_job), and 64 for a number of ranks or a device
+  // that is not there.
+  RankSession(const RunRequest& request, const RankEnvironment& environment);
+
+  // Runs `task` in this session; once. The exit code is done, preempted or peer_lost; every other
+  // end is an exception, reported to the coordinator before it is thrown on.
+  [[nodiscard]] ExitCode run(Task& task);
+
+  // For the task, while run() runs it.
+  [[nodiscard]] const JobPlan& plan() const { return plan_; }
+  [[nodiscard]] const OutputFolder& out() const { return out_; }
+  [[nodiscard]] at::Device device() const { return device_; }
+  [[nodiscard]] const Prepared& prepared() const { return *prepared_; }
+  [[nodiscard]] Communicator& comm() { return *comm_; }
+  // For tensors that lie on GPUs; null: comm().
+  [[nodiscard]] Communicator* gradient_comm() { return gradient_comm_.get(); }
+  [[nodiscard]] ProgressSink& progress() { return reporting_->sink(); }
+  [[nodiscard]] StopSource& stop() { return reporting_->stop(); }
+  // ABORTED when a file of the base model changed since it was hashed.
+  [[nodiscard]] Status check_model_unchanged() const { return hasher_->check_model_unchanged(); }
+  // Rank 0 writes the output folder.
+  [[nodiscard]] bool is_first() const { return environment_.rank == 0; }
+
+ private:
+  ExitCode run_in_session(Task& task);
+  void claim();
+  void prepare_inputs();
+  void join_ranks();
+
+  RankEnvironment environment_;
+  OutputFolder out_;
+  JobPlan plan_;
+  std::filesystem::path cache_dir_;
+  at::Device device_ = at::kCPU;
+  std::optional<FileLock> lock_;  // held until this process ends
+  std::optional<MpiSession> mpi_;
+  std::unique_ptr<Communicator> comm_;           // gone before mpi_
+  std::unique_ptr<Communicator> gradient_comm_;  // null: comm_
+  std::optional<Reporting> reporting_;           // its threads read comm_'s counters
+  std::optional<ContentHasher> hasher_;          // reports its work
+  std::optional<Prepared> prepared_;
+  int64_t steps_done_ = 0;
+};
+
+}  // namespace emoe::worker

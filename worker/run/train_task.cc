@@ -1,0 +1,119 @@
+#include "worker/run/train_task.h"
+
+#include <algorithm>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "worker/model/llama.h"
+#include "worker/run/rank_session.h"
+#include "worker/train/trainer.h"
+#include "worker/weights/export.h"
+#include "worker/weights/peft.h"
+
+namespace emoe::worker {
+namespace {
+
+Llama make_model(const JobPlan& plan, const Prepared& prepared, at::Device device,
+                 ProgressSink& progress) {
+  Llama::Options options;
+  options.config = prepared.base.config();
+  options.dtype = plan.model.bfloat16 ? at::kBFloat16 : at::kFloat;
+  options.device = device;
+  options.lora = plan.tuning.lora;
+  options.full = plan.tuning.full;
+  options.emoe = prepared.emoe;
+  const auto source = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    progress.on_work_done();
+    return prepared.base.tensor(name, shape);
+  };
+  Llama model(options, source);
+  if (!plan.tuning.init_adapter.empty()) {
+    const PeftAdapter adapter = input_or_throw(read_peft_adapter(plan.tuning.init_adapter));
+    const Status loaded = load_peft_adapter(adapter, model);
+    if (!loaded.ok())
+      throw JobError(ExitCode::configuration,
+                     absl::StrCat("lora.init_adapter: ", std::string(loaded.message())));
+  }
+  return model;
+}
+
+// Token ids whose logits the export's check compares: real text, at most 64 tokens.
+std::vector<int64_t> probe_of(const Prepared& prepared) {
+  constexpr size_t kProbeTokens = 64;
+  const std::vector<int32_t>& ids = prepared.train.rows.front().ids;
+  return {ids.begin(), ids.begin() + static_cast<ptrdiff_t>(std::min(ids.size(), kProbeTokens))};
+}
+
+MergeRecord export_result(Llama& model, RankSession& session) {
+  const JobPlan& plan = session.plan();
+  const Prepared& prepared = session.prepared();
+  ExportOptions options;
+  options.out = session.out().export_dir();
+  options.dtype = plan.export_model.bfloat16 ? "bfloat16" : "float32";
+  options.merged = plan.export_model.merged;
+  options.adapter = plan.export_model.adapter;
+  options.verify = plan.export_model.verify;
+  options.base_name = plan.model.path.string();
+  if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer.file();
+  options.probe = probe_of(prepared);
+  options.on_work_done = [&session] { session.progress().on_work_done(); };
+  options.before_publish = [&session] { return session.check_model_unchanged(); };
+  auto report = export_model(model, prepared.base, options);
+  if (!report.ok()) {
+    throw JobError(export_error_code(report.status()), std::string(report.status().message()));
+  }
+  return {.verified = report->verified,
+          .tensors_changed = report->tensors_changed(),
+          .tensors_unchanged = report->tensors_unchanged(),
+          .max_abs_logit_difference = report->max_abs_logit_difference,
+          .model_dir = options.merged ? (options.out / "model").string() : "",
+          .adapter_dir = options.adapter ? (options.out / "adapter").string() : ""};
+}
+
+TrainResult train(Llama& model, RankSession& session) {
+  const Prepared& prepared = session.prepared();
+  TrainOptions options = session.plan().train;
+  options.checkpoint.folder = session.out().checkpoints();
+  options.checkpoint.fingerprint = prepared.fingerprint;
+  const std::vector<Row> no_rows;
+  const SystemClock clock;
+  Trainer trainer(options, {.model = model,
+                            .comm = session.comm(),
+                            .progress = session.progress(),
+                            .stop = session.stop(),
+                            .clock = clock,
+                            .train_rows = prepared.train.rows,
+                            .eval_rows = prepared.eval ? prepared.eval->rows : no_rows,
+                            .gradient_comm = session.gradient_comm()});
+  const TrainResult result = trainer.run();
+  if (result.end != TrainEnd::finished || prepared.emoe.partitions.empty()) return result;
+  const ExpertCounts counts = trainer.expert_counts();
+  if (session.is_first()) {
+    output_or_throw(write_file_atomically(session.out().expert_stats(), counts.to_json()));
+  }
+  return result;
+}
+
+void publish(Llama& model, RankSession& session) {
+  const JobPlan::Export& wanted = session.plan().export_model;
+  if (!wanted.merged && !wanted.adapter) return;
+  session.progress().on_phase(Phase::export_model);
+  session.progress().on_merge(export_result(model, session));
+  log_info("export: %s", session.out().export_dir().string());
+}
+
+}  // namespace
+
+TaskResult TrainTask::run(RankSession& session) {
+  Llama model =
+      make_model(session.plan(), session.prepared(), session.device(), session.progress());
+  const TrainResult result = train(model, session);
+  const bool finished = result.end == TrainEnd::finished;
+  if (finished && session.is_first()) publish(model, session);
+  return {.finished = finished, .steps_done = result.steps_done};
+}
+
+}  // namespace emoe::worker
