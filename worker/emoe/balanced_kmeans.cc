@@ -156,7 +156,7 @@ std::vector<std::vector<int64_t>> Kmeans::seeds() const {
   std::vector<float> dots(at(count() * restarts));
   for (int64_t draw = 0; draw < options_.clusters; ++draw) {
     for (int64_t r = 0; r < restarts; ++r) {
-      const uint64_t bits = random_bits(options_.seed, options_.stream, r, draw);
+      const uint64_t bits = partition_random_bits(options_.seed, options_.stream, r, draw);
       seeds[at(r)].push_back(draw_seed(weights[at(r)], bits, seeds[at(r)]));
       std::copy_n(rows_.row(seeds[at(r)].back()), rows_.stride(), newest.row(r));
     }
@@ -202,7 +202,7 @@ KmeansResult Kmeans::iterate(KmeansResult result, FloatRows& centres, bool with_
   BalancedAssignment assignment(count(), clusters);
   std::optional<LocalSearch> search;
   if (with_search) {
-    const uint64_t bits = random_bits(options_.seed, options_.stream, result.restart, -1);
+    const uint64_t bits = partition_random_bits(options_.seed, options_.stream, result.restart, -1);
     search.emplace(gram_, count(), clusters, static_cast<int64_t>(bits));
   }
   result.converged = false;
@@ -237,7 +237,7 @@ void renumber(std::vector<int32_t>& labels, int32_t clusters) {
 
 }  // namespace
 
-uint64_t random_bits(int64_t seed, int64_t stream, int64_t restart, int64_t draw) {
+uint64_t partition_random_bits(int64_t seed, int64_t stream, int64_t restart, int64_t draw) {
   uint64_t state = 0;
   for (const int64_t part : {seed, stream, restart, draw}) {
     state = mix(state ^ static_cast<uint64_t>(part));

@@ -44,6 +44,7 @@ struct KmeansResult {
                                 std::span<const int32_t> labels, int32_t clusters);
 
 // 64 random bits, a pure function of its arguments (SplitMix64's mixing steps).
-[[nodiscard]] uint64_t random_bits(int64_t seed, int64_t stream, int64_t restart, int64_t draw);
+[[nodiscard]] uint64_t partition_random_bits(int64_t seed, int64_t stream, int64_t restart,
+                                             int64_t draw);
 
 }  // namespace emoe::worker

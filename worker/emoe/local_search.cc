@@ -128,7 +128,7 @@ std::vector<int64_t> LocalSearch::draw_one_of_each(const std::vector<int32_t>& l
   for (int64_t i = 0; i < n_; ++i) members[at(labels[at(i)])].push_back(i);
   std::vector<int64_t> drawn;
   for (const std::vector<int64_t>& list : members) {
-    drawn.push_back(list[random_bits(seed_, 0, -2, draws_++) % list.size()]);
+    drawn.push_back(list[partition_random_bits(seed_, 0, -2, draws_++) % list.size()]);
   }
   return drawn;
 }

@@ -57,7 +57,7 @@ std::vector<int32_t> random_labels(int64_t d_ff, const PartitionOptions& options
   for (int64_t i = d_ff - 1; i > 0; --i) {
     // The modulo's bias is below d_ff / 2^64.
     const uint64_t other =
-        random_bits(options.seed, options.layer, -1, i) % static_cast<uint64_t>(i + 1);
+        partition_random_bits(options.seed, options.layer, -1, i) % static_cast<uint64_t>(i + 1);
     std::swap(labels[static_cast<size_t>(i)], labels[other]);
   }
   return labels;

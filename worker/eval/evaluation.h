@@ -2,8 +2,8 @@
 
 #include <vector>
 
+#include "worker/batching/micro_batches.h"
 #include "worker/comm/communicator.h"
-#include "worker/eval/micro_batches.h"
 #include "worker/model/llama.h"
 #include "worker/report/progress_sink.h"
 #include "worker/text/row.h"

@@ -7,7 +7,7 @@
 #include "base/sha256.h"
 #include "worker/emoe/partition.h"
 #include "worker/emoe/partition_file.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {

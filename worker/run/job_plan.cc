@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "base/diagnostics.h"
 #include "config/config.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {

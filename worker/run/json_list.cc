@@ -4,7 +4,7 @@
 
 #include "base/file.h"
 #include "format/strict_json.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 

@@ -1,5 +1,5 @@
 // emoe-worker: one rank of a job, and the small tools around it. Everything that fails ends here,
-// as a message on standard error and one of the exit codes of worker/run/exit_code.h.
+// as a message on standard error and one of the exit codes of base/exit_code.h.
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "worker/run/commands.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {

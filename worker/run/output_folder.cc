@@ -8,7 +8,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {

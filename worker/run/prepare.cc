@@ -10,8 +10,8 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "worker/run/content_hash.h"
-#include "worker/run/exit_code.h"
 #include "worker/run/experts.h"
+#include "worker/run/job_error.h"
 #include "worker/run/output_folder.h"
 
 namespace emoe::worker {

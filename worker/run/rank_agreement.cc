@@ -7,7 +7,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/sha256.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {

@@ -6,7 +6,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "worker/comm/mpi/mpi_session.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {

@@ -10,7 +10,7 @@
 #include "worker/device/device.h"
 #include "worker/run/commands.h"
 #include "worker/run/content_hash.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 #include "worker/run/job_plan.h"
 #include "worker/run/output_folder.h"
 #include "worker/run/prepare.h"

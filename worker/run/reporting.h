@@ -15,7 +15,7 @@
 #include "worker/report/session_client.h"
 #include "worker/report/stop_sources.h"
 #include "worker/report/tee_sink.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 #include "worker/run/job_plan.h"
 #include "worker/run/output_folder.h"
 #include "worker/run/rank_environment.h"

@@ -3,7 +3,7 @@
 
 #include "base/file.h"
 #include "worker/run/commands.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 #include "worker/run/json_list.h"
 #include "worker/text/tokenizer.h"
 

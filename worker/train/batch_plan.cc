@@ -12,7 +12,8 @@
 namespace emoe::worker {
 namespace {
 
-uint64_t mix(uint64_t a, uint64_t b) {
+// The key of the stream that belongs to a pair of numbers.
+uint64_t pair_key(uint64_t a, uint64_t b) {
   return random_bits(random_bits(a, 0) ^ (b * 0xD1342543DE82EF95ULL), 0);
 }
 
@@ -66,7 +67,7 @@ std::vector<int64_t> BatchPlan::rows_of_step(int64_t step) {
 std::vector<int64_t> shuffled_order(int64_t num_rows, int64_t seed, int64_t epoch) {
   std::vector<int64_t> order(num_rows);
   std::iota(order.begin(), order.end(), 0);
-  const uint64_t key = mix(static_cast<uint64_t>(seed), static_cast<uint64_t>(epoch));
+  const uint64_t key = pair_key(static_cast<uint64_t>(seed), static_cast<uint64_t>(epoch));
   uint64_t draws = 0;
   for (int64_t i = num_rows - 1; i > 0; --i) {
     std::swap(order[i], order[draw_below(static_cast<uint64_t>(i) + 1, key, draws)]);
@@ -76,8 +77,8 @@ std::vector<int64_t> shuffled_order(int64_t num_rows, int64_t seed, int64_t epoc
 
 int64_t step_seed(int64_t seed, int64_t step) {
   // Another stream than the epochs' orders: those hash (seed, epoch).
-  const uint64_t base = mix(static_cast<uint64_t>(seed), 0x64726F706F7574ULL);
-  return static_cast<int64_t>(mix(base, static_cast<uint64_t>(step)) >> 1);
+  const uint64_t base = pair_key(static_cast<uint64_t>(seed), 0x64726F706F7574ULL);
+  return static_cast<int64_t>(pair_key(base, static_cast<uint64_t>(step)) >> 1);
 }
 
 std::string fingerprint(const std::vector<Row>& rows) {

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "worker/eval/micro_batches.h"
+#include "worker/batching/micro_batches.h"
 #include "worker/model/batch.h"
 #include "worker/text/row.h"
 

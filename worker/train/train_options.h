@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-#include "worker/eval/micro_batches.h"
+#include "worker/batching/micro_batches.h"
 #include "worker/train/batch_plan.h"
 #include "worker/train/schedule.h"
 

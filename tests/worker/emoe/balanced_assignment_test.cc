@@ -19,7 +19,7 @@ struct Problem {
 Problem random_problem(int64_t items, int32_t clusters, int32_t range, int64_t seed) {
   Problem problem{items, clusters, {}};
   for (int64_t i = 0; i < items * clusters; ++i) {
-    const auto bits = random_bits(seed, 0, 0, i) % static_cast<uint64_t>(2 * range + 1);
+    const auto bits = partition_random_bits(seed, 0, 0, i) % static_cast<uint64_t>(2 * range + 1);
     problem.costs.push_back(static_cast<int32_t>(bits) - range);
   }
   return problem;

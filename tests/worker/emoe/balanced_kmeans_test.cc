@@ -15,7 +15,7 @@ namespace {
 double normal(int64_t seed, int64_t draw) {  // sum of uniforms: near enough
   double sum = 0.0;
   for (int64_t i = 0; i < 12; ++i) {
-    sum += static_cast<double>(random_bits(seed, 1, i, draw) >> 11) * 0x1.0p-53;
+    sum += static_cast<double>(partition_random_bits(seed, 1, i, draw) >> 11) * 0x1.0p-53;
   }
   return sum - 6.0;
 }

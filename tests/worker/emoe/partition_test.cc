@@ -21,7 +21,8 @@ constexpr int64_t kHidden = 6;
 std::vector<float> weights(int64_t seed = 1) {
   std::vector<float> rows;
   for (int64_t i = 0; i < kWidth * kHidden; ++i) {
-    rows.push_back(static_cast<float>(random_bits(seed, 0, 0, i) % 2001) / 1000.0F - 1.0F);
+    rows.push_back(static_cast<float>(partition_random_bits(seed, 0, 0, i) % 2001) / 1000.0F -
+                   1.0F);
   }
   return rows;
 }

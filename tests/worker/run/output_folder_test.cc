@@ -7,7 +7,7 @@
 
 #include "base/file.h"
 #include "tests/worker/run/tiny_job.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {

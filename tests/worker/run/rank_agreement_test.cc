@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "worker/comm/loopback/loopback_communicator.h"
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {

@@ -1,4 +1,4 @@
-#include "worker/run/exit_code.h"
+#include "worker/run/job_error.h"
 
 #include <cerrno>
 #include <filesystem>

@@ -1,4 +1,4 @@
-#include "worker/eval/micro_batches.h"
+#include "worker/batching/micro_batches.h"
 
 #include <algorithm>
 #include <numeric>
