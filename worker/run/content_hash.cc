@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "format/peft_config.h"
 #include "format/tokenizer_file.h"
 #include "worker/emoe/partition_file.h"
 #include "worker/text/tokenizer.h"
@@ -133,9 +134,9 @@ Result<ContentHashes> hash_inputs(const JobPlan& plan, ContentHasher& hasher) {
     EMOE_ASSIGN_OR_RETURN(hashes.eval, hasher.file(plan.eval_data->file));
   }
   if (const auto& adapter = plan.tuning.init_adapter; !adapter.empty()) {
-    EMOE_ASSIGN_OR_RETURN(hashes.adapter, hash_together({adapter / "adapter_config.json",
-                                                         adapter / "adapter_model.safetensors"},
-                                                        hasher));
+    EMOE_ASSIGN_OR_RETURN(
+        hashes.adapter,
+        hash_together({adapter / kPeftConfigFile, adapter / kPeftTensorFile}, hasher));
   }
   if (plan.emoe.experts > 0 && plan.emoe.method == "file") {
     std::vector<std::filesystem::path> files;

@@ -1,0 +1,139 @@
+#include "format/peft_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/diagnostics.h"
+#include "base/file.h"
+#include "format/strict_json.h"
+
+namespace emoe {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxRank = 1 << 20;
+
+const std::set<std::string> kUnderstood{"peft_type",      "r",   "lora_alpha", "lora_dropout",
+                                        "target_modules", "bias"};
+
+// Without influence on what a loaded adapter computes.
+const std::set<std::string> kHarmless{"base_model_name_or_path",
+                                      "revision",
+                                      "inference_mode",
+                                      "peft_version",
+                                      "auto_mapping",
+                                      "megatron_core",
+                                      "qalora_group_size",
+                                      "layers_pattern"};
+
+const std::set<std::string> kLinears{"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                     "gate_proj", "up_proj", "down_proj"};
+
+// Settings that would change the computation must be off. Null, false, {} and [] all mean off.
+const std::set<std::string> kMustBeOff{"fan_in_fan_out",    "use_rslora",
+                                       "use_dora",          "use_qalora",
+                                       "modules_to_save",   "layers_to_transform",
+                                       "rank_pattern",      "alpha_pattern",
+                                       "megatron_config",   "trainable_token_indices",
+                                       "loftq_config",      "eva_config",
+                                       "corda_config",      "lora_ga_config",
+                                       "velora_config",     "alora_invocation_tokens",
+                                       "monteclora_config", "layer_replication",
+                                       "lora_bias",         "target_parameters",
+                                       "use_bdlora",        "arrow_config",
+                                       "kasa_config",       "ensure_weight_tying",
+                                       "exclude_modules"};
+
+bool is_off(const json& value) {
+  return value.is_null() || value == false ||
+         ((value.is_object() || value.is_array()) && value.empty());
+}
+
+void check_settings(const json& config, const std::string& source, Diagnostics& problems) {
+  const auto must_be = [&](const char* key, const std::vector<json>& allowed, const char* reason) {
+    if (!config.contains(key)) return;
+    if (std::find(allowed.begin(), allowed.end(), config[key]) == allowed.end()) {
+      problems.add(source, key, absl::StrCat("is ", config[key].dump(), "; ", reason));
+    }
+  };
+  if (!config.contains("peft_type")) problems.add(source, "peft_type", "is missing");
+  must_be("peft_type", {"LORA"}, "only \"LORA\" is supported");
+  must_be("bias", {"none"}, "only \"none\" is supported");
+  must_be("task_type", {"CAUSAL_LM", nullptr}, "only \"CAUSAL_LM\" is supported");
+  // The other initialisations (PiSSA, OLoRA, …) come with a changed base model.
+  must_be("init_lora_weights", {true, false, "gaussian"},
+          "only true, false and \"gaussian\" leave the base model as it is");
+  for (const auto& [key, value] : config.items()) {
+    if (kMustBeOff.contains(key)) {
+      if (!is_off(value)) {
+        problems.add(source, key,
+                     absl::StrCat("is ", value.dump().substr(0, 60), "; this is not supported"));
+      }
+    } else if (!kUnderstood.contains(key) && !kHarmless.contains(key) && key != "task_type" &&
+               key != "init_lora_weights") {
+      problems.add(source, key, "is not known here, and it may change what the adapter computes");
+    }
+  }
+}
+
+PeftConfig read_settings(const json& config, const std::string& source, Diagnostics& problems) {
+  PeftConfig lora;
+  const json r = config.value("r", json());
+  if (r.is_number_unsigned() && r.get<uint64_t>() >= 1 && r.get<uint64_t>() <= kMaxRank) {
+    lora.rank = r.get<int64_t>();
+  } else {
+    problems.add(source, "r", absl::StrCat("is ", r.dump(), ", must be a whole number from 1"));
+  }
+  const json alpha = config.value("lora_alpha", json(8));  // PEFT's default
+  if (alpha.is_number() && std::isfinite(alpha.get<double>())) {
+    lora.alpha = alpha.get<double>();
+  } else {
+    problems.add(source, "lora_alpha", absl::StrCat("is ", alpha.dump(), ", must be a number"));
+  }
+  const json dropout = config.value("lora_dropout", json(0.0));
+  if (dropout.is_number() && dropout.get<double>() >= 0 && dropout.get<double>() < 1) {
+    lora.dropout = dropout.get<double>();
+  } else {
+    problems.add(source, "lora_dropout",
+                 absl::StrCat("is ", dropout.dump(), ", must be in [0, 1)"));
+  }
+  const json targets = config.value("target_modules", json());
+  if (!targets.is_array() || targets.empty()) {
+    problems.add(source, "target_modules",
+                 absl::StrCat("is ", targets.dump(), ", must be a list of linear names"));
+    return lora;
+  }
+  std::set<std::string> names;  // PEFT keeps a set: order and repeats mean nothing
+  for (const json& target : targets) {
+    if (target.is_string() && kLinears.contains(target.get<std::string>())) {
+      names.insert(target.get<std::string>());
+    } else {
+      problems.add(source, "target_modules",
+                   absl::StrCat("names ", target.dump(), ", which is no linear of a Llama layer"));
+    }
+  }
+  lora.targets.assign(names.begin(), names.end());
+  return lora;
+}
+
+}  // namespace
+
+Result<PeftConfig> read_peft_config(const std::filesystem::path& folder) {
+  const std::string source = (folder / kPeftConfigFile).string();
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(folder / kPeftConfigFile));
+  EMOE_ASSIGN_OR_RETURN(const json config, parse_strict_json(text, source));
+  if (!config.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": is not a JSON object"));
+  }
+  Diagnostics problems;
+  check_settings(config, source, problems);
+  PeftConfig settings = read_settings(config, source, problems);
+  EMOE_RETURN_IF_ERROR(problems.to_status());
+  return settings;
+}
+
+}  // namespace emoe

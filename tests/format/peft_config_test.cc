@@ -1,0 +1,44 @@
+#include "format/peft_config.h"
+
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "tests/support/temp_dir.h"
+
+namespace emoe {
+namespace {
+
+Result<PeftConfig> read(const std::string& json) {
+  const testing::TempDir folder;
+  EXPECT_TRUE(write_file_atomically(folder / kPeftConfigFile, json).ok());
+  return read_peft_config(folder.path());
+}
+
+TEST(PeftConfig, ReadsWhatALoraAdapterComputesWith) {
+  const auto config = read(
+      R"({"peft_type": "LORA", "r": 4, "lora_alpha": 12, "lora_dropout": 0.25, "bias": "none",
+          "target_modules": ["v_proj", "q_proj", "v_proj"], "use_dora": false, "revision": "x"})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->rank, 4);
+  EXPECT_EQ(config->alpha, 12.0);
+  EXPECT_EQ(config->dropout, 0.25);
+  EXPECT_EQ(config->targets, (std::vector<std::string>{"q_proj", "v_proj"}));
+}
+
+TEST(PeftConfig, NamesEveryProblemAtOnce) {
+  const Status status = read(R"({"peft_type": "LORA", "r": 0, "use_dora": true, "bias": "all",
+                                 "target_modules": ["mystery"], "new_in_peft_99": 1})")
+                            .status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  for (const char* part : {"r: is 0", "use_dora", "bias", "mystery", "new_in_peft_99"}) {
+    EXPECT_NE(status.message().find(part), std::string::npos) << part << " in " << status;
+  }
+}
+
+TEST(PeftConfig, AFolderWithoutOne) {
+  EXPECT_EQ(read_peft_config("/nowhere").status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(read("[]").status().code(), StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace emoe
