@@ -32,7 +32,7 @@ int main() {
     return 1;
   }
   address = (*exposer)->address();
-  probe.on_plan(10, 0);
+  probe.on(worker::PlanRecord{10, 0});
   for (int64_t step = 0; step < 4; ++step) {
     worker::StepRecord record;
     record.step = step;
@@ -42,11 +42,11 @@ int main() {
     record.seconds = 0.3;
     record.flops = 1e9;
     record.phase_seconds = {{worker::Phase::forward, 0.125}};
-    probe.on_step(record);
+    probe.on(record);
   }
-  probe.on_checkpoint({4, "step_00000004", 1000, 0.5});
-  probe.on_expert_load(
-      {.layer = 2, .load_cv = 0.5, .max_over_mean = 1.5, .dead = 1, .selections = {5, 0, 7}});
+  probe.on(worker::CheckpointRecord{4, "step_00000004", 1000, 0.5});
+  probe.on(worker::ExpertLoad{
+      .layer = 2, .load_cv = 0.5, .max_over_mean = 1.5, .dead = 1, .selections = {5, 0, 7}});
   std::cout << address << std::endl;
   std::cin.get();
   return 0;

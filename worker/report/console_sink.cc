@@ -30,14 +30,14 @@ void ConsoleSink::print(const std::string& line) {
   out_ << line << "\n" << std::flush;
 }
 
-void ConsoleSink::on_plan(int64_t steps_planned, int64_t first_step) {
-  pace_.plan(steps_planned);
-  print(first_step == 0
-            ? absl::StrFormat("training: %d steps", steps_planned)
-            : absl::StrFormat("training: resumed at step %d of %d", first_step, steps_planned));
+void ConsoleSink::show(const PlanRecord& plan) {
+  pace_.plan(plan.steps_planned);
+  print(plan.first_step == 0 ? absl::StrFormat("training: %d steps", plan.steps_planned)
+                             : absl::StrFormat("training: resumed at step %d of %d",
+                                               plan.first_step, plan.steps_planned));
 }
 
-void ConsoleSink::on_step(const StepRecord& record) {
+void ConsoleSink::show(const StepRecord& record) {
   pace_.add(record);
   const int64_t done = record.step + 1;
   const bool last = done == pace_.steps_planned();
@@ -54,25 +54,21 @@ void ConsoleSink::on_step(const StepRecord& record) {
   line_open_ = true;
 }
 
-void ConsoleSink::on_eval(const EvalRecord& record) {
+void ConsoleSink::show(const EvalRecord& record) {
   print(absl::StrFormat("held-out after %d steps: loss %.4f, dense %.4f, perplexity %.2f",
                         record.step, record.loss, record.loss_dense, record.perplexity));
 }
 
-void ConsoleSink::on_checkpoint(const CheckpointRecord& record) {
+void ConsoleSink::show(const CheckpointRecord& record) {
   print(absl::StrFormat("checkpoint after %d steps: %s (%.1f MB in %s)", record.step, record.path,
                         static_cast<double>(record.bytes) / 1e6, duration_text(record.seconds)));
 }
 
-void ConsoleSink::on_merge(const MergeRecord& record) {
+void ConsoleSink::show(const MergeRecord& record) {
   print(absl::StrFormat("export %s: %d tensors changed, %d unchanged, logits within %.2g: %s",
                         record.verified ? "verified" : "not verified", record.tensors_changed,
                         record.tensors_unchanged, record.max_abs_logit_difference,
                         record.model_dir));
-}
-
-void ConsoleSink::on_message(const std::string& text) {
-  print(text);
 }
 
 }  // namespace emoe::worker

@@ -21,15 +21,24 @@ class ConsoleSink final : public ProgressSink {
   ConsoleSink(std::ostream& out, Config config) : out_(out), config_(config) {}
   ~ConsoleSink() override;
 
-  void on_plan(int64_t steps_planned, int64_t first_step) override;
-  void on_phase(Phase /*phase*/) override {}
-  void on_step(const StepRecord& record) override;
-  void on_eval(const EvalRecord& record) override;
-  void on_checkpoint(const CheckpointRecord& record) override;
-  void on_merge(const MergeRecord& record) override;
-  void on_message(const std::string& text) override;
+  void on(const Event& event) override {
+    std::visit([this](const auto& what) { show(what); }, event);
+  }
+  void before_checkpoint() override {}
+  void on_work_done() override {}
 
  private:
+  void show(const PlanRecord& plan);
+  void show(const StepRecord& record);
+  void show(const EvalRecord& record);
+  void show(const CheckpointRecord& record);
+  void show(const CheckpointFailure& failure) { print(failure.text); }
+  void show(const ResumeRecord& resume) { print(to_string(resume)); }
+  void show(const MergeRecord& record);
+  void show(const Message& message) { print(message.text); }
+  void show(Phase /*phase*/) {}
+  void show(const NonFiniteStep& /*step*/) {}  // ends the run, whose error says it
+  void show(const ExpertLoad& /*load*/) {}
   void print(const std::string& line);
 
   std::ostream& out_;

@@ -11,18 +11,17 @@ using nlohmann::ordered_json;
 FileSink::FileSink(const std::filesystem::path& out_dir)
     : steps_(out_dir / "metrics.jsonl"), evals_(out_dir / "eval.jsonl") {}
 
-void FileSink::on_plan(int64_t /*steps_planned*/, int64_t first_step) {
-  note(steps_.drop([first_step](int64_t step) { return step >= first_step; }));
-  note(evals_.drop([first_step](int64_t step) { return step > first_step; }));
+void FileSink::write(const PlanRecord& plan) {
+  note(steps_.drop([&](int64_t step) { return step >= plan.first_step; }));
+  note(evals_.drop([&](int64_t step) { return step > plan.first_step; }));
 }
 
-void FileSink::on_phase(Phase phase) {
-  if (phase != Phase::checkpoint) return;
+void FileSink::before_checkpoint() {
   note(steps_.sync());
   note(evals_.sync());
 }
 
-void FileSink::on_step(const StepRecord& record) {
+void FileSink::write(const StepRecord& record) {
   note(steps_.append(ordered_json({{"step", record.step},
                                    {"loss", record.loss},
                                    {"learning_rate", record.learning_rate},
@@ -33,7 +32,7 @@ void FileSink::on_step(const StepRecord& record) {
                          .dump()));
 }
 
-void FileSink::on_eval(const EvalRecord& record) {
+void FileSink::write(const EvalRecord& record) {
   // A run that resumes where one was made makes it again.
   note(evals_.drop([&](int64_t step) { return step == record.step; }));
   note(evals_.append(ordered_json({{"step", record.step},

@@ -11,12 +11,9 @@ namespace emoe::worker {
 // metrics.jsonl and eval.jsonl in the output folder, floats in full precision (the shortest text
 // that reads back to the same double; null for NaN and infinities). Rank 0 has one.
 //
-// on_plan(), before the first step or evaluation, drops what a resumed run will do again: steps
+// A PlanRecord, before the first step or evaluation, drops what a resumed run will do again: steps
 // from first_step on, evaluations made after first_step steps or later ones made again. So every
 // step stands in the file once, whatever crashed before.
-//
-// on_phase(checkpoint), before a checkpoint is written, makes the lines survive a power cut: a run
-// that resumes from it does not do their steps again.
 //
 // No method throws: lines that do not fit on the disk are kept and tried again with every later
 // line; finish() tells whether all are written. Not thread-safe (the step loop's thread).
@@ -24,18 +21,27 @@ class FileSink final : public ProgressSink {
  public:
   explicit FileSink(const std::filesystem::path& out_dir);
 
-  void on_plan(int64_t steps_planned, int64_t first_step) override;
-  void on_phase(Phase phase) override;
-  void on_step(const StepRecord& record) override;
-  void on_eval(const EvalRecord& record) override;
-  void on_checkpoint(const CheckpointRecord& /*record*/) override {}
-  void on_merge(const MergeRecord& /*record*/) override {}
-  void on_message(const std::string& /*text*/) override {}
+  void on(const Event& event) override {
+    std::visit([this](const auto& what) { write(what); }, event);
+  }
+  void before_checkpoint() override;
+  void on_work_done() override {}
 
   // Writes what is left; RESOURCE_EXHAUSTED (disk full) or another error of the file: exit code 74.
   [[nodiscard]] Status finish();
 
  private:
+  void write(const PlanRecord& plan);
+  void write(const StepRecord& record);
+  void write(const EvalRecord& record);
+  void write(Phase /*phase*/) {}
+  void write(const CheckpointRecord& /*record*/) {}
+  void write(const CheckpointFailure& /*failure*/) {}
+  void write(const ResumeRecord& /*resume*/) {}
+  void write(const MergeRecord& /*record*/) {}
+  void write(const Message& /*message*/) {}
+  void write(const NonFiniteStep& /*step*/) {}
+  void write(const ExpertLoad& /*load*/) {}
   void note(const Status& status);
 
   JsonLines steps_;

@@ -104,10 +104,10 @@ double MetricsProbe::now_seconds() const {
   return std::chrono::duration<double>(clock_.wall_now().time_since_epoch()).count();
 }
 
-void MetricsProbe::on_plan(int64_t steps_planned, int64_t first_step) {
-  pace_.plan(steps_planned);
-  rank_->step->set(static_cast<double>(first_step));
-  if (job_) job_->steps_planned->set(static_cast<double>(steps_planned));
+void MetricsProbe::measure(const PlanRecord& plan) {
+  pace_.plan(plan.steps_planned);
+  rank_->step->set(static_cast<double>(plan.first_step));
+  if (job_) job_->steps_planned->set(static_cast<double>(plan.steps_planned));
 }
 
 void MetricsProbe::refresh() {
@@ -133,7 +133,7 @@ void MetricsProbe::refresh() {
   }
 }
 
-void MetricsProbe::on_step(const StepRecord& record) {
+void MetricsProbe::measure(const StepRecord& record) {
   pace_.add(record);
   rank_->step->set(static_cast<double>(record.step + 1));
   rank_->step_seconds->observe(record.seconds);
@@ -154,7 +154,7 @@ void MetricsProbe::on_step(const StepRecord& record) {
   job_->last_step->set(now_seconds());
 }
 
-void MetricsProbe::on_eval(const EvalRecord& record) {
+void MetricsProbe::measure(const EvalRecord& record) {
   if (!job_) return;
   if (!job_->eval_loss) {
     job_->eval_loss = registry_.gauge("emoe_eval_loss", "Held-out loss as trained (mask on)",
@@ -163,7 +163,7 @@ void MetricsProbe::on_eval(const EvalRecord& record) {
   job_->eval_loss->set(record.loss);
 }
 
-void MetricsProbe::on_checkpoint(const CheckpointRecord& record) {
+void MetricsProbe::measure(const CheckpointRecord& record) {
   if (!job_) return;
   if (!job_->checkpoint_seconds) {
     const Labels labels{{"job_id", config_.job_id}};
@@ -180,11 +180,11 @@ void MetricsProbe::on_checkpoint(const CheckpointRecord& record) {
   job_->checkpoint_last_success->set(now_seconds());
 }
 
-void MetricsProbe::on_checkpoint_failure(const std::string& /*text*/) {
+void MetricsProbe::measure(const CheckpointFailure& /*failure*/) {
   if (job_) job_->checkpoint_failures->increment();
 }
 
-void MetricsProbe::on_non_finite(int64_t /*step*/) {
+void MetricsProbe::measure(const NonFiniteStep& /*step*/) {
   if (job_) job_->nonfinite->increment();
 }
 
@@ -204,7 +204,7 @@ void MetricsProbe::count_expert_tokens(const ExpertLoad& load) {
   }
 }
 
-void MetricsProbe::on_expert_load(const ExpertLoad& load) {
+void MetricsProbe::measure(const ExpertLoad& load) {
   if (config_.expert_tokens) count_expert_tokens(load);
   if (!job_) return;
   LayerSeries& series = layers_[load.layer];

@@ -41,26 +41,31 @@ class MetricsProbe final : public ProgressSink {
   MetricsProbe(metrics::Registry& registry, const Clock& clock, Config config);
   ~MetricsProbe() override;
 
-  void on_plan(int64_t steps_planned, int64_t first_step) override;
+  void on(const Event& event) override {
+    std::visit([this](const auto& what) { measure(what); }, event);
+  }
+  void before_checkpoint() override {}
+  void on_work_done() override {}
   // Reads what changes between steps (collectives, memory), so that a rank that hangs in a step is
   // seen as it is. Before every scrape; any thread.
   void refresh();
-
-  void on_phase(Phase /*phase*/) override {}
-  void on_step(const StepRecord& record) override;
-  void on_eval(const EvalRecord& record) override;
-  void on_checkpoint(const CheckpointRecord& record) override;
-  void on_merge(const MergeRecord& /*record*/) override {}
-  void on_message(const std::string& /*text*/) override {}
-  void on_checkpoint_failure(const std::string& text) override;
-  void on_non_finite(int64_t step) override;
-  void on_expert_load(const ExpertLoad& load) override;
 
  private:
   struct RankSeries;
   struct JobSeries;
   struct LayerSeries;
   struct CommSeries;
+  void measure(const PlanRecord& plan);
+  void measure(const StepRecord& record);
+  void measure(const EvalRecord& record);
+  void measure(const CheckpointRecord& record);
+  void measure(const CheckpointFailure& failure);
+  void measure(const NonFiniteStep& step);
+  void measure(const ExpertLoad& load);
+  void measure(Phase /*phase*/) {}
+  void measure(const ResumeRecord& /*resume*/) {}
+  void measure(const MergeRecord& /*record*/) {}
+  void measure(const Message& /*message*/) {}
   [[nodiscard]] double now_seconds() const;
   void count_expert_tokens(const ExpertLoad& load);
 

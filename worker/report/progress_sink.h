@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "base/clock.h"
@@ -22,6 +23,12 @@ enum class Phase {
   export_model
 };
 [[nodiscard]] const char* to_string(Phase phase);
+
+// The number of optimiser steps is known; `first_step` is 0, or a checkpoint's.
+struct PlanRecord {
+  int64_t steps_planned = 0;
+  int64_t first_step = 0;
+};
 
 struct StepRecord {
   int64_t step = 0;  // 0-based
@@ -53,6 +60,18 @@ struct CheckpointRecord {
   WallTime written;
 };
 
+// A checkpoint could not be written; training goes on with the older ones.
+struct CheckpointFailure {
+  std::string text;
+};
+
+// The run goes on from a checkpoint of an earlier one. Its `bytes` are known on rank 0 only.
+struct ResumeRecord {
+  CheckpointRecord from;
+};
+
+[[nodiscard]] std::string to_string(const ResumeRecord& resume);  // for people
+
 struct MergeRecord {
   bool verified = false;
   int64_t tensors_changed = 0;
@@ -62,7 +81,18 @@ struct MergeRecord {
   std::string adapter_dir;
 };
 
-// How evenly this rank's tokens of one step fell on the experts of one layer.
+// For people.
+struct Message {
+  std::string text;
+};
+
+// Step `step` (0-based) gave a loss or gradient that is not finite; the run ends with it.
+struct NonFiniteStep {
+  int64_t step = 0;
+};
+
+// How evenly this rank's tokens of one step fell on the experts of one layer. For dashboards, not
+// part of the run's record.
 struct ExpertLoad {
   int64_t layer = 0;                // index in the model
   double load_cv = 0.0;             // standard deviation over mean of the experts' selections
@@ -71,35 +101,32 @@ struct ExpertLoad {
   std::vector<int64_t> selections;  // tokens that used each expert
 };
 
-enum class StopRequest { none, stop, checkpoint, checkpoint_and_stop };
+// What the run is to do at the next step edge. Where ranks are asked for different things the
+// largest holds: a checkpoint that one of them is asked for is written.
+enum class StopRequest { none, stop, checkpoint_and_stop };
+
+// What can happen in a run. A Phase says that the rank enters it, several times a step.
+using Event =
+    std::variant<PlanRecord, Phase, StepRecord, EvalRecord, CheckpointRecord, CheckpointFailure,
+                 ResumeRecord, MergeRecord, Message, NonFiniteStep, ExpertLoad>;
 
 // Where the progress of this rank goes: the output folder's files, Prometheus, the coordinator's
-// session, or several of them. Called from the step loop, but for on_work_done(); no method waits
-// for a network. on_phase is called several times a step.
+// session, or several of them. Called by the thread of the step loop, except for on_work_done(); no
+// method waits for a network, none throws.
 class ProgressSink {
  public:
   virtual ~ProgressSink() = default;
-  virtual void on_plan(int64_t steps_planned, int64_t first_step) = 0;
-  virtual void on_phase(Phase phase) = 0;
-  virtual void on_step(const StepRecord& record) = 0;
-  virtual void on_eval(const EvalRecord& record) = 0;
-  virtual void on_checkpoint(const CheckpointRecord& record) = 0;
-  virtual void on_merge(const MergeRecord& record) = 0;
-  virtual void on_message(const std::string& text) = 0;
+  // An implementation visits the event with one overload for each alternative, also for those it
+  // ignores, and without a generic one: a new alternative then fails to compile until every sink
+  // has decided about it.
+  virtual void on(const Event& event) = 0;
+  // Rank 0 is about to write a checkpoint. A run that resumes from it will not report the steps
+  // before it again, so what was reported so far must survive a power cut when this returns.
+  virtual void before_checkpoint() = 0;
   // One more piece of work is done: a micro-batch, a tensor read or written, a k-means iteration, a
-  // row, some megabytes. It is what tells a rank that works for long from one that hangs, so the
-  // pieces are to be small. From any thread.
-  virtual void on_work_done() {}
-  // The run goes on from a checkpoint of an earlier one; `bytes` are told on rank 0 only.
-  virtual void on_resume(const CheckpointRecord& from) {
-    on_message("resumed from the checkpoint of step " + std::to_string(from.step));
-  }
-  // A checkpoint could not be written; training goes on with the older ones.
-  virtual void on_checkpoint_failure(const std::string& text) { on_message(text); }
-  // Step `step` (0-based) gave a loss or gradient that is not finite; the run ends with it.
-  virtual void on_non_finite(int64_t /*step*/) {}
-  // A statistic for dashboards, not part of the run's record; sinks may ignore it.
-  virtual void on_expert_load(const ExpertLoad& /*load*/) {}
+  // row, some megabytes. It tells a rank that works for long from one that hangs, so the pieces
+  // should be small. From any thread.
+  virtual void on_work_done() = 0;
 };
 
 // What the step loop asks at every step edge: a signal or the coordinator's command, whichever
@@ -107,7 +134,7 @@ class ProgressSink {
 class StopSource {
  public:
   virtual ~StopSource() = default;
-  // `checkpoint` is handed out once; the two stops stay.
+  // Once it asks for a stop, it keeps asking.
   [[nodiscard]] virtual StopRequest poll() = 0;
 };
 

@@ -61,34 +61,45 @@ class SessionClient::Impl {
         phase_since_(steady_clock::now()),
         thread_([this](const std::stop_token& stop) { run(stop); }) {}
 
-  void push(v1::Report report) {
+  void report(const PlanRecord& plan) {
     const std::lock_guard lock(mutex_);
-    queue_.push(std::move(report));
-    changed_.notify_all();
-  }
-
-  void plan(int64_t steps_planned, int64_t first_step) {
-    const std::lock_guard lock(mutex_);
-    steps_planned_ = steps_planned;
-    step_ = first_step;
+    steps_planned_ = plan.steps_planned;
+    step_ = plan.first_step;
     progress_phase_.clear();  // reported anew, with the number of steps
-    phase_locked(phase_);
+    enter_locked(phase_);
   }
+  void report(Phase phase) {
+    const std::lock_guard lock(mutex_);
+    enter_locked(phase);
+  }
+  void report(const StepRecord& record) {
+    const std::lock_guard lock(mutex_);
+    step_ = record.step + 1;
+    push_locked(to_report(record, config_));
+  }
+  void report(const EvalRecord& record) { push_of_job(to_report(record)); }
+  void report(const CheckpointRecord& record) { push_of_job(to_report(record)); }
+  void report(const MergeRecord& record) { push_of_job(to_report(record)); }
+  void report(const ResumeRecord& resume) {
+    report(Message{to_string(resume)});
+    push_of_job(to_report(resume));
+  }
+  void report(const Message& message) {
+    push(to_log_report(message.text, v1::LogMessage::INFO, config_));
+  }
+  void report(const CheckpointFailure& failure) {
+    push(to_log_report(failure.text, v1::LogMessage::WARNING, config_));
+  }
+  void report(const NonFiniteStep& /*step*/) {}  // ends the run: the End report says it
+  void report(const ExpertLoad& /*load*/) {}     // served by this rank's /metrics
 
-  void phase(Phase phase) {
+  void before_checkpoint() {
     std::string unacked;
     {
       const std::lock_guard lock(mutex_);
-      phase_locked(phase);
-      // Who resumes from the checkpoint that comes now does not report these steps again.
-      if (phase == Phase::checkpoint && config_.rank == 0) unacked = unacked_locked();
+      unacked = unacked_locked();
     }
     leave(unacked);
-  }
-
-  void set_step(int64_t step) {
-    const std::lock_guard lock(mutex_);
-    step_ = step;
   }
 
   void work_done() { work_done_.fetch_add(1, std::memory_order_relaxed); }
@@ -96,10 +107,8 @@ class SessionClient::Impl {
   StopRequest poll() {
     const std::lock_guard lock(mutex_);
     if (refused_) return StopRequest::stop;
-    const StopRequest request = stronger(
-        grace_is_over_locked() ? StopRequest::checkpoint_and_stop : StopRequest::none, command_);
-    if (command_ == StopRequest::checkpoint) command_ = StopRequest::none;
-    return request;
+    return stronger(grace_is_over_locked() ? StopRequest::checkpoint_and_stop : StopRequest::none,
+                    command_);
   }
 
   std::string peer_lost_reason() {
@@ -123,10 +132,23 @@ class SessionClient::Impl {
     return queue_.empty();
   }
 
-  const Config& config() const { return config_; }
-
  private:
-  void phase_locked(Phase phase) {
+  void push_locked(v1::Report report) {
+    queue_.push(std::move(report));
+    changed_.notify_all();
+  }
+
+  void push(v1::Report report) {
+    const std::lock_guard lock(mutex_);
+    push_locked(std::move(report));
+  }
+
+  // What all ranks know alike: rank 0 says it.
+  void push_of_job(v1::Report report) {
+    if (config_.rank == 0) push(std::move(report));
+  }
+
+  void enter_locked(Phase phase) {
     // A heartbeat at once after a long phase, so that the coordinator does not take it for a hang.
     const auto now = steady_clock::now();
     if (now - phase_since_ > config_.heartbeat_interval) heartbeat_due_ = now;
@@ -297,8 +319,6 @@ class SessionClient::Impl {
     switch (kind) {
       case v1::Command::STOP:
         return StopRequest::stop;
-      case v1::Command::CHECKPOINT:
-        return StopRequest::checkpoint;
       case v1::Command::CHECKPOINT_AND_STOP:
         return StopRequest::checkpoint_and_stop;
       default:
@@ -330,46 +350,16 @@ class SessionClient::Impl {
 SessionClient::SessionClient(Config config) : impl_(std::make_unique<Impl>(std::move(config))) {}
 SessionClient::~SessionClient() = default;
 
-void SessionClient::on_plan(int64_t steps_planned, int64_t first_step) {
-  impl_->plan(steps_planned, first_step);
+void SessionClient::on(const Event& event) {
+  std::visit([this](const auto& what) { impl_->report(what); }, event);
 }
 
-void SessionClient::on_phase(Phase phase) {
-  impl_->phase(phase);
-}
-
-void SessionClient::on_step(const StepRecord& record) {
-  impl_->set_step(record.step + 1);
-  impl_->push(to_report(record, impl_->config()));
-}
-
-void SessionClient::on_eval(const EvalRecord& record) {
-  if (impl_->config().rank == 0) impl_->push(to_report(record));
-}
-
-void SessionClient::on_checkpoint(const CheckpointRecord& record) {
-  if (impl_->config().rank == 0) impl_->push(to_report(record));
-}
-
-void SessionClient::on_resume(const CheckpointRecord& from) {
-  ProgressSink::on_resume(from);
-  if (impl_->config().rank == 0) impl_->push(to_resume_report(from));
-}
-
-void SessionClient::on_merge(const MergeRecord& record) {
-  if (impl_->config().rank == 0) impl_->push(to_report(record));
-}
-
-void SessionClient::on_message(const std::string& text) {
-  impl_->push(to_log_report(text, v1::LogMessage::INFO, impl_->config()));
+void SessionClient::before_checkpoint() {
+  impl_->before_checkpoint();
 }
 
 void SessionClient::on_work_done() {
   impl_->work_done();
-}
-
-void SessionClient::on_checkpoint_failure(const std::string& text) {
-  impl_->push(to_log_report(text, v1::LogMessage::WARNING, impl_->config()));
 }
 
 StopRequest SessionClient::poll() {

@@ -19,7 +19,6 @@ namespace emoe::worker {
 // Thread-safe. poll() turns into
 //   stop                 after a STOP command, or when the coordinator refuses this rank (a newer
 //                        attempt runs, or the job has ended)
-//   checkpoint           once for each CHECKPOINT command
 //   checkpoint_and_stop  after a CHECKPOINT_AND_STOP command, or when no coordinator has answered
 //                        for `reconnect_grace`
 // and peer_lost() tells the cases in which the process must exit with code 71.
@@ -49,7 +48,7 @@ class SessionClient final : public ProgressSink, public StopSource {
     std::chrono::milliseconds backoff_min{100};
     std::chrono::milliseconds backoff_max{5'000};
     std::chrono::milliseconds welcome_timeout{10'000};  // the coordinator's answer to Join
-    // Where finish(), and before a checkpoint rank 0's on_phase(), leave what is not delivered, as
+    // Where finish() and before_checkpoint() leave what is not delivered, as
     // worker_control_service.proto says; empty: nowhere.
     std::filesystem::path unacked_file;
   };
@@ -58,16 +57,9 @@ class SessionClient final : public ProgressSink, public StopSource {
   // Ends the session at once; reports not yet acked are lost (finish() waits for them).
   ~SessionClient() override;
 
-  void on_plan(int64_t steps_planned, int64_t first_step) override;
-  void on_phase(Phase phase) override;
-  void on_step(const StepRecord& record) override;
-  void on_eval(const EvalRecord& record) override;
-  void on_checkpoint(const CheckpointRecord& record) override;
-  void on_resume(const CheckpointRecord& from) override;
-  void on_merge(const MergeRecord& record) override;
-  void on_message(const std::string& text) override;
+  void on(const Event& event) override;
+  void before_checkpoint() override;
   void on_work_done() override;
-  void on_checkpoint_failure(const std::string& text) override;
 
   [[nodiscard]] StopRequest poll() override;
   [[nodiscard]] bool peer_lost() const;

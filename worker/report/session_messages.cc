@@ -68,9 +68,9 @@ v1::Report to_report(const CheckpointRecord& record) {
   return report;
 }
 
-v1::Report to_resume_report(const CheckpointRecord& from) {
+v1::Report to_report(const ResumeRecord& resume) {
   v1::Report report;
-  *report.mutable_resumed() = to_info(from);
+  *report.mutable_resumed() = to_info(resume.from);
   return report;
 }
 

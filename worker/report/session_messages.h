@@ -13,7 +13,7 @@ namespace emoe::worker {
 [[nodiscard]] v1::Report to_report(const StepRecord& record, const SessionClient::Config& config);
 [[nodiscard]] v1::Report to_report(const EvalRecord& record);
 [[nodiscard]] v1::Report to_report(const CheckpointRecord& record);
-[[nodiscard]] v1::Report to_resume_report(const CheckpointRecord& from);
+[[nodiscard]] v1::Report to_report(const ResumeRecord& resume);
 [[nodiscard]] v1::Report to_report(const MergeRecord& record);
 [[nodiscard]] v1::Report to_log_report(const std::string& text, v1::LogMessage::Level level,
                                        const SessionClient::Config& config);

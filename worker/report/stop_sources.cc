@@ -12,24 +12,11 @@ extern "C" void on_preemption(int /*signal*/) {
   preempted = 1;
 }
 
-int strength(StopRequest request) {
-  switch (request) {
-    case StopRequest::none:
-      return 0;
-    case StopRequest::checkpoint:
-      return 1;
-    case StopRequest::checkpoint_and_stop:
-      return 2;
-    case StopRequest::stop:
-      return 3;
-  }
-  return 0;
-}
-
 }  // namespace
 
 StopRequest stronger(StopRequest a, StopRequest b) {
-  return strength(a) >= strength(b) ? a : b;
+  if (a == StopRequest::stop || b == StopRequest::none) return a;
+  return b;
 }
 
 SignalStopSource::SignalStopSource(Interrupt interrupt) {

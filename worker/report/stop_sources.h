@@ -28,8 +28,7 @@ class SignalStopSource final : public StopSource {
   sigset_t previous_mask_{};
 };
 
-// The strongest request of several sources: stop before checkpoint_and_stop before checkpoint. They
-// outlive it.
+// The strongest request of several sources, which outlive it: stop wins over checkpoint_and_stop.
 class CombinedStopSource final : public StopSource {
  public:
   explicit CombinedStopSource(std::vector<StopSource*> sources) : sources_(std::move(sources)) {}

@@ -11,18 +11,15 @@ namespace emoe::worker {
 class TeeSink final : public ProgressSink {
  public:
   explicit TeeSink(std::vector<ProgressSink*> sinks) : sinks_(std::move(sinks)) {}
-  void on_plan(int64_t steps_planned, int64_t first_step) override;
-  void on_phase(Phase phase) override;
-  void on_step(const StepRecord& record) override;
-  void on_eval(const EvalRecord& record) override;
-  void on_checkpoint(const CheckpointRecord& record) override;
-  void on_resume(const CheckpointRecord& from) override;
-  void on_merge(const MergeRecord& record) override;
-  void on_message(const std::string& text) override;
-  void on_work_done() override;
-  void on_checkpoint_failure(const std::string& text) override;
-  void on_non_finite(int64_t step) override;
-  void on_expert_load(const ExpertLoad& load) override;
+  void on(const Event& event) override {
+    for (ProgressSink* sink : sinks_) sink->on(event);
+  }
+  void before_checkpoint() override {
+    for (ProgressSink* sink : sinks_) sink->before_checkpoint();
+  }
+  void on_work_done() override {
+    for (ProgressSink* sink : sinks_) sink->on_work_done();
+  }
 
  private:
   std::vector<ProgressSink*> sinks_;

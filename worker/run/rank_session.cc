@@ -126,7 +126,7 @@ ExitCode RankSession::run(Task& task) {
 }
 
 ExitCode RankSession::run_in_session(Task& task) {
-  progress().on_phase(Phase::prepare);
+  progress().on(Phase::prepare);
   hasher_.emplace(cache_dir_, [this] { progress().on_work_done(); });
   claim();
   prepare_inputs();

@@ -100,8 +100,8 @@ TrainResult train(Llama& model, RankSession& session) {
 void publish(Llama& model, RankSession& session) {
   const JobPlan::Export& wanted = session.plan().export_model;
   if (!wanted.merged && !wanted.adapter) return;
-  session.progress().on_phase(Phase::export_model);
-  session.progress().on_merge(export_result(model, session));
+  session.progress().on(Phase::export_model);
+  session.progress().on(export_result(model, session));
   log_info("export: %s", session.out().export_dir().string());
 }
 

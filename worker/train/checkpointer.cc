@@ -74,6 +74,7 @@ std::string Checkpointer::save(const TrainState& state) {
   std::array<int64_t, 1> bytes{};
   WallTime written = parts_.clock.wall_now();
   if (parts_.comm.rank() == 0) {
+    parts_.progress.before_checkpoint();
     const Result<CheckpointFolder> saved = store_.save(capture(state));
     if (saved.ok()) {
       outcome = absl::StrCat(std::string(1, kFound), saved->path.string());
@@ -87,8 +88,8 @@ std::string Checkpointer::save(const TrainState& state) {
   parts_.comm.broadcast(std::as_writable_bytes(std::span(bytes)), 0);
   if (outcome[0] == kFailed) return outcome.substr(1);
   const std::chrono::duration<double> seconds = parts_.clock.steady_now() - start;
-  parts_.progress.on_checkpoint(
-      {state.step, outcome.substr(1), bytes[0], seconds.count(), written});
+  parts_.progress.on(
+      CheckpointRecord{state.step, outcome.substr(1), bytes[0], seconds.count(), written});
   return "";
 }
 
@@ -100,7 +101,7 @@ std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
     Status status = store_.prepare();
     Result<std::optional<CheckpointFolder>> found = std::nullopt;
     if (status.ok()) found = store_.newest_valid(skipped);
-    for (const std::string& text : skipped) parts_.progress.on_message(text);
+    for (const std::string& text : skipped) parts_.progress.on(Message{text});
     if (status.ok()) status = found.status();
     if (!status.ok()) {
       choice = absl::StrCat(std::string(1, kFailed), status.ToString());
@@ -121,7 +122,7 @@ std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
   put_back(*checkpoint);
   record.step = checkpoint->state.step;
   record.path = path.string();
-  parts_.progress.on_resume(record);
+  parts_.progress.on(ResumeRecord{record});
   return checkpoint->state;
 }
 

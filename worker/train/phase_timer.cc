@@ -9,7 +9,7 @@ void PhaseTimer::enter(Phase phase) {
   phase_ = phase;
   since_ = clock_.steady_now();
   running_ = true;
-  progress_.on_phase(phase);
+  progress_.on(phase);
 }
 
 std::map<Phase, double> PhaseTimer::take() {

@@ -18,8 +18,8 @@ void write_note(std::span<float> mailbox, int rank, const StepNote& note) {
   }
   EMOE_CHECK(note.bad_tensor < (1 << 24), "a float counts no further");
   slot[3] = static_cast<float>(note.bad_tensor + 1);
-  slot[4] = note.stop ? 1.0F : 0.0F;
-  slot[5] = note.checkpoint ? 1.0F : 0.0F;
+  slot[4] = note.stop != StopRequest::none ? 1.0F : 0.0F;
+  slot[5] = note.stop == StopRequest::checkpoint_and_stop ? 1.0F : 0.0F;
 }
 
 std::vector<StepNote> read_notes(std::span<const float> mailbox) {
@@ -31,8 +31,8 @@ std::vector<StepNote> read_notes(std::span<const float> mailbox) {
     note.loss = static_cast<double>(slot[0]) +
                 (static_cast<double>(slot[1]) + static_cast<double>(slot[2]));
     note.bad_tensor = static_cast<int64_t>(slot[3]) - 1;
-    note.stop = slot[4] != 0.0F;
-    note.checkpoint = slot[5] != 0.0F;
+    if (slot[4] != 0.0F) note.stop = StopRequest::stop;
+    if (slot[5] != 0.0F) note.stop = StopRequest::checkpoint_and_stop;
     notes.push_back(note);
   }
   return notes;

@@ -4,14 +4,15 @@
 #include <span>
 #include <vector>
 
+#include "worker/report/progress_sink.h"
+
 namespace emoe::worker {
 
 // What a rank tells the others in a step, besides its gradient.
 struct StepNote {
-  double loss = 0.0;        // this rank's share of the global loss
-  int64_t bad_tensor = -1;  // first parameter whose own gradient is not finite, or -1
-  bool stop = false;        // it was asked to stop at this step's edge
-  bool checkpoint = false;  // it was asked for a checkpoint (with `stop`: before it stops)
+  double loss = 0.0;                     // this rank's share of the global loss
+  int64_t bad_tensor = -1;               // first parameter whose own gradient is not finite, or -1
+  StopRequest stop = StopRequest::none;  // asked of it, for this step's edge
 };
 
 // The notes of all ranks ride at the end of the gradient buffer, so that a step has one all-reduce:

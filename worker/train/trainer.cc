@@ -1,5 +1,6 @@
 #include "worker/train/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
@@ -34,12 +35,6 @@ CheckpointStore make_store(const CheckpointOptions& options, const Llama& model,
   return {options.folder, weights, options.keep, [&progress] { progress.on_work_done(); }};
 }
 
-// Asked of any rank: what all do at this step's edge.
-struct Edge {
-  bool stop = false;
-  bool checkpoint = false;
-};
-
 }  // namespace
 
 class Trainer::Loop {
@@ -73,14 +68,15 @@ class Trainer::Loop {
   void resume();
   void evaluate_now(int64_t done);
   [[nodiscard]] std::string save_checkpoint(int64_t done);
-  Edge run_step_or_tell(int64_t step);
-  Edge run_step(int64_t step);
+  // One step; what all ranks do at its edge, asked of any of them.
+  StopRequest run_step_or_tell(int64_t step);
+  StopRequest run_step(int64_t step);
   [[nodiscard]] double flops_of(const StepBatches& batches) const;
   void report_expert_load();
   [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
   [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
   // True when the loop ends here.
-  bool at_edge(int64_t done, const Edge& edge);
+  bool at_edge(int64_t done, StopRequest stop);
 
   TrainOptions options_;
   Parts parts_;
@@ -106,12 +102,12 @@ TrainResult Trainer::Loop::run() {
   int64_t done = state_.step;
   result_.first_step = done;
   result_.steps_done = done;
-  parts_.progress.on_plan(plan_.steps(), done);
+  parts_.progress.on(PlanRecord{plan_.steps(), done});
   if (eval_due(done) && state_.last_eval_step != done) evaluate_now(done);
   while (done < plan_.steps()) {
-    const Edge edge = run_step_or_tell(done);
+    const StopRequest stop = run_step_or_tell(done);
     result_.steps_done = ++done;
-    if (at_edge(done, edge)) break;
+    if (at_edge(done, stop)) break;
   }
   return result_;
 }
@@ -141,19 +137,20 @@ bool Trainer::Loop::checkpoint_due(int64_t done) const {
   return checkpoints_on() && every > 0 && (done % every == 0 || done == plan_.steps());
 }
 
-bool Trainer::Loop::at_edge(int64_t done, const Edge& edge) {
+bool Trainer::Loop::at_edge(int64_t done, StopRequest stop) {
+  const bool stops = stop != StopRequest::none;
   // A stop leaves the evaluation to the run that resumes: the time to checkpoint may be short.
-  if (!edge.stop && eval_due(done)) evaluate_now(done);
-  const bool asked = edge.checkpoint && checkpoints_on();
-  if (asked || (!edge.stop && checkpoint_due(done))) {
+  if (!stops && eval_due(done)) evaluate_now(done);
+  const bool asked = stop == StopRequest::checkpoint_and_stop && checkpoints_on();
+  if (asked || (!stops && checkpoint_due(done))) {
     const std::string failure = save_checkpoint(done);
-    if (!failure.empty() && edge.stop) throw CheckpointError(failure);
+    if (!failure.empty() && stops) throw CheckpointError(failure);
     if (!failure.empty()) {
-      parts_.progress.on_checkpoint_failure("training goes on without this checkpoint: " + failure);
+      parts_.progress.on(CheckpointFailure{"training goes on without this checkpoint: " + failure});
     }
   }
-  if (edge.stop) result_.end = asked ? TrainEnd::preempted : TrainEnd::stopped;
-  return edge.stop;
+  if (stops) result_.end = asked ? TrainEnd::preempted : TrainEnd::stopped;
+  return stops;
 }
 
 void Trainer::Loop::evaluate_now(int64_t done) {
@@ -161,7 +158,7 @@ void Trainer::Loop::evaluate_now(int64_t done) {
   const EvalRecord record = evaluate(parts_.model, parts_.eval_rows, parts_.comm,
                                      options_.micro_batches, parts_.progress, done);
   state_.last_eval_step = done;
-  parts_.progress.on_eval(record);
+  parts_.progress.on(record);
 }
 
 std::string Trainer::Loop::save_checkpoint(int64_t done) {
@@ -172,16 +169,16 @@ std::string Trainer::Loop::save_checkpoint(int64_t done) {
   return checkpointer_.save(state);
 }
 
-Edge Trainer::Loop::run_step_or_tell(int64_t step) {
+StopRequest Trainer::Loop::run_step_or_tell(int64_t step) {
   try {
     return run_step(step);
   } catch (const NonFiniteError&) {
-    parts_.progress.on_non_finite(step);
+    parts_.progress.on(NonFiniteStep{step});
     throw;
   }
 }
 
-Edge Trainer::Loop::run_step(int64_t step) {
+StopRequest Trainer::Loop::run_step(int64_t step) {
   const SteadyTime start = parts_.clock.steady_now();
   phases_.enter(Phase::data);
   const StepBatches batches =
@@ -192,11 +189,10 @@ Edge Trainer::Loop::run_step(int64_t step) {
 
   phases_.enter(Phase::optimizer);
   StepRecord record;
-  Edge edge;
+  StopRequest stop = StopRequest::none;
   for (const StepNote& note : notes) {
     record.loss += note.loss;
-    edge.stop = edge.stop || note.stop;
-    edge.checkpoint = edge.checkpoint || note.checkpoint;
+    stop = std::max(stop, note.stop);  // a checkpoint that one rank asks for is written
   }
   record.step = step;
   record.learning_rate = schedule_.rate_at(step);
@@ -216,9 +212,9 @@ Edge Trainer::Loop::run_step(int64_t step) {
   record.flops = flops_of(batches);
   record.phase_seconds = phases_.take();
   record.seconds = std::chrono::duration<double>(parts_.clock.steady_now() - start).count();
-  parts_.progress.on_step(record);
+  parts_.progress.on(record);
   report_expert_load();
-  return edge;
+  return stop;
 }
 
 double Trainer::Loop::flops_of(const StepBatches& batches) const {
@@ -237,11 +233,11 @@ double Trainer::Loop::flops_of(const StepBatches& batches) const {
 void Trainer::Loop::report_expert_load() {
   for (const auto& [layer, counts] : step_counts_.layers()) {
     const LayerLoad load = load_of(counts);
-    parts_.progress.on_expert_load({.layer = layer,
-                                    .load_cv = load.cv,
-                                    .max_over_mean = load.max_over_mean,
-                                    .dead = load.dead,
-                                    .selections = counts.selections});
+    parts_.progress.on(ExpertLoad{.layer = layer,
+                                  .load_cv = load.cv,
+                                  .max_over_mean = load.max_over_mean,
+                                  .dead = load.dead,
+                                  .selections = counts.selections});
   }
 }
 
@@ -275,10 +271,7 @@ std::vector<StepNote> Trainer::Loop::exchange(int64_t step, double own_loss) {
   StepNote mine;
   mine.loss = own_loss;
   mine.bad_tensor = parameters_.first_non_finite(parameters_.gradients()).value_or(-1);
-  const StopRequest request = parts_.stop.poll();
-  mine.stop = request == StopRequest::stop || request == StopRequest::checkpoint_and_stop;
-  mine.checkpoint =
-      request == StopRequest::checkpoint || request == StopRequest::checkpoint_and_stop;
+  mine.stop = parts_.stop.poll();
 
   at::Tensor mailbox = at::empty({parameters_.tail().numel()}, at::kFloat);
   const std::span<float> slots(mailbox.data_ptr<float>(), mailbox.numel());

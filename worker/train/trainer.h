@@ -39,7 +39,7 @@ struct TrainResult {
 // every checkpoint.every_steps, after the last step, and when asked for. A stop asked of one rank
 // stops all at the same step edge.
 //
-// A checkpoint that cannot be written (disk full) is reported through on_message and training goes
+// A checkpoint that cannot be written (disk full) is reported (CheckpointFailure) and training goes
 // on with the older ones; only when the run is about to stop for it is that a CheckpointError.
 //
 // Throws NonFiniteError (76), CommunicationError (71), CheckpointError (74), ResumeError (64: a

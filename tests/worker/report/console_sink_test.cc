@@ -25,8 +25,8 @@ StepRecord step(int64_t number) {
 TEST(ConsoleSink, ALineEveryFewStepsAndForTheLast) {
   std::ostringstream out;
   ConsoleSink sink(out, {.log_every = 2});
-  sink.on_plan(5, 0);
-  for (int64_t i = 0; i < 5; ++i) sink.on_step(step(i));
+  sink.on(PlanRecord{5, 0});
+  for (int64_t i = 0; i < 5; ++i) sink.on(step(i));
   const std::string text = out.str();
   EXPECT_THAT(text, Not(HasSubstr("step 1/5")));
   EXPECT_THAT(text, HasSubstr("step 2/5  loss 1.2500  rate 0.0002  grad norm 0  1000 tokens/s  "
@@ -40,11 +40,11 @@ TEST(ConsoleSink, OnATerminalTheLineChangesAndGivesWayToOthers) {
   std::ostringstream out;
   {
     ConsoleSink sink(out, {.terminal = true});
-    sink.on_plan(3, 1);
-    sink.on_step(step(1));
+    sink.on(PlanRecord{3, 1});
+    sink.on(step(1));
     EXPECT_THAT(out.str(), HasSubstr("resumed at step 1 of 3\n"));
     EXPECT_THAT(out.str(), EndsWith("left 1s"));  // half a second, rounded
-    sink.on_message("checkpoint failed");
+    sink.on(Message{"checkpoint failed"});
   }
   EXPECT_THAT(out.str(), EndsWith("\r\x1b[Kcheckpoint failed\n"));
 }

@@ -48,9 +48,9 @@ TEST(FileSink, WritesTheKeysOfTheContractInFullPrecision) {
   record.tokens = 100;
   record.target_tokens = 60;
   record.seconds = 0.1;
-  sink.on_plan(1, 0);
-  sink.on_step(record);
-  sink.on_eval({5, 0.1, 0.2, std::exp(0.2), 7});
+  sink.on(PlanRecord{1, 0});
+  sink.on(record);
+  sink.on(EvalRecord{5, 0.1, 0.2, std::exp(0.2), 7});
   ASSERT_TRUE(sink.finish().ok());
   EXPECT_THAT(read_file(dir / "metrics.jsonl").value(),
               StartsWith("{\"step\":0,\"loss\":0.3333333333333333,\"learning_rate\":0.0002,"
@@ -66,17 +66,17 @@ TEST(FileSink, AResumedRunHasEachStepOnce) {
   const testing::TempDir dir;
   {
     FileSink sink(dir.path());
-    sink.on_plan(10, 0);
-    sink.on_eval({0, 2.0, 2.0, 7.4, 1});
-    for (int64_t i = 0; i < 6; ++i) sink.on_step(step(i, 1.0));
-    sink.on_eval({4, 1.0, 1.0, 2.7, 1});
-    sink.on_eval({6, 1.0, 1.0, 2.7, 1});
+    sink.on(PlanRecord{10, 0});
+    sink.on(EvalRecord{0, 2.0, 2.0, 7.4, 1});
+    for (int64_t i = 0; i < 6; ++i) sink.on(step(i, 1.0));
+    sink.on(EvalRecord{4, 1.0, 1.0, 2.7, 1});
+    sink.on(EvalRecord{6, 1.0, 1.0, 2.7, 1});
   }
   std::ofstream(dir / "metrics.jsonl", std::ios::app) << "{\"step\":6,\"lo";  // killed in a write
   FileSink sink(dir.path());
-  sink.on_plan(10, 4);
-  sink.on_eval({4, 3.0, 3.0, 20.1, 1});  // made again where the run goes on
-  for (int64_t i = 4; i < 8; ++i) sink.on_step(step(i, 0.5));
+  sink.on(PlanRecord{10, 4});
+  sink.on(EvalRecord{4, 3.0, 3.0, 20.1, 1});  // made again where the run goes on
+  for (int64_t i = 4; i < 8; ++i) sink.on(step(i, 0.5));
   EXPECT_THAT(steps_of(dir / "metrics.jsonl"), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
   EXPECT_EQ(lines_of(dir / "metrics.jsonl")[3].at("loss"), 1.0);
   EXPECT_EQ(lines_of(dir / "metrics.jsonl")[4].at("loss"), 0.5);
@@ -88,28 +88,28 @@ TEST(FileSink, AFreshStartDropsEverything) {
   const testing::TempDir dir;
   std::ofstream(dir / "metrics.jsonl") << "{\"step\":0}\nnonsense\n{\"step\":1}\n";
   FileSink sink(dir.path());
-  sink.on_plan(2, 0);
-  sink.on_step(step(0));
+  sink.on(PlanRecord{2, 0});
+  sink.on(step(0));
   EXPECT_THAT(steps_of(dir / "metrics.jsonl"), ElementsAre(0));
 }
 
 TEST(FileSink, NonFiniteNumbersStayJson) {
   const testing::TempDir dir;
   FileSink sink(dir.path());
-  sink.on_step(step(0, std::numeric_limits<double>::quiet_NaN()));
+  sink.on(step(0, std::numeric_limits<double>::quiet_NaN()));
   EXPECT_TRUE(lines_of(dir / "metrics.jsonl").at(0).at("loss").is_null());
 }
 
 TEST(FileSink, ACheckpointFindsAllLinesWritten) {
   const testing::TempDir dir;
   FileSink sink(dir.path());
-  sink.on_phase(Phase::checkpoint);                                   // before there is a file
+  sink.before_checkpoint();                                           // before there is a file
   ASSERT_TRUE(emoe::create_directories(dir / "metrics.jsonl").ok());  // nothing can be written
-  sink.on_step({.step = 0});
+  sink.on(StepRecord{.step = 0});
   std::filesystem::remove(dir / "metrics.jsonl");
-  sink.on_phase(Phase::forward);
+  sink.on(Phase::checkpoint);  // a run that resumes enters it too
   EXPECT_FALSE(std::filesystem::exists(dir / "metrics.jsonl"));
-  sink.on_phase(Phase::checkpoint);
+  sink.before_checkpoint();
   EXPECT_EQ(lines_of(dir / "metrics.jsonl").size(), 1u);
 }
 
@@ -117,18 +117,18 @@ TEST(FileSink, ACheckpointFindsAllLinesWritten) {
 TEST(FileSink, AFullDiskLeavesNoHalfLineAndLosesNothing) {
   const testing::TempDir dir;
   FileSink sink(dir.path());
-  sink.on_step(step(0));
+  sink.on(step(0));
   rlimit before{};
   ::getrlimit(RLIMIT_FSIZE, &before);
   const auto previous = ::signal(SIGXFSZ, SIG_IGN);
   const rlimit tight{std::filesystem::file_size(dir / "metrics.jsonl") + 10, before.rlim_max};
   ::setrlimit(RLIMIT_FSIZE, &tight);
-  sink.on_step(step(1));
+  sink.on(step(1));
   EXPECT_FALSE(sink.finish().ok());
   EXPECT_THAT(steps_of(dir / "metrics.jsonl"), ElementsAre(0));
   ::setrlimit(RLIMIT_FSIZE, &before);
   ::signal(SIGXFSZ, previous);
-  sink.on_step(step(2));
+  sink.on(step(2));
   EXPECT_TRUE(sink.finish().ok());
   EXPECT_THAT(steps_of(dir / "metrics.jsonl"), ElementsAre(0, 1, 2));
 }

@@ -34,10 +34,10 @@ TEST(MetricsProbe, RankZeroServesTheJobAndItself) {
   FakeRegistry registry;
   FakeClock clock;
   MetricsProbe probe(registry, clock, {.job_id = "j"});
-  probe.on_plan(10, 2);
+  probe.on(PlanRecord{10, 2});
   EXPECT_EQ(registry.value("emoe_step", kRank0), 2.0);
-  probe.on_step(step(2));
-  probe.on_step(step(3));
+  probe.on(step(2));
+  probe.on(step(3));
   EXPECT_EQ(registry.value("emoe_step", kRank0), 4.0);
   EXPECT_EQ(registry.value("emoe_steps_planned", kJob), 10.0);
   EXPECT_EQ(registry.value("emoe_train_loss", kJob), 2.5);
@@ -59,12 +59,12 @@ TEST(MetricsProbe, OtherRanksServeOnlyThemselves) {
   FakeRegistry registry;
   FakeClock clock;
   MetricsProbe probe(registry, clock, {.job_id = "j", .rank = 1});
-  probe.on_plan(10, 0);
-  probe.on_step(step(0));
-  probe.on_eval({});
-  probe.on_checkpoint({});
-  probe.on_checkpoint_failure("disk full");
-  probe.on_expert_load({});
+  probe.on(PlanRecord{10, 0});
+  probe.on(step(0));
+  probe.on(EvalRecord{});
+  probe.on(CheckpointRecord{});
+  probe.on(CheckpointFailure{"disk full"});
+  probe.on(ExpertLoad{});
   EXPECT_THAT(registry.names(),
               ::testing::ElementsAre("emoe_comm_sequence", "emoe_host_rss_bytes",
                                      "emoe_phase_seconds_total", "emoe_step", "emoe_step_seconds"));
@@ -76,10 +76,10 @@ TEST(MetricsProbe, CheckpointsEvaluationsAndExperts) {
   MetricsProbe probe(registry, clock, {.job_id = "j"});
   EXPECT_FALSE(registry.value("emoe_eval_loss", kJob));
   EXPECT_FALSE(registry.value("emoe_checkpoint_last_success_timestamp_seconds", kJob));
-  probe.on_eval({.step = 5, .loss = 1.5});
-  probe.on_checkpoint({5, "step_00000005", 1000, 0.25});
-  probe.on_checkpoint_failure("disk full");
-  probe.on_expert_load({.layer = 3, .load_cv = 0.5, .max_over_mean = 2.0, .dead = 1});
+  probe.on(EvalRecord{.step = 5, .loss = 1.5});
+  probe.on(CheckpointRecord{5, "step_00000005", 1000, 0.25});
+  probe.on(CheckpointFailure{"disk full"});
+  probe.on(ExpertLoad{.layer = 3, .load_cv = 0.5, .max_over_mean = 2.0, .dead = 1});
   EXPECT_EQ(registry.value("emoe_eval_loss", kJob), 1.5);
   EXPECT_EQ(registry.value("emoe_checkpoint_bytes", kJob), 1000.0);
   EXPECT_EQ(registry.value("emoe_checkpoint_seconds", kJob), 0.25);
@@ -116,7 +116,7 @@ TEST(MetricsProbe, ExpertTokensAreServedByEveryRankThatIsAskedTo) {
   const ExpertLoad load{.layer = 3, .selections = {4, 0}};
   MetricsProbe silent(registry, clock, {.job_id = "j", .rank = 2});
   MetricsProbe probe(registry, clock, {.job_id = "j", .rank = 1, .expert_tokens = true});
-  for (MetricsProbe* each : {&silent, &probe, &probe}) each->on_expert_load(load);
+  for (MetricsProbe* each : {&silent, &probe, &probe}) each->on(load);
   const auto tokens = [&](const char* rank, const char* expert) {
     return registry.value("emoe_expert_tokens_total",
                           {{"job_id", "j"}, {"rank", rank}, {"layer", "3"}, {"expert", expert}});
@@ -132,7 +132,7 @@ TEST(MetricsProbe, CountsNonFiniteStepsAndLeavesNothingBehind) {
   {
     MetricsProbe probe(registry, clock, {.job_id = "j"});
     EXPECT_EQ(registry.value("emoe_nonfinite_steps_total", kJob), 0.0);
-    probe.on_non_finite(7);
+    probe.on(NonFiniteStep{7});
     EXPECT_EQ(registry.value("emoe_nonfinite_steps_total", kJob), 1.0);
   }
   EXPECT_TRUE(registry.names().empty());

@@ -58,14 +58,14 @@ TEST(SignalStopSource, PutsBackWhatWas) {
 
 TEST(CombinedStopSource, TheStrongestWins) {
   Scripted none(StopRequest::none);
-  Scripted checkpoint(StopRequest::checkpoint);
   Scripted both(StopRequest::checkpoint_and_stop);
   Scripted stop(StopRequest::stop);
   EXPECT_EQ(CombinedStopSource({}).poll(), StopRequest::none);
-  CombinedStopSource mild({&none, &checkpoint});
-  EXPECT_EQ(mild.poll(), StopRequest::checkpoint);
-  EXPECT_EQ(mild.poll(), StopRequest::none);  // handed out once
-  CombinedStopSource strong({&both, &stop, &none});
+  CombinedStopSource mild({&none, &both});
+  EXPECT_EQ(mild.poll(), StopRequest::checkpoint_and_stop);
+  EXPECT_EQ(mild.poll(), StopRequest::none);  // asks its sources each time
+  Scripted again(StopRequest::checkpoint_and_stop);
+  CombinedStopSource strong({&again, &stop, &none});
   EXPECT_EQ(strong.poll(), StopRequest::stop);
 }
 

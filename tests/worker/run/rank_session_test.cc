@@ -64,7 +64,7 @@ TEST(RankSession, GivesTheTaskAPreparedJobInAClaimedFolder) {
     EXPECT_TRUE(fs::exists(own.out().data_report()));
     const std::string yaml = read_file(own.out().job_yaml()).value();
     EXPECT_NE(yaml.find(own.prepared().hashes.train), std::string::npos) << yaml;
-    own.progress().on_eval({.step = 0, .loss = 2.5, .loss_dense = 2.5, .perplexity = 12.0});
+    own.progress().on(EvalRecord{.step = 0, .loss = 2.5, .loss_dense = 2.5, .perplexity = 12.0});
     return TaskResult{.finished = true};
   });
   EXPECT_EQ(session.run(task), ExitCode::done);

@@ -150,19 +150,20 @@ TEST(Resume, KeepsTheNewestAndAFinalCheckpoint) {
   expect_same_bits(again[0], outcome[0]);
 }
 
-TEST(Resume, ACheckpointOnRequestDoesNotDisturbTheRun) {
+TEST(Resume, ReportsAreMadeDurableBeforeEachCheckpointAndOnlyThen) {
   const TempDir dir;
-  TinyRun run = full_featured_run("");
-  const auto plain = run_ranks(run);
-  run.options.checkpoint.folder = dir / "c";
-  run.world_size = 1;
-  run.stop = [](int, int64_t edge) {
-    return edge == 3 ? StopRequest::checkpoint : StopRequest::none;
-  };
-  const auto asked = run_ranks(run);
-  ASSERT_EQ(asked[0].sink.checkpoints.size(), 1);
-  EXPECT_EQ(asked[0].sink.checkpoints[0].step, 4);
-  expect_same_bits(asked[0], plain[0]);
+  TinyRun run = full_featured_run(dir / "c");
+  run.options.checkpoint.every_steps = 3;
+  run.world_size = 2;
+  run.stop = preempt_at(4);  // after 5 steps
+  const auto killed = run_ranks(run);
+  EXPECT_EQ(killed[0].sink.steps_before_checkpoints, (std::vector<size_t>{3, 5}));
+  EXPECT_TRUE(killed[1].sink.steps_before_checkpoints.empty()) << "rank 0 writes it";
+  run.stop = nullptr;
+  const auto resumed = run_ranks(run);
+  EXPECT_EQ(resumed[0].result.first_step, 5);
+  ASSERT_FALSE(resumed[0].sink.steps_before_checkpoints.empty());
+  EXPECT_EQ(resumed[0].sink.steps_before_checkpoints[0], 1) << "step 6, and none for resuming";
 }
 
 void flip_byte(const std::filesystem::path& path, std::streamoff at) {

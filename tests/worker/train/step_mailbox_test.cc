@@ -29,16 +29,15 @@ TEST(StepMailbox, DeliversLossesExactly) {
 }
 
 TEST(StepMailbox, DeliversFlagsAndTensorNumbers) {
-  const auto received = exchange({{.loss = 1.0, .bad_tensor = 0, .stop = true},
-                                  {.loss = 1.0, .checkpoint = true},
+  const auto received = exchange({{.loss = 1.0, .bad_tensor = 0, .stop = StopRequest::stop},
+                                  {.loss = 1.0, .stop = StopRequest::checkpoint_and_stop},
                                   {.loss = 1.0, .bad_tensor = 1'000'003}});
   EXPECT_EQ(received[0].bad_tensor, 0);
-  EXPECT_TRUE(received[0].stop);
-  EXPECT_FALSE(received[0].checkpoint);
+  EXPECT_EQ(received[0].stop, StopRequest::stop);
   EXPECT_EQ(received[1].bad_tensor, -1);
-  EXPECT_FALSE(received[1].stop);
-  EXPECT_TRUE(received[1].checkpoint);
+  EXPECT_EQ(received[1].stop, StopRequest::checkpoint_and_stop);
   EXPECT_EQ(received[2].bad_tensor, 1'000'003);
+  EXPECT_EQ(received[2].stop, StopRequest::none);
 }
 
 TEST(StepMailbox, ANonFiniteLossStaysWithItsRank) {

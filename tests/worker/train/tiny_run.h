@@ -35,30 +35,39 @@ struct TinyModel {
 // Keeps all it hears.
 class RecordingSink final : public ProgressSink {
  public:
-  void on_plan(int64_t planned, int64_t first) override { plan = {planned, first}; }
-  void on_phase(Phase phase) override {
-    phases.push_back(phase);
-    if (phase_hook) phase_hook(phase);
+  void on(const Event& event) override {
+    std::visit([this](const auto& what) { keep(what); }, event);
   }
-  void on_step(const StepRecord& record) override { steps.push_back(record); }
-  void on_eval(const EvalRecord& record) override { evals.push_back(record); }
-  void on_checkpoint(const CheckpointRecord& record) override { checkpoints.push_back(record); }
-  void on_merge(const MergeRecord& /*record*/) override {}
-  void on_message(const std::string& text) override { messages.push_back(text); }
+  void before_checkpoint() override { steps_before_checkpoints.push_back(steps.size()); }
   void on_work_done() override { ++work_done; }
-  void on_non_finite(int64_t step) override { non_finite.push_back(step); }
-  void on_expert_load(const ExpertLoad& load) override { loads.push_back(load); }
 
   std::function<void(Phase)> phase_hook;
-  std::pair<int64_t, int64_t> plan;
+  PlanRecord plan;
   std::vector<Phase> phases;
   std::vector<StepRecord> steps;
   std::vector<EvalRecord> evals;
   std::vector<CheckpointRecord> checkpoints;
-  std::vector<std::string> messages;
+  std::vector<size_t> steps_before_checkpoints;  // reported so far, at each before_checkpoint()
+  std::vector<std::string> messages;             // of failures and resumptions too
   int64_t work_done = 0;
   std::vector<int64_t> non_finite;  // steps
   std::vector<ExpertLoad> loads;    // layers of the first step, of the second, …
+
+ private:
+  void keep(const PlanRecord& planned) { plan = planned; }
+  void keep(Phase phase) {
+    phases.push_back(phase);
+    if (phase_hook) phase_hook(phase);
+  }
+  void keep(const StepRecord& record) { steps.push_back(record); }
+  void keep(const EvalRecord& record) { evals.push_back(record); }
+  void keep(const CheckpointRecord& record) { checkpoints.push_back(record); }
+  void keep(const CheckpointFailure& failure) { messages.push_back(failure.text); }
+  void keep(const ResumeRecord& resume) { messages.push_back(to_string(resume)); }
+  void keep(const MergeRecord& /*record*/) {}
+  void keep(const Message& message) { messages.push_back(message.text); }
+  void keep(const NonFiniteStep& bad) { non_finite.push_back(bad.step); }
+  void keep(const ExpertLoad& load) { loads.push_back(load); }
 };
 
 // One run of `world_size` ranks as threads, each with a model of its own.

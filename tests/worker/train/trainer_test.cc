@@ -36,7 +36,8 @@ TEST(Trainer, LossFallsWithEveryMethod) {
     const RankOutcome outcome = std::move(run_ranks(run)[0]);
     ASSERT_EQ(outcome.error, "");
     ASSERT_EQ(outcome.sink.steps.size(), 40);
-    EXPECT_EQ(outcome.sink.plan, (std::pair<int64_t, int64_t>(40, 0)));
+    EXPECT_EQ(outcome.sink.plan.steps_planned, 40);
+    EXPECT_EQ(outcome.sink.plan.first_step, 0);
     ASSERT_EQ(outcome.sink.evals.size(), 3);
     EXPECT_EQ(outcome.sink.evals[1].step, 20);
     EXPECT_LT(outcome.sink.evals[2].loss, 0.9 * outcome.sink.evals[0].loss);

@@ -26,4 +26,8 @@ const char* to_string(Phase phase) {
   return "unknown";
 }
 
+std::string to_string(const ResumeRecord& resume) {
+  return "resumed from the checkpoint of step " + std::to_string(resume.from.step);
+}
+
 }  // namespace emoe::worker
