@@ -51,6 +51,25 @@ EmoeOptions tiny_emoe(int32_t experts) {
   return emoe;
 }
 
+// Gives the hidden state a large component that no block changes and only the gates read: in even
+// tokens it favours the last experts, in odd ones the first, each expert well before the next. All
+// values are exact in bf16.
+at::Tensor separate_experts(const std::string& name, const TinyModel& tiny, at::Tensor tensor) {
+  const auto is = [&name](const char* part) { return name.find(part) != std::string::npos; };
+  if (is("embed_tokens")) {
+    for (int64_t token = 0; token < kVocabulary; ++token) tensor[token][0] = token % 2 ? -4.0 : 4.0;
+  } else if (is("gate_proj") && tiny.experts > 0) {
+    const EmoeOptions emoe = tiny_emoe(tiny.experts);
+    const auto& labels = emoe.partitions.at(is("layers.0.") ? 0 : 1).labels;
+    for (int64_t i = 0; i < kFfn; ++i) tensor[i][0] = 0.25 * labels[i] - 0.125 * (tiny.experts - 1);
+  } else if (is("o_proj") || is("down_proj") || name == "model.norm.weight") {
+    tensor[0].zero_();
+  } else if (is("_proj")) {
+    tensor.select(1, 0).zero_();
+  }
+  return tensor.to(at::kBFloat16).to(at::kFloat);
+}
+
 class ScriptedStop final : public StopSource {
  public:
   ScriptedStop(const TinyRun& run, int rank) : run_(run), rank_(rank) {}
@@ -96,6 +115,7 @@ std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny) {
   options.emoe = tiny_emoe(tiny.experts);
   return std::make_unique<Llama>(options, [&](const std::string& name, const auto& shape) {
     at::Tensor tensor = tiny_weight(name, shape);
+    if (tiny.separated) tensor = separate_experts(name, tiny, tensor);
     if (tiny.poisoned && name == "model.embed_tokens.weight") {
       tensor[1].fill_(std::numeric_limits<float>::quiet_NaN());
     }

@@ -20,8 +20,9 @@ namespace emoe::worker::testing {
 struct TinyModel {
   LoraOptions lora{.rank = 4, .alpha = 8.0, .dropout = 0.0, .targets = {"q_proj", "v_proj"}};
   bool full = false;
-  int32_t experts = 0;    // 6: random partitions in both layers, top 2
-  bool poisoned = false;  // a NaN in the embedding of a token all rows have
+  int32_t experts = 0;     // 6: random partitions in both layers, top 2
+  bool separated = false;  // no token is near a choice between two experts
+  bool poisoned = false;   // a NaN in the embedding of a token all rows have
   at::ScalarType dtype = at::ScalarType::Float;
 };
 [[nodiscard]] std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny);
