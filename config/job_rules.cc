@@ -10,6 +10,7 @@
 #include <absl/strings/str_join.h>
 
 #include "config/schema.h"
+#include "data/row_format.h"
 
 namespace emoe::config {
 namespace {
@@ -48,7 +49,7 @@ int64_t positions(In in) {
   return in.shape.max_position_embeddings;
 }
 
-// Divisions with a number out of range are left to that number's own row.
+// True also when a number is out of range: its own schema row reports that.
 bool divides(int64_t divisor, int64_t number) {
   return divisor <= 0 || number <= 0 || number % divisor == 0;
 }
@@ -89,6 +90,16 @@ std::string divisors_text(int64_t number) {
       std::next(divisors.begin(), static_cast<ptrdiff_t>(std::min(divisors.size(), kMost)));
   return absl::StrCat(absl::StrJoin(divisors.begin(), end, ", "),
                       divisors.size() > kMost ? ", …" : "");
+}
+
+// "alpaca and text"
+std::string row_format_names() {
+  std::string names;
+  for (const data::RowFormat& format : data::row_formats()) {
+    const bool last = &format == &data::row_formats().back();
+    absl::StrAppend(&names, names.empty() ? "" : last ? " and " : ", ", format.name);
+  }
+  return names;
 }
 
 }  // namespace
@@ -164,8 +175,8 @@ const JobRules& unsupported_rules() {
   static const JobRules rows{
       {"task", [](In in) { return is_one_of(in.spec.task(), {"convert", "evaluate", "analyze"}); },
        "not supported yet: only task: train is; it also evaluates data.eval and exports a merged model"},
-      {"data.format", [](In in) { return is_one_of(in.spec.data().format(), {"chat", "completion"}); },
-       "not supported yet: formats alpaca (instruction, input, output) and text are"},
+      {"data.format", [](In in) { return data::find_row_format(in.spec.data().format()) == nullptr; },
+       "not supported yet: formats ${row formats} are"},
       {"parallel.tensor", [](In in) { return in.spec.parallel().tensor() > 1; },
        "not supported yet: use tensor: 1, all ranks are data-parallel"},
       {"parallel.shard_base", [](In in) { return in.spec.parallel().shard_base(); },
@@ -189,6 +200,7 @@ const RuleValues& rule_values() {
       {"intermediate size", [](In in) { return absl::StrCat(in.shape.intermediate_size); }},
       {"divisors", [](In in) { return divisors_text(in.shape.intermediate_size); }},
       {"last layer", [](In in) { return absl::StrCat(in.shape.num_hidden_layers - 1); }},
+      {"row formats", [](In) { return row_format_names(); }},
       {"positions", [](In in) { return absl::StrCat(positions(in)); }},
   };
   return values;

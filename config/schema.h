@@ -71,7 +71,7 @@ using JobRules = std::vector<JobRule>;
 [[nodiscard]] const JobRules& model_rules();        // of validate_against_model()
 [[nodiscard]] const JobRules& unsupported_rules();  // of reject_unsupported()
 
-// What reasons say that stands in no key.
+// Computed values usable as ${name} in JobRule::reason.
 using RuleValues = std::map<std::string, std::string (*)(const RuleInput&)>;
 [[nodiscard]] const RuleValues& rule_values();
 

@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "config/config.h"
-#include "config/data_check.h"
 #include "config/validation.h"
+#include "data/read_rows.h"
 #include "format/llama_config.h"
 #include "format/llama_tensors.h"
 #include "format/tokenizer_file.h"
@@ -140,19 +140,19 @@ void check_model(const fs::path& folder, const v1::JobSpec& resolved, Diagnostic
 }
 
 // The number of its rows; nothing if something is wrong with the file.
-std::optional<int64_t> check_data_file(const config::DataFile& file, Diagnostics& diagnostics) {
+std::optional<int64_t> check_data_file(const data::DataFile& file, Diagnostics& diagnostics) {
   const size_t before = diagnostics.size();
-  const auto rows = config::read_data_rows(file, diagnostics, nullptr);
+  const auto rows = data::read_rows(file, diagnostics, nullptr);
   if (!rows.ok()) diagnostics.add(file.key, std::string(rows.status().message()));
   return diagnostics.size() == before ? std::optional(*rows) : std::nullopt;
 }
 
-// A row of Alpaca data gives at most one row to train on. (How many a text gives, the tokenizer
-// says.)
+// A row of messages gives at most one row to train on. (How many a text gives depends on the
+// tokenizer.)
 void check_batch(const v1::JobSpec& spec, int64_t rows, Diagnostics& diagnostics) {
   const double usable = std::ceil(spec.data().fraction() * static_cast<double>(rows));
   const int32_t batch = spec.train().global_batch();
-  if (spec.data().format() != "alpaca" || !spec.train().drop_last() || !(usable < batch)) return;
+  if (!spec.train().drop_last() || !(usable < batch)) return;
   config::KeyReporter({}, diagnostics)(
       "train.global_batch", absl::StrCat("is ", batch, ", but data.train has only ", usable,
                                          " usable rows: with train.drop_last no step is left"));
@@ -160,13 +160,14 @@ void check_batch(const v1::JobSpec& spec, int64_t rows, Diagnostics& diagnostics
 
 void check_data(const v1::JobSpec& spec, const PathCheck& paths, Diagnostics& diagnostics) {
   const v1::Data& data = spec.data();
-  if (!config::can_read_format(data.format())) return;  // reported as a value of data.format
+  const data::RowFormat* format = data::find_row_format(data.format());
+  if (format == nullptr) return;  // reported as a value of data.format
   if (paths.usable("data.train")) {
-    const auto rows = check_data_file({data.train(), data.format(), "data.train"}, diagnostics);
-    if (rows) check_batch(spec, *rows, diagnostics);
+    const auto rows = check_data_file({data.train(), *format, "data.train"}, diagnostics);
+    if (rows && format->has_messages()) check_batch(spec, *rows, diagnostics);
   }
   if (paths.usable("data.eval") && data.eval() != data.train()) {
-    (void)check_data_file({data.eval(), data.format(), "data.eval"}, diagnostics);
+    (void)check_data_file({data.eval(), *format, "data.eval"}, diagnostics);
   }
 }
 

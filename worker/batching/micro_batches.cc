@@ -19,14 +19,18 @@ std::vector<int64_t> longest_first(std::span<const int64_t> lengths, std::vector
 // Puts one row at the end of the batch, filled up with padding to `width` tokens.
 void append_row(PackedBatch& batch, const Row& row, float weight, int64_t width) {
   const auto length = static_cast<int64_t>(row.ids.size());
-  const int64_t first_target = std::max<int64_t>(row.prompt_tokens, 1);
   for (int64_t t = 0; t < width; ++t) {
-    // The token at t predicts the one at t + 1; that one must be real and no prompt.
-    const bool has_target = t + 1 < length && t + 1 >= first_target;
     batch.ids.push_back(t < length ? row.ids[t] : 0);
     batch.positions.push_back(t);
-    batch.targets.push_back(has_target ? row.ids[t + 1] : -1);
-    batch.weights.push_back(has_target ? weight : 0.0F);
+  }
+  const size_t start = batch.targets.size();
+  batch.targets.resize(batch.ids.size(), -1);
+  batch.weights.resize(batch.ids.size(), 0.0F);
+  for (const TokenSpan& span : row.targets) {
+    for (int32_t t = span.begin; t < span.end; ++t) {  // predicted by the token before it
+      batch.targets[start + t - 1] = row.ids[t];
+      batch.weights[start + t - 1] = weight;
+    }
   }
   batch.segment_starts.push_back(batch.num_tokens());
   batch.segment_lengths.push_back(length);

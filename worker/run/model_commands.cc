@@ -17,7 +17,7 @@
 #include "worker/run/job_plan.h"
 #include "worker/run/json_list.h"
 #include "worker/tensor/safetensors.h"
-#include "worker/text/dataset.h"
+#include "worker/text/chat_template.h"
 #include "worker/text/tokenizer.h"
 #include "worker/weights/base_weights.h"
 #include "worker/weights/peft.h"
@@ -74,6 +74,12 @@ void write_tensors_atomically(const std::filesystem::path& path, const TensorMap
   output_or_throw(status);
 }
 
+std::string prompt_of(const GenerateRequest& request) {
+  if (request.instruction.empty()) return request.prompt;
+  return text_of(find_chat_template("alpaca")->render(
+      {{"user", request.instruction}, {"input", request.input}}));
+}
+
 }  // namespace
 
 void write_logits(const LogitsRequest& request) {
@@ -98,16 +104,13 @@ void write_logits(const LogitsRequest& request) {
 }
 
 void generate_text(const GenerateRequest& request) {
-  const Tokenizer tokenizer = input_or_throw(Tokenizer::load(request.model));
+  const auto tokenizer = input_or_throw(load_tokenizer(request.model));
   const BaseWeights base = input_or_throw(BaseWeights::open(request.model));
-  input_or_throw(tokenizer.check_fits(base.config().vocab_size));
+  input_or_throw(tokenizer->check_fits(base.config().vocab_size));
   if (request.prompt.empty() && request.instruction.empty()) {
     throw JobError(ExitCode::configuration, "generate: give --prompt or --instruction");
   }
-  const std::string prompt = request.instruction.empty()
-                                 ? request.prompt
-                                 : alpaca_prompt(request.instruction, request.input);
-  const std::vector<int32_t> encoded = tokenizer.encode(prompt);
+  const std::vector<int32_t> encoded = tokenizer->encode(prompt_of(request));
   Llama model = load_model(base, {}, /*bfloat16=*/false, request.adapter);
   const Generated generated = generate(model, std::vector<int64_t>(encoded.begin(), encoded.end()),
                                        {.max_new_tokens = request.max_tokens,
@@ -118,8 +121,8 @@ void generate_text(const GenerateRequest& request) {
   // first piece.
   std::vector<int32_t> all = encoded;
   all.insert(all.end(), generated.ids.begin(), generated.ids.end());
-  const std::string before = tokenizer.decode(encoded);
-  const std::string text = tokenizer.decode(all);
+  const std::string before = tokenizer->decode(encoded);
+  const std::string text = tokenizer->decode(all);
   std::cout << (text.starts_with(before) ? text.substr(before.size()) : text) << std::endl;
 }
 

@@ -35,7 +35,7 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer& tokenizer) {
 // config.json: where they differ, the model is taught an end at which nobody stops.
 void check_end_of_text(const LlamaConfig& config, Prepared& prepared) {
   const std::vector<int64_t>& ids = config.eos_token_ids;
-  const int64_t taught = prepared.tokenizer.eos_id();
+  const int64_t taught = prepared.tokenizer->eos_id();
   if (std::find(ids.begin(), ids.end(), taught) != ids.end()) return;
   const std::string text =
       absl::StrCat(prepared.base.path().string(), ": the tokenizer's end of text is token ", taught,
@@ -58,7 +58,7 @@ ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHa
     if (hashed == read) return;
     throw JobError(ExitCode::data, file.string() + ": changed while it was being read");
   };
-  check(prepared.tokenizer.file(), hashes.tokenizer, prepared.tokenizer.sha256());
+  check(prepared.tokenizer->file(), hashes.tokenizer, prepared.tokenizer->sha256());
   check(plan.train_data.file, hashes.train, prepared.train.report.sha256);
   if (prepared.eval) check(plan.eval_data->file, hashes.eval, prepared.eval->report.sha256);
   if (auto program = sha256_of_file("/proc/self/exe"); program.ok()) hashes.program = *program;
@@ -109,15 +109,15 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
                  ContentHasher& hasher, const std::function<void()>& on_work_done) {
   output_or_throw(emoe::create_directories(cache_dir));
   const std::optional<FileLock> lock = lock_cache(cache_dir);
-  Tokenizer tokenizer = input_or_throw(Tokenizer::load(plan.model.tokenizer));
-  BaseWeights base = open_base(plan, tokenizer);
+  auto tokenizer = input_or_throw(load_tokenizer(plan.model.tokenizer));
+  BaseWeights base = open_base(plan, *tokenizer);
   // Hashed as soon as it is open: what changes from here on is noticed before the export.
   if (!plan.model.path.empty()) input_or_throw(hasher.model(plan.model.path).status());
   const auto load = [&](DatasetOptions options) {
     options.cache_dir = cache_dir;
     options.threads = threads;
     options.on_work_done = on_work_done;
-    return input_or_throw(load_dataset(options, tokenizer));
+    return input_or_throw(load_dataset(options, *tokenizer));
   };
   Dataset train = load(plan.train_data);
   std::optional<Dataset> eval;

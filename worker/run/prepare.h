@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,7 +19,7 @@ namespace emoe::worker {
 // What a rank holds before any communicator exists. It follows from the job's files alone, so all
 // ranks have the same.
 struct Prepared {
-  Tokenizer tokenizer;
+  std::unique_ptr<Tokenizer> tokenizer;
   BaseWeights base;
   Dataset train;
   std::optional<Dataset> eval;

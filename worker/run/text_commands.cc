@@ -5,16 +5,16 @@
 #include "worker/run/commands.h"
 #include "worker/run/job_error.h"
 #include "worker/run/json_list.h"
-#include "worker/text/tokenizer.h"
+#include "worker/text/sentencepiece_tokenizer.h"
 
 namespace emoe::worker {
 
 void tokenize_texts(const TokenizeRequest& request) {
-  const Tokenizer tokenizer = input_or_throw(Tokenizer::load(request.model));
+  const auto tokenizer = input_or_throw(load_tokenizer(request.model));
   nlohmann::json ids = nlohmann::json::array();
   const auto texts = read_json_list(request.texts, "a JSON list of strings",
                                     [](const nlohmann::json& entry) { return entry.is_string(); });
-  for (const auto& text : texts) ids.push_back(tokenizer.encode(text.get<std::string>()));
+  for (const auto& text : texts) ids.push_back(tokenizer->encode(text.get<std::string>()));
   output_or_throw(write_file_atomically(request.out, ids.dump() + "\n"));
 }
 

@@ -57,7 +57,7 @@ MergeRecord export_result(Llama& model, RankSession& session) {
   options.adapter = plan.export_model.adapter;
   options.verify = plan.export_model.verify;
   options.base_name = plan.model.path.string();
-  if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer.file();
+  if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer->file();
   options.probe = probe_of(prepared);
   options.on_work_done = [&session] { session.progress().on_work_done(); };
   options.before_publish = [&session] { return session.check_model_unchanged(); };

@@ -8,10 +8,11 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "base/check.h"
 #include "base/diagnostics.h"
 #include "base/log.h"
 #include "base/sha256.h"
-#include "config/data_check.h"
+#include "data/read_rows.h"
 #include "worker/text/row_cache.h"
 
 namespace emoe::worker {
@@ -26,20 +27,26 @@ struct Tokenised {
   bool cut = false;  // tokens were lost
 };
 
-Tokenised tokenise_alpaca(const config::DataRow& row, const DatasetOptions& options,
-                          const Tokenizer& tokenizer) {
-  const std::string prompt = alpaca_prompt(row.instruction, row.input);
-  std::vector<int32_t> ids = tokenizer.encode(prompt + row.output);
-  ids.push_back(tokenizer.eos_id());
-  const auto max_length = static_cast<size_t>(options.max_length);
-  const bool cut = ids.size() > max_length;
-  if (cut) ids.resize(max_length);
-  const size_t prompt_tokens =
-      options.train_on_prompt ? 0 : std::min(tokenizer.encode(prompt).size(), ids.size());
-  return {{{std::move(ids), static_cast<int32_t>(prompt_tokens), row.index}}, cut};
+// Leaves the first `length` tokens and the targets among them.
+void cut_row(Row& row, size_t length) {
+  row.ids.resize(length);
+  for (TokenSpan& span : row.targets) span.end = std::min(span.end, static_cast<int32_t>(length));
+  std::erase_if(row.targets, [](const TokenSpan& span) { return span.begin >= span.end; });
 }
 
-Tokenised tokenise_text(const config::DataRow& row, const DatasetOptions& options,
+Tokenised tokenise_messages(const data::SourceRow& source, const DatasetOptions& options,
+                            const ChatTemplate& chat, const Tokenizer& tokenizer) {
+  std::vector<TextPart> parts = chat.render(source.messages);
+  for (TextPart& part : parts) part.trained = part.trained || options.train_on_prompt;
+  Row row = parts_to_row(parts, tokenizer);
+  row.source_index = source.index;
+  const auto max_length = static_cast<size_t>(options.max_length);
+  const bool cut = row.ids.size() > max_length;
+  cut_row(row, std::min(row.ids.size(), max_length));
+  return {{std::move(row)}, cut};
+}
+
+Tokenised tokenise_text(const data::SourceRow& row, const DatasetOptions& options,
                         const Tokenizer& tokenizer) {
   std::vector<int32_t> ids = tokenizer.encode(row.text);
   ids.push_back(tokenizer.eos_id());
@@ -51,18 +58,22 @@ Tokenised tokenise_text(const config::DataRow& row, const DatasetOptions& option
     const size_t end = std::min(at + payload, ids.size());
     piece.ids.insert(piece.ids.end(), ids.begin() + static_cast<ptrdiff_t>(at),
                      ids.begin() + static_cast<ptrdiff_t>(end));
+    piece.targets = {{1, static_cast<int32_t>(piece.ids.size())}};
     result.rows.push_back(std::move(piece));
   }
   return result;
 }
 
-std::vector<Tokenised> tokenise_all(const std::vector<config::DataRow>& source,
-                                    const DatasetOptions& options, const Tokenizer& tokenizer) {
-  const auto tokenise = options.format == "alpaca" ? tokenise_alpaca : tokenise_text;
+std::vector<Tokenised> tokenise_all(const std::vector<data::SourceRow>& source,
+                                    const data::RowFormat& format, const DatasetOptions& options,
+                                    const Tokenizer& tokenizer) {
+  const ChatTemplate* chat = find_chat_template(format.chat_template);
+  EMOE_CHECK(chat != nullptr || !format.has_messages(), format.chat_template);
   std::vector<Tokenised> result(source.size());
   const auto work = [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i) {
-      result[i] = tokenise(source[i], options, tokenizer);
+      result[i] = chat != nullptr ? tokenise_messages(source[i], options, *chat, tokenizer)
+                                  : tokenise_text(source[i], options, tokenizer);
       options.on_work_done();
     }
   };
@@ -102,13 +113,15 @@ Status check_options(const DatasetOptions& options) {
 }
 
 Result<Dataset> tokenise_file(const DatasetOptions& options, const Tokenizer& tokenizer) {
-  std::vector<config::DataRow> source;
+  const data::RowFormat* format = data::find_row_format(options.format);
+  EMOE_CHECK(format != nullptr, options.format);
+  std::vector<data::SourceRow> source;
   Diagnostics diagnostics;
-  const auto read = config::read_data_rows({options.file, options.format, options.key}, diagnostics,
-                                           [&](config::DataRow&& row) {
-                                             source.push_back(std::move(row));
-                                             options.on_work_done();
-                                           });
+  const auto read = data::read_rows({options.file, *format, options.key}, diagnostics,
+                                    [&](data::SourceRow&& row) {
+                                      source.push_back(std::move(row));
+                                      options.on_work_done();
+                                    });
   EMOE_RETURN_IF_ERROR(read.status());
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
   Dataset dataset;
@@ -118,7 +131,7 @@ Result<Dataset> tokenise_file(const DatasetOptions& options, const Tokenizer& to
       static_cast<size_t>(std::ceil(options.fraction * static_cast<double>(source.size())));
   source.resize(std::min(wanted, source.size()));
   report.rows_outside_fraction = report.rows_read - static_cast<int64_t>(source.size());
-  std::vector<Tokenised> tokenised = tokenise_all(source, options, tokenizer);
+  std::vector<Tokenised> tokenised = tokenise_all(source, *format, options, tokenizer);
   for (size_t i = 0; i < source.size(); ++i) {
     collect(std::move(tokenised[i]), source[i].index, dataset);
   }
@@ -140,17 +153,30 @@ Status check_not_empty(const Dataset& dataset, const DatasetOptions& options) {
 
 }  // namespace
 
-std::string alpaca_prompt(const std::string& instruction, const std::string& input) {
-  if (input.empty()) {
-    return absl::StrCat(
-        "Below is an instruction that describes a task. Write a response that appropriately "
-        "completes the request.\n\n### Instruction:\n",
-        instruction, "\n\n### Response:");
+Row parts_to_row(const std::vector<TextPart>& parts, const Tokenizer& tokenizer) {
+  Row row;
+  std::string text;
+  bool trained = false;
+  for (const TextPart& part : parts) {
+    if (part.trained != trained) {
+      // A longer text may have fewer tokens: the spans must not overlap for that.
+      const int32_t last =
+          row.targets.empty() ? 1 : std::max(row.targets.back().begin, row.targets.back().end);
+      const int32_t at = std::max(last, static_cast<int32_t>(tokenizer.encode(text).size()));
+      if (part.trained) {
+        row.targets.push_back({.begin = at});
+      } else {
+        row.targets.back().end = at;
+      }
+      trained = part.trained;
+    }
+    text += part.text;
   }
-  return absl::StrCat(
-      "Below is an instruction that describes a task, paired with an input that provides further "
-      "context. Write a response that appropriately completes the request.\n\n### Instruction:\n",
-      instruction, "\n\n### Input:\n", input, "\n\n### Response:");
+  row.ids = tokenizer.encode(text);
+  row.ids.push_back(tokenizer.eos_id());
+  if (trained) row.targets.back().end = static_cast<int32_t>(row.ids.size());
+  cut_row(row, row.ids.size());
+  return row;
 }
 
 Result<Dataset> load_dataset(const DatasetOptions& options, const Tokenizer& tokenizer) {

@@ -5,18 +5,24 @@
 
 namespace emoe::worker {
 
+// Positions [begin, end) of a row.
+struct TokenSpan {
+  int32_t begin = 0;
+  int32_t end = 0;
+};
+
 // One training or evaluation example as tokens.
 struct Row {
   std::vector<int32_t> ids;  // [BOS] … [EOS], at most data.max_length
-  int32_t prompt_tokens =
-      0;  // the first so many are not predicted (0 with train_on_prompt: the BOS is never a target)
+  // The tokens that are predicted, each from those before it: ascending spans that do not
+  // overlap, none empty, all within [1, ids.size()): nothing comes before the BOS.
+  std::vector<TokenSpan> targets;
   int64_t source_index = 0;  // 0-based position in the data file
 
-  // Positions t >= 1 that are predicted: max(prompt_tokens, 1) … ids.size() - 1.
   [[nodiscard]] int64_t target_tokens() const {
-    const int64_t first = prompt_tokens > 1 ? prompt_tokens : 1;
-    const auto length = static_cast<int64_t>(ids.size());
-    return length > first ? length - first : 0;
+    int64_t count = 0;
+    for (const TokenSpan& span : targets) count += span.end - span.begin;
+    return count;
   }
 };
 

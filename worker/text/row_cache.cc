@@ -1,5 +1,6 @@
 #include "worker/text/row_cache.h"
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 #include <type_traits>
@@ -17,7 +18,7 @@
 namespace emoe::worker {
 namespace {
 
-constexpr std::string_view kMagic = "EMOEROW1";  // the number is the format's version
+constexpr std::string_view kMagic = "EMOEROW2";  // the number is the format's version
 constexpr size_t kDigest = 64;
 
 template <typename T>
@@ -55,18 +56,21 @@ std::optional<Dataset> parse(std::string_view content) {
   if (sha256_hex(body) != content.substr(body.size())) return std::nullopt;
   Reader reader{body};
   if (reader.take(kMagic.size()) != kMagic) return std::nullopt;
-  const auto sizes = reader.take_array<uint64_t>(2);  // header bytes, rows
+  const auto sizes = reader.take_array<uint64_t>(3);  // header bytes, rows, spans
   if (!reader.good) return std::nullopt;
   Dataset dataset;
   if (!report_from_json(std::string(reader.take(sizes[0])), dataset.report)) return std::nullopt;
   const auto sources = reader.take_array<int64_t>(sizes[1]);
-  const auto prompts = reader.take_array<int32_t>(sizes[1]);
   const auto lengths = reader.take_array<uint32_t>(sizes[1]);
+  const auto span_counts = reader.take_array<uint32_t>(sizes[1]);
+  Reader spans{reader.take(std::min(sizes[2], body.size()) * sizeof(TokenSpan))};
   if (!reader.good) return std::nullopt;
   for (size_t i = 0; i < sources.size(); ++i) {
-    dataset.rows.push_back({reader.take_array<int32_t>(lengths[i]), prompts[i], sources[i]});
+    dataset.rows.push_back({.ids = reader.take_array<int32_t>(lengths[i]),
+                            .targets = spans.take_array<TokenSpan>(span_counts[i]),
+                            .source_index = sources[i]});
   }
-  if (!reader.good || !reader.rest.empty()) return std::nullopt;
+  if (!reader.good || !reader.rest.empty() || !spans.good) return std::nullopt;
   return dataset;
 }
 
@@ -98,19 +102,22 @@ std::optional<Dataset> read_row_cache(const std::filesystem::path& file) {
 Status write_row_cache(const std::filesystem::path& file, const Dataset& dataset) {
   const std::string header = to_json(dataset.report);
   std::vector<int64_t> sources;
-  std::vector<int32_t> prompts;
   std::vector<uint32_t> lengths;
+  std::vector<uint32_t> span_counts;
+  std::vector<TokenSpan> spans;
   for (const Row& row : dataset.rows) {
     sources.push_back(row.source_index);
-    prompts.push_back(row.prompt_tokens);
     lengths.push_back(static_cast<uint32_t>(row.ids.size()));
+    span_counts.push_back(static_cast<uint32_t>(row.targets.size()));
+    spans.insert(spans.end(), row.targets.begin(), row.targets.end());
   }
   std::string content(kMagic);
-  append(content, std::vector<uint64_t>{header.size(), dataset.rows.size()});
+  append(content, std::vector<uint64_t>{header.size(), dataset.rows.size(), spans.size()});
   content += header;
   append(content, sources);
-  append(content, prompts);
   append(content, lengths);
+  append(content, span_counts);
+  append(content, spans);
   for (const Row& row : dataset.rows) append(content, row.ids);
   content += sha256_hex(content);
   EMOE_RETURN_IF_ERROR(emoe::create_directories(file.parent_path()));

@@ -10,8 +10,8 @@
 namespace emoe::worker {
 
 // Tokenised rows on disk, named by the hash of all they depend on, so that neither the ranks nor a
-// retried attempt tokenise twice. One file: magic, JSON header (the report's counts), the rows as
-// arrays, SHA-256 of all before. Written under a temporary name and renamed: several ranks may
+// retried attempt tokenise twice. One file: magic, JSON header (the report's counts), the rows and
+// their targets as arrays, SHA-256 of all before. Written under a temporary name and renamed: several ranks may
 // write the same file at once.
 [[nodiscard]] std::string row_cache_key(const DatasetOptions& options,
                                         const std::string& data_sha256,

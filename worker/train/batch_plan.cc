@@ -84,8 +84,9 @@ int64_t step_seed(int64_t seed, int64_t step) {
 std::string fingerprint(const std::vector<Row>& rows) {
   Sha256 hash;
   for (const Row& row : rows) {
-    const int64_t head[2] = {static_cast<int64_t>(row.ids.size()), row.prompt_tokens};
+    const uint64_t head[2] = {row.ids.size(), row.targets.size()};
     hash.update(head, sizeof head);
+    hash.update(row.targets.data(), row.targets.size() * sizeof(row.targets[0]));
     hash.update(row.ids.data(), row.ids.size() * sizeof(row.ids[0]));
   }
   return hash.hex_digest();

@@ -52,7 +52,7 @@ class BatchPlan {
 // The seed of everything random in step `step`.
 [[nodiscard]] int64_t step_seed(int64_t seed, int64_t step);
 
-// SHA-256 over the rows' tokens and prompt lengths: a resumed run must see the same data.
+// SHA-256 over the rows' tokens and targets: a resumed run must see the same data.
 [[nodiscard]] std::string fingerprint(const std::vector<Row>& rows);
 
 }  // namespace emoe::worker

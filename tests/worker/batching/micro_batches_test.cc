@@ -9,10 +9,12 @@
 namespace emoe::worker {
 namespace {
 
-Row make_row(int64_t length, int32_t prompt_tokens, int32_t first_id = 10) {
+// The first `prompt_tokens` are no targets, and never the very first.
+Row make_row(int32_t length, int32_t prompt_tokens, int32_t first_id = 10) {
   Row row;
-  for (int64_t i = 0; i < length; ++i) row.ids.push_back(first_id + static_cast<int32_t>(i));
-  row.prompt_tokens = prompt_tokens;
+  for (int32_t i = 0; i < length; ++i) row.ids.push_back(first_id + i);
+  const int32_t first = std::max(prompt_tokens, 1);
+  if (first < length) row.targets = {{first, length}};
   return row;
 }
 
@@ -110,6 +112,27 @@ TEST(MakeMicroBatch, PackedRowsStandSideBySide) {
   EXPECT_EQ(batch.segment_lengths, (std::vector<int64_t>{3, 4}));
   EXPECT_EQ(batch.row_keys, (std::vector<int64_t>{1, 0}));
   EXPECT_EQ(batch.real_tokens, 7);
+}
+
+TEST(MakeMicroBatch, OnlyTheSpansOfARowAreTargets) {
+  Row a = make_row(7, 0, 10);
+  a.targets = {{1, 2}, {3, 5}, {6, 7}};
+  Row b = make_row(3, 0, 20);
+  b.targets.clear();
+  const RowRefs rows = {&a, &b};
+  EXPECT_EQ(target_tokens_of(rows), 4);
+  EXPECT_EQ(target_weights(rows, LossReduction::token), (std::vector<float>{0.25F, 0}));
+  const std::vector<float> weights = {0.25F, 0};
+  for (const bool packing : {true, false}) {
+    const PackedBatch batch =
+        make_micro_batch(rows, std::vector<int64_t>{0, 1}, weights, {.packing = packing});
+    std::vector<int64_t> targets = {11, -1, 13, 14, -1, 16, -1, -1, -1, -1};
+    std::vector<float> shares = {0.25F, 0, 0.25F, 0.25F, 0, 0.25F, 0, 0, 0, 0};
+    targets.resize(batch.ids.size(), -1);  // the padding
+    shares.resize(batch.ids.size(), 0);
+    EXPECT_EQ(batch.targets, targets) << packing;
+    EXPECT_EQ(batch.weights, shares) << packing;
+  }
 }
 
 TEST(MakeMicroBatch, PaddedRowsHaveOneLength) {

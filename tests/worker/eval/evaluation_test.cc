@@ -47,8 +47,7 @@ double loss_from_logits(Llama& model, const std::vector<Row>& rows, bool experts
     const PackedBatch batch = make_micro_batch(refs, which, weights, {});
     const at::Tensor log_p =
         model.logits(batch, {.experts_on = experts_on}).to(at::kDouble).log_softmax(1);
-    for (auto t = std::max<int64_t>(1, row.prompt_tokens); t < static_cast<int64_t>(row.ids.size());
-         ++t) {
+    for (auto t = row.targets[0].begin; t < row.targets[0].end; ++t) {
       sum -= log_p[t - 1][row.ids[t]].item<double>();
       ++targets;
     }

@@ -15,6 +15,18 @@ namespace {
 
 using testing::TempDir;
 
+using Spans = std::vector<std::pair<int32_t, int32_t>>;
+
+Spans spans(const Row& row) {
+  Spans spans;
+  for (const TokenSpan& span : row.targets) spans.emplace_back(span.begin, span.end);
+  return spans;
+}
+
+std::string prompt_of(const std::string& instruction) {
+  return text_of(find_chat_template("alpaca")->render({{"user", instruction}}));
+}
+
 class DatasetTest : public ::testing::Test {
  protected:
   std::filesystem::path write(const std::string& name, const std::string& content) {
@@ -32,18 +44,9 @@ class DatasetTest : public ::testing::Test {
     return text;
   }
   TempDir folder_;
-  Tokenizer tokenizer_ = train_tiny_tokenizer(folder_);
+  std::unique_ptr<Tokenizer> owned_ = train_tiny_tokenizer(folder_);
+  const Tokenizer& tokenizer_ = *owned_;
 };
-
-TEST_F(DatasetTest, the_prompt_is_the_published_alpaca_text) {
-  EXPECT_EQ(alpaca_prompt("Do {input}.", "x"),
-            "Below is an instruction that describes a task, paired with an input that provides "
-            "further context. Write a response that appropriately completes the request.\n\n"
-            "### Instruction:\nDo {input}.\n\n### Input:\nx\n\n### Response:");
-  EXPECT_EQ(alpaca_prompt("Do.", ""),
-            "Below is an instruction that describes a task. Write a response that appropriately "
-            "completes the request.\n\n### Instruction:\nDo.\n\n### Response:");
-}
 
 TEST_F(DatasetTest, alpaca_rows_end_with_eos_and_spare_the_prompt) {
   const auto dataset = load_dataset({.file = write("a.jsonl", rows(3))}, tokenizer_);
@@ -53,16 +56,51 @@ TEST_F(DatasetTest, alpaca_rows_end_with_eos_and_spare_the_prompt) {
   EXPECT_EQ(empty_output.target_tokens(), 1);  // the end alone
   EXPECT_EQ(empty_output.ids.front(), tokenizer_.bos_id());
   EXPECT_EQ(empty_output.ids.back(), tokenizer_.eos_id());
-  const auto prompt = tokenizer_.encode(alpaca_prompt("the dog", ""));
-  EXPECT_EQ(dataset->rows[2].prompt_tokens, static_cast<int32_t>(prompt.size()));
+  const auto prompt = tokenizer_.encode(prompt_of("the dog"));
+  const auto end = static_cast<int32_t>(dataset->rows[2].ids.size());
+  EXPECT_EQ(spans(dataset->rows[2]), (Spans{{static_cast<int32_t>(prompt.size()), end}}));
   EXPECT_EQ(dataset->report.rows_used, 3);
   EXPECT_EQ(dataset->report.sha256.size(), 64u);
 
   const auto whole =
       load_dataset({.file = folder_ / "a.jsonl", .train_on_prompt = true}, tokenizer_);
   ASSERT_TRUE(whole.ok());
-  EXPECT_EQ(whole->rows[0].prompt_tokens, 0);
-  EXPECT_EQ(whole->rows[0].target_tokens(), static_cast<int64_t>(whole->rows[0].ids.size()) - 1);
+  const auto size = static_cast<int32_t>(whole->rows[0].ids.size());
+  EXPECT_EQ(spans(whole->rows[0]), (Spans{{1, size}}));
+}
+
+// As in a conversation of several turns; each part's end is where the text so far would end.
+TEST_F(DatasetTest, every_trained_part_is_a_span) {
+  const std::vector<TextPart> parts{
+      {"the cat"}, {" sat", true}, {" on", true}, {" the mat"}, {" and ran", true}};
+  const Row row = parts_to_row(parts, tokenizer_);
+  const auto length = [&](const char* text) {
+    return static_cast<int32_t>(tokenizer_.encode(text).size());
+  };
+  std::vector<int32_t> ids = tokenizer_.encode("the cat sat on the mat and ran");
+  ids.push_back(tokenizer_.eos_id());
+  EXPECT_EQ(row.ids, ids);
+  const auto end = static_cast<int32_t>(ids.size());
+  EXPECT_EQ(spans(row), (Spans{{length("the cat"), length("the cat sat on")},
+                               {length("the cat sat on the mat"), end}}));
+  EXPECT_EQ(row.target_tokens(),
+            length("the cat sat on") - length("the cat") + end - length("the cat sat on the mat"));
+
+  EXPECT_EQ(spans(parts_to_row({{"the cat", true}, {" sat"}}, tokenizer_)),
+            (Spans{{1, length("the cat")}}));  // nor is the end of the text one
+  EXPECT_EQ(parts_to_row({{"the cat"}}, tokenizer_).target_tokens(), 0);
+}
+
+// Here "c" alone has more tokens than "cat".
+TEST_F(DatasetTest, parts_that_end_inside_a_token_give_no_overlapping_spans) {
+  const Row row = parts_to_row({{"the c", true}, {"a"}, {"t", true}, {" dog"}}, tokenizer_);
+  int32_t last = 1;
+  for (const TokenSpan& span : row.targets) {
+    EXPECT_GE(span.begin, last);
+    EXPECT_GT(span.end, span.begin);
+    last = span.end;
+  }
+  EXPECT_LT(last, static_cast<int32_t>(row.ids.size()));
 }
 
 TEST_F(DatasetTest, tells_of_each_row) {
@@ -75,7 +113,7 @@ TEST_F(DatasetTest, tells_of_each_row) {
 }
 
 TEST_F(DatasetTest, cuts_counts_and_skips_long_rows) {
-  const auto prompt = static_cast<int64_t>(tokenizer_.encode(alpaca_prompt("the dog", "")).size());
+  const auto prompt = static_cast<int64_t>(tokenizer_.encode(prompt_of("the dog")).size());
   const std::string long_prompt =
       nlohmann::json{{"instruction", std::string(600, 'x')}, {"output", "cat"}}.dump() + "\n";
   const auto dataset = load_dataset(

@@ -34,12 +34,17 @@ class RowCacheTest : public ::testing::Test {
     ASSERT_EQ(a.rows.size(), b.rows.size());
     for (size_t i = 0; i < a.rows.size(); ++i) {
       EXPECT_EQ(a.rows[i].ids, b.rows[i].ids);
-      EXPECT_EQ(a.rows[i].prompt_tokens, b.rows[i].prompt_tokens);
+      ASSERT_EQ(a.rows[i].targets.size(), b.rows[i].targets.size());
+      for (size_t span = 0; span < a.rows[i].targets.size(); ++span) {
+        EXPECT_EQ(a.rows[i].targets[span].begin, b.rows[i].targets[span].begin);
+        EXPECT_EQ(a.rows[i].targets[span].end, b.rows[i].targets[span].end);
+      }
       EXPECT_EQ(a.rows[i].source_index, b.rows[i].source_index);
     }
   }
   TempDir folder_;
-  Tokenizer tokenizer_ = train_tiny_tokenizer(folder_);
+  std::unique_ptr<Tokenizer> owned_ = train_tiny_tokenizer(folder_);
+  const Tokenizer& tokenizer_ = *owned_;
   DatasetOptions options_{
       .file = folder_ / "a.txt", .format = "text", .cache_dir = folder_ / "cache"};
 };
@@ -57,6 +62,16 @@ TEST_F(RowCacheTest, is_really_read) {
   changed.rows[0].ids[1] = 299;
   ASSERT_TRUE(write_row_cache(only_file(), changed).ok());
   EXPECT_EQ(load().rows[0].ids[1], 299);
+}
+
+TEST_F(RowCacheTest, keeps_rows_of_any_number_of_spans) {
+  Dataset changed = load();
+  ASSERT_EQ(changed.rows.size(), 2u);
+  changed.rows[0].targets = {{1, 2}, {3, 4}};
+  changed.rows[1].targets = {{2, 3}};
+  changed.rows.push_back({.ids = {1, 2}, .targets = {}, .source_index = 7});
+  ASSERT_TRUE(write_row_cache(only_file(), changed).ok());
+  expect_equal(*read_row_cache(only_file()), changed);
 }
 
 TEST_F(RowCacheTest, a_corrupted_file_is_made_anew) {

@@ -4,12 +4,13 @@
 
 #include "base/file.h"
 #include "tests/support/temp_dir.h"
-#include "worker/text/tokenizer.h"
+#include "worker/text/sentencepiece_tokenizer.h"
 
 namespace emoe::worker {
 
 // A tokenizer trained on the spot (milliseconds), so that these tests need no file from elsewhere.
-inline Tokenizer train_tiny_tokenizer(const testing::TempDir& folder, int32_t vocab_size = 300) {
+inline std::unique_ptr<Tokenizer> train_tiny_tokenizer(const testing::TempDir& folder,
+                                                       int32_t vocab_size = 300) {
   std::string text;
   for (int i = 0; i < 20; ++i) {
     text += "the cat sat on the mat and the dog ran to the cat\n";
@@ -20,7 +21,7 @@ inline Tokenizer train_tiny_tokenizer(const testing::TempDir& folder, int32_t vo
   const Status trained = train_tokenizer(folder / "corpus.txt", {.vocab_size = vocab_size},
                                          folder / "tokenizer.model");
   EXPECT_TRUE(trained.ok()) << trained;
-  Result<Tokenizer> tokenizer = Tokenizer::load(folder.path());
+  Result<std::unique_ptr<Tokenizer>> tokenizer = load_tokenizer(folder.path());
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
   return *std::move(tokenizer);
 }

@@ -86,9 +86,10 @@ TEST(BatchPlan, SaysWhyThereIsNoStep) {
   EXPECT_TRUE(BatchPlan::make(3, {.global_batch = 4, .drop_last = false}).ok());
 }
 
-TEST(Fingerprint, SeesEveryTokenAndPromptLength) {
+TEST(Fingerprint, SeesEveryTokenAndTarget) {
   std::vector<Row> rows(2);
   rows[0].ids = {1, 2, 3};
+  rows[0].targets = {{1, 3}};
   rows[1].ids = {1, 5};
   const std::string base = fingerprint(rows);
   EXPECT_EQ(base.size(), 64);
@@ -96,7 +97,13 @@ TEST(Fingerprint, SeesEveryTokenAndPromptLength) {
   other[1].ids[1] = 6;
   EXPECT_NE(fingerprint(other), base);
   other = rows;
-  other[0].prompt_tokens = 2;
+  other[0].targets = {{2, 3}};
+  EXPECT_NE(fingerprint(other), base);
+  other = rows;
+  other[0].targets = {{1, 2}, {2, 3}};
+  EXPECT_NE(fingerprint(other), base);
+  other = rows;
+  other[1].targets = {{1, 2}};
   EXPECT_NE(fingerprint(other), base);
   other = rows;
   std::swap(other[0], other[1]);

@@ -78,9 +78,9 @@ class GoldenTraining : public ::testing::TestWithParam<Case> {
     for (size_t i = 0; i < config_[count].as<size_t>(); ++i) part.push_back(all.at(first + i));
     const auto file = dir_.path() / (std::string(start) + ".json");
     std::ofstream(file) << part.dump();
-    const auto tokenizer = Tokenizer::load(model_folder_).value();
+    const auto tokenizer = load_tokenizer(model_folder_).value();
     return load_dataset({.file = file, .max_length = config_["max_length"].as<int64_t>()},
-                        tokenizer)
+                        *tokenizer)
         .value()
         .rows;
   }

@@ -135,7 +135,7 @@ std::vector<Row> tiny_rows(int64_t count, uint64_t seed) {
     const auto start = static_cast<int32_t>(draw(1) % 40);
     row.ids.push_back(1);
     for (int32_t i = 1; i < length; ++i) row.ids.push_back(3 + (start + i) % 40);
-    row.prompt_tokens = static_cast<int32_t>(draw(2) % 4);
+    row.targets = {{std::max(1, static_cast<int32_t>(draw(2) % 4)), length}};
     rows.push_back(row);
   }
   return rows;

@@ -1,4 +1,4 @@
-#include "config/data_check.h"
+#include "data/read_rows.h"
 
 #include <vector>
 
@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "tests/support/temp_dir.h"
 
-namespace emoe::config {
+namespace emoe::data {
 namespace {
 
 using emoe::testing::TempDir;
@@ -17,7 +17,7 @@ using emoe::testing::TempDir;
 using Problems = std::vector<std::string>;
 
 struct Outcome {
-  std::vector<DataRow> rows;
+  std::vector<SourceRow> rows;
   std::vector<std::string> problems;
   int64_t count = 0;  // bad rows too
 };
@@ -27,8 +27,8 @@ Outcome read(const std::string& name, const std::string& content, const std::str
   EXPECT_TRUE(write_file_atomically(folder / name, content).ok());
   Outcome outcome;
   Diagnostics diagnostics;
-  const auto rows = read_data_rows({folder / name, format, "data.train"}, diagnostics,
-                                   [&](DataRow&& row) { outcome.rows.push_back(std::move(row)); });
+  const auto rows = read_rows({folder / name, *find_row_format(format), "data.train"}, diagnostics,
+                              [&](SourceRow&& row) { outcome.rows.push_back(std::move(row)); });
   EXPECT_TRUE(rows.ok()) << rows.status();
   outcome.count = rows.value_or(-1);
   for (const Violation& violation : diagnostics.violations()) {
@@ -37,7 +37,14 @@ Outcome read(const std::string& name, const std::string& content, const std::str
   return outcome;
 }
 
-TEST(DataCheck, reads_the_rows_of_a_json_array) {
+std::vector<std::string> texts(const SourceRow& row) {
+  std::vector<std::string> texts;
+  for (const Message& message : row.messages)
+    texts.push_back(message.role + ": " + message.content);
+  return texts;
+}
+
+TEST(ReadRows, reads_the_rows_of_a_json_array) {
   const Outcome outcome = read("a.json", R"([
 {"instruction": "Say ], }, \" and \\", "input": "x", "output": "y, z"},
  {"instruction": "b",
@@ -46,16 +53,15 @@ TEST(DataCheck, reads_the_rows_of_a_json_array) {
                                "alpaca");
   EXPECT_EQ(outcome.problems, Problems{});
   ASSERT_EQ(outcome.rows.size(), 2u);
-  EXPECT_EQ(outcome.rows[0].instruction, "Say ], }, \" and \\");
-  EXPECT_EQ(outcome.rows[0].input, "x");
-  EXPECT_EQ(outcome.rows[0].output, "y, z");
+  EXPECT_EQ(texts(outcome.rows[0]),
+            (Problems{"user: Say ], }, \" and \\", "input: x", "assistant: y, z"}));
   EXPECT_EQ(outcome.rows[0].line, 2);
   EXPECT_EQ(outcome.rows[1].index, 1);
   EXPECT_EQ(outcome.rows[1].line, 3);
-  EXPECT_EQ(outcome.rows[1].input, "");
+  EXPECT_EQ(texts(outcome.rows[1]), (Problems{"user: b", "input: ", "assistant: "}));
 }
 
-TEST(DataCheck, reports_every_bad_row_of_a_jsonl_and_keeps_the_good_ones) {
+TEST(ReadRows, reports_every_bad_row_of_a_jsonl_and_keeps_the_good_ones) {
   const Outcome outcome = read("t.jsonl",
                                "{\"instruction\": \"a\", \"output\": \"b\"}\n"
                                "[1, 2]\n"
@@ -81,7 +87,7 @@ TEST(DataCheck, reports_every_bad_row_of_a_jsonl_and_keeps_the_good_ones) {
       << outcome.problems[6];
 }
 
-TEST(DataCheck, a_broken_element_of_an_array_costs_only_itself) {
+TEST(ReadRows, a_broken_element_of_an_array_costs_only_itself) {
   const Outcome outcome =
       read("a.json", "[{\"text\": \"a\"},\n {\"text\": },\n{\"text\": \"c\"},\n\n]", "text");
   ASSERT_EQ(outcome.rows.size(), 2u);
@@ -90,7 +96,7 @@ TEST(DataCheck, a_broken_element_of_an_array_costs_only_itself) {
   EXPECT_EQ(outcome.problems[1], "a.json:5: data.train: row 3 is empty");
 }
 
-TEST(DataCheck, says_what_is_wrong_with_a_file_as_a_whole) {
+TEST(ReadRows, says_what_is_wrong_with_a_file_as_a_whole) {
   EXPECT_EQ(
       read("a.json", "{\"text\": \"a\"}", "text").problems,
       Problems{
@@ -107,14 +113,14 @@ TEST(DataCheck, says_what_is_wrong_with_a_file_as_a_whole) {
   EXPECT_EQ(
       read("a.csv", "x", "text").problems,
       Problems{"a.csv: data.train: ends in '.csv', format text needs .json or .jsonl or .txt"});
-  for (const char* format : {"alpaca", "text"}) EXPECT_TRUE(can_read_format(format));
-  for (const char* format : {"chat", "completion", ""}) EXPECT_FALSE(can_read_format(format));
 }
 
-TEST(DataCheck, files_that_cannot_be_read_are_errors) {
+TEST(ReadRows, files_that_cannot_be_read_are_errors) {
   Diagnostics diagnostics;
   const auto code = [&](const std::filesystem::path& path) {
-    return read_data_rows({path, "alpaca", "data.train"}, diagnostics, nullptr).status().code();
+    return read_rows({path, *find_row_format("alpaca"), "data.train"}, diagnostics, nullptr)
+        .status()
+        .code();
   };
   EXPECT_EQ(code("/no/such.jsonl"), StatusCode::kNotFound);
   TempDir folder;
@@ -123,7 +129,7 @@ TEST(DataCheck, files_that_cannot_be_read_are_errors) {
   EXPECT_TRUE(diagnostics.empty());
 }
 
-TEST(DataCheck, numbers_no_double_holds_are_a_bad_row_and_not_an_exception) {
+TEST(ReadRows, numbers_no_double_holds_are_a_bad_row_and_not_an_exception) {
   const Outcome outcome =
       read("a.jsonl", "{\"text\": \"a\", \"x\": [{\"y\": 1e999}]}\n{\"text\": \"b\"}", "text");
   EXPECT_EQ(outcome.rows.size(), 1u);
@@ -134,7 +140,7 @@ TEST(DataCheck, numbers_no_double_holds_are_a_bad_row_and_not_an_exception) {
 }
 
 // The parser takes a NUL for the end of its text.
-TEST(DataCheck, a_nul_byte_hides_nothing) {
+TEST(ReadRows, a_nul_byte_hides_nothing) {
   const std::string nul(1, '\0');
   const Problems bad{"a.jsonl:1: data.train: row 0 contains a NUL byte"};
   EXPECT_EQ(read("a.jsonl", "{\"text\": \"a\"}" + nul + "{rubbish\n", "text").problems, bad);
@@ -146,7 +152,7 @@ TEST(DataCheck, a_nul_byte_hides_nothing) {
   EXPECT_EQ(read("a.jsonl", "{\"text\": \"a\\u0000b\"}", "text").rows.size(), 1u);  // written out
 }
 
-TEST(DataCheck, brackets_that_fit_nothing_do_not_swallow_what_follows) {
+TEST(ReadRows, brackets_that_fit_nothing_do_not_swallow_what_follows) {
   for (const char* broken :
        {"}", "{\"text\": \"x\"}}", "{\"text\": [}", "{\"text\": {]}}", "{\"text\": [{\"a\": [}}"}) {
     const Outcome outcome = read(
@@ -158,7 +164,7 @@ TEST(DataCheck, brackets_that_fit_nothing_do_not_swallow_what_follows) {
   }
 }
 
-TEST(DataCheck, byte_order_marks_and_carriage_returns_are_no_content) {
+TEST(ReadRows, byte_order_marks_and_carriage_returns_are_no_content) {
   const std::string mark = "\xEF\xBB\xBF";
   const std::string row = "{\"text\": \"a\"}";
   EXPECT_EQ(read("a.jsonl", mark + row + "\r\n" + row + "\r\n\r\n", "text").rows.size(), 2u);
@@ -170,7 +176,7 @@ TEST(DataCheck, byte_order_marks_and_carriage_returns_are_no_content) {
 }
 
 // Ten times as many take ten times as long, not a hundred.
-TEST(DataCheck, blank_lines_are_counted_once_each) {
+TEST(ReadRows, blank_lines_are_counted_once_each) {
   const Outcome within =
       read("a.jsonl", std::string(2'000'000, '\n') + "{\"text\": \"a\"}", "text");
   EXPECT_EQ(within.count, 2'000'001);
@@ -183,7 +189,7 @@ TEST(DataCheck, blank_lines_are_counted_once_each) {
   EXPECT_EQ(behind.count, 1);
 }
 
-TEST(DataCheck, a_row_has_at_most_16_mib) {
+TEST(ReadRows, a_row_has_at_most_16_mib) {
   const std::string long_text(17 << 20, 'x');
   const std::string long_row = "{\"text\": \"" + long_text + "\"}";
   const std::string row = "{\"text\": \"a\"}";
@@ -201,21 +207,21 @@ TEST(DataCheck, a_row_has_at_most_16_mib) {
 }
 
 // Somebody's editor or copy: the rest is missing, the process goes on.
-TEST(DataCheck, a_file_cut_short_while_it_is_read_ends_there) {
+TEST(ReadRows, a_file_cut_short_while_it_is_read_ends_there) {
   TempDir folder;
   std::string content;
   for (int i = 0; i < 200'000; ++i) content += "{\"text\": \"some words to fill a line\"}\n";
   ASSERT_TRUE(write_file_atomically(folder / "a.jsonl", content).ok());
   Diagnostics diagnostics;
-  const auto rows =
-      read_data_rows({folder / "a.jsonl", "text", "data.train"}, diagnostics, [&](DataRow&& row) {
-        if (row.index == 0) truncate((folder / "a.jsonl").c_str(), 10);
-      });
+  const auto rows = read_rows({folder / "a.jsonl", *find_row_format("text"), "data.train"},
+                              diagnostics, [&](SourceRow&& row) {
+                                if (row.index == 0) truncate((folder / "a.jsonl").c_str(), 10);
+                              });
   ASSERT_TRUE(rows.ok()) << rows.status();
   EXPECT_LT(*rows, 200'000);
 }
 
-TEST(DataCheck, text_documents_end_at_blank_lines_or_at_marks) {
+TEST(ReadRows, text_documents_end_at_blank_lines_or_at_marks) {
   const Outcome blank = read("a.txt", "\xEF\xBB\xBFone\r\n two\r\n\r\n  \nthree\n", "text");
   ASSERT_EQ(blank.rows.size(), 2u);
   EXPECT_EQ(blank.rows[0].text, "one\r\n two");
@@ -232,4 +238,4 @@ TEST(DataCheck, text_documents_end_at_blank_lines_or_at_marks) {
 }
 
 }  // namespace
-}  // namespace emoe::config
+}  // namespace emoe::data

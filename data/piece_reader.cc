@@ -1,9 +1,9 @@
-#include "config/piece_reader.h"
+#include "data/piece_reader.h"
 
 #include <algorithm>
 #include <cstring>
 
-namespace emoe::config {
+namespace emoe::data {
 
 void Piece::append(const char* data, size_t size) {
   const size_t room = kMostBytes - text.size();
@@ -116,4 +116,4 @@ bool PieceReader::read_element(Piece& piece) {
   return false;
 }
 
-}  // namespace emoe::config
+}  // namespace emoe::data

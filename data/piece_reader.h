@@ -2,12 +2,13 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
 #include "base/status.h"
 
-namespace emoe::config {
+namespace emoe::data {
 
 // A part of a data file that should be one row.
 struct Piece {
@@ -19,6 +20,11 @@ struct Piece {
 
   void append(const char* data, size_t size);
 };
+
+// Nothing but white space.
+[[nodiscard]] inline bool is_blank(std::string_view text) {
+  return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
+}
 
 // Cuts a data file into pieces while reading it, whatever its size. A byte order mark at its front
 // is passed over. When the file cannot be read further, it ends; status() then says why.
@@ -52,4 +58,4 @@ class PieceReader {
   Status status_;
 };
 
-}  // namespace emoe::config
+}  // namespace emoe::data

@@ -1,24 +1,21 @@
-#include "config/data_check.h"
+#include "data/read_rows.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 #include <nlohmann/json.hpp>
 
-#include "base/check.h"
 #include "base/utf8.h"
-#include "config/piece_reader.h"
+#include "data/piece_reader.h"
 
-namespace emoe::config {
+namespace emoe::data {
 namespace {
 
 constexpr std::string_view kEndOfText = "<|endoftext|>";
-
-bool is_blank(std::string_view text) {
-  return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
-}
 
 bool is_end_of_text(std::string_view line) {
   if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
@@ -37,10 +34,10 @@ std::string json_reason(const nlohmann::json::exception& error) {
 class RowReader {
  public:
   RowReader(const DataFile& file, Diagnostics& diagnostics,
-            const std::function<void(DataRow&&)>& on_row)
+            const std::function<void(SourceRow&&)>& on_row)
       : name_(file.path.filename().string()),
         key_(file.key),
-        alpaca_(file.format == "alpaca"),
+        format_(file.format),
         diagnostics_(diagnostics),
         on_row_(on_row) {}
 
@@ -51,15 +48,11 @@ class RowReader {
 
  private:
   // The row of a piece; nothing and a violation if it is none.
-  [[nodiscard]] std::optional<DataRow> json_row(const Piece& piece);
+  [[nodiscard]] std::optional<SourceRow> json_row(const Piece& piece);
   void add_json_row(const Piece& piece);
   void add_document(const Piece& piece);
   // True for a piece that may be looked into; else a violation.
   bool is_text(const Piece& piece, const std::string& what);
-  // The string at `key`; false and a violation when it is missing or no string. An absent or null
-  // optional key is the empty string.
-  bool take(const nlohmann::json& object, const char* key, bool optional, const Piece& piece,
-            std::string& out);
   void fail(int64_t line, const std::string& reason) {
     diagnostics_.add(absl::StrCat(name_, ":", line), key_, reason);
   }
@@ -69,27 +62,11 @@ class RowReader {
 
   std::string name_;
   std::string key_;
-  bool alpaca_;
+  const RowFormat& format_;
   Diagnostics& diagnostics_;
-  const std::function<void(DataRow&&)>& on_row_;
+  const std::function<void(SourceRow&&)>& on_row_;
   int64_t next_index_ = 0;
 };
-
-bool RowReader::take(const nlohmann::json& object, const char* key, bool optional,
-                     const Piece& piece, std::string& out) {
-  const auto found = object.find(key);
-  if (found == object.end() || (optional && found->is_null())) {
-    if (!optional) fail_row(piece, absl::StrCat("lacks the key \"", key, "\""));
-    return optional;
-  }
-  if (!found->is_string()) {
-    fail_row(piece,
-             absl::StrCat("has a ", found->type_name(), " at \"", key, "\", must be a string"));
-    return false;
-  }
-  out = found->get<std::string>();
-  return true;
-}
 
 bool RowReader::is_text(const Piece& piece, const std::string& what) {
   if (piece.too_long) {
@@ -104,14 +81,13 @@ bool RowReader::is_text(const Piece& piece, const std::string& what) {
   return false;
 }
 
-std::optional<DataRow> RowReader::json_row(const Piece& piece) {
+std::optional<SourceRow> RowReader::json_row(const Piece& piece) {
   if (!is_text(piece, "")) return std::nullopt;
   if (is_blank(piece.text)) return fail_row(piece, "is empty"), std::nullopt;
   nlohmann::json object;
   try {
-    // What lies deeper than a row's own values is looked at and not kept.
-    object =
-        nlohmann::json::parse(piece.text, [](int depth, auto, const auto&) { return depth <= 1; });
+    object = nlohmann::json::parse(
+        piece.text, [&](int depth, auto, const auto&) { return depth <= format_.json_depth; });
   } catch (const nlohmann::json::exception& error) {
     return fail_row(piece, "is not valid JSON: " + json_reason(error)), std::nullopt;
   }
@@ -119,25 +95,13 @@ std::optional<DataRow> RowReader::json_row(const Piece& piece) {
     fail_row(piece, absl::StrCat("is a JSON ", object.type_name(), ", not an object"));
     return std::nullopt;
   }
-  DataRow row{.index = next_index_, .line = piece.line};
-  bool good = true;
-  std::string& first = alpaca_ ? row.instruction : row.text;
-  const char* first_key = alpaca_ ? "instruction" : "text";
-  if (!take(object, first_key, false, piece, first)) {
-    good = false;
-  } else if (is_blank(first)) {
-    fail_row(piece, absl::StrCat("has an empty \"", first_key, "\""));
-    good = false;
-  }
-  if (alpaca_) {
-    good = take(object, "input", true, piece, row.input) && good;
-    good = take(object, "output", false, piece, row.output) && good;
-  }
-  return good ? std::optional(std::move(row)) : std::nullopt;
+  SourceRow row{.index = next_index_, .line = piece.line};
+  const auto fault = [&](const std::string& reason) { fail_row(piece, reason); };
+  return format_.parse(object, fault, row) ? std::optional(std::move(row)) : std::nullopt;
 }
 
 void RowReader::add_json_row(const Piece& piece) {
-  std::optional<DataRow> row = json_row(piece);
+  std::optional<SourceRow> row = json_row(piece);
   ++next_index_;
   if (row && on_row_) on_row_(*std::move(row));
 }
@@ -218,20 +182,15 @@ bool has_end_marks(PieceReader& pieces) {
 
 }  // namespace
 
-bool can_read_format(const std::string& format) {
-  return format == "alpaca" || format == "text";
-}
-
-Result<int64_t> read_data_rows(const DataFile& file, Diagnostics& diagnostics,
-                               const std::function<void(DataRow&&)>& on_row) {
+Result<int64_t> read_rows(const DataFile& file, Diagnostics& diagnostics,
+                          const std::function<void(SourceRow&&)>& on_row) {
   const std::string name = file.path.filename().string();
   const std::string ending = file.path.extension().string();
-  EMOE_CHECK(can_read_format(file.format), file.format);
-  const bool text = file.format == "text";
-  if (ending != ".json" && ending != ".jsonl" && !(text && ending == ".txt")) {
+  const std::vector<std::string>& endings = file.format.endings;
+  if (std::find(endings.begin(), endings.end(), ending) == endings.end()) {
     diagnostics.add(name, file.key,
-                    absl::StrCat("ends in '", ending, "', format ", file.format,
-                                 " needs .json or .jsonl", text ? " or .txt" : ""));
+                    absl::StrCat("ends in '", ending, "', format ", file.format.name, " needs ",
+                                 absl::StrJoin(endings, " or ")));
     return 0;
   }
   EMOE_ASSIGN_OR_RETURN(PieceReader pieces, PieceReader::open(file.path));
@@ -254,4 +213,4 @@ Result<int64_t> read_data_rows(const DataFile& file, Diagnostics& diagnostics,
   return reader.rows();
 }
 
-}  // namespace emoe::config
+}  // namespace emoe::data
