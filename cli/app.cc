@@ -22,7 +22,7 @@ A first job:
 
 Environment:
   EMOE_SERVER       HOST:PORT of the coordinator
-  EMOE_TOKEN_FILE   file whose first line is sent as a bearer token
+  EMOE_TOKEN_FILE   refused as --token-file is: there is no authentication yet
 
 Exit codes:
   0   done; with --wait and watch: the job succeeded
@@ -43,8 +43,15 @@ void add_global_options(CLI::App& app, Command& command) {
       ->envname("EMOE_SERVER")
       ->type_name("HOST:PORT")
       ->capture_default_str();
-  app.add_option("--token-file", command.client_options.token_file,
-                 "File with a token for the coordinator")
+  app.add_option_function<std::string>(
+         "--token-file",
+         [](const std::string&) {
+           throw CLI::ValidationError(
+               "--token-file (EMOE_TOKEN_FILE)",
+               "the service has no authentication yet: a token would be sent in clear and checked "
+               "by nobody. Leave it out, and let only people you trust reach the coordinator");
+         },
+         "Refused: there is no authentication yet")
       ->envname("EMOE_TOKEN_FILE")
       ->type_name("FILE");
   app.add_option(
@@ -96,9 +103,8 @@ int Command::fail(const Status& status, int exit_code) const {
 }
 
 int Command::with_client(const std::function<int(Client&)>& run) const {
-  auto client = Client::create(client_options);
-  if (!client.ok()) return fail(client.status(), kExitUsage);
-  return run(*client);
+  Client client(client_options);
+  return run(client);
 }
 
 int run(const std::vector<std::string>& arguments, Terminal& terminal) {

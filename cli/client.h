@@ -8,27 +8,24 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
-#include "base/status.h"
 #include "emoe/v1/fine_tuning_service.grpc.pb.h"
 
 namespace emoe::cli {
 
-// The coordinator as emoectl talks to it: one channel, a deadline on every call but streams, the
-// token of EMOE_TOKEN_FILE with each. Thread-safe.
+// The coordinator as emoectl talks to it: one channel, a deadline on every call but streams.
+// Thread-safe.
 class Client {
  public:
   struct Options {
     std::string server = "127.0.0.1:7070";  // HOST:PORT
-    std::string token_file;                 // its first line is sent as "authorization: Bearer …"
     std::chrono::duration<double> timeout{30.0};
   };
-  // Opens no connection yet. NOT_FOUND and such for the token file.
-  [[nodiscard]] static Result<Client> create(const Options& options);
+  // Opens no connection yet.
+  explicit Client(Options options);
 
   [[nodiscard]] const std::string& server() const { return options_.server; }
   [[nodiscard]] v1::FineTuning::Stub& stub() { return *stub_; }
   [[nodiscard]] std::unique_ptr<grpc::ClientContext> context_with_deadline() const;
-  [[nodiscard]] std::unique_ptr<grpc::ClientContext> context_of_stream() const;
 
   template <typename Request, typename Response>
   using Method = grpc::Status (v1::FineTuning::Stub::*)(grpc::ClientContext*, const Request&,
@@ -62,10 +59,7 @@ class Client {
   }
 
  private:
-  Client(Options options, std::string token);
-
   Options options_;
-  std::string token_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::FineTuning::Stub> stub_;
 };

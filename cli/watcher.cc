@@ -58,16 +58,16 @@ grpc::Status Watcher::run(const std::function<void(const v1::Event&)>& on_event,
 Watcher::Next Watcher::read_stream(const std::function<void(const v1::Event&)>& on_event,
                                    const std::function<void(const std::string&)>& on_note,
                                    grpc::Status& status) {
-  const auto context = client_.context_of_stream();
+  grpc::ClientContext context;
   {
     const std::lock_guard lock(mutex_);
     if (stopped_) return Next::reopen_later;
-    open_stream_ = context.get();
+    open_stream_ = &context;
   }
   v1::WatchJobRequest request;
   request.set_id(options_.job_id);
   request.set_from_sequence(options_.from_sequence);
-  const auto reader = client_.stub().WatchJob(context.get(), request);
+  const auto reader = client_.stub().WatchJob(&context, request);
   Next next = Next::reopen_later;
   v1::Event event;
   while (next == Next::reopen_later && reader->Read(&event)) {
@@ -84,7 +84,7 @@ Watcher::Next Watcher::read_stream(const std::function<void(const v1::Event&)>& 
     }
     on_event(event);
   }
-  if (next != Next::reopen_later) context->TryCancel();  // the server may have more to say
+  if (next != Next::reopen_later) context.TryCancel();  // the server may have more to say
   const grpc::Status finished = reader->Finish();
   status = next == Next::reopen_later ? finished : grpc::Status::OK;
   if (status.ok()) ever_connected_ = true;

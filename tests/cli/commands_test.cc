@@ -155,17 +155,18 @@ TEST(Commands, ASilentServerIsGivenUp) {
   EXPECT_NE(outcome.err.find("error: DEADLINE_EXCEEDED: no answer from"), std::string::npos);
 }
 
-TEST(Commands, TokenAndServerFromTheEnvironment) {
-  testing::TempDir dir;
-  ASSERT_TRUE(write_file_atomically(dir / "token", "secret\nsecond line\n").ok());
+// It would look like a protection, and is none.
+TEST(Commands, ATokenIsRefusedWhileNobodyChecksIt) {
   FakeService service;
   service.list = [](const v1::ListJobsRequest&, v1::ListJobsResponse&) { return grpc::Status::OK; };
-  ::setenv("EMOE_TOKEN_FILE", (dir / "token").c_str(), 1);
-  EXPECT_EQ(emoectl(service, {"list"}).code, 0);
-  EXPECT_EQ(service.last_authorization(), "Bearer secret");
-  ::setenv("EMOE_TOKEN_FILE", (dir / "none").c_str(), 1);
+  const Outcome option = emoectl(service, {"--token-file", "token", "list"});
+  EXPECT_EQ(option.code, 64);
+  EXPECT_NE(option.err.find("the service has no authentication yet"), std::string::npos)
+      << option.err;
+  ::setenv("EMOE_TOKEN_FILE", "token", 1);
   EXPECT_EQ(emoectl(service, {"list"}).code, 64);
   ::unsetenv("EMOE_TOKEN_FILE");
+  EXPECT_EQ(emoectl(service, {"list"}).code, 0);
 }
 
 TEST(Commands, WrongArgumentsAre64AndHelpIsTheManual) {

@@ -32,12 +32,6 @@ FakeService::~FakeService() {
   server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
 }
 
-void FakeService::note(grpc::ServerContext* context) {
-  const auto& metadata = context->client_metadata();
-  const auto it = metadata.find("authorization");
-  authorization_ = it == metadata.end() ? "" : std::string(it->second.data(), it->second.size());
-}
-
 std::vector<v1::CreateJobRequest> FakeService::create_requests() const {
   const std::lock_guard lock(mutex_);
   return create_requests_;
@@ -48,15 +42,9 @@ std::vector<int64_t> FakeService::watched_from() const {
   return watched_from_;
 }
 
-std::string FakeService::last_authorization() const {
+grpc::Status FakeService::CreateJob(grpc::ServerContext*, const v1::CreateJobRequest* request,
+                                    v1::Job* job) {
   const std::lock_guard lock(mutex_);
-  return authorization_;
-}
-
-grpc::Status FakeService::CreateJob(grpc::ServerContext* context,
-                                    const v1::CreateJobRequest* request, v1::Job* job) {
-  const std::lock_guard lock(mutex_);
-  note(context);
   create_requests_.push_back(*request);
   return answer(create, *request, *job);
 }
@@ -66,10 +54,8 @@ grpc::Status FakeService::GetJob(grpc::ServerContext*, const v1::GetJobRequest* 
   return answer(get, *request, *job);
 }
 
-grpc::Status FakeService::ListJobs(grpc::ServerContext* context, const v1::ListJobsRequest* request,
+grpc::Status FakeService::ListJobs(grpc::ServerContext*, const v1::ListJobsRequest* request,
                                    v1::ListJobsResponse* response) {
-  const std::lock_guard lock(mutex_);
-  note(context);
   return answer(list, *request, *response);
 }
 

@@ -38,7 +38,6 @@ class FakeService final : public v1::FineTuning::Service {
 
   [[nodiscard]] std::vector<v1::CreateJobRequest> create_requests() const;
   [[nodiscard]] std::vector<int64_t> watched_from() const;
-  [[nodiscard]] std::string last_authorization() const;
 
   grpc::Status CreateJob(grpc::ServerContext* context, const v1::CreateJobRequest* request,
                          v1::Job* job) override;
@@ -59,11 +58,9 @@ class FakeService final : public v1::FineTuning::Service {
                         grpc::ServerWriter<v1::Event>* writer) override;
 
  private:
-  void note(grpc::ServerContext* context);
   mutable std::mutex mutex_;
   std::vector<v1::CreateJobRequest> create_requests_;
   std::vector<int64_t> watched_from_;
-  std::string authorization_;
   std::string address_;
   std::unique_ptr<grpc::Server> server_;
 };
