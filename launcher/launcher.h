@@ -16,9 +16,10 @@ struct LaunchRequest {
   std::string job_id;
   int attempt = 1;
   int ranks = 1;
-  int threads_per_rank = 1;
-  std::vector<std::string> worker_argv;            // program and arguments of every rank, no shell
-  std::map<std::string, std::string> environment;  // for every rank, on top of the launcher's own
+  int threads_per_rank = 1;              // what a rank computes with: OMP_NUM_THREADS
+  std::vector<std::string> worker_argv;  // program and arguments of every rank, no shell
+  // For every rank, on top of the launcher's own: base/attempt_contract.h says what those are.
+  std::map<std::string, std::string> environment;
   std::filesystem::path attempt_dir;  // exists; output.log and the launcher's own files go here
 };
 

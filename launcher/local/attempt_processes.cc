@@ -6,6 +6,8 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "base/attempt_contract.h"
+
 namespace emoe::launcher {
 namespace {
 

@@ -12,16 +12,16 @@
 
 namespace emoe::launcher {
 
-// Every process started for an attempt carries this variable with the attempt's folder. It finds
-// them also when parents, sessions and process groups have changed. Its children inherit it.
-inline constexpr const char* kAttemptDirVariable = "EMOE_ATTEMPT_DIR";
+// Tells the guards of the ranks who their supervisor is.
+inline constexpr char kSupervisorPidVariable[] = "EMOE_SUPERVISOR_PID";
 
 // Tells the supervisor to kill all of its attempt. Private, so that what a host sends on its way
 // down (SIGTERM) is a preemption and not this.
 [[nodiscard]] int kill_signal();
 
-// Living processes of the attempt except `spare` (the supervisor, which has the variable too). An
-// error (no descriptors, no memory) never looks like "none".
+// Living processes of the attempt except `spare` (the supervisor). Every process started for it, and
+// what that started, carries kAttemptDirVariable with the attempt's folder, which finds them also
+// when parents, sessions and process groups have changed. An error (no descriptors, no memory) never looks like "none".
 [[nodiscard]] Result<std::vector<ProcessId>> processes_of_attempt(
     const std::filesystem::path& attempt_dir, pid_t spare);
 

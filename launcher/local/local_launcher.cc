@@ -7,6 +7,7 @@
 #include <absl/strings/str_cat.h>
 #include <unistd.h>
 
+#include "base/attempt_contract.h"
 #include "base/exit_code.h"
 #include "base/file_lock.h"
 #include "base/process.h"
@@ -149,10 +150,10 @@ Status LocalLauncher::start_supervisor(const LaunchRequest& request,
                   absl::StrCat(request.ranks), "--"};
   options.argv.insert(options.argv.end(), argv.begin(), argv.end());
   options.set_env = request.environment;
-  options.set_env["EMOE_JOB_ID"] = request.job_id;
-  options.set_env["EMOE_ATTEMPT"] = absl::StrCat(request.attempt);
+  options.set_env[kJobIdVariable] = request.job_id;
+  options.set_env[kAttemptVariable] = absl::StrCat(request.attempt);
   options.set_env[kAttemptDirVariable] = request.attempt_dir.string();
-  options.set_env["OMP_NUM_THREADS"] = absl::StrCat(request.threads_per_rank);
+  options.set_env[kThreadsVariable] = absl::StrCat(request.threads_per_rank);
   options.output = AttemptFiles(request.attempt_dir).output();
   options.new_session = true;
   // The program forks the supervisor proper and ends at once, so no zombie stays with us and the

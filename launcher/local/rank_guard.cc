@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/attempt_contract.h"
 #include "base/exit_code.h"
 #include "launcher/local/attempt_files.h"
 #include "launcher/local/attempt_processes.h"
@@ -215,7 +216,7 @@ int end_as(const ExitStatus& status) {
 int run_rank(uint64_t log_limit, const std::vector<std::string>& argv) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const std::string parent = absl::StrCat(::getppid());
-  if (parent == "1" || parent == environment("EMOE_SUPERVISOR_PID")) {
+  if (parent == "1" || parent == environment(kSupervisorPidVariable)) {
     return kExitPeerLost;  // mpirun ended before the line above
   }
   int rank = 0;

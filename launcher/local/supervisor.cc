@@ -58,7 +58,7 @@ class Supervisor {
     EMOE_RETURN_IF_ERROR(emoe::create_directories(files_.mpi_session_dir()));
     SpawnOptions options;
     options.argv = argv_;
-    options.set_env = {{"EMOE_SUPERVISOR_PID", absl::StrCat(::getpid())},
+    options.set_env = {{kSupervisorPidVariable, absl::StrCat(::getpid())},
                        {"OMPI_MCA_orte_tmpdir_base", files_.mpi_session_dir().string()}};
     if (emoe::create_directories(files_.mpi_memory_dir()).ok()) {
       options.set_env["OMPI_MCA_btl_vader_backing_directory"] = files_.mpi_memory_dir().string();

@@ -6,6 +6,7 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "base/attempt_contract.h"
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/id.h"
@@ -151,11 +152,9 @@ std::optional<PendingLaunch> AttemptDriver::pending_launch(LiveJob& live) const 
   request.worker_argv = {config_.worker_program.string(), "run", pending.spec_path.string(),
                          "--out", job.output_dir()};
   request.environment = {
-      {"EMOE_COORDINATOR", address_},
-      {"EMOE_JOB_ID", job.id()},
-      {"EMOE_ATTEMPT", absl::StrCat(attempt.number)},
-      {"EMOE_ATTEMPT_TOKEN", attempt.token},
-      {"EMOE_RECONNECT_GRACE_SECONDS",
+      {kCoordinatorVariable, address_},
+      {kAttemptTokenVariable, attempt.token},
+      {kReconnectGraceVariable,
        absl::StrCat(std::chrono::ceil<std::chrono::seconds>(config_.reconnect_grace).count())},
   };
   return pending;

@@ -7,6 +7,7 @@
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 
+#include "base/attempt_contract.h"
 #include "base/version.h"
 #include "server/job/errors.h"
 #include "server/job/job_state_machine.h"
@@ -232,7 +233,7 @@ Status FineTuningHandler::list_checkpoints(const v1::ListCheckpointsRequest& req
   if (!checkpoints.ok()) return store_failed(checkpoints.status());
   for (v1::CheckpointInfo& checkpoint : *checkpoints) {
     std::error_code ignored;
-    const auto manifest = std::filesystem::path(checkpoint.path()) / "manifest.json";
+    const auto manifest = std::filesystem::path(checkpoint.path()) / kCheckpointManifestFile;
     if (!std::filesystem::exists(manifest, ignored)) continue;
     if (response.checkpoints_size() == size) {
       response.set_next_page_token(

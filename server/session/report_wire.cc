@@ -4,6 +4,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <google/protobuf/util/delimited_message_util.h>
 
+#include "base/attempt_contract.h"
 #include "base/file.h"
 
 namespace emoe::server {
@@ -47,7 +48,7 @@ RankReport report_from_wire(const v1::Report& report) {
 
 Result<std::vector<RankReport>> read_left_reports(const std::filesystem::path& attempt_dir,
                                                   int rank) {
-  const auto path = attempt_dir / absl::StrCat("rank_", rank, ".reports");
+  const auto path = attempt_dir / left_reports_file(rank);
   std::vector<RankReport> reports;
   auto bytes = read_file(path);
   if (bytes.status().code() == StatusCode::kNotFound) return reports;

@@ -2,9 +2,9 @@
 
 #include <iostream>
 
-#include <absl/strings/str_cat.h>
 #include <unistd.h>
 
+#include "base/attempt_contract.h"
 #include "base/log.h"
 #include "base/version.h"
 
@@ -109,8 +109,7 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   config.comm = [this] { return snapshot_of(counters_.load()); };
   config.reconnect_grace = std::chrono::seconds(coordinator.reconnect_grace_seconds);
   if (!coordinator.attempt_dir.empty()) {
-    config.unacked_file =
-        coordinator.attempt_dir / absl::StrCat("rank_", environment.rank, ".reports");
+    config.unacked_file = coordinator.attempt_dir / left_reports_file(environment.rank);
   }
   // A coordinator that is away has this long to come back, at the end of a run as at any time.
   last_words_ = std::max<std::chrono::milliseconds>(kLastWords, config.reconnect_grace);

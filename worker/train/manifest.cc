@@ -5,6 +5,7 @@
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
 
+#include "base/attempt_contract.h"
 #include "base/file.h"
 #include "base/sha256.h"
 
@@ -42,14 +43,15 @@ Result<int64_t> verify(const std::filesystem::path& folder, const nlohmann::json
                        const std::vector<std::string>& names, Depth depth,
                        const std::function<void()>& on_work_done) {
   if (json.at("version").get<int>() != kVersion) {
-    return damaged("manifest.json", "of another version");
+    return damaged(kCheckpointManifestFile, "of another version");
   }
   std::set<std::string> missing(names.begin(), names.end());
   for (const auto& entry : json.at("files")) {
     EMOE_RETURN_IF_ERROR(verify_file(folder, entry, depth, on_work_done));
     missing.erase(entry.at("name").get<std::string>());
   }
-  if (!missing.empty()) return damaged("manifest.json", "does not name " + *missing.begin());
+  if (!missing.empty())
+    return damaged(kCheckpointManifestFile, "does not name " + *missing.begin());
   return json.at("step").get<int64_t>();
 }
 
@@ -67,19 +69,19 @@ Status write_manifest(const std::filesystem::path& folder, int64_t step,
     files.push_back({{"name", name}, {"bytes", size}, {"sha256", hash}});
   }
   const nlohmann::ordered_json manifest = {{"version", kVersion}, {"step", step}, {"files", files}};
-  return write_file_atomically(folder / "manifest.json", manifest.dump(1) + "\n");
+  return write_file_atomically(folder / kCheckpointManifestFile, manifest.dump(1) + "\n");
 }
 
 Result<int64_t> verify_manifest(const std::filesystem::path& folder,
                                 const std::vector<std::string>& names, Depth depth,
                                 const std::function<void()>& on_work_done) {
-  const Result<std::string> text = read_file(folder / "manifest.json");
-  if (absl::IsNotFound(text.status())) return damaged("manifest.json", "missing");
+  const Result<std::string> text = read_file(folder / kCheckpointManifestFile);
+  if (absl::IsNotFound(text.status())) return damaged(kCheckpointManifestFile, "missing");
   if (!text.ok()) return text.status();
   try {
     return verify(folder, nlohmann::json::parse(*text), names, depth, on_work_done);
   } catch (const nlohmann::json::exception& error) {
-    return damaged("manifest.json", error.what());
+    return damaged(kCheckpointManifestFile, error.what());
   }
 }
 

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <string>
+
+namespace emoe {
+
+// The names under which the programs of one attempt (coordinator, supervisor, ranks) meet: variables
+// in a rank's environment and files that one program writes and another reads.
+
+// Set by the coordinator; without the first a rank works alone.
+inline constexpr char kCoordinatorVariable[] = "EMOE_COORDINATOR";  // HOST:PORT
+inline constexpr char kAttemptTokenVariable[] = "EMOE_ATTEMPT_TOKEN";
+inline constexpr char kReconnectGraceVariable[] = "EMOE_RECONNECT_GRACE_SECONDS";
+// Set by the launcher.
+inline constexpr char kJobIdVariable[] = "EMOE_JOB_ID";
+inline constexpr char kAttemptVariable[] = "EMOE_ATTEMPT";         // its number, from 1
+inline constexpr char kAttemptDirVariable[] = "EMOE_ATTEMPT_DIR";  // absolute
+inline constexpr char kThreadsVariable[] = "OMP_NUM_THREADS";      // threads a rank computes with
+
+// In the attempt's folder: reports of a rank that no coordinator was there to hear.
+inline std::string left_reports_file(int rank) {
+  return "rank_" + std::to_string(rank) + ".reports";
+}
+// In a checkpoint's folder, written last: what has none is no checkpoint.
+inline constexpr char kCheckpointManifestFile[] = "manifest.json";
+
+}  // namespace emoe
