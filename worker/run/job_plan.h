@@ -29,7 +29,7 @@ struct ContentHashes {
 // A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch.
 struct JobPlan {
   int ranks = 1;
-  int threads_per_rank = 0;  // 0: the machine's cores / ranks on it
+  int threads_per_rank = 0;  // 0: as the launcher says, see threads_of_rank()
   std::string device;        // auto | cpu | cuda
 
   struct Model {

@@ -12,7 +12,9 @@ struct RankEnvironment {
   int rank = 0;  // known before MPI starts: OMPI_COMM_WORLD_RANK, PMIX_RANK, …
   int world_size = 1;
   int local_rank = 0;     // among the ranks on this host; chooses the GPU
+  int local_size = 1;     // ranks on this host; all of them where the launcher does not say
   bool launched = false;  // under mpirun or srun
+  int threads = 0;        // OMP_NUM_THREADS, which our launchers always set; 0: nobody said
 
   struct Coordinator {
     std::string address;                // EMOE_COORDINATOR, host:port
@@ -31,5 +33,9 @@ struct RankEnvironment {
 
 // Throws JobError (64) for a value that does not parse.
 [[nodiscard]] RankEnvironment read_rank_environment();
+
+// Threads a rank computes with: `wanted` (resources.threads_per_rank) where it is not 0, else what
+// its launcher said, else its share of the host's `cores`; at least 1.
+[[nodiscard]] int threads_of_rank(const RankEnvironment& environment, int wanted, int cores);
 
 }  // namespace emoe::worker

@@ -26,15 +26,13 @@ void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
                               ", or set parallel.ranks=", environment.world_size));
 }
 
-// Cores are shared by the ranks on a host: ranks × threads must not exceed them.
 int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
-  int threads = plan.threads_per_rank;
-  if (threads == 0) {
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    threads = std::max(1, cores / std::max(1, environment.world_size));
-  }
-  at::set_num_threads(threads);
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  at::set_num_threads(threads_of_rank(environment, plan.threads_per_rank, cores));
   keep_freed_memory();
+  const int threads = at::get_num_threads();
+  log_info("rank %d of %d computes with %d %s", environment.rank, environment.world_size, threads,
+           threads == 1 ? "thread" : "threads");
   return threads;
 }
 

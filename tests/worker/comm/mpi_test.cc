@@ -16,6 +16,7 @@ TEST(Mpi, WorldIsTheLaunchers) {
   EXPECT_EQ(session->world_size(), launched_world_size().value_or(1));
   EXPECT_EQ(session->rank(), launched_rank().value_or(0));
   EXPECT_EQ(launched_local_rank().value_or(0), session->rank());  // one host in tests
+  EXPECT_EQ(launched_local_size().value_or(1), session->world_size());
   const auto comm = make_mpi_communicator();
   EXPECT_EQ(comm->rank(), session->rank());
   EXPECT_EQ(comm->world_size(), session->world_size());

@@ -88,4 +88,9 @@ std::optional<int> launched_local_rank() {
       {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});
 }
 
+std::optional<int> launched_local_size() {
+  return first_number_in_environment(
+      {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"});
+}
+
 }  // namespace emoe::worker

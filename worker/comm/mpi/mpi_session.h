@@ -37,9 +37,10 @@ class MpiSession {
 // initialised; nothing where there is no launcher. A difference to world_size() means the launcher
 // and the MPI library do not speak the same PMI: N silent singletons.
 [[nodiscard]] std::optional<int> launched_world_size();
-// The same for this process's rank, and for its number among the ranks on the same host (from 0;
-// chooses its GPU).
+// The same for this process's rank, for its number among the ranks on the same host (from 0;
+// chooses its GPU) and for their count.
 [[nodiscard]] std::optional<int> launched_rank();
 [[nodiscard]] std::optional<int> launched_local_rank();
+[[nodiscard]] std::optional<int> launched_local_size();
 
 }  // namespace emoe::worker
