@@ -17,7 +17,7 @@
 
 #include "worker/device/device.h"
 #include "worker/model/counter_random.h"
-#include "worker/model/llama.h"
+#include "worker/model/decoder.h"
 
 namespace emoe::worker {
 namespace {
@@ -54,8 +54,8 @@ Arguments parse(int argc, char** argv) {
   return arguments;
 }
 
-Llama::Options model_options(const Arguments& a) {
-  Llama::Options options;
+ModelOptions model_options(const Arguments& a) {
+  ModelOptions options;
   LlamaConfig& config = options.config;
   config.hidden_size = a["hidden"];
   config.intermediate_size = a["ffn"];
@@ -73,11 +73,10 @@ Llama::Options model_options(const Arguments& a) {
     options.lora.targets = {"q_proj", "v_proj"};
     options.lora.dropout = static_cast<double>(a["dropout_percent"]) / 100.0;
   }
-  options.emoe.num_experts = static_cast<int32_t>(a["experts"]);
-  options.emoe.top_k = static_cast<int32_t>(a["top_k"]);
+  options.emoe.routing = {.num_experts = a["experts"], .top_k = a["top_k"]};
   for (int64_t l = 0; a["experts"] > 0 && l < a["layers"]; l += a["every"]) {
     Partition partition;
-    partition.num_experts = options.emoe.num_experts;
+    partition.num_experts = static_cast<int32_t>(options.emoe.routing.num_experts);
     for (int64_t c = 0; c < a["ffn"]; ++c) {
       partition.labels.push_back(static_cast<int32_t>(c % a["experts"]));
     }
@@ -162,8 +161,8 @@ double seconds(const Work& work) {
 
 void bench(const Arguments& a) {
   at::set_num_threads(static_cast<int>(a["threads"]));
-  const Llama::Options options = model_options(a);
-  Llama model(options, [](const std::string&, const std::vector<int64_t>& shape) {
+  const ModelOptions options = model_options(a);
+  Decoder model(options, [](const std::string&, const std::vector<int64_t>& shape) {
     return shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.02;
   });
   const PackedBatch batch = random_batch(a);

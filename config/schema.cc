@@ -1,11 +1,11 @@
 #include "config/schema.h"
 
+#include "format/tensor_table.h"
+
 namespace emoe::config {
 namespace {
 
 const std::vector<std::string> kDtypes{"float32", "bfloat16"};
-const std::vector<std::string> kLinears{"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                        "gate_proj", "up_proj", "down_proj"};
 
 constexpr double kMaxCount = 2147483647;
 constexpr double kYear = 365.0 * 86'400;
@@ -47,7 +47,7 @@ const Schema& job_rows() {
       {.key = "lora.rank", .fallback = "8", .low = at_least(1), .high = at_most(65536)},
       {.key = "lora.alpha", .fallback = "16.0", .low = above(0), .high = at_most(1e6)},
       {.key = "lora.dropout", .fallback = "0.05", .low = at_least(0), .high = below(1)},
-      {.key = "lora.targets", .fallback = "[q_proj, v_proj]", .words = kLinears},
+      {.key = "lora.targets", .fallback = "[q_proj, v_proj]", .words = linear_names()},
       {.key = "lora.init_adapter", .fallback = "\"\"", .path = true},
       {.key = "emoe"},
       {.key = "emoe.experts", .low = at_least(0), .high = at_most(1 << 20), .required = true},

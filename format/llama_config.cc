@@ -311,15 +311,4 @@ std::string LlamaConfig::to_json(const std::string& dtype) const {
   return config.dump(2) + "\n";
 }
 
-int64_t LlamaConfig::linear_parameters() const {
-  const int64_t heads = 2 * num_attention_heads + 2 * num_key_value_heads;
-  return hidden_size * (head_dim * heads + 3 * intermediate_size);
-}
-
-int64_t LlamaConfig::parameter_count() const {
-  const int64_t layer = linear_parameters() + 2 * hidden_size;
-  const int64_t embeddings = (tie_word_embeddings ? 1 : 2) * vocab_size * hidden_size;
-  return num_hidden_layers * layer + embeddings + hidden_size;
-}
-
 }  // namespace emoe

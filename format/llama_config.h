@@ -35,8 +35,6 @@ struct LlamaConfig {
                                                  const std::string& source);
   // config.json for a new model (dtype: "float32" | "bfloat16").
   [[nodiscard]] std::string to_json(const std::string& dtype) const;
-  [[nodiscard]] int64_t linear_parameters() const;  // of the seven linears of one layer
-  [[nodiscard]] int64_t parameter_count() const;
 };
 
 }  // namespace emoe

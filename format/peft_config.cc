@@ -9,6 +9,7 @@
 #include "base/diagnostics.h"
 #include "base/file.h"
 #include "format/strict_json.h"
+#include "format/tensor_table.h"
 
 namespace emoe {
 namespace {
@@ -29,9 +30,6 @@ const std::set<std::string> kHarmless{"base_model_name_or_path",
                                       "megatron_core",
                                       "qalora_group_size",
                                       "layers_pattern"};
-
-const std::set<std::string> kLinears{"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                     "gate_proj", "up_proj", "down_proj"};
 
 // Settings that would change the computation must be off. Null, false, {} and [] all mean off.
 const std::set<std::string> kMustBeOff{"fan_in_fan_out",    "use_rslora",
@@ -107,9 +105,10 @@ PeftConfig read_settings(const json& config, const std::string& source, Diagnost
                  absl::StrCat("is ", targets.dump(), ", must be a list of linear names"));
     return lora;
   }
+  const std::set<std::string> linears(linear_names().begin(), linear_names().end());
   std::set<std::string> names;  // PEFT keeps a set: order and repeats mean nothing
   for (const json& target : targets) {
-    if (target.is_string() && kLinears.contains(target.get<std::string>())) {
+    if (target.is_string() && linears.contains(target.get<std::string>())) {
       names.insert(target.get<std::string>());
     } else {
       problems.add(source, "target_modules",

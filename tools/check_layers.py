@@ -13,7 +13,7 @@ ALLOWED = {
     "base": [],
     "format": ["base"],
     "data": ["base"],
-    "config": ["data"],
+    "config": ["data", "format"],
     "metrics": ["base"],
     "launcher": ["base"],
     "launcher/local": ["launcher"],

@@ -16,7 +16,7 @@
 #include "config/validation.h"
 #include "data/read_rows.h"
 #include "format/llama_config.h"
-#include "format/llama_tensors.h"
+#include "format/tensor_table.h"
 #include "format/tokenizer_file.h"
 #include "format/weight_headers.h"
 
@@ -136,7 +136,7 @@ void check_model(const fs::path& folder, const v1::JobSpec& resolved, Diagnostic
                                  {}, diagnostics);
   const auto weights = read_weight_headers(folder);
   if (add_problems(kKey, weights.status(), diagnostics)) return;
-  add_problems(kKey, check_llama_tensors(*weights, *config, folder.string()), diagnostics);
+  add_problems(kKey, check_tensors(*weights, *config, folder.string()), diagnostics);
 }
 
 // The number of its rows; nothing if something is wrong with the file.

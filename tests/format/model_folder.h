@@ -5,7 +5,7 @@
 
 #include "format/dtype.h"
 #include "format/llama_config.h"
-#include "format/llama_tensors.h"
+#include "format/tensor_table.h"
 #include "tests/format/safetensors_bytes.h"
 
 namespace emoe::testing {
@@ -30,7 +30,7 @@ inline void write_model_folder(const std::filesystem::path& folder, const LlamaC
   std::filesystem::create_directories(folder);
   std::string header;
   size_t offset = 0;
-  for (const auto& [name, shape] : llama_tensors(config)) {
+  for (const auto& [name, shape, role, layer] : TensorTable(config)) {
     const size_t end = offset + bytes_of_tensor("F32", shape).value();
     header += (header.empty() ? "{" : ",") +
               entry(name, "F32", shape_text(shape),

@@ -25,12 +25,17 @@ struct Partition {
   [[nodiscard]] std::vector<int64_t> permutation() const;
 };
 
+// How the converted layers of a model choose.
+struct ExpertRouting {
+  int64_t num_experts = 0;  // N, divides d_ff; 0: plain dense
+  int64_t top_k = 0;        // 1 … N
+  Selector selector = Selector::top;
+};
+
 // What the model needs to know about EMoE.
 struct EmoeOptions {
-  int32_t num_experts = 0;  // 0: plain dense
-  int32_t top_k = 0;
-  Selector selector = Selector::top;
-  std::map<int64_t, Partition> partitions;  // converted layer → its partition
+  ExpertRouting routing;
+  std::map<int64_t, Partition> partitions;  // converted layer → its partition, of N experts
 };
 
 }  // namespace emoe::worker

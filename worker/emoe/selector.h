@@ -8,21 +8,22 @@
 
 namespace emoe::worker {
 
-// A token's experts, decided from its scores (arXiv 2310.10908, section 3). No gradient.
+// The experts of T tokens, decided from their scores (arXiv 2310.10908, section 3). No gradient.
 struct Selection {
   at::Tensor mask;    // [T, N] bool, true where the expert is used
-  at::Tensor chosen;  // [T, k'] int32 ascending; k' = k, or N - k for not_top
-  at::Tensor
-      margin;  // [T] fp32 |score of the last taken - score of the first left out|, inf if k = N
+  at::Tensor scores;  // [T, N] fp32
 };
 
-// Mean over each expert's channels of the pre-SiLU gate activations [T, d] → [T, N] fp32. Expert e
-// is the block of channels [e * d / N, (e + 1) * d / N).
-[[nodiscard]] at::Tensor expert_scores(const at::Tensor& gate, int64_t num_experts);
+// Chooses from the pre-SiLU gate activations [T, d_ff] of a layer in block order: expert e is the
+// channels [e * d_ff / N, (e + 1) * d_ff / N), and its score is their mean, in fp32. Errors:
+// std::invalid_argument where N does not divide d_ff or top_k is not in 1 … N.
+[[nodiscard]] Selection select_experts(const at::Tensor& gate, const ExpertRouting& routing);
 
-// top: the k largest; bottom: the k smallest; not_top: all but the k largest. Equal scores: the
-// lower index is taken first. `details` off leaves `chosen` and `margin` undefined.
-[[nodiscard]] Selection select_experts(const at::Tensor& scores, int64_t top_k, Selector selector,
-                                       bool details);
+// From scores [T, N]: top: the k largest; bottom: the k smallest; not_top: all but the k largest.
+// Equal scores: the lower index is taken first.
+[[nodiscard]] at::Tensor expert_mask(const at::Tensor& scores, const ExpertRouting& routing);
+
+// The experts of a mask [T, N] as indices [T, k'] int32, ascending; k' = k, or N - k for not_top.
+[[nodiscard]] at::Tensor expert_indices(const at::Tensor& mask);
 
 }  // namespace emoe::worker

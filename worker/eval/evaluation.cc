@@ -12,7 +12,7 @@ namespace emoe::worker {
 namespace {
 
 // Sum of the cross-entropies of this rank's targets.
-double own_loss_sum(Llama& model, const std::vector<PackedBatch>& batches, bool experts_on,
+double own_loss_sum(Model& model, const std::vector<PackedBatch>& batches, bool experts_on,
                     ProgressSink& progress) {
   double sum = 0.0;
   for (const PackedBatch& batch : batches) {
@@ -26,7 +26,7 @@ double own_loss_sum(Llama& model, const std::vector<PackedBatch>& batches, bool 
 
 }  // namespace
 
-EvalRecord evaluate(Llama& model, const std::vector<Row>& rows, Communicator& comm,
+EvalRecord evaluate(Model& model, const std::vector<Row>& rows, Communicator& comm,
                     const MicroBatchOptions& options, ProgressSink& progress, int64_t step) {
   RowRefs refs;
   for (const Row& row : rows) refs.push_back(&row);
@@ -41,7 +41,7 @@ EvalRecord evaluate(Llama& model, const std::vector<Row>& rows, Communicator& co
     batches.push_back(make_micro_batch(refs, which, weights, options));
   }
 
-  const bool has_experts = model.options().emoe.num_experts > 0;
+  const bool has_experts = model.options().emoe.routing.num_experts > 0;
   std::array<double, 2> sums{};  // mask on, mask off
   sums[1] = own_loss_sum(model, batches, /*experts_on=*/false, progress);
   sums[0] = has_experts ? own_loss_sum(model, batches, /*experts_on=*/true, progress) : sums[1];

@@ -4,7 +4,7 @@
 
 #include "worker/batching/micro_batches.h"
 #include "worker/comm/communicator.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
 #include "worker/text/row.h"
 
@@ -15,7 +15,7 @@ namespace emoe::worker {
 // so the result is the same on all ranks, and at any number of ranks to 1e-7.
 // `progress` hears of each micro-batch that is done. EvalRecord::step is `step`. Throws
 // NonFiniteError where the loss is not finite, std::invalid_argument when no row has a target.
-[[nodiscard]] EvalRecord evaluate(Llama& model, const std::vector<Row>& rows, Communicator& comm,
+[[nodiscard]] EvalRecord evaluate(Model& model, const std::vector<Row>& rows, Communicator& comm,
                                   const MicroBatchOptions& options, ProgressSink& progress,
                                   int64_t step);
 

@@ -25,12 +25,6 @@ at::Tensor real_token_mask(const PackedBatch& batch) {
   return mask;
 }
 
-void accumulate(std::vector<int64_t>& into, const at::Tensor& counts) {
-  const at::Tensor on_host = counts.to(at::kCPU, at::kLong).contiguous();
-  const auto* values = on_host.data_ptr<int64_t>();
-  for (size_t e = 0; e < into.size(); ++e) into[e] += values[e];
-}
-
 std::vector<double> ratios(const std::vector<int64_t>& counts, int64_t total) {
   std::vector<double> result;
   for (const int64_t count : counts) {
@@ -59,33 +53,16 @@ LayerLoad load_of(const LayerCounts& counts) {
   return load;
 }
 
-void ExpertCounts::declare(int64_t layer, int64_t num_experts) {
+LayerCounts& ExpertCounts::declare(int64_t layer, int64_t num_experts) {
   LayerCounts& counts = layers_[layer];
-  if (!counts.selections.empty()) return;
-  counts.selections.assign(num_experts, 0);
-  counts.positive.assign(num_experts, 0);
-}
-
-void ExpertCounts::add(const PackedBatch& batch, const ExpertChoice& choice) {
-  const int64_t num_experts = choice.gate_activation.size(1);
-  declare(choice.layer, num_experts);
-  LayerCounts& counts = layers_[choice.layer];
-  at::Tensor chosen = choice.chosen;
-  at::Tensor activation = choice.gate_activation;
-  if (const at::Tensor mask = real_token_mask(batch); mask.defined()) {
-    const at::Tensor real = mask.to(chosen.device()).nonzero().squeeze(1);
-    chosen = chosen.index_select(0, real);
-    activation = activation.index_select(0, real);
-  }
-  counts.tokens += chosen.size(0);
-  accumulate(counts.selections, chosen.reshape({-1}).to(at::kLong).bincount({}, num_experts));
-  accumulate(counts.positive, activation.gt(0).sum(0));
+  counts.selections.resize(num_experts, 0);
+  counts.positive.resize(num_experts, 0);
+  return counts;
 }
 
 void ExpertCounts::add(const ExpertCounts& other) {
   for (const auto& [layer, theirs] : other.layers_) {
-    declare(layer, static_cast<int64_t>(theirs.selections.size()));
-    LayerCounts& mine = layers_[layer];
+    LayerCounts& mine = declare(layer, static_cast<int64_t>(theirs.selections.size()));
     EMOE_CHECK(mine.selections.size() == theirs.selections.size());
     mine.tokens += theirs.tokens;
     for (size_t e = 0; e < mine.selections.size(); ++e) {
@@ -152,10 +129,48 @@ ExpertCounts ExpertCounts::from_json(const std::string& text) {
   return result;
 }
 
-ExpertCounts declared_counts(const EmoeOptions& emoe) {
+ExpertCounter::ExpertCounter(const EmoeOptions& emoe) : routing_(emoe.routing) {
+  if (routing_.num_experts == 0) return;
+  for (const auto& [layer, partition] : emoe.partitions) layers_[layer];
+}
+
+std::function<void(const ExpertChoice&)> ExpertCounter::of(const PackedBatch& batch) {
+  if (layers_.empty()) return {};
+  return [this, tokens = batch.real_tokens,
+          real = real_token_mask(batch)](const ExpertChoice& choice) { add(tokens, real, choice); };
+}
+
+void ExpertCounter::add(int64_t tokens, const at::Tensor& real, const ExpertChoice& choice) {
+  at::Tensor counted = at::stack({choice.selection.mask, choice.selection.scores.gt(0)});
+  if (real.defined()) counted.logical_and_(real.to(counted.device()).unsqueeze(1));
+  Layer& layer = layers_.at(choice.layer);
+  layer.tokens += tokens;
+  const at::Tensor sums = counted.sum(1);
+  layer.sums = layer.sums.defined() ? layer.sums.add_(sums) : sums;
+}
+
+ExpertCounts ExpertCounter::take() {
   ExpertCounts counts;
-  if (emoe.num_experts == 0) return counts;
-  for (const auto& [layer, partition] : emoe.partitions) counts.declare(layer, emoe.num_experts);
+  std::vector<at::Tensor> sums;
+  for (const auto& [number, layer] : layers_) {
+    counts.declare(number, routing_.num_experts);
+    if (layer.sums.defined()) sums.push_back(layer.sums);
+  }
+  if (sums.empty()) return counts;
+  const at::Tensor on_host = at::stack(sums).to(at::kCPU).contiguous();
+  const auto* next = on_host.const_data_ptr<int64_t>();
+  const auto read = [&next](std::vector<int64_t>& values) {
+    std::copy_n(next, values.size(), values.begin());
+    next += values.size();
+  };
+  for (auto& [number, layer] : layers_) {
+    if (!layer.sums.defined()) continue;
+    LayerCounts& layer_counts = counts.declare(number, routing_.num_experts);
+    layer_counts.tokens = layer.tokens;
+    read(layer_counts.selections);
+    read(layer_counts.positive);
+    layer = {};
+  }
   return counts;
 }
 

@@ -1,13 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "worker/comm/communicator.h"
 #include "worker/model/batch.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 
 namespace emoe::worker {
 
@@ -26,18 +27,16 @@ struct LayerLoad {
 };
 [[nodiscard]] LayerLoad load_of(const LayerCounts& counts);
 
-// Counts the experts that real tokens (no padding) choose, layer by layer. One thread at a time.
+// Counts of the experts that real tokens (no padding) chose, layer by layer. One thread at a time.
 class ExpertCounts {
  public:
-  // For ForwardOptions::on_choice while `batch` is in the model.
-  void add(const PackedBatch& batch, const ExpertChoice& choice);
   void add(const ExpertCounts& other);
 
   // Counts of all ranks together, on every rank; collective. Leaves this one as it is. All ranks
   // must know the same layers: see declare().
   [[nodiscard]] ExpertCounts summed(Communicator& comm) const;
   // A layer that counts from 0, also where this rank has seen no token yet.
-  void declare(int64_t layer, int64_t num_experts);
+  LayerCounts& declare(int64_t layer, int64_t num_experts);
 
   [[nodiscard]] const std::map<int64_t, LayerCounts>& layers() const { return layers_; }
   [[nodiscard]] bool empty() const { return layers_.empty(); }
@@ -53,7 +52,28 @@ class ExpertCounts {
   std::map<int64_t, LayerCounts> layers_;
 };
 
-// The converted layers of a model, declared and empty.
-[[nodiscard]] ExpertCounts declared_counts(const EmoeOptions& emoe);
+// Counts on the device while a model runs, from the masks that it computes anyway. One thread at a
+// time.
+class ExpertCounter {
+ public:
+  // Of the model's converted layers.
+  explicit ExpertCounter(const EmoeOptions& emoe);
+
+  // For ForwardOptions::on_choice of a pass over `batch`; empty for a dense model.
+  [[nodiscard]] std::function<void(const ExpertChoice&)> of(const PackedBatch& batch);
+  // What was counted since the last take(); one copy from the device.
+  [[nodiscard]] ExpertCounts take();
+
+ private:
+  // `real` [T] bool on the host: which tokens are no padding; undefined: all.
+  void add(int64_t tokens, const at::Tensor& real, const ExpertChoice& choice);
+
+  ExpertRouting routing_;
+  struct Layer {
+    int64_t tokens = 0;
+    at::Tensor sums;  // [2, N] int64: selections, positive scores; undefined before the first
+  };
+  std::map<int64_t, Layer> layers_;
+};
 
 }  // namespace emoe::worker

@@ -22,7 +22,7 @@ int64_t sample_token(const at::Tensor& logits, double temperature, double unifor
   return std::min<int64_t>(found - begin, cumulative.numel() - 1);
 }
 
-Generated generate(Llama& model, const std::vector<int64_t>& prompt, const GenerateOptions& options,
+Generated generate(Model& model, const std::vector<int64_t>& prompt, const GenerateOptions& options,
                    const ForwardOptions& forward) {
   const LlamaConfig& config = model.options().config;
   if (!(options.temperature >= 0.0)) throw std::invalid_argument("temperature below 0");

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 
 namespace emoe::worker {
 
@@ -21,7 +21,7 @@ struct Generated {
 // Continues `prompt` (not empty) until one of the model's end-of-sequence tokens, max_new_tokens, or
 // the model's largest position. Throws std::invalid_argument for a temperature below 0 and for a
 // prompt longer than the model's positions, NonFiniteError where the logits are no numbers.
-[[nodiscard]] Generated generate(Llama& model, const std::vector<int64_t>& prompt,
+[[nodiscard]] Generated generate(Model& model, const std::vector<int64_t>& prompt,
                                  const GenerateOptions& options, const ForwardOptions& forward);
 
 // The next token from finite logits [vocab]: the largest (the first of equals) at temperature 0, else

@@ -63,15 +63,6 @@ std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, cons
   return {da, db};
 }
 
-// sum += a b, in place; starts it where it is undefined.
-void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
-  if (sum.defined()) {
-    sum.addmm_(a, b);
-  } else {
-    sum = at::mm(a, b);
-  }
-}
-
 // Arguments: x, then of each linear whichever it has of master, A, B, in this order.
 class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
  public:
@@ -82,7 +73,7 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
     variable_list outputs;
     at::Tensor wide;
     for (const auto& linear : call->linears) {
-      at::Tensor y = at::linear(x, linear.weight.compute.detach());
+      at::Tensor y = linear.weight->product(x);
       if (linear.lora.defined()) {
         const at::Tensor low =
             at::mm(adapter_input(x, wide, *call, linear.lora), linear.lora.a.t());
@@ -109,8 +100,8 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
     for (size_t i = 0; i < call.linears.size(); ++i) {
       const Linear& linear = call.linears[i];
       const at::Tensor& dy = grads[i];
-      if (call.input_needs_grad) add_product(dx, dy, linear.weight.compute.detach());
-      if (linear.weight.trainable()) result.push_back(at::mm(dy.t(), x).to(at::kFloat));
+      if (call.input_needs_grad) linear.weight->add_transposed_product(dy, dx);
+      if (linear.master.defined()) result.push_back(at::mm(dy.t(), x).to(at::kFloat));
       if (linear.lora.defined()) {
         const at::Tensor input = adapter_input(x, wide, call, linear.lora);
         auto [da, db] = adapter_backward(call, linear.lora, dy, input, saved[1 + i], dx);
@@ -126,12 +117,6 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
 
 }  // namespace
 
-void Weight::refresh() const {
-  if (!master.defined() || compute.is_same(master)) return;
-  const at::NoGradGuard no_grad;
-  compute.copy_(master);
-}
-
 std::vector<at::Tensor> apply_linears(const at::Tensor& x,
                                       const std::vector<const Linear*>& linears,
                                       const LoraDropout& dropout) {
@@ -142,7 +127,7 @@ std::vector<at::Tensor> apply_linears(const at::Tensor& x,
   variable_list trained;
   for (const Linear* linear : linears) {
     call->linears.push_back(*linear);
-    for (const at::Tensor& tensor : {linear->weight.master, linear->lora.a, linear->lora.b}) {
+    for (const at::Tensor& tensor : {linear->master, linear->lora.a, linear->lora.b}) {
       if (tensor.defined()) trained.push_back(tensor);
     }
   }

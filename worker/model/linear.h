@@ -1,19 +1,20 @@
 #pragma once
 
+#include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "worker/model/lora.h"
+#include "worker/model/weight_matrix.h"
 
 namespace emoe::worker {
 
-// A weight of the model in the dtype of the computation. `master` is defined in full tuning only:
-// the fp32 parameter; in fp32 `compute` is the same tensor, in bf16 a copy that refresh() renews.
+// A norm's weight [h], the embedding or the head [vocab, h], in the dtype of the activations.
+// `master` is defined in full tuning only: the fp32 parameter; in fp32 `compute` is the same tensor,
+// in bf16 a copy that the weight store renews after every step.
 struct Weight {
-  std::string name;  // Hugging Face name
   at::Tensor compute;
   at::Tensor master;
 
@@ -22,15 +23,15 @@ struct Weight {
   [[nodiscard]] std::optional<at::Tensor> parameter() const {
     return trainable() ? std::optional(master) : std::nullopt;
   }
-  void refresh() const;
 };
 
 // y = x W^T (no bias), plus a LoRA adapter where there is one.
 struct Linear {
-  Weight weight;  // [out, in]
+  std::shared_ptr<const WeightMatrix> weight;  // [out, in]
+  at::Tensor master;                           // [out, in] as Weight::master
   Lora lora;
 
-  [[nodiscard]] bool trainable() const { return weight.trainable() || lora.defined(); }
+  [[nodiscard]] bool trainable() const { return master.defined() || lora.defined(); }
 };
 
 // The outputs of linears that share the input x [T, in], each [T, out_i] in x's dtype. One autograd

@@ -38,9 +38,7 @@ EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base,
                          const std::function<void()>& on_work_done) {
   EmoeOptions emoe;
   if (plan.experts == 0) return emoe;
-  emoe.num_experts = plan.experts;
-  emoe.top_k = plan.top_k;
-  emoe.selector = plan.selector;
+  emoe.routing = {plan.experts, plan.top_k, plan.selector};
   for (const int64_t layer : plan.layers) {
     emoe.partitions[layer] = make_layer(base, {.num_experts = plan.experts,
                                                .method = plan.method,

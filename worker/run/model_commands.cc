@@ -9,7 +9,7 @@
 
 #include "base/file.h"
 #include "worker/eval/generate.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 #include "worker/model/one_segment.h"
 #include "worker/run/commands.h"
 #include "worker/run/experts.h"
@@ -44,17 +44,17 @@ std::vector<int64_t> read_tokens(const std::filesystem::path& path, const LlamaC
   return ids;
 }
 
-Llama load_model(const BaseWeights& base, EmoeOptions emoe, bool bfloat16,
-                 const std::filesystem::path& adapter) {
-  Llama::Options options;
+std::unique_ptr<Model> load_model(const BaseWeights& base, EmoeOptions emoe, bool bfloat16,
+                                  const std::filesystem::path& adapter) {
+  ModelOptions options;
   options.config = base.config();
   options.dtype = bfloat16 ? at::kBFloat16 : at::kFloat;
   options.emoe = std::move(emoe);
-  if (adapter.empty()) return Llama(options, base.source());
+  if (adapter.empty()) return make_model(options, base.source());
   const PeftAdapter peft = input_or_throw(read_peft_adapter(adapter));
   options.lora = peft.lora;
-  Llama model(options, base.source());
-  input_or_throw(load_peft_adapter(peft, model));
+  std::unique_ptr<Model> model = make_model(options, base.source());
+  input_or_throw(load_peft_adapter(peft, *model));
   return model;
 }
 
@@ -92,14 +92,14 @@ void write_logits(const LogitsRequest& request) {
                    "logits: --partition belongs to the experts of a job, give --emoe JOB too");
   }
   const std::vector<int64_t> ids = read_tokens(request.tokens, base.config());
-  Llama model = load_model(base, make_experts(plan.emoe, base, "", 1),
-                           wants_bfloat16(request.dtype, plan.bfloat16), request.adapter);
+  const auto model = load_model(base, make_experts(plan.emoe, base, "", 1),
+                                wants_bfloat16(request.dtype, plan.bfloat16), request.adapter);
   TensorMap tensors;
   ForwardOptions forward;
   forward.on_choice = [&tensors](const ExpertChoice& choice) {
-    tensors[absl::StrCat("experts.", choice.layer)] = choice.chosen.to(at::kInt).contiguous();
+    tensors[absl::StrCat("experts.", choice.layer)] = expert_indices(choice.selection.mask);
   };
-  tensors["logits"] = model.logits(one_segment(ids), forward).contiguous();
+  tensors["logits"] = model->logits(one_segment(ids), forward).contiguous();
   write_tensors_atomically(request.out, tensors);
 }
 
@@ -111,8 +111,8 @@ void generate_text(const GenerateRequest& request) {
     throw JobError(ExitCode::configuration, "generate: give --prompt or --instruction");
   }
   const std::vector<int32_t> encoded = tokenizer->encode(prompt_of(request));
-  Llama model = load_model(base, {}, /*bfloat16=*/false, request.adapter);
-  const Generated generated = generate(model, std::vector<int64_t>(encoded.begin(), encoded.end()),
+  const auto model = load_model(base, {}, /*bfloat16=*/false, request.adapter);
+  const Generated generated = generate(*model, std::vector<int64_t>(encoded.begin(), encoded.end()),
                                        {.max_new_tokens = request.max_tokens,
                                         .temperature = request.temperature,
                                         .seed = request.seed},

@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 #include "worker/run/rank_session.h"
 #include "worker/train/trainer.h"
 #include "worker/weights/export.h"
@@ -16,9 +16,9 @@
 namespace emoe::worker {
 namespace {
 
-Llama make_model(const JobPlan& plan, const Prepared& prepared, at::Device device,
-                 ProgressSink& progress) {
-  Llama::Options options;
+std::unique_ptr<Model> make_model(const JobPlan& plan, const Prepared& prepared, at::Device device,
+                                  ProgressSink& progress) {
+  ModelOptions options;
   options.config = prepared.base.config();
   options.dtype = plan.model.bfloat16 ? at::kBFloat16 : at::kFloat;
   options.device = device;
@@ -29,10 +29,10 @@ Llama make_model(const JobPlan& plan, const Prepared& prepared, at::Device devic
     progress.on_work_done();
     return prepared.base.tensor(name, shape);
   };
-  Llama model(options, source);
+  std::unique_ptr<Model> model = make_model(options, source);
   if (!plan.tuning.init_adapter.empty()) {
     const PeftAdapter adapter = input_or_throw(read_peft_adapter(plan.tuning.init_adapter));
-    const Status loaded = load_peft_adapter(adapter, model);
+    const Status loaded = load_peft_adapter(adapter, *model);
     if (!loaded.ok())
       throw JobError(ExitCode::configuration,
                      absl::StrCat("lora.init_adapter: ", std::string(loaded.message())));
@@ -47,7 +47,7 @@ std::vector<int64_t> probe_of(const Prepared& prepared) {
   return {ids.begin(), ids.begin() + static_cast<ptrdiff_t>(std::min(ids.size(), kProbeTokens))};
 }
 
-MergeRecord export_result(Llama& model, RankSession& session) {
+MergeRecord export_result(Model& model, RankSession& session) {
   const JobPlan& plan = session.plan();
   const Prepared& prepared = session.prepared();
   ExportOptions options;
@@ -73,7 +73,7 @@ MergeRecord export_result(Llama& model, RankSession& session) {
           .adapter_dir = options.adapter ? (options.out / "adapter").string() : ""};
 }
 
-TrainResult train(Llama& model, RankSession& session) {
+TrainResult train(Model& model, RankSession& session) {
   const Prepared& prepared = session.prepared();
   TrainOptions options = session.plan().train;
   options.checkpoint.folder = session.out().checkpoints();
@@ -97,7 +97,7 @@ TrainResult train(Llama& model, RankSession& session) {
   return result;
 }
 
-void publish(Llama& model, RankSession& session) {
+void publish(Model& model, RankSession& session) {
   const JobPlan::Export& wanted = session.plan().export_model;
   if (!wanted.merged && !wanted.adapter) return;
   session.progress().on(Phase::export_model);
@@ -108,11 +108,11 @@ void publish(Llama& model, RankSession& session) {
 }  // namespace
 
 TaskResult TrainTask::run(RankSession& session) {
-  Llama model =
+  const auto model =
       make_model(session.plan(), session.prepared(), session.device(), session.progress());
-  const TrainResult result = train(model, session);
+  const TrainResult result = train(*model, session);
   const bool finished = result.end == TrainEnd::finished;
-  if (finished && session.is_first()) publish(model, session);
+  if (finished && session.is_first()) publish(*model, session);
   return {.finished = finished, .steps_done = result.steps_done};
 }
 

@@ -7,7 +7,6 @@
 #include <absl/strings/str_cat.h>
 
 #include "worker/comm/broadcast_text.h"
-#include "worker/weights/neuron_order.h"
 
 namespace emoe::worker {
 namespace {
@@ -52,12 +51,11 @@ Checkpoint Checkpointer::capture(const TrainState& state) {
   Checkpoint checkpoint;
   checkpoint.state = state;
   const auto& parameters = parts_.model.parameters();
-  const EmoeOptions& emoe = parts_.model.options().emoe;
   const FlatParameters& flat = parts_.parameters;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
     const auto original = [&](const at::Tensor& buffer) {
-      return to_original_order(parameter, flat.view(buffer, i), emoe).to(at::kCPU);
+      return parameter.to_original(flat.view(buffer, i)).to(at::kCPU);
     };
     checkpoint.weights[parameter.name] = original(flat.weights());
     checkpoint.first_moments[parameter.name] = original(parts_.optimizer.first_moments());
@@ -129,13 +127,11 @@ std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
 void Checkpointer::put_back(const Checkpoint& checkpoint) {
   const at::NoGradGuard no_grad;
   const auto& parameters = parts_.model.parameters();
-  const EmoeOptions& emoe = parts_.model.options().emoe;
   const FlatParameters& flat = parts_.parameters;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
     const auto restore = [&](const at::Tensor& buffer, const TensorMap& from, const char* what) {
-      flat.view(buffer, i).copy_(
-          to_memory_order(parameter, tensor_of(from, parameter, what), emoe));
+      flat.view(buffer, i).copy_(parameter.to_memory(tensor_of(from, parameter, what)));
     };
     restore(flat.weights(), checkpoint.weights, "weights");
     restore(parts_.optimizer.first_moments(), checkpoint.first_moments, "first moments");

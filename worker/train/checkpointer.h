@@ -6,7 +6,7 @@
 
 #include "base/clock.h"
 #include "worker/comm/communicator.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
 #include "worker/train/adamw.h"
 #include "worker/train/checkpoint_store.h"
@@ -20,7 +20,7 @@ namespace emoe::worker {
 class Checkpointer {
  public:
   struct Parts {
-    Llama& model;
+    Model& model;
     FlatParameters& parameters;
     Adamw& optimizer;
     Communicator& comm;

@@ -7,7 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 
 namespace emoe::worker {
 

@@ -29,7 +29,7 @@ BatchPlan make_plan(const std::vector<Row>& rows, const BatchPlan::Options& opti
   return std::move(plan).value();
 }
 
-CheckpointStore make_store(const CheckpointOptions& options, const Llama& model,
+CheckpointStore make_store(const CheckpointOptions& options, const Model& model,
                            ProgressSink& progress) {
   const char* weights = model.options().full ? "weights.safetensors" : "adapter.safetensors";
   return {options.folder, weights, options.keep, [&progress] { progress.on_work_done(); }};
@@ -50,7 +50,8 @@ class Trainer::Loop {
             make_store(options_.checkpoint, parts.model, parts.progress),
             {parts.model, parameters_, optimizer_, parts.comm, parts.progress, parts.clock}),
         phases_(parts.clock, parts.progress),
-        own_counts_(declared_counts(parts.model.options().emoe)) {
+        counter_(parts.model.options().emoe),
+        own_counts_(counter_.take()) {
     // MPI cannot read a GPU's memory.
     EMOE_CHECK(parts.gradient_comm != nullptr || parts.comm.world_size() == 1 ||
                    parameters_.weights().is_cpu(),
@@ -87,6 +88,7 @@ class Trainer::Loop {
   Checkpointer checkpointer_;
   PhaseTimer phases_;
   TrainState state_;          // of the run so far; expert_counts are kept in own_counts_
+  ExpertCounter counter_;     // of the present step
   ExpertCounts own_counts_;   // this rank's share of the run's counts
   ExpertCounts step_counts_;  // and of the present step's
   TrainResult result_;
@@ -243,25 +245,21 @@ void Trainer::Loop::report_expert_load() {
 
 double Trainer::Loop::forward_and_backward(const StepBatches& batches, int64_t step) {
   parameters_.zero_gradients();
-  step_counts_ = declared_counts(parts_.model.options().emoe);
-  double own_loss = 0.0;
   for (const PackedBatch& batch : batches.mine) {
     ForwardOptions forward;
     forward.training = true;
     forward.dropout_seed = step_seed(options_.batches.seed, step);
-    if (!own_counts_.empty()) {
-      forward.on_choice = [&](const ExpertChoice& choice) { step_counts_.add(batch, choice); };
-    }
+    forward.on_choice = counter_.of(batch);
     phases_.enter(Phase::forward);
-    const at::Tensor loss = parts_.model.loss(batch, forward);
-    own_loss += loss.item<double>();
+    parts_.model.forward(batch, forward);
     phases_.enter(Phase::backward);
-    loss.backward();
+    parts_.model.backward();
     parts_.progress.on_work_done();
   }
   parameters_.check_gradients_in_place();
+  step_counts_ = counter_.take();
   own_counts_.add(step_counts_);
-  return own_loss;
+  return parts_.model.take_loss();
 }
 
 // The step's one all-reduce. Throws on every rank alike when some rank's loss or gradient is not

@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "worker/comm/communicator.h"
 #include "worker/eval/expert_counts.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
 #include "worker/text/row.h"
 #include "worker/train/errors.h"
@@ -47,7 +47,7 @@ struct TrainResult {
 class Trainer {
  public:
   struct Parts {
-    Llama& model;
+    Model& model;
     Communicator& comm;
     ProgressSink& progress;
     StopSource& stop;

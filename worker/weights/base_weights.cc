@@ -10,7 +10,7 @@
 #include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
 
-#include "format/llama_tensors.h"
+#include "format/tensor_table.h"
 #include "worker/model/counter_random.h"
 
 namespace emoe::worker {
@@ -21,7 +21,7 @@ Status check_tied_head(const WeightFolder& folder, const LlamaConfig& config) {
   const auto head = folder.tensors().find(kHeadName);
   if (!config.tie_word_embeddings || head == folder.tensors().end()) return ok_status();
   const auto a = folder.raw(kHeadName);
-  const auto b = folder.raw(kEmbeddingName);
+  const auto b = folder.raw(TensorTable(config).of(TensorRole::embedding).name);
   if (std::equal(a.begin(), a.end(), b.begin(), b.end())) return ok_status();
   return absl::InvalidArgumentError(
       absl::StrCat(head->second.file, ": ", kHeadName,
@@ -48,7 +48,7 @@ at::Tensor normal_tensor(const std::vector<int64_t>& shape, uint64_t key, double
 Result<BaseWeights> BaseWeights::open(const std::filesystem::path& folder) {
   EMOE_ASSIGN_OR_RETURN(const LlamaConfig config, LlamaConfig::read(folder / "config.json"));
   EMOE_ASSIGN_OR_RETURN(WeightFolder weights, WeightFolder::open(folder));
-  EMOE_RETURN_IF_ERROR(check_llama_tensors(weights.headers(), config, folder.string()));
+  EMOE_RETURN_IF_ERROR(check_tensors(weights.headers(), config, folder.string()));
   EMOE_RETURN_IF_ERROR(check_tied_head(weights, config));
   BaseWeights base(config);
   base.path_ = folder;
@@ -74,7 +74,7 @@ at::Tensor BaseWeights::tensor(const std::string& name, const std::vector<int64_
   return *std::move(tensor);
 }
 
-Llama::WeightSource BaseWeights::source() const {
+WeightSource BaseWeights::source() const {
   return [base = *this](const std::string& name, const std::vector<int64_t>& shape) {
     return base.tensor(name, shape);
   };

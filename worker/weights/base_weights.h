@@ -7,7 +7,7 @@
 
 #include "base/status.h"
 #include "format/llama_config.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 #include "worker/tensor/safetensors.h"
 
 namespace emoe::worker {
@@ -17,7 +17,7 @@ namespace emoe::worker {
 class BaseWeights {
  public:
   // Reads config.json (strictly) and the weights' headers; errors as for LlamaConfig::read(),
-  // read_weight_headers() and check_llama_tensors(), and INVALID_ARGUMENT where a tied model
+  // read_weight_headers() and check_tensors(), and INVALID_ARGUMENT where a tied model
   // carries an lm_head that is not the embedding.
   [[nodiscard]] static Result<BaseWeights> open(const std::filesystem::path& folder);
   // A fresh model as transformers would start it: normal(0, initializer_range), norms 1. Each
@@ -34,7 +34,7 @@ class BaseWeights {
   // As stored, perhaps a view into a mapped file; throws std::runtime_error for another name or
   // shape.
   [[nodiscard]] at::Tensor tensor(const std::string& name, const std::vector<int64_t>& shape) const;
-  [[nodiscard]] Llama::WeightSource source() const;
+  [[nodiscard]] WeightSource source() const;
 
  private:
   explicit BaseWeights(LlamaConfig config) : config_(std::move(config)) {}

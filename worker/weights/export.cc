@@ -30,7 +30,7 @@ fs::path beside(const fs::path& out, const char* suffix) {
   return out.string() + suffix;
 }
 
-Status check_options(const Llama& model, const ExportOptions& options) {
+Status check_options(const Model& model, const ExportOptions& options) {
   if (options.dtype != "float32" && options.dtype != "bfloat16") {
     return absl::InvalidArgumentError(
         absl::StrCat("export.dtype is ", options.dtype, ", must be float32 or bfloat16"));
@@ -59,7 +59,7 @@ std::vector<int64_t> made_up_probe(const LlamaConfig& config) {
 }
 
 // Merges, rounds and writes one tensor that training can have changed.
-Status write_changed(const Llama& model, const BaseWeights& base, const MergeItem& item,
+Status write_changed(const Model& model, const BaseWeights& base, const MergeItem& item,
                      ShardedWriter& writer, TensorReport& entry) {
   const at::Tensor merged = merged_tensor(model, base, item);
   EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(item.dtype));
@@ -88,7 +88,7 @@ Status write_converted(const at::Tensor& original, const MergeItem& item, Sharde
   return writer.write(stored);
 }
 
-Status write_model(const Llama& model, const BaseWeights& base, const MergePlan& plan,
+Status write_model(const Model& model, const BaseWeights& base, const MergePlan& plan,
                    const ExportOptions& options, const fs::path& folder, ExportReport& report) {
   const at::NoGradGuard no_grad;
   EMOE_ASSIGN_OR_RETURN(ShardedWriter writer, ShardedWriter::create(folder, plan.shards));
@@ -117,7 +117,7 @@ Status hash_files(const fs::path& folder, const ExportOptions& options, ExportRe
   return ok_status();
 }
 
-Status write_all(Llama& model, const BaseWeights& base, const ExportOptions& options,
+Status write_all(Model& model, const BaseWeights& base, const ExportOptions& options,
                  const MergePlan& plan, const fs::path& folder, ExportReport& report) {
   if (options.merged) {
     EMOE_RETURN_IF_ERROR(emoe::create_directories(folder / "model"));
@@ -132,7 +132,7 @@ Status write_all(Llama& model, const BaseWeights& base, const ExportOptions& opt
   return hash_files(folder, options, report);
 }
 
-void verify(Llama& model, const BaseWeights& base, const ExportOptions& options,
+void verify(Model& model, const BaseWeights& base, const ExportOptions& options,
             const MergePlan& plan, const fs::path& folder, ExportReport& report) {
   if (!options.verify) return;
   if (options.merged) {
@@ -177,7 +177,7 @@ Status keep_failed(const ExportReport& report, const fs::path& out) {
                          "): ", report.problems.front()));
 }
 
-Result<ExportReport> export_into(Llama& model, const BaseWeights& base,
+Result<ExportReport> export_into(Model& model, const BaseWeights& base,
                                  const ExportOptions& options, const fs::path& folder) {
   ExportReport report;
   report.dtype = options.dtype;
@@ -203,7 +203,7 @@ double logit_tolerance(const std::string& export_dtype, at::ScalarType computed_
   return export_dtype == "float32" && computed_in == at::kFloat ? 1e-4 : 5e-2;
 }
 
-Result<ExportReport> export_model(Llama& model, const BaseWeights& base, ExportOptions options) {
+Result<ExportReport> export_model(Model& model, const BaseWeights& base, ExportOptions options) {
   EMOE_RETURN_IF_ERROR(check_options(model, options));
   if (options.probe.empty()) options.probe = made_up_probe(base.config());
   const fs::path folder = beside(options.out, ".tmp");

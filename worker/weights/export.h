@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 #include "worker/weights/base_weights.h"
 
 namespace emoe::worker {
@@ -74,7 +74,7 @@ struct ExportReport {
 // brought up to date.
 //
 // Check: the folder is opened again; every changed tensor holds exactly the rounded merge, every
-// other one the base's bytes; a plain dense Llama read from the folder in fp32 gives the logits of
+// other one the base's bytes; a plain dense model read from the folder in fp32 gives the logits of
 // the trained model with experts off, up to logit_tolerance(), and up to a quarter of what training
 // changed. Where only the rounding to the dtype takes more than that, it is a warning.
 //
@@ -83,7 +83,7 @@ struct ExportReport {
 // that is not finite is OUT_OF_RANGE, a full disk RESOURCE_EXHAUSTED, and before_publish has its own
 // errors; always `out` is as it was before. An `out` that
 // exists is exchanged for the new one after the check.
-[[nodiscard]] Result<ExportReport> export_model(Llama& model, const BaseWeights& base,
+[[nodiscard]] Result<ExportReport> export_model(Model& model, const BaseWeights& base,
                                                 ExportOptions options);
 
 // How far the logits may differ, as a part of max(1, max |logit|). Both sides in fp32 differ by the

@@ -2,20 +2,17 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
-#include <map>
+#include <memory>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 
-#include "format/llama_tensors.h"
-#include "worker/model/attention.h"
-#include "worker/model/llama_layer.h"
+#include "worker/model/decoder.h"
 #include "worker/model/one_segment.h"
-#include "worker/model/rms_norm.h"
-#include "worker/weights/neuron_order.h"
+#include "worker/model/streamed_store.h"
+#include "worker/weights/merged_weight.h"
 #include "worker/weights/peft.h"
 
 namespace emoe::worker {
@@ -32,108 +29,52 @@ bool same_bits(const at::Tensor& a, const at::Tensor& b) {
           std::memcmp(left.const_data_ptr(), right.const_data_ptr(), left.nbytes()) == 0);
 }
 
-// The linear (or, without its adapter, the norm or embedding) of a Hugging Face name, in fp32 and in
-// the base's neuron order.
-using LinearSource = std::function<Linear(const std::string& name)>;
-
-// What a folder, or the base, holds.
-class PlainLinears {
- public:
-  explicit PlainLinears(const BaseWeights& weights) : weights_(weights) {
-    for (const auto& [name, shape] : llama_tensors(weights.config())) shapes_[name] = shape;
-  }
-  Linear operator()(const std::string& name) const {
-    return {{name, weights_.tensor(name, shapes_.at(name)).to(at::kFloat), at::Tensor()}, {}};
-  }
-
- private:
-  const BaseWeights& weights_;
-  std::map<std::string, std::vector<int64_t>> shapes_;
-};
-
-// The base with the model's adapters beside it: what was trained, not merged. In full tuning there
-// is nothing to merge.
-LinearSource unmerged(Llama& model, const BaseWeights& base) {
-  std::map<std::string, at::Tensor> adapters;
-  const Llama::Options& options = model.options();
-  if (options.lora.rank > 0) {
-    for (const Parameter& parameter : model.parameters()) {
-      adapters[parameter.name] =
-          to_original_order(parameter, parameter.tensor.detach(), options.emoe).to(at::kCPU);
-    }
-  }
-  return [&model, adapters, of_base = PlainLinears(base)](const std::string& name) {
-    Linear linear = of_base(name);
-    const auto a = adapters.find(lora_name(name, 'A'));
-    if (a != adapters.end()) {
-      const LoraOptions& lora = model.options().lora;
-      linear.lora = {.a = a->second,
-                     .b = adapters.at(lora_name(name, 'B')),
-                     .scale = lora.alpha / static_cast<double>(lora.rank)};
-    } else if (model.is_changed(name)) {
-      linear.weight.compute = model.merged_weight(name, linear.weight.compute);
-    }
-    return linear;
+// The tensors of a folder, or of the base, in fp32.
+StreamedStore::Source plain(const BaseWeights& weights) {
+  return [&weights](const TensorSpec& spec) -> StreamedStore::Tensor {
+    return {.values = weights.tensor(spec.name, spec.shape).to(at::kFloat), .lora = {}};
   };
 }
 
 // What is to be written, but for the rounding to the dtype.
-LinearSource unrounded(const Llama& model, const BaseWeights& base) {
-  return [&model, of_base = PlainLinears(base)](const std::string& name) {
-    Linear linear = of_base(name);
-    if (model.is_changed(name)) {
-      linear.weight.compute = model.merged_weight(name, linear.weight.compute);
+StreamedStore::Source unrounded(const Model& model, const BaseWeights& base) {
+  return [&model, of_base = plain(base)](const TensorSpec& spec) {
+    StreamedStore::Tensor tensor = of_base(spec);
+    tensor.values = merged_weight(model, spec.name, tensor.values);
+    return tensor;
+  };
+}
+
+// The base with the model's adapters beside it: what was trained, not merged. In full tuning there
+// is nothing to merge.
+StreamedStore::Source unmerged(const Model& model, const BaseWeights& base) {
+  if (model.options().lora.rank == 0) return unrounded(model, base);
+  return [&model, of_base = plain(base)](const TensorSpec& spec) {
+    StreamedStore::Tensor tensor = of_base(spec);
+    if (is_trained(model, spec.name)) {
+      tensor.lora = {.a = stored_tensor(*find_parameter(model, lora_name(spec.name, 'A'))),
+                     .b = stored_tensor(*find_parameter(model, lora_name(spec.name, 'B'))),
+                     .scale = model.options().lora.scale()};
     }
-    return linear;
+    return tensor;
   };
 }
 
-LlamaLayer layer_from(const LinearSource& source, int64_t index) {
-  const std::string prefix = absl::StrCat("model.layers.", index, ".");
-  const auto linear = [&](const char* name) {
-    return source(absl::StrCat(prefix, name, ".weight"));
-  };
-  LlamaLayer layer;
-  layer.input_norm = linear("input_layernorm").weight;
-  layer.post_norm = linear("post_attention_layernorm").weight;
-  layer.q = linear("self_attn.q_proj");
-  layer.k = linear("self_attn.k_proj");
-  layer.v = linear("self_attn.v_proj");
-  layer.o = linear("self_attn.o_proj");
-  layer.gate = linear("mlp.gate_proj");
-  layer.up = linear("mlp.up_proj");
-  layer.down = linear("mlp.down_proj");
-  return layer;
-}
-
-// Logits [T, vocab] fp32 of the dense function for the export's probe, every token from position 0
-// on. Reads and forgets layer by layer, so that a check needs the memory of one layer and not of a
-// second model.
-at::Tensor logits_from(const LinearSource& source, const LlamaConfig& config,
+// Logits [T, vocab] fp32 of the dense function for the export's probe. Reads and forgets layer by
+// layer, so that a check needs the memory of one layer and not of a second model.
+at::Tensor logits_from(const StreamedStore::Source& source, const LlamaConfig& config,
                        const ExportOptions& options) {
-  const at::NoGradGuard no_grad;
-  const std::vector<int64_t>& ids = options.probe;
-  const auto tokens = static_cast<int64_t>(ids.size());
-  const std::vector<int64_t> lengths{tokens};
-  LayerPass pass;
-  pass.config = &config;
-  pass.rotary = rotary_table(at::arange(tokens, at::kLong), config.head_dim, config.rope_theta);
-  pass.lengths = lengths;
-  pass.experts_on = false;
-  const Attention attention = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    return segment_attention(q, k, v, lengths);
+  int64_t layer = -1;
+  const auto counted = [&](const TensorSpec& spec) {
+    if (std::exchange(layer, spec.layer) != spec.layer) options.on_work_done();
+    return source(spec);
   };
-  at::Tensor x = source(kEmbeddingName).weight.compute.index_select(0, at::tensor(ids, at::kLong));
-  for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
-    x = forward_layer(layer_from(source, l), x, pass, attention, at::Tensor(), {});
-    options.on_work_done();
-  }
-  x = rms_norm(x, source("model.norm.weight").weight, config.rms_norm_eps);
-  const char* head = config.tie_word_embeddings ? kEmbeddingName : kHeadName;
-  return at::linear(x, source(head).weight.compute);
+  Decoder decoder({.config = config}, std::make_unique<StreamedStore>(config, counted),
+                  std::make_unique<MaskedFfn>());
+  return decoder.logits(one_segment(options.probe), {.experts_on = false});
 }
 
-void check_changed(const Llama& model, const BaseWeights& base, const MergeItem& item,
+void check_changed(const Model& model, const BaseWeights& base, const MergeItem& item,
                    const at::Tensor& stored, ExportReport& report, TensorReport& entry) {
   const at::ScalarType type = stored.scalar_type();
   if (!same_bits(stored, merged_tensor(model, base, item).to(type))) {
@@ -149,7 +90,7 @@ void check_changed(const Llama& model, const BaseWeights& base, const MergeItem&
   }
 }
 
-void check_tensor(const Llama& model, const BaseWeights& base, const MergeItem& item,
+void check_tensor(const Model& model, const BaseWeights& base, const MergeItem& item,
                   const BaseWeights& written, ExportReport& report, TensorReport& entry) {
   const Result<at::Tensor> stored = written.folder()->tensor(item.name, item.shape);
   if (!stored.ok()) {
@@ -194,7 +135,7 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
 // The folder's logits are off by a good part of what training changed. That is how a wrong merge
 // looks, but also one of which rounding to the dtype, or a model that computes in bf16, is coarser
 // than a small change. In fp32, without merge and without rounding, the two can be told apart.
-void explain_logits(Llama& model, const BaseWeights& base, const ExportOptions& options,
+void explain_logits(Model& model, const BaseWeights& base, const ExportOptions& options,
                     const at::Tensor& of_base, const at::Tensor& after, ExportReport& report) {
   const at::Tensor trained = logits_from(unmerged(model, base), base.config(), options);
   const at::Tensor merged = logits_from(unrounded(model, base), base.config(), options);
@@ -212,13 +153,13 @@ void explain_logits(Llama& model, const BaseWeights& base, const ExportOptions& 
                               ", training changed them by ", change));
 }
 
-void check_logits(Llama& model, const BaseWeights& base, const BaseWeights& written,
+void check_logits(Model& model, const BaseWeights& base, const BaseWeights& written,
                   const ExportOptions& options, ExportReport& report) {
   ForwardOptions dense;
   dense.experts_on = false;
   const at::Tensor before = model.logits(one_segment(options.probe), dense).to(at::kCPU);
-  const at::Tensor after = logits_from(PlainLinears(written), written.config(), options);
-  const at::Tensor of_base = logits_from(PlainLinears(base), base.config(), options);
+  const at::Tensor after = logits_from(plain(written), written.config(), options);
+  const at::Tensor of_base = logits_from(plain(base), base.config(), options);
   report.probe_tokens = static_cast<int64_t>(options.probe.size());
   report.max_abs_logit = before.abs().max().item<double>();
   report.max_abs_logit_difference = largest_difference(before, after);
@@ -237,7 +178,7 @@ void check_logits(Llama& model, const BaseWeights& base, const BaseWeights& writ
 
 }  // namespace
 
-void check_merged_model(Llama& model, const BaseWeights& base, const MergePlan& plan,
+void check_merged_model(Model& model, const BaseWeights& base, const MergePlan& plan,
                         const ExportOptions& options, const std::filesystem::path& folder,
                         ExportReport& report) {
   const at::NoGradGuard no_grad;
@@ -257,7 +198,7 @@ void check_merged_model(Llama& model, const BaseWeights& base, const MergePlan& 
   if (!report.erased) check_logits(model, base, *written, options, report);
 }
 
-void check_adapter(Llama& model, const std::filesystem::path& folder, ExportReport& report) {
+void check_adapter(Model& model, const std::filesystem::path& folder, ExportReport& report) {
   const Result<PeftAdapter> written = read_peft_adapter(folder);
   if (!written.ok()) {
     report.problems.push_back(std::string(written.status().message()));
@@ -266,9 +207,7 @@ void check_adapter(Llama& model, const std::filesystem::path& folder, ExportRepo
   size_t compared = 0;
   for (const Parameter& parameter : model.parameters()) {
     const auto found = written->tensors.find(parameter.name);
-    const at::Tensor original =
-        to_original_order(parameter, parameter.tensor.detach(), model.options().emoe).to(at::kCPU);
-    if (found == written->tensors.end() || !same_bits(found->second, original)) {
+    if (found == written->tensors.end() || !same_bits(found->second, stored_tensor(parameter))) {
       report.problems.push_back(
           absl::StrCat(parameter.name, ": the adapter's file does not hold the trained tensor"));
     }

@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 #include "worker/weights/base_weights.h"
 #include "worker/weights/export.h"
 #include "worker/weights/merge_plan.h"
@@ -11,11 +11,11 @@ namespace emoe::worker {
 
 // Opens the written folder again and compares every tensor with what it must hold, and the logits of
 // options.probe. What is wrong goes to report.problems, what was found to its other fields.
-void check_merged_model(Llama& model, const BaseWeights& base, const MergePlan& plan,
+void check_merged_model(Model& model, const BaseWeights& base, const MergePlan& plan,
                         const ExportOptions& options, const std::filesystem::path& folder,
                         ExportReport& report);
 
 // The same for the adapter's folder: the model's own A and B, bit for bit.
-void check_adapter(Llama& model, const std::filesystem::path& folder, ExportReport& report);
+void check_adapter(Model& model, const std::filesystem::path& folder, ExportReport& report);
 
 }  // namespace emoe::worker

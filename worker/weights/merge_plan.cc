@@ -2,31 +2,33 @@
 
 #include <absl/strings/str_cat.h>
 
-#include "format/llama_tensors.h"
+#include "format/tensor_table.h"
+#include "worker/weights/merged_weight.h"
 
 namespace emoe::worker {
 namespace {
 
-MergeItem item_of(const Llama& model, const std::string& name, const std::string& base_dtype,
+MergeItem item_of(const Model& model, const std::string& name, const std::string& base_dtype,
                   const std::vector<int64_t>& shape, const std::string& dtype) {
   MergeItem item{.name = name, .weight = name, .dtype = dtype, .shape = shape};
-  if (name == kHeadName && model.options().config.tie_word_embeddings) item.weight = kEmbeddingName;
+  const TensorTable table(model.options().config);
+  if (name == kHeadName) item.weight = table.output().name;
   if (is_rotary_buffer(name)) item.dtype = base_dtype;  // no weight: stays as it is
-  item.changed = model.is_changed(item.weight);
+  item.changed = is_trained(model, item.weight);
   item.converted = item.dtype != base_dtype;
   return item;
 }
 
 }  // namespace
 
-Result<MergePlan> plan_merge(const Llama& model, const BaseWeights& base, const std::string& dtype,
+Result<MergePlan> plan_merge(const Model& model, const BaseWeights& base, const std::string& dtype,
                              uint64_t max_shard_bytes) {
   MergePlan plan;
   if (base.folder() == nullptr) {
     std::vector<SafetensorsWriter::Planned> tensors;
-    for (const auto& [name, shape] : llama_tensors(base.config())) {
-      plan.items.push_back(item_of(model, name, "F32", shape, dtype));
-      tensors.push_back({name, dtype, shape});
+    for (const TensorSpec& spec : TensorTable(base.config())) {
+      plan.items.push_back(item_of(model, spec.name, "F32", spec.shape, dtype));
+      tensors.push_back({spec.name, dtype, spec.shape});
     }
     EMOE_ASSIGN_OR_RETURN(plan.shards, plan_shards(tensors, max_shard_bytes));
     return plan;
@@ -47,8 +49,8 @@ at::Tensor base_tensor(const BaseWeights& base, const MergeItem& item) {
   return base.tensor(base.folder() == nullptr ? item.weight : item.name, item.shape);
 }
 
-at::Tensor merged_tensor(const Llama& model, const BaseWeights& base, const MergeItem& item) {
-  return model.merged_weight(item.weight, base_tensor(base, item));
+at::Tensor merged_tensor(const Model& model, const BaseWeights& base, const MergeItem& item) {
+  return merged_weight(model, item.weight, base_tensor(base, item));
 }
 
 }  // namespace emoe::worker

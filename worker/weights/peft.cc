@@ -16,7 +16,7 @@
 #include "format/dtype.h"
 #include "format/peft_config.h"
 #include "worker/tensor/safetensors.h"
-#include "worker/weights/neuron_order.h"
+#include "worker/weights/merged_weight.h"
 
 namespace emoe::worker {
 namespace {
@@ -109,7 +109,7 @@ Result<PeftAdapter> read_peft_adapter(const fs::path& folder) {
   return adapter;
 }
 
-Status load_peft_adapter(const PeftAdapter& adapter, Llama& model) {
+Status load_peft_adapter(const PeftAdapter& adapter, Model& model) {
   const at::NoGradGuard no_grad;
   Diagnostics problems;
   check_same_options(adapter.lora, model.options().lora, problems);
@@ -126,8 +126,7 @@ Status load_peft_adapter(const PeftAdapter& adapter, Llama& model) {
                    absl::StrCat("has shape ", shape_text(found->second.sizes().vec()),
                                 ", the model needs ", shape_text(parameter.tensor.sizes().vec())));
     } else {
-      copies.emplace_back(parameter.tensor,
-                          to_memory_order(parameter, found->second, model.options().emoe));
+      copies.emplace_back(parameter.tensor, parameter.to_memory(found->second));
     }
   }
   for (const auto& [name, tensor] : adapter.tensors) {
@@ -139,7 +138,7 @@ Status load_peft_adapter(const PeftAdapter& adapter, Llama& model) {
   return ok_status();
 }
 
-Status write_peft_adapter(Llama& model, const std::string& base_name, const fs::path& folder) {
+Status write_peft_adapter(Model& model, const std::string& base_name, const fs::path& folder) {
   const LoraOptions& lora = model.options().lora;
   if (lora.rank == 0) return absl::InvalidArgumentError("the model has no LoRA adapter to write");
   EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
@@ -156,8 +155,7 @@ Status write_peft_adapter(Llama& model, const std::string& base_name, const fs::
       SafetensorsWriter writer,
       SafetensorsWriter::create(folder / kPeftTensorFile, std::move(plan), {{"format", "pt"}}));
   for (const auto& [name, parameter] : by_name) {
-    EMOE_RETURN_IF_ERROR(writer.write(
-        to_original_order(*parameter, parameter->tensor.detach(), model.options().emoe)));
+    EMOE_RETURN_IF_ERROR(writer.write(stored_tensor(*parameter)));
   }
   EMOE_RETURN_IF_ERROR(writer.close());
   EMOE_RETURN_IF_ERROR(

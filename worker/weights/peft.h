@@ -7,7 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "base/status.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 
 namespace emoe::worker {
 
@@ -26,11 +26,11 @@ struct PeftAdapter {
 
 // Copies the adapter into a model made with LoRA. INVALID_ARGUMENT naming what differs: rank,
 // alpha, targets, a missing or additional tensor, a shape. Dropout may differ.
-[[nodiscard]] Status load_peft_adapter(const PeftAdapter& adapter, Llama& model);
+[[nodiscard]] Status load_peft_adapter(const PeftAdapter& adapter, Model& model);
 
 // Writes the model's adapter into `folder` (made if absent), tensors in fp32. `base_name` is what
 // adapter_config.json gives as the base model. INVALID_ARGUMENT for a model without LoRA.
-[[nodiscard]] Status write_peft_adapter(Llama& model, const std::string& base_name,
+[[nodiscard]] Status write_peft_adapter(Model& model, const std::string& base_name,
                                         const std::filesystem::path& folder);
 
 }  // namespace emoe::worker

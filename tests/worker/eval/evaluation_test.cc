@@ -37,7 +37,7 @@ EvalRecord evaluate_on(const testing::TinyModel& tiny, const std::vector<Row>& r
 }
 
 // Row by row, from the logits, in double.
-double loss_from_logits(Llama& model, const std::vector<Row>& rows, bool experts_on) {
+double loss_from_logits(Decoder& model, const std::vector<Row>& rows, bool experts_on) {
   double sum = 0.0;
   int64_t targets = 0;
   for (const Row& row : rows) {

@@ -27,31 +27,53 @@ PackedBatch padded_batch() {
 ExpertChoice some_choice() {
   ExpertChoice choice;
   choice.layer = 5;
-  choice.chosen = at::tensor(std::vector<int32_t>{0, 1, 0, 2, 0, 1, 1, 2, 2, 3, 2, 3}).view({6, 2});
-  choice.gate_activation = at::full({6, 4}, -1.0F);
-  choice.gate_activation.select(1, 0).fill_(0.5F);
-  choice.gate_activation[3][2] = 0.25F;
-  choice.gate_activation[4][3] = 9.0F;  // padding
+  const at::Tensor chosen =
+      at::tensor(std::vector<int64_t>{0, 1, 0, 2, 0, 1, 1, 2, 2, 3, 2, 3}).view({6, 2});
+  choice.selection.mask = at::zeros({6, 4}, at::kBool).scatter_(1, chosen, true);
+  choice.selection.scores = at::full({6, 4}, -1.0F);
+  choice.selection.scores.select(1, 0).fill_(0.5F);
+  choice.selection.scores[3][2] = 0.25F;
+  choice.selection.scores[4][3] = 9.0F;  // padding
   return choice;
 }
 
-TEST(ExpertCounts, CountsRealTokensOnly) {
-  ExpertCounts counts;
-  counts.add(padded_batch(), some_choice());
-  const LayerCounts& layer = counts.layers().at(5);
-  EXPECT_EQ(layer.tokens, 4);
-  EXPECT_EQ(layer.selections, (std::vector<int64_t>{3, 3, 2, 0}));
-  EXPECT_EQ(layer.positive, (std::vector<int64_t>{4, 0, 1, 0}));
+ExpertCounter counter() {
+  EmoeOptions emoe;
+  emoe.routing = {.num_experts = 4, .top_k = 2};
+  emoe.partitions[5] = {};
+  return ExpertCounter(emoe);
 }
 
-TEST(ExpertCounts, WithoutPaddingEveryTokenCounts) {
+TEST(ExpertCounter, CountsRealTokensOnlyAndStartsAnewWhenRead) {
+  ExpertCounter counts = counter();
+  const PackedBatch batch = padded_batch();
+  for (const int times : {1, 2}) {
+    for (int i = 0; i < times; ++i) counts.of(batch)(some_choice());
+    const ExpertCounts taken = counts.take();
+    const LayerCounts& layer = taken.layers().at(5);
+    EXPECT_EQ(layer.tokens, 4 * times);
+    EXPECT_EQ(layer.selections, (std::vector<int64_t>{3 * times, 3 * times, 2 * times, 0}));
+    EXPECT_EQ(layer.positive, (std::vector<int64_t>{4 * times, 0, 1 * times, 0}));
+  }
+  EXPECT_EQ(counts.take().layers().at(5).selections, (std::vector<int64_t>{0, 0, 0, 0}));
+}
+
+TEST(ExpertCounter, WithoutPaddingEveryTokenCounts) {
   PackedBatch batch = padded_batch();
   batch.segment_lengths.clear();
   batch.real_tokens = 6;
-  ExpertCounts counts;
-  counts.add(batch, some_choice());
-  EXPECT_EQ(counts.layers().at(5).tokens, 6);
-  EXPECT_EQ(counts.layers().at(5).selections, (std::vector<int64_t>{3, 3, 4, 2}));
+  ExpertCounter counts = counter();
+  counts.of(batch)(some_choice());
+  const ExpertCounts taken = counts.take();
+  EXPECT_EQ(taken.layers().at(5).tokens, 6);
+  EXPECT_EQ(taken.layers().at(5).selections, (std::vector<int64_t>{3, 3, 4, 2}));
+}
+
+TEST(ExpertCounter, ADenseModelHasNothingToWatch) {
+  ExpertCounter counts({});
+  const PackedBatch batch = padded_batch();
+  EXPECT_FALSE(counts.of(batch));
+  EXPECT_TRUE(counts.take().empty());
 }
 
 TEST(ExpertCounts, LoadFigures) {
@@ -73,10 +95,10 @@ TEST(ExpertCounts, SumsOverRanksAlsoWhereARankSawNothing) {
     std::vector<std::jthread> threads;
     for (int rank = 0; rank < 3; ++rank) {
       threads.emplace_back([&, rank] {
-        ExpertCounts counts;
-        counts.declare(5, 4);
-        if (rank != 1) counts.add(padded_batch(), some_choice());
-        results[rank] = counts.summed(*comms[rank]).to_json();
+        ExpertCounter counts = counter();
+        const PackedBatch batch = padded_batch();
+        if (rank != 1) counts.of(batch)(some_choice());
+        results[rank] = counts.take().summed(*comms[rank]).to_json();
       });
     }
   }

@@ -50,9 +50,7 @@ LlamaConfig EngineFixture::config(const std::string& name) {
 
 EmoeOptions EngineFixture::emoe(Selector selector, int32_t top_k) const {
   EmoeOptions options;
-  options.num_experts = 6;
-  options.top_k = top_k;
-  options.selector = selector;
+  options.routing = {6, top_k, selector};
   const at::Tensor labels = tensor("labels");
   for (int64_t slot = 0; slot < 2; ++slot) {
     Partition partition;
@@ -73,16 +71,16 @@ LoraOptions EngineFixture::lora() {
   return lora;
 }
 
-Llama::WeightSource EngineFixture::base() const {
+WeightSource EngineFixture::base() const {
   return [this](const std::string& name, const std::vector<int64_t>&) {
     return tensor("base/" + name);
   };
 }
 
-void EngineFixture::load_adapter(Llama& model) const {
+void EngineFixture::load_adapter(Decoder& model) const {
   const at::NoGradGuard no_grad;
   for (auto& parameter : model.parameters()) {
-    parameter.tensor.copy_(memory_order(model, parameter, tensor("adapter/" + parameter.name)));
+    parameter.tensor.copy_(parameter.to_memory(tensor("adapter/" + parameter.name)));
   }
 }
 
@@ -120,19 +118,6 @@ PackedBatch EngineFixture::batch(const std::vector<int64_t>& rows,
     batch.row_keys.push_back(1000 + index);
   }
   return batch;
-}
-
-at::Tensor memory_order(const Llama& model, const Parameter& parameter, const at::Tensor& tensor) {
-  if (parameter.permuted_dim < 0) return tensor;
-  const auto order = model.options().emoe.partitions.at(parameter.layer).permutation();
-  return tensor.index_select(parameter.permuted_dim, at::tensor(order, at::kLong));
-}
-
-at::Tensor original_order(const Llama& model, const Parameter& parameter,
-                          const at::Tensor& tensor) {
-  if (parameter.permuted_dim < 0) return tensor;
-  const auto order = model.options().emoe.partitions.at(parameter.layer).permutation();
-  return tensor.index_select(parameter.permuted_dim, at::tensor(order, at::kLong).argsort());
 }
 
 double max_difference(const at::Tensor& a, const at::Tensor& b) {

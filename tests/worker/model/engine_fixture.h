@@ -7,7 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "worker/model/batch.h"
-#include "worker/model/llama.h"
+#include "worker/model/decoder.h"
 #include "worker/tensor/safetensors.h"
 
 namespace emoe::worker::testing {
@@ -24,9 +24,9 @@ class EngineFixture {
   // The fixture's two converted layers with its labels; 6 experts.
   [[nodiscard]] EmoeOptions emoe(Selector selector, int32_t top_k = 2) const;
   [[nodiscard]] static LoraOptions lora();  // all seven linears, rank 2
-  [[nodiscard]] Llama::WeightSource base() const;
+  [[nodiscard]] WeightSource base() const;
   // Puts the fixture's adapter into the model's parameters.
-  void load_adapter(Llama& model) const;
+  void load_adapter(Decoder& model) const;
 
   // Row i without padding.
   struct RowTokens {
@@ -44,13 +44,6 @@ class EngineFixture {
  private:
   std::optional<SafetensorsFile> file_;
 };
-
-// A parameter's tensor or gradient in the original neuron order.
-[[nodiscard]] at::Tensor original_order(const Llama& model, const Parameter& parameter,
-                                        const at::Tensor& tensor);
-// From the original neuron order to the parameter's memory order.
-[[nodiscard]] at::Tensor memory_order(const Llama& model, const Parameter& parameter,
-                                      const at::Tensor& tensor);
 
 // Largest |a - b|, and that divided by the largest |b|.
 [[nodiscard]] double max_difference(const at::Tensor& a, const at::Tensor& b);

@@ -62,7 +62,7 @@ TEST(RmsNorm, EqualsThePlainExpression) {
   const at::Tensor d = at::randn({6, 37});
   const at::Tensor plain = w * (x * (x.square().mean(-1, true) + 1e-5).rsqrt());
   const auto expected = gradients(plain, d, {x, w});
-  const Weight weight{"w", w, w};
+  const Weight weight{w, w};
   const at::Tensor y = rms_norm(x, weight, 1e-5);
   EXPECT_TRUE(at::allclose(y, plain, 1e-5, 1e-6));
   expect_close(gradients(y, d, {x, w}), expected);
@@ -76,7 +76,7 @@ TEST(RmsNorm, HalfPrecisionFollowsTheOrderOfTransformers) {
   const at::Tensor wide = x.to(at::kFloat);
   const at::Tensor unit = wide * (wide.square().mean(-1, true) + 1e-5).rsqrt();
   const at::Tensor expected = w * unit.to(at::kBFloat16);
-  EXPECT_TRUE(at::equal(rms_norm(x, {"w", w, {}}, 1e-5), expected));
+  EXPECT_TRUE(at::equal(rms_norm(x, {w, {}}, 1e-5), expected));
 }
 
 at::Tensor rotate_half(const at::Tensor& x) {
@@ -90,10 +90,10 @@ TEST(RmsNorm, TensorOperationsEqualTheKernels) {
   const at::Tensor x = leaf({6, 37});
   const at::Tensor w = leaf({37});
   const at::Tensor d = at::randn({6, 37});
-  const at::Tensor kernel = rms_norm(x, {"w", w, w}, 1e-5);
+  const at::Tensor kernel = rms_norm(x, {w, w}, 1e-5);
   const auto expected = gradients(kernel, d, {x, w});
   const at::Tensor wide = x.detach().to(at::kDouble).set_requires_grad(true);
-  const at::Tensor y = rms_norm(wide, {"w", w.detach().to(at::kDouble), w}, 1e-5);
+  const at::Tensor y = rms_norm(wide, {w.detach().to(at::kDouble), w}, 1e-5);
   EXPECT_TRUE(at::allclose(y.to(at::kFloat), kernel, 1e-6, 1e-6));
   expect_close(gradients(y, d.to(at::kDouble), {wide, w}), expected);
 }
@@ -131,8 +131,8 @@ struct LinearCase {
   at::Tensor a = leaf({4, 20});
   at::Tensor b = leaf({14, 4});
   at::Tensor d = at::randn({9, 20});
-  Linear adapted{{"adapted", frozen, {}}, {a, b, 0.5, 3}};
-  Linear trained{{"trained", full, full}, {}};
+  Linear adapted{std::make_shared<DenseMatrix>(frozen), {}, {a, b, 0.5, 3}};
+  Linear trained{std::make_shared<DenseMatrix>(full), full, {}};
 
   [[nodiscard]] at::Tensor output(const LoraDropout& dropout) const {
     return at::cat(apply_linears(x, {&adapted, &trained}, dropout), 1);
@@ -186,7 +186,7 @@ TEST(CrossEntropy, EqualsThePlainExpressionOverSeveralChunks) {
   const at::Tensor each = -log_p.gather(1, targets.unsqueeze(1)).squeeze(1);
   const at::Tensor plain = (each * weights).sum();
   const auto expected = gradients(plain, at::tensor(1.5), {x, w});
-  const Weight head{"head", w, w};
+  const Weight head{w, w};
   const at::Tensor loss = linear_cross_entropy(x, head, targets, weights);
   EXPECT_NEAR(loss.item<double>() / plain.item<double>(), 1.0, 1e-6);
   expect_close(gradients(loss, at::tensor(1.5), {x, w}), expected);
@@ -199,15 +199,15 @@ TEST(CrossEntropy, TensorOperationsEqualTheKernels) {
   const at::Tensor w = leaf({50, 8});
   const at::Tensor targets = at::randint(0, 50, {20});
   const at::Tensor weights = at::rand({20}) / 20;
-  const at::Tensor kernel = linear_cross_entropy(x, {"head", w, w}, targets, weights);
+  const at::Tensor kernel = linear_cross_entropy(x, {w, w}, targets, weights);
   const auto expected = gradients(kernel, at::tensor(1.5), {x, w});
   const at::Tensor wide = x.detach().to(at::kDouble).set_requires_grad(true);
-  const Weight head{"head", w.detach().to(at::kDouble), w};
+  const Weight head{w.detach().to(at::kDouble), w};
   const at::Tensor loss = linear_cross_entropy(wide, head, targets, weights);
   EXPECT_NEAR(loss.item<double>(), kernel.item<double>(), 1e-6 * kernel.item<double>());
   expect_close(gradients(loss, at::tensor(1.5), {wide, w}), expected);
   EXPECT_TRUE(at::allclose(linear_cross_entropies(wide, head, targets),
-                           linear_cross_entropies(x, {"head", w, w}, targets), 1e-6, 1e-6));
+                           linear_cross_entropies(x, {w, w}, targets), 1e-6, 1e-6));
 }
 
 at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

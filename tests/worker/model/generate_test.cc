@@ -14,8 +14,8 @@ namespace {
 
 using testing::EngineFixture;
 
-Llama tiny(const EngineFixture& fixture, std::vector<int64_t> ends = {}) {
-  Llama::Options options;
+Decoder tiny(const EngineFixture& fixture, std::vector<int64_t> ends = {}) {
+  ModelOptions options;
   options.config = EngineFixture::config();
   options.config.eos_token_ids = std::move(ends);
   return {options, fixture.base()};
@@ -34,7 +34,7 @@ PackedBatch one_row(const std::vector<int64_t>& ids) {
 
 TEST(Generate, GreedyTakesTheArgmaxOfTheFullForward) {
   const EngineFixture fixture;
-  Llama model = tiny(fixture);
+  Decoder model = tiny(fixture);
   GenerateOptions options;
   options.max_new_tokens = 8;
   std::vector<int64_t> ids = {1, 5, 9};
@@ -50,11 +50,11 @@ TEST(Generate, GreedyTakesTheArgmaxOfTheFullForward) {
 
 TEST(Generate, StopsAtTheEndOfSequenceWithoutIt) {
   const EngineFixture fixture;
-  Llama model = tiny(fixture);
+  Decoder model = tiny(fixture);
   const auto tokens = generate(model, {1, 5, 9}, {.max_new_tokens = 8}, {}).ids;
   constexpr int64_t kNever = -1;
   for (const auto& ends : {std::vector<int64_t>{tokens[3]}, {kNever, tokens[3]}}) {
-    Llama stopping = tiny(fixture, ends);
+    Decoder stopping = tiny(fixture, ends);
     const Generated generated = generate(stopping, {1, 5, 9}, {.max_new_tokens = 8}, {});
     EXPECT_TRUE(generated.finished);
     const auto first = std::find(tokens.begin(), tokens.end(), tokens[3]);
@@ -64,7 +64,7 @@ TEST(Generate, StopsAtTheEndOfSequenceWithoutIt) {
 
 TEST(Generate, StaysWithinTheModelsPositions) {
   const EngineFixture fixture;
-  Llama model = tiny(fixture);
+  Decoder model = tiny(fixture);
   std::vector<int64_t> prompt(60, 4);
   EXPECT_EQ(generate(model, prompt, {.max_new_tokens = 100}, {}).ids.size(), 4U);
   prompt.resize(65, 4);
@@ -75,7 +75,7 @@ TEST(Generate, StaysWithinTheModelsPositions) {
 
 TEST(Generate, SamplingFollowsItsSeed) {
   const EngineFixture fixture;
-  Llama model = tiny(fixture);
+  Decoder model = tiny(fixture);
   const auto run = [&](int64_t seed) {
     return generate(model, {1, 5}, {.max_new_tokens = 20, .temperature = 1.5, .seed = seed}, {})
         .ids;
@@ -106,9 +106,9 @@ TEST(Generate, AnyTemperatureAboveZeroIsUsable) {
 
 TEST(Generate, LogitsThatAreNoNumbersAreAnError) {
   const EngineFixture fixture;
-  Llama::Options options;
+  ModelOptions options;
   options.config = EngineFixture::config();
-  Llama model(options, [&](const std::string& name, const std::vector<int64_t>& shape) {
+  Decoder model(options, [&](const std::string& name, const std::vector<int64_t>& shape) {
     const at::Tensor tensor = fixture.base()(name, shape);
     return name == "model.norm.weight" ? tensor.fill_(NAN) : tensor;
   });

@@ -20,8 +20,8 @@ BaseWeights small_base() {
 TEST(MakeExperts, ConvertsTheLayersAskedFor) {
   const EmoeOptions emoe = make_experts(
       {.experts = 8, .top_k = 2, .layers = {0, 2}, .method = "random"}, small_base(), "", 1);
-  EXPECT_EQ(emoe.num_experts, 8);
-  EXPECT_EQ(emoe.top_k, 2);
+  EXPECT_EQ(emoe.routing.num_experts, 8);
+  EXPECT_EQ(emoe.routing.top_k, 2);
   ASSERT_EQ(emoe.partitions.size(), 2u);
   EXPECT_EQ(emoe.partitions.at(2).labels.size(), 64u);
   EXPECT_NE(emoe.partitions.at(0).labels, emoe.partitions.at(2).labels);

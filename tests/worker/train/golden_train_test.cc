@@ -89,28 +89,28 @@ class GoldenTraining : public ::testing::TestWithParam<Case> {
     EmoeOptions options;
     if (!config_["experts"]) return options;
     const json experts = read_json(folder_ / config_["experts"].as<std::string>());
-    options.num_experts = experts["num_experts"];
-    options.top_k = config_["num_selected"].as<int32_t>();
+    options.routing = {.num_experts = experts["num_experts"],
+                       .top_k = config_["num_selected"].as<int64_t>()};
     for (const auto& layer : config_["layers"].as<std::vector<size_t>>()) {
       Partition partition;
-      partition.num_experts = options.num_experts;
+      partition.num_experts = experts["num_experts"];
       partition.labels = experts["labels"][layer].get<std::vector<int32_t>>();
       options.partitions[static_cast<int64_t>(layer)] = partition;
     }
     return options;
   }
 
-  std::unique_ptr<Llama> model() const {
+  std::unique_ptr<Decoder> model() const {
     const auto base = BaseWeights::open(model_folder_).value();
-    Llama::Options options;
+    ModelOptions options;
     options.config = base.config();
     options.emoe = emoe();
     options.full = !config_["lora"];
-    if (options.full) return std::make_unique<Llama>(options, base.source());
+    if (options.full) return std::make_unique<Decoder>(options, base.source());
     const auto adapter = read_peft_adapter(folder_ / "init_adapter").value();
     options.lora = adapter.lora;
     options.lora.dropout = 0.0;
-    auto llama = std::make_unique<Llama>(options, base.source());
+    auto llama = std::make_unique<Decoder>(options, base.source());
     EXPECT_TRUE(load_peft_adapter(adapter, *llama).ok());
     return llama;
   }

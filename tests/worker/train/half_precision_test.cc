@@ -92,7 +92,7 @@ Gradients first_gradients(TinyRun run) {
   Gradients gradients;
   run.options.batches.max_steps = 1;
   run.eval.clear();
-  run.on_phase = [&](int rank, Phase phase, Llama& model) {
+  run.on_phase = [&](int rank, Phase phase, Decoder& model) {
     const at::NoGradGuard no_grad;
     for (const Parameter& parameter : model.parameters()) {
       if (phase == Phase::data && parameter.name.find("lora_B") != std::string::npos) {

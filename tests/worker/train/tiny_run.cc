@@ -35,8 +35,7 @@ LlamaConfig tiny_config() {
 EmoeOptions tiny_emoe(int32_t experts) {
   EmoeOptions emoe;
   if (experts == 0) return emoe;
-  emoe.num_experts = experts;
-  emoe.top_k = 2;
+  emoe.routing = {.num_experts = experts, .top_k = 2};
   for (int64_t layer = 0; layer < 2; ++layer) {
     Partition partition;
     partition.num_experts = experts;
@@ -106,14 +105,14 @@ std::vector<TinyModel> tiny_methods(at::ScalarType dtype) {
           {.full = true, .experts = 6, .dtype = dtype}};
 }
 
-std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny) {
-  Llama::Options options;
+std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny) {
+  ModelOptions options;
   options.config = tiny_config();
   if (!tiny.full) options.lora = tiny.lora;
   options.full = tiny.full;
   options.dtype = tiny.dtype;
   options.emoe = tiny_emoe(tiny.experts);
-  return std::make_unique<Llama>(options, [&](const std::string& name, const auto& shape) {
+  return std::make_unique<Decoder>(options, [&](const std::string& name, const auto& shape) {
     at::Tensor tensor = tiny_weight(name, shape);
     if (tiny.separated) tensor = separate_experts(name, tiny, tensor);
     if (tiny.poisoned && name == "model.embed_tokens.weight") {

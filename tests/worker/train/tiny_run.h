@@ -9,13 +9,13 @@
 #include <ATen/core/Tensor.h>
 
 #include "worker/comm/communicator.h"
-#include "worker/model/llama.h"
+#include "worker/model/decoder.h"
 #include "worker/report/progress_sink.h"
 #include "worker/train/trainer.h"
 
 namespace emoe::worker::testing {
 
-// A Llama of 2 layers with random weights, the same in every call; small enough for hundreds of
+// A model of 2 layers with random weights, the same in every call; small enough for hundreds of
 // steps a second.
 struct TinyModel {
   LoraOptions lora{.rank = 4, .alpha = 8.0, .dropout = 0.0, .targets = {"q_proj", "v_proj"}};
@@ -25,7 +25,7 @@ struct TinyModel {
   bool poisoned = false;   // a NaN in the embedding of a token all rows have
   at::ScalarType dtype = at::ScalarType::Float;
 };
-[[nodiscard]] std::unique_ptr<Llama> make_tiny_model(const TinyModel& tiny);
+[[nodiscard]] std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny);
 // What is to hold for every method: LoRA, LoRA with dropout and experts, full tuning with experts.
 [[nodiscard]] std::vector<TinyModel> tiny_methods(at::ScalarType dtype = at::ScalarType::Float);
 [[nodiscard]] at::Tensor tiny_weight(const std::string& name, const std::vector<int64_t>& shape);
@@ -82,7 +82,7 @@ struct TinyRun {
   std::function<StopRequest(int rank, int64_t edge)> stop;
   int poisoned_rank = -1;  // this rank's model has the NaN
   // Called as a rank enters a phase: a place to spoil things.
-  std::function<void(int rank, Phase phase, Llama& model)> on_phase;
+  std::function<void(int rank, Phase phase, Decoder& model)> on_phase;
 };
 
 struct RankOutcome {

@@ -246,7 +246,7 @@ TEST(Trainer, ABadGradientIsNamedAndTouchesNoWeight) {
   run.eval.clear();
   const auto start = testing::make_tiny_model(run.model);
   const std::string name = start->parameters()[2].name;
-  run.on_phase = [](int rank, Phase phase, Llama& model) {
+  run.on_phase = [](int rank, Phase phase, Decoder& model) {
     if (rank == 2 && phase == Phase::comm) {
       model.parameters()[2].tensor.mutable_grad()[1][3] = INFINITY;
     }
@@ -266,7 +266,7 @@ TEST(Trainer, ASumThatOverflowsIsNamedToo) {
   TinyRun run = standard_run();
   run.world_size = 2;
   run.eval.clear();
-  run.on_phase = [](int /*rank*/, Phase phase, Llama& model) {
+  run.on_phase = [](int /*rank*/, Phase phase, Decoder& model) {
     if (phase == Phase::comm) model.parameters()[1].tensor.mutable_grad().fill_(3e38F);
   };
   const auto ranks = run_ranks(run);

@@ -5,7 +5,7 @@
 
 #include "base/diagnostics.h"
 #include "base/file.h"
-#include "format/llama_tensors.h"
+#include "format/tensor_table.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
 #include "worker/tensor/dtype.h"
@@ -24,7 +24,7 @@ using Planned = SafetensorsWriter::Planned;
 void rewrite(const std::filesystem::path& folder, bool tied,
              const std::function<void(std::vector<Planned>&)>& change) {
   std::vector<Planned> plan;
-  for (const auto& [name, shape] : llama_tensors(tiny_config(tied))) {
+  for (const auto& [name, shape, role, layer] : TensorTable(tiny_config(tied))) {
     plan.push_back({name, "F32", shape});
   }
   change(plan);

@@ -10,7 +10,7 @@
 #include <sys/resource.h>
 
 #include "base/file.h"
-#include "format/llama_tensors.h"
+#include "format/tensor_table.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
 #include "worker/weights/peft.h"
@@ -54,7 +54,7 @@ at::Tensor merged_from_files(const BaseWeights& base, const PeftAdapter& adapter
 TEST(Export, TellsOfEachPieceOfWork) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   ExportOptions options = options_for(dir);
   int64_t work = 0;
@@ -77,7 +77,7 @@ TEST(Export, LoraMergesIntoTheBasesShardsAndLeavesTheRestByteForByte) {
   const TempDir dir;
   const auto base =
       BaseWeights::open(write_tiny_base(dir / "base", {.max_shard_bytes = 20000})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   const auto report = export_model(model, base, options_for(dir));
   ASSERT_TRUE(report.ok()) << report.status();
@@ -93,7 +93,7 @@ TEST(Export, LoraMergesIntoTheBasesShardsAndLeavesTheRestByteForByte) {
   EXPECT_EQ(merged->folder()->headers().layout(), base.folder()->headers().layout());
   EXPECT_GT(merged->folder()->headers().layout().size(), 2);
   const auto adapter = read_peft_adapter(dir / "export" / "adapter").value();
-  for (const auto& [name, shape] : llama_tensors(base.config())) {
+  for (const auto& [name, shape, role, layer] : TensorTable(base.config())) {
     const at::Tensor expected = merged_from_files(base, adapter, name, shape);
     const at::Tensor stored = merged->tensor(name, shape);
     EXPECT_LT((stored - expected).abs().max().item<float>(), 1e-6) << name;
@@ -111,7 +111,7 @@ TEST(Export, LoraMergesIntoTheBasesShardsAndLeavesTheRestByteForByte) {
 TEST(Export, ReportNamesTheFilesAndFiguresOfTheContract) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   ASSERT_TRUE(export_model(model, base, options_for(dir)).ok());
   const json report = json::parse(read_file(dir / "export" / "merge_report.json").value());
@@ -137,7 +137,7 @@ TEST(Export, FullTuningOfATiedModelKeepsAHeadThatIsStoredTooEqual) {
         BaseWeights::open(
             write_tiny_base(dir / "base", {.tied = true, .head_stored_too = head_stored_too}))
             .value();
-    Llama model = make_model(base, Tuning::full);
+    Decoder model = make_model(base, Tuning::full);
     perturb(model, 0.01);
     const auto report = export_model(model, base, options_for(dir));
     ASSERT_TRUE(report.ok()) << report.status();
@@ -155,7 +155,7 @@ TEST(Export, FullTuningOfATiedModelKeepsAHeadThatIsStoredTooEqual) {
 TEST(Export, Bf16BaseStaysUntouchedInBf16AndIsConvertedForFloat32) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {.dtype = "BF16"})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   const auto report = export_model(model, base, options_for(dir, "bfloat16"));
   ASSERT_TRUE(report.ok()) << report.status();
@@ -163,7 +163,8 @@ TEST(Export, Bf16BaseStaysUntouchedInBf16AndIsConvertedForFloat32) {
   EXPECT_TRUE(
       same_bytes(merged.folder()->raw("lm_head.weight"), base.folder()->raw("lm_head.weight")));
   const auto adapter = read_peft_adapter(dir / "export" / "adapter").value();
-  for (const auto& [name, shape] : llama_tensors(base.config())) {  // rounded once, to nearest
+  for (const auto& [name, shape, role, layer] :
+       TensorTable(base.config())) {  // rounded once, to nearest
     const at::Tensor exact = merged_from_files(base, adapter, name, shape);
     const at::Tensor stored = merged.tensor(name, shape);
     EXPECT_EQ(stored.scalar_type(), at::kBFloat16);
@@ -186,7 +187,7 @@ TEST(Export, ModelComputedInBf16Verifies) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {.dtype = "BF16"})).value();
   for (const Tuning tuning : {Tuning::lora, Tuning::full}) {
-    Llama model = make_model(base, tuning, at::kBFloat16);
+    Decoder model = make_model(base, tuning, at::kBFloat16);
     perturb(model, 0.03);
     const auto report = export_model(model, base, options_for(dir, "bfloat16"));
     ASSERT_TRUE(report.ok()) << report.status();
@@ -197,7 +198,7 @@ TEST(Export, ModelComputedInBf16Verifies) {
 TEST(Export, RandomStartHasConfigTokenizerAndShards) {
   const TempDir dir;
   const BaseWeights base = BaseWeights::random(testing::tiny_config(true), 5, 0.1);
-  Llama model = make_model(base, Tuning::full);
+  Decoder model = make_model(base, Tuning::full);
   perturb(model, 0.01);
   ExportOptions options = options_for(dir);
   options.max_shard_bytes = 20000;
@@ -216,7 +217,7 @@ TEST(Export, RandomStartHasConfigTokenizerAndShards) {
 TEST(Export, UntrainedAdapterIsReportedAndAnErasedDeltaIsRefused) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {.dtype = "BF16"})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   const auto report = export_model(model, base, options_for(dir, "bfloat16"));
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(report->tensors_changed(), 0);
@@ -234,7 +235,7 @@ TEST(Export, UntrainedAdapterIsReportedAndAnErasedDeltaIsRefused) {
 TEST(Export, AWeightThatIsNotFiniteIsNotPublished) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, std::numeric_limits<double>::infinity());
   const Status refused = export_model(model, base, options_for(dir)).status();
   EXPECT_EQ(refused.code(), StatusCode::kOutOfRange) << refused;
@@ -247,7 +248,7 @@ TEST(Export, ALayerThatWasNotMergedShowsInTheLogitsOfABf16ExportToo) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {.dtype = "BF16"})).value();
   for (const at::ScalarType computed_in : {at::kFloat, at::kBFloat16}) {
-    Llama model = make_model(base, Tuning::lora, computed_in);
+    Decoder model = make_model(base, Tuning::lora, computed_in);
     perturb(model, 0.004);
     ExportOptions options = options_for(dir, "bfloat16");
     options.before_verify = [&](const fs::path& folder) {
@@ -274,7 +275,7 @@ TEST(Export, ALayerThatWasNotMergedShowsInTheLogitsOfABf16ExportToo) {
 TEST(Export, ADeltaThatRoundingMostlyTakesIsPublishedWithAWarning) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {.dtype = "BF16"})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.0003);
   const auto report = export_model(model, base, options_for(dir, "bfloat16"));
   ASSERT_TRUE(report.ok()) << report.status();
@@ -288,7 +289,7 @@ TEST(Export, ADeltaThatRoundingMostlyTakesIsPublishedWithAWarning) {
 TEST(Export, WhatIsOnlyConvertedIsCountedApartWithItsRoundingLoss) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   const auto report = export_model(model, base, options_for(dir, "bfloat16"));
   ASSERT_TRUE(report.ok()) << report.status();
@@ -309,7 +310,7 @@ TEST(Export, WhatIsOnlyConvertedIsCountedApartWithItsRoundingLoss) {
 TEST(Export, AskedLastWhetherItMayBePublished) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   ExportOptions options = options_for(dir);
   options.before_publish = [] { return absl::AbortedError("the base changed"); };
@@ -366,7 +367,7 @@ std::vector<Damage> damages() {
 TEST(Export, WhatFailsItsCheckIsNotPublishedAndTheOldExportStays) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   ASSERT_TRUE(export_model(model, base, options_for(dir)).ok());
   const std::string before = read_file(dir / "export" / "merge_report.json").value();
@@ -393,7 +394,7 @@ TEST(Export, WhatFailsItsCheckIsNotPublishedAndTheOldExportStays) {
 TEST(Export, FullDiskIsResourceExhaustedWithNothingPublished) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   ASSERT_NE(std::signal(SIGXFSZ, SIG_IGN), SIG_ERR);
   rlimit before{};
@@ -410,7 +411,7 @@ TEST(Export, FullDiskIsResourceExhaustedWithNothingPublished) {
 TEST(Export, RestsOfAKilledAttemptDoNotMatter) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   fs::create_directories(dir / "export.tmp" / "model");
   ASSERT_TRUE(
@@ -423,7 +424,7 @@ TEST(Export, RestsOfAKilledAttemptDoNotMatter) {
 TEST(Export, BadOptionsAreRefused) {
   const TempDir dir;
   const BaseWeights base = BaseWeights::random(testing::tiny_config(true), 5, 0.1);
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   EXPECT_EQ(export_model(model, base, options_for(dir, "int8")).status().code(),
             StatusCode::kInvalidArgument);
   ExportOptions options = options_for(dir);
@@ -434,7 +435,7 @@ TEST(Export, BadOptionsAreRefused) {
 TEST(Export, OnlyTheAdapterOrOnlyTheModelWhereAskedSo) {
   const TempDir dir;
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
-  Llama model = make_model(base, Tuning::lora);
+  Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   ExportOptions options = options_for(dir);
   options.merged = false;

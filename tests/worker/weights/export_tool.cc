@@ -27,7 +27,8 @@ struct Case {
   bool random = false;
 };
 
-void save_logits(Llama& model, const std::vector<int64_t>& ids, const std::filesystem::path& path) {
+void save_logits(Decoder& model, const std::vector<int64_t>& ids,
+                 const std::filesystem::path& path) {
   const at::Tensor logits = model.logits(one_segment(ids), {.experts_on = false});
   EMOE_CHECK(
       write_tensors(path, {{"ids", at::tensor(ids, at::kLong)}, {"logits", logits}}, {}).ok());
@@ -44,7 +45,7 @@ void make(const Case& wanted, const std::filesystem::path& folder) {
   const BaseWeights base = wanted.random
                                ? BaseWeights::random(testing::tiny_config(wanted.base.tied), 5, 0.1)
                                : BaseWeights::open(folder / "base").value();
-  Llama model = make_model(base, wanted.tuning);
+  Decoder model = make_model(base, wanted.tuning);
   testing::perturb(model, wanted.tuning == Tuning::lora ? 0.1 : 0.02);
   ExportOptions options;
   options.out = folder / "export";
@@ -72,7 +73,7 @@ void write_logits(const std::filesystem::path& folder, const std::filesystem::pa
   const auto base = BaseWeights::open(folder);
   if (!base.ok()) std::fprintf(stderr, "%s\n", base.status().ToString().c_str());
   EMOE_CHECK(base.ok());
-  Llama model({.config = base->config()}, base->source());
+  Decoder model({.config = base->config()}, base->source());
   save_logits(model, probe(), file);
 }
 

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
-#include "format/llama_tensors.h"
+#include "format/tensor_table.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
 #include "worker/model/one_segment.h"
@@ -28,7 +28,7 @@ fs::path shared_folder() {
 EmoeOptions golden_partition(const fs::path& golden) {
   const auto experts =
       nlohmann::json::parse(read_file(golden / "partition-n4" / "experts.json").value());
-  EmoeOptions emoe{.num_experts = 4, .top_k = 2};
+  EmoeOptions emoe{.routing = {.num_experts = 4, .top_k = 2}, .partitions = {}};
   for (const int64_t layer : {2, 4}) {
     Partition& partition = emoe.partitions[layer];
     partition.num_experts = 4;
@@ -47,11 +47,11 @@ TEST(GoldenMerge, AdapterOfTheReferenceMergesToItsFolderAndLogits) {
   ASSERT_TRUE(base.ok()) << base.status();
   const auto adapter = read_peft_adapter(golden / "emoe-lora-all" / "final_adapter");
   ASSERT_TRUE(adapter.ok()) << adapter.status();
-  Llama::Options options;
+  ModelOptions options;
   options.config = base->config();
   options.lora = adapter->lora;
   options.emoe = golden_partition(golden);
-  Llama model(options, base->source());
+  Decoder model(options, base->source());
   ASSERT_TRUE(load_peft_adapter(*adapter, model).ok());
 
   const emoe::testing::TempDir dir;
@@ -61,7 +61,7 @@ TEST(GoldenMerge, AdapterOfTheReferenceMergesToItsFolderAndLogits) {
 
   const auto expected = BaseWeights::open(golden / "merge-emoe-lora-all" / "merged").value();
   const auto merged = BaseWeights::open(dir / "export" / "model").value();
-  for (const auto& [name, shape] : llama_tensors(base->config())) {
+  for (const auto& [name, shape, role, layer] : TensorTable(base->config())) {
     const at::Tensor difference = merged.tensor(name, shape) - expected.tensor(name, shape);
     EXPECT_LT(difference.abs().max().item<float>(), 1e-6) << name;
   }

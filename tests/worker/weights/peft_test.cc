@@ -10,7 +10,6 @@
 #include "tests/worker/weights/tiny_model.h"
 #include "worker/model/one_segment.h"
 #include "worker/tensor/safetensors.h"
-#include "worker/weights/neuron_order.h"
 
 namespace emoe::worker {
 namespace {
@@ -26,38 +25,10 @@ BaseWeights tiny_base() {
   return BaseWeights::random(tiny_config(true), 5, 0.15);
 }
 
-TEST(NeuronOrder, MemoryOrderIsSortedByExpertAndTheWayBackUndoesIt) {
-  Llama model = make_model(tiny_base(), Tuning::full);
-  int permuted = 0;
-  for (const Parameter& parameter : model.parameters()) {
-    const EmoeOptions& emoe = model.options().emoe;
-    const at::Tensor original = at::arange(parameter.tensor.numel()).view(parameter.tensor.sizes());
-    const at::Tensor memory = to_memory_order(parameter, original, emoe);
-    EXPECT_TRUE(at::equal(to_original_order(parameter, memory, emoe), original));
-    if (parameter.permuted_dim < 0) {
-      EXPECT_TRUE(at::equal(memory, original));
-      continue;
-    }
-    ++permuted;
-    const auto& labels = emoe.partitions.at(parameter.layer).labels;
-    int32_t last = 0;
-    for (int64_t j = 0; j < memory.size(parameter.permuted_dim); ++j) {
-      const auto channel = memory.select(parameter.permuted_dim, j).flatten()[0].item<int64_t>();
-      const int64_t row_length = parameter.tensor.size(1);
-      const int32_t label = labels[parameter.permuted_dim == 0 ? channel / row_length : channel];
-      EXPECT_GE(label, last);
-      last = label;
-    }
-    EXPECT_THROW((void)to_memory_order(parameter, original.flatten(), emoe), std::invalid_argument);
-    EXPECT_THROW((void)to_memory_order(parameter, original, EmoeOptions{}), std::invalid_argument);
-  }
-  EXPECT_EQ(permuted, 6);  // gate, up and down of two layers
-}
-
 TEST(Peft, WrittenAdapterIsInTheOriginalOrderAndLoadsIntoAnyPartition) {
   const TempDir dir;
   const BaseWeights base = tiny_base();
-  Llama trained = make_model(base, Tuning::lora);
+  Decoder trained = make_model(base, Tuning::lora);
   perturb(trained, 0.1);
   ASSERT_TRUE(write_peft_adapter(trained, "tiny", dir / "adapter").ok());
 
@@ -70,16 +41,16 @@ TEST(Peft, WrittenAdapterIsInTheOriginalOrderAndLoadsIntoAnyPartition) {
   EXPECT_EQ(adapter->tensors.at(down).sizes(), at::IntArrayRef({4, 48}));
 
   // A dense model without any permutation computes the same function with it.
-  Llama::Options options = trained.options();
+  ModelOptions options = trained.options();
   options.emoe = {};
-  Llama dense(options, base.source());
+  Decoder dense(options, base.source());
   ASSERT_TRUE(load_peft_adapter(*adapter, dense).ok());
   const PackedBatch batch = one_segment({1, 9, 33, 60, 2, 17});
   const ForwardOptions mask_off{.experts_on = false};
   const at::Tensor expected = trained.logits(batch, mask_off);
   EXPECT_LT((dense.logits(batch, mask_off) - expected).abs().max().item<float>(), 1e-4);
   // And back into the converted one: the parameters are bit-equal.
-  Llama again = make_model(base, Tuning::lora);
+  Decoder again = make_model(base, Tuning::lora);
   ASSERT_TRUE(load_peft_adapter(*adapter, again).ok());
   for (size_t i = 0; i < again.parameters().size(); ++i) {
     EXPECT_TRUE(at::equal(again.parameters()[i].tensor, trained.parameters()[i].tensor));
@@ -88,7 +59,7 @@ TEST(Peft, WrittenAdapterIsInTheOriginalOrderAndLoadsIntoAnyPartition) {
 
 TEST(Peft, AdapterThatDoesNotFitTheModelIsRefusedWithEveryDifference) {
   const TempDir dir;
-  Llama model = make_model(tiny_base(), Tuning::lora);
+  Decoder model = make_model(tiny_base(), Tuning::lora);
   ASSERT_TRUE(write_peft_adapter(model, "tiny", dir / "adapter").ok());
   PeftAdapter adapter = read_peft_adapter(dir / "adapter").value();
   const std::string q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
@@ -108,7 +79,7 @@ TEST(Peft, AdapterThatDoesNotFitTheModelIsRefusedWithEveryDifference) {
 
 TEST(Peft, ConfigIsReadStrictly) {
   const TempDir dir;
-  Llama model = make_model(tiny_base(), Tuning::lora);
+  Decoder model = make_model(tiny_base(), Tuning::lora);
   ASSERT_TRUE(write_peft_adapter(model, "tiny", dir / "adapter").ok());
   const auto path = dir / "adapter" / "adapter_config.json";
   const json good = json::parse(read_file(path).value());
@@ -152,7 +123,7 @@ TEST(Peft, ConfigIsReadStrictly) {
 // A model is made with the rank of the settings before a tensor is loaded into it.
 TEST(Peft, TheRankMustBeThatOfTheTensors) {
   const TempDir dir;
-  Llama model = make_model(tiny_base(), Tuning::lora);
+  Decoder model = make_model(tiny_base(), Tuning::lora);
   ASSERT_TRUE(write_peft_adapter(model, "tiny", dir / "adapter").ok());
   const auto path = dir / "adapter" / "adapter_config.json";
   json config = json::parse(read_file(path).value());
@@ -167,7 +138,7 @@ TEST(Peft, TheRankMustBeThatOfTheTensors) {
 TEST(Peft, MissingFilesAndOtherDtypesAreErrors) {
   const TempDir dir;
   EXPECT_EQ(read_peft_adapter(dir.path()).status().code(), StatusCode::kNotFound);
-  Llama model = make_model(tiny_base(), Tuning::lora);
+  Decoder model = make_model(tiny_base(), Tuning::lora);
   ASSERT_TRUE(write_peft_adapter(model, "tiny", dir / "adapter").ok());
   const auto tensors = dir / "adapter" / "adapter_model.safetensors";
   auto writer = SafetensorsWriter::create(tensors, {{"x", "I32", {1}}}, {});
@@ -175,7 +146,7 @@ TEST(Peft, MissingFilesAndOtherDtypesAreErrors) {
   EXPECT_EQ(read_peft_adapter(dir / "adapter").status().code(), StatusCode::kInvalidArgument);
   std::filesystem::remove(tensors);
   EXPECT_EQ(read_peft_adapter(dir / "adapter").status().code(), StatusCode::kNotFound);
-  Llama full = make_model(tiny_base(), Tuning::full);
+  Decoder full = make_model(tiny_base(), Tuning::full);
   EXPECT_EQ(write_peft_adapter(full, "tiny", dir / "full").code(), StatusCode::kInvalidArgument);
 }
 

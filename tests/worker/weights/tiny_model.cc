@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
-#include "format/llama_tensors.h"
+#include "format/tensor_table.h"
 #include "worker/tensor/sharded_writer.h"
 
 namespace emoe::worker::testing {
@@ -37,7 +37,9 @@ std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const
   // Larger than a fresh model's, so that logits spread and a mistake shows.
   const BaseWeights values = BaseWeights::random(config, 5, 0.15);
   std::vector<SafetensorsWriter::Planned> plan;
-  for (const auto& [name, shape] : llama_tensors(config)) plan.push_back({name, tiny.dtype, shape});
+  for (const TensorSpec& spec : TensorTable(config)) {
+    plan.push_back({spec.name, tiny.dtype, spec.shape});
+  }
   if (tiny.head_stored_too) plan.push_back({"lm_head.weight", tiny.dtype, plan[0].shape});
   auto writer = ShardedWriter::create(folder, plan_shards(plan, tiny.max_shard_bytes).value());
   EMOE_CHECK(writer.ok());
@@ -50,8 +52,8 @@ std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const
   return folder;
 }
 
-Llama make_model(const BaseWeights& base, Tuning tuning, at::ScalarType dtype) {
-  Llama::Options options;
+Decoder make_model(const BaseWeights& base, Tuning tuning, at::ScalarType dtype) {
+  ModelOptions options;
   options.config = base.config();
   options.dtype = dtype;
   options.full = tuning == Tuning::full;
@@ -62,8 +64,7 @@ Llama make_model(const BaseWeights& base, Tuning tuning, at::ScalarType dtype) {
         .targets = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
         .seed = 3};
   }
-  options.emoe.num_experts = 4;
-  options.emoe.top_k = 2;
+  options.emoe.routing = {.num_experts = 4, .top_k = 2};
   for (const int64_t layer : {0, 2}) {
     Partition& partition = options.emoe.partitions[layer];
     partition.num_experts = 4;
@@ -73,10 +74,10 @@ Llama make_model(const BaseWeights& base, Tuning tuning, at::ScalarType dtype) {
       partition.labels.push_back((i * 7 + static_cast<int32_t>(layer)) % 4);
     }
   }
-  return Llama(std::move(options), base.source());
+  return Decoder(std::move(options), base.source());
 }
 
-void perturb(Llama& model, double size) {
+void perturb(Decoder& model, double size) {
   const at::NoGradGuard no_grad;
   at::manual_seed(11);
   const bool lora = model.options().lora.rank > 0;

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "worker/model/llama.h"
+#include "worker/model/decoder.h"
 #include "worker/weights/base_weights.h"
 
 namespace emoe::worker::testing {
@@ -26,9 +26,9 @@ enum class Tuning { lora, full };
 
 // The model on that base: rank 4 on all seven linears or full tuning, experts in layers 0 and 2
 // with labels that no sorting leaves in place.
-[[nodiscard]] Llama make_model(const BaseWeights& base, Tuning tuning,
-                               at::ScalarType dtype = at::kFloat);
+[[nodiscard]] Decoder make_model(const BaseWeights& base, Tuning tuning,
+                                 at::ScalarType dtype = at::kFloat);
 // Stands for training: adds noise to every B (or every weight).
-void perturb(Llama& model, double size);
+void perturb(Decoder& model, double size);
 
 }  // namespace emoe::worker::testing

@@ -1,4 +1,4 @@
-#include "worker/emoe/swiglu.h"
+#include "worker/model/swiglu.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

@@ -12,7 +12,6 @@ namespace {
 
 using testing::EngineFixture;
 using testing::max_difference;
-using testing::original_order;
 using testing::relative_difference;
 
 constexpr double kLogitsTolerance = 1e-5;
@@ -32,13 +31,13 @@ void PrintTo(const Case& c, std::ostream* out) {
 
 class LlamaParity : public ::testing::TestWithParam<Case> {
  protected:
-  [[nodiscard]] Llama model() const {
-    Llama::Options options;
+  [[nodiscard]] Decoder model() const {
+    ModelOptions options;
     options.config = EngineFixture::config(GetParam().fixture);
     options.full = GetParam().full;
     if (!options.full) options.lora = EngineFixture::lora();
     if (GetParam().selector) options.emoe = fixture_.emoe(*GetParam().selector);
-    Llama model(options, fixture_.base());
+    Decoder model(options, fixture_.base());
     if (!options.full) fixture_.load_adapter(model);
     return model;
   }
@@ -50,27 +49,27 @@ class LlamaParity : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(LlamaParity, Logits) {
-  Llama llama = model();
+  Decoder llama = model();
   const at::Tensor logits = llama.logits(fixture_.padded(), {});
   EXPECT_LT(max_difference(logits, expected("logits").flatten(0, 1)), kLogitsTolerance);
 }
 
 TEST_P(LlamaParity, TokenLosses) {
-  Llama llama = model();
+  Decoder llama = model();
   const at::Tensor losses = llama.token_losses(fixture_.padded(), {});
   EXPECT_LT(max_difference(losses, expected("losses").flatten()), 5e-6);
 }
 
 TEST_P(LlamaParity, LossAndGradients) {
   for (const PackedBatch& batch : {fixture_.padded(), fixture_.packed()}) {
-    Llama llama = model();
+    Decoder llama = model();
     const at::Tensor loss = llama.loss(batch, {});
     EXPECT_LT(relative_difference(loss, expected("loss")), kLossTolerance);
     loss.backward();
     if (!fixture_.has("case/" + GetParam().name + "/grad/" + llama.parameters()[0].name)) continue;
     for (const auto& parameter : llama.parameters()) {
       ASSERT_TRUE(parameter.tensor.grad().defined()) << parameter.name;
-      const at::Tensor gradient = original_order(llama, parameter, parameter.tensor.grad());
+      const at::Tensor gradient = parameter.to_original(parameter.tensor.grad());
       EXPECT_LT(relative_difference(gradient, expected("grad/" + parameter.name)),
                 kGradientTolerance)
           << parameter.name;
@@ -81,10 +80,10 @@ TEST_P(LlamaParity, LossAndGradients) {
 // In bf16 no two orders of sums agree; both are as far from the exact result.
 TEST(LlamaParityHalf, LogitsAreAsGoodAsTransformers) {
   const EngineFixture fixture;
-  Llama::Options options;
+  ModelOptions options;
   options.config = EngineFixture::config();
   options.dtype = at::kBFloat16;
-  Llama model(options, fixture.base());
+  Decoder model(options, fixture.base());
   const at::Tensor exact = fixture.tensor("case/full-dense/logits").flatten(0, 1);
   const at::Tensor theirs = fixture.tensor("case/bfloat16/logits").flatten(0, 1);
   const at::Tensor ours = model.logits(fixture.padded(), {});

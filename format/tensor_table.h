@@ -1,0 +1,82 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "format/llama_config.h"
+#include "format/weight_headers.h"
+
+namespace emoe {
+
+// What a tensor of a decoder does.
+enum class TensorRole {
+  embedding,   // [vocab, hidden]
+  q,           // [heads * head_dim, hidden]
+  k,           // [kv_heads * head_dim, hidden]
+  v,           // [kv_heads * head_dim, hidden]
+  o,           // [hidden, heads * head_dim]
+  gate,        // [d_ff, hidden]
+  up,          // [d_ff, hidden]
+  down,        // [hidden, d_ff]
+  input_norm,  // [hidden]
+  post_norm,   // [hidden]
+  final_norm,  // [hidden]
+  head,        // [vocab, hidden]
+};
+
+// The linears of a decoder layer ([out, in], y = x W^T), and their names in checkpoints and LoRA
+// targets, in the same order.
+inline constexpr std::array kLinears = {TensorRole::q,   TensorRole::k,    TensorRole::v,
+                                        TensorRole::o,   TensorRole::gate, TensorRole::up,
+                                        TensorRole::down};
+[[nodiscard]] const std::vector<std::string>& linear_names();
+
+struct TensorSpec {
+  std::string name;  // Hugging Face name
+  std::vector<int64_t> shape;
+  TensorRole role = TensorRole::embedding;
+  int64_t layer = -1;  // -1: outside the layers
+
+  // "q_proj" … "down_proj"; empty for what is no linear of a layer.
+  [[nodiscard]] std::string linear() const;
+  // The dimension that counts the neurons of the feed-forward layer: 0 of gate and up, 1 of down,
+  // else -1.
+  [[nodiscard]] int ffn_dim() const;
+};
+
+// The tensors of a model, in the order in which transformers writes them; without the head where it
+// is tied to the embedding. The one place that knows their names and shapes.
+class TensorTable {
+ public:
+  explicit TensorTable(const LlamaConfig& config);
+
+  [[nodiscard]] auto begin() const { return specs_.begin(); }
+  [[nodiscard]] auto end() const { return specs_.end(); }
+  // Null where the model has no tensor of this name.
+  [[nodiscard]] const TensorSpec* find(const std::string& name) const;
+  // Of a role outside the layers, or of one in a layer. The model must have it.
+  [[nodiscard]] const TensorSpec& of(TensorRole role, int64_t layer = -1) const;
+  // The tensor that computes the logits: the head, or the embedding it is tied to.
+  [[nodiscard]] const TensorSpec& output() const;
+
+ private:
+  std::vector<TensorSpec> specs_;
+};
+
+// The head's name, also where a tied model stores it a second time.
+inline constexpr char kHeadName[] = "lm_head.weight";
+
+// True for the rotary buffers that old checkpoints carry; they follow from the configuration.
+[[nodiscard]] bool is_rotary_buffer(const std::string& name);
+
+// Checks that every tensor of the table is there with its shape in F32, BF16 or F16 and that there
+// is nothing else: INVALID_ARGUMENT with all problems at once, what is missing named with `source`.
+// Two extras are known: rotary buffers, and the lm_head of a tied model (whose data are to be the
+// embedding's; headers cannot say).
+[[nodiscard]] Status check_tensors(const WeightHeaders& weights, const LlamaConfig& config,
+                                   const std::string& source);
+
+}  // namespace emoe

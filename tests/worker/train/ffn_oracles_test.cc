@@ -1,0 +1,210 @@
+// Every back-end of the feed-forward layers, driven directly, against what the method says
+// (arXiv 2310.10908, section 3).
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "worker/model/ffn.h"
+#include "worker/train/adamw.h"
+#include "worker/train/flat_parameters.h"
+
+namespace emoe::worker {
+namespace {
+
+constexpr int64_t kTokens = 14;
+constexpr int64_t kHidden = 12;
+constexpr int64_t kFfn = 40;
+constexpr int64_t kExperts = 8;
+constexpr int64_t kRank = 3;
+constexpr double kScale = 0.5;
+
+at::Tensor leaf(at::IntArrayRef shape) {
+  return (at::randn(shape) * 0.4).set_requires_grad(true);
+}
+
+// One converted layer's linears: trained whole, or frozen under adapters.
+class Layer {
+ public:
+  explicit Layer(bool full) {
+    at::manual_seed(full ? 3 : 4);
+    add("gate", weights.gate, {kFfn, kHidden}, full);
+    add("up", weights.up, {kFfn, kHidden}, full);
+    add("down", weights.down, {kHidden, kFfn}, full);
+  }
+
+  [[nodiscard]] FfnOutput forward(const FfnBackend& ffn, const at::Tensor& x,
+                                  const ExpertRouting& routing) const {
+    return ffn.forward(x, weights, &routing, {});
+  }
+
+  // W + s B A, with a graph back to what is trained.
+  [[nodiscard]] static at::Tensor effective(const Linear& linear) {
+    if (linear.master.defined()) return linear.master;
+    const at::Tensor base = linear.weight->product(at::eye(linear.lora.a.size(1))).t();
+    return base + kScale * at::mm(linear.lora.b, linear.lora.a);
+  }
+
+  FfnWeights weights;
+  std::vector<Parameter> parameters;
+
+ private:
+  void add(const std::string& name, Linear& linear, at::IntArrayRef shape, bool full) {
+    if (full) {
+      linear.master = leaf(shape);
+      linear.weight = std::make_shared<DenseMatrix>(linear.master);
+      parameters.push_back({.name = name, .tensor = linear.master});
+      return;
+    }
+    linear.weight = std::make_shared<DenseMatrix>(at::randn(shape) * 0.4);
+    linear.lora = {.a = leaf({kRank, shape[1]}), .b = leaf({shape[0], kRank}), .scale = kScale};
+    parameters.push_back({.name = name + ".a", .tensor = linear.lora.a});
+    parameters.push_back({.name = name + ".b", .tensor = linear.lora.b});
+  }
+};
+
+// The mean pre-activation of an expert is x times the mean of its gate rows, with the
+// weights of the moment.
+class FfnOracles : public ::testing::TestWithParam<std::string> {
+ protected:
+  std::unique_ptr<FfnBackend> ffn_ = ffn_backends().at(GetParam())();
+};
+
+TEST_P(FfnOracles, ScoresAreXTimesTheMeanGateRowsBeforeAndAfterAnUpdate) {
+  for (const bool full : {true, false}) {
+    Layer layer(full);
+    FlatParameters flat(layer.parameters, 0);
+    Adamw adamw({.weight_decay = 0.1}, flat);
+    const at::Tensor x = at::randn({kTokens, kHidden});
+    const auto expected = [&] {
+      const at::Tensor rows = Layer::effective(layer.weights.gate).detach().to(at::kDouble);
+      const at::Tensor means = rows.unflatten(0, {kExperts, kFfn / kExperts}).mean(1);
+      return at::mm(x.to(at::kDouble), means.t());
+    };
+    const at::Tensor before = layer.forward(*ffn_, x, {kExperts, 3}).selection.scores;
+    EXPECT_TRUE(at::allclose(before.to(at::kDouble), expected(), 1e-5, 1e-6));
+    layer.forward(*ffn_, x, {kExperts, 3}).y.square().sum().backward();
+    adamw.update(flat, 0, 0.05, 1.0);
+    const at::Tensor after = layer.forward(*ffn_, x, {kExperts, 3}).selection.scores;
+    EXPECT_TRUE(at::allclose(after.to(at::kDouble), expected(), 1e-5, 1e-6));
+    EXPECT_GT((after - before).abs().max().item<double>(), 0.01) << "the update moved nothing";
+  }
+}
+
+// A sparse back-end in a few lines: only the chosen blocks exist. chosen [T, k].
+at::Tensor gathered_ffn(const at::Tensor& x, const Layer& layer, const at::Tensor& chosen) {
+  const auto blocks = [&](const at::Tensor& rows) {  // [d, h] → [T, k, E, h]
+    return rows.unflatten(0, {kExperts, kFfn / kExperts})
+        .index_select(0, chosen.flatten())
+        .unflatten(0, {chosen.size(0), chosen.size(1)});
+  };
+  const at::Tensor gate =
+      at::einsum("tkeh,th->tke", {blocks(Layer::effective(layer.weights.gate)), x});
+  const at::Tensor up = at::einsum("tkeh,th->tke", {blocks(Layer::effective(layer.weights.up)), x});
+  const at::Tensor down = blocks(Layer::effective(layer.weights.down).t());
+  return at::einsum("tke,tkeh->th", {at::silu(gate) * up, down});
+}
+
+std::vector<at::Tensor> gradients(const at::Tensor& y, const at::Tensor& d, const at::Tensor& x,
+                                  const Layer& layer) {
+  (y * d).sum().backward();
+  std::vector<at::Tensor> result = {x.grad().clone()};
+  x.mutable_grad() = at::Tensor();
+  for (const Parameter& parameter : layer.parameters) {
+    result.push_back(parameter.tensor.grad().clone());
+    parameter.tensor.mutable_grad() = at::Tensor();
+  }
+  return result;
+}
+
+// Back-end and sparse agree on the same indices, forward and all gradients.
+TEST_P(FfnOracles, EqualsASparseGatherOfTheChosenBlocks) {
+  for (const bool full : {true, false}) {
+    for (const Selector selector : {Selector::top, Selector::bottom, Selector::not_top}) {
+      const Layer layer(full);
+      const at::Tensor x = leaf({kTokens, kHidden});
+      const at::Tensor d = at::randn({kTokens, kHidden});
+      const FfnOutput output = layer.forward(*ffn_, x, {kExperts, 3, selector});
+      const at::Tensor chosen = expert_indices(output.selection.mask);
+      ASSERT_EQ(chosen.size(1), selector == Selector::not_top ? kExperts - 3 : 3);
+      const at::Tensor sparse = gathered_ffn(x, layer, chosen.to(at::kLong));
+      EXPECT_TRUE(at::allclose(output.y, sparse, 1e-5, 1e-5));
+      const auto ours = gradients(output.y, d, x, layer);
+      const auto theirs = gradients(sparse, d, x, layer);
+      for (size_t i = 0; i < ours.size(); ++i) {
+        EXPECT_TRUE(at::allclose(ours[i], theirs[i], 1e-4, 1e-5)) << i;
+      }
+    }
+  }
+}
+
+TEST_P(FfnOracles, WithoutRoutingItIsTheDenseFunctionAndAllExpertsAreItsBits) {
+  for (const bool full : {true, false}) {
+    const Layer layer(full);
+    const at::Tensor x = leaf({kTokens, kHidden});
+    const FfnOutput dense = ffn_->forward(x, layer.weights, nullptr, {});
+    EXPECT_FALSE(dense.selection.mask.defined());
+    const at::Tensor plain = at::mm(at::silu(at::mm(x, Layer::effective(layer.weights.gate).t())) *
+                                        at::mm(x, Layer::effective(layer.weights.up).t()),
+                                    Layer::effective(layer.weights.down).t());
+    EXPECT_TRUE(at::allclose(dense.y, plain, 1e-5, 1e-5));
+    const FfnOutput all = layer.forward(*ffn_, x, {kExperts, kExperts});
+    EXPECT_TRUE(at::equal(all.y, dense.y));
+    const at::Tensor d = at::randn({kTokens, kHidden});
+    const auto of_dense = gradients(dense.y, d, x, layer);
+    const auto of_all = gradients(all.y, d, x, layer);
+    for (size_t i = 0; i < of_dense.size(); ++i) {
+      EXPECT_TRUE(at::equal(of_all[i], of_dense[i])) << i;
+    }
+  }
+}
+
+TEST_P(FfnOracles, ChoosingAloneIsTheChoiceOfThePass) {
+  const Layer layer(false);
+  const at::Tensor x = at::randn({kTokens, kHidden});
+  const ExpertRouting routing{kExperts, 3};
+  const Selection alone = choose_experts(x, layer.weights, routing, {});
+  const Selection in_pass = layer.forward(*ffn_, x, routing).selection;
+  EXPECT_TRUE(at::equal(alone.mask, in_pass.mask));
+  EXPECT_TRUE(at::allclose(alone.scores, in_pass.scores, 1e-5, 1e-6));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FfnOracles, ::testing::ValuesIn([] {
+                           std::vector<std::string> names;
+                           for (const auto& [name, make] : ffn_backends()) names.push_back(name);
+                           return names;
+                         }()),
+                         [](const auto& tested) { return tested.param; });
+
+// What a sparse back-end is made of: an expert's blocks give its neurons and its part of the output.
+TEST(WeightMatrix, TheBlocksOfTheExpertsMakeUpTheLayer) {
+  const Layer layer(true);
+  const at::Tensor x = at::randn({kTokens, kHidden});
+  constexpr int64_t kSize = kFfn / kExperts;
+  at::Tensor y;
+  for (int64_t e = 0; e < kExperts; ++e) {
+    const at::Tensor gate = layer.weights.gate.weight->block(0, e * kSize, kSize)->product(x);
+    const at::Tensor up = layer.weights.up.weight->block(0, e * kSize, kSize)->product(x);
+    const at::Tensor part =
+        layer.weights.down.weight->block(1, e * kSize, kSize)->product(at::silu(gate) * up);
+    y = y.defined() ? y + part : part;
+  }
+  const at::Tensor whole = MaskedFfn().forward(x, layer.weights, nullptr, {}).y;
+  EXPECT_TRUE(at::allclose(y, whole.detach(), 1e-5, 1e-5));
+}
+
+TEST(WeightMatrix, TheTransposedProductAddsToWhatIsThere) {
+  const at::Tensor w = at::randn({5, 3});
+  const DenseMatrix matrix(w);
+  const at::Tensor dy = at::randn({7, 5});
+  at::Tensor sum;
+  matrix.add_transposed_product(dy, sum);
+  EXPECT_TRUE(at::equal(sum, at::mm(dy, w)));
+  matrix.add_transposed_product(dy, sum);
+  EXPECT_TRUE(at::allclose(sum, at::mm(dy, w) * 2));
+}
+
+}  // namespace
+}  // namespace emoe::worker

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "worker/model/ffn.h"
+#include "worker/model/model.h"
+#include "worker/model/weight_store.h"
+
+namespace emoe::worker {
+
+// A Llama decoder (RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or own head)
+// with optional LoRA on its linears and optional EMoE masks in some layers, by LibTorch's autograd:
+// each block of a layer is one node that saves what its backward pass needs. Sources: arXiv
+// 2302.13971, 2307.09288; transformers modeling_llama.py for the order of operations in half
+// precision.
+class Decoder final : public Model {
+ public:
+  // Over any store, whose weights fit `options`; the store's layers are acquired pass by pass.
+  Decoder(ModelOptions options, std::unique_ptr<WeightStore> store,
+          std::unique_ptr<FfnBackend> ffn);
+  // With all weights in memory and the back-end that suits the options; see make_model().
+  Decoder(ModelOptions options, const WeightSource& weights);
+
+  [[nodiscard]] const ModelOptions& options() const override { return options_; }
+  void forward(const PackedBatch& batch, const ForwardOptions& forward) override;
+  void backward() override;
+  [[nodiscard]] double take_loss() override;
+  [[nodiscard]] at::Tensor token_losses(const PackedBatch& batch,
+                                        const ForwardOptions& forward) override;
+  [[nodiscard]] at::Tensor logits(const PackedBatch& batch, const ForwardOptions& forward) override;
+  [[nodiscard]] at::Tensor next_token_logits(const std::vector<int64_t>& ids, KvCache& cache,
+                                             const ForwardOptions& forward) override;
+  [[nodiscard]] std::vector<Parameter>& parameters() override { return store_->parameters(); }
+  [[nodiscard]] const std::vector<Parameter>& parameters() const override {
+    return store_->parameters();
+  }
+  void parameters_changed() override { store_->parameters_changed(); }
+
+  // The loss of forward() as an fp32 scalar with its graph.
+  [[nodiscard]] at::Tensor loss(const PackedBatch& batch, const ForwardOptions& forward) const;
+
+ private:
+  struct Targets;
+
+  // The one walk through the layers: x [T, h] of the embedding → [T, h], or the kept rows of it,
+  // after the final norm. `attention` is asked for each layer's.
+  [[nodiscard]] at::Tensor walk(at::Tensor x, const LayerPass& pass,
+                                const std::function<Attention(int64_t layer)>& attention,
+                                const TokenRows& last_rows, const ForwardOptions& forward) const;
+  // Of all tokens of a batch, or of `rows` only.
+  [[nodiscard]] at::Tensor hidden(const PackedBatch& batch, const ForwardOptions& forward,
+                                  const TokenRows& rows) const;
+  // Of the tokens that have a target.
+  [[nodiscard]] at::Tensor hidden_of_targets(const PackedBatch& batch,
+                                             const ForwardOptions& forward,
+                                             const Targets& targets) const;
+  [[nodiscard]] at::Tensor embed(const std::vector<int64_t>& ids) const;
+  [[nodiscard]] LayerPass pass_at(const std::vector<int64_t>& positions,
+                                  const ForwardOptions& forward) const;
+
+  ModelOptions options_;
+  std::unique_ptr<WeightStore> store_;
+  std::unique_ptr<FfnBackend> ffn_;
+  at::Tensor loss_;   // of the forward() that backward() belongs to
+  at::Tensor total_;  // of all since take_loss(), fp64; undefined: none
+};
+
+}  // namespace emoe::worker

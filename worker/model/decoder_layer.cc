@@ -1,0 +1,106 @@
+#include "worker/model/decoder_layer.h"
+
+#include <ATen/ATen.h>
+
+#include "worker/model/rms_norm.h"
+
+namespace emoe::worker {
+namespace {
+
+at::Tensor attention_block(const DecoderLayer& layer, const at::Tensor& x, const LayerPass& pass,
+                           const Attention& attention) {
+  const at::Tensor normed = rms_norm(x, layer.input_norm, pass.config.rms_norm_eps);
+  const auto qkv = apply_linears(normed, {&layer.q, &layer.k, &layer.v}, pass.dropout);
+  const auto heads = [&](const at::Tensor& y) {
+    return y.unflatten(-1, {-1, pass.config.head_dim});
+  };
+  const at::Tensor q = apply_rotary(heads(qkv[0]), pass.rotary);
+  const at::Tensor k = apply_rotary(heads(qkv[1]), pass.rotary);
+  return attention(q, k, heads(qkv[2])).flatten(-2);
+}
+
+// The layer between its attention and its feed-forward part, for some of its tokens.
+struct Middle {
+  at::Tensor residual;  // [M, h]
+  at::Tensor normed;    // [M, h]
+  LoraDropout dropout;
+};
+
+Middle middle_of(const DecoderLayer& layer, const at::Tensor& x, const at::Tensor& attended,
+                 const LayerPass& pass, const at::Tensor& rows) {
+  const auto of_rows = [&](const at::Tensor& all) {
+    return rows.defined() ? all.index_select(0, rows) : all;
+  };
+  Middle middle;
+  middle.dropout = rows.defined() ? pass.dropout.select(rows.to(at::kCPU)) : pass.dropout;
+  middle.residual = of_rows(x) + apply_linear(of_rows(attended), layer.o, middle.dropout);
+  middle.normed = rms_norm(middle.residual, layer.post_norm, pass.config.rms_norm_eps);
+  return middle;
+}
+
+// Adds the choices of the tokens that the layer leaves out.
+Selection with_others(const Selection& kept, const Selection& others, const TokenRows& rows) {
+  const auto merged = [&](const at::Tensor& a, const at::Tensor& b) {
+    at::Tensor all = at::empty({a.size(0) + b.size(0), a.size(1)}, a.options());
+    return all.index_copy_(0, rows.kept, a).index_copy_(0, rows.others, b);
+  };
+  return {merged(kept.mask, others.mask), merged(kept.scores, others.scores)};
+}
+
+Selection choice_of_others(const DecoderLayer& layer, const at::Tensor& x,
+                           const at::Tensor& attended, const LayerPass& pass,
+                           const TokenRows& rows) {
+  const at::NoGradGuard no_grad;
+  const Middle middle = middle_of(layer, x, attended, pass, rows.others);
+  return choose_experts(middle.normed, layer.ffn, *layer.experts, middle.dropout);
+}
+
+}  // namespace
+
+Linear* DecoderLayer::linear(TensorRole role) {
+  switch (role) {
+    case TensorRole::q:
+      return &q;
+    case TensorRole::k:
+      return &k;
+    case TensorRole::v:
+      return &v;
+    case TensorRole::o:
+      return &o;
+    case TensorRole::gate:
+      return &ffn.gate;
+    case TensorRole::up:
+      return &ffn.up;
+    case TensorRole::down:
+      return &ffn.down;
+    default:
+      return nullptr;
+  }
+}
+
+Weight* DecoderLayer::norm(TensorRole role) {
+  if (role == TensorRole::input_norm) return &input_norm;
+  return role == TensorRole::post_norm ? &post_norm : nullptr;
+}
+
+Weight* OuterWeights::of(TensorRole role) {
+  if (role == TensorRole::embedding) return &embedding;
+  if (role == TensorRole::final_norm) return &final_norm;
+  return role == TensorRole::head ? &head : nullptr;
+}
+
+FfnOutput forward_layer(const DecoderLayer& layer, const at::Tensor& x, const LayerPass& pass,
+                        const Attention& attention, const TokenRows& rows) {
+  const at::Tensor attended = attention_block(layer, x, pass, attention);
+  const Middle middle = middle_of(layer, x, attended, pass, rows.kept);
+  const ExpertRouting* routing = layer.experts && pass.experts_on ? &*layer.experts : nullptr;
+  FfnOutput output = pass.ffn.forward(middle.normed, layer.ffn, routing, middle.dropout);
+  output.y = middle.residual + output.y;
+  if (routing != nullptr && rows.others.defined()) {
+    output.selection =
+        with_others(output.selection, choice_of_others(layer, x, attended, pass, rows), rows);
+  }
+  return output;
+}
+
+}  // namespace emoe::worker

@@ -1,0 +1,120 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "format/llama_config.h"
+#include "worker/emoe/neuron_order.h"
+#include "worker/emoe/options.h"
+#include "worker/emoe/selector.h"
+#include "worker/model/batch.h"
+#include "worker/model/lora_options.h"
+
+namespace emoe::worker {
+
+// What is to be computed, and what of it is trained.
+struct ModelOptions {
+  LlamaConfig config;
+  // Of the activations; how a store keeps the frozen weights is its own matter (WeightMatrix).
+  at::ScalarType dtype = at::ScalarType::Float;
+  at::Device device = at::Device(at::DeviceType::CPU);
+  LoraOptions lora;   // rank 0 and full = false: nothing is trainable (evaluation)
+  bool full = false;  // every weight is trainable; the fp32 masters are Parameter::tensor
+  EmoeOptions emoe;
+};
+
+// Gives the base tensor of a Hugging Face name with the shape wanted, in the base's neuron order;
+// throws if it cannot. Called once for each tensor; the result may be a view into a mapped file.
+using WeightSource =
+    std::function<at::Tensor(const std::string& name, const std::vector<int64_t>& shape)>;
+
+// A tensor that training changes. `tensor` is fp32 and in memory order: permuted where its layer is
+// converted.
+struct Parameter {
+  std::string name;  // Hugging Face or PEFT name: "model.layers.0.self_attn.q_proj.weight",
+                     // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+  at::Tensor tensor;
+  bool weight_decay = true;                  // false for tensors of one dimension (norms)
+  int64_t layer = -1;                        // -1: outside the layers
+  int permuted_dim = -1;                     // the d_ff dimension of a converted layer, else -1
+  std::shared_ptr<const NeuronOrder> order;  // null where permuted_dim is -1
+
+  // Anything of the parameter's shape (itself, a gradient, an optimiser moment) between the order
+  // in memory and that of files. Where nothing is permuted: the tensor itself.
+  [[nodiscard]] at::Tensor to_original(const at::Tensor& memory) const {
+    return order == nullptr ? memory : order->to_original(memory, permuted_dim);
+  }
+  [[nodiscard]] at::Tensor to_memory(const at::Tensor& original) const {
+    return order == nullptr ? original : order->to_memory(original, permuted_dim);
+  }
+};
+
+// What one converted layer's gate decided for all T tokens of a batch, padding included.
+struct ExpertChoice {
+  int64_t layer = 0;
+  Selection selection;  // on the model's device
+};
+
+struct ForwardOptions {
+  bool experts_on = true;    // false: the dense function (mask off)
+  bool training = false;     // dropout active
+  int64_t dropout_seed = 0;  // of this step; with row_keys it fixes every random number
+  // Called for each converted layer in order, on the calling thread, where it is set and experts are
+  // on. The selection is there anyway; only for tokens that the last layer leaves out (they have no
+  // target) the gate is computed for it.
+  std::function<void(const ExpertChoice&)> on_choice;
+};
+
+// Keys and values of the tokens seen so far, per layer; for generation. A token copies them all.
+struct KvCache {
+  std::vector<at::Tensor> keys;  // [kv_heads, tokens, head_dim] each
+  std::vector<at::Tensor> values;
+  int64_t length = 0;
+};
+
+// A decoder for causal language modelling, as trainer, evaluation, generation, checkpoints and
+// export see it: batches in, numbers out, parameters. One thread uses it at a time. Errors are
+// exceptions: std::invalid_argument for a batch whose parts do not fit together, and what the
+// numeric library throws (memory, device).
+class Model {
+ public:
+  virtual ~Model() = default;
+  [[nodiscard]] virtual const ModelOptions& options() const = 0;
+
+  // A micro-batch of training. forward() computes its share of the global loss, the sum over its
+  // targets of weight * cross-entropy, and keeps what backward() needs, which adds that loss's
+  // gradients into the grad() of the parameters' tensors.
+  virtual void forward(const PackedBatch& batch, const ForwardOptions& forward) = 0;
+  virtual void backward() = 0;
+  // The sum of the losses of all forward() calls since the last take_loss(); waits for the device.
+  [[nodiscard]] virtual double take_loss() = 0;
+
+  // The rest makes no graph. Unweighted cross-entropy of every token with a target, 0 elsewhere:
+  // [T] fp32.
+  [[nodiscard]] virtual at::Tensor token_losses(const PackedBatch& batch,
+                                                const ForwardOptions& forward) = 0;
+  // [T, vocab] fp32.
+  [[nodiscard]] virtual at::Tensor logits(const PackedBatch& batch,
+                                          const ForwardOptions& forward) = 0;
+  // Logits [vocab] fp32 of the last of `ids`, whose keys and values are appended to the cache.
+  [[nodiscard]] virtual at::Tensor next_token_logits(const std::vector<int64_t>& ids,
+                                                     KvCache& cache,
+                                                     const ForwardOptions& forward) = 0;
+
+  // In a fixed order, the same on every rank.
+  [[nodiscard]] virtual std::vector<Parameter>& parameters() = 0;
+  [[nodiscard]] virtual const std::vector<Parameter>& parameters() const = 0;
+  // To be called when their values were changed, before the next pass.
+  virtual void parameters_changed() = 0;
+};
+
+// The model of these options with all weights in memory. Throws std::invalid_argument for options
+// that do not fit together, and what `weights` throws.
+[[nodiscard]] std::unique_ptr<Model> make_model(ModelOptions options, const WeightSource& weights);
+
+}  // namespace emoe::worker
