@@ -1,4 +1,4 @@
-#include "metrics/fake.h"
+#include "tests/metrics/fake.h"
 
 #include <gtest/gtest.h>
 

@@ -16,10 +16,10 @@
 #include "base/clock.h"
 #include "config/config.h"
 #include "launcher/fake/fake_launcher.h"
-#include "metrics/fake.h"
 #include "server/control/controller.h"
 #include "server/job/job_store.h"
 #include "tests/format/model_folder.h"
+#include "tests/metrics/fake.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe::server {

@@ -2,16 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <utility>
 
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 
-#include "worker/model/decoder.h"
 #include "worker/model/one_segment.h"
-#include "worker/model/streamed_store.h"
+#include "worker/model/streamed_model.h"
 #include "worker/weights/merged_weight.h"
 #include "worker/weights/peft.h"
 
@@ -30,16 +28,16 @@ bool same_bits(const at::Tensor& a, const at::Tensor& b) {
 }
 
 // The tensors of a folder, or of the base, in fp32.
-StreamedStore::Source plain(const BaseWeights& weights) {
-  return [&weights](const TensorSpec& spec) -> StreamedStore::Tensor {
+TensorReader plain(const BaseWeights& weights) {
+  return [&weights](const TensorSpec& spec) -> StreamedTensor {
     return {.values = weights.tensor(spec.name, spec.shape).to(at::kFloat), .lora = {}};
   };
 }
 
 // What is to be written, but for the rounding to the dtype.
-StreamedStore::Source unrounded(const Model& model, const BaseWeights& base) {
+TensorReader unrounded(const Model& model, const BaseWeights& base) {
   return [&model, of_base = plain(base)](const TensorSpec& spec) {
-    StreamedStore::Tensor tensor = of_base(spec);
+    StreamedTensor tensor = of_base(spec);
     tensor.values = merged_weight(model, spec.name, tensor.values);
     return tensor;
   };
@@ -47,10 +45,10 @@ StreamedStore::Source unrounded(const Model& model, const BaseWeights& base) {
 
 // The base with the model's adapters beside it: what was trained, not merged. In full tuning there
 // is nothing to merge.
-StreamedStore::Source unmerged(const Model& model, const BaseWeights& base) {
+TensorReader unmerged(const Model& model, const BaseWeights& base) {
   if (model.options().lora.rank == 0) return unrounded(model, base);
   return [&model, of_base = plain(base)](const TensorSpec& spec) {
-    StreamedStore::Tensor tensor = of_base(spec);
+    StreamedTensor tensor = of_base(spec);
     if (is_trained(model, spec.name)) {
       tensor.lora = {.a = stored_tensor(*find_parameter(model, lora_name(spec.name, 'A'))),
                      .b = stored_tensor(*find_parameter(model, lora_name(spec.name, 'B'))),
@@ -62,16 +60,14 @@ StreamedStore::Source unmerged(const Model& model, const BaseWeights& base) {
 
 // Logits [T, vocab] fp32 of the dense function for the export's probe. Reads and forgets layer by
 // layer, so that a check needs the memory of one layer and not of a second model.
-at::Tensor logits_from(const StreamedStore::Source& source, const LlamaConfig& config,
+at::Tensor logits_from(const TensorReader& source, const LlamaConfig& config,
                        const ExportOptions& options) {
   int64_t layer = -1;
   const auto counted = [&](const TensorSpec& spec) {
     if (std::exchange(layer, spec.layer) != spec.layer) options.on_work_done();
     return source(spec);
   };
-  Decoder decoder({.config = config}, std::make_unique<StreamedStore>(config, counted),
-                  std::make_unique<MaskedFfn>());
-  return decoder.logits(one_segment(options.probe), {.experts_on = false});
+  return make_streamed_model(config, counted)->logits(one_segment(options.probe), {});
 }
 
 void check_changed(const Model& model, const BaseWeights& base, const MergeItem& item,

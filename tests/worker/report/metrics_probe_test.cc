@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "metrics/fake.h"
+#include "tests/metrics/fake.h"
 
 namespace emoe::worker {
 namespace {

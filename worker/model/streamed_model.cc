@@ -1,0 +1,55 @@
+#include "worker/model/streamed_model.h"
+
+#include <utility>
+#include <vector>
+
+#include "worker/model/decoder.h"
+
+namespace emoe::worker {
+namespace {
+
+class StreamedStore final : public WeightStore {
+ public:
+  StreamedStore(const LlamaConfig& config, TensorReader read)
+      : table_(config), read_(std::move(read)) {
+    for (const TensorSpec& spec : table_) {
+      if (Weight* weight = outer_.of(spec.role)) weight->compute = read_(spec).values;
+    }
+    if (config.tie_word_embeddings) outer_.head = outer_.embedding;
+  }
+
+  [[nodiscard]] const OuterWeights& outer() const override { return outer_; }
+  [[nodiscard]] std::shared_ptr<const DecoderLayer> acquire(int64_t index) override {
+    auto layer = std::make_shared<DecoderLayer>();
+    for (const TensorSpec& spec : table_) {
+      if (spec.layer != index) continue;
+      StreamedTensor tensor = read_(spec);
+      if (Linear* linear = layer->linear(spec.role)) {
+        linear->weight = std::make_shared<DenseMatrix>(std::move(tensor.values));
+        linear->lora = std::move(tensor.lora);
+      } else {
+        layer->norm(spec.role)->compute = std::move(tensor.values);
+      }
+    }
+    return layer;
+  }
+  void prefetch(int64_t /*index*/) override {}
+  [[nodiscard]] std::vector<Parameter>& parameters() override { return none_; }
+  void parameters_changed() override {}
+
+ private:
+  TensorTable table_;
+  TensorReader read_;
+  OuterWeights outer_;
+  std::vector<Parameter> none_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_streamed_model(const LlamaConfig& config, TensorReader read) {
+  return std::make_unique<Decoder>(ModelOptions{.config = config},
+                                   std::make_unique<StreamedStore>(config, std::move(read)),
+                                   ffn_backends().at("masked")());
+}
+
+}  // namespace emoe::worker
