@@ -27,30 +27,29 @@ missing_packages() {
   done
 }
 
-install_packages() {
-  local missing sudo=()
-  missing=$(missing_packages "$@")
-  if [ -z "$missing" ]; then
-    say "Debian packages: all there"
-    return
-  fi
-  command -v apt-get >/dev/null || die "this set-up needs Debian 12's apt-get; install by hand: $missing"
+# prepare_apt: package lists of today, and no package left half configured by an interrupted run (apt-get then refuses all
+# work). Another package manager at work makes dpkg fail; apt-get waits for it.
+prepare_apt() {
+  command -v apt-get >/dev/null || die "this set-up needs Debian 12's apt-get; install by hand:" "$@"
   if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || die "run as root or install sudo; missing packages: $missing"
+    command -v sudo >/dev/null || die "run as root or install sudo; missing packages:" "$@"
     sudo=(sudo)
   fi
-  # shellcheck disable=SC2086  # one word each is wanted
-  say "Debian packages: installing" $missing
-  # shellcheck disable=SC2086
-  run_apt $missing >build/apt.log 2>&1 || { tail -n 20 build/apt.log >&2; die "apt-get failed; see build/apt.log"; }
+  apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+  : >build/apt.log
+  logged "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a || true
+  logged "${apt[@]}" update || apt_failed
 }
 
-run_apt() {
-  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
-  # An interrupted run may have left packages half configured, and then apt-get refuses all work. Another package manager
-  # at work makes this fail; apt-get waits for it.
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a || true
-  "${sudo[@]}" "${apt[@]}" update && "${sudo[@]}" "${apt[@]}" install -y --no-install-recommends "$@"
+install_packages() {
+  logged "${apt[@]}" install -y --no-install-recommends "$@" || apt_failed
+}
+
+logged() { "$@" >>build/apt.log 2>&1; }
+
+apt_failed() {
+  tail -n 20 build/apt.log >&2
+  die "apt-get failed; see build/apt.log"
 }
 
 # install_wheels WHAT REQUIREMENTS: pinned wheels without their dependencies, which would bring 3 GB of CUDA.
@@ -72,13 +71,33 @@ install_wheels() {
   touch "$stamp"
 }
 
+install_all_wheels() {
+  install_wheels LibTorch tools/python/requirements-build.txt
+  if [ "$profile" = test ]; then
+    install_wheels "Python test environment (transformers, PEFT, grpcio)" tools/python/requirements-test.txt
+  fi
+}
+
 mkdir -p build
-if [ "$profile" = test ]; then
-  install_packages tools/setup/packages.txt tools/setup/packages-test.txt
-else
-  install_packages tools/setup/packages.txt
+lists=(tools/setup/packages.txt)
+if [ "$profile" = test ]; then lists+=(tools/setup/packages-test.txt); fi
+mapfile -t missing < <(missing_packages "${lists[@]}")
+if [ "${#missing[@]}" = 0 ]; then
+  say "Debian packages: all there"
+  install_all_wheels
+  exit
 fi
-install_wheels LibTorch tools/python/requirements-build.txt
-if [ "$profile" = test ]; then
-  install_wheels "Python test environment (transformers, PEFT, grpcio)" tools/python/requirements-test.txt
-fi
+
+# What pip needs comes first; then the wheels are fetched while apt-get works.
+say "Debian packages: installing ${missing[*]}"
+sudo=() apt=()
+prepare_apt "${missing[@]}"
+install_packages ca-certificates python3 python3-venv
+set -m # a process group of its own, which an early end of this script takes with it
+install_all_wheels &
+wheels=$!
+set +m
+trap 'kill -- "-$wheels" 2>/dev/null || true' EXIT
+install_packages "${missing[@]}"
+wait "$wheels"
+trap - EXIT
