@@ -46,8 +46,8 @@ const std::vector<std::string>& linear_names() {
 }
 
 std::string TensorSpec::linear() const {
-  const auto* found = std::find(kLinears.begin(), kLinears.end(), role);
-  return found == kLinears.end() ? "" : linear_names()[found - kLinears.begin()];
+  const int index = linear_index(role);
+  return index < 0 ? "" : linear_names()[index];
 }
 
 int TensorSpec::ffn_dim() const {
@@ -60,21 +60,19 @@ TensorTable::TensorTable(const LlamaConfig& config) {
   const int64_t q = config.num_attention_heads * config.head_dim;
   const int64_t kv = config.num_key_value_heads * config.head_dim;
   const int64_t wide = config.intermediate_size;
-  const std::array<std::vector<int64_t>, kLinears.size()> shapes = {{{q, hidden},
-                                                                     {kv, hidden},
-                                                                     {kv, hidden},
-                                                                     {hidden, q},
-                                                                     {wide, hidden},
-                                                                     {wide, hidden},
-                                                                     {hidden, wide}}};
+  const std::vector<std::vector<int64_t>> shapes = {// in the order of linear_names()
+                                                    {q, hidden},   {kv, hidden},   {kv, hidden},
+                                                    {hidden, q},   {wide, hidden}, {wide, hidden},
+                                                    {hidden, wide}};
   const std::vector<int64_t> vocabulary = {config.vocab_size, hidden};
   specs_.push_back({"model.embed_tokens.weight", vocabulary, TensorRole::embedding});
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
     const std::string prefix = absl::StrCat("model.layers.", l, ".");
-    for (size_t i = 0; i < kLinears.size(); ++i) {
-      const char* block = kLinears[i] < TensorRole::gate ? "self_attn." : "mlp.";
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      const auto role = static_cast<TensorRole>(static_cast<size_t>(TensorRole::q) + i);
+      const char* block = role < TensorRole::gate ? "self_attn." : "mlp.";
       specs_.push_back(
-          {absl::StrCat(prefix, block, linear_names()[i], ".weight"), shapes[i], kLinears[i], l});
+          {absl::StrCat(prefix, block, linear_names()[i], ".weight"), shapes[i], role, l});
     }
     specs_.push_back({prefix + "input_layernorm.weight", {hidden}, TensorRole::input_norm, l});
     specs_.push_back(

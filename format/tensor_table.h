@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -27,12 +26,14 @@ enum class TensorRole {
   head,        // [vocab, hidden]
 };
 
-// The linears of a decoder layer ([out, in], y = x W^T), and their names in checkpoints and LoRA
-// targets, in the same order.
-inline constexpr std::array kLinears = {TensorRole::q,   TensorRole::k,    TensorRole::v,
-                                        TensorRole::o,   TensorRole::gate, TensorRole::up,
-                                        TensorRole::down};
+// The linears of a decoder layer ([out, in], y = x W^T) as checkpoints and LoRA targets name them,
+// in the order of their roles: "q_proj" … "down_proj".
 [[nodiscard]] const std::vector<std::string>& linear_names();
+// The place of a role in linear_names(); -1 for what is no linear of a layer.
+[[nodiscard]] constexpr int linear_index(TensorRole role) {
+  const int index = static_cast<int>(role) - static_cast<int>(TensorRole::q);
+  return index >= 0 && role <= TensorRole::down ? index : -1;
+}
 
 struct TensorSpec {
   std::string name;  // Hugging Face name

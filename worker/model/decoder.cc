@@ -121,8 +121,8 @@ at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forwa
   return rms_norm(x, store_->outer().final_norm, options_.config.rms_norm_eps);
 }
 
-// Behind the last layer's attention only the targets matter. Whoever observes the experts is told of
-// all tokens, though: where the last layer is converted, it chooses for the others too.
+// Behind the last layer's attention only the targets matter. An observer of the experts is told of
+// all tokens all the same: where the last layer is converted, it chooses for the others too.
 at::Tensor Decoder::hidden_of_targets(const PackedBatch& batch, const ForwardOptions& forward,
                                       const Targets& targets) const {
   TokenRows rows{.kept = targets.rows, .others = {}};

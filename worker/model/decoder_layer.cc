@@ -1,5 +1,7 @@
 #include "worker/model/decoder_layer.h"
 
+#include <array>
+
 #include <ATen/ATen.h>
 
 #include "worker/model/rms_norm.h"
@@ -58,24 +60,9 @@ Selection choice_of_others(const DecoderLayer& layer, const at::Tensor& x,
 }  // namespace
 
 Linear* DecoderLayer::linear(TensorRole role) {
-  switch (role) {
-    case TensorRole::q:
-      return &q;
-    case TensorRole::k:
-      return &k;
-    case TensorRole::v:
-      return &v;
-    case TensorRole::o:
-      return &o;
-    case TensorRole::gate:
-      return &ffn.gate;
-    case TensorRole::up:
-      return &ffn.up;
-    case TensorRole::down:
-      return &ffn.down;
-    default:
-      return nullptr;
-  }
+  const std::array all = {&q, &k, &v, &o, &ffn.gate, &ffn.up, &ffn.down};
+  const int index = linear_index(role);
+  return index < 0 ? nullptr : all[index];
 }
 
 Weight* DecoderLayer::norm(TensorRole role) {

@@ -111,9 +111,8 @@ class ResidentStore::Loader {
     lora.a = on_device(to_memory(spec, a, a_dim));
     lora.b = on_device(at::zeros({spec.shape[0], options.rank}, at::kFloat));
     lora.scale = options.scale();
-    const auto* number = std::find(kLinears.begin(), kLinears.end(), spec.role);
     lora.stream = derive_key(static_cast<uint64_t>(spec.layer),
-                             static_cast<uint64_t>(number - kLinears.begin()));
+                             static_cast<uint64_t>(linear_index(spec.role)));
     add_parameter(spec, a_name, lora.a, a_dim);
     add_parameter(spec, lora_name(spec.name, 'B'), lora.b, spec.ffn_dim() == 0 ? 0 : -1);
   }

@@ -143,7 +143,7 @@ Result<CheckpointFolder> CheckpointStore::save(const Checkpoint& checkpoint) con
   const auto unfinished = folder_ / (folder_name(step) + ".tmp");
   EMOE_RETURN_IF_ERROR(remove_tree(unfinished));
   Status status = write_files(unfinished, checkpoint);
-  // One of this step that is there already is torn or of an abandoned course.
+  // A folder of this step that exists was found invalid, or belongs to an abandoned run: replace it.
   if (status.ok()) status = remove_tree(path);
   if (status.ok()) status = rename_durably(unfinished, path);
   if (!status.ok()) {

@@ -16,7 +16,7 @@
 namespace emoe::worker {
 namespace {
 
-// How far the folder's logits may be off, of what training changed in them.
+// The largest allowed error of the folder's logits, as a part of their change by training.
 constexpr double kPartOfChange = 0.25;
 
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {

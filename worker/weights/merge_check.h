@@ -9,8 +9,8 @@
 
 namespace emoe::worker {
 
-// Opens the written folder again and compares every tensor with what it must hold, and the logits of
-// options.probe. What is wrong goes to report.problems, what was found to its other fields.
+// Opens the written folder again and compares every tensor with the merge, and the logits of
+// options.probe with the model's. Faults go to report.problems, figures to its other fields.
 void check_merged_model(Model& model, const BaseWeights& base, const MergePlan& plan,
                         const ExportOptions& options, const std::filesystem::path& folder,
                         ExportReport& report);
