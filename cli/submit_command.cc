@@ -1,5 +1,6 @@
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include <absl/strings/str_cat.h>
@@ -31,9 +32,7 @@ Result<config::LoadedJob> load(const SubmitOptions& options) {
   auto job = config::load_job(options.file, options.set, diagnostics);
   if (!job.ok()) return job;
   if (!diagnostics.empty()) {
-    const v1::JobSpec resolved = config::resolve(job->spec);
-    config::validate(resolved, job->locations, diagnostics);
-    config::reject_unsupported(resolved, job->locations, diagnostics);
+    (void)config::check(job->spec, job->locations, std::nullopt, diagnostics);
     return diagnostics.to_status();
   }
   std::error_code error;

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,7 @@ struct LoadedJob {
 // Reads a job file and applies `overrides` ("optimizer.learning_rate=1e-4", later ones win).
 // Structure only: unknown keys (with near misses), wrong types and malformed YAML are added to
 // `diagnostics` with "file:line" each; what reads well is in the answer all the same. Callers go on
-// with resolve(), validate() and the rest into the same `diagnostics`, and report all of it at once.
+// with check() into the same `diagnostics`, and report all of it at once.
 // An error (NOT_FOUND, …) only if the file cannot be read.
 [[nodiscard]] Result<LoadedJob> load_job(const std::filesystem::path& file,
                                          const std::vector<std::string>& overrides,
@@ -37,26 +38,21 @@ struct LoadedJob {
 // The spec with every default filled in; a resolved spec resolves to itself.
 [[nodiscard]] v1::JobSpec resolve(const v1::JobSpec& spec);
 
-// Every rule that needs nothing but the resolved spec: ranges, allowed words, required keys, rules
-// across keys, and those of the shape of a random start. A violation's location is that of its key
-// where `locations` knows it. Here and in the two below: what `diagnostics` says of a key already,
-// or of a mapping around it, is not said again.
-void validate(const v1::JobSpec& resolved, const KeyLocations& locations, Diagnostics& diagnostics);
-
-// What a spec asks for and this version does not do yet (a violation each, the reason says what
-// works instead).
-void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locations,
-                        Diagnostics& diagnostics);
-
-// Rules that need the model's shape (worker and coordinator read config.json their own way and hand
-// it over).
+// What the rules about the model need to know of it (its config.json, read through format/).
 struct ModelShape {
   int64_t num_hidden_layers = 0;
   int64_t intermediate_size = 0;
   int64_t max_position_embeddings = 0;
 };
-void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape,
-                            const KeyLocations& locations, Diagnostics& diagnostics);
+
+// All that can be checked of a spec without its files: fills in the defaults, then applies ranges,
+// allowed words, required keys and rules across keys, says what this version does not do yet (and
+// what works instead), and applies the rules about the model where `shape` is known; a random start
+// brings its own shape. A violation's location is that of its key where `locations` knows it. A key
+// that `diagnostics` names already, or that lies inside one it names, is not reported again.
+// Returns the resolved spec, which is good if nothing was added.
+[[nodiscard]] v1::JobSpec check(const v1::JobSpec& spec, const KeyLocations& locations,
+                                const std::optional<ModelShape>& shape, Diagnostics& diagnostics);
 // The converted layers a spec names in a model of so many layers, ascending.
 [[nodiscard]] std::vector<int64_t> converted_layers(const v1::JobSpec& resolved,
                                                     int64_t num_hidden_layers);

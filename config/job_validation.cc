@@ -75,6 +75,15 @@ void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape
               KeyReporter(locations, diagnostics));
 }
 
+v1::JobSpec check(const v1::JobSpec& spec, const KeyLocations& locations,
+                  const std::optional<ModelShape>& shape, Diagnostics& diagnostics) {
+  v1::JobSpec resolved = resolve(spec);
+  validate(resolved, locations, diagnostics);
+  reject_unsupported(resolved, locations, diagnostics);
+  if (shape) validate_against_model(resolved, *shape, locations, diagnostics);
+  return resolved;
+}
+
 void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locations,
                         Diagnostics& diagnostics) {
   check_rules(unsupported_rules(), {.spec = resolved}, KeyReporter(locations, diagnostics));

@@ -35,6 +35,14 @@ class KeyReporter {
   size_t earlier_;  // the first so many violations were there before
 };
 
+// The parts of check(), for a spec with its defaults. Each reports what the others do not: a key
+// that `diagnostics` named before the call is passed over.
+void validate(const v1::JobSpec& resolved, const KeyLocations& locations, Diagnostics& diagnostics);
+void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locations,
+                        Diagnostics& diagnostics);
+void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape,
+                            const KeyLocations& locations, Diagnostics& diagnostics);
+
 // Fills absent fields with their defaults, in the order of the schema. `derive` may give a default
 // (as YAML) that depends on other keys; an empty text leaves it to the row.
 using DerivedDefault = std::function<std::string(const std::string& key)>;

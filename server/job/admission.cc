@@ -124,19 +124,20 @@ bool add_problems(const std::string& key, const Status& status, Diagnostics& dia
   return !status.ok();
 }
 
-// Everything but the weights' data: config.json, the headers of all shards, every tensor's shape.
-void check_model(const fs::path& folder, const v1::JobSpec& resolved, Diagnostics& diagnostics) {
+// Everything but the weights' data: config.json, the headers of all shards, every tensor's shape;
+// and the tokenizer's file. Nothing where config.json cannot be used.
+std::optional<config::ModelShape> check_model(const fs::path& folder, Diagnostics& diagnostics) {
   constexpr char kKey[] = "model.path";
+  add_problems(kKey, tokenizer_file(folder).status(), diagnostics);
   const auto config = LlamaConfig::read(folder / "config.json");
-  if (add_problems(kKey, config.status(), diagnostics)) return;
-  config::validate_against_model(resolved,
-                                 {.num_hidden_layers = config->num_hidden_layers,
-                                  .intermediate_size = config->intermediate_size,
-                                  .max_position_embeddings = config->max_position_embeddings},
-                                 {}, diagnostics);
+  if (add_problems(kKey, config.status(), diagnostics)) return std::nullopt;
   const auto weights = read_weight_headers(folder);
-  if (add_problems(kKey, weights.status(), diagnostics)) return;
-  add_problems(kKey, check_tensors(*weights, *config, folder.string()), diagnostics);
+  if (!add_problems(kKey, weights.status(), diagnostics)) {
+    add_problems(kKey, check_tensors(*weights, *config, folder.string()), diagnostics);
+  }
+  return config::ModelShape{.num_hidden_layers = config->num_hidden_layers,
+                            .intermediate_size = config->intermediate_size,
+                            .max_position_embeddings = config->max_position_embeddings};
 }
 
 // The number of its rows; nothing if something is wrong with the file.
@@ -175,15 +176,14 @@ void check_data(const v1::JobSpec& spec, const PathCheck& paths, Diagnostics& di
 
 v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
                   Diagnostics& diagnostics) {
-  v1::JobSpec resolved = config::resolve(spec);
-  config::validate(resolved, {}, diagnostics);
-  config::reject_unsupported(resolved, {}, diagnostics);
+  v1::JobSpec given = spec;
   PathCheck paths(config, diagnostics);
-  config::change_paths(resolved, std::ref(paths));
-  if (paths.usable("model.path") && !resolved.model().has_init()) {
-    check_model(resolved.model().path(), resolved, diagnostics);
-    add_problems("model.path", tokenizer_file(resolved.model().path()).status(), diagnostics);
+  config::change_paths(given, std::ref(paths));
+  std::optional<config::ModelShape> shape;
+  if (paths.usable("model.path") && !given.model().has_init()) {
+    shape = check_model(given.model().path(), diagnostics);
   }
+  const v1::JobSpec resolved = config::check(given, {}, shape, diagnostics);
   if (paths.usable("model.init.tokenizer")) {
     add_problems("model.init.tokenizer",
                  tokenizer_file(resolved.model().init().tokenizer()).status(), diagnostics);

@@ -34,7 +34,7 @@ std::set<std::string> paths_of(const v1::UpdateJobRequest& request) {
 // The new values obey the same rules as in a spec; what else a spec needs is no matter here.
 void check_values(const v1::UpdateJobRequest& request, Diagnostics& problems) {
   Diagnostics all;
-  config::validate(config::resolve(request.spec()), {}, all);
+  (void)config::check(request.spec(), {}, std::nullopt, all);
   for (const Violation& violation : all.violations()) {
     for (const std::string& path : paths_of(request)) {
       if (violation.field == path || violation.field.starts_with(path + ".")) {

@@ -17,12 +17,12 @@ class AttemptMonitor {
  public:
   struct Config {
     int ranks = 1;
-    std::chrono::milliseconds join_timeout{120'000};
-    std::chrono::milliseconds session_timeout{30'000};
-    // To get on is to enter another step, phase or collective, or to have one more piece of work
-    // done (RankPulse::work_done): whatever a rank does, at the most a micro-batch, a tensor or a
-    // collective lies between two signs of it.
-    std::chrono::milliseconds progress_timeout{300'000};
+    std::chrono::milliseconds join_timeout{};
+    std::chrono::milliseconds session_timeout{};
+    // Progress is any change of step, phase, collective counters or work done
+    // (RankPulse::work_done). Whatever a rank does, no more than a micro-batch, a tensor or a
+    // collective lies between two of them.
+    std::chrono::milliseconds progress_timeout{};
   };
   struct Alarm {
     bool operator==(const Alarm&) const = default;

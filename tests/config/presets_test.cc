@@ -26,9 +26,7 @@ v1::JobSpec load(const fs::path& file) {
   const auto job = load_job(file, {}, diagnostics);
   EXPECT_TRUE(job.ok()) << job.status();
   if (!job.ok()) return {};
-  v1::JobSpec resolved = resolve(job->spec);
-  validate(resolved, job->locations, diagnostics);
-  reject_unsupported(resolved, job->locations, diagnostics);
+  const v1::JobSpec resolved = check(job->spec, job->locations, std::nullopt, diagnostics);
   EXPECT_TRUE(diagnostics.empty()) << file << diagnostics.to_status();
   return resolved;
 }

@@ -7,6 +7,7 @@
 
 #include "base/diagnostics.h"
 #include "config/config.h"
+#include "config/validation.h"
 
 namespace emoe::config {
 

@@ -107,6 +107,12 @@ class CoordinatorTest : public ::testing::Test {
     config_.output_root = dir_ / "outputs";
     config_.worker_program = "/opt/emoe-worker";
     config_.slots_total = 2;
+    config_.join_timeout = std::chrono::seconds(120);
+    config_.session_timeout = std::chrono::seconds(30);
+    config_.progress_timeout = std::chrono::seconds(300);
+    config_.stop_grace = std::chrono::seconds(30);
+    config_.reconnect_grace = std::chrono::seconds(600);
+    config_.retry_pause = std::chrono::seconds(5);
   }
 
   void start_controller() {

@@ -136,8 +136,8 @@ JobPlan::Export export_of(const v1::JobSpec& spec) {
           .verify = spec.export_().verify()};
 }
 
-// What is left after clearing all that changes no number beyond rounding. Files are told apart by
-// content elsewhere.
+// The spec reduced to the keys that influence the trained weights. Input files are compared by hash,
+// see content_hash.h.
 std::string identity_of_spec(v1::JobSpec spec) {
   spec.clear_name();
   spec.clear_labels();
@@ -188,25 +188,27 @@ config::ModelShape shape_of(const LlamaConfig& config) {
           .max_position_embeddings = config.max_position_embeddings};
 }
 
-// The model's configuration, once the spec holds for it. Throws everything that `diagnostics` has by
-// then: a config.json that cannot be used is one problem among others, and decides the exit code
-// only when it is alone.
-LlamaConfig config_or_throw(const v1::JobSpec& spec, const config::KeyLocations& locations,
-                            Diagnostics& diagnostics) {
-  const std::filesystem::path folder = spec.model().path();
-  if (spec.model().has_init() || folder.empty()) {
+// The spec with its defaults and the configuration of its model. Throws every problem there is: a
+// config.json that cannot be used is one among others, and decides the exit code only when it is
+// alone.
+std::pair<v1::JobSpec, LlamaConfig> check_or_throw(const config::LoadedJob& job,
+                                                   Diagnostics& diagnostics) {
+  const std::filesystem::path folder = job.spec.model().path();
+  if (job.spec.model().has_init() || folder.empty()) {
+    v1::JobSpec spec = config::check(job.spec, job.locations, std::nullopt, diagnostics);
     throw_if_any(diagnostics);
-    return config_of_init(spec.model().init());  // validate() has judged its shape
+    return {spec, config_of_init(spec.model().init())};
   }
   Result<LlamaConfig> config = LlamaConfig::read(folder / "config.json");
-  if (config.ok()) {
-    config::validate_against_model(spec, shape_of(*config), locations, diagnostics);
-  } else if (!diagnostics.empty()) {
-    diagnostics.add(config::locate(locations, "model.path"), "model.path",
+  std::optional<config::ModelShape> shape;
+  if (config.ok()) shape = shape_of(*config);
+  v1::JobSpec spec = config::check(job.spec, job.locations, shape, diagnostics);
+  if (!config.ok() && !diagnostics.empty()) {
+    diagnostics.add(config::locate(job.locations, "model.path"), "model.path",
                     std::string(config.status().message()));
   }
   throw_if_any(diagnostics);
-  return input_or_throw(std::move(config));
+  return {std::move(spec), input_or_throw(std::move(config))};
 }
 
 // What `logits` takes from a job: nothing else of it need be good.
@@ -220,11 +222,7 @@ bool concerns_logits(const Violation& violation) {
 JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::string>& overrides) {
   Diagnostics diagnostics;
   const config::LoadedJob loaded = load_or_throw(job_file, overrides, diagnostics);
-  const v1::JobSpec spec = config::resolve(loaded.spec);
-  config::validate(spec, loaded.locations, diagnostics);
-  config::reject_unsupported(spec, loaded.locations, diagnostics);
-  LlamaConfig config = config_or_throw(spec, loaded.locations, diagnostics);
-
+  auto [spec, config] = check_or_throw(loaded, diagnostics);
   JobPlan plan;
   plan.ranks = spec.parallel().ranks();
   plan.threads_per_rank = spec.resources().threads_per_rank();
@@ -263,17 +261,15 @@ std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes) {
 LogitsPlan plan_logits(const std::filesystem::path& job_file,
                        const std::filesystem::path& partition, const LlamaConfig& config) {
   Diagnostics all;
-  config::LoadedJob loaded = load_or_throw(job_file, {}, all);
+  const config::LoadedJob loaded = load_or_throw(job_file, {}, all);
   const size_t structure = all.violations().size();
-  v1::JobSpec spec = config::resolve(loaded.spec);
-  spec.mutable_model()->clear_init();  // the shape is that of the model at hand
-  if (!partition.empty() && spec.has_emoe()) {
-    spec.mutable_emoe()->mutable_partition()->set_method("file");
-    spec.mutable_emoe()->mutable_partition()->set_path(partition.string());
+  v1::JobSpec given = loaded.spec;
+  given.mutable_model()->clear_init();  // the shape is that of the model at hand
+  if (!partition.empty() && given.has_emoe()) {
+    given.mutable_emoe()->mutable_partition()->set_method("file");
+    given.mutable_emoe()->mutable_partition()->set_path(partition.string());
   }
-  config::validate(spec, loaded.locations, all);
-  config::reject_unsupported(spec, loaded.locations, all);
-  config::validate_against_model(spec, shape_of(config), loaded.locations, all);
+  const v1::JobSpec spec = config::check(given, loaded.locations, shape_of(config), all);
   if (!partition.empty() && spec.emoe().experts() == 0) {
     all.add(config::locate(loaded.locations, "emoe"), "emoe",
             "--partition is of no use without experts");
