@@ -41,7 +41,7 @@ bool is_null(const YAML::Node& node) {
   return scalar && scalar->kind == ScalarKind::null;
 }
 
-// What a key that is no plain text is called in messages.
+// The name in messages of a key that is no plain text.
 std::string key_text(const YAML::Node& key) {
   return key.IsScalar() ? key.Scalar() : "?";
 }

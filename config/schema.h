@@ -29,7 +29,7 @@ struct Bound {
 
 constexpr int kMaxEntries = 4096;  // of a list; rules may search one once for each element
 
-// What is known about one key. Every field of a schema's message has one of these, in the order of
+// Default, range and words of one key. Every field of a schema's message has one of these, in the order of
 // the proto file (a test compares them by reflection).
 struct FieldRule {
   std::string key;       // "optimizer.learning_rate"

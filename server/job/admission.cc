@@ -64,7 +64,7 @@ class PathCheck {
   PathCheck(const AdmissionConfig& config, Diagnostics& diagnostics)
       : roots_(config.allowed_roots), diagnostics_(diagnostics) {}
 
-  // What the spec is to say instead of `path`.
+  // The path the spec is to have: with allowed roots, the one that its links lead to.
   std::string operator()(const std::string& key, const fs::path& path) {
     const std::string reason = fault_of(key, path);
     if (reason.empty()) {
@@ -116,7 +116,7 @@ class PathCheck {
   std::set<std::string> usable_;
 };
 
-// What is wrong with a model's files is wrong with the key that names them.
+// Reports the problems of a model's files under the key that names them; false: there was none.
 bool add_problems(const std::string& key, const Status& status, Diagnostics& diagnostics) {
   const std::vector<Violation> violations = violations_of(status);
   for (const Violation& violation : violations) diagnostics.add(key, to_string(violation));

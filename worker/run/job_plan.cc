@@ -159,14 +159,19 @@ std::string identity_of_spec(v1::JobSpec spec) {
   return config::to_yaml(spec);
 }
 
+const google::protobuf::FieldDescriptor* stored_field(const ContentField& content) {
+  const auto* field = v1::Hashes::descriptor()->FindFieldByName(content.key);
+  EMOE_CHECK(field != nullptr, content.key);
+  return field;
+}
+
 ContentHashes hashes_of(const v1::JobSpec& spec) {
-  return {.model = spec.hashes().model(),
-          .tokenizer = spec.hashes().tokenizer(),
-          .train = spec.hashes().train(),
-          .eval = spec.hashes().eval(),
-          .program = spec.hashes().program(),
-          .adapter = spec.hashes().adapter(),
-          .partition = spec.hashes().partition()};
+  ContentHashes hashes;
+  for (const ContentField& content : kContentFields) {
+    hashes.*content.hash =
+        spec.hashes().GetReflection()->GetString(spec.hashes(), stored_field(content));
+  }
+  return hashes;
 }
 
 void throw_if_any(const Diagnostics& diagnostics) {
@@ -238,24 +243,18 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   plan.log_every = spec.train().log_every();
   plan.export_model = export_of(spec);
   plan.expected = hashes_of(spec);
-  plan.resolved_yaml = config::to_yaml(spec);
   plan.identity = identity_of_spec(spec);
+  plan.spec = std::make_shared<const v1::JobSpec>(std::move(spec));
   return plan;
 }
 
 std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes) {
-  Diagnostics none;
-  config::LoadedJob parsed = config::parse_job(plan.resolved_yaml, "resolved job", {}, none);
-  EMOE_CHECK(none.empty(), "a resolved spec reads back");
-  v1::Hashes& stored = *parsed.spec.mutable_hashes();
-  stored.set_model(hashes.model);
-  stored.set_tokenizer(hashes.tokenizer);
-  stored.set_train(hashes.train);
-  stored.set_eval(hashes.eval);
-  stored.set_program(hashes.program);
-  stored.set_adapter(hashes.adapter);
-  stored.set_partition(hashes.partition);
-  return config::to_yaml(parsed.spec);
+  v1::JobSpec spec = *plan.spec;
+  v1::Hashes& stored = *spec.mutable_hashes();
+  for (const ContentField& content : kContentFields) {
+    stored.GetReflection()->SetString(&stored, stored_field(content), hashes.*content.hash);
+  }
+  return config::to_yaml(spec);
 }
 
 LogitsPlan plan_logits(const std::filesystem::path& job_file,

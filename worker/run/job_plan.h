@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +13,10 @@
 #include "worker/model/lora_options.h"
 #include "worker/text/dataset.h"
 #include "worker/train/train_options.h"
+
+namespace emoe::v1 {
+class JobSpec;
+}
 
 namespace emoe::worker {
 
@@ -24,6 +30,27 @@ struct ContentHashes {
   std::string program;    // of this executable
   std::string adapter;    // lora.init_adapter's weights and settings
   std::string partition;  // the files of emoe.partition.path, with method file
+};
+
+// What is done with each of the hashes: all that goes through them reads this table.
+struct ContentField {
+  const char* key;  // of the spec's `hashes`
+  std::string ContentHashes::*hash;
+  const char* source;          // what a run is given it by; null: recorded, never compared
+  const char* rank_word;       // what ranks must have read alike; null: no hash of theirs says it
+  bool in_fingerprint;         // a checkpoint is of a run with this content
+  bool may_be_absent = false;  // changes no weight: a run of the same job may do with or without
+};
+inline constexpr std::array kContentFields{
+    ContentField{"model", &ContentHashes::model, "model.path", "base model", true},
+    ContentField{"tokenizer", &ContentHashes::tokenizer, "the tokenizer", "tokenizer", true},
+    // A checkpoint has a fingerprint of the rows themselves.
+    ContentField{"train", &ContentHashes::train, "data.train", "data.train", false},
+    ContentField{"eval", &ContentHashes::eval, "data.eval", "data.eval", false, true},
+    ContentField{"program", &ContentHashes::program, nullptr, nullptr, false},
+    ContentField{"adapter", &ContentHashes::adapter, "lora.init_adapter", "adapter", true},
+    // The fingerprint has the labels, wherever they come from.
+    ContentField{"partition", &ContentHashes::partition, "emoe.partition.path", nullptr, false},
 };
 
 // A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch.
@@ -70,8 +97,8 @@ struct JobPlan {
     bool verify = true;
   } export_model;
 
-  ContentHashes expected;     // those the job came with
-  std::string resolved_yaml;  // the spec with every default
+  ContentHashes expected;                   // those the job came with
+  std::shared_ptr<const v1::JobSpec> spec;  // with every default; only job_plan.cc sees into it
   std::string identity;  // its keys that change numbers, paths left out: two runs with one identity
                          // (and equal files) give the same weights
 };
@@ -82,7 +109,7 @@ struct JobPlan {
 [[nodiscard]] JobPlan plan_job(const std::filesystem::path& job_file,
                                const std::vector<std::string>& overrides);
 
-// The resolved spec with these hashes in it: the text of job.yaml.
+// The plan's spec with these hashes in it: the text of job.yaml.
 [[nodiscard]] std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes);
 
 // Only what `emoe-worker logits` takes from a job file: model.dtype and the emoe section, for a model

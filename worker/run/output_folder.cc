@@ -57,16 +57,13 @@ void check_same_content(const OutputFolder& out, const JobPlan& plan, const Cont
                         ContentHasher& hasher) {
   if (stored.train.empty()) return;  // that run ended before it had read its files
   const ContentHashes found = input_or_throw(hash_inputs(plan, hasher));
-  const auto check = [&](const char* key, const std::string& before, const std::string& now) {
-    if (before != now) refuse(out, absl::StrCat(key, " has other content"));
-  };
-  check("model.path", stored.model, found.model);
-  check("the tokenizer", stored.tokenizer, found.tokenizer);
-  check("data.train", stored.train, found.train);
-  check("lora.init_adapter", stored.adapter, found.adapter);
-  check("emoe.partition.path", stored.partition, found.partition);
-  // Held-out data changes no weight: it may join or go, not be another.
-  if (!stored.eval.empty() && !found.eval.empty()) check("data.eval", stored.eval, found.eval);
+  for (const ContentField& content : kContentFields) {
+    const std::string& before = stored.*content.hash;
+    const std::string& now = found.*content.hash;
+    const bool compared =
+        content.source != nullptr && !(content.may_be_absent && (before.empty() || now.empty()));
+    if (compared && before != now) refuse(out, absl::StrCat(content.source, " has other content"));
+  }
 }
 
 void remove_leftovers(const OutputFolder& out) {

@@ -67,26 +67,23 @@ ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHa
 
 // A job that says what it was run with must find that.
 void check_expected(const ContentHashes& expected, const ContentHashes& found) {
-  const auto check = [](const std::string& key, const std::string& wanted, const std::string& got) {
-    if (wanted.empty() || wanted == got) return;
-    throw JobError(
-        ExitCode::data,
-        absl::StrCat("hashes.", key, ": the job was made for content ", wanted, ", found is ", got,
-                     "; take the hashes out of the job file to use what is there now"));
-  };
-  check("model", expected.model, found.model);
-  check("tokenizer", expected.tokenizer, found.tokenizer);
-  check("train", expected.train, found.train);
-  check("eval", expected.eval, found.eval);
-  check("adapter", expected.adapter, found.adapter);
-  check("partition", expected.partition, found.partition);
+  for (const ContentField& content : kContentFields) {
+    const std::string& wanted = expected.*content.hash;
+    const std::string& got = found.*content.hash;
+    if (content.source == nullptr || wanted.empty() || wanted == got) continue;
+    throw JobError(ExitCode::data,
+                   absl::StrCat("hashes.", content.key, ": the job was made for content ", wanted,
+                                ", found is ", got,
+                                "; take the hashes out of the job file to use what is there now"));
+  }
 }
 
 std::string fingerprint_of(const JobPlan& plan, const Prepared& prepared) {
   Sha256 hash;
   hash.update(plan.identity);
-  hash.update(prepared.hashes.model + "\n" + prepared.hashes.tokenizer + "\n" +
-              prepared.hashes.adapter + "\n");
+  for (const ContentField& content : kContentFields) {
+    if (content.in_fingerprint) hash.update(prepared.hashes.*content.hash + "\n");
+  }
   for (const auto& [layer, partition] : prepared.emoe.partitions) {
     hash.update(absl::StrCat("layer ", layer, "\n"));
     hash.update(partition.labels.data(), partition.labels.size() * sizeof(partition.labels[0]));

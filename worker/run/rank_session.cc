@@ -91,10 +91,13 @@ void write_preparation(const OutputFolder& out, const JobPlan& plan, const Prepa
 }
 
 Preparation preparation_of(const Prepared& prepared) {
-  const ContentHashes& hashes = prepared.hashes;
-  return {{"base model", hashes.model}, {"tokenizer", hashes.tokenizer},
-          {"data.train", hashes.train}, {"data.eval", hashes.eval},
-          {"adapter", hashes.adapter},  {"partition or job", prepared.fingerprint}};
+  Preparation preparation;
+  for (const ContentField& content : kContentFields) {
+    if (content.rank_word == nullptr) continue;
+    preparation.emplace_back(content.rank_word, prepared.hashes.*content.hash);
+  }
+  preparation.emplace_back("partition or job", prepared.fingerprint);
+  return preparation;
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "worker/run/content_hash.h"
 
+#include <set>
+
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -7,6 +9,7 @@
 #include "base/file.h"
 #include "base/sha256.h"
 #include "tests/support/temp_dir.h"
+#include "tests/worker/run/tiny_job.h"
 
 namespace emoe::worker {
 namespace {
@@ -53,6 +56,30 @@ TEST(ContentHasher, WritesItsCacheOnlyWhenTold) {
   write(dir / "a", "two");
   set_time_of(dir / "a", before);
   EXPECT_EQ(ContentHasher(dir / "cache").file(dir / "a").value(), sha256_hex("two"));
+}
+
+// Of a job that names a file of every kind: the program's hash is prepare's to add.
+TEST(HashInputs, HashEveryContentOfAJob) {
+  const testing::TinyJob job;
+  for (const char* file : {"adapter/adapter_config.json", "adapter/adapter_model.safetensors",
+                           "partition/layer_00.json", "partition/layer_02.json"}) {
+    ASSERT_TRUE(emoe::create_directories((job / file).parent_path()).ok());
+    write(job / file, file);
+  }
+  const JobPlan plan = job.plan({"data.eval=" + job.rows().string(),
+                                 "lora.init_adapter=" + (job / "adapter").string(),
+                                 "emoe={experts: 4, top_k: 2, layers: {list: [0, 2]}, partition: "
+                                 "{method: file, path: " +
+                                     (job / "partition").string() + "}}"});
+  ContentHasher hasher("");
+  const ContentHashes hashes = hash_inputs(plan, hasher).value();
+  std::set<std::string> seen;
+  for (const ContentField& content : kContentFields) {
+    const bool recorded_only = content.source == nullptr;
+    EXPECT_EQ((hashes.*content.hash).size(), recorded_only ? 0u : 64u) << content.key;
+    if (!recorded_only) seen.insert(hashes.*content.hash);
+  }
+  EXPECT_EQ(seen.size(), kContentFields.size() - 2);  // data.eval is data.train's file here
 }
 
 TEST(ContentHasher, AModelIsItsConfigAndWeights) {
