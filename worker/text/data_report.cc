@@ -40,18 +40,6 @@ Json lengths_to_json(const LengthReport& lengths) {
           {"p95", lengths.p95}, {"max", lengths.max},   {"histogram", bins}};
 }
 
-LengthReport lengths_from_json(const Json& json) {
-  LengthReport lengths{.min = json.at("min"),
-                       .mean = json.at("mean"),
-                       .p50 = json.at("p50"),
-                       .p95 = json.at("p95"),
-                       .max = json.at("max")};
-  for (const Json& bin : json.at("histogram")) {
-    lengths.histogram.push_back({bin.at("from"), bin.at("to"), bin.at("count")});
-  }
-  return lengths;
-}
-
 Json packing_to_json(const std::optional<PackingReport>& packing) {
   if (!packing) return nullptr;
   const double efficiency = packing->computed_tokens == 0
@@ -63,14 +51,6 @@ Json packing_to_json(const std::optional<PackingReport>& packing) {
           {"real_tokens", packing->real_tokens},
           {"computed_tokens", packing->computed_tokens},
           {"efficiency", efficiency}};
-}
-
-std::optional<PackingReport> packing_from_json(const Json& json) {
-  if (json.is_null()) return std::nullopt;
-  return PackingReport{.packed = json.at("packed"),
-                       .batches = json.at("batches"),
-                       .real_tokens = json.at("real_tokens"),
-                       .computed_tokens = json.at("computed_tokens")};
 }
 
 Json report_to_json(const DataReport& report) {
@@ -143,9 +123,7 @@ bool report_from_json(const std::string& text, DataReport& report) {
               .target_tokens = json.at("target_tokens"),
               .skipped = counts_from_json(json.at("skipped")),
               .truncated = counts_from_json(json.at("truncated")),
-              .documents_split = json.at("documents_split"),
-              .lengths = lengths_from_json(json.at("lengths")),
-              .packing = packing_from_json(json.at("packing"))};
+              .documents_split = json.at("documents_split")};
     return true;
   } catch (const nlohmann::json::exception&) {
     return false;

@@ -61,7 +61,8 @@ struct DataReport {
 
 [[nodiscard]] LengthReport measure_lengths(const std::vector<Row>& rows);
 
-// One data set's report as JSON text, and back (false: it is not one).
+// One data set's report as JSON text, and back (false: it is not one) but for what is computed from
+// the rows: lengths and packing.
 [[nodiscard]] std::string to_json(const DataReport& report);
 [[nodiscard]] bool report_from_json(const std::string& text, DataReport& report);
 

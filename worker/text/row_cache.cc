@@ -1,6 +1,5 @@
 #include "worker/text/row_cache.h"
 
-#include <algorithm>
 #include <cstring>
 #include <span>
 #include <type_traits>
@@ -21,56 +20,49 @@ namespace {
 constexpr std::string_view kMagic = "EMOEROW2";  // the number is the format's version
 constexpr size_t kDigest = 64;
 
+// An array: the number of its values, and these.
 template <typename T>
-void append(std::string& out, const std::vector<T>& values) {
+void append(std::string& out, std::span<const T> values) {
   static_assert(std::is_trivially_copyable_v<T>);
-  out.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+  const uint64_t count = values.size();
+  out.append(reinterpret_cast<const char*>(&count), sizeof count);
+  out.append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
 }
 
-// Takes bytes from the front; once something does not fit, `good` stays false.
+// Takes arrays from the front; once something does not fit, `good` stays false.
 struct Reader {
   std::string_view rest;
   bool good = true;
 
-  std::string_view take(uint64_t size) {
-    good = good && size <= rest.size();
-    if (!good) return {};
-    const std::string_view taken = rest.substr(0, size);
-    rest.remove_prefix(size);
-    return taken;
-  }
-
   template <typename T>
-  std::vector<T> take_array(uint64_t count) {
-    const std::string_view bytes =
-        take(count > rest.size() / sizeof(T) ? rest.size() + 1 : count * sizeof(T));
-    std::vector<T> values(bytes.size() / sizeof(T));
-    std::memcpy(values.data(), bytes.data(), bytes.size());
+  std::vector<T> take() {
+    uint64_t count = 0;
+    good = good && rest.size() >= sizeof count;
+    if (good) std::memcpy(&count, rest.data(), sizeof count);
+    good = good && count <= (rest.size() - sizeof count) / sizeof(T);
+    if (!good) return {};
+    std::vector<T> values(count);
+    std::memcpy(values.data(), rest.data() + sizeof count, count * sizeof(T));
+    rest.remove_prefix(sizeof count + count * sizeof(T));
     return values;
   }
 };
 
 std::optional<Dataset> parse(std::string_view content) {
-  if (content.size() < kMagic.size() + kDigest) return std::nullopt;
+  if (content.size() < kMagic.size() + kDigest || !content.starts_with(kMagic)) return std::nullopt;
   const std::string_view body = content.substr(0, content.size() - kDigest);
   if (sha256_hex(body) != content.substr(body.size())) return std::nullopt;
-  Reader reader{body};
-  if (reader.take(kMagic.size()) != kMagic) return std::nullopt;
-  const auto sizes = reader.take_array<uint64_t>(3);  // header bytes, rows, spans
-  if (!reader.good) return std::nullopt;
+  Reader reader{body.substr(kMagic.size())};
+  const auto header = reader.take<char>();
   Dataset dataset;
-  if (!report_from_json(std::string(reader.take(sizes[0])), dataset.report)) return std::nullopt;
-  const auto sources = reader.take_array<int64_t>(sizes[1]);
-  const auto lengths = reader.take_array<uint32_t>(sizes[1]);
-  const auto span_counts = reader.take_array<uint32_t>(sizes[1]);
-  Reader spans{reader.take(std::min(sizes[2], body.size()) * sizeof(TokenSpan))};
-  if (!reader.good) return std::nullopt;
-  for (size_t i = 0; i < sources.size(); ++i) {
-    dataset.rows.push_back({.ids = reader.take_array<int32_t>(lengths[i]),
-                            .targets = spans.take_array<TokenSpan>(span_counts[i]),
-                            .source_index = sources[i]});
+  if (!report_from_json({header.begin(), header.end()}, dataset.report)) return std::nullopt;
+  for (const int64_t source : reader.take<int64_t>()) {
+    dataset.rows.push_back({.ids = reader.take<int32_t>(),
+                            .targets = reader.take<TokenSpan>(),
+                            .source_index = source});
   }
-  if (!reader.good || !reader.rest.empty() || !spans.good) return std::nullopt;
+  if (!reader.good || !reader.rest.empty()) return std::nullopt;
+  dataset.report.lengths = measure_lengths(dataset.rows);
   return dataset;
 }
 
@@ -100,25 +92,15 @@ std::optional<Dataset> read_row_cache(const std::filesystem::path& file) {
 }
 
 Status write_row_cache(const std::filesystem::path& file, const Dataset& dataset) {
-  const std::string header = to_json(dataset.report);
   std::vector<int64_t> sources;
-  std::vector<uint32_t> lengths;
-  std::vector<uint32_t> span_counts;
-  std::vector<TokenSpan> spans;
-  for (const Row& row : dataset.rows) {
-    sources.push_back(row.source_index);
-    lengths.push_back(static_cast<uint32_t>(row.ids.size()));
-    span_counts.push_back(static_cast<uint32_t>(row.targets.size()));
-    spans.insert(spans.end(), row.targets.begin(), row.targets.end());
-  }
+  for (const Row& row : dataset.rows) sources.push_back(row.source_index);
   std::string content(kMagic);
-  append(content, std::vector<uint64_t>{header.size(), dataset.rows.size(), spans.size()});
-  content += header;
-  append(content, sources);
-  append(content, lengths);
-  append(content, span_counts);
-  append(content, spans);
-  for (const Row& row : dataset.rows) append(content, row.ids);
+  append<char>(content, to_json(dataset.report));
+  append<int64_t>(content, sources);
+  for (const Row& row : dataset.rows) {
+    append<int32_t>(content, row.ids);
+    append<TokenSpan>(content, row.targets);
+  }
   content += sha256_hex(content);
   EMOE_RETURN_IF_ERROR(emoe::create_directories(file.parent_path()));
   return write_file_atomically(file, content);

@@ -5,9 +5,12 @@
 
 namespace emoe::worker {
 
-// What the module libemoe_sentencepiece.so offers, as plain functions: no C++ type crosses its
-// border. Results go to sinks the caller gives; an error goes to the sink `error`, which is not
-// called on success.
+// SentencePiece, reached through a module of our own (libemoe_sentencepiece.so) that is loaded when
+// first needed. Debian's libsentencepiece.so exports the old protobuf it carries inside; linked into
+// a program that also uses libprotobuf, each calls into the other's functions and the program
+// crashes before main. The module is therefore loaded apart (RTLD_LOCAL, RTLD_DEEPBIND), and offers
+// plain functions: no C++ type crosses its border. Results go to sinks the caller gives; an error
+// goes to the sink `error`, which is not called on success. Thread-safe for one processor.
 struct SentencePieceApi {
   struct TextSink {
     void* context;

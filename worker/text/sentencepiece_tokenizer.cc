@@ -3,15 +3,100 @@
 #include <algorithm>
 
 #include <absl/strings/str_cat.h>
+#include <dlfcn.h>
 
 #include "base/check.h"
 #include "base/file.h"
 #include "base/sha256.h"
 #include "base/utf8.h"
-#include "worker/text/sentencepiece_model.h"
+#include "worker/text/sentencepiece_api.h"
 
 namespace emoe::worker {
 namespace {
+
+// Beside the program (an installed or bundled one), else where the build put it.
+Result<const SentencePieceApi*> load_module() {
+  std::error_code ignored;
+  const std::filesystem::path built = EMOE_SENTENCEPIECE_MODULE;
+  std::filesystem::path file =
+      std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / built.filename();
+  if (!std::filesystem::exists(file, ignored)) file = built;
+  // dlmopen into the base namespace is dlopen, but the sanitizers do not forbid RTLD_DEEPBIND in
+  // it; no memory crosses the module's border, so that what they fear cannot happen.
+  void* handle = ::dlmopen(LM_ID_BASE, file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+  using Entry = const SentencePieceApi* (*)();
+  const auto entry =
+      handle == nullptr ? nullptr : reinterpret_cast<Entry>(::dlsym(handle, kSentencePieceEntry));
+  if (entry != nullptr) return entry();  // stays loaded as long as the process
+  return absl::InternalError(absl::StrCat("cannot load the SentencePiece module: ", ::dlerror()));
+}
+
+Result<const SentencePieceApi*> load_api() {
+  static const Result<const SentencePieceApi*> loaded = load_module();
+  return loaded;
+}
+
+// Put behind what `text` holds already.
+SentencePieceApi::TextSink into(std::string& text) {
+  return {&text, [](void* context, const char* data, size_t size) {
+            static_cast<std::string*>(context)->append(data, size);
+          }};
+}
+
+SentencePieceApi::IdSink into(std::vector<int32_t>& ids) {
+  return {&ids, [](void* context, const int32_t* data, size_t count) {
+            auto& all = *static_cast<std::vector<int32_t>*>(context);
+            all.insert(all.end(), data, data + count);
+          }};
+}
+
+using Processor = std::unique_ptr<void, void (*)(void*)>;
+
+class SentencePieceTokenizer final : public Tokenizer {
+ public:
+  SentencePieceTokenizer(std::filesystem::path file, std::string sha256,
+                         const SentencePieceApi& api, Processor processor)
+      : Tokenizer(std::move(file), std::move(sha256)),
+        api_(api),
+        processor_(std::move(processor)) {}
+
+  [[nodiscard]] std::vector<int32_t> encode(const std::string& text) const override {
+    std::vector<int32_t> ids{bos_id()};
+    std::string error;  // a loaded model takes any text
+    api_.encode(processor_.get(), text.data(), text.size(), into(ids), into(error));
+    EMOE_CHECK(error.empty(), error);
+    return ids;
+  }
+  [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override;
+  [[nodiscard]] int32_t vocab_size() const override { return api_.size(processor_.get()); }
+  [[nodiscard]] int32_t bos_id() const override { return api_.bos(processor_.get()); }
+  [[nodiscard]] int32_t eos_id() const override { return api_.eos(processor_.get()); }
+
+ private:
+  const SentencePieceApi& api_;
+  Processor processor_;
+};
+
+std::string SentencePieceTokenizer::decode(std::span<const int32_t> ids) const {
+  std::string text;
+  std::string error;
+  std::vector<int32_t> known;
+  const auto flush = [&] {
+    api_.decode(processor_.get(), known.data(), known.size(), into(text), into(error));
+    EMOE_CHECK(error.empty(), error);
+    known.clear();
+  };
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < vocab_size()) {
+      known.push_back(id);
+      continue;
+    }
+    flush();
+    text += "\uFFFD";
+  }
+  flush();
+  return text;
+}
 
 // SentencePiece cuts nothing below this, but silently drops a longer sentence; so lines are cut
 // here first.
@@ -50,58 +135,25 @@ Result<std::vector<std::string>> read_sentences(const std::filesystem::path& tex
   return sentences;
 }
 
-class SentencePieceTokenizer final : public Tokenizer {
- public:
-  SentencePieceTokenizer(std::filesystem::path file, std::string sha256, SentencePieceModel model)
-      : Tokenizer(std::move(file), std::move(sha256)), model_(std::move(model)) {}
-
-  [[nodiscard]] std::vector<int32_t> encode(const std::string& text) const override {
-    Result<std::vector<int32_t>> ids = model_.encode(text);
-    EMOE_CHECK(ids.ok(), ids.status().ToString());  // a loaded model takes any text
-    ids->insert(ids->begin(), bos_id());
-    return *std::move(ids);
-  }
-  [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override;
-  [[nodiscard]] int32_t vocab_size() const override { return model_.size(); }
-  [[nodiscard]] int32_t bos_id() const override { return model_.bos(); }
-  [[nodiscard]] int32_t eos_id() const override { return model_.eos(); }
-
- private:
-  SentencePieceModel model_;
-};
-
-std::string SentencePieceTokenizer::decode(std::span<const int32_t> ids) const {
-  std::string text;
-  std::vector<int32_t> known;
-  const auto flush = [&] {
-    const Result<std::string> part = model_.decode(known);
-    EMOE_CHECK(part.ok(), part.status().ToString());
-    text += *part;
-    known.clear();
-  };
-  for (const int32_t id : ids) {
-    if (id >= 0 && id < vocab_size()) {
-      known.push_back(id);
-      continue;
-    }
-    flush();
-    text += "\uFFFD";
-  }
-  flush();
-  return text;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Tokenizer>> load_sentencepiece(const std::filesystem::path& file) {
   EMOE_ASSIGN_OR_RETURN(const std::string bytes, read_file(file));
-  SentencePieceModel model;
-  EMOE_RETURN_IF_ERROR(with_context(model.parse(bytes), file.string()));
-  if (model.bos() < 0 || model.eos() < 0) {
+  EMOE_ASSIGN_OR_RETURN(const SentencePieceApi* api, load_api());
+  // An empty protobuf message is well-formed; the library would take it.
+  std::string error = bytes.empty() ? "the file is empty" : "";
+  Processor processor(nullptr, api->destroy);
+  if (error.empty()) processor.reset(api->parse(bytes.data(), bytes.size(), into(error)));
+  if (!error.empty()) {
+    return absl::DataLossError(
+        absl::StrCat(file.string(), ": is no SentencePiece model (", error, ")"));
+  }
+  if (api->bos(processor.get()) < 0 || api->eos(processor.get()) < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         file.string(), ": has no begin or no end of text piece (<s>, </s>), which a Llama needs"));
   }
-  return std::make_unique<SentencePieceTokenizer>(file, sha256_hex(bytes), std::move(model));
+  return std::make_unique<SentencePieceTokenizer>(file, sha256_hex(bytes), *api,
+                                                  std::move(processor));
 }
 
 Status train_tokenizer(const std::filesystem::path& text_file, const TokenizerTraining& options,
@@ -110,32 +162,39 @@ Status train_tokenizer(const std::filesystem::path& text_file, const TokenizerTr
   if (sentences.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(text_file.string(), ": has no text"));
   }
-  const Result<std::string> model = train_sentencepiece(
-      sentences, {{"model_type", "bpe"},
-                  {"vocab_size", absl::StrCat(options.vocab_size)},
-                  {"character_coverage", absl::StrCat(options.character_coverage)},
-                  {"byte_fallback", "true"},
-                  {"split_digits", "true"},
-                  {"normalization_rule_name", "identity"},
-                  {"remove_extra_whitespaces", "false"},
-                  {"allow_whitespace_only_pieces", "true"},
-                  {"add_dummy_prefix", "true"},
-                  {"unk_id", "0"},
-                  {"bos_id", "1"},
-                  {"eos_id", "2"},
-                  {"pad_id", "-1"},
-                  {"unk_surface", " \xE2\x81\x87 "},
-                  {"max_sentence_length", absl::StrCat(kMaxSentenceBytes)},
-                  {"input_sentence_size", "0"},
-                  {"shuffle_input_sentence", "false"},
-                  {"num_threads", "1"},
-                  {"minloglevel", "2"}});
-  if (!model.ok()) {
-    return with_context(model.status(),
-                        absl::StrCat("cannot train a tokenizer of ", options.vocab_size,
-                                     " pieces on ", text_file.string()));
+  EMOE_ASSIGN_OR_RETURN(const SentencePieceApi* api, load_api());
+  const std::string vocab_size = absl::StrCat(options.vocab_size);
+  const std::string coverage = absl::StrCat(options.character_coverage);
+  const std::string longest = absl::StrCat(kMaxSentenceBytes);
+  const std::vector<SentencePieceApi::Option> flags{{"model_type", "bpe"},
+                                                    {"vocab_size", vocab_size.c_str()},
+                                                    {"character_coverage", coverage.c_str()},
+                                                    {"byte_fallback", "true"},
+                                                    {"split_digits", "true"},
+                                                    {"normalization_rule_name", "identity"},
+                                                    {"remove_extra_whitespaces", "false"},
+                                                    {"allow_whitespace_only_pieces", "true"},
+                                                    {"add_dummy_prefix", "true"},
+                                                    {"unk_id", "0"},
+                                                    {"bos_id", "1"},
+                                                    {"eos_id", "2"},
+                                                    {"pad_id", "-1"},
+                                                    {"unk_surface", " \xE2\x81\x87 "},
+                                                    {"max_sentence_length", longest.c_str()},
+                                                    {"input_sentence_size", "0"},
+                                                    {"shuffle_input_sentence", "false"},
+                                                    {"num_threads", "1"},
+                                                    {"minloglevel", "2"}};
+  std::vector<SentencePieceApi::Sentence> lines;
+  for (const std::string& sentence : sentences) lines.push_back({sentence.data(), sentence.size()});
+  std::string model;
+  std::string error;
+  api->train(lines.data(), lines.size(), flags.data(), flags.size(), into(model), into(error));
+  if (!error.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot train a tokenizer of ", vocab_size,
+                                                   " pieces on ", text_file.string(), ": ", error));
   }
-  return with_context(write_file_atomically(out, *model), "train tokenizer");
+  return with_context(write_file_atomically(out, model), "train tokenizer");
 }
 
 }  // namespace emoe::worker

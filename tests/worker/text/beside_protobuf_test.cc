@@ -1,5 +1,5 @@
 // Linked with libprotobuf as emoe-worker is: with SentencePiece in the program's own link this test
-// crashed before main (worker/text/sentencepiece_model.h).
+// crashed before main (worker/text/sentencepiece_api.h).
 #include <gtest/gtest.h>
 
 #include "config/config.h"

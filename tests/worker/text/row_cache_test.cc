@@ -70,6 +70,7 @@ TEST_F(RowCacheTest, keeps_rows_of_any_number_of_spans) {
   changed.rows[0].targets = {{1, 2}, {3, 4}};
   changed.rows[1].targets = {{2, 3}};
   changed.rows.push_back({.ids = {1, 2}, .targets = {}, .source_index = 7});
+  changed.report.lengths = measure_lengths(changed.rows);
   ASSERT_TRUE(write_row_cache(only_file(), changed).ok());
   expect_equal(*read_row_cache(only_file()), changed);
 }
