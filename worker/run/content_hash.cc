@@ -138,10 +138,10 @@ Result<ContentHashes> hash_inputs(const JobPlan& plan, ContentHasher& hasher) {
         hashes.adapter,
         hash_together({adapter / kPeftConfigFile, adapter / kPeftTensorFile}, hasher));
   }
-  if (plan.emoe.experts > 0 && plan.emoe.method == "file") {
+  if (plan.emoe.routing.num_experts > 0 && plan.emoe.partition.method == "file") {
     std::vector<std::filesystem::path> files;
     for (const int64_t layer : plan.emoe.layers)
-      files.push_back(partition_file(plan.emoe.path, layer));
+      files.push_back(partition_file(plan.emoe.partition.folder, layer));
     EMOE_ASSIGN_OR_RETURN(hashes.partition, hash_together(files, hasher));
   }
   return hashes;

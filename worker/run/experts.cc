@@ -37,21 +37,18 @@ EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base,
                          const std::filesystem::path& cache_dir, int threads,
                          const std::function<void()>& on_work_done) {
   EmoeOptions emoe;
-  if (plan.experts == 0) return emoe;
-  emoe.routing = {plan.experts, plan.top_k, plan.selector};
+  if (plan.routing.num_experts == 0) return emoe;
+  emoe.routing = plan.routing;
+  PartitionOptions options = plan.partition;
+  options.num_experts = static_cast<int32_t>(plan.routing.num_experts);
+  options.cache_dir = cache_dir;
+  options.threads = threads;
+  options.on_work_done = on_work_done;
   for (const int64_t layer : plan.layers) {
-    emoe.partitions[layer] = make_layer(base, {.num_experts = plan.experts,
-                                               .method = plan.method,
-                                               .restarts = plan.restarts,
-                                               .seed = plan.seed,
-                                               .layer = layer,
-                                               .folder = plan.path,
-                                               .weight_hash = "",
-                                               .cache_dir = cache_dir,
-                                               .threads = threads,
-                                               .on_work_done = on_work_done});
+    options.layer = layer;
+    emoe.partitions[layer] = make_layer(base, options);
     on_work_done();
-    log_info("layer %d: %d experts by %s, inertia %.6g", layer, plan.experts, plan.method,
+    log_info("layer %d: %d experts by %s, inertia %.6g", layer, options.num_experts, options.method,
              emoe.partitions[layer].inertia);
   }
   return emoe;

@@ -25,14 +25,15 @@ ScheduleKind schedule_of(const std::string& word) {
 JobPlan::Emoe emoe_of(const v1::JobSpec& spec, int64_t num_layers) {
   JobPlan::Emoe emoe;
   if (spec.emoe().experts() == 0) return emoe;
-  emoe.experts = spec.emoe().experts();
-  emoe.top_k = spec.emoe().top_k();
-  emoe.selector = selector_of(spec.emoe().selector());
+  emoe.routing = {.num_experts = spec.emoe().experts(),
+                  .top_k = spec.emoe().top_k(),
+                  .selector = selector_of(spec.emoe().selector())};
   emoe.layers = config::converted_layers(spec, num_layers);
-  emoe.method = spec.emoe().partition().method();
-  emoe.restarts = spec.emoe().partition().restarts();
-  emoe.seed = spec.emoe().partition().seed();
-  emoe.path = spec.emoe().partition().path();
+  const v1::Partition& partition = spec.emoe().partition();
+  emoe.partition.method = partition.method();
+  emoe.partition.restarts = partition.restarts();
+  emoe.partition.seed = partition.seed();
+  emoe.partition.folder = partition.path();
   return emoe;
 }
 

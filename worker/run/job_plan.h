@@ -10,6 +10,7 @@
 
 #include "format/llama_config.h"
 #include "worker/emoe/options.h"
+#include "worker/emoe/partition.h"
 #include "worker/model/lora_options.h"
 #include "worker/text/dataset.h"
 #include "worker/train/train_options.h"
@@ -75,14 +76,9 @@ struct JobPlan {
   } tuning;
 
   struct Emoe {
-    int32_t experts = 0;  // 0: dense
-    int32_t top_k = 0;
-    Selector selector = Selector::top;
+    ExpertRouting routing;        // no experts: dense
     std::vector<int64_t> layers;  // converted, ascending
-    std::string method;           // kmeans | random | contiguous | file
-    int32_t restarts = 10;
-    int64_t seed = 0;
-    std::filesystem::path path;  // partition/ folder for method file
+    PartitionOptions partition;   // method, restarts, seed, folder; make_experts() adds the rest
   } emoe;
 
   DatasetOptions train_data;

@@ -18,8 +18,9 @@ BaseWeights small_base() {
 }
 
 TEST(MakeExperts, ConvertsTheLayersAskedFor) {
-  const EmoeOptions emoe = make_experts(
-      {.experts = 8, .top_k = 2, .layers = {0, 2}, .method = "random"}, small_base(), "", 1);
+  const EmoeOptions emoe =
+      make_experts({.routing = {8, 2}, .layers = {0, 2}, .partition = {.method = "random"}},
+                   small_base(), "", 1);
   EXPECT_EQ(emoe.routing.num_experts, 8);
   EXPECT_EQ(emoe.routing.top_k, 2);
   ASSERT_EQ(emoe.partitions.size(), 2u);
@@ -32,9 +33,10 @@ TEST(MakeExperts, TellsOfEachPieceOfWork) {
   const BaseWeights base = small_base();
   const auto work_of = [&](const std::string& method, int32_t restarts) {
     int64_t work = 0;
-    (void)make_experts(
-        {.experts = 8, .top_k = 2, .layers = {0, 2}, .method = method, .restarts = restarts}, base,
-        "", 1, [&work] { ++work; });
+    (void)make_experts({.routing = {8, 2},
+                        .layers = {0, 2},
+                        .partition = {.method = method, .restarts = restarts}},
+                       base, "", 1, [&work] { ++work; });
     return work;
   };
   EXPECT_EQ(work_of("contiguous", 1), 2);            // layers

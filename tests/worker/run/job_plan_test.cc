@@ -95,19 +95,19 @@ const std::vector<Arrival>& arrivals() {
       {"lora.dropout=0.25", AT(tuning.lora.dropout)},
       {"lora.targets=[up_proj, o_proj]", AT(tuning.lora.targets), "up_proj o_proj"},
       {"lora.init_adapter=DIR/adapter", AT(tuning.init_adapter)},
-      {"emoe.experts=8", AT(emoe.experts)},
-      {"emoe.top_k=3", AT(emoe.top_k)},
+      {"emoe.experts=8", AT(emoe.routing.num_experts)},
+      {"emoe.top_k=3", AT(emoe.routing.top_k)},
       {"emoe.layers.start=1", AT(emoe.layers), "1 2"},
       {"emoe.layers.every=2", AT(emoe.layers), "0 2"},
       {"emoe.layers.list=[2, 1]",
        AT(emoe.layers),
        "1 2",
        {"emoe={experts: 4, top_k: 2, layers: {list: [0]}}"}},
-      {"emoe.partition.method=random", AT(emoe.method)},
-      {"emoe.partition.restarts=3", AT(emoe.restarts)},
-      {"emoe.partition.seed=9", AT(emoe.seed)},
-      {"emoe.partition.path=DIR/partition", AT(emoe.path)},
-      {"emoe.selector=bottom", AT(emoe.selector)},
+      {"emoe.partition.method=random", AT(emoe.partition.method)},
+      {"emoe.partition.restarts=3", AT(emoe.partition.restarts)},
+      {"emoe.partition.seed=9", AT(emoe.partition.seed)},
+      {"emoe.partition.path=DIR/partition", AT(emoe.partition.folder)},
+      {"emoe.selector=bottom", AT(emoe.routing.selector)},
       {"optimizer.learning_rate=0.5", AT(train.learning_rate)},
       {"optimizer.schedule=linear", AT(train.schedule)},
       {"optimizer.warmup_ratio=0.25", AT(train.warmup_ratio)},
@@ -204,7 +204,7 @@ TEST_F(JobPlanTest, WhatFollowsFromOtherKeys) {
   const JobPlan full = plan({"tuning=full", "export.adapter=true"});
   EXPECT_EQ(full.tuning.lora.rank, 0);
   EXPECT_FALSE(full.export_model.adapter);
-  EXPECT_EQ(plan({"emoe.experts=0"}).emoe.experts, 0);
+  EXPECT_EQ(plan({"emoe.experts=0"}).emoe.routing.num_experts, 0);
   EXPECT_TRUE(plan({"emoe.experts=0"}).emoe.layers.empty());
   EXPECT_FALSE(plan({}).eval_data.has_value());
 
