@@ -26,7 +26,7 @@ double own_loss_sum(Model& model, const std::vector<PackedBatch>& batches, bool 
 
 }  // namespace
 
-EvalRecord evaluate(Model& model, const std::vector<Row>& rows, Communicator& comm,
+EvalRecord evaluate(Model& model, const std::vector<Row>& rows, HostGroup& host,
                     const MicroBatchOptions& options, ProgressSink& progress, int64_t step) {
   RowRefs refs;
   for (const Row& row : rows) refs.push_back(&row);
@@ -35,7 +35,7 @@ EvalRecord evaluate(Model& model, const std::vector<Row>& rows, Communicator& co
 
   const auto lengths = lengths_of(refs);
   const auto weights = target_weights(refs, LossReduction::token);
-  const auto mine = balance_rows(lengths, comm.world_size())[comm.rank()];
+  const auto mine = balance_rows(lengths, host.world_size())[host.rank()];
   std::vector<PackedBatch> batches;
   for (const auto& which : cut_micro_batches(lengths, mine, options)) {
     batches.push_back(make_micro_batch(refs, which, weights, options));
@@ -45,7 +45,7 @@ EvalRecord evaluate(Model& model, const std::vector<Row>& rows, Communicator& co
   std::array<double, 2> sums{};  // mask on, mask off
   sums[1] = own_loss_sum(model, batches, /*experts_on=*/false, progress);
   sums[0] = has_experts ? own_loss_sum(model, batches, /*experts_on=*/true, progress) : sums[1];
-  comm.all_reduce_sum(std::span<double>(sums));
+  host.sum(sums);
   for (const double sum : sums) {
     if (!std::isfinite(sum)) throw NonFiniteError(step, -1, "evaluation loss");
   }

@@ -72,7 +72,7 @@ void ExpertCounts::add(const ExpertCounts& other) {
   }
 }
 
-ExpertCounts ExpertCounts::summed(Communicator& comm) const {
+ExpertCounts ExpertCounts::summed(HostGroup& host) const {
   // Counts are exact in a double up to 2^53.
   std::vector<double> flat;
   for (const auto& [layer, counts] : layers_) {
@@ -80,7 +80,7 @@ ExpertCounts ExpertCounts::summed(Communicator& comm) const {
     flat.insert(flat.end(), counts.selections.begin(), counts.selections.end());
     flat.insert(flat.end(), counts.positive.begin(), counts.positive.end());
   }
-  comm.all_reduce_sum(std::span<double>(flat));
+  host.sum(flat);
   ExpertCounts total = *this;
   auto next = flat.begin();
   const auto take = [&next](int64_t& value) { value = static_cast<int64_t>(*next++); };

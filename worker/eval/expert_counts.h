@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "worker/comm/communicator.h"
+#include "worker/comm/host_group.h"
 #include "worker/model/batch.h"
 #include "worker/model/model.h"
 
@@ -34,7 +34,7 @@ class ExpertCounts {
 
   // Counts of all ranks together, on every rank; collective. Leaves this one as it is. All ranks
   // must know the same layers: see declare().
-  [[nodiscard]] ExpertCounts summed(Communicator& comm) const;
+  [[nodiscard]] ExpertCounts summed(HostGroup& host) const;
   // A layer that counts from 0, also where this rank has seen no token yet.
   LayerCounts& declare(int64_t layer, int64_t num_experts);
 

@@ -4,7 +4,7 @@
 #include <new>
 #include <string_view>
 
-#include "worker/comm/communicator.h"
+#include "worker/comm/collective_counters.h"
 #include "worker/eval/non_finite_error.h"
 #include "worker/train/errors.h"
 

@@ -16,7 +16,7 @@
 
 namespace emoe::worker {
 
-// What a rank holds before any communicator exists. It follows from the job's files alone, so all
+// What a rank holds before any group of ranks exists. It follows from the job's files alone, so all
 // ranks have the same.
 struct Prepared {
   std::unique_ptr<Tokenizer> tokenizer;

@@ -8,9 +8,6 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/log.h"
-#include "worker/comm/loopback/loopback_communicator.h"
-#include "worker/comm/mpi/mpi_communicator.h"
-#include "worker/comm/nccl/nccl_communicator.h"
 #include "worker/run/experts.h"
 #include "worker/run/rank_agreement.h"
 #include "worker/train/packing_report.h"
@@ -36,43 +33,12 @@ int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
   return threads;
 }
 
-std::unique_ptr<Communicator> make_communicator(const RankEnvironment& environment,
-                                                const MpiSession* mpi) {
-  if (mpi == nullptr) return make_loopback();
-  if (mpi->world_size() != environment.world_size) {
-    throw JobError(ExitCode::configuration,
-                   absl::StrCat("the launcher started ", environment.world_size,
-                                " ranks, but MPI sees ", mpi->world_size(),
-                                ": launcher and MPI library do not speak the same PMI "
-                                "(under Slurm use srun --mpi=pmix)"));
-  }
-  return make_mpi_communicator();
-}
-
 at::Device device_of(const JobPlan& plan, const RankEnvironment& environment) {
   try {
     return find_device(plan.device, environment.local_rank);
   } catch (const std::invalid_argument& error) {
     throw JobError(ExitCode::configuration, absl::StrCat("resources.device: ", error.what()));
   }
-}
-
-// The gradients' way between the ranks: null where `host` can carry them (host memory, or one
-// rank), NCCL between GPUs. Collective.
-std::unique_ptr<Communicator> make_gradient_communicator(Communicator& host, at::Device device) {
-  if (host.world_size() == 1) return nullptr;
-  const auto mine = static_cast<std::byte>(device.is_cuda());
-  std::vector<std::byte> all(static_cast<size_t>(host.world_size()));
-  host.all_gather(std::span(&mine, 1), all);
-  const auto other = std::find_if(all.begin(), all.end(), [&](std::byte b) { return b != mine; });
-  if (other != all.end()) {
-    throw JobError(ExitCode::configuration,
-                   absl::StrCat("resources.device: rank ", host.rank(), " computes on the ",
-                                device.is_cuda() ? "GPU" : "CPU", ", rank ", other - all.begin(),
-                                " does not; say cpu or cuda instead of auto"));
-  }
-  if (!device.is_cuda()) return nullptr;
-  return make_nccl_communicator(host, {.device = device.index()});
 }
 
 // What rank 0 leaves for people before training: what was read and how it was split.
@@ -122,7 +88,7 @@ ExitCode RankSession::run(Task& task) {
   }
   reporting_->finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
   // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
-  comm_->barrier();
+  groups_->all().barrier();
   return code;
 }
 
@@ -134,13 +100,13 @@ ExitCode RankSession::run_in_session(Task& task) {
   join_ranks();
   const TaskResult result = task.run(*this);
   steps_done_ = result.steps_done;
-  comm_->barrier();
+  groups_->all().barrier();
   // A run that is done stays done: its reports are stored, or left for the coordinator to find.
   if (result.finished) return ExitCode::done;
   // One rank gives its coordinator up a moment before the others, and stops them: all say so.
   // A run that stopped without a checkpoint was cancelled by its coordinator, or is not the
   // coordinator's any more; the coordinator knows, whatever the code.
-  const bool leaving = on_any_rank(reporting_->must_leave(), *comm_);
+  const bool leaving = on_any_rank(reporting_->must_leave(), groups_->all());
   return leaving ? ExitCode::peer_lost : ExitCode::preempted;
 }
 
@@ -163,11 +129,9 @@ void RankSession::prepare_inputs() {
 
 // Not earlier: nobody waits in a collective for somebody else's tokeniser.
 void RankSession::join_ranks() {
-  if (environment_.launched) mpi_.emplace();
-  comm_ = make_communicator(environment_, mpi_ ? &*mpi_ : nullptr);
-  reporting_->watch(comm_->counters());
-  check_same_preparation(preparation_of(*prepared_), host_name(), *comm_);
-  gradient_comm_ = make_gradient_communicator(*comm_, device_);
+  reporting_->watch(*counters_);
+  groups_.emplace(ParallelPlan::make(plan_.ranks).value(), environment_, device_, counters_);
+  check_same_preparation(preparation_of(*prepared_), host_name(), groups_->all());
 }
 
 }  // namespace emoe::worker

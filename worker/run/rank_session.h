@@ -5,8 +5,6 @@
 #include <optional>
 
 #include "base/file_lock.h"
-#include "worker/comm/communicator.h"
-#include "worker/comm/mpi/mpi_session.h"
 #include "worker/device/device.h"
 #include "worker/run/commands.h"
 #include "worker/run/content_hash.h"
@@ -15,6 +13,7 @@
 #include "worker/run/output_folder.h"
 #include "worker/run/prepare.h"
 #include "worker/run/rank_environment.h"
+#include "worker/run/rank_groups.h"
 #include "worker/run/reporting.h"
 #include "worker/run/task.h"
 
@@ -38,9 +37,7 @@ class RankSession {
   [[nodiscard]] const OutputFolder& out() const { return out_; }
   [[nodiscard]] at::Device device() const { return device_; }
   [[nodiscard]] const Prepared& prepared() const { return *prepared_; }
-  [[nodiscard]] Communicator& comm() { return *comm_; }
-  // For tensors that lie on GPUs; null: comm().
-  [[nodiscard]] Communicator* gradient_comm() { return gradient_comm_.get(); }
+  [[nodiscard]] RankGroups& groups() { return *groups_; }
   [[nodiscard]] ProgressSink& progress() { return reporting_->sink(); }
   [[nodiscard]] StopSource& stop() { return reporting_->stop(); }
   // ABORTED when a file of the base model changed since it was hashed.
@@ -60,11 +57,10 @@ class RankSession {
   std::filesystem::path cache_dir_;
   at::Device device_ = at::kCPU;
   std::optional<FileLock> lock_;  // held until this process ends
-  std::optional<MpiSession> mpi_;
-  std::unique_ptr<Communicator> comm_;           // gone before mpi_
-  std::unique_ptr<Communicator> gradient_comm_;  // null: comm_
-  std::optional<Reporting> reporting_;           // its threads read comm_'s counters
-  std::optional<ContentHasher> hasher_;          // reports its work
+  std::shared_ptr<CollectiveCounters> counters_ = std::make_shared<CollectiveCounters>();
+  std::optional<RankGroups> groups_;
+  std::optional<Reporting> reporting_;   // its threads read counters_
+  std::optional<ContentHasher> hasher_;  // reports its work
   std::optional<Prepared> prepared_;
   int64_t steps_done_ = 0;
 };

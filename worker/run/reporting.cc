@@ -18,7 +18,7 @@ constexpr std::chrono::seconds kPreemptedLastWords{5};
 
 CommReading read_counters(const CollectiveCounters* counters) {
   CommReading reading;
-  if (counters == nullptr) return reading;  // no communicator yet
+  if (counters == nullptr) return reading;  // no group of ranks yet
   reading.started = counters->started;
   for (size_t kind = 0; kind < kCollectiveNames.size(); ++kind) {
     const CollectiveCounters::Totals& totals = counters->totals[kind];

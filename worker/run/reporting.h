@@ -8,7 +8,7 @@
 
 #include "base/clock.h"
 #include "metrics/prometheus.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/collective_counters.h"
 #include "worker/report/console_sink.h"
 #include "worker/report/file_sink.h"
 #include "worker/report/metrics_probe.h"

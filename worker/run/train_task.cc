@@ -81,13 +81,13 @@ TrainResult train(Model& model, RankSession& session) {
   const std::vector<Row> no_rows;
   const SystemClock clock;
   Trainer trainer(options, {.model = model,
-                            .comm = session.comm(),
+                            .host = session.groups().data_host(),
+                            .device = session.groups().data_device(),
                             .progress = session.progress(),
                             .stop = session.stop(),
                             .clock = clock,
                             .train_rows = prepared.train.rows,
-                            .eval_rows = prepared.eval ? prepared.eval->rows : no_rows,
-                            .gradient_comm = session.gradient_comm()});
+                            .eval_rows = prepared.eval ? prepared.eval->rows : no_rows});
   const TrainResult result = trainer.run();
   if (result.end != TrainEnd::finished || prepared.emoe.partitions.empty()) return result;
   const ExpertCounts counts = trainer.expert_counts();

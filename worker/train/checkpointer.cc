@@ -1,12 +1,8 @@
 #include "worker/train/checkpointer.h"
 
-#include <array>
-
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <absl/strings/str_cat.h>
-
-#include "worker/comm/broadcast_text.h"
 
 namespace emoe::worker {
 namespace {
@@ -69,32 +65,32 @@ std::string Checkpointer::save(const TrainState& state) {
   const at::NoGradGuard no_grad;
   const SteadyTime start = parts_.clock.steady_now();
   std::string outcome;
-  std::array<int64_t, 1> bytes{};
+  int64_t bytes = 0;
   WallTime written = parts_.clock.wall_now();
-  if (parts_.comm.rank() == 0) {
+  if (parts_.host.rank() == 0) {
     parts_.progress.before_checkpoint();
     const Result<CheckpointFolder> saved = store_.save(capture(state));
     if (saved.ok()) {
       outcome = absl::StrCat(std::string(1, kFound), saved->path.string());
-      bytes[0] = saved->bytes;
+      bytes = saved->bytes;
       written = saved->written;
     } else {
       outcome = absl::StrCat(std::string(1, kFailed), saved.status().ToString());
     }
   }
-  outcome = broadcast_text(parts_.comm, outcome, 0);
-  parts_.comm.broadcast(std::as_writable_bytes(std::span(bytes)), 0);
+  outcome = parts_.host.broadcast(outcome, 0);
+  bytes = std::stoll(parts_.host.broadcast(std::to_string(bytes), 0));
   if (outcome[0] == kFailed) return outcome.substr(1);
   const std::chrono::duration<double> seconds = parts_.clock.steady_now() - start;
   parts_.progress.on(
-      CheckpointRecord{state.step, outcome.substr(1), bytes[0], seconds.count(), written});
+      CheckpointRecord{state.step, outcome.substr(1), bytes, seconds.count(), written});
   return "";
 }
 
 std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
   std::string choice(1, kNone);
   CheckpointRecord record;
-  if (parts_.comm.rank() == 0) {
+  if (parts_.host.rank() == 0) {
     std::vector<std::string> skipped;
     Status status = store_.prepare();
     Result<std::optional<CheckpointFolder>> found = std::nullopt;
@@ -109,7 +105,7 @@ std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
       record.written = (*found)->written;
     }
   }
-  choice = broadcast_text(parts_.comm, choice, 0);
+  choice = parts_.host.broadcast(choice, 0);
   if (choice[0] == kNone) return std::nullopt;
   if (choice[0] == kFailed) throw CheckpointError(choice.substr(1));
 

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "base/clock.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/host_group.h"
 #include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
 #include "worker/train/adamw.h"
@@ -23,7 +23,7 @@ class Checkpointer {
     Model& model;
     FlatParameters& parameters;
     Adamw& optimizer;
-    Communicator& comm;
+    HostGroup& host;
     ProgressSink& progress;
     const Clock& clock;
   };

@@ -44,23 +44,19 @@ class Trainer::Loop {
         parts_(parts),
         plan_(make_plan(parts.train_rows, options_.batches)),
         schedule_{options_.schedule, options_.learning_rate, options_.warmup_ratio, plan_.steps()},
-        parameters_(parts.model.parameters(), parts.comm.world_size() * kFloatsPerNote),
+        parameters_(parts.model.parameters(), parts.host.world_size() * kFloatsPerNote),
         optimizer_(options_.adamw, parameters_),
         checkpointer_(
             make_store(options_.checkpoint, parts.model, parts.progress),
-            {parts.model, parameters_, optimizer_, parts.comm, parts.progress, parts.clock}),
+            {parts.model, parameters_, optimizer_, parts.host, parts.progress, parts.clock}),
         phases_(parts.clock, parts.progress),
         counter_(parts.model.options().emoe),
         own_counts_(counter_.take()) {
-    // MPI cannot read a GPU's memory.
-    EMOE_CHECK(parts.gradient_comm != nullptr || parts.comm.world_size() == 1 ||
-                   parameters_.weights().is_cpu(),
-               "gradients on a GPU, and no communicator that carries them");
     parts_.model.parameters_changed();
   }
 
   TrainResult run();
-  ExpertCounts expert_counts() const { return own_counts_.summed(parts_.comm); }
+  ExpertCounts expert_counts() const { return own_counts_.summed(parts_.host); }
 
  private:
   [[nodiscard]] bool checkpoints_on() const { return !options_.checkpoint.folder.empty(); }
@@ -96,7 +92,7 @@ class Trainer::Loop {
 
 TrainResult Trainer::Loop::run() {
   state_.seed = options_.batches.seed;
-  state_.world_size = parts_.comm.world_size();
+  state_.world_size = parts_.host.world_size();
   state_.fingerprint = options_.checkpoint.fingerprint;
   state_.data_fingerprint = fingerprint(parts_.train_rows);
   if (checkpoints_on() && options_.checkpoint.resume) resume();
@@ -125,7 +121,7 @@ void Trainer::Loop::resume() {
                                    ", the run has only ", plan_.steps()));
   }
   // The sum over ranks is what counts: one of them takes what the earlier ranks saw.
-  if (parts_.comm.rank() == 0) own_counts_.add(restored->expert_counts);
+  if (parts_.host.rank() == 0) own_counts_.add(restored->expert_counts);
 }
 
 bool Trainer::Loop::eval_due(int64_t done) const {
@@ -157,7 +153,7 @@ bool Trainer::Loop::at_edge(int64_t done, StopRequest stop) {
 
 void Trainer::Loop::evaluate_now(int64_t done) {
   phases_.enter(Phase::eval);
-  const EvalRecord record = evaluate(parts_.model, parts_.eval_rows, parts_.comm,
+  const EvalRecord record = evaluate(parts_.model, parts_.eval_rows, parts_.host,
                                      options_.micro_batches, parts_.progress, done);
   state_.last_eval_step = done;
   parts_.progress.on(record);
@@ -167,7 +163,7 @@ std::string Trainer::Loop::save_checkpoint(int64_t done) {
   phases_.enter(Phase::checkpoint);
   TrainState state = state_;
   state.step = done;
-  state.expert_counts = own_counts_.summed(parts_.comm);
+  state.expert_counts = own_counts_.summed(parts_.host);
   return checkpointer_.save(state);
 }
 
@@ -185,7 +181,7 @@ StopRequest Trainer::Loop::run_step(int64_t step) {
   phases_.enter(Phase::data);
   const StepBatches batches =
       make_step_batches(parts_.train_rows, plan_.rows_of_step(step), options_.loss_reduction,
-                        options_.micro_batches, parts_.comm.rank(), parts_.comm.world_size());
+                        options_.micro_batches, parts_.host.rank(), parts_.host.world_size());
   const double own_loss = forward_and_backward(batches, step);
   const std::vector<StepNote> notes = exchange(step, own_loss);
 
@@ -273,12 +269,9 @@ std::vector<StepNote> Trainer::Loop::exchange(int64_t step, double own_loss) {
 
   at::Tensor mailbox = at::empty({parameters_.tail().numel()}, at::kFloat);
   const std::span<float> slots(mailbox.data_ptr<float>(), mailbox.numel());
-  write_note(slots, parts_.comm.rank(), mine);
+  write_note(slots, parts_.host.rank(), mine);
   parameters_.tail().copy_(mailbox);
-  const at::Tensor& buffer = parameters_.reduce_buffer();
-  Communicator& comm = parts_.gradient_comm != nullptr ? *parts_.gradient_comm : parts_.comm;
-  comm.all_reduce_sum(
-      std::span<float>(buffer.data_ptr<float>(), static_cast<size_t>(buffer.numel())));
+  parts_.device.all_reduce(parameters_.reduce_buffer()).wait();
   mailbox.copy_(parameters_.tail());
 
   std::vector<StepNote> notes = read_notes(slots);

@@ -5,7 +5,8 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/device_group.h"
+#include "worker/comm/host_group.h"
 #include "worker/eval/expert_counts.h"
 #include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
@@ -48,15 +49,13 @@ class Trainer {
  public:
   struct Parts {
     Model& model;
-    Communicator& comm;
+    HostGroup& host;      // the ranks that share the rows
+    DeviceGroup& device;  // the same ranks, for tensors where the model is
     ProgressSink& progress;
     StopSource& stop;
     const Clock& clock;
     const std::vector<Row>& train_rows;
     const std::vector<Row>& eval_rows;  // empty: no evaluation
-    // For the gradients where they are not on the host: an NCCL group of the same ranks. Null:
-    // comm.
-    Communicator* gradient_comm = nullptr;
   };
   // Moves the model's trainable tensors into one flat buffer; the model stays usable after the
   // trainer is gone. Throws std::invalid_argument when the options leave no step (see BatchPlan) or

@@ -1,77 +1,55 @@
 // Registered where CUDA is compiled in; skips where there is no GPU. Ranks are threads with a GPU
 // each, bootstrapped through the loopback group.
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
-#include <memory>
 #include <thread>
 #include <vector>
 
-#include <cuda_runtime_api.h>
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "tests/worker/comm/collective_body.h"
-#include "worker/comm/loopback/loopback_communicator.h"
-#include "worker/comm/nccl/nccl_communicator.h"
+#include "worker/comm/nccl/nccl_group.h"
+#include "worker/device/cuda/cuda_device.h"
 
 namespace emoe::worker {
 namespace {
 
-void ensure(cudaError_t code) {
-  if (code != cudaSuccess) throw std::runtime_error(cudaGetErrorString(code));
+void run_on_gpus(int ranks, std::chrono::seconds timeout,
+                 const std::function<void(HostGroup&, DeviceGroup&, at::Device)>& body) {
+  testing::run_threads(ranks, [&](HostGroup& host, DeviceGroup&) {
+    const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(host.rank()));
+    const auto nccl = make_nccl_group(host, {.device = host.rank(), .timeout = timeout});
+    body(host, *nccl, device);
+  });
 }
 
-// Takes host buffers and hands NCCL copies of them in device memory.
-class StagedCommunicator final : public Communicator {
- public:
-  explicit StagedCommunicator(Communicator& nccl) : Communicator(CountedWith{nccl}), nccl_(nccl) {}
-  [[nodiscard]] int rank() const override { return nccl_.rank(); }
-  [[nodiscard]] int world_size() const override { return nccl_.world_size(); }
-  [[nodiscard]] std::string name() const override { return nccl_.name(); }
-  void all_reduce_sum(std::span<float> buffer) override {
-    stage(buffer, [&](std::span<float> device) { nccl_.all_reduce_sum(device); });
-  }
-  void all_reduce_sum(std::span<double> buffer) override {
-    stage(buffer, [&](std::span<double> device) { nccl_.all_reduce_sum(device); });
-  }
-  void all_reduce_max(std::span<double> buffer) override {
-    stage(buffer, [&](std::span<double> device) { nccl_.all_reduce_max(device); });
-  }
-  void broadcast(std::span<std::byte> buffer, int root) override {
-    stage(buffer, [&](std::span<std::byte> device) { nccl_.broadcast(device, root); });
-  }
-  void all_gather(std::span<const std::byte> mine, std::span<std::byte> out) override {
-    std::vector<std::byte> own(mine.begin(), mine.end());
-    stage(std::span(own), [&](std::span<std::byte> from) {
-      stage(out, [&](std::span<std::byte> into) { nccl_.all_gather(from, into); });
-    });
-  }
-  void barrier() override { nccl_.barrier(); }
-
- private:
-  template <typename T, typename Body>
-  void stage(std::span<T> host, Body body) {
-    T* data = nullptr;
-    ensure(cudaMalloc(reinterpret_cast<void**>(&data), std::max<size_t>(1, host.size_bytes())));
-    const std::unique_ptr<T, decltype(&cudaFree)> owner(data, &cudaFree);
-    ensure(cudaMemcpy(data, host.data(), host.size_bytes(), cudaMemcpyHostToDevice));
-    body(std::span<T>(data, host.size()));
-    ensure(cudaMemcpy(host.data(), data, host.size_bytes(), cudaMemcpyDeviceToHost));
-  }
-
-  Communicator& nccl_;
-};
-
 TEST(Nccl, DoesAllCollectivesOnEveryGpu) {
-  const int devices = std::min(nccl_device_count(), 4);
-  auto hosts = make_loopback_group(devices);
-  std::vector<std::jthread> threads;
-  for (int d = 0; d < devices; ++d) {
-    threads.emplace_back([&, d] {
-      const auto nccl = make_nccl_communicator(*hosts[d], {.device = d});
-      StagedCommunicator staged(*nccl);
-      testing::check_all_collectives(staged);
-      EXPECT_EQ(hosts[d]->counters().started, nccl->counters().started) << "one rank, one sequence";
-    });
+  for (int ranks = 1; ranks <= std::min(cuda::device_count(), 4); ++ranks) {
+    run_on_gpus(ranks, std::chrono::seconds(60),
+                [&](HostGroup& host, DeviceGroup& group, at::Device device) {
+                  testing::check_device_group(
+                      group, {[&](const at::Tensor& tensor) { return tensor.to(device); },
+                              [](const at::Tensor& tensor) { return tensor.cpu(); }});
+                  EXPECT_EQ(host.counters(), group.counters()) << "one sequence for each rank";
+                });
   }
+}
+
+TEST(Nccl, ARankThatStaysAwayIsAnErrorOfWait) {
+  if (cuda::device_count() < 2) GTEST_SKIP() << "needs two GPUs";
+  run_on_gpus(2, std::chrono::seconds(2),
+              [&](HostGroup& host, DeviceGroup& group, at::Device device) {
+                if (host.rank() == 0) {
+                  const at::Tensor tensor = at::ones({100}, at::TensorOptions(device));
+                  Work work = group.all_reduce(tensor);
+                  EXPECT_THROW(work.wait(), CommunicationError);
+                  EXPECT_STREQ(host.counters()->operation, "all_reduce");
+                  EXPECT_GT(host.counters()->started, host.counters()->completed);
+                  EXPECT_THROW(group.all_reduce(tensor).wait(), CommunicationError);
+                }
+              });
 }
 
 }  // namespace
@@ -79,9 +57,10 @@ TEST(Nccl, DoesAllCollectivesOnEveryGpu) {
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  if (emoe::worker::nccl_device_count() == 0) {
+  if (emoe::worker::cuda::device_count() == 0) {
     std::puts("SKIPPED: no GPU (cudaGetDeviceCount finds none), NCCL cannot run");
     return 77;
   }
+  emoe::worker::cuda::load_kernels();
   return RUN_ALL_TESTS();
 }

@@ -7,8 +7,8 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include "tests/worker/comm/loopback_group.h"
 #include "tests/worker/train/tiny_run.h"
-#include "worker/comm/loopback/loopback_communicator.h"
 #include "worker/eval/non_finite_error.h"
 
 namespace emoe::worker {
@@ -17,7 +17,7 @@ namespace {
 EvalRecord evaluate_on(const testing::TinyModel& tiny, const std::vector<Row>& rows, int world,
                        const MicroBatchOptions& options) {
   at::set_num_threads(1);
-  auto comms = make_loopback_group(world);
+  auto comms = testing::make_loopback_group(world);
   std::vector<EvalRecord> records(world);
   {
     std::vector<std::jthread> threads;
@@ -91,26 +91,26 @@ TEST(Evaluation, ADenseModelHasOneLoss) {
 
 // A rank that evaluates for hours is not to be taken for one that hangs.
 TEST(Evaluation, TellsOfEachMicroBatch) {
-  const auto comm = make_loopback();
+  const auto host = make_single_rank_group();
   const auto rows = testing::tiny_rows(15, 9);
   const MicroBatchOptions one_row{.max_tokens = 1};
   for (const int32_t experts : {0, 6}) {
     const auto model = testing::make_tiny_model({.experts = experts});
     testing::RecordingSink sink;
-    (void)evaluate(*model, rows, *comm, one_row, sink, 0);
+    (void)evaluate(*model, rows, *host, one_row, sink, 0);
     EXPECT_EQ(sink.work_done, experts == 0 ? 15 : 30);  // mask off, and on
   }
 }
 
 TEST(Evaluation, RefusesNanAndRowsWithoutTargets) {
-  const auto comm = make_loopback();
+  const auto host = make_single_rank_group();
   testing::RecordingSink sink;
   const auto bad = testing::make_tiny_model({.poisoned = true});
-  EXPECT_THROW((void)evaluate(*bad, testing::tiny_rows(3, 1), *comm, {}, sink, 0), NonFiniteError);
+  EXPECT_THROW((void)evaluate(*bad, testing::tiny_rows(3, 1), *host, {}, sink, 0), NonFiniteError);
   const auto model = testing::make_tiny_model({});
   Row row;
   row.ids = {1};
-  EXPECT_THROW((void)evaluate(*model, {row}, *comm, {}, sink, 0), std::invalid_argument);
+  EXPECT_THROW((void)evaluate(*model, {row}, *host, {}, sink, 0), std::invalid_argument);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "worker/comm/loopback/loopback_communicator.h"
+#include "tests/worker/comm/loopback_group.h"
 
 namespace emoe::worker {
 namespace {
@@ -89,7 +89,7 @@ TEST(ExpertCounts, LoadFigures) {
 }
 
 TEST(ExpertCounts, SumsOverRanksAlsoWhereARankSawNothing) {
-  auto comms = make_loopback_group(3);
+  auto comms = testing::make_loopback_group(3);
   std::vector<std::string> results(3);
   {
     std::vector<std::jthread> threads;

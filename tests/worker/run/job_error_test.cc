@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-#include "worker/comm/communicator.h"
+#include "worker/comm/collective_counters.h"
 #include "worker/train/errors.h"
 
 namespace emoe::worker {

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include "worker/comm/loopback/loopback_communicator.h"
+#include "tests/worker/comm/loopback_group.h"
 #include "worker/run/job_error.h"
 
 namespace emoe::worker {
@@ -13,7 +13,7 @@ namespace {
 
 // What each rank says of its own preparation; "" is agreement.
 std::vector<std::string> outcomes(const std::vector<Preparation>& preparations) {
-  auto comms = make_loopback_group(static_cast<int>(preparations.size()));
+  auto comms = testing::make_loopback_group(static_cast<int>(preparations.size()));
   std::vector<std::string> said(preparations.size());
   {
     std::vector<std::jthread> threads;
@@ -55,7 +55,7 @@ TEST(RankAgreement, AnotherOneIsNamedWithItsHostOnEveryRank) {
 TEST(RankAgreement, OneRankIsEnough) {
   for (const std::vector<bool>& mine :
        {std::vector{false}, {true}, {false, false}, {false, true}, {true, false}, {true, true}}) {
-    auto comms = make_loopback_group(static_cast<int>(mine.size()));
+    auto comms = testing::make_loopback_group(static_cast<int>(mine.size()));
     std::vector<std::jthread> threads;
     for (size_t rank = 0; rank < mine.size(); ++rank) {
       threads.emplace_back([&mine, rank, comm = comms[rank].get()] {

@@ -55,8 +55,8 @@ TEST(RankSession, GivesTheTaskAPreparedJobInAClaimedFolder) {
   FakeTask task([&](RankSession& own) {
     ran = true;
     EXPECT_TRUE(own.is_first());
-    EXPECT_EQ(own.comm().world_size(), 1);
-    EXPECT_EQ(own.gradient_comm(), nullptr);
+    EXPECT_EQ(own.groups().all().world_size(), 1);
+    EXPECT_EQ(own.groups().data_device().world_size(), 1);
     EXPECT_FALSE(own.prepared().train.rows.empty());
     EXPECT_FALSE(own.prepared().fingerprint.empty());
     EXPECT_TRUE(own.check_model_unchanged().ok());

@@ -11,8 +11,8 @@
 #include <yaml-cpp/yaml.h>
 
 #include "tests/support/temp_dir.h"
+#include "tests/worker/comm/loopback_group.h"
 #include "tests/worker/train/tiny_run.h"
-#include "worker/comm/loopback/loopback_communicator.h"
 #include "worker/text/dataset.h"
 #include "worker/weights/base_weights.h"
 #include "worker/weights/peft.h"
@@ -138,15 +138,17 @@ class GoldenTraining : public ::testing::TestWithParam<Case> {
   void run() {
     const auto train = rows("data_start", "data_count");
     const auto eval = rows("eval_start", "eval_count");
-    auto comms = make_loopback_group(GetParam().world_size);
-    std::vector<testing::RecordingSink> sinks(comms.size());
+    auto hosts = testing::make_loopback_group(GetParam().world_size);
+    std::vector<testing::RecordingSink> sinks(hosts.size());
     std::vector<std::jthread> threads;
-    for (size_t rank = 0; rank < comms.size(); ++rank) {
+    for (size_t rank = 0; rank < hosts.size(); ++rank) {
       threads.emplace_back([&, rank] {
         const auto llama = model();
         NeverStop stop;
         const SystemClock clock;
-        Trainer trainer(options(), {*llama, *comms[rank], sinks[rank], stop, clock, train, eval});
+        const auto device = make_cpu_group(*hosts[rank]);
+        Trainer trainer(options(),
+                        {*llama, *hosts[rank], *device, sinks[rank], stop, clock, train, eval});
         (void)trainer.run();
       });
     }

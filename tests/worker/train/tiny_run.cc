@@ -8,7 +8,7 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
-#include "worker/comm/loopback/loopback_communicator.h"
+#include "tests/worker/comm/loopback_group.h"
 #include "worker/eval/non_finite_error.h"
 #include "worker/model/counter_random.h"
 
@@ -140,15 +140,19 @@ std::vector<Row> tiny_rows(int64_t count, uint64_t seed) {
   return rows;
 }
 
-RankOutcome run_rank(const TinyRun& run, Communicator& comm, Communicator* gradient_comm) {
+RankOutcome run_rank(const TinyRun& run, HostGroup& host) {
+  return run_rank(run, host, *make_cpu_group(host));
+}
+
+RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
   RankOutcome outcome;
   TinyModel tiny = run.model;
-  tiny.poisoned = run.poisoned_rank == comm.rank();
+  tiny.poisoned = run.poisoned_rank == host.rank();
   const auto model = make_tiny_model(tiny);
-  ScriptedStop stop(run, comm.rank());
+  ScriptedStop stop(run, host.rank());
   const SystemClock clock;
   if (run.on_phase) {
-    outcome.sink.phase_hook = [&](Phase phase) { run.on_phase(comm.rank(), phase, *model); };
+    outcome.sink.phase_hook = [&](Phase phase) { run.on_phase(host.rank(), phase, *model); };
   }
   const auto failed = [&](const char* type, const std::exception& error) {
     outcome.error_type = type;
@@ -156,7 +160,7 @@ RankOutcome run_rank(const TinyRun& run, Communicator& comm, Communicator* gradi
   };
   try {
     Trainer trainer(run.options,
-                    {*model, comm, outcome.sink, stop, clock, run.train, run.eval, gradient_comm});
+                    {*model, host, device, outcome.sink, stop, clock, run.train, run.eval});
     outcome.result = trainer.run();
     outcome.expert_stats = trainer.expert_counts().to_json();
   } catch (const NonFiniteError& error) {
@@ -177,14 +181,14 @@ RankOutcome run_rank(const TinyRun& run, Communicator& comm, Communicator* gradi
 
 std::vector<RankOutcome> run_ranks(const TinyRun& run) {
   at::set_num_threads(1);
-  auto comms = make_loopback_group(run.world_size);
+  auto hosts = make_loopback_group(run.world_size);
   std::vector<RankOutcome> outcomes(run.world_size);
   {
     std::vector<std::jthread> threads;
     for (int rank = 0; rank < run.world_size; ++rank) {
       threads.emplace_back([&, rank] {
-        outcomes[rank] = run_rank(run, *comms[rank]);
-        comms[rank].reset();  // a failed rank must not leave the others waiting
+        outcomes[rank] = run_rank(run, *hosts[rank]);
+        hosts[rank].reset();  // a failed rank must not leave the others waiting
       });
     }
   }

@@ -8,7 +8,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "worker/comm/communicator.h"
+#include "worker/comm/device_group.h"
+#include "worker/comm/host_group.h"
 #include "worker/model/decoder.h"
 #include "worker/report/progress_sink.h"
 #include "worker/train/trainer.h"
@@ -94,8 +95,9 @@ struct RankOutcome {
   std::string error_type;  // "NonFiniteError", "CheckpointError", "ResumeError", "other"
 };
 
-[[nodiscard]] RankOutcome run_rank(const TinyRun& run, Communicator& comm,
-                                   Communicator* gradient_comm = nullptr);
+[[nodiscard]] RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device);
+// The tensors over the same ranks as all else.
+[[nodiscard]] RankOutcome run_rank(const TinyRun& run, HostGroup& host);
 [[nodiscard]] std::vector<RankOutcome> run_ranks(const TinyRun& run);
 
 // Options with 6 steps of 8 rows.

@@ -8,8 +8,7 @@
 #include <mpi.h>
 
 #include "base/log.h"
-#include "worker/comm/communicator.h"
-#include "worker/comm/mpi/mpi_error.h"
+#include "worker/comm/collective_counters.h"
 
 namespace emoe::worker {
 namespace {
@@ -45,9 +44,9 @@ MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()) {
 }
 
 MpiSession::~MpiSession() {
-  if (finalized_ || std::uncaught_exceptions() > exceptions_at_start_) return;
+  if (std::uncaught_exceptions() > exceptions_at_start_) return;
   try {
-    finalize();
+    check_mpi(MPI_Finalize(), "MPI_Finalize");
   } catch (const CommunicationError& error) {
     log_warning("%s", error.what());
   }
@@ -63,16 +62,6 @@ int MpiSession::world_size() const {
   int size = 1;
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size), "MPI_Comm_size");
   return size;
-}
-
-void MpiSession::finalize() {
-  finalized_ = true;
-  check_mpi(MPI_Finalize(), "MPI_Finalize");
-}
-
-void MpiSession::abort(int exit_code) {
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
-  std::_Exit(exit_code);  // where MPI_Abort came back
 }
 
 std::optional<int> launched_world_size() {

@@ -1,15 +1,16 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 namespace emoe::worker {
 
-// MPI between its initialisation and its end; owned by main or what main calls.
+// MPI between its initialisation and its end; outlives every group made of it.
 //
-// Destroyed in the ordinary course of things it finalises MPI, which waits for all ranks. Destroyed
-// by an exception on its way up it does not: a rank that leaves because of an error must not wait
-// for peers that are stuck in a collective. It just exits with its code; mpirun then ends the other
-// ranks and passes that code on.
+// The destructor finalises MPI, which waits for all ranks, unless an exception is unwinding the
+// stack: a rank that leaves because of an error must not wait for peers that are stuck in a
+// collective. It just exits with its code; mpirun then ends the other ranks and passes that code
+// on.
 class MpiSession {
  public:
   // Without mpirun or srun around it the process becomes a world of one. Threads: one thread at a
@@ -23,15 +24,12 @@ class MpiSession {
   [[nodiscard]] int rank() const;
   [[nodiscard]] int world_size() const;
 
-  // Collective over all ranks. Every MpiCommunicator must be gone.
-  void finalize();
-  // Ends all ranks at once with this exit code; for a rank that knows its peers are stuck.
-  [[noreturn]] static void abort(int exit_code);
-
  private:
   int exceptions_at_start_ = 0;
-  bool finalized_ = false;
 };
+
+// Throws CommunicationError "<operation>: <MPI's text>" unless `code` is MPI_SUCCESS.
+void check_mpi(int code, const std::string& operation);
 
 // The world size the launcher around this process says (mpirun, PMIx, srun), known before MPI is
 // initialised; nothing where there is no launcher. A difference to world_size() means the launcher

@@ -1,7 +1,5 @@
 #pragma once
 
-#include "worker/device/device.h"
-
 namespace emoe::worker::cuda {
 
 // cuda_device.cc where the CUDA toolkit was there at build time, cuda_stub.cc otherwise.
@@ -13,7 +11,5 @@ namespace emoe::worker::cuda {
 // machine without GPUs need not have the 4 GB of libraries they depend on. std::runtime_error with
 // the loader's words if they cannot be loaded.
 void load_kernels();
-[[nodiscard]] DeviceProperties device_properties(at::Device device);
-void synchronize(at::Device device);
 
 }  // namespace emoe::worker::cuda

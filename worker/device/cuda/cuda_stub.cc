@@ -13,11 +13,5 @@ int device_count() {
 void load_kernels() {
   throw std::runtime_error("built without CUDA");
 }
-DeviceProperties device_properties(at::Device) {
-  throw std::runtime_error("built without CUDA");
-}
-void synchronize(at::Device) {
-  throw std::runtime_error("built without CUDA");
-}
 
 }  // namespace emoe::worker::cuda

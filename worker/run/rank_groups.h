@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "worker/comm/device_group.h"
+#include "worker/comm/host_group.h"
+#include "worker/comm/mpi/mpi_session.h"
+#include "worker/comm/parallel_plan.h"
+#include "worker/run/rank_environment.h"
+
+namespace emoe::worker {
+
+// MPI and the groups of one rank, for the whole of its run. Where an exception destroys it, it does
+// not wait for the other ranks (see MpiSession).
+class RankGroups {
+ public:
+  // Collective over all ranks of the run; `counters` show where it waits. Throws JobError 64 where
+  // the launcher and MPI, or the devices of the ranks, do not fit together; CommunicationError.
+  RankGroups(const ParallelPlan& plan, const RankEnvironment& environment, at::Device device,
+             std::shared_ptr<CollectiveCounters> counters);
+
+  // All ranks of the run.
+  [[nodiscard]] HostGroup& all() { return *all_; }
+  // The ranks that share the rows and add their gradients (ParallelPlan::Group::data), for
+  // agreement and for tensors on `device` (NCCL between GPUs, else as the host's).
+  [[nodiscard]] HostGroup& data_host() { return *data_host_; }
+  [[nodiscard]] DeviceGroup& data_device() { return *data_device_; }
+
+ private:
+  std::optional<MpiSession> mpi_;  // gone last
+  std::shared_ptr<HostGroup> all_;
+  std::shared_ptr<HostGroup> data_host_;  // all_ itself where the plan has one data group
+  std::unique_ptr<DeviceGroup> data_device_;
+};
+
+}  // namespace emoe::worker
