@@ -18,18 +18,18 @@ using nlohmann::json;
 
 constexpr int64_t kMaxRank = 1 << 20;
 
-const std::set<std::string> kUnderstood{"peft_type",      "r",   "lora_alpha", "lora_dropout",
-                                        "target_modules", "bias"};
+const std::set<std::string> kUnderstoodSettings{
+    "peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "bias"};
 
 // Without influence on what a loaded adapter computes.
-const std::set<std::string> kHarmless{"base_model_name_or_path",
-                                      "revision",
-                                      "inference_mode",
-                                      "peft_version",
-                                      "auto_mapping",
-                                      "megatron_core",
-                                      "qalora_group_size",
-                                      "layers_pattern"};
+const std::set<std::string> kHarmlessSettings{"base_model_name_or_path",
+                                              "revision",
+                                              "inference_mode",
+                                              "peft_version",
+                                              "auto_mapping",
+                                              "megatron_core",
+                                              "qalora_group_size",
+                                              "layers_pattern"};
 
 // Settings that would change the computation must be off. Null, false, {} and [] all mean off.
 const std::set<std::string> kMustBeOff{"fan_in_fan_out",    "use_rslora",
@@ -71,8 +71,8 @@ void check_settings(const json& config, const std::string& source, Diagnostics& 
         problems.add(source, key,
                      absl::StrCat("is ", value.dump().substr(0, 60), "; this is not supported"));
       }
-    } else if (!kUnderstood.contains(key) && !kHarmless.contains(key) && key != "task_type" &&
-               key != "init_lora_weights") {
+    } else if (!kUnderstoodSettings.contains(key) && !kHarmlessSettings.contains(key) &&
+               key != "task_type" && key != "init_lora_weights") {
       problems.add(source, key, "is not known here, and it may change what the adapter computes");
     }
   }

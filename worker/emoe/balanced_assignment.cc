@@ -7,16 +7,13 @@
 #include <utility>
 
 #include "base/check.h"
+#include "worker/emoe/index.h"
 
 namespace emoe::worker {
 namespace {
 
 constexpr int64_t kFar = std::numeric_limits<int64_t>::max() / 4;
 constexpr int kMaxSweeps = 12;
-
-size_t at(int64_t index) {
-  return static_cast<size_t>(index);
-}
 
 }  // namespace
 

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "worker/emoe/balanced_assignment.h"
 #include "worker/emoe/dot_products.h"
+#include "worker/emoe/index.h"
 #include "worker/emoe/local_search.h"
 
 namespace emoe::worker {
@@ -20,10 +21,6 @@ namespace {
 // the means too little to matter.
 constexpr int64_t kMostSearchedAlways = 1024;
 constexpr int64_t kMostSearched = 4096;
-
-size_t at(int64_t index) {
-  return static_cast<size_t>(index);
-}
 
 uint64_t mix(uint64_t x) {
   x += 0x9E3779B97F4A7C15u;

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "worker/emoe/balanced_assignment.h"
 #include "worker/emoe/balanced_kmeans.h"
+#include "worker/emoe/index.h"
 
 namespace emoe::worker {
 namespace {
@@ -14,10 +15,6 @@ constexpr int kMaxPasses = 200;  // a few suffice; a bound against the unforesee
 constexpr int kPatience = 24;    // draws without gain before giving up
 // Above so many clusters a draw costs more than it brings (its assignment problem is N x N).
 constexpr int32_t kMostRedistributed = 512;
-
-size_t at(int64_t index) {
-  return static_cast<size_t>(index);
-}
 
 }  // namespace
 
