@@ -1,10 +1,61 @@
+# A source costs a second or two of its own, and two to ten for the headers it includes; so sources are compiled in batches:
+# files that include some of SRCS one after another. Batches are bounded, so that a change of one file is compiled in a few
+# seconds. For the sources it means that names in anonymous namespaces are unique within a target. Whether each includes
+# what it uses is seen by clang-tidy, which gets them one by one (preset lint).
+set(EMOE_BATCH_BYTES 30000 CACHE STRING "sources compiled together, up to about so many bytes; 0: each by itself")
+# A class may have members of types of its source's anonymous namespace; in a batch GCC takes the source for a header.
+set(EMOE_BATCH_WARNINGS -Wno-subobject-linkage)
+
+# _emoe_batches(OUT NAME FILE…): sets OUT to what is to be compiled for FILEs of the target NAME: batches of about equal
+# size, in the order given.
+function(_emoe_batches out name)
+  set(${out} "${ARGN}" PARENT_SCOPE)
+  if(EMOE_BATCH_BYTES EQUAL 0)
+    return()
+  endif()
+  set(total 0)
+  foreach(source IN LISTS ARGN)
+    file(SIZE "${CMAKE_CURRENT_SOURCE_DIR}/${source}" size)
+    math(EXPR total "${total} + ${size}")
+  endforeach()
+  math(EXPR share "${total} / (${total} / ${EMOE_BATCH_BYTES} + 1)")
+  file(RELATIVE_PATH folder "${CMAKE_SOURCE_DIR}" "${CMAKE_CURRENT_SOURCE_DIR}")
+  set(done 0)
+  set(batches "")
+  foreach(source IN LISTS ARGN)
+    file(SIZE "${CMAKE_CURRENT_SOURCE_DIR}/${source}" size)
+    math(EXPR number "(${done} + ${size} / 2) / ${share}")  # by where the file's middle lies
+    math(EXPR done "${done} + ${size}")
+    list(APPEND batch_${number} "${source}")
+    list(APPEND batches ${number})
+  endforeach()
+  list(REMOVE_DUPLICATES batches)
+  set(compiled "")
+  foreach(number IN LISTS batches)
+    list(LENGTH batch_${number} length)
+    if(length EQUAL 1)
+      list(APPEND compiled "${batch_${number}}")
+      continue()
+    endif()
+    list(TRANSFORM batch_${number} REPLACE "(.+)" "#include \"${folder}/\\1\"\n")
+    string(CONCAT text ${batch_${number}})
+    set(file "${CMAKE_CURRENT_BINARY_DIR}/${name}_${number}.cc")
+    file(CONFIGURE OUTPUT "${file}" CONTENT "${text}" @ONLY)
+    list(APPEND compiled "${file}")
+  endforeach()
+  set(${out} "${compiled}" PARENT_SCOPE)
+endfunction()
+
 # emoe_library(NAME SRCS a.cc … DEPS x …)  static library emoe_NAME with the alias emoe::NAME.
 # NAME is the folder's path with '_' for '/'. A TORCH library uses the shared precompiled header.
+# ALONE: sources that are compiled by themselves, because they have flags or third-party headers of their own.
 function(emoe_library name)
-  cmake_parse_arguments(arg "TORCH" "" "SRCS;DEPS" ${ARGN})
-  add_library(emoe_${name} STATIC ${arg_SRCS})
+  cmake_parse_arguments(arg "TORCH" "" "SRCS;ALONE;DEPS" ${ARGN})
+  _emoe_batches(sources ${name} ${arg_SRCS})
+  add_library(emoe_${name} STATIC ${sources} ${arg_ALONE})
   add_library(emoe::${name} ALIAS emoe_${name})
   _emoe_settings(emoe_${name} "${arg_TORCH}")
+  target_compile_options(emoe_${name} PRIVATE ${EMOE_BATCH_WARNINGS})
   target_link_libraries(emoe_${name} PUBLIC ${arg_DEPS})
 endfunction()
 
@@ -13,8 +64,10 @@ endfunction()
 add_custom_target(programs)
 function(emoe_program name)
   cmake_parse_arguments(arg "TORCH;TOOL" "" "SRCS;DEPS" ${ARGN})
-  add_executable(${name} ${arg_SRCS})
+  _emoe_batches(sources ${name} ${arg_SRCS})
+  add_executable(${name} ${sources})
   _emoe_settings(${name} "${arg_TORCH}")
+  target_compile_options(${name} PRIVATE ${EMOE_BATCH_WARNINGS})
   target_link_libraries(${name} PRIVATE ${arg_DEPS})
   if(NOT arg_TOOL)
     add_dependencies(programs ${name})

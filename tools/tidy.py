@@ -4,8 +4,8 @@
     tools/tidy.py [--base REV] [--most 12] [FILE …]
 
 Without FILEs: what changed since --base (default: where this branch left origin/main, or the last commit's parent), new
-files included; a header counts as a source that includes it. Configures build/release and makes the protobuf headers,
-but builds nothing else. Exit 1 if anything was found.
+files included; a header counts as a source that includes it. Configures build/lint, where each source is compiled by itself,
+and makes the protobuf headers, but builds nothing else. Exit 1 if anything was found.
 """
 import argparse
 import concurrent.futures
@@ -18,7 +18,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LINT = ROOT / "build" / "lint"
+BUILD = ROOT / "build" / "lint"
+LINT = BUILD / "tidy"  # the compile database as clang likes it
 OPTIONS = ["--quiet", "--extra-arg=-Wno-unknown-warning-option", "--extra-arg=-Wno-ignored-optimization-argument"]
 NOISE = re.compile(r"^\d+ warnings?( and \d+ errors?)? (generated|treated as errors?)\.?$|^Suppressed \d+|^Use -header-filter")
 
@@ -59,14 +60,14 @@ def prepare():
     """A compile database for clang: GCC's precompiled header gives way to the header it was made from."""
     headers = [f"proto/{path.relative_to(ROOT / 'proto')}".replace(".proto", ".pb.h")
                for path in sorted((ROOT / "proto").rglob("*.proto"))]
-    subprocess.run([ROOT / "tools" / "build.sh", "release", str(os.cpu_count()), *headers], check=True,
+    subprocess.run([ROOT / "tools" / "build.sh", "lint", str(os.cpu_count()), *headers], check=True,
                    stdout=subprocess.DEVNULL)
-    entries = json.loads((ROOT / "build" / "release" / "compile_commands.json").read_text())
+    entries = json.loads((BUILD / "compile_commands.json").read_text())
     for entry in entries:
         words = [word for word in shlex.split(entry.pop("command")) if word != "-Winvalid-pch"]
         entry["arguments"] = [str(ROOT / "worker" / "torch_pch.h") if word.endswith("/cmake_pch.hxx") else word
                               for word in words]
-    LINT.mkdir(parents=True, exist_ok=True)
+    LINT.mkdir(exist_ok=True)
     (LINT / "compile_commands.json").write_text(json.dumps(entries, indent=1))
     return {str(pathlib.Path(entry["file"]).relative_to(ROOT)) for entry in entries
             if pathlib.Path(entry["file"]).is_relative_to(ROOT)}
