@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""One LoRA training step of transformers + PEFT on a random Llama: the peer of bench/step_bench.
+"""LoRA training steps of transformers + PEFT on a random Llama: the peer of bench/step_bench.
 
     build/python/bin/python bench/peer_step.py --dtype bfloat16 [--hidden 768 …] [--steps 3]
 
 Prints one JSON line. The same shape, rows without padding, LoRA on q_proj and v_proj, dropout 0,
-fused attention, backward included, no optimiser (it is noise at this size on both sides).
+fused attention; a step is forward, backward, clipping and AdamW, as a training loop runs it.
 """
 import argparse
 import json
@@ -30,18 +30,23 @@ def main():
     model = LlamaForCausalLM(config).to(getattr(torch, args.dtype))
     model = get_peft_model(model, LoraConfig(r=args.rank, lora_alpha=16, lora_dropout=0.0,
                                              target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.0)
     ids = torch.randint(0, args.vocab, (args.rows, args.length))
     times = []
     for _ in range(args.steps + 1):
         start = time.perf_counter()
-        model.zero_grad()
+        optimizer.zero_grad()
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        loss = loss.item()
         times.append(time.perf_counter() - start)
     best = min(times[1:])
     print(json.dumps({"program": "transformers + PEFT", "dtype": args.dtype, "threads": args.threads,
                       "step_seconds": round(best, 4), "tokens_per_second": round(args.rows * args.length / best, 1),
-                      "loss": round(float(loss), 4)}))
+                      "loss": round(loss, 4)}))
 
 
 if __name__ == "__main__":

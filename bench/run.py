@@ -1,75 +1,196 @@
 #!/usr/bin/env python3
-"""`make bench`: one LoRA step of ours, of transformers + PEFT, and the step's bare matrix products, in turn.
+"""`make bench`: training steps of ours, of transformers + PEFT, and the step's bare matrix products, in turn.
 
-    bench/run.py [--rounds 3] [--only float32|bfloat16] [--threads 2] [--tiny]
+    bench/run.py [--rounds 3] [--only float32|bfloat16] [--threads N] [--seconds 480]
+    bench/run.py --against DIR    step times of another build (its step_bench lies in DIR/bin or DIR) beside this one's
+    bench/run.py --tiny           a model of no consequence, to see that the programs run; writes nothing
 
-A 110 M Llama (random weights), 4 x 512 tokens, LoRA r=8 on q and v, dropout 0, no padding. The programs take turns, and
-a ratio is taken within a round, minutes apart on the same machine, because only that holds when a machine's speed drifts;
-the median over the rounds counts. Writes build/bench/step.json and prints a table. --tiny: a model of no consequence, to
-see that the programs run (a test does); writes nothing.
+A 110 M Llama (random weights), 4 x 512 tokens, LoRA r=8 on q and v, dropout 0, no padding. A step is what a training
+loop runs: forward, backward, clipping, AdamW; ours through the trainer, with one rank. The programs take turns, and a
+ratio is taken within a round, seconds apart on the same machine, because only that holds when a machine's speed drifts;
+the median over the rounds counts. Where the time (--seconds, for everything) does not suffice, fewer steps or a smaller
+model are measured, and the output says so. Writes build/bench/results.json and prints a table.
 """
 import argparse
 import json
 import os
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench"
 OURS = pathlib.Path(os.environ.get("EMOE_BIN_DIR") or ROOT / "build" / "bin") / "step_bench"
 PYTHON = ROOT / "build" / "python" / "bin" / "python"
-TINY = {"hidden": 64, "ffn": 96, "layers": 2, "heads": 4, "kv-heads": 2, "vocab": 128, "rows": 2, "length": 32, "steps": 1}
+DTYPES = ("float32", "bfloat16")
+FULL = {"hidden": 768, "ffn": 2048, "layers": 12, "heads": 12, "kv-heads": 12, "vocab": 32000, "rows": 4, "length": 512}
+SHAPES = [FULL, {**FULL, "layers": 4, "rows": 2, "length": 256}, {**FULL, "layers": 2, "rows": 1, "length": 128}]
+PROBE = {**FULL, "layers": 1, "rows": 1, "length": 64}
+TINY = {"hidden": 64, "ffn": 96, "layers": 2, "heads": 4, "kv-heads": 2, "vocab": 128, "rows": 2, "length": 32}
+STEPS = 3  # measured in each round, after one to warm up
+# Over the peer at least, over the replay at most.
+GOALS = {"float32": (1.35, 1.25), "bfloat16 AMX": (3.0, 1.4), "bfloat16 AVX-512": (1.8, 1.3)}
 
 
-def measure(command, threads):
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+class TimeIsUp(Exception):
+    """A program was ended because the time for everything has passed."""
+
+
+def measure(command, shape, steps, dtype, args):
+    """What a program printed, and the seconds it took in all."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    options = [part for name, value in shape.items() for part in (f"--{name}", value)]
+    command = [*command, "--dtype", dtype, "--threads", args.threads, "--steps", steps, *options]
+    start = time.monotonic()
+    try:
+        done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True,
+                              timeout=max(args.deadline - start, 0.1))
+    except subprocess.TimeoutExpired as error:
+        raise TimeIsUp from error
     if done.returncode != 0:
         sys.exit(f"{command[0]} failed ({done.returncode}):\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return {**json.loads(done.stdout.strip().splitlines()[-1]), "all_seconds": time.monotonic() - start}
 
 
-def one_round(options, threads):
-    ours = measure([OURS, *options], threads)
-    peer = measure([PYTHON, ROOT / "bench" / "peer_step.py", *options], threads)
-    return {"ours": ours["tokens_per_second"], "peer": peer["tokens_per_second"], "replay": ours["replay_tokens_per_second"],
-            "ours_over_peer": ours["tokens_per_second"] / peer["tokens_per_second"],
-            "step_over_replay": ours["step_over_replay"]}
+def products(shape):
+    """Multiplications of a step but for a constant factor; attention, small at these lengths, left out."""
+    head = shape["hidden"] // shape["heads"] * shape["kv-heads"]
+    layer = 2 * shape["hidden"] * (shape["hidden"] + head) + 3 * shape["hidden"] * shape["ffn"]
+    return shape["rows"] * shape["length"] * (shape["layers"] * layer + shape["vocab"] * shape["hidden"])
 
 
-def bench(dtype, args):
-    """The rounds of one dtype, and the median of each of their figures."""
-    options = ["--dtype", dtype, "--threads", args.threads]
-    options += [part for name, value in TINY.items() for part in (f"--{name}", value)] if args.tiny else []
-    rounds = []
-    for number in range(args.rounds):
-        print(f"{dtype}, round {number + 1} of {args.rounds} …", file=sys.stderr, flush=True)
-        rounds.append(one_round(options, args.threads))
-    return {"dtype": dtype, "threads": args.threads, "rounds": rounds,
-            **{name: statistics.median(each[name] for each in rounds) for name in rounds[0]}}
+def choose(programs, dtype, args, seconds):
+    """(shape, rounds, steps) that fit into so many seconds, judged by a step of a small model."""
+    fixed = each = 0.0  # seconds of a round but for its steps; of one step of FULL, all programs together
+    for command in programs.values():
+        probe = measure(command, PROBE, 1, dtype, args)
+        turn = probe["step_seconds"] * (1 + 1 / probe.get("step_over_replay", float("inf")))
+        fixed += max(probe["all_seconds"] - 2 * turn, 0.0)
+        each += turn * products(FULL) / products(PROBE)
+    for shape in SHAPES:
+        step = each * products(shape) / products(FULL)
+        for rounds, steps in ((args.rounds, STEPS), (min(args.rounds, 2), 2), (1, 1)):
+            if rounds * (fixed + (steps + 1) * step) <= seconds:
+                return shape, rounds, steps
+    return SHAPES[-1], 1, 1
+
+
+def bench(dtype, programs, args, seconds):
+    """The rounds of one dtype, or None where the time did not suffice for one."""
+    shape, rounds, steps = TINY, args.rounds, 1
+    if not args.tiny:
+        shape, rounds, steps = choose(programs, dtype, args, seconds)
+        if shape != FULL:
+            print(f"NOTE: {dtype} is measured with a smaller model ({shape['layers']} layers, {shape['rows']} x "
+                  f"{shape['length']} tokens): steps of the full one do not fit into {seconds:.0f} s here", flush=True)
+        if (rounds, steps) != (args.rounds, STEPS):
+            print(f"NOTE: {dtype} is measured in {rounds} round(s) of {steps} step(s) for lack of time", flush=True)
+    done = []
+    for number in range(rounds):
+        print(f"{dtype}, round {number + 1} of {rounds} …", file=sys.stderr, flush=True)
+        try:
+            done.append({name: measure(command, shape, steps, dtype, args) for name, command in programs.items()})
+        except TimeIsUp:
+            print(f"NOTE: {dtype}: time is up after {number} of {rounds} rounds", flush=True)
+            break
+    return {"dtype": dtype, "shape": shape, "steps": steps, "rounds": done} if done else None
+
+
+def median(result, figure):
+    return statistics.median(figure(each) for each in result["rounds"])
+
+
+def speed(program, name="tokens_per_second"):
+    return lambda each: each[program][name]
+
+
+def over_peer(each):
+    return each["ours"]["tokens_per_second"] / each["peer"]["tokens_per_second"]
+
+
+def over_replay(each):
+    return each["ours"]["step_over_replay"]
+
+
+def instruction_set():
+    flags = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()  # as set to try out what an older processor does
+    if limit == "AVX2" or "avx512f" not in flags:
+        return "AVX2"
+    return "AMX" if "amx_bf16" in flags and not limit else "AVX-512"
+
+
+def row(identity, what, value, better, goal):
+    met = None if goal is None else value >= goal if better == "higher" else value <= goal
+    return {"id": identity, "what": what, "value": round(value, 3), "unit": "ratio", "better": better, "goal": goal, "met": met}
+
+
+def rows_of(result):
+    dtype = result["dtype"]
+    peer, replay = GOALS.get(dtype if dtype == "float32" else f"{dtype} {instruction_set()}", (None, None))
+    if result["shape"] != FULL:
+        peer = replay = None  # the goals are of the full model
+    return [row(f"P1.{dtype}", "tokens/s of a LoRA step over transformers + PEFT", median(result, over_peer), "higher", peer),
+            row(f"P1.{dtype}.replay", "time of a LoRA step over its matrix products", median(result, over_replay), "lower", replay)]
+
+
+def report(results, args):
+    print(f"{'tokens/s':<10}{'ours':>8}{'peer':>8}{'replay':>8}{'ours/peer':>12}{'step/replay':>13}")
+    for result in results:
+        print(f"{result['dtype']:<10}{median(result, speed('ours')):>8.0f}{median(result, speed('peer')):>8.0f}"
+              f"{median(result, speed('ours', 'replay_tokens_per_second')):>8.0f}"
+              f"{median(result, over_peer):>11.2f}x{median(result, over_replay):>12.2f}x")
+    if args.tiny:
+        return
+    rows = [each for result in results for each in rows_of(result)]
+    machine = {"name": platform.node(), "system": platform.platform(), "instruction_set": instruction_set(),
+               "cores": os.cpu_count(), "threads": args.threads}
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "results.json").write_text(json.dumps({"machine": machine, "rows": rows, "details": results}, indent=1) + "\n")
+    for result in results:
+        if median(result, over_peer) < 1:
+            print(f"WARNING: in {result['dtype']} our step is slower than transformers + PEFT", file=sys.stderr)
+
+
+def report_against(results):
+    print(f"{'s per step':<10}{'ours':>8}{'other':>8}{'ours/other':>12}")
+    for result in results:
+        ratio = median(result, lambda each: each["ours"]["step_seconds"] / each["other"]["step_seconds"])
+        print(f"{result['dtype']:<10}{median(result, speed('ours', 'step_seconds')):>8.3f}"
+              f"{median(result, speed('other', 'step_seconds')):>8.3f}{ratio:>11.3f}x")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=("float32", "bfloat16"))
+    parser.add_argument("--seconds", type=float, default=480, help="for everything; no program runs longer than this")
+    parser.add_argument("--only", choices=DTYPES)
+    parser.add_argument("--against", metavar="DIR", help="another build folder, with a step_bench of its own")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
-    results = [bench(dtype, args) for dtype in ("float32", "bfloat16") if args.only in (None, dtype)]
-    print(f"{'tokens/s':<10}{'ours':>8}{'peer':>8}{'replay':>8}{'ours/peer':>12}{'step/replay':>13}")
-    for row in results:
-        print(f"{row['dtype']:<10}{row['ours']:>8.0f}{row['peer']:>8.0f}{row['replay']:>8.0f}"
-              f"{row['ours_over_peer']:>11.2f}x{row['step_over_replay']:>12.2f}x")
-    if args.tiny:
-        return
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "step.json").write_text(json.dumps(results, indent=1) + "\n")
-    for row in results:
-        if row["ours_over_peer"] < 1:
-            print(f"WARNING: in {row['dtype']} our step is slower than transformers + PEFT", file=sys.stderr)
+    args.deadline = time.monotonic() + args.seconds
+    programs = {"ours": [OURS], "peer": [PYTHON, ROOT / "bench" / "peer_step.py"]}
+    if args.against:
+        found = [path for path in (pathlib.Path(args.against, "bin", "step_bench"), pathlib.Path(args.against, "step_bench"))
+                 if path.exists()]
+        if not found:
+            sys.exit(f"no step_bench in {args.against}: build it there first")
+        programs = {"ours": [OURS], "other": [found[0]]}
+    dtypes = [dtype for dtype in DTYPES if args.only in (None, dtype)]
+    results = []
+    for left, dtype in zip(range(len(dtypes), 0, -1), dtypes):
+        try:
+            results.append(bench(dtype, programs, args, (args.deadline - time.monotonic()) / left))
+        except TimeIsUp:
+            print(f"NOTE: {dtype} is not measured: time is up", flush=True)
+    results = list(filter(None, results))
+    if not results:
+        sys.exit(f"nothing could be measured within {args.seconds:.0f} s")
+    report_against(results) if args.against else report(results, args)
 
 
 if __name__ == "__main__":

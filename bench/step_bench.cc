@@ -1,4 +1,5 @@
-// One LoRA training step of a random Llama, and the bound: the step's matrix products alone.
+// Training steps of a random Llama as the trainer runs them (one rank; AdamW, the exchange of
+// gradients and the counting of experts included), and the bound: a step's matrix products alone.
 //
 //   step_bench [--dtype float32|bfloat16] [--hidden 768] … [--experts 0 --top_k 0 --every 2]
 //
@@ -10,19 +11,23 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include "base/clock.h"
+#include "worker/comm/device_group.h"
+#include "worker/comm/host_group.h"
 #include "worker/device/device.h"
 #include "worker/model/counter_random.h"
-#include "worker/model/decoder.h"
+#include "worker/model/model.h"
+#include "worker/text/row.h"
+#include "worker/train/trainer.h"
 
 namespace emoe::worker {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 struct Arguments {
   std::map<std::string, int64_t> numbers = {
@@ -51,6 +56,7 @@ Arguments parse(int argc, char** argv) {
   if (arguments.dtype != "float32" && arguments.dtype != "bfloat16") {
     throw std::invalid_argument("--dtype " + arguments.dtype);
   }
+  if (arguments["steps"] < 1) throw std::invalid_argument("--steps below 1");
   return arguments;
 }
 
@@ -85,28 +91,17 @@ ModelOptions model_options(const Arguments& a) {
   return options;
 }
 
-PackedBatch random_batch(const Arguments& a) {
-  PackedBatch batch;
-  batch.segment_starts = {0};
-  const float weight = 1.0F / static_cast<float>(a["rows"] * (a["length"] - 1));
-  for (int64_t row = 0; row < a["rows"]; ++row) {
+std::vector<Row> random_rows(const Arguments& a) {
+  std::vector<Row> rows(a["rows"]);
+  for (int64_t r = 0; r < a["rows"]; ++r) {
+    rows[r].source_index = r;
+    rows[r].targets = {{1, static_cast<int32_t>(a["length"])}};
     for (int64_t t = 0; t < a["length"]; ++t) {
-      const auto id = [&a, row](int64_t place) {
-        return static_cast<int64_t>(
-            random_bits(static_cast<uint64_t>(row), static_cast<uint64_t>(place)) %
-            static_cast<uint64_t>(a["vocab"]));
-      };
-      const bool last = t + 1 == a["length"];
-      batch.ids.push_back(id(t));
-      batch.positions.push_back(t);
-      batch.targets.push_back(last ? -1 : id(t + 1));
-      batch.weights.push_back(last ? 0.0F : weight);
+      const uint64_t bits = random_bits(static_cast<uint64_t>(r), static_cast<uint64_t>(t));
+      rows[r].ids.push_back(static_cast<int32_t>(bits % static_cast<uint64_t>(a["vocab"])));
     }
-    batch.segment_starts.push_back(static_cast<int64_t>(batch.ids.size()));
-    batch.row_keys.push_back(row);
   }
-  batch.real_tokens = batch.num_tokens();
-  return batch;
+  return rows;
 }
 
 // The products of the step with frozen weights: every linear forward and for its input gradient
@@ -152,48 +147,68 @@ class Replay {
   at::Tensor logits_;
 };
 
-template <typename Work>
-double seconds(const Work& work) {
-  const auto start = Clock::now();
-  work();
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+// After each step of the trainer the replay has its turn; the first round warms up.
+class Stopwatch final : public ProgressSink {
+ public:
+  explicit Stopwatch(Replay& replay) : replay_(replay) {}
+  void on(const Event& event) override {
+    const auto* record = std::get_if<StepRecord>(&event);
+    if (record == nullptr) return;
+    const auto start = std::chrono::steady_clock::now();
+    replay_.run();
+    const std::chrono::duration<double> bound = std::chrono::steady_clock::now() - start;
+    if (record->step == 0) return;
+    if (best_.step == 0 || record->seconds < best_.seconds) best_ = *record;
+    bound_ = bound_ == 0.0 ? bound.count() : std::min(bound_, bound.count());
+  }
+  void before_checkpoint() override {}
+  void on_work_done() override {}
+
+  [[nodiscard]] const StepRecord& best_step() const { return best_; }
+  [[nodiscard]] double best_replay() const { return bound_; }  // seconds
+
+ private:
+  Replay& replay_;
+  StepRecord best_;
+  double bound_ = 0.0;
+};
+
+class NeverStop final : public StopSource {
+ public:
+  [[nodiscard]] StopRequest poll() override { return StopRequest::none; }
+};
 
 void bench(const Arguments& a) {
   at::set_num_threads(static_cast<int>(a["threads"]));
   const ModelOptions options = model_options(a);
-  Decoder model(options, [](const std::string&, const std::vector<int64_t>& shape) {
+  const auto model = make_model(options, [](const std::string&, const std::vector<int64_t>& shape) {
     return shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.02;
   });
-  const PackedBatch batch = random_batch(a);
   Replay replay(a, options.dtype);
-  ForwardOptions forward;
-  forward.training = true;
-  double loss_value = 0.0;
-  std::vector<double> forwards;
-  std::vector<double> steps;
-  std::vector<double> replays;
-  for (int64_t i = 0; i <= a["steps"]; ++i) {
-    at::Tensor loss;
-    const double ahead = seconds([&] { loss = model.loss(batch, forward); });
-    const double back = seconds([&] { loss.backward(); });
-    const double bound = seconds([&] { replay.run(); });
-    loss_value = loss.item<double>();
-    if (i == 0) continue;  // warm-up
-    forwards.push_back(ahead);
-    steps.push_back(ahead + back);
-    replays.push_back(bound);
-  }
-  const double step = *std::min_element(steps.begin(), steps.end());
-  const double bound = *std::min_element(replays.begin(), replays.end());
-  const auto tokens = static_cast<double>(batch.num_tokens());
+  Stopwatch watch(replay);
+  NeverStop stop;
+  const SystemClock clock;
+  const auto host = make_single_rank_group();
+  const auto device = make_cpu_group(*host);
+  TrainOptions train;
+  train.batches = {.global_batch = a["rows"], .max_steps = a["steps"] + 1};
+  const std::vector<Row> rows = random_rows(a);
+  const std::vector<Row> no_rows;
+  Trainer trainer(train, {*model, *host, *device, watch, stop, clock, rows, no_rows});
+  (void)trainer.run();
+
+  const StepRecord& step = watch.best_step();
+  const auto tokens = static_cast<double>(step.tokens);
   std::printf(
       "{\"program\": \"emoe\", \"dtype\": \"%s\", \"threads\": %ld, \"step_seconds\": %.4f, "
-      "\"forward_seconds\": %.4f, \"tokens_per_second\": %.1f, \"replay_tokens_per_second\": %.1f, "
-      "\"step_over_replay\": %.3f, \"loss\": %.4f}\n",
-      a.dtype.c_str(), static_cast<long>(a["threads"]), step,
-      *std::min_element(forwards.begin(), forwards.end()), tokens / step, tokens / bound,
-      step / bound, loss_value);
+      "\"tokens_per_second\": %.1f, \"replay_tokens_per_second\": %.1f, "
+      "\"step_over_replay\": %.3f, \"loss\": %.4f",
+      a.dtype.c_str(), static_cast<long>(a["threads"]), step.seconds, tokens / step.seconds,
+      tokens / watch.best_replay(), step.seconds / watch.best_replay(), step.loss);
+  for (const auto& [phase, spent] : step.phase_seconds) {
+    std::printf(", \"%s_seconds\": %.4f", to_string(phase), spent);
+  }
+  std::puts("}");
 }
 
 }  // namespace
