@@ -31,7 +31,7 @@ HURTS = 5  # of one job
 class Chaos:
     def __init__(self, folder, seed):
         self.folder, self.random = folder, random.Random(seed)
-        self.job = support.slow_job(train__max_steps=STEPS, checkpoint__every_steps=EVERY, resources__max_attempts=100)
+        self.job = support.hurt_job(train__max_steps=STEPS, train__global_batch=64, checkpoint__every_steps=EVERY, resources__max_attempts=100)
         self.undisturbed = tools.run_job(folder / "undisturbed", self.job, ranks=2)
         self.coordinator = Coordinator(folder, liveness__progress_timeout="10s")
         self.torn = False

@@ -8,7 +8,7 @@ import pytest
 
 import emoe_tools as tools
 from emoe_api import ApiError, Coordinator
-from fault_support import STEPS, Run, assert_same_result, rank_pids, send, slow_job, steps_in, undisturbed_run
+from fault_support import STEPS, Run, assert_same_result, hurt_job, rank_pids, send, steps_in, undisturbed_run
 
 
 @pytest.fixture(scope="module")
@@ -48,34 +48,31 @@ class SmallDisk:
         self.ballast.unlink()
 
 
-def fill_at_first_checkpoint(disk, out):
-    """When a checkpoint is there, leaves room for half of another."""
-    steps = tools.wait_until(lambda: tools.valid_checkpoints(out), 60, "the first checkpoint")
-    folder = out / "checkpoints" / f"step_{steps[-1]:08d}"  # the newest: it is not removed meanwhile
-    leave = sum(file.stat().st_size for file in folder.iterdir()) // 2
-    disk.fill(leave)
-    # One that was being written failed and gave its room back.
-    tools.wait_until(lambda: not list(folder.parent.glob("*.tmp")), 60, "no checkpoint under way")
-    disk.fill(leave)
+def leave_half_a_checkpoint(disk, out):
+    """Leaves room for half of a checkpoint such as that of step 10, which is there."""
+    assert tools.valid_checkpoints(out) == [10]
+    folder = out / "checkpoints" / "step_00000010"
+    disk.fill(leave=sum(file.stat().st_size for file in folder.iterdir()) // 2)
 
 
 def test_full_disk_at_a_checkpoint(tmp_path, undisturbed):
     """Training goes on with the checkpoints there are; the export, which finds no room either, ends the run with 74."""
-    with SmallDisk(tmp_path / "disk") as disk, Run(tmp_path, out=disk.path / "out") as run:
-        fill_at_first_checkpoint(disk, run.out)
+    with SmallDisk(tmp_path / "disk") as disk, Run(tmp_path, hold=11, out=disk.path / "out") as run:
+        run.held()
+        leave_half_a_checkpoint(disk, run.out)
+        run.holds.release()
         assert run.process.wait(120) == tools.IO_ERROR, run.text
         failures = [line for line in run.text.splitlines() if "training goes on without this checkpoint" in line]
         assert failures and all("No space left" in line and "step_" in line for line in failures), run.text
-        before = tools.valid_checkpoints(run.out)
-        assert before and before[-1] < STEPS and not list(run.out.rglob("*.tmp"))
+        assert tools.valid_checkpoints(run.out) == [10] and not list(run.out.rglob("*.tmp"))
         disk.empty()
-        assert f"resumed from the checkpoint of step {before[-1]}" in run.again()
+        assert "resumed from the checkpoint of step 10" in run.again()
         tools.assert_same_training(run.out, undisturbed)
 
 
 def test_file_size_limit_while_checkpointing(tmp_path):
     """The same by a limit, where nothing may be mounted: every file above 16 KiB fails with EFBIG."""
-    job, out = tools.write_yaml(tmp_path / "job.yaml", slow_job(parallel__ranks=1, train__max_steps=12)), tmp_path / "out"
+    job, out = tools.write_yaml(tmp_path / "job.yaml", hurt_job(parallel__ranks=1, train__max_steps=12)), tmp_path / "out"
     limited = ["prlimit", "--fsize=16384", "env", "--ignore-signal=XFSZ", *tools.worker_command("run", job, "--out", out)]
     done = tools.run(limited, env={"EMOE_CACHE_DIR": str(tmp_path / "cache")}).expect(tools.IO_ERROR)
     assert "File too large" in done.err and "training goes on without this checkpoint" in done.err, done.err
@@ -88,15 +85,15 @@ def test_a_job_waits_for_room_and_goes_on(tmp_path, undisturbed):
         settings = {"output_root": str(disk.path / "outputs"), "liveness__retry_pause": "1s"}
         with Coordinator(tmp_path / "coordinator", **settings) as coordinator:
             api = coordinator.api
-            job_id = api.create(slow_job(resources__max_attempts=10)).id
-            out = pathlib.Path(api.wait_for_step(job_id, 1) and api.get(job_id).output_dir)
-            fill_at_first_checkpoint(disk, out)
+            coordinator.holds.add("step-11")
+            job_id = api.create(hurt_job(resources__max_attempts=10)).id
+            leave_half_a_checkpoint(disk, pathlib.Path(api.wait_for_step(job_id, 11).output_dir))
+            coordinator.holds.release()
             job = tools.wait_until(lambda: failed_attempt(api, job_id), 60, "an attempt that met the full disk")
             assert api.reason_name(job.attempts[0].reason) == "REASON_IO", job.attempts[0].message
-            before = tools.valid_checkpoints(out)
             disk.empty()
             job = api.succeed(job_id)
-            assert before and job.attempts[-1].resumed_from_step >= before[-1]
+            assert job.attempts[-1].resumed_from_step >= 10
             assert_same_result(api, job, undisturbed)
 
 
@@ -107,12 +104,13 @@ def test_full_disk_under_the_database(tmp_path, undisturbed):
         state, outputs = disk.path / "state", str(tmp_path / "outputs")
         with Coordinator(tmp_path / "coordinator", state=state, output_root=outputs) as coordinator:
             api = coordinator.api
-            job_id = api.create(slow_job()).id
-            pids = rank_pids(api.wait_for_step(job_id, 10))
+            coordinator.holds.add("step-10")
+            job_id = api.create(hurt_job()).id
+            job = api.wait_for_step(job_id, 10)
+            pids, out = rank_pids(job), pathlib.Path(job.output_dir)
             disk.fill(leave=0)
-            out = pathlib.Path(api.get(job_id).output_dir)
-            done = steps_in(out)
-            tools.wait_until(lambda: steps_in(out) > done, 60, "training to go on")
+            coordinator.holds.release()
+            tools.wait_until(lambda: steps_in(out) > 10, 60, "training to go on")
             taken = []
             refused = tools.wait_until(lambda: refusal(api, taken), 60, "a job that is not taken")
             assert refused.reason == "STORE_FAILED" and "full" in refused.message.lower(), str(refused)
@@ -173,10 +171,10 @@ def largest(folder):
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A run that was stopped in the middle, to be copied: job file and output folder."""
-    with Run(tmp_path_factory.mktemp("stopped")) as run:
-        tools.wait_until(lambda: len(tools.valid_checkpoints(run.out)) >= 3, 60, "three checkpoints")
+    with Run(tmp_path_factory.mktemp("stopped"), hold=31) as run:
+        run.held()
         run.kill()
-        assert run.steps_done() < STEPS
+        assert tools.valid_checkpoints(run.out) == [10, 20, 30]
     return run.job, run.out
 
 
@@ -205,8 +203,8 @@ def test_all_checkpoints_torn_starts_anew(stopped, undisturbed, tmp_path):
 
 def test_torn_under_a_coordinator(coordinator, undisturbed):
     api = coordinator.api
-    # Just past one checkpoint and far from the next: all that the ranks do unheard meanwhile is done again.
-    job_id = api.create(slow_job(checkpoint__every_steps=20)).id
+    coordinator.holds.add("step-41")
+    job_id = api.create(hurt_job(checkpoint__every_steps=20)).id
     pids = rank_pids(api.wait_for_step(job_id, 41))
     out = pathlib.Path(api.get(job_id).output_dir)
     coordinator.kill()
@@ -214,9 +212,10 @@ def test_torn_under_a_coordinator(coordinator, undisturbed):
         with contextlib.suppress(ProcessLookupError):
             send(pid, signal.SIGKILL)
     tools.assert_no_process(coordinator.marker)
-    steps = tools.valid_checkpoints(out)
-    truncate(largest(out / "checkpoints" / f"step_{steps[-1]:08d}"))
+    coordinator.holds.release()
+    assert tools.valid_checkpoints(out) == [20, 40]
+    truncate(largest(out / "checkpoints" / "step_00000040"))
     coordinator.start()
     job = coordinator.api.succeed(job_id)
-    assert job.attempts[-1].resumed_from_step == steps[-2]
+    assert job.attempts[-1].resumed_from_step == 20
     assert_same_result(coordinator.api, job, undisturbed)

@@ -1,4 +1,4 @@
-"""Jobs slow enough to be hurt while they run, and the same job left alone to compare with."""
+"""Jobs that are hurt while they wait at a hold point, and the same job left alone to compare with."""
 import os
 import pathlib
 import sys
@@ -6,19 +6,19 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import emoe_tools as tools  # noqa: E402
 
-STEPS = 100
+STEPS = 50
 
 
-def slow_job(**changes):
-    """Two ranks, some 20 ms a step, with everything in it that must survive: dropout, shuffling, experts, a schedule."""
+def hurt_job(**changes):
+    """Two ranks, with everything in it that must survive: dropout, shuffling, experts, a schedule."""
     return tools.tiny_job(**{
-        "train__max_steps": STEPS, "train__global_batch": 64, "lora__targets": tools.ALL_LINEARS, "lora__dropout": 0.1,
+        "train__max_steps": STEPS, "train__global_batch": 16, "lora__targets": tools.ALL_LINEARS, "lora__dropout": 0.1,
         "emoe": tools.TINY_EMOE, "parallel__ranks": 2, "checkpoint__every_steps": 10, "checkpoint__keep": 3,
         "resources__max_attempts": 3, **changes})
 
 
 def undisturbed_run(folder, **changes):
-    return tools.run_job(folder, slow_job(**changes), ranks=2)
+    return tools.run_job(folder, hurt_job(**changes), ranks=2)
 
 
 def steps_in(out):
@@ -28,18 +28,21 @@ def steps_in(out):
 
 
 class Run(tools.Background):
-    """A slow job without a coordinator, in the background: `job` and `out` are its file and its output folder."""
+    """The job without a coordinator, in the background: `job` and `out` are its file and its output folder. It waits at
+    `hold` until it is released."""
 
-    def __init__(self, folder, out=None, ranks=2, **changes):
+    def __init__(self, folder, hold, out=None, ranks=2, **changes):
         folder = pathlib.Path(folder)
         self.ranks, self.out = ranks, out or folder / "out"
-        self.job = tools.write_yaml(folder / "job.yaml", slow_job(parallel__ranks=ranks, **changes))
-        super().__init__(tools.worker_command("run", self.job, "--out", self.out, ranks=ranks), folder / "run.log")
+        self.job = tools.write_yaml(folder / "job.yaml", hurt_job(parallel__ranks=ranks, **changes))
+        self.step, self.holds = hold, tools.Holds(folder / "holds", f"step-{hold}")
+        command = tools.worker_command("run", self.job, "--out", self.out, ranks=ranks)
+        super().__init__(command, folder / "run.log", env=self.holds.env)
 
-    def wait_for_step(self, step):
-        """Process ids of the ranks once more than `step` steps are done."""
-        return tools.wait_until(lambda: self.steps_done() > step and self.rank_pids(), 120,
-                                lambda: f"{self.ranks} ranks past step {step}\n{self.text}")
+    def held(self):
+        """Process ids of the ranks once they wait."""
+        return tools.wait_until(lambda: self.steps_done() == self.step and self.rank_pids(), 120,
+                                lambda: f"{self.ranks} ranks after step {self.step}\n{self.text}")
 
     def steps_done(self):
         return steps_in(self.out)

@@ -176,6 +176,7 @@ class Coordinator:
         self.state.mkdir(parents=True, exist_ok=True)
         self.settings = {**self.QUICK, "slots.total": slots, **{k.replace("__", "."): v for k, v in settings.items()}}
         self.marker = tools.new_marker()
+        self.holds = tools.Holds(self.folder / "holds")  # of every job's ranks
         self.running = self.process = self.api = None
         self.starts = 0
         # Ranks come back to the address they know: it stays this coordinator's while nobody listens there.
@@ -205,7 +206,8 @@ class Coordinator:
         addresses = self.state / "addresses.json"
         addresses.unlink(missing_ok=True)
         self.starts += 1
-        self.running = tools.Background(self.command(), self.folder / f"coordinator-{self.starts}.log", self.marker)
+        self.running = tools.Background(self.command(), self.folder / f"coordinator-{self.starts}.log", self.marker,
+                                        self.holds.env)
         self.process = self.running.process
 
         def ready():

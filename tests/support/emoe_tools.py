@@ -1,7 +1,8 @@
 """What the script tests share: where things are, running the programs, reading what they leave behind.
 
 Environment, set by ctest (cmake/targets.cmake): EMOE_SOURCE_DIR, EMOE_BIN_DIR, and EMOE_SHARED for the folder with the
-reference material (default: ../shared beside the source folder; tests that need it are skipped without it).
+reference results and models of other owners, which is not part of the repository (default: "shared" beside the clone; tests
+that need it skip without it).
 """
 import contextlib
 import hashlib
@@ -210,12 +211,12 @@ class Background:
     """A command that runs beside the test, its output in a file. The block ends it and whatever came from it, all of which
     carry `marker` in their environment."""
 
-    def __init__(self, command, log, marker=None):
+    def __init__(self, command, log, marker=None, env=None):
         self.marker, self.log = marker or new_marker(), pathlib.Path(log)
         name, value = self.marker.split("=")
         with open(self.log, "wb") as file:
             self.process = subprocess.Popen([*DIES_WITH_US, *(str(part) for part in command)], stdin=subprocess.DEVNULL,
-                                            stdout=file, stderr=file, env=environment({name: value}),
+                                            stdout=file, stderr=file, env=environment({name: value, **(env or {})}),
                                             start_new_session=True)
 
     def __enter__(self):
@@ -232,6 +233,26 @@ class Background:
         """SIGKILL to the whole family; returns when none of it is left."""
         kill_marked(self.marker)
         self.process.wait()
+
+
+class Holds:
+    """Points at which the step loop of a run waits until it is released, so that a test can hurt it there: "step-25" (when
+    25 steps are done), "export" (see worker/report/hold_sink.h). `env` is for the command's environment."""
+
+    def __init__(self, folder, *points):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True)
+        self.env = {"EMOE_TEST_HOLD": str(self.folder)}
+        self.add(*points)
+
+    def add(self, *points):
+        for point in points:
+            (self.folder / point).touch()
+
+    def release(self, *points):
+        """Those named, or all."""
+        for point in points or os.listdir(self.folder):
+            (self.folder / point).unlink()
 
 
 def reserved_port():

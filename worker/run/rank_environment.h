@@ -29,6 +29,7 @@ struct RankEnvironment {
   std::filesystem::path cache_dir;  // EMOE_CACHE_DIR; empty: <out>/cache
   std::string metrics_listen;       // EMOE_METRICS_LISTEN; default 127.0.0.1:0; "off": none
   bool expert_metrics = false;      // EMOE_METRICS_EXPERTS=1: a series for every expert
+  std::filesystem::path test_hold;  // EMOE_TEST_HOLD, see worker/report/hold_sink.h; empty: none
 };
 
 // Throws JobError (64) for a value that does not parse.

@@ -73,6 +73,10 @@ Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
     sinks.push_back(session_.get());
     stops.push_back(session_.get());
   }
+  if (!environment.test_hold.empty()) {  // last: the others have heard of the step then
+    hold_ = std::make_unique<HoldSink>(environment.test_hold);
+    sinks.push_back(hold_.get());
+  }
   stop_ = std::make_unique<CombinedStopSource>(std::move(stops));
   tee_ = std::make_unique<TeeSink>(std::move(sinks));
 }

@@ -11,6 +11,7 @@
 #include "worker/comm/collective_counters.h"
 #include "worker/report/console_sink.h"
 #include "worker/report/file_sink.h"
+#include "worker/report/hold_sink.h"
 #include "worker/report/metrics_probe.h"
 #include "worker/report/session_client.h"
 #include "worker/report/stop_sources.h"
@@ -65,6 +66,7 @@ class Reporting {
   std::unique_ptr<FileSink> files_;
   std::unique_ptr<ConsoleSink> console_;
   std::unique_ptr<SessionClient> session_;
+  std::unique_ptr<HoldSink> hold_;
   std::unique_ptr<SignalStopSource> signals_;
   std::unique_ptr<CombinedStopSource> stop_;
   std::unique_ptr<TeeSink> tee_;

@@ -11,28 +11,21 @@ import emoe_tools as tools
 from emoe_tools import DATA, FIXTURES, IO_ERROR, PREEMPTED, TINY, USAGE
 
 
-def slow_job(**changes):
-    """A second of steps at the least, so that something can happen meanwhile."""
-    return tools.tiny_job(**{"train__max_steps": 80, "train__global_batch": 32, **changes})
-
-
-class Running:
-    """`emoe-worker run` in the background, past its first step."""
+class Running(tools.Background):
+    """`emoe-worker run` in the background, waiting after its first step until its `holds` are released."""
 
     def __init__(self, folder, spec):
-        self.out, self.log = folder / "out", folder / "log"
+        self.out, self.holds = folder / "out", tools.Holds(folder / "holds", "step-1")
         job = tools.write_yaml(folder / "job.yaml", spec)
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen([*tools.DIES_WITH_US, *tools.worker_command("run", job, "--out", self.out)],
-                                            stdout=log, stderr=log, env=tools.environment())
+        super().__init__(tools.worker_command("run", job, "--out", self.out), folder / "log", env=self.holds.env)
         metrics = self.out / "metrics.jsonl"
         tools.wait_until(lambda: metrics.exists() and "\n" in metrics.read_text(), 60,
-                         lambda: f"the first step:\n{self.log.read_text()}")
+                         lambda: f"the first step:\n{self.text}")
 
     def expect(self, code):
         found = self.process.wait(60)
-        assert found == code, f"exit code {found}, expected {code}:\n{self.log.read_text()}"
-        return self.log.read_text()
+        assert found == code, f"exit code {found}, expected {code}:\n{self.text}"
+        return self.text
 
 
 def tree(folder):
@@ -51,13 +44,11 @@ k: v for k, v in config.items() if v is not None})
 
 #-- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- the output folder
 def test_two_runs_cannot_have_one_folder(tmp_path):
-    first = Running(tmp_path, slow_job())
-    first.process.send_signal(signal.SIGSTOP)  # however slow it is, it is still there
-    second = tools.worker("run", tmp_path / "job.yaml", "--out", first.out).expect(USAGE)
-    assert "in use by another run" in second.err, second.err
-    first.process.kill()
-    first.process.wait()
-    tools.worker("run", tmp_path / "job.yaml", "--out", first.out).expect()
+    with Running(tmp_path, tools.tiny_job()) as first:
+        second = tools.worker("run", tmp_path / "job.yaml", "--out", first.out).expect(USAGE)
+        assert "in use by another run" in second.err, second.err
+        first.kill()
+        tools.worker("run", tmp_path / "job.yaml", "--out", first.out).expect()
 
 
 @pytest.mark.parametrize("ranks", [None, 2])
@@ -91,21 +82,20 @@ def test_a_claim_that_was_killed_is_no_obstacle(tmp_path):
 
 #-- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- stopping
 def test_an_interrupt_checkpoints_and_the_run_can_go_on(tmp_path):
-    running = Running(tmp_path, slow_job(train__max_steps=100000))
-    running.process.send_signal(signal.SIGINT)
-    running.expect(PREEMPTED)
-    done = len(tools.read_lines(running.out / "metrics.jsonl"))
-    assert tools.valid_checkpoints(running.out) == [done] and done < 100000
+    with Running(tmp_path, tools.tiny_job()) as running:
+        running.process.send_signal(signal.SIGINT)
+        running.holds.release()
+        running.expect(PREEMPTED)
+        assert len(tools.read_lines(running.out / "metrics.jsonl")) == 2 and tools.valid_checkpoints(running.out) == [2]
 
 
 def test_a_base_that_changes_during_the_run_is_not_exported(tmp_path):
     model = model_copy(tmp_path)
-    running = Running(tmp_path, slow_job(model__path=str(model)))
-    running.process.send_signal(signal.SIGSTOP)
-    os.utime(model / "model.safetensors", (1, 1))
-    running.process.send_signal(signal.SIGCONT)
-    assert "the base changed during the run" in running.expect(DATA)
-    assert not (running.out / "export").exists()
+    with Running(tmp_path, tools.tiny_job(model__path=str(model))) as running:
+        os.utime(model / "model.safetensors", (1, 1))
+        running.holds.release()
+        assert "the base changed during the run" in running.expect(DATA)
+        assert not (running.out / "export").exists()
 
 #-- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- files that do not fit together
 def test_rows_must_end_where_the_model_stops(tmp_path):
