@@ -3,7 +3,8 @@
 
     golden.py own|shared [--full] [--only NAME]
 
-`own` are the cases of tests/reference/data, `shared` those of ../shared/reference/golden. The table of deviations goes to
+`own` are the cases of tests/reference/data, `shared` those of EMOE_SHARED/reference/golden (not part of the
+repository: see tests/support/emoe_tools.py; skipped where they are absent). The table of deviations goes to
 build/reports/golden-<which>.md. By default each training case runs at 1, 2 and 4 ranks, with and without packing and with
 several micro-batch sizes; --full (make test-full) runs every combination, its table is golden-<which>-full.md.
 """

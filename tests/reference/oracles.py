@@ -1,4 +1,4 @@
-"""Truths about EMoE and data parallelism that need no golden number (shared/design/emoe.md, "Oracles"), on whole runs."""
+"""Truths about EMoE and data parallelism that need no golden number (arXiv 2310.10908), on whole runs."""
 import numpy as np
 import pytest
 from safetensors.numpy import load_file

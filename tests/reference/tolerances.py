@@ -2,7 +2,7 @@
 import pathlib
 
 # quantity: (largest deviation allowed, why). Most are ten times the worst that the oracle shows against itself with other
-# threads, attention kernels, micro-batches and in double precision (shared/reference/README.md); both sides are fp32.
+# threads, attention kernels, micro-batches and in double precision; both sides are fp32.
 AFTER_A_TIE = ", from a tie on"
 TOLERANCES = {
     "token ids": (0, "integers"),

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
-#include "tests/worker/text/shared.h"
+#include "tests/support/reference_folder.h"
 #include "worker/emoe/partition.h"
 
 namespace emoe::worker {
@@ -38,12 +38,12 @@ Weights read_gate(const std::string& file, int64_t layer) {
 class GoldenPartition : public ::testing::TestWithParam<int> {};
 
 TEST_P(GoldenPartition, inertia_reaches_the_reference_on_every_layer) {
-  EMOE_SKIP_WITHOUT_SHARED();
+  EMOE_SKIP_WITHOUT_REFERENCE();
   const std::string name = "partition-n" + std::to_string(GetParam());
-  const json golden =
-      json::parse(*read_file(shared_folder() / "reference/golden" / name / "experts.json"));
+  const json golden = json::parse(
+      *read_file(testing::reference_folder() / "reference/golden" / name / "experts.json"));
   const std::string model =
-      *read_file(shared_folder() / "data/models/stories260K/model.safetensors");
+      *read_file(testing::reference_folder() / "data/models/stories260K/model.safetensors");
   ASSERT_EQ(golden["inertia"].size(), 5u);
   for (size_t layer = 0; layer < golden["inertia"].size(); ++layer) {
     const Weights weights = read_gate(model, static_cast<int64_t>(layer));
@@ -62,12 +62,12 @@ TEST_P(GoldenPartition, inertia_reaches_the_reference_on_every_layer) {
 }
 
 TEST_P(GoldenPartition, contiguous_inertia_equals_the_reference) {
-  EMOE_SKIP_WITHOUT_SHARED();
+  EMOE_SKIP_WITHOUT_REFERENCE();
   const std::string name = "partition-n" + std::to_string(GetParam());
-  const json golden =
-      json::parse(*read_file(shared_folder() / "reference/golden" / name / "experts.json"));
+  const json golden = json::parse(
+      *read_file(testing::reference_folder() / "reference/golden" / name / "experts.json"));
   const std::string model =
-      *read_file(shared_folder() / "data/models/stories260K/model.safetensors");
+      *read_file(testing::reference_folder() / "data/models/stories260K/model.safetensors");
   for (size_t layer = 0; layer < golden["inertia_contiguous"].size(); ++layer) {
     const Weights weights = read_gate(model, static_cast<int64_t>(layer));
     const Result<Partition> partition =

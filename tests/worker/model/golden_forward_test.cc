@@ -1,6 +1,4 @@
-// Logits and chosen experts of ../shared/reference/golden/forward-*, computed by stock
-// transformers. Tolerances: ../shared/reference/README.md.
-#include <cstdlib>
+// Logits and chosen experts of the reference's cases forward-*, computed by stock transformers.
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -10,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "tests/support/reference_folder.h"
 #include "tests/worker/model/engine_fixture.h"
 #include "worker/model/decoder.h"
 #include "worker/tensor/safetensors.h"
@@ -19,14 +18,9 @@ namespace {
 
 using nlohmann::json;
 
+// tests/reference/tolerances.py says why.
 constexpr double kLogitsTolerance = 2e-4;
 constexpr double kMarginOfDoubt = 1e-5;
-
-std::filesystem::path shared_folder() {
-  if (const char* given = std::getenv("EMOE_SHARED")) return given;
-  const char* source = std::getenv("EMOE_SOURCE_DIR");
-  return std::filesystem::path(source != nullptr ? source : ".") / ".." / "shared";
-}
 
 json read_json(const std::filesystem::path& path) {
   std::ifstream file(path);
@@ -47,16 +41,14 @@ void PrintTo(const Case& c, std::ostream* out) {
 class GoldenForward : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(golden())) {
-      GTEST_SKIP() << "no " << golden() << ": the shared reference is not here";
-    }
+    EMOE_SKIP_WITHOUT_REFERENCE();
     result_ = read_json(golden() / GetParam().folder / "result.json");
   }
   [[nodiscard]] static std::filesystem::path golden() {
-    return shared_folder() / "reference" / "golden";
+    return emoe::testing::reference_folder() / "reference" / "golden";
   }
   [[nodiscard]] static Decoder model(const EmoeOptions& emoe) {
-    const auto folder = shared_folder() / "data" / "models" / "stories260K";
+    const auto folder = emoe::testing::reference_folder() / "data" / "models" / "stories260K";
     ModelOptions options;
     options.config = LlamaConfig::read(folder / "config.json").value();
     options.emoe = emoe;

@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "tests/support/reference_folder.h"
 #include "tests/support/temp_dir.h"
-#include "tests/worker/text/shared.h"
 #include "worker/text/dataset.h"
 
 namespace emoe::worker {
@@ -30,11 +30,12 @@ json read_json(const std::filesystem::path& path) {
 class GoldenTokenize : public ::testing::TestWithParam<GoldenCase> {
  protected:
   void SetUp() override {
-    EMOE_SKIP_WITHOUT_SHARED();
-    golden_ = read_json(shared_folder() / "reference/golden" / GetParam().name / "result.json");
+    EMOE_SKIP_WITHOUT_REFERENCE();
+    golden_ = read_json(testing::reference_folder() / "reference/golden" / GetParam().name /
+                        "result.json");
   }
   static std::unique_ptr<Tokenizer> tokenizer() {
-    auto loaded = load_tokenizer(shared_folder() / "data" / GetParam().model);
+    auto loaded = load_tokenizer(testing::reference_folder() / "data" / GetParam().model);
     EXPECT_TRUE(loaded.ok()) << loaded.status();
     return *std::move(loaded);
   }
@@ -50,7 +51,8 @@ TEST_P(GoldenTokenize, texts_give_the_same_ids) {
 }
 
 TEST_P(GoldenTokenize, alpaca_rows_give_the_same_ids_prompts_and_cuts) {
-  const json records = read_json(shared_folder() / "data/instruct/alpaca-head-5000.json");
+  const json records =
+      read_json(testing::reference_folder() / "data/instruct/alpaca-head-5000.json");
   json chosen = json::array();
   for (const json& example : golden_["examples"]) {
     chosen.push_back(records[example["record"].get<size_t>()]);

@@ -1,6 +1,6 @@
-// The training cases of ../shared/reference/golden, computed by transformers + PEFT: loss, gradient
-// norm and rate of every step, evaluations, expert counts. Tolerances: its README. The script tests
-// of tests/reference run the same cases through the program; this one is quick to debug.
+// The reference's training cases, computed by transformers + PEFT: loss, gradient norm and rate of
+// every step, evaluations, expert counts. The script tests of tests/reference run the same cases
+// through the program; this one is quick to debug.
 #include <cmath>
 #include <fstream>
 #include <thread>
@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <yaml-cpp/yaml.h>
 
+#include "tests/support/reference_folder.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/comm/loopback_group.h"
 #include "tests/worker/train/tiny_run.h"
@@ -41,12 +42,6 @@ void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name << " at " << c.world_size;
 }
 
-std::filesystem::path shared_folder() {
-  if (const char* given = std::getenv("EMOE_SHARED")) return given;
-  const char* source = std::getenv("EMOE_SOURCE_DIR");
-  return std::filesystem::path(source != nullptr ? source : ".") / ".." / "shared";
-}
-
 json read_json(const std::filesystem::path& path) {
   std::ifstream file(path);
   return json::parse(file);
@@ -60,10 +55,8 @@ class NeverStop final : public StopSource {
 class GoldenTraining : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    folder_ = shared_folder() / "reference" / "golden" / GetParam().name;
-    if (!std::filesystem::exists(folder_)) {
-      GTEST_SKIP() << "no " << folder_ << ": the shared reference is not here";
-    }
+    EMOE_SKIP_WITHOUT_REFERENCE();
+    folder_ = emoe::testing::reference_folder() / "reference" / "golden" / GetParam().name;
     at::set_num_threads(1);
     config_ = YAML::LoadFile(folder_ / "config.yaml");
     result_ = read_json(folder_ / "result.json");

@@ -1,13 +1,12 @@
-// The reference's merge (../shared/reference/golden/merge-emoe-lora-all): its adapter, trained with
-// experts on, must become its merged folder and its logits. Skipped where the folder is absent.
-#include <cstdlib>
-
+// The reference's case merge-emoe-lora-all: its adapter, trained with experts on, must become its
+// merged folder and its logits.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
 #include "format/tensor_table.h"
+#include "tests/support/reference_folder.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
 #include "worker/model/one_segment.h"
@@ -18,12 +17,6 @@ namespace emoe::worker {
 namespace {
 
 namespace fs = std::filesystem;
-
-fs::path shared_folder() {
-  if (const char* shared = std::getenv("EMOE_SHARED"); shared != nullptr) return shared;
-  const char* source = std::getenv("EMOE_SOURCE_DIR");
-  return fs::path(source == nullptr ? "." : source) / ".." / "shared";
-}
 
 EmoeOptions golden_partition(const fs::path& golden) {
   const auto experts =
@@ -38,11 +31,10 @@ EmoeOptions golden_partition(const fs::path& golden) {
 }
 
 TEST(GoldenMerge, AdapterOfTheReferenceMergesToItsFolderAndLogits) {
-  const fs::path golden = shared_folder() / "reference" / "golden";
-  const fs::path base_folder = shared_folder() / "data" / "models" / "stories260K";
-  if (!fs::exists(golden) || !fs::exists(base_folder)) {
-    GTEST_SKIP() << "no " << golden << ": the reference's results are not in the repository";
-  }
+  EMOE_SKIP_WITHOUT_REFERENCE();
+  const fs::path golden = emoe::testing::reference_folder() / "reference" / "golden";
+  const fs::path base_folder =
+      emoe::testing::reference_folder() / "data" / "models" / "stories260K";
   const auto base = BaseWeights::open(base_folder);
   ASSERT_TRUE(base.ok()) << base.status();
   const auto adapter = read_peft_adapter(golden / "emoe-lora-all" / "final_adapter");
@@ -72,7 +64,7 @@ TEST(GoldenMerge, AdapterOfTheReferenceMergesToItsFolderAndLogits) {
   const auto ids = numbers["ids"].get<std::vector<int64_t>>();
   const at::Tensor logits = model.logits(one_segment(ids), {.experts_on = false});
   ASSERT_EQ(logits.sizes(), wanted.sizes());
-  EXPECT_LT((logits - wanted).abs().max().item<float>(), 5e-4);  // the reference's README
+  EXPECT_LT((logits - wanted).abs().max().item<float>(), 5e-4);  // tests/reference/tolerances.py
 }
 
 }  // namespace
