@@ -1,5 +1,7 @@
 #include "config/schema.h"
 
+#include <set>
+
 #include <google/protobuf/util/message_differencer.h>
 
 #include "config/validation.h"
@@ -39,8 +41,10 @@ TEST(Schema, HasOneRowForEveryField) {
   EXPECT_EQ(row_keys(coordinator_schema()), keys);
 }
 
-// Numbers have ranges or are booleans; a text that is no path, name or address has words.
-TEST(Schema, EveryNumberHasARange) {
+TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
+  const std::set<std::string> free_texts = {"name",           "hashes.model",    "hashes.tokenizer",
+                                            "hashes.train",   "hashes.eval",     "hashes.program",
+                                            "hashes.adapter", "hashes.partition"};
   for (const auto& rule : job_schema()) {
     v1::JobSpec spec;
     spec.mutable_model()->mutable_init();
@@ -55,6 +59,9 @@ TEST(Schema, EveryNumberHasARange) {
     if (type == FieldDescriptor::CPPTYPE_INT32 || type == FieldDescriptor::CPPTYPE_INT64 ||
         type == FieldDescriptor::CPPTYPE_DOUBLE) {
       EXPECT_TRUE(rule.low.has_value()) << rule.key;
+    } else if (type == FieldDescriptor::CPPTYPE_STRING) {
+      EXPECT_EQ(rule.path || rule.address || !rule.words.empty(), !free_texts.contains(rule.key))
+          << rule.key;
     }
   }
 }

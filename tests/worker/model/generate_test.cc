@@ -8,6 +8,7 @@
 
 #include "tests/worker/model/engine_fixture.h"
 #include "worker/eval/non_finite_error.h"
+#include "worker/model/one_segment.h"
 
 namespace emoe::worker {
 namespace {
@@ -21,17 +22,6 @@ Decoder tiny(const EngineFixture& fixture, std::vector<int64_t> ends = {}) {
   return {options, fixture.base()};
 }
 
-PackedBatch one_row(const std::vector<int64_t>& ids) {
-  PackedBatch batch;
-  batch.ids = ids;
-  for (size_t t = 0; t < ids.size(); ++t) batch.positions.push_back(static_cast<int64_t>(t));
-  batch.targets.assign(ids.size(), -1);
-  batch.weights.assign(ids.size(), 0.0F);
-  batch.segment_starts = {0, static_cast<int64_t>(ids.size())};
-  batch.row_keys = {0};
-  return batch;
-}
-
 TEST(Generate, GreedyTakesTheArgmaxOfTheFullForward) {
   const EngineFixture fixture;
   Decoder model = tiny(fixture);
@@ -42,7 +32,7 @@ TEST(Generate, GreedyTakesTheArgmaxOfTheFullForward) {
   ASSERT_EQ(generated.ids.size(), 8U);
   EXPECT_FALSE(generated.finished);
   for (const int64_t token : generated.ids) {
-    const at::Tensor logits = model.logits(one_row(ids), {});
+    const at::Tensor logits = model.logits(one_segment(ids), {});
     EXPECT_EQ(token, logits[static_cast<int64_t>(ids.size()) - 1].argmax().item<int64_t>());
     ids.push_back(token);
   }

@@ -1,5 +1,6 @@
 #include "worker/train/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <thread>
@@ -200,9 +201,13 @@ TEST(Trainer, ExpertLoadsAreOfTheStepAndAddUpToTheRuns) {
     EXPECT_EQ(load.layer, static_cast<int64_t>(i % 2));
     EXPECT_EQ(std::reduce(load.selections.begin(), load.selections.end()),
               2 * outcome.sink.steps[i / 2].tokens);
-    const LayerLoad figures = load_of({.selections = load.selections});
-    EXPECT_EQ(load.load_cv, figures.cv);
-    EXPECT_EQ(load.dead, figures.dead);
+    double squares = 0.0;
+    const double mean = 2.0 * static_cast<double>(outcome.sink.steps[i / 2].tokens) / 6.0;
+    for (const int64_t n : load.selections) squares += std::pow(static_cast<double>(n) - mean, 2);
+    EXPECT_NEAR(load.load_cv, std::sqrt(squares / 6.0) / mean, 1e-12);
+    EXPECT_NEAR(load.max_over_mean, static_cast<double>(std::ranges::max(load.selections)) / mean,
+                1e-12);
+    EXPECT_EQ(load.dead, std::ranges::count(load.selections, 0));
     for (size_t e = 0; e < 6; ++e) sums[i % 2][e] += load.selections[e];
   }
   EXPECT_NE(outcome.sink.loads[0].selections, outcome.sink.loads[2].selections);
