@@ -75,12 +75,13 @@ function(emoe_program name)
 endfunction()
 
 # emoe_test(NAME SRCS … DEPS … [LABELS unit|integration|dist|reference|fault|end_to_end …]
-#           [RANKS n …] [TIMEOUT seconds] [TORCH] [NO_MAIN])
+#           [RANKS n …] [TIMEOUT seconds] [TORCH] [NO_MAIN] [AVX2])
 # One GoogleTest program, registered with ctest once, or once per rank count under mpirun.
+# AVX2: where numbers depend on the instruction set, the test runs a second time, as NAME.avx2, as on a CPU without AVX-512.
 # A program whose tests all skip exits with 77 (tests/support/test_main.cc), which ctest shows as skipped. The environment
 # every test gets is set in _emoe_test_properties; sanitizers get four times the time.
 function(emoe_test name)
-  cmake_parse_arguments(arg "TORCH;NO_MAIN" "TIMEOUT" "SRCS;DEPS;LABELS;RANKS" ${ARGN})
+  cmake_parse_arguments(arg "TORCH;NO_MAIN;AVX2" "TIMEOUT" "SRCS;DEPS;LABELS;RANKS" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 60)
   endif()
@@ -99,12 +100,17 @@ function(emoe_test name)
   else()
     add_test(NAME ${name} COMMAND ${name})
     _emoe_test_properties(${name} "${arg_LABELS}" ${arg_TIMEOUT} 1 1)
+    if(arg_AVX2)
+      add_test(NAME ${name}.avx2 COMMAND ${EMOE_WITH_AVX2} $<TARGET_FILE:${name}>)
+      _emoe_test_properties(${name}.avx2 "${arg_LABELS}" ${arg_TIMEOUT} 1 1)
+    endif()
   endif()
 endfunction()
+set(EMOE_WITH_AVX2 "${CMAKE_SOURCE_DIR}/tests/support/with_avx2.sh")
 
-# emoe_script_test(NAME COMMAND … [LABELS …] [TIMEOUT s] [PROCESSORS n])  a test that is a command.
+# emoe_script_test(NAME COMMAND … [LABELS …] [TIMEOUT s] [PROCESSORS n] [AVX2])  a test that is a command.
 function(emoe_script_test name)
-  cmake_parse_arguments(arg "" "TIMEOUT;PROCESSORS" "COMMAND;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "AVX2" "TIMEOUT;PROCESSORS" "COMMAND;LABELS" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()
@@ -113,6 +119,10 @@ function(emoe_script_test name)
   endif()
   add_test(NAME ${name} COMMAND ${arg_COMMAND})
   _emoe_test_properties(${name} "${arg_LABELS}" ${arg_TIMEOUT} ${arg_PROCESSORS} 0)
+  if(arg_AVX2)
+    add_test(NAME ${name}.avx2 COMMAND ${EMOE_WITH_AVX2} ${arg_COMMAND})
+    _emoe_test_properties(${name}.avx2 "${arg_LABELS}" ${arg_TIMEOUT} ${arg_PROCESSORS} 0)
+  endif()
 endfunction()
 
 # mpirun as the tests start it: as root in a container, more ranks than cores allowed, no core
