@@ -103,7 +103,6 @@ void run_child(const SpawnOptions& options, char* const* argv, char* const* env,
   }
   const int null_fd = ::open("/dev/null", O_RDONLY);
   if (null_fd >= 0) ::dup2(null_fd, STDIN_FILENO);
-  if (!options.working_directory.empty() && ::chdir(options.working_directory.c_str()) != 0) fail();
   ::execvpe(argv[0], argv, env);
   fail();
 }
