@@ -15,8 +15,8 @@ namespace emoe {
 struct SpawnOptions {
   std::vector<std::string> argv;               // argv[0] is looked up in PATH; never a shell string
   std::map<std::string, std::string> set_env;  // on top of this process's environment
-  std::filesystem::path output;             // stdout and stderr are appended here; empty: inherited
-  bool new_session = false;                 // setsid: own session and process group (pgid = pid)
+  std::filesystem::path output;      // stdout and stderr are appended here; empty: inherited
+  bool new_session = false;          // setsid: own session and process group (pgid = pid)
   bool die_with_parent = false;      // SIGKILL when the *thread* that spawned it ends (Linux)
   std::vector<int> blocked_signals;  // the child starts with these blocked and all others open
 };

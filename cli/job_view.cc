@@ -178,6 +178,7 @@ std::string server_text(const v1::ServerInfo& info, WallTime now, int width) {
     }
   }
   values.add("jobs", states.empty() ? "none" : absl::StrJoin(states, ", "));
+  values.add("address", info.address());
   values.add("state in", info.state_dir());
   values.add("allowed roots",
              info.allowed_roots_size() == 0 ? "any" : absl::StrJoin(info.allowed_roots(), ", "));

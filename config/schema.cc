@@ -121,6 +121,7 @@ const Schema& job_rows() {
 const Schema& coordinator_rows() {
   static const Schema rows{
       {.key = "listen", .fallback = "127.0.0.1:7070", .required = true, .address = true, .max_bytes = 256},
+      {.key = "advertise", .fallback = "\"\"", .address = true, .max_bytes = 256},
       {.key = "metrics_listen", .fallback = "127.0.0.1:7071", .required = true, .address = true, .max_bytes = 256},
       {.key = "state_dir", .fallback = "emoe-state", .required = true, .path = true},
       {.key = "output_root", .fallback = "\"\"", .path = true},

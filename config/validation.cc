@@ -210,7 +210,7 @@ class RowChecker {
       report_(key, "must not contain control characters");
       break;
     }
-    if (rule.address && !is_host_and_port(value)) {
+    if (rule.address && !value.empty() && !is_host_and_port(value)) {
       report_(key, absl::StrCat("expected host:port such as 127.0.0.1:7070, got \"", value, "\""));
     }
     if (rule.words.empty()) return;

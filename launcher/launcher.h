@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "launcher/resources.h"
 
 namespace emoe::launcher {
 
@@ -17,10 +18,11 @@ struct LaunchRequest {
   int attempt = 1;
   int ranks = 1;
   int threads_per_rank = 1;              // what a rank computes with: OMP_NUM_THREADS
+  Resources resources;                   // of all ranks together
   std::vector<std::string> worker_argv;  // program and arguments of every rank, no shell
   // For every rank, on top of the launcher's own: base/attempt_contract.h says what those are.
   std::map<std::string, std::string> environment;
-  std::filesystem::path attempt_dir;  // exists; output.log and the launcher's own files go here
+  std::filesystem::path attempt_dir;  // exists; the launcher's own files go here
 };
 
 // Names a launched attempt, also for a coordinator that starts anew: it is stored as text with the
@@ -56,14 +58,21 @@ enum class StopMode {
   kill,      // SIGKILL to everything of the attempt
 };
 
-// Starts, observes and stops attempts on one engine (this machine, Slurm, Kubernetes). All calls
-// are quick (no waiting for processes) and thread-safe; they may be repeated: launch() of an
-// attempt already launched (same job and number) returns its handle, stop() of an ended attempt is
-// OK.
+// The end of what an attempt's ranks printed.
+struct LogTail {
+  std::string text;        // UTF-8, invalid bytes replaced
+  bool truncated = false;  // earlier output was left out
+};
+
+// Starts, observes and stops attempts on one engine (this machine, Slurm, Kubernetes). No call waits
+// for processes, but each takes as long as the engine takes to answer; AsyncLauncher is for callers
+// that must not wait. Thread-safe. Calls may be repeated: launch() of an attempt already launched
+// (same job and number) returns its handle, stop() of an ended attempt is OK.
 class Launcher {
  public:
   virtual ~Launcher() = default;
-  // The handle that launch() gives this attempt, whether it was launched or not: poll() tells.
+  // The handle that launch() gives this attempt, whether it was launched or not: poll() tells. The
+  // engine is not asked.
   [[nodiscard]] virtual LaunchHandle handle_of(const std::string& job_id, int attempt,
                                                const std::filesystem::path& attempt_dir) const = 0;
   // FAILED_PRECONDITION when the engine or the program is missing (says how to get it),
@@ -75,6 +84,9 @@ class Launcher {
   // NOT_FOUND when the engine knows nothing of the handle (its processes are surely gone).
   [[nodiscard]] virtual Result<AttemptStatus> poll(const LaunchHandle& handle) = 0;
   [[nodiscard]] virtual Status stop(const LaunchHandle& handle, StopMode mode) = 0;
+  // At most the last `bytes` that all ranks printed, from the beginning of a line where that cuts.
+  // Empty for an attempt that has printed nothing or that the engine does not know.
+  [[nodiscard]] virtual Result<LogTail> log(const LaunchHandle& handle, size_t bytes) = 0;
   [[nodiscard]] virtual std::string name() const = 0;  // "local"
 };
 

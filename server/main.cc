@@ -12,6 +12,7 @@
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "launcher/async_launcher.h"
 #include "launcher/local/local_launcher.h"
 #include "metrics/prometheus.h"
 #include "server/control/controller.h"
@@ -35,7 +36,7 @@ ControlConfig control_config(const v1::CoordinatorConfig& config) {
   control.output_root = config.output_root();
   control.worker_program = config.launcher().worker_program();
   control.cores = std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
-  control.slots_total = config.slots().total() > 0 ? config.slots().total() : control.cores;
+  control.capacity.cpus = config.slots().total() > 0 ? config.slots().total() : control.cores;
   control.max_jobs = config.queue().max_jobs();
   const v1::Liveness& liveness = config.liveness();
   control.join_timeout = milliseconds(liveness.join_timeout());
@@ -87,8 +88,10 @@ std::string service_discovery(Controller& controller) {
   return groups.dump();
 }
 
-// What ranks on this machine connect to: an address that listens everywhere is no destination.
-std::string reachable(const std::string& address) {
+// What ranks connect to. Without an address to advertise they are on this machine, where one that
+// listens everywhere is no destination.
+std::string reachable(const std::string& advertised, const std::string& address) {
+  if (!advertised.empty()) return advertised;
   const std::string port = address.substr(address.rfind(':'));
   const std::string host = address.substr(0, address.rfind(':'));
   return (host == "0.0.0.0" || host == "[::]" || host == "::") ? "127.0.0.1" + port : address;
@@ -145,15 +148,20 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   EMOE_RETURN_IF_ERROR(emoe::create_directories(config.output_root()));
   AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
   launcher::LocalLauncher local(launcher_config(config.launcher()));
-  Controller controller(control_config(config), *store, local, clock, probe);
+  launcher::AsyncLauncher engine(local, {});
+  Controller controller(control_config(config), *store, engine, clock, probe);
   EMOE_RETURN_IF_ERROR(controller.recover());
   EMOE_ASSIGN_OR_RETURN(const auto rpc, RpcServer::start(rpc_config(config, local.name(), clock),
                                                          controller, *store, clock, probe));
-  controller.set_coordinator_address(reachable(rpc->address()));
+  controller.set_coordinator_address(reachable(config.advertise(), rpc->address()));
   EMOE_ASSIGN_OR_RETURN(const auto exposer, metrics::HttpExposer::start(
                                                 registry, {config.metrics_listen(), [&controller] {
                                                              return service_discovery(controller);
                                                            }}));
+  std::jthread engine_loop([&](const std::stop_token& stop) {
+    pthread_setname_np(pthread_self(), "launcher");
+    engine.run(stop);
+  });
   std::jthread loop([&](const std::stop_token& stop) {
     pthread_setname_np(pthread_self(), "controller");
     controller.run(stop);

@@ -1,6 +1,7 @@
 #include "launcher/local/attempt_files.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <ctime>
 
@@ -159,7 +160,8 @@ std::optional<RankExit> first_failure(const std::vector<RankExit>& exits) {
 }
 
 bool killed_for_memory(const RankExit& exit, const std::vector<int64_t>& counted_ns) {
-  // Who counts looks some times a second; who dies first gives its memory back, which takes longer.
+  // The supervisor samples the counter several times a second, so it may see a kill late; a killed
+  // rank is reaped only after its memory is freed, so it may die late.
   constexpr int64_t kSeenLate = 1'000'000'000;
   constexpr int64_t kDiesLate = 3'000'000'000;
   return exit.status.signal == SIGKILL &&
@@ -169,18 +171,22 @@ bool killed_for_memory(const RankExit& exit, const std::vector<int64_t>& counted
          });
 }
 
-std::string tail_of(const std::filesystem::path& file, size_t bytes) {
+Result<LogTail> tail_of(const std::filesystem::path& file, size_t bytes) {
   const FileDescriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid() && errno == ENOENT) return LogTail{};
   const off_t size = fd.valid() ? ::lseek(fd.get(), 0, SEEK_END) : -1;
-  if (size <= 0) return "";
+  if (size < 0) return errno_status(errno, "open " + file.string());
   // One byte more tells whether the tail begins a line.
   const size_t wanted = std::min(static_cast<size_t>(size), bytes + 1);
-  std::string text(wanted, '\0');
-  const ssize_t got = ::pread(fd.get(), text.data(), wanted, size - static_cast<off_t>(wanted));
-  text.resize(got > 0 ? static_cast<size_t>(got) : 0);
-  if (text.size() <= bytes) return text;
-  const size_t line = text.find('\n') + 1;  // 0 when there is none
-  return text.substr(line == 0 || line == text.size() ? 1 : line);
+  LogTail tail{std::string(wanted, '\0'), wanted > bytes};
+  const ssize_t got =
+      ::pread(fd.get(), tail.text.data(), wanted, size - static_cast<off_t>(wanted));
+  if (got < 0) return errno_status(errno, "read " + file.string());
+  tail.text.resize(static_cast<size_t>(got));
+  if (!tail.truncated) return tail;
+  const size_t line = tail.text.find('\n') + 1;  // 0 when there is none
+  tail.text.erase(0, line == 0 || line == tail.text.size() ? 1 : line);
+  return tail;
 }
 
 }  // namespace emoe::launcher

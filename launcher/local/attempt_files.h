@@ -91,11 +91,11 @@ struct RankExit {
 [[nodiscard]] std::optional<RankExit> first_failure(const std::vector<RankExit>& exits);
 
 // Whether the kernel's OOM killer ended this rank. The kernel only counts per control group, which
-// others may share; so it takes a SIGKILL within moments of a count. `counted_ns`: when the count
+// others may share, so a rank counts as its victim if it died of a SIGKILL within moments of a count. `counted_ns`: when the count
 // was seen to rise, on the clock of RankExit::monotonic_ns.
 [[nodiscard]] bool killed_for_memory(const RankExit& exit, const std::vector<int64_t>& counted_ns);
 
-// The last `bytes` of a text file from a line's beginning; empty when it cannot be read.
-[[nodiscard]] std::string tail_of(const std::filesystem::path& file, size_t bytes);
+// The last `bytes` of a text file from a line's beginning, as they are; empty where there is none.
+[[nodiscard]] Result<LogTail> tail_of(const std::filesystem::path& file, size_t bytes);
 
 }  // namespace emoe::launcher

@@ -11,6 +11,7 @@
 #include "base/exit_code.h"
 #include "base/file_lock.h"
 #include "base/process.h"
+#include "base/utf8.h"
 #include "launcher/local/attempt_files.h"
 #include "launcher/local/attempt_processes.h"
 #include "launcher/local/supervisor.h"
@@ -174,8 +175,8 @@ Status LocalLauncher::start_supervisor(const LaunchRequest& request,
     if (!started.ok()) return machine_error(started.status());
     if (*alive || *started) return ok_status();
   }
-  const std::string message =
-      absl::StrCat("the supervisor did not start: ", tail_of(options.output, 1000));
+  const std::string message = absl::StrCat("the supervisor did not start: ",
+                                           tail_of(options.output, 1000).value_or(LogTail{}).text);
   const bool machine = status->code == static_cast<int>(ExitCode::io);
   return machine ? absl::DataLossError(message) : absl::InternalError(message);
 }
@@ -262,6 +263,13 @@ Status LocalLauncher::stop(const LaunchHandle& handle, StopMode mode) {
   EMOE_ASSIGN_OR_RETURN(const auto processes, processes_of_attempt(files.dir(), supervisor));
   signal_all(processes, SIGKILL);
   return ok_status();
+}
+
+Result<LogTail> LocalLauncher::log(const LaunchHandle& handle, size_t bytes) {
+  EMOE_ASSIGN_OR_RETURN(const AttemptFiles files, files_of(handle));
+  EMOE_ASSIGN_OR_RETURN(LogTail tail, tail_of(files.output(), bytes));
+  tail.text = to_valid_utf8(tail.text);
+  return tail;
 }
 
 }  // namespace emoe::launcher

@@ -46,6 +46,7 @@ class LocalLauncher final : public Launcher {
   [[nodiscard]] Result<LaunchHandle> launch(const LaunchRequest& request) override;
   [[nodiscard]] Result<AttemptStatus> poll(const LaunchHandle& handle) override;
   [[nodiscard]] Status stop(const LaunchHandle& handle, StopMode mode) override;
+  [[nodiscard]] Result<LogTail> log(const LaunchHandle& handle, size_t bytes) override;
   [[nodiscard]] std::string name() const override { return "local"; }
 
  private:

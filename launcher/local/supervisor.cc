@@ -175,7 +175,7 @@ class Supervisor {
       status = {0, status.code - kSignalBase};
     }
     return {kNoRank, status, std::numeric_limits<int64_t>::max(),
-            tail_of(files_.output(), kDetailBytes)};
+            tail_of(files_.output(), kDetailBytes).value_or(LogTail{}).text};
   }
 
   AttemptEnd explain() {

@@ -2,7 +2,11 @@
 
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <string>
+
+#include "base/file.h"
+#include "launcher/resources.h"
 
 namespace emoe::server {
 
@@ -10,11 +14,13 @@ namespace emoe::server {
 // defaults are those of config/schema.cc.
 struct ControlConfig {
   std::filesystem::path state_dir;
-  std::filesystem::path output_root;     // output folders are <output_root>/<job id>
-  std::filesystem::path worker_program;  // emoe-worker
-  int slots_total = 1;                   // ranks that may run at once
-  int max_jobs = 1000;                   // unfinished jobs
-  int cores = 1;                         // shared by the ranks where a job asks for no thread count
+  std::filesystem::path output_root;        // output folders are <output_root>/<job id>
+  std::filesystem::path worker_program;     // emoe-worker
+  launcher::Resources capacity{.cpus = 1};  // of all attempts at once; a cpu is a slot
+  int max_jobs = 1000;                      // unfinished jobs
+  int cores = 1;  // shared by the slots where a job asks for no thread count
+  // Deletes a folder, which takes as long as it is large.
+  std::function<Status(const std::filesystem::path&)> remove_folder = emoe::remove_tree;
   std::chrono::milliseconds join_timeout{};
   std::chrono::milliseconds session_timeout{};
   std::chrono::milliseconds progress_timeout{};
@@ -22,6 +28,18 @@ struct ControlConfig {
   std::chrono::milliseconds reconnect_grace{};
   std::chrono::milliseconds retry_pause{};
   std::chrono::milliseconds poll_interval{200};
+
+  [[nodiscard]] std::filesystem::path jobs_dir() const { return state_dir / "jobs"; }
+  [[nodiscard]] std::filesystem::path job_dir(const std::string& job_id) const {
+    return jobs_dir() / job_id;
+  }
+  // From which the ranks of all attempts read their job.
+  [[nodiscard]] std::filesystem::path spec_file(const std::string& job_id) const {
+    return job_dir(job_id) / "job.yaml";
+  }
+  [[nodiscard]] std::filesystem::path attempt_dir(const std::string& job_id, int attempt) const {
+    return job_dir(job_id) / ("attempt_" + std::to_string(attempt));
+  }
 };
 
 }  // namespace emoe::server

@@ -5,10 +5,11 @@
 
 namespace emoe::server {
 
-Controller::Controller(ControlConfig config, JobStore& store, launcher::Launcher& launcher,
+Controller::Controller(ControlConfig config, JobStore& store, launcher::AsyncLauncher& launcher,
                        const Clock& clock, CoordinatorProbe& probe)
     : config_(std::move(config)),
       store_(store),
+      launcher_(launcher),
       clock_(clock),
       probe_(probe),
       failures_(clock),
@@ -17,15 +18,20 @@ Controller::Controller(ControlConfig config, JobStore& store, launcher::Launcher
               if (listener_) listener_(id);
             }),
       desk_(book_, store, clock, probe, failures_),
-      driver_(config_, book_, desk_, store, launcher, clock, probe, failures_) {}
+      parts_{config_, book_, desk_, store, launcher, clock, probe, failures_},
+      starter_(parts_),
+      settlement_(parts_),
+      watch_(parts_, settlement_) {
+  launcher_.set_listener([this] { poke(); });
+}
 
 Status Controller::recover() {
   const std::lock_guard lock(mutex_);
   EMOE_RETURN_IF_ERROR(book_.load());
-  for (auto& [id, live] : book_.jobs()) EMOE_RETURN_IF_ERROR(driver_.adopt(live));
+  for (auto& [id, live] : book_.jobs()) EMOE_RETURN_IF_ERROR(starter_.adopt(live));
   EMOE_RETURN_IF_ERROR(show_checkpoints_locked());
   auto leftovers =
-      DiscardedFolders::leftovers({config_.output_root, AttemptDriver::jobs_dir(config_)});
+      DiscardedFolders::leftovers(config_.remove_folder, {config_.output_root, config_.jobs_dir()});
   if (leftovers.empty()) return ok_status();
   cleaner_ = std::jthread([leftovers](const std::stop_token& stop) mutable {
     pthread_setname_np(pthread_self(), "cleaner");
@@ -42,7 +48,12 @@ Status Controller::show_checkpoints_locked() {
 
 void Controller::set_coordinator_address(std::string address) {
   const std::lock_guard lock(mutex_);
-  driver_.set_coordinator_address(std::move(address));
+  watch_.set_coordinator_address(std::move(address));
+}
+
+std::string Controller::coordinator_address() {
+  const std::lock_guard lock(mutex_);
+  return watch_.coordinator_address();
 }
 
 void Controller::set_listener(std::function<void(const std::string&)> listener) {
@@ -73,41 +84,21 @@ void Controller::run(const std::stop_token& stop) {
 }
 
 void Controller::step() {
-  std::vector<PendingLaunch> launches;
-  {
-    const std::lock_guard lock(mutex_);
-    launches = begin_round_locked();
-  }
-  std::vector<LaunchOutcome> outcomes;
-  for (const PendingLaunch& launch : launches) outcomes.push_back(driver_.launch(launch));
   const std::lock_guard lock(mutex_);
-  for (size_t i = 0; i < launches.size(); ++i) {
-    LiveJob& live = *launches[i].live;
-    failures_.note("job " + launches[i].request.job_id, driver_.launched(live, outcomes[i]));
-  }
-  book_.drop_ended();
-  publish_locked();
-}
-
-std::vector<PendingLaunch> Controller::begin_round_locked() {
   // The time first, then the messages: a heartbeat that is not among them came after `now`, and no
   // rank is called silent for the time that its heartbeats lay in the inbox.
   const SteadyTime now = clock_.steady_now();
   std::vector<SessionMessage> messages;
   {
-    const std::lock_guard lock(inbox_mutex_);
+    const std::lock_guard inbox_lock(inbox_mutex_);
     messages.swap(inbox_);
   }
   pass_time_locked(now);
   desk_.process(std::move(messages), now);
-  for (auto& [id, live] : book_.jobs()) drive_locked(live, now);
+  for (auto& [id, live] : book_.jobs()) look_at_attempt_locked(live, now);
   book_.drop_ended();
   schedule_locked(now);
-  std::vector<PendingLaunch> launches;
-  for (auto& [id, live] : book_.jobs()) {
-    if (auto launch = driver_.pending_launch(live)) launches.push_back(*std::move(launch));
-  }
-  return launches;
+  publish_locked();
 }
 
 void Controller::pass_time_locked(SteadyTime now) {
@@ -125,10 +116,8 @@ void Controller::pass_time_locked(SteadyTime now) {
   }
 }
 
-void Controller::drive_locked(LiveJob& live, SteadyTime now) {
-  if (!live.attempt) return;
-  const std::string what = "job " + live.record.job.id();
-  failures_.note(what, driver_.drive(live, now));
+void Controller::look_at_attempt_locked(LiveJob& live, SteadyTime now) {
+  if (live.attempt) failures_.note("job " + live.record.job.id(), watch_.look(live, now));
 }
 
 void Controller::schedule_locked(SteadyTime now) {
@@ -136,41 +125,40 @@ void Controller::schedule_locked(SteadyTime now) {
   std::vector<RunningJob> running;
   for (const auto& [id, live] : book_.jobs()) {
     const v1::Job& job = live.record.job;
-    const int ranks = job.resolved_spec().parallel().ranks();
     if (holds_slots(job.state())) {
-      running.push_back({id, ranks});
+      running.push_back({id, resources_of(job)});
     } else if (job.state() == v1::QUEUED) {
       queued.push_back(
-          {id, ranks, job.priority(), to_wall_time(job.create_time()), live.resume_at});
+          {id, resources_of(job), job.priority(), to_wall_time(job.create_time()), live.resume_at});
     }
   }
-  const Schedule plan = schedule(std::move(queued), running, config_.slots_total, now);
+  const Schedule plan = schedule(std::move(queued), running, config_.capacity, now);
   for (const std::string& id : plan.start) {
     LiveJob& live = *book_.find(id);
-    failures_.note("job " + id, driver_.start(live));
-    drive_locked(live, now);
+    failures_.note("job " + id, starter_.start(live));
+    look_at_attempt_locked(live, now);
   }
   waiting_.clear();
   for (const Waiting& waiting : plan.waiting) waiting_[waiting.id] = waiting;
 }
 
 int Controller::slots_used_locked() {
-  int used = 0;
+  int64_t used = 0;
   for (const auto& [id, live] : book_.jobs()) {
     const v1::Job& job = live.record.job;
-    if (holds_slots(job.state())) used += job.resolved_spec().parallel().ranks();
+    if (holds_slots(job.state())) used += resources_of(job).cpus;
   }
-  return used;
+  return static_cast<int>(used);
 }
 
 void Controller::publish_locked() {
   if (const auto counts = store_.count_by_state(); counts.ok()) probe_.jobs(*counts);
-  probe_.slots(slots_used_locked(), config_.slots_total);
+  probe_.slots(slots_used_locked(), slots_total());
 }
 
 Controller::Slots Controller::slots() {
   const std::lock_guard lock(mutex_);
-  return {config_.slots_total, std::max(config_.slots_total - slots_used_locked(), 0)};
+  return {slots_total(), std::max(slots_total() - slots_used_locked(), 0)};
 }
 
 std::vector<Controller::Target> Controller::targets() {
@@ -196,6 +184,11 @@ void Controller::decorate(v1::Job& job) {
   const std::string last = job.message();
   job.set_message(found->second.message);
   if (!last.empty()) job.set_message(absl::StrCat(job.message(), "; last attempt: ", last));
+}
+
+Result<launcher::LogTail> Controller::log(const std::string& id, int attempt, size_t bytes) {
+  launcher::Launcher& engine = launcher_.direct();
+  return engine.log(engine.handle_of(id, attempt, config_.attempt_dir(id, attempt)), bytes);
 }
 
 Result<v1::Job> Controller::get(const std::string& id) {

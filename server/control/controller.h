@@ -10,7 +10,9 @@
 #include <thread>
 #include <vector>
 
-#include "server/control/attempt_driver.h"
+#include "server/control/attempt_settlement.h"
+#include "server/control/attempt_starter.h"
+#include "server/control/attempt_watch.h"
 #include "server/control/config.h"
 #include "server/control/coordinator_probe.h"
 #include "server/control/discarded_folders.h"
@@ -36,11 +38,13 @@ struct JobUpdate {
 };
 
 // The coordinator without its wire: owns every unfinished job. One loop (run(), or step() in tests)
-// schedules, launches, watches and ends attempts; the calls below change jobs under the same lock,
-// and what they return is stored. Thread-safe; `store`, `launcher`, `clock` and `probe` outlive it.
+// schedules, watches and settles attempts; the calls below change jobs under the same lock, and what
+// they return is stored. The engine is asked by the launcher's own thread, which runs beside the
+// loop, so neither the loop nor a call waits for it. Thread-safe; `store`, `launcher`, `clock` and
+// `probe` outlive it.
 class Controller {
  public:
-  Controller(ControlConfig config, JobStore& store, launcher::Launcher& launcher,
+  Controller(ControlConfig config, JobStore& store, launcher::AsyncLauncher& launcher,
              const Clock& clock, CoordinatorProbe& probe);
 
   // Before everything else: loads the unfinished jobs and takes up their attempts. What deletions
@@ -48,11 +52,11 @@ class Controller {
   [[nodiscard]] Status recover();
   // Where ranks find the coordinator, once the port is bound. Called before the loop starts.
   void set_coordinator_address(std::string address);
+  [[nodiscard]] std::string coordinator_address();
   // Called (under the lock: must return at once) with the id of each job that has new events.
   void set_listener(std::function<void(const std::string&)> listener);
 
-  // One round of everything; errors are logged and the round tried again. Launches happen without
-  // the lock. One caller at a time.
+  // One round of everything; errors are logged and the round tried again.
   void step();
   // Rounds until asked to stop: at once when something comes in, else every poll_interval.
   void run(const std::stop_token& stop);
@@ -74,6 +78,8 @@ class Controller {
   [[nodiscard]] Status remove(const std::string& id, const std::string& etag, bool delete_outputs,
                               const RequestKey& request);
   [[nodiscard]] Result<v1::Job> get(const std::string& id);
+  // The end of what the ranks of an attempt printed. Waits for the engine, but without the lock.
+  [[nodiscard]] Result<launcher::LogTail> log(const std::string& id, int attempt, size_t bytes);
   // Adds what is only in memory: the place in the queue and why it waits.
   void decorate(v1::Job& job);
 
@@ -96,12 +102,11 @@ class Controller {
 
  private:
   [[nodiscard]] Status check_capacity_locked(const v1::JobSpec& resolved);
-  // The round up to the launches that are due.
-  [[nodiscard]] std::vector<PendingLaunch> begin_round_locked();
   void pass_time_locked(SteadyTime now);
-  void drive_locked(LiveJob& live, SteadyTime now);
+  void look_at_attempt_locked(LiveJob& live, SteadyTime now);
   void schedule_locked(SteadyTime now);
   void publish_locked();
+  [[nodiscard]] int slots_total() const { return static_cast<int>(config_.capacity.cpus); }
   [[nodiscard]] int slots_used_locked();
   [[nodiscard]] Result<LiveJob*> find_live_locked(const std::string& id, const std::string& doing);
   [[nodiscard]] Result<std::optional<v1::Job>> repeat_locked(const RequestKey& request);
@@ -119,6 +124,7 @@ class Controller {
 
   const ControlConfig config_;
   JobStore& store_;
+  launcher::AsyncLauncher& launcher_;
   const Clock& clock_;
   CoordinatorProbe& probe_;
 
@@ -127,9 +133,11 @@ class Controller {
   std::function<void(const std::string&)> listener_;
   JobBook book_;
   SessionDesk desk_;
-  AttemptDriver driver_;
+  const AttemptParts parts_;
+  AttemptStarter starter_;
+  AttemptSettlement settlement_;
+  AttemptWatch watch_;
   std::map<std::string, Waiting> waiting_;
-  std::map<v1::JobState, int> ended_;  // counts of terminal states
   std::optional<SteadyTime> last_step_;
 
   std::mutex inbox_mutex_;

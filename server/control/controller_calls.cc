@@ -67,12 +67,11 @@ Status Controller::check_capacity(const v1::JobSpec& resolved) {
 
 Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
   const int ranks = resolved.parallel().ranks();
-  if (ranks > config_.slots_total) {
+  if (ranks > slots_total()) {
     return make_error(
         StatusCode::kFailedPrecondition, "NOT_ENOUGH_SLOTS",
-        absl::StrCat("parallel.ranks is ", ranks, ", this service has ", config_.slots_total,
-                     " slots"),
-        {{"needed", absl::StrCat(ranks)}, {"available", absl::StrCat(config_.slots_total)}});
+        absl::StrCat("parallel.ranks is ", ranks, ", this service has ", slots_total(), " slots"),
+        {{"needed", absl::StrCat(ranks)}, {"available", absl::StrCat(slots_total())}});
   }
   if (static_cast<int>(book_.jobs().size()) >= config_.max_jobs) {
     return make_error(StatusCode::kResourceExhausted, "QUEUE_FULL",
@@ -161,7 +160,7 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   remember(edit, request);
   Status stored;
   if (live.attempt) {
-    stored = driver_.cancel(live, std::move(edit));
+    stored = watch_.cancel(live, std::move(edit));
   } else {
     EMOE_RETURN_IF_ERROR(
         edit.apply(JobEvent::cancel_requested, v1::REASON_CANCELLED, edit.record().cancel_message));
@@ -190,7 +189,7 @@ Result<v1::Job> Controller::cancel_again_locked(const std::string& id, const Req
 
 Status Controller::remove(const std::string& id, const std::string& etag, bool delete_outputs,
                           const RequestKey& request) {
-  DiscardedFolders discarded;
+  DiscardedFolders discarded(config_.remove_folder);
   {
     const std::lock_guard lock(mutex_);
     EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
@@ -213,7 +212,7 @@ Status Controller::forget_locked(const std::string& id, const std::string& etag,
     const Status aside = discarded.take(job.output_dir());
     if (!aside.ok()) return with_context(with_reason(aside, "OUTPUT_NOT_REMOVED"), "job " + id);
   }
-  failures_.note("job " + id, discarded.take(AttemptDriver::job_dir(config_, id)));
+  failures_.note("job " + id, discarded.take(config_.job_dir(id)));
   if (const Status gone = store_.remove_job(id, record_of(request, id)); !gone.ok()) {
     discarded.put_back();
     return store_failed(gone);

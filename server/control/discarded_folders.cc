@@ -35,15 +35,15 @@ void DiscardedFolders::put_back() {
 void DiscardedFolders::remove(const std::stop_token& stop) {
   for (const auto& [folder, aside] : moved_) {
     if (stop.stop_requested()) return;
-    if (const Status status = remove_tree(aside); !status.ok()) {
+    if (const Status status = remove_(aside); !status.ok()) {
       log_warning("%s", std::string(status.message()));
     }
   }
   moved_.clear();
 }
 
-DiscardedFolders DiscardedFolders::leftovers(const std::vector<fs::path>& parents) {
-  DiscardedFolders found;
+DiscardedFolders DiscardedFolders::leftovers(Remove remove, const std::vector<fs::path>& parents) {
+  DiscardedFolders found(std::move(remove));
   for (const fs::path& parent : parents) {
     std::error_code none;  // no folder, no leftovers
     for (const auto& entry : fs::directory_iterator(parent, none)) {

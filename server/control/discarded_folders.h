@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <stop_token>
 #include <utility>
 #include <vector>
@@ -14,6 +15,10 @@ namespace emoe::server {
 // finds at the next start.
 class DiscardedFolders {
  public:
+  using Remove = std::function<Status(const std::filesystem::path&)>;  // emoe::remove_tree
+
+  explicit DiscardedFolders(Remove remove) : remove_(std::move(remove)) {}
+
   // Renames the folder to ".deleted-<name>" beside itself. OK where there is none.
   [[nodiscard]] Status take(const std::filesystem::path& folder);
   // Gives all of them their names back; for a deletion that could not be recorded.
@@ -22,10 +27,11 @@ class DiscardedFolders {
   void remove(const std::stop_token& stop = {});
 
   [[nodiscard]] static DiscardedFolders leftovers(
-      const std::vector<std::filesystem::path>& parents);
+      Remove remove, const std::vector<std::filesystem::path>& parents);
   [[nodiscard]] bool empty() const { return moved_.empty(); }
 
  private:
+  Remove remove_;
   std::vector<std::pair<std::filesystem::path, std::filesystem::path>> moved_;  // from, to
 };
 

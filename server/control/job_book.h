@@ -38,7 +38,6 @@ struct LiveAttempt {
   std::optional<SteadyTime> last_kill;
   std::optional<SteadyTime> end_seen;    // the launcher says ended, rank 0's word is missing
   std::optional<SteadyTime> fault_seen;  // a rank reported a failure of its own
-  bool launch_due = false;               // the launcher does not know it: never launched yet
   StepTally tally;
 };
 

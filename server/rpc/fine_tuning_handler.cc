@@ -12,7 +12,6 @@
 #include "server/job/errors.h"
 #include "server/job/job_state_machine.h"
 #include "server/rpc/grpc_status.h"
-#include "server/rpc/job_logs.h"
 #include "server/rpc/list_request.h"
 #include "server/rpc/requests.h"
 #include "server/rpc/watch_stream.h"
@@ -278,6 +277,7 @@ grpc::Status FineTuningHandler::GetServerInfo(grpc::ServerContext*, const v1::Ge
     for (const std::string& root : info_.allowed_roots) info->add_allowed_roots(root);
     *info->mutable_start_time() = to_timestamp(info_.start_time);
     info->set_state_dir(controller_.config().state_dir.string());
+    info->set_address(controller_.coordinator_address());
     return ok_status();
   });
 }
@@ -299,10 +299,8 @@ Status FineTuningHandler::logs(const v1::GetJobLogsRequest& request,
   constexpr int kDefault = 64 << 10;
   constexpr int kLargest = 1 << 20;
   const int bytes = request.max_bytes() == 0 ? kDefault : std::min(request.max_bytes(), kLargest);
-  EMOE_ASSIGN_OR_RETURN(LogTail tail, read_log_tail(AttemptDriver::attempt_dir(controller_.config(),
-                                                                               job.id(), attempt) /
-                                                        "output.log",
-                                                    static_cast<size_t>(bytes)));
+  EMOE_ASSIGN_OR_RETURN(launcher::LogTail tail,
+                        controller_.log(job.id(), attempt, static_cast<size_t>(bytes)));
   response.set_text(std::move(tail.text));
   response.set_truncated(tail.truncated);
   return ok_status();

@@ -5,22 +5,23 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "launcher/resources.h"
 
 namespace emoe::server {
 
 // A job that waits, as far as scheduling cares.
 struct QueuedJob {
   std::string id;
-  int ranks = 1;
+  launcher::Resources needs;
   int priority = 0;                      // higher first
   WallTime create_time;                  // then older first, then by id
   std::optional<SteadyTime> not_before;  // a retry's pause
 };
 
-// A job that holds slots (until no process of its attempt is left).
+// A job that holds resources (until no process of its attempt is left).
 struct RunningJob {
   std::string id;
-  int ranks = 1;
+  launcher::Resources holds;
 };
 
 struct Waiting {
@@ -34,11 +35,11 @@ struct Schedule {
   std::vector<Waiting> waiting;    // the rest, in queue order
 };
 
-// Who runs next. Gang: a job gets all of its slots or none. Priority, then age; nobody overtakes a
-// job that waits for slots (no backfill), so a wide job is never starved by narrow ones. A job
+// Who runs next. Gang: a job gets all that it needs or nothing. Priority, then age; nobody overtakes a
+// job that waits for resources (no backfill), so a wide job is never starved by narrow ones. A job
 // whose retry pause has not passed keeps its place but holds up nobody. Pure.
 [[nodiscard]] Schedule schedule(std::vector<QueuedJob> queued,
-                                const std::vector<RunningJob>& running, int slots_total,
-                                SteadyTime now);
+                                const std::vector<RunningJob>& running,
+                                const launcher::Resources& total, SteadyTime now);
 
 }  // namespace emoe::server

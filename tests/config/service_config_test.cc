@@ -10,6 +10,7 @@ TEST(CoordinatorConfig, DefaultsAndOverrides) {
                                                {"listen=[::1]:0", "liveness.session_timeout=2s"});
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->listen(), "[::1]:0");
+  EXPECT_EQ(config->advertise(), "");
   EXPECT_EQ(config->metrics_listen(), "127.0.0.1:7071");
   EXPECT_EQ(config->slots().total(), 4);
   EXPECT_EQ(config->liveness().session_timeout().seconds(), 2);
@@ -21,18 +22,20 @@ TEST(CoordinatorConfig, DefaultsAndOverrides) {
 
 TEST(CoordinatorConfig, ReportsStructureAndValuesTogether) {
   const auto config = parse_coordinator_config(
-      "listen: nowhere\nmetrics_listen: a:70000\nslot: {total: 1}\nliveness:\n  join_timeout: 0s\n"
+      "listen: nowhere\nadvertise: here\nmetrics_listen: a:70000\nslot: {total: 1}\nliveness:\n  "
+      "join_timeout: 0s\n"
       "launcher: {kind: slurm}\nqueue: {max_jobs: many}\n",
       "c.yaml", {});
   EXPECT_EQ(config.status().code(), StatusCode::kInvalidArgument);
   const auto lines = problems_of(config.status());
-  EXPECT_EQ(lines.size(), 6u) << joined(lines);
+  EXPECT_EQ(lines.size(), 7u) << joined(lines);
   EXPECT_PROBLEM(lines, "c.yaml:1: listen: expected host:port");
-  EXPECT_PROBLEM(lines, "c.yaml:2: metrics_listen: expected host:port");
-  EXPECT_PROBLEM(lines, "c.yaml:3: slot: unknown key (did you mean \"slots\"?)");
-  EXPECT_PROBLEM(lines, "c.yaml:5: liveness.join_timeout: must be above 0");
-  EXPECT_PROBLEM(lines, "c.yaml:6: launcher.kind: unknown word \"slurm\"; use local");
-  EXPECT_PROBLEM(lines, "c.yaml:7: queue.max_jobs: expected a whole number");
+  EXPECT_PROBLEM(lines, "c.yaml:2: advertise: expected host:port");
+  EXPECT_PROBLEM(lines, "c.yaml:3: metrics_listen: expected host:port");
+  EXPECT_PROBLEM(lines, "c.yaml:4: slot: unknown key (did you mean \"slots\"?)");
+  EXPECT_PROBLEM(lines, "c.yaml:6: liveness.join_timeout: must be above 0");
+  EXPECT_PROBLEM(lines, "c.yaml:7: launcher.kind: unknown word \"slurm\"; use local");
+  EXPECT_PROBLEM(lines, "c.yaml:8: queue.max_jobs: expected a whole number");
 }
 
 // An empty root would be made an absolute path: the folder the service was started in.

@@ -286,6 +286,14 @@ def test_health_and_reflection(api):
     assert described.file_descriptor_response.file_descriptor_proto
 
 
+def test_ranks_come_to_the_advertised_address(coordinator):
+    coordinator.terminate()
+    coordinator.settings["advertise"] = coordinator.grpc_address.replace("127.0.0.1", "localhost")
+    coordinator.start()
+    assert coordinator.api.call("GetServerInfo").address == coordinator.settings["advertise"]
+    coordinator.api.succeed(coordinator.api.create(tools.tiny_job()).id)
+
+
 def test_server_info(api):
     info = api.call("GetServerInfo")
     assert info.api_version == "emoe.v1" and info.slots_total == 2 and info.launcher == "local" and info.version

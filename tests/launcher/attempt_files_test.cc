@@ -105,11 +105,13 @@ TEST(KilledForMemory, TakesASigkillWithinMomentsOfACount) {
 TEST(TailOf, BeginsWithALine) {
   const testing::TempDir dir;
   std::ofstream(dir / "log") << "one\ntwo\nthree\n";
-  EXPECT_EQ(tail_of(dir / "log", 100), "one\ntwo\nthree\n");
-  EXPECT_EQ(tail_of(dir / "log", 8), "three\n");
-  EXPECT_EQ(tail_of(dir / "log", 6), "three\n");
-  EXPECT_EQ(tail_of(dir / "log", 4), "ree\n");  // no line begins there
-  EXPECT_EQ(tail_of(dir / "none", 8), "");
+  EXPECT_EQ(tail_of(dir / "log", 100)->text, "one\ntwo\nthree\n");
+  EXPECT_EQ(tail_of(dir / "log", 8)->text, "three\n");
+  EXPECT_EQ(tail_of(dir / "log", 6)->text, "three\n");
+  EXPECT_EQ(tail_of(dir / "log", 4)->text, "ree\n");  // no line begins there
+  EXPECT_EQ(tail_of(dir / "none", 8)->text, "");
+  EXPECT_FALSE(tail_of(dir / "log", 14)->truncated);
+  EXPECT_TRUE(tail_of(dir / "log", 13)->truncated);
 }
 
 TEST(TailOf, ReadsNoMoreThanTheTail) {
@@ -120,7 +122,7 @@ TEST(TailOf, ReadsNoMoreThanTheTail) {
                                error);  // sparse; no memory holds it
   if (error) GTEST_SKIP() << "no file of 1 TiB here: " << error.message();
   ASSERT_TRUE(append_to_file(dir / "log", "\nend\n").ok());
-  EXPECT_EQ(tail_of(dir / "log", 100), "end\n");
+  EXPECT_EQ(tail_of(dir / "log", 100)->text, "end\n");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "launcher/fake/fake_launcher.h"
+#include "tests/launcher/fake_launcher.h"
 
 #include <csignal>
 

@@ -73,6 +73,16 @@ TEST_F(LocalLauncherTest, RanksSeeTheirEnvironment) {
                                "[0] OMP_NUM_THREADS=3\n[0] EMOE_TEST=a b; $HOME\n"));
 }
 
+TEST_F(LocalLauncherTest, TellsTheEndOfTheLog) {
+  EXPECT_EQ(launcher_.log(handle(), 100)->text, "");
+  std::ofstream(dir_ / "output.log") << "first line\nbad \xff byte\nlast\n";
+  EXPECT_EQ(launcher_.log(handle(), 100)->text, "first line\nbad \xef\xbf\xbd byte\nlast\n");
+  const auto tail = launcher_.log(handle(), 8);
+  EXPECT_EQ(tail->text, "last\n");
+  EXPECT_TRUE(tail->truncated);
+  EXPECT_EQ(launcher_.log({"slurm:7"}, 8).status().code(), StatusCode::kNotFound);
+}
+
 TEST_F(LocalLauncherTest, GracefulStopReachesEveryRank) {
   launch_and_wait_until_ready("serve");
   EXPECT_EQ(launcher_.poll(handle())->phase, AttemptPhase::running);

@@ -16,18 +16,18 @@ TEST_F(RestartTest, AQueuedJobIsStillQueued) {
   const std::string id = submit();
   restart();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
-  controller_->step();
+  step();
   EXPECT_EQ(launcher_.launches().size(), 1U);
 }
 
 TEST_F(RestartTest, ARunningAttemptIsTakenUpAndNotStartedAgain) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   report(channel, 1, step_report(0));
   report(channel, 2, step_report(1));
   restart();
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::RUNNING);
   EXPECT_EQ(controller_->slots().free, 1);
   channel = join(id, 0, 1);
@@ -44,7 +44,7 @@ TEST_F(RestartTest, ARunningAttemptIsTakenUpAndNotStartedAgain) {
 
 TEST_F(RestartTest, AnAttemptStoredButNotLaunchedIsLaunchedOnce) {
   const std::string id = submit();
-  controller_->step();
+  step();
   // As if the crash came before the handle was stored: the engine knows the attempt, the store not.
   auto attempts = store_->attempts(id);
   ASSERT_TRUE(attempts.ok());
@@ -53,20 +53,40 @@ TEST_F(RestartTest, AnAttemptStoredButNotLaunchedIsLaunchedOnce) {
   change.attempts = *attempts;
   ASSERT_TRUE(store_->commit(change).ok());
   restart();
-  controller_->step();
+  step();
+  step();
   EXPECT_EQ(launcher_.launches().size(), 1U);
   EXPECT_EQ(store_->attempts(id)->back().handle, FakeLauncher::handle_of(id, 1).text);
   join(id, 0, 1);
   EXPECT_EQ(job(id).state(), v1::RUNNING);
 }
 
+TEST_F(RestartTest, AWishThatDiedWithTheCoordinatorIsCarriedOutByTheNext) {
+  const std::string id = submit();
+  controller_->step();  // the engine is not asked any more
+  restart();
+  step();
+  EXPECT_EQ(launcher_.launches().size(), 1U);
+  join(id, 0, 1);
+  ASSERT_TRUE(controller_->cancel(id, "", {}).ok());
+  controller_->step();
+  restart();
+  advance(config_.stop_grace);
+  step();
+  advance(config_.stop_grace);
+  step();
+  EXPECT_EQ(job(id).state(), v1::CANCELLED);
+  EXPECT_EQ(launcher_.launches().size(), 1U);
+}
+
 TEST_F(RestartTest, AnAttemptThatIsGoneIsRetried) {
   const std::string id = submit();
-  controller_->step();
+  step();
   join(id, 0, 1);
   launcher_.forget(id, 1);
   restart();
-  controller_->step();
+  step();
+  step();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
   EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_COORDINATOR_LOST);
   advance(seconds(5));
@@ -76,18 +96,19 @@ TEST_F(RestartTest, AnAttemptThatIsGoneIsRetried) {
 
 TEST_F(RestartTest, AnAttemptThatEndedMeanwhileIsJudgedByItsExit) {
   const std::string id = submit();
-  controller_->step();
+  step();
   join(id, 0, 1);
   launcher_.end(id, 1, {.exit_code = 76, .rank = 0});
   restart();
-  controller_->step();
+  step();
+  step();
   EXPECT_EQ(job(id).state(), v1::FAILED);
   EXPECT_EQ(job(id).reason(), v1::REASON_NON_FINITE);
 }
 
 TEST_F(RestartTest, AnExportingAttemptFinishes) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   report(channel, 1, phase("export"));
   restart();
@@ -97,63 +118,64 @@ TEST_F(RestartTest, AnExportingAttemptFinishes) {
   report(channel, 3, EndReport{0, ""});
   restart();  // between the last word and the end of the process
   launcher_.end(id, 1, {});
-  controller_->step();
+  step();
+  step();
   EXPECT_EQ(job(id).state(), v1::SUCCEEDED);
   EXPECT_EQ(launcher_.launches().size(), 1U);
 }
 
 TEST_F(RestartTest, RanksThatDoNotReconnectAreLost) {
   const std::string id = submit();
-  controller_->step();
+  step();
   join(id, 0, 1);
   restart();
   advance(config_.join_timeout);
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
   EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_PEER_LOST);
 }
 
 TEST_F(RestartTest, ACancelGoesOn) {
   const std::string id = submit();
-  controller_->step();
+  step();
   join(id, 0, 1);
   ASSERT_TRUE(controller_->cancel(id, "enough", {}).ok());
   restart();
   EXPECT_EQ(job(id).state(), v1::CANCELLING);
-  controller_->step();
+  step();
   EXPECT_EQ(launcher_.stops().back(), (FakeLauncher::Stop{id, 1, StopMode::graceful}));
   advance(config_.stop_grace);
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::CANCELLED);
   EXPECT_EQ(job(id).message(), "enough");
 }
 
 TEST_F(RestartTest, ADoomedAttemptIsRemovedByTheNextCoordinator) {
   const std::string id = submit();
-  controller_->step();
+  step();
   launcher_.survive_kill(true);
   advance(config_.join_timeout);
   EXPECT_EQ(job(id).state(), v1::RECOVERING);
   launcher_.survive_kill(false);
   restart();
-  controller_->step();
-  controller_->step();
+  step();
+  step();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
   EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_START_FAILED);
 }
 
 TEST_F(RestartTest, ARetrysPauseAndCountSurvive) {
   const std::string id = submit(1, 0, 2);
-  controller_->step();
+  step();
   launcher_.end(id, 1, {.signal = 9});
-  controller_->step();
+  step();
   restart();
-  controller_->step();
+  step();
   EXPECT_EQ(launcher_.launches().size(), 1U);
   advance(seconds(5));
   EXPECT_EQ(launcher_.launches().size(), 2U);
   launcher_.end(id, 2, {.signal = 9});
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::FAILED);
 }
 

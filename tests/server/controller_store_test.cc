@@ -38,15 +38,15 @@ TEST_F(FailingStoreTest, EachCallFailsWholeAndWorksWhenRepeated) {
   const RequestKey cancel_key{"x", "CancelJob", "h"};
   fail_commits(1);
   EXPECT_EQ(reason(controller_->cancel(id, "", cancel_key).status()), "STORE_FAILED");
-  controller_->step();  // not cancelled in memory either: it starts
+  step();  // not cancelled in memory either: it starts
   EXPECT_EQ(job(id).state(), v1::STARTING);
   fail_commits(1);
   EXPECT_EQ(reason(controller_->cancel(id, "", cancel_key).status()), "STORE_FAILED");
-  controller_->step();
+  step();
   EXPECT_TRUE(launcher_.stops().empty());
   EXPECT_EQ(controller_->cancel(id, "", cancel_key)->state(), v1::CANCELLING);
   launcher_.end(id, 1, {});
-  controller_->step();
+  step();
 
   const std::filesystem::path out = job(id).output_dir();
   std::filesystem::create_directories(out / "export");
@@ -61,18 +61,18 @@ TEST_F(FailingStoreTest, EachCallFailsWholeAndWorksWhenRepeated) {
 TEST_F(FailingStoreTest, AStartThatCannotBeStoredStartsNothing) {
   const std::string id = submit();
   fail_commits(1);
-  controller_->step();
+  step();
   EXPECT_TRUE(launcher_.launches().empty());
   EXPECT_EQ(job(id).state(), v1::QUEUED);
   EXPECT_EQ(controller_->slots().free, 2);
-  controller_->step();
+  step();
   EXPECT_EQ(launcher_.launches().size(), 1U);
   EXPECT_EQ(launcher_.launches()[0].attempt, 1);
 }
 
 TEST_F(FailingStoreTest, AJoinThatCannotBeStoredIsNotWelcomed) {
   const std::string id = submit();
-  controller_->step();
+  step();
   fail_commits(1);
   auto channel = join(id, 0, 1);
   EXPECT_FALSE(channel->welcomed.has_value());
@@ -84,7 +84,7 @@ TEST_F(FailingStoreTest, AJoinThatCannotBeStoredIsNotWelcomed) {
 
 TEST_F(FailingStoreTest, ReportsAreNeitherAcknowledgedNorBelieved) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   fail_commits(1);
   report(channel, 1, step_report(2, 100));
@@ -108,17 +108,17 @@ TEST_F(FailingStoreTest, ReportsAreNeitherAcknowledgedNorBelieved) {
 
 TEST_F(FailingStoreTest, AnEndIsJudgedWhenItCanBeStored) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   report(channel, 1, merge(true));
   report(channel, 2, EndReport{0, ""});
   launcher_.end(id, 1, {});
   fail_commits(1);
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::RUNNING);
   EXPECT_FALSE(channel->closed.has_value());
   EXPECT_EQ(controller_->slots().free, 1);
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::SUCCEEDED);
   EXPECT_EQ(registry_.value("emoe_jobs_finished_total",
                             {{"outcome", "succeeded"}, {"reason", "completed"}}),
@@ -127,14 +127,14 @@ TEST_F(FailingStoreTest, AnEndIsJudgedWhenItCanBeStored) {
 
 TEST_F(FailingStoreTest, ADoomIsStoredBeforeAnythingIsKilled) {
   const std::string id = submit();
-  controller_->step();
+  step();
   join(id, 0, 1);
   advance(config_.session_timeout - seconds(1));
   fail_commits(1);
   advance(seconds(1));
   EXPECT_TRUE(launcher_.stops().empty());
   EXPECT_EQ(job(id).state(), v1::RUNNING);
-  controller_->step();
+  step();
   EXPECT_EQ(launcher_.stops().size(), 1U);
 }
 
@@ -153,13 +153,13 @@ TEST_F(FailingStoreTest, ADiskThatStaysFullIsNotLoggedEveryRound) {
   EXPECT_GE(lines, 2U);  // of each job
   EXPECT_LE(lines, 6U);  // … once a minute for two minutes
   fail_commits(0);
-  controller_->step();
+  step();
   EXPECT_EQ(launcher_.launches().size(), 2U);
 }
 
 TEST_F(FailingStoreTest, ARestartedCoordinatorKnowsWhereTheAttemptBegan) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   for (int step = 0; step < 3; ++step) report(channel, 1 + step, step_report(step));
   restart();
@@ -171,7 +171,7 @@ TEST_F(FailingStoreTest, ARestartedCoordinatorKnowsWhereTheAttemptBegan) {
 
 TEST_F(FailingStoreTest, StepsThatAreDoneAgainDoNotCountTwice) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   const auto held_for = [&](seconds time) { advance(time); };
   held_for(seconds(4));
@@ -181,16 +181,16 @@ TEST_F(FailingStoreTest, StepsThatAreDoneAgainDoNotCountTwice) {
   checkpoint.set_step(2);
   report(channel, 5, checkpoint);
   launcher_.end(id, 1, {.signal = 9});
-  controller_->step();
+  step();
   clock_.advance(config_.retry_pause);  // holds no slot meanwhile
-  controller_->step();
+  step();
   channel = join(id, 0, 1, 2);
   report(channel, 1, step_report(2));  // 2 and 3 are lost, 2 is done again
   EXPECT_DOUBLE_EQ(goodput(), 1.5 / 4.0);
   launcher_.end(id, 2, {.signal = 9});
-  controller_->step();
+  step();
   clock_.advance(2 * config_.retry_pause);
-  controller_->step();
+  step();
   channel = join(id, 0, 1, 3);
   report(channel, 1, step_report(2));  // lost steps are not lost twice
   EXPECT_DOUBLE_EQ(goodput(), 1.5 / 4.0);
@@ -198,7 +198,7 @@ TEST_F(FailingStoreTest, StepsThatAreDoneAgainDoNotCountTwice) {
 
 TEST_F(FailingStoreTest, TheLastCheckpointsTimeStaysUntilTheJobIsDeleted) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   v1::CheckpointInfo info;
   info.set_step(2);
@@ -219,23 +219,23 @@ TEST_F(FailingStoreTest, TheLastCheckpointsTimeStaysUntilTheJobIsDeleted) {
 
 TEST_F(FailingStoreTest, FewerSlotsThanAreInUseAreNoNegativeNumber) {
   submit(2);
-  controller_->step();
-  config_.slots_total = 1;
+  step();
+  config_.capacity.cpus = 1;
   restart();
-  controller_->step();
+  step();
   EXPECT_EQ(registry_.value("emoe_slots", {{"state", "used"}}), 2);
   EXPECT_EQ(registry_.value("emoe_slots", {{"state", "free"}}), 0);
 }
 
 TEST_F(FailingStoreTest, CancellingAgainRemembersItsRequest) {
   const std::string id = submit();
-  controller_->step();
+  step();
   const RequestKey first{"one", "CancelJob", "h"};
   const RequestKey second{"two", "CancelJob", "h"};
   ASSERT_EQ(controller_->cancel(id, "", first)->state(), v1::CANCELLING);
   ASSERT_EQ(controller_->cancel(id, "", second)->state(), v1::CANCELLING);
   launcher_.end(id, 1, {});
-  controller_->step();
+  step();
   ASSERT_EQ(job(id).state(), v1::CANCELLED);
   const RequestKey third{"three", "CancelJob", "h"};
   ASSERT_EQ(controller_->cancel(id, "", third)->state(), v1::CANCELLED);

@@ -1,5 +1,7 @@
 #include "server/control/controller.h"
 
+#include <future>
+
 #include "server/job/errors.h"
 #include "tests/server/support.h"
 
@@ -15,7 +17,7 @@ using std::chrono::seconds;
 TEST_F(ControllerTest, RunsAJobFromQueueToSuccess) {
   const std::string id = submit();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
-  controller_->step();
+  step();
   ASSERT_EQ(launcher_.launches().size(), 1U);
   const launcher::LaunchRequest launch = launcher_.launches()[0];
   const std::string spec_file = (dir_ / "state" / "jobs").string() + "/" + id + "/job.yaml";
@@ -50,19 +52,19 @@ TEST_F(ControllerTest, RunsAJobFromQueueToSuccess) {
 
 TEST_F(ControllerTest, ExitCodeZeroAloneIsNoSuccess) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   report(channel, 1, merge(false));  // exported, but the check did not hold
   report(channel, 2, EndReport{0, ""});
   launcher_.end(id, 1, {});
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
   EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_INTERNAL);
 }
 
 TEST_F(ControllerTest, WaitsALittleForTheWordOfRankZero) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   report(channel, 1, merge(true));
   launcher_.end(id, 1, {});
@@ -92,10 +94,10 @@ TEST_F(ControllerTest, EachFailureClassHasItsConsequence) {
   };
   for (const Case& c : cases) {
     const std::string id = submit();
-    controller_->step();
+    step();
     join(id, 0, 1);
     launcher_.end(id, 1, c.end);
-    controller_->step();
+    step();
     const v1::Job ended = job(id);
     EXPECT_EQ(ended.state(), c.state) << c.end.exit_code << " " << c.end.signal;
     EXPECT_EQ(ended.attempts(0).reason(), c.reason) << c.end.exit_code << " " << c.end.signal;
@@ -103,19 +105,19 @@ TEST_F(ControllerTest, EachFailureClassHasItsConsequence) {
     if (!is_terminal(ended.state())) {
       ASSERT_TRUE(controller_->cancel(id, "", {}).ok());
     }
-    controller_->step();
+    step();
   }
 }
 
 TEST_F(ControllerTest, TheRanksOwnWordNamesTheCause) {
   const std::string id = submit(2);
-  controller_->step();
+  step();
   auto first = join(id, 0, 2);
   auto second = join(id, 1, 2);
   report(first, 1, EndReport{71, "peer lost"});
   report(second, 1, EndReport{65, "train.jsonl:3: row is empty"});
   launcher_.end(id, 1, {.exit_code = 71, .rank = 0});
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::FAILED);
   EXPECT_EQ(job(id).reason(), v1::REASON_DATA);
   EXPECT_EQ(job(id).message(), "rank 1 on host n1: train.jsonl:3: row is empty");
@@ -123,12 +125,12 @@ TEST_F(ControllerTest, TheRanksOwnWordNamesTheCause) {
 
 TEST_F(ControllerTest, RetriesPauseAndDoubleUntilAttemptsAreExhausted) {
   const std::string id = submit();
-  controller_->step();
+  step();
   const std::vector<seconds> pauses = {seconds(5), seconds(10)};
   for (int attempt = 1; attempt <= 3; ++attempt) {
     ASSERT_EQ(static_cast<int>(launcher_.launches().size()), attempt);
     launcher_.end(id, attempt, {.signal = 11, .rank = 0});
-    controller_->step();
+    step();
     if (attempt == 3) break;
     EXPECT_EQ(job(id).state(), v1::QUEUED);
     EXPECT_NE(job(id).message().find("before the next attempt"), std::string::npos);
@@ -144,11 +146,11 @@ TEST_F(ControllerTest, RetriesPauseAndDoubleUntilAttemptsAreExhausted) {
 
 TEST_F(ControllerTest, ARetryGoesBackToItsCheckpointInTheCounts) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   for (int step = 0; step < 3; ++step) report(channel, 1 + step, step_report(step));
   launcher_.end(id, 1, {.signal = 9, .rank = 0});
-  controller_->step();
+  step();
   advance(seconds(6));
   channel = join(id, 0, 1, 2);
   EXPECT_EQ(channel->welcomed, 0);  // sequences begin anew with each attempt
@@ -164,7 +166,7 @@ TEST_F(ControllerTest, ARetryGoesBackToItsCheckpointInTheCounts) {
 
 TEST_F(ControllerTest, ACheckpointThatOnlyItsSuccessorTellsOfIsStored) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   for (int step = 0; step < 3; ++step) report(channel, 1 + step, step_report(step));
   const auto steps_of = [&] {
@@ -177,7 +179,7 @@ TEST_F(ControllerTest, ACheckpointThatOnlyItsSuccessorTellsOfIsStored) {
   at_two.set_step(2);
   for (const int attempt : {2, 3}) {
     launcher_.end(id, attempt - 1, {.signal = 9, .rank = 0});
-    controller_->step();
+    step();
     advance(seconds(11));
     channel = join(id, 0, 1, attempt);
     report(channel, 1, ResumeReport{at_two});
@@ -193,7 +195,7 @@ TEST_F(ControllerTest, ACheckpointThatOnlyItsSuccessorTellsOfIsStored) {
 
 TEST_F(ControllerTest, RankZeroMayExportBeforeTheLastSessionIsThere) {
   const std::string id = submit(2);
-  controller_->step();
+  step();
   auto channel = join(id, 0, 2);
   report(channel, 1, phase("export"));
   EXPECT_EQ(job(id).state(), v1::STARTING);
@@ -201,7 +203,7 @@ TEST_F(ControllerTest, RankZeroMayExportBeforeTheLastSessionIsThere) {
   EXPECT_EQ(history(id), (States{v1::QUEUED, v1::STARTING, v1::RUNNING, v1::EXPORTING}));
   // What one attempt exported does not make the next one export.
   launcher_.end(id, 1, {.signal = 9, .rank = 0});
-  controller_->step();
+  step();
   advance(seconds(6));
   join(id, 0, 2, 2);
   join(id, 1, 2, 2);
@@ -210,7 +212,7 @@ TEST_F(ControllerTest, RankZeroMayExportBeforeTheLastSessionIsThere) {
 
 TEST_F(ControllerTest, SilenceOfARankEndsTheAttempt) {
   const std::string id = submit(2);
-  controller_->step();
+  step();
   auto first = join(id, 0, 2);
   join(id, 1, 2);
   for (int second = 0; second < 30; ++second) {
@@ -219,7 +221,7 @@ TEST_F(ControllerTest, SilenceOfARankEndsTheAttempt) {
   }
   EXPECT_EQ(launcher_.stops().back(), (FakeLauncher::Stop{id, 1, StopMode::kill}));
   EXPECT_EQ(job(id).state(), v1::RECOVERING);
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
   EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_PEER_LOST);
   EXPECT_NE(job(id).attempts(0).message().find("rank 1 on host n1"), std::string::npos);
@@ -227,36 +229,36 @@ TEST_F(ControllerTest, SilenceOfARankEndsTheAttempt) {
 
 TEST_F(ControllerTest, AnotherWorldSizeEndsTheJobAtOnce) {
   const std::string id = submit(2);
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   ASSERT_TRUE(channel->closed.has_value());
   EXPECT_EQ(error_detail_of(*channel->closed).reason, "WORLD_SIZE_MISMATCH");
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::FAILED);
   EXPECT_EQ(job(id).reason(), v1::REASON_START_FAILED);
 }
 
 TEST_F(ControllerTest, RanksThatDoNotJoinInTimeAreGivenUp) {
   const std::string id = submit(2);
-  controller_->step();
+  step();
   auto second = join(id, 1, 2);
   for (seconds waited{0}; waited < config_.join_timeout; waited += seconds(1)) {
     controller_->post({second, RankPulse{}});
     advance(seconds(1));
   }
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_START_FAILED);
   EXPECT_NE(job(id).attempts(0).message().find("(ranks 0)"), std::string::npos);
 }
 
 TEST_F(ControllerTest, RefusesStrangersAndStaleAttempts) {
   const std::string id = submit();
-  controller_->step();
+  step();
   const auto try_join = [&](JoinRequest request) {
     request.rank.set_world_size(1);
     auto channel = std::make_shared<FakeChannel>();
     controller_->post({channel, request});
-    controller_->step();
+    step();
     return channel->closed ? error_detail_of(*channel->closed).reason : "joined";
   };
   EXPECT_EQ(try_join({"job-none", 1, {}, ""}), "JOB_NOT_FOUND");
@@ -264,13 +266,13 @@ TEST_F(ControllerTest, RefusesStrangersAndStaleAttempts) {
   EXPECT_EQ(try_join({id, 7, {}, token(id, 1)}), "STALE_ATTEMPT");
   EXPECT_EQ(try_join({id, 1, {}, token(id, 1)}), "joined");
   launcher_.end(id, 1, {.exit_code = 64});
-  controller_->step();
+  step();
   EXPECT_EQ(try_join({id, 1, {}, token(id, 1)}), "STALE_ATTEMPT");
 }
 
 TEST_F(ControllerTest, ReportsAreStoredOnceAndWithoutGaps) {
   const std::string id = submit();
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   report(channel, 1, step_report(0));
   report(channel, 1, step_report(0));  // sent again after a lost ack
@@ -292,49 +294,49 @@ TEST_F(ControllerTest, CancelsInEveryState) {
   EXPECT_EQ(job(queued).message(), "why");
   // STARTING: nobody has joined, so the launcher's signal comes at once, the kill after the grace.
   const std::string starting = submit();
-  controller_->step();
+  step();
   EXPECT_EQ(controller_->cancel(starting, "", {})->state(), v1::CANCELLING);
   EXPECT_EQ(controller_->cancel(starting, "", {})->state(), v1::CANCELLING);
-  controller_->step();
+  step();
   EXPECT_EQ(launcher_.stops().back(), (FakeLauncher::Stop{starting, 1, StopMode::graceful}));
   EXPECT_EQ(job(starting).state(), v1::CANCELLING);
   advance(config_.stop_grace);
   EXPECT_EQ(launcher_.stops().back(), (FakeLauncher::Stop{starting, 1, StopMode::kill}));
-  controller_->step();
+  step();
   EXPECT_EQ(job(starting).state(), v1::CANCELLED);
   // RUNNING: by the session first.
   const std::string running = submit();
-  controller_->step();
+  step();
   auto channel = join(running, 0, 1);
   ASSERT_TRUE(controller_->cancel(running, "", {}).ok());
   const size_t stops = launcher_.stops().size();
-  controller_->step();
+  step();
   EXPECT_EQ(channel->commands, std::vector{RankCommand::stop});
   EXPECT_EQ(launcher_.stops().size(), stops);
   auto back = join(running, 0, 1);  // a rank that reconnects hears it again
   EXPECT_EQ(back->commands, std::vector{RankCommand::stop});
   report(back, 1, EndReport{75, "stopped"});  // what has said its last words needs no signal
   controller_->post({back, SessionClosed{}});
-  controller_->step();
+  step();
   EXPECT_EQ(launcher_.stops().size(), stops);
   launcher_.end(running, 1, {});
-  controller_->step();
+  step();
   EXPECT_EQ(job(running).state(), v1::CANCELLED);
   // EXPORTING.
   const std::string exporting = submit();
-  controller_->step();
+  step();
   channel = join(exporting, 0, 1);
   report(channel, 1, phase("export"));
   EXPECT_EQ(job(exporting).state(), v1::EXPORTING);
   EXPECT_EQ(controller_->cancel(exporting, "", {})->state(), v1::CANCELLING);
   launcher_.end(exporting, 1, {.exit_code = 75});
-  controller_->step();
+  step();
   EXPECT_EQ(job(exporting).state(), v1::CANCELLED);
 }
 
 TEST_F(ControllerTest, CancelsWhileRecoveringAndRefusesWhatHasEnded) {
   const std::string recovering = submit();
-  controller_->step();
+  step();
   launcher_.survive_kill(true);
   advance(config_.join_timeout);
   EXPECT_EQ(job(recovering).state(), v1::RECOVERING);
@@ -342,13 +344,13 @@ TEST_F(ControllerTest, CancelsWhileRecoveringAndRefusesWhatHasEnded) {
   advance(seconds(60));
   EXPECT_EQ(job(recovering).state(), v1::CANCELLING);  // not before the processes are gone
   launcher_.end(recovering, 1, {.signal = 9});
-  controller_->step();
+  step();
   EXPECT_EQ(job(recovering).state(), v1::CANCELLED);
 
   const std::string failed = submit();
-  controller_->step();
+  step();
   launcher_.end(failed, 1, {.exit_code = 64});
-  controller_->step();
+  step();
   const auto refused = controller_->cancel(failed, "", {});
   EXPECT_EQ(refused.status().code(), StatusCode::kFailedPrecondition);
   EXPECT_EQ(error_detail_of(refused.status()).reason, "WRONG_STATE");
@@ -358,7 +360,7 @@ TEST_F(ControllerTest, MaxRuntimeCheckpointsAndFails) {
   v1::JobSpec spec = small_spec(dir_.path());
   spec.mutable_resources()->mutable_max_runtime()->set_seconds(60);
   const std::string id = submit(spec);
-  controller_->step();
+  step();
   auto channel = join(id, 0, 1);
   for (int i = 0; i < 60; ++i) {
     controller_->post({channel, RankPulse{i, "forward", i, i, "", 0, 0}});
@@ -366,25 +368,25 @@ TEST_F(ControllerTest, MaxRuntimeCheckpointsAndFails) {
   }
   EXPECT_EQ(channel->commands, std::vector{RankCommand::checkpoint_and_stop});
   launcher_.end(id, 1, {.exit_code = 75});
-  controller_->step();
+  step();
   EXPECT_EQ(job(id).state(), v1::FAILED);
   EXPECT_EQ(job(id).reason(), v1::REASON_MAX_RUNTIME);
 }
 
 TEST_F(ControllerTest, QueuesInOrderAndSaysWhyAJobWaits) {
   const std::string wide = submit(2);
-  controller_->step();
+  step();
   const std::string low = submit(1, 0);
   clock_.advance(seconds(1));
   const std::string high = submit(2, 5);
-  controller_->step();
+  step();
   EXPECT_EQ(job(high).queue_position(), 1);
   EXPECT_EQ(job(low).queue_position(), 2);
   EXPECT_EQ(job(high).message(),
             "waits for 2 of 2 slots (0 free); position 1; " + wide + " uses 2");
   EXPECT_EQ(controller_->slots().free, 0);
   ASSERT_TRUE(controller_->update(low, {.priority = 9}, "", {}).ok());
-  controller_->step();
+  step();
   EXPECT_EQ(job(low).queue_position(), 1);
 }
 
@@ -402,12 +404,14 @@ TEST_F(ControllerTest, RefusesWhatCanNeverRunAndAFullQueue) {
 TEST_F(ControllerTest, EngineThatCannotLaunch) {
   launcher_.fail_launches(absl::FailedPreconditionError("mpirun is not installed"));
   const std::string missing = submit();
-  controller_->step();
+  step();
+  step();
   EXPECT_EQ(job(missing).state(), v1::FAILED);
   EXPECT_EQ(job(missing).message(), "launch: mpirun is not installed");
   launcher_.fail_launches(absl::ResourceExhaustedError("no node is free"));
   const std::string busy = submit();
-  controller_->step();
+  step();
+  step();
   EXPECT_EQ(job(busy).state(), v1::QUEUED);
   EXPECT_FALSE(job(busy).attempts(0).counted());
   launcher_.fail_launches(ok_status());
@@ -418,7 +422,8 @@ TEST_F(ControllerTest, EngineThatCannotLaunch) {
 TEST_F(ControllerTest, MachineThatCannotLaunchCountsAsAnIoError) {
   launcher_.fail_launches(absl::DataLossError("cannot write launch.json: No space left"));
   const std::string id = submit();
-  controller_->step();
+  step();
+  step();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
   EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_IO);
   EXPECT_TRUE(job(id).attempts(0).counted());
@@ -428,7 +433,7 @@ TEST_F(ControllerTest, RepeatsOfARequestGetTheFirstAnswer) {
   const v1::JobSpec spec = small_spec(dir_.path());
   const RequestKey key{"r1", "CreateJob", "hash"};
   const auto first = controller_->create(spec, config::resolve(spec), key);
-  controller_->step();
+  step();
   const auto again = controller_->create(spec, config::resolve(spec), key);
   EXPECT_EQ(again->SerializeAsString(), first->SerializeAsString());
   const auto other = controller_->create(spec, config::resolve(spec), {"r1", "CreateJob", "other"});
@@ -454,15 +459,32 @@ TEST_F(ControllerTest, EtagsGuardChanges) {
   EXPECT_EQ(controller_->get(id).status().code(), StatusCode::kNotFound);
 }
 
+TEST_F(ControllerTest, OthersCallWhileADeletionTakesItsTime) {
+  std::future<int> free;
+  config_.remove_folder = [&](const std::filesystem::path& folder) {
+    free = std::async(std::launch::async, [&] { return controller_->slots().free; });
+    EXPECT_EQ(free.wait_for(seconds(60)), std::future_status::ready);  // if it held the lock: never
+    return remove_tree(folder);
+  };
+  restart();
+  const std::string id = submit();
+  ASSERT_TRUE(controller_->cancel(id, "", {}).ok());
+  const std::filesystem::path out = job(id).output_dir();
+  std::filesystem::create_directories(out / "export");
+  EXPECT_TRUE(controller_->remove(id, "", true, {}).ok());
+  EXPECT_EQ(free.get(), 2);
+  EXPECT_TRUE(std::filesystem::is_empty(out.parent_path()));
+}
+
 TEST_F(ControllerTest, ListsTheMetricsAddressesOfConnectedRanks) {
   const std::string id = submit(2);
-  controller_->step();
+  step();
   auto first = join(id, 0, 2);
   join(id, 1, 2);
   ASSERT_EQ(controller_->targets().size(), 2U);
   EXPECT_EQ(controller_->targets()[1].address, "127.0.0.1:9001");
   controller_->post({first, SessionClosed{}});
-  controller_->step();
+  step();
   EXPECT_EQ(controller_->targets().size(), 1U);
 }
 

@@ -26,7 +26,7 @@ int64_t median(std::vector<int64_t> values) {
 class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
  protected:
   void SetUp() override {
-    config_.slots_total = 3;
+    config_.capacity.cpus = 3;
     config_.poll_interval = 2ms;
     config_.stop_grace = 50ms;  // cancelled attempts free their slots soon
     start_controller();
@@ -34,7 +34,7 @@ class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
       const std::lock_guard lock(heard_mutex_);
       heard_.insert(job_id);
     });
-    loop_ = std::jthread([this](const std::stop_token& stop) { controller_->run(stop); });
+    loops_ = start_loops();
   }
 
   using CoordinatorTest::submit;
@@ -74,34 +74,10 @@ class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
     ++ran_;
   }
 
-  // Deletes an ended job with 100 times `files` files; how many calls came back meanwhile.
-  int calls_amid_a_deletion(int files) {
-    const std::string id = submit();
-    EXPECT_TRUE(launcher_.wait_for_launch(id, 1, 60s).has_value());
-    launcher_.end(id, 1, {.exit_code = 64});
-    while (controller_->get(id)->state() != v1::FAILED) std::this_thread::sleep_for(2ms);
-    const std::filesystem::path out = controller_->get(id)->output_dir();
-    for (int folder = 0; folder < 100; ++folder) {
-      const auto dir = out / std::to_string(folder);
-      std::filesystem::create_directories(dir);
-      for (int file = 0; file < files; ++file) std::ofstream(dir / std::to_string(file));
-    }
-    std::jthread remover([&] { EXPECT_TRUE(controller_->remove(id, "", true, {}).ok()); });
-    while (std::filesystem::exists(out)) std::this_thread::yield();  // from here on it deletes
-    int calls = -1;
-    do {
-      ++calls;
-      EXPECT_EQ(controller_->slots().free, 3);
-    } while (!std::filesystem::is_empty(config_.output_root));
-    remover.join();
-    EXPECT_EQ(controller_->get(id).status().code(), StatusCode::kNotFound);
-    return calls;
-  }
-
   std::mutex heard_mutex_;
   std::set<std::string> heard_;  // jobs of whose changes the listener was told
   std::atomic<int> ran_ = 0;
-  std::jthread loop_;
+  std::vector<std::jthread> loops_;
 };
 
 TEST_F(ControllerThreadsTest, CallsFromManyThreadsBesideTheLoop) {
@@ -132,8 +108,8 @@ TEST_F(ControllerThreadsTest, CallsFromManyThreadsBesideTheLoop) {
     });
   }
   EXPECT_EQ(ran_, 12);
-  loop_ = {};
-  controller_->step();
+  loops_.clear();
+  step();
   const auto counts = store_->count_by_state();
   EXPECT_EQ(counts->at(v1::SUCCEEDED), 12);
   EXPECT_EQ(heard_.size(), 12 + 10) << "the listener is told of every job";
@@ -184,15 +160,6 @@ TEST_F(ControllerThreadsTest, CallsGetInBetweenAFloodOfReports) {
   EXPECT_TRUE(channel->wait_for_ack(sent + 20));  // there was a flood up to the last call
   flood = {};
   EXPECT_LE(median(waited), 100);  // a round brings at most 9
-}
-
-TEST_F(ControllerThreadsTest, AHugeDeletionHoldsUpNobody) {
-  // This thread may be put aside for as long as a deletion takes; hardly for a larger one too.
-  int calls = 0;
-  for (int files = 50; files <= 800 && calls < 10; files *= 4) {
-    calls = calls_amid_a_deletion(files);
-  }
-  EXPECT_GE(calls, 10);
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ class RpcTest : public CoordinatorTest<SystemClock> {
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     controller_->set_coordinator_address(server_->address());
-    loop_ = std::jthread([this](const std::stop_token& stop) { controller_->run(stop); });
+    loops_ = start_loops();
     channel_ = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
     jobs_ = v1::FineTuning::NewStub(channel_);
     ranks_ = v1::WorkerControl::NewStub(channel_);
@@ -53,7 +53,7 @@ class RpcTest : public CoordinatorTest<SystemClock> {
     if (server_) {
       EXPECT_TRUE(server_->shutdown().ok());
     }
-    loop_ = {};
+    loops_.clear();
     server_.reset();
     drop_controller();
   }
@@ -116,7 +116,7 @@ class RpcTest : public CoordinatorTest<SystemClock> {
   testing::HeldPort port_;
   RpcServer::Config rpc_config_;
   std::unique_ptr<RpcServer> server_;
-  std::jthread loop_;
+  std::vector<std::jthread> loops_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::FineTuning::Stub> jobs_;
   std::unique_ptr<v1::WorkerControl::Stub> ranks_;

@@ -30,7 +30,7 @@ class RpcWatchTest : public RpcTest {
     ASSERT_TRUE(store_->commit(change).ok());
   }
   std::string queued_job() {
-    config_.slots_total = 1;
+    config_.capacity.cpus = 1;
     submit(2);  // takes both slots
     return submit();
   }

@@ -9,16 +9,18 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "base/clock.h"
 #include "config/config.h"
-#include "launcher/fake/fake_launcher.h"
+#include "launcher/async_launcher.h"
 #include "server/control/controller.h"
 #include "server/job/job_store.h"
 #include "tests/format/model_folder.h"
+#include "tests/launcher/fake_launcher.h"
 #include "tests/metrics/fake.h"
 #include "tests/support/temp_dir.h"
 
@@ -106,7 +108,7 @@ class CoordinatorTest : public ::testing::Test {
     config_.state_dir = dir_ / "state";
     config_.output_root = dir_ / "outputs";
     config_.worker_program = "/opt/emoe-worker";
-    config_.slots_total = 2;
+    config_.capacity.cpus = 2;
     config_.join_timeout = std::chrono::seconds(120);
     config_.session_timeout = std::chrono::seconds(30);
     config_.progress_timeout = std::chrono::seconds(300);
@@ -119,14 +121,35 @@ class CoordinatorTest : public ::testing::Test {
     auto store = JobStore::open({config_.state_dir, {}, [this] { return before_commit_(); }});
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
-    controller_ = std::make_unique<Controller>(config_, *store_, launcher_, clock_, probe_);
+    engine_ = std::make_unique<launcher::AsyncLauncher>(
+        real_launcher(), launcher::AsyncLauncher::Config{config_.poll_interval});
+    controller_ = std::make_unique<Controller>(config_, *store_, *engine_, clock_, probe_);
     ASSERT_TRUE(controller_->recover().ok());
     controller_->set_coordinator_address("127.0.0.1:7070");
   }
   // The coordinator dies; what it had only in memory is gone.
   void drop_controller() {
     controller_.reset();
+    engine_.reset();
     store_.reset();
+  }
+
+  // What the controller's AsyncLauncher asks.
+  virtual launcher::Launcher& real_launcher() { return launcher_; }
+
+  // One round, on what the engine says now; what is asked of the engine is done on return. What the
+  // engine says to that, and of attempts just taken up, the next round hears.
+  void step() {
+    engine_->work();
+    controller_->step();
+    engine_->work();
+  }
+  // Both loops, until the last is dropped.
+  std::vector<std::jthread> start_loops() {
+    std::vector<std::jthread> loops;
+    loops.emplace_back([this](const std::stop_token& stop) { engine_->run(stop); });
+    loops.emplace_back([this](const std::stop_token& stop) { controller_->run(stop); });
+    return loops;
   }
 
   // After `good` more, the next `count` commits fail as on a full disk.
@@ -158,6 +181,7 @@ class CoordinatorTest : public ::testing::Test {
     return absl::ResourceExhaustedError("database: COMMIT: database or disk is full");
   };
   std::unique_ptr<JobStore> store_;
+  std::unique_ptr<launcher::AsyncLauncher> engine_;
   std::unique_ptr<Controller> controller_;
 };
 
@@ -193,10 +217,10 @@ class ControllerTest : public CoordinatorTest<FakeClock> {
     const std::chrono::milliseconds most = config_.session_timeout / 3;
     for (; by > most; by -= most) {
       clock_.advance(most);
-      controller_->step();
+      step();
     }
     clock_.advance(by);
-    controller_->step();
+    step();
   }
 
   std::string token(const std::string& id, int attempt) {
@@ -215,14 +239,14 @@ class ControllerTest : public CoordinatorTest<FakeClock> {
     request.rank.set_metrics_address("127.0.0.1:900" + std::to_string(rank));
     auto channel = std::make_shared<FakeChannel>();
     controller_->post({channel, request});
-    controller_->step();
+    step();
     channels_[rank] = channel;
     return channel;
   }
   template <typename Body>
   void report(const std::shared_ptr<FakeChannel>& channel, int64_t sequence, Body body) {
     controller_->post({channel, RankReport{sequence, std::move(body)}});
-    controller_->step();
+    step();
   }
   static StepReport step_report(int64_t step, int64_t tokens = 100) {
     StepReport report{v1::StepMetrics()};
@@ -250,7 +274,7 @@ class ControllerTest : public CoordinatorTest<FakeClock> {
     report(channel, sequence + 1, merge(true));
     report(channel, sequence + 2, EndReport{0, ""});
     launcher_.end(id, attempt, {});
-    controller_->step();
+    step();
   }
   std::vector<v1::JobState> history(const std::string& id) {
     std::vector<v1::JobState> states;

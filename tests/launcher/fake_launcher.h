@@ -31,6 +31,7 @@ class FakeLauncher final : public Launcher {
   [[nodiscard]] Result<AttemptStatus> poll(const LaunchHandle& handle) override;
   // kill ends a running attempt at once by signal 9; graceful is only written down.
   [[nodiscard]] Status stop(const LaunchHandle& handle, StopMode mode) override;
+  [[nodiscard]] Result<LogTail> log(const LaunchHandle& handle, size_t bytes) override;
   [[nodiscard]] std::string name() const override { return "fake"; }
 
   // The script.
@@ -39,6 +40,7 @@ class FakeLauncher final : public Launcher {
   void forget(const std::string& job_id, int attempt);  // poll() answers NOT_FOUND from now on
   // OK: launches work again. `anyway`: they start all the same, as when only the answer is lost.
   void fail_launches(Status error, bool anyway = false);
+  void print(const std::string& job_id, int attempt, const std::string& text);  // for log()
   void survive_kill(bool survive);  // kill is only written down (an uninterruptible process)
 
   // What was asked, in order. launches() has each attempt once, however often it was launched.
@@ -56,6 +58,7 @@ class FakeLauncher final : public Launcher {
     LaunchRequest request;
     AttemptStatus status;
     bool unknown = false;
+    std::string printed;
   };
 
   mutable std::mutex mutex_;

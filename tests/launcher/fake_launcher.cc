@@ -1,4 +1,4 @@
-#include "launcher/fake/fake_launcher.h"
+#include "tests/launcher/fake_launcher.h"
 
 #include <csignal>
 
@@ -17,7 +17,7 @@ Result<LaunchHandle> FakeLauncher::launch(const LaunchRequest& request) {
   const LaunchHandle handle = handle_of(request.job_id, request.attempt);
   if (attempts_.contains(handle.text)) return handle;
   if (!launch_error_.ok() && !launch_anyway_) return launch_error_;
-  attempts_[handle.text] = {request, {AttemptPhase::running, {}}, false};
+  attempts_[handle.text] = {request, {AttemptPhase::running, {}}, false, ""};
   launches_.push_back(request);
   launched_.notify_all();
   if (!launch_error_.ok()) return launch_error_;
@@ -43,6 +43,22 @@ Status FakeLauncher::stop(const LaunchHandle& handle, StopMode mode) {
     attempt.status = {AttemptPhase::ended, {.signal = SIGKILL, .detail = "killed"}};
   }
   return ok_status();
+}
+
+Result<LogTail> FakeLauncher::log(const LaunchHandle& handle, size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const auto found = attempts_.find(handle.text);
+  if (found == attempts_.end()) return LogTail{};
+  const std::string& all = found->second.printed;
+  if (all.size() <= bytes) return LogTail{all, false};
+  return LogTail{all.substr(all.size() - bytes), true};
+}
+
+void FakeLauncher::print(const std::string& job_id, int attempt, const std::string& text) {
+  const std::lock_guard lock(mutex_);
+  const auto found = attempts_.find(handle_of(job_id, attempt).text);
+  EMOE_CHECK(found != attempts_.end(), "the attempt was never launched");
+  found->second.printed += text;
 }
 
 void FakeLauncher::end(const std::string& job_id, int attempt, AttemptEnd end) {

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstdint>
+
+namespace emoe::launcher {
+
+// What an attempt takes, or what an engine has to give. 0: needs none, has none.
+struct Resources {
+  int64_t nodes = 0;  // whole machines, shared with no other attempt
+  int64_t gpus = 0;
+  int64_t cpus = 0;    // of a coordinator's slots: one for each rank
+  int64_t memory = 0;  // bytes
+
+  bool operator==(const Resources&) const = default;
+};
+
+}  // namespace emoe::launcher

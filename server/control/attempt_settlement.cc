@@ -1,0 +1,106 @@
+#include "server/control/attempt_settlement.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "server/control/attempt_verdict.h"
+#include "server/job/errors.h"
+
+namespace emoe::server {
+
+Status AttemptSettlement::settle_end(LiveJob& live, const launcher::AttemptEnd& end) {
+  const AttemptOutcome outcome = outcome_of(live.record.job, live.attempt->record, end);
+  const std::string message =
+      end_message(live.attempt->record, *live.attempt->monitor, outcome, end);
+  return settle(live, outcome, message);
+}
+
+Status AttemptSettlement::settle_without_end(LiveJob& live, Finding finding,
+                                             const std::string& message) {
+  const auto& doom = live.attempt->record.doom;
+  return settle(live, {.finding = doom.value_or(finding)},
+                doom ? live.attempt->record.doom_message : message);
+}
+
+Status AttemptSettlement::settle_machine_error(LiveJob& live, const std::string& message) {
+  return settle(live, {.exit_code = static_cast<int>(ExitCode::io)}, message);
+}
+
+Status AttemptSettlement::settle(LiveJob& live, const AttemptOutcome& outcome,
+                                 const std::string& message) {
+  const Verdict verdict = judge(outcome);
+  JobEdit edit(live, parts_.clock);
+  const bool counted = verdict.action == RetryAction::retry || verdict.action == RetryAction::fail;
+  edit.attempt().ended = true;
+  v1::Attempt& shown = edit.public_attempt();
+  *shown.mutable_end_time() = to_timestamp(parts_.clock.wall_now());
+  shown.set_reason(verdict.reason);
+  shown.set_message(message);
+  shown.set_counted(counted);
+  if (counted) ++edit.record().failures;
+  edit.touch();
+
+  Status applied;
+  if (edit.job().state() == v1::CANCELLING) {
+    applied =
+        edit.apply(JobEvent::attempt_gone, v1::REASON_CANCELLED, edit.record().cancel_message);
+  } else if (verdict.action == RetryAction::succeed) {
+    applied = edit.apply(JobEvent::completed, verdict.reason, message);
+  } else if (verdict.action == RetryAction::fail) {
+    applied = edit.apply(JobEvent::failed, verdict.reason, message);
+  } else {
+    applied = requeue_or_fail(edit, verdict, message);
+  }
+  EMOE_RETURN_IF_ERROR(applied);
+  EMOE_RETURN_IF_ERROR(parts_.book.commit(live, std::move(edit)));
+
+  const v1::Job& job = live.record.job;
+  log_info("job %s: attempt %d ended: %s; now %s", job.id(), live.attempt->record.number, message,
+           to_string(job.state()));
+  if (is_terminal(job.state())) parts_.probe.job_finished(job.state(), job.reason());
+  parts_.desk.dismiss(
+      live, make_error(StatusCode::kFailedPrecondition, "STALE_ATTEMPT", "the attempt is over"));
+  parts_.launcher.forget(parts_.handle_of(live));
+  live.attempt.reset();
+  live.resume_at = end_of_pause(live.record, parts_.config, parts_.clock);
+  return ok_status();
+}
+
+Status AttemptSettlement::requeue_or_fail(JobEdit& edit, const Verdict& verdict,
+                                          const std::string& message) {
+  const bool counted = verdict.action == RetryAction::retry;
+  if (counted && !may_retry(edit.record(), 0)) {
+    return edit.apply(JobEvent::failed, v1::REASON_ATTEMPTS_EXHAUSTED,
+                      absl::StrCat("all ", edit.record().failures, " attempts failed; the last: ",
+                                   to_string(verdict.reason), ": ", message));
+  }
+  if (edit.job().state() != v1::RECOVERING) {
+    EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::attempt_lost, verdict.reason, message));
+  }
+  int& idle = edit.record().idle_requeues;
+  if (edit.tally().begun) {
+    idle = 0;
+  } else if (!counted) {
+    ++idle;
+  }
+  edit.record().not_before =
+      parts_.clock.wall_now() +
+      retry_pause(parts_.config.retry_pause, counted ? edit.record().failures : std::max(idle, 1));
+  return edit.apply(JobEvent::attempt_gone, verdict.reason, message);
+}
+
+std::optional<SteadyTime> end_of_pause(const JobRecord& record, const ControlConfig& config,
+                                       const Clock& clock) {
+  if (!record.not_before) return std::nullopt;
+  const WallTime::duration longest =
+      retry_pause(config.retry_pause, std::numeric_limits<int>::max());
+  const auto left = *record.not_before - clock.wall_now();
+  return clock.steady_now() + std::clamp(left, WallTime::duration::zero(), longest);
+}
+
+}  // namespace emoe::server

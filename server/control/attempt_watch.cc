@@ -1,0 +1,220 @@
+#include "server/control/attempt_watch.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+
+#include "base/attempt_contract.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "config/config.h"
+#include "server/control/attempt_starter.h"
+#include "server/control/attempt_verdict.h"
+
+namespace emoe::server {
+namespace {
+
+// How long the word of rank 0 may lag behind the exit of its process.
+constexpr std::chrono::seconds kLastWord{5};
+constexpr std::chrono::seconds kKillAgain{1};
+
+// Ranks with a session hear its commands; those that have said their last words need none.
+bool needs_signal(const LiveAttempt& attempt) {
+  return attempt.links.empty() && !attempt.monitor->all_ended();
+}
+
+// Rank 0 of an attempt that ended well has not said so yet.
+bool owes_last_word(const AttemptRecord& attempt, const launcher::AttemptEnd& end) {
+  return end.exit_code == 0 && end.signal == 0 && !attempt.doom && !attempt.end_code;
+}
+
+Finding finding_of_launch(StatusCode code) {
+  if (code == StatusCode::kResourceExhausted) return Finding::engine_busy;
+  const bool refused = code == StatusCode::kFailedPrecondition || code == StatusCode::kNotFound;
+  return refused ? Finding::launch_refused : Finding::join_timeout;
+}
+
+launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Job& job,
+                                       const AttemptRecord& attempt, const std::string& address) {
+  launcher::LaunchRequest request;
+  request.job_id = job.id();
+  request.attempt = attempt.number;
+  request.ranks = job.resolved_spec().parallel().ranks();
+  // A slot's share of the cores: other jobs have the other slots.
+  const int threads = job.resolved_spec().resources().threads_per_rank();
+  const int slots = std::max(static_cast<int>(config.capacity.cpus), 1);
+  request.threads_per_rank = threads > 0 ? threads : std::max(config.cores / slots, 1);
+  request.resources = resources_of(job);
+  request.attempt_dir = config.attempt_dir(job.id(), attempt.number);
+  request.worker_argv = {config.worker_program.string(), "run", config.spec_file(job.id()).string(),
+                         "--out", job.output_dir()};
+  const auto grace = std::chrono::ceil<std::chrono::seconds>(config.reconnect_grace);
+  request.environment = {{kCoordinatorVariable, address},
+                         {kAttemptTokenVariable, attempt.token},
+                         {kReconnectGraceVariable, absl::StrCat(grace.count())}};
+  return request;
+}
+
+}  // namespace
+
+Status AttemptWatch::look(LiveJob& live, SteadyTime now) {
+  const auto view = parts_.launcher.view(parts_.handle_of(live));
+  if (!view) hand_over(live);
+  const AttemptRecord& attempt = live.attempt->record;
+  if (!view || !view->status) {
+    if (attempt.doom) take_down(live, now);
+    return ok_status();
+  }
+  const std::string job = "job " + attempt.job_id;
+  parts_.failures.note(job + ": stop", view->stop);
+  const Result<launcher::AttemptStatus>& status = *view->status;
+  const bool gone = status.status().code() == StatusCode::kNotFound;
+  if (!view->launch.ok() && !attempt.doom) return after_failed_launch(live, view->launch, !gone);
+  if (gone) return after_vanishing(live);
+  parts_.failures.note(job, status.status());
+  // A handle that could not be stored is no reason not to look after the attempt.
+  Status result = status.ok() && attempt.handle.empty() ? confirm(live) : ok_status();
+  const auto phase = status.ok() ? status->phase : launcher::AttemptPhase::unknown;
+  if (phase == launcher::AttemptPhase::ended) {
+    result.Update(after_end(live, status->end, now));
+    return result;
+  }
+  if (phase == launcher::AttemptPhase::running) result.Update(check(live, now));
+  if (attempt.doom) take_down(live, now);
+  return result;
+}
+
+void AttemptWatch::hand_over(const LiveJob& live) {
+  const v1::Job& job = live.record.job;
+  const AttemptRecord& attempt = live.attempt->record;
+  const launcher::LaunchHandle handle = parts_.handle_of(live);
+  if (!attempt.handle.empty() || attempt.doom) {
+    parts_.launcher.watch(handle);
+    return;
+  }
+  const auto request = launch_request(parts_.config, job, attempt, address_);
+  parts_.launcher.launch(handle, request,
+                         [folder = request.attempt_dir, file = parts_.config.spec_file(job.id()),
+                          spec = job.resolved_spec()] {
+                           EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
+                           return write_file_atomically(file, config::to_yaml(spec));
+                         });
+}
+
+Status AttemptWatch::confirm(LiveJob& live) {
+  JobEdit edit(live, parts_.clock);
+  edit.attempt().handle = parts_.handle_of(live).text;
+  log_info("job %s: attempt %d launched as %s", live.record.job.id(), live.attempt->record.number,
+           edit.attempt().handle);
+  return parts_.book.commit(live, std::move(edit));
+}
+
+Status AttemptWatch::after_failed_launch(LiveJob& live, const Status& failure, bool left) {
+  const std::string message = "launch: " + std::string(failure.message());
+  const Finding finding = finding_of_launch(failure.code());
+  // Only an attempt of which the launcher knows nothing has surely no process.
+  if (left) return give_up(live, finding, message);
+  const bool machine = failure.code() == StatusCode::kDataLoss;
+  return machine ? settlement_.settle_machine_error(live, message)
+                 : settlement_.settle_without_end(live, finding, message);
+}
+
+Status AttemptWatch::after_vanishing(LiveJob& live) {
+  const AttemptRecord& attempt = live.attempt->record;
+  EMOE_RETURN_IF_ERROR(parts_.desk.take_left_reports(
+      live, parts_.config.attempt_dir(attempt.job_id, attempt.number)));
+  if (reported_success(live.record.job, attempt)) return settlement_.settle_end(live, {});
+  return settlement_.settle_without_end(
+      live, Finding::engine_forgot,
+      "the attempt's processes were gone when the coordinator looked for them");
+}
+
+Status AttemptWatch::after_end(LiveJob& live, const launcher::AttemptEnd& end, SteadyTime now) {
+  const AttemptRecord& attempt = live.attempt->record;
+  EMOE_RETURN_IF_ERROR(parts_.desk.take_left_reports(
+      live, parts_.config.attempt_dir(attempt.job_id, attempt.number)));
+  if (owes_last_word(attempt, end)) {
+    if (!live.attempt->end_seen) live.attempt->end_seen = now;
+    if (now - *live.attempt->end_seen < kLastWord) return ok_status();
+  }
+  return settlement_.settle_end(live, end);
+}
+
+Status AttemptWatch::check(LiveJob& live, SteadyTime now) {
+  const AttemptRecord& attempt = live.attempt->record;
+  if (attempt.doom) return ok_status();
+  const auto& max_runtime = live.record.job.resolved_spec().resources().max_runtime();
+  const auto limit =
+      std::chrono::seconds(max_runtime.seconds()) + std::chrono::nanoseconds(max_runtime.nanos());
+  if (limit.count() > 0 && live.record.run_time >= limit) {
+    return give_up(live, Finding::max_runtime,
+                   absl::StrCat("resources.max_runtime of ",
+                                std::chrono::duration<double>(limit).count(), " s is over"));
+  }
+  if (attempt.fault_code) {
+    // A rank said why it fails; the others should follow at once. Its word stands as the cause.
+    if (!live.attempt->fault_seen) live.attempt->fault_seen = now;
+    if (now - *live.attempt->fault_seen >= parts_.config.stop_grace) kill(live, now);
+    return ok_status();
+  }
+  if (const auto alarm = live.attempt->monitor->check(now)) {
+    return give_up(live, alarm->finding, alarm->message);
+  }
+  return ok_status();
+}
+
+Status AttemptWatch::give_up(LiveJob& live, Finding finding, const std::string& message) {
+  JobEdit edit(live, parts_.clock);
+  edit.attempt().doom = finding;
+  edit.attempt().doom_message = message;
+  const Verdict verdict = judge({.finding = finding});
+  if (verdict.action == RetryAction::retry && may_retry(edit.record(), 1)) {
+    EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::attempt_lost, verdict.reason, message));
+  } else {
+    edit.log(v1::LogMessage::ERROR, message);
+  }
+  EMOE_RETURN_IF_ERROR(parts_.book.commit(live, std::move(edit)));
+  log_warning("job %s: attempt %d must go: %s", live.record.job.id(), live.attempt->record.number,
+              message);
+  return ok_status();
+}
+
+Status AttemptWatch::cancel(LiveJob& live, JobEdit edit) {
+  EMOE_RETURN_IF_ERROR(
+      edit.apply(JobEvent::cancel_requested, v1::REASON_CANCELLED, edit.record().cancel_message));
+  edit.attempt().doom = Finding::cancelled;
+  edit.attempt().doom_message = edit.record().cancel_message;
+  return parts_.book.commit(live, std::move(edit));
+}
+
+// An attempt that can still listen is asked first: by its sessions, then by the launcher's signal,
+// and killed after stop_grace; one that hangs or is in pieces is killed at once.
+void AttemptWatch::take_down(LiveJob& live, SteadyTime now) {
+  const Finding finding = *live.attempt->record.doom;
+  if (finding != Finding::cancelled && finding != Finding::max_runtime) {
+    kill(live, now);
+    return;
+  }
+  if (!live.attempt->stopping_since) {
+    live.attempt->stopping_since = now;
+    SessionDesk::command(
+        live, finding == Finding::cancelled ? RankCommand::stop : RankCommand::checkpoint_and_stop);
+  }
+  const auto waited = now - *live.attempt->stopping_since;
+  if (waited >= parts_.config.stop_grace) {
+    kill(live, now);
+  } else if (!live.attempt->asked_launcher &&
+             (needs_signal(*live.attempt) || waited >= parts_.config.stop_grace / 2)) {
+    live.attempt->asked_launcher = true;
+    parts_.launcher.stop(parts_.handle_of(live), launcher::StopMode::graceful);
+  }
+}
+
+void AttemptWatch::kill(LiveJob& live, SteadyTime now) {
+  if (live.attempt->last_kill && now - *live.attempt->last_kill < kKillAgain) return;
+  live.attempt->last_kill = now;
+  parts_.launcher.stop(parts_.handle_of(live), launcher::StopMode::kill);
+}
+
+}  // namespace emoe::server
