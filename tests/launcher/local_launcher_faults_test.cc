@@ -217,7 +217,11 @@ TEST_F(LocalLauncherFaults, TheEndWaitsUntilItCanBeWritten) {
 TEST_F(LocalLauncherFaults, ASupervisorWhoseFolderIsGoneDoesNotStay) {
   launch_and_wait_until_ready("serve");
   const ProcessId process = supervisor();
-  std::filesystem::remove_all(dir_.path());
+  ASSERT_TRUE(eventually([&] {  // a guard may just be writing rank_N.start
+    std::error_code error;
+    std::filesystem::remove_all(dir_.path(), error);
+    return !std::filesystem::exists(dir_.path(), error);
+  }));
   ASSERT_EQ(::kill(process.pid, kill_signal()), 0);
   EXPECT_TRUE(eventually([&] { return !is_alive(process); }));
 }
