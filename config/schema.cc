@@ -121,7 +121,6 @@ const Schema& job_rows() {
 const Schema& coordinator_rows() {
   static const Schema rows{
       {.key = "listen", .fallback = "127.0.0.1:7070", .required = true, .address = true, .max_bytes = 256},
-      {.key = "advertise", .fallback = "\"\"", .address = true, .max_bytes = 256},
       {.key = "metrics_listen", .fallback = "127.0.0.1:7071", .required = true, .address = true, .max_bytes = 256},
       {.key = "state_dir", .fallback = "emoe-state", .required = true, .path = true},
       {.key = "output_root", .fallback = "\"\"", .path = true},
@@ -145,6 +144,7 @@ const Schema& coordinator_rows() {
       {.key = "launcher.mpirun_args"},
       {.key = "launcher.log_limit_bytes", .fallback = "67108864", .low = at_least(65536), .high = at_most(1e15)},
       {.key = "log_level", .fallback = "info", .words = {"debug", "info", "warning", "error"}},
+      {.key = "advertise", .fallback = "\"\"", .address = true, .max_bytes = 256},
   };
   return rows;
 }
