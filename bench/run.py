@@ -28,7 +28,8 @@ PYTHON = ROOT / "build" / "python" / "bin" / "python"
 DTYPES = ("float32", "bfloat16")
 FULL = {"hidden": 768, "ffn": 2048, "layers": 12, "heads": 12, "kv-heads": 12, "vocab": 32000, "rows": 4, "length": 512}
 SHAPES = [FULL, {**FULL, "layers": 4, "rows": 2, "length": 256}, {**FULL, "layers": 2, "rows": 1, "length": 128}]
-PROBE = {**FULL, "layers": 1, "rows": 1, "length": 64}
+# Steps by which those of FULL are judged. The first costs little on any machine, but does small products, slowly.
+PROBES = [{**FULL, "layers": 1, "vocab": 4000, "rows": 1, "length": 32}, {**FULL, "layers": 2, "rows": 1, "length": 256}]
 TINY = {"hidden": 64, "ffn": 96, "layers": 2, "heads": 4, "kv-heads": 2, "vocab": 128, "rows": 2, "length": 32}
 STEPS = 3  # measured in each round, after one to warm up
 # Over the peer at least, over the replay at most.
@@ -62,20 +63,34 @@ def products(shape):
     return shape["rows"] * shape["length"] * (shape["layers"] * layer + shape["vocab"] * shape["hidden"])
 
 
-def choose(programs, dtype, args, seconds):
-    """(shape, rounds, steps) that fit into so many seconds, judged by a step of a small model."""
-    fixed = each = 0.0  # seconds of a round but for its steps; of one step of FULL, all programs together
+def probe(programs, shape, dtype, args):
+    """Seconds of a round but for its steps, and of one step of FULL, all programs together."""
+    fixed = step = 0.0
     for command in programs.values():
-        probe = measure(command, PROBE, 1, dtype, args)
-        turn = probe["step_seconds"] * (1 + 1 / probe.get("step_over_replay", float("inf")))
-        fixed += max(probe["all_seconds"] - 2 * turn, 0.0)
-        each += turn * products(FULL) / products(PROBE)
+        done = measure(command, shape, 1, dtype, args)
+        turn = done["step_seconds"] * (1 + 1 / done.get("step_over_replay", float("inf")))
+        fixed += max(done["all_seconds"] - 2 * turn, 0.0)
+        step += turn * products(FULL) / products(shape)
+    return fixed, step
+
+
+def fit(fixed, step, args, seconds):
+    """The largest (shape, rounds, steps) for which so many seconds suffice."""
     for shape in SHAPES:
-        step = each * products(shape) / products(FULL)
+        each = step * products(shape) / products(FULL)
         for rounds, steps in ((args.rounds, STEPS), (min(args.rounds, 2), 2), (1, 1)):
-            if rounds * (fixed + (steps + 1) * step) <= seconds:
+            if rounds * (fixed + (steps + 1) * each) <= seconds:
                 return shape, rounds, steps
     return SHAPES[-1], 1, 1
+
+
+def choose(programs, dtype, args, seconds):
+    end = time.monotonic() + seconds
+    fixed, step = probe(programs, PROBES[0], dtype, args)
+    chosen = fit(fixed, step, args, end - time.monotonic())
+    if chosen != (FULL, args.rounds, STEPS) and 2 * step * products(PROBES[1]) / products(FULL) < seconds / 8:
+        chosen = fit(*probe(programs, PROBES[1], dtype, args), args, end - time.monotonic())
+    return chosen
 
 
 def bench(dtype, programs, args, seconds):
