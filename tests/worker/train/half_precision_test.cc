@@ -183,7 +183,7 @@ TEST(HalfPrecision, ResumesBitForBit) {
 }
 
 TEST(HalfPrecision, LearnsAsFullPrecisionDoes) {
-  for (TinyModel model : methods()) {
+  for (const TinyModel& model : methods()) {
     TinyRun run = run_of(model);
     run.options.batches.max_steps = 40;
     run.options.learning_rate = model.full ? 1e-2 : 3e-2;
