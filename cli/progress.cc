@@ -11,7 +11,6 @@
 namespace emoe::cli {
 namespace {
 
-constexpr size_t kRecentSteps = 20;
 constexpr int kBarCells = 20;
 
 std::string clock_time(const google::protobuf::Timestamp& time) {
@@ -64,8 +63,7 @@ std::string event_text(const v1::Event& event) {
       return absl::StrCat("phase ", event.phase().phase(),
                           event.phase().steps_planned() > 0
                               ? absl::StrCat(", ", event.phase().steps_planned(), " steps planned")
-                              : "",
-                          event.phase().detail().empty() ? "" : ": " + event.phase().detail());
+                              : "");
     case v1::Event::kLagged:
       return absl::StrCat("fell behind by ", event.lagged().missed(), " events, catching up");
     case v1::Event::kMerge:
@@ -113,29 +111,14 @@ void Progress::apply(const v1::Event& event) {
 }
 
 void Progress::apply_step(const v1::StepMetrics& step) {
-  while (!recent_.empty() && recent_.back().step() >= step.step()) recent_.pop_back();
-  recent_.push_back(step);
-  if (recent_.size() > kRecentSteps) recent_.pop_front();
+  pace_.add(step.step(), step.tokens(), step.seconds());
   steps_done_ = step.step() + 1;
   loss_ = step.loss();
 }
 
-double Progress::tokens_per_second() const {
-  double tokens = 0;
-  double seconds = 0;
-  for (const auto& step : recent_) {
-    tokens += static_cast<double>(step.tokens());
-    seconds += step.seconds();
-  }
-  return seconds > 0 ? tokens / seconds : 0.0;
-}
-
 double Progress::eta_seconds() const {
-  if (steps_planned_ < steps_done_ || steps_planned_ == 0 || recent_.empty()) return -1;
-  double seconds = 0;
-  for (const auto& step : recent_) seconds += step.seconds();
-  return seconds / static_cast<double>(recent_.size()) *
-         static_cast<double>(steps_planned_ - steps_done_);
+  if (steps_planned_ < steps_done_ || steps_planned_ == 0 || steps_done_ == 0) return -1;
+  return pace_.eta_seconds(steps_planned_);
 }
 
 std::string Progress::head() const {
@@ -151,9 +134,9 @@ std::string Progress::facts() const {
   } else if (steps_done_ > 0) {
     text = absl::StrFormat("step %d", steps_done_);
   }
-  if (recent_.empty()) return text;
-  absl::StrAppend(&text, "  loss ", human_number(loss_), "  ", human_count(tokens_per_second()),
-                  " tok/s");
+  if (steps_done_ == 0) return text;
+  absl::StrAppend(&text, "  loss ", human_number(loss_), "  ",
+                  human_count(pace_.tokens_per_second()), " tok/s");
   const double eta = eta_seconds();
   if (eta >= 0 && state_ == v1::RUNNING) absl::StrAppend(&text, "  ETA ", human_seconds(eta));
   return text;

@@ -1,9 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <string>
 
+#include "base/pace.h"
 #include "emoe/v1/job.pb.h"
 
 namespace emoe::cli {
@@ -26,7 +26,7 @@ class Progress {
 
   [[nodiscard]] int64_t steps_done() const { return steps_done_; }
   // Tokens of recent steps over their seconds; 0 while unknown.
-  [[nodiscard]] double tokens_per_second() const;
+  [[nodiscard]] double tokens_per_second() const { return pace_.tokens_per_second(); }
   // To the end of the last step; negative while unknown.
   [[nodiscard]] double eta_seconds() const;
 
@@ -46,7 +46,7 @@ class Progress {
   int64_t steps_done_ = 0;
   int64_t steps_planned_ = 0;
   double loss_ = 0.0;
-  std::deque<v1::StepMetrics> recent_;
+  Pace pace_;
 };
 
 // One event as one line for `watch`, time first ("12:00:05").

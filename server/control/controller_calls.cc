@@ -27,13 +27,12 @@ Status check_etag(const v1::Job& job, const std::string& etag) {
 
 Result<std::optional<RequestRecord>> Controller::answered(const RequestKey& key) {
   if (key.id.empty()) return std::optional<RequestRecord>();
-  auto found = store_.request(key.id);
-  if (!found.ok()) return store_failed(found.status());
-  if (*found && ((*found)->method != key.method || (*found)->body_hash != key.body_hash)) {
+  EMOE_ASSIGN_OR_RETURN(auto found, store_.request(key.id));
+  if (found && (found->method != key.method || found->body_hash != key.body_hash)) {
     return make_error(StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
                       absl::StrCat("request_id \"", key.id, "\" was used for another ",
-                                   (*found)->method, " request; use a new one"),
-                      {{"request_id", key.id}, {"job_id", (*found)->job_id}});
+                                   found->method, " request; use a new one"),
+                      {{"request_id", key.id}, {"job_id", found->job_id}});
   }
   return found;
 }
@@ -43,7 +42,7 @@ Result<std::optional<v1::Job>> Controller::repeat_locked(const RequestKey& reque
   if (!first) return std::optional<v1::Job>();
   v1::Job job;
   if (!job.ParseFromString(first->response)) {
-    return store_failed(absl::DataLossError("a stored answer is damaged"));
+    return absl::InternalError("the stored answer to request " + request.id + " is damaged");
   }
   return std::optional<v1::Job>(std::move(job));
 }
@@ -103,7 +102,7 @@ Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& r
   edit.touch();
   remember(edit, request);
   const std::string id = job.id();
-  if (const Status stored = book_.add(std::move(edit)); !stored.ok()) return store_failed(stored);
+  EMOE_RETURN_IF_ERROR(book_.add(std::move(edit)));
   poke();
   return book_.find(id)->record.job;
 }
@@ -136,9 +135,7 @@ Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& updat
   if (update.name) job.set_name(*update.name);
   edit.touch();
   remember(edit, request);
-  if (const Status stored = book_.commit(*live, std::move(edit)); !stored.ok()) {
-    return store_failed(stored);
-  }
+  EMOE_RETURN_IF_ERROR(book_.commit(*live, std::move(edit)));
   poke();
   return live->record.job;
 }
@@ -158,16 +155,14 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   edit.record().cancel_message = message.empty() ? "cancelled by a client" : message;
   edit.touch();
   remember(edit, request);
-  Status stored;
   if (live.attempt) {
-    stored = watch_.cancel(live, std::move(edit));
+    EMOE_RETURN_IF_ERROR(watch_.cancel(live, std::move(edit)));
   } else {
     EMOE_RETURN_IF_ERROR(
         edit.apply(JobEvent::cancel_requested, v1::REASON_CANCELLED, edit.record().cancel_message));
-    stored = book_.commit(live, std::move(edit));
-    if (stored.ok()) probe_.job_finished(v1::CANCELLED, v1::REASON_CANCELLED);
+    EMOE_RETURN_IF_ERROR(book_.commit(live, std::move(edit)));
+    probe_.job_finished(v1::CANCELLED, v1::REASON_CANCELLED);
   }
-  if (!stored.ok()) return store_failed(stored);
   poke();
   return live.record.job;
 }
@@ -183,7 +178,7 @@ Result<v1::Job> Controller::cancel_again_locked(const std::string& id, const Req
   change.request = record_of(request, id);
   if (!change.request) return job;
   change.request->response = job.SerializeAsString();
-  if (const Status kept = store_.commit(change); !kept.ok()) return store_failed(kept);
+  EMOE_RETURN_IF_ERROR(store_.commit(change));
   return job;
 }
 
@@ -215,7 +210,7 @@ Status Controller::forget_locked(const std::string& id, const std::string& etag,
   failures_.note("job " + id, discarded.take(config_.job_dir(id)));
   if (const Status gone = store_.remove_job(id, record_of(request, id)); !gone.ok()) {
     discarded.put_back();
-    return store_failed(gone);
+    return gone;
   }
   probe_.forget_job(id);
   book_.drop_ended();

@@ -65,12 +65,13 @@ void JobEdit::log(v1::LogMessage::Level level, const std::string& text, int rank
 
 AttemptRecord& JobEdit::attempt() {
   EMOE_CHECK(attempt_.has_value());
+  attempt_changed_ = true;
   return *attempt_;
 }
 
 v1::Attempt& JobEdit::public_attempt() {
   EMOE_CHECK(record_.job.attempts_size() > 0);
-  return *record_.job.mutable_attempts(record_.job.attempts_size() - 1);
+  return *job().mutable_attempts(record_.job.attempts_size() - 1);
 }
 
 JobBook::JobBook(JobStore& store, const Clock& clock,
@@ -106,8 +107,12 @@ Change JobBook::finish(JobEdit& edit) {
   Change change = std::move(edit.change_);
   // The answer to the call that made this change; its repeat gets these very bytes.
   if (change.request) change.request->response = edit.record_.job.SerializeAsString();
-  change.job = edit.record_;
-  if (edit.attempt_) change.attempts.push_back(*edit.attempt_);
+  if (edit.job_changed_) {
+    change.job = edit.record_;
+  } else {
+    change.progress = progress_of(edit.record_);
+  }
+  if (edit.attempt_changed_) change.attempts.push_back(*edit.attempt_);
   return change;
 }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -9,10 +8,12 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/pace.h"
 #include "server/job/job_state_machine.h"
 #include "server/job/job_store.h"
 #include "server/job/types.h"
 #include "server/session/attempt_monitor.h"
+#include "server/session/session_channel.h"
 
 namespace emoe::server {
 
@@ -22,10 +23,10 @@ struct RankLink {
   int64_t sequence = 0;  // reports up to here are stored
 };
 
-// What the steps of an attempt add up to, as far as it is kept in memory only.
+// What is known of the steps of an attempt in memory only.
 struct StepTally {
-  bool begun = false;                            // its first step is stored
-  std::deque<std::pair<int64_t, double>> speed;  // tokens and seconds of the last steps
+  bool begun = false;  // its first step is stored
+  Pace pace;
 };
 
 // The attempt a job is running: its record and what is known of it only in memory.
@@ -43,15 +44,15 @@ struct LiveAttempt {
 
 struct LiveJob {
   JobRecord record;
-  std::optional<SteadyTime> resume_at;  // record.not_before, on the clock that nobody sets
+  std::optional<SteadyTime> resume_at;  // record.not_before on the monotonic clock
   // Rank-seconds by step that emoe_goodput_ratio counts as useful, until a step is done again or a
   // checkpoint makes sure that it will not be.
   std::map<int64_t, double> useful;
   std::unique_ptr<LiveAttempt> attempt;  // while slots are held
 };
 
-// A change of one job in the making: works on copies, so that what is in memory always equals what
-// is stored. JobBook::commit() makes it true.
+// A change of one job that is not stored yet: works on copies, so that memory always equals the
+// store. JobBook::commit() stores it and then updates memory.
 class JobEdit {
  public:
   JobEdit(const LiveJob& live, const Clock& clock);
@@ -62,19 +63,29 @@ class JobEdit {
   void add_event(v1::Event event);
   void log(v1::LogMessage::Level level, const std::string& text, int rank = -1);
   // Marks a change that clients with an etag must notice (not needed for progress).
-  void touch() { touched_ = true; }
-  // For what follows the change outside the store (metrics, liveness): runs once it is stored.
+  void touch() { touched_ = job_changed_ = true; }
+  // Side effects outside the store (metrics, liveness): `action` runs once the change is stored.
   void after_commit(std::function<void()> action) { after_.push_back(std::move(action)); }
 
-  [[nodiscard]] v1::Job& job() { return record_.job; }
-  [[nodiscard]] JobRecord& record() { return record_; }
+  // As it will be stored. To change it, take one of the following.
+  [[nodiscard]] const v1::Job& current() const { return record_.job; }
+  // The one part of a job that can be changed without its whole row being written anew.
+  [[nodiscard]] v1::Progress& progress() { return *record_.job.mutable_progress(); }
+  [[nodiscard]] v1::Job& job() { return record().job; }
+  [[nodiscard]] JobRecord& record() {
+    job_changed_ = true;
+    return record_;
+  }
   // The attempt's record, where the job has a live attempt or set_attempt() gave one.
   [[nodiscard]] AttemptRecord& attempt();
-  void set_attempt(AttemptRecord attempt) { attempt_ = std::move(attempt); }
+  void set_attempt(AttemptRecord attempt) {
+    attempt_ = std::move(attempt);
+    attempt_changed_ = true;
+  }
   [[nodiscard]] StepTally& tally() { return tally_; }
   // The public side of the newest attempt.
   [[nodiscard]] v1::Attempt& public_attempt();
-  // Rows beside the job: steps, evals, checkpoints, cursors, request.
+  // Rows beside the job: evals, checkpoints, cursors, request.
   [[nodiscard]] Change& rows() { return change_; }
 
  private:
@@ -86,6 +97,8 @@ class JobEdit {
   std::vector<std::function<void()>> after_;
   Change change_;
   bool touched_ = false;
+  bool job_changed_ = false;
+  bool attempt_changed_ = false;
 };
 
 // The jobs that have not ended, as stored. Only the controller uses it, under its lock.

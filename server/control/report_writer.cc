@@ -1,13 +1,9 @@
 #include "server/control/report_writer.h"
 
-#include <algorithm>
-
 #include "base/exit_code.h"
 
 namespace emoe::server {
 namespace {
-
-constexpr size_t kSpeedWindow = 20;  // steps in the mean of tokens per second
 
 void count_useful(LiveJob& live, CoordinatorProbe& probe, int64_t step, double rank_seconds) {
   live.useful[step] = rank_seconds;
@@ -25,17 +21,33 @@ void discount_redone(LiveJob& live, CoordinatorProbe& probe, int64_t first) {
 
 }  // namespace
 
-Status ReportWriter::write(int rank, const RankReport& report) {
-  if (const auto* body = std::get_if<StepReport>(&report.body)) {
-    return rank == 0 && body->metrics ? step(*body->metrics) : ok_status();
+Status ReportWriter::write(int rank, const v1::Report& report) {
+  switch (report.kind_case()) {
+    case v1::Report::kStep:
+      // Workers of earlier versions sent a report without metrics from every other rank.
+      return report.step().has_metrics() ? step(report.step().metrics()) : ok_status();
+    case v1::Report::kEval:
+      eval(report.eval());
+      break;
+    case v1::Report::kCheckpoint:
+      checkpoint(report.checkpoint());
+      break;
+    case v1::Report::kLog:
+      log(rank, report.log());
+      break;
+    case v1::Report::kPhase:
+      return phase(report.phase());
+    case v1::Report::kMerge:
+      merge(report.merge());
+      break;
+    case v1::Report::kEnd:
+      end(rank, report.end());
+      break;
+    case v1::Report::kResumed:
+      return resumed(report.resumed());
+    case v1::Report::KIND_NOT_SET:
+      break;  // a kind that a newer worker added: acknowledged, not understood
   }
-  if (const auto* body = std::get_if<ResumeReport>(&report.body)) return resumed(body->checkpoint);
-  if (const auto* body = std::get_if<v1::PhaseChange>(&report.body)) return phase(*body);
-  if (const auto* body = std::get_if<v1::EvalResult>(&report.body)) eval(*body);
-  if (const auto* body = std::get_if<v1::CheckpointInfo>(&report.body)) checkpoint(*body);
-  if (const auto* body = std::get_if<v1::LogMessage>(&report.body)) log(rank, *body);
-  if (const auto* body = std::get_if<v1::MergeSummary>(&report.body)) merge(*body);
-  if (const auto* body = std::get_if<EndReport>(&report.body)) end(rank, *body);
   return ok_status();
 }
 
@@ -43,15 +55,15 @@ Status ReportWriter::write(int rank, const RankReport& report) {
 Status ReportWriter::begin_steps(int64_t first_step) {
   int64_t tokens = 0;
   for (int64_t from = 0; from < first_step;) {
-    EMOE_ASSIGN_OR_RETURN(auto steps, store_.steps(edit_.job().id(), from, 1000));
+    EMOE_ASSIGN_OR_RETURN(auto steps, store_.steps(edit_.current().id(), from, 1000));
     for (const v1::StepMetrics& earlier : steps) {
       if (earlier.step() < first_step) tokens += earlier.tokens();
     }
     if (steps.size() < 1000) break;
     from = steps.back().step() + 1;
   }
-  edit_.job().mutable_progress()->set_step(first_step);
-  edit_.job().mutable_progress()->set_tokens(tokens);
+  edit_.progress().set_step(first_step);
+  edit_.progress().set_tokens(tokens);
   edit_.public_attempt().set_resumed_from_step(first_step);
   edit_.touch();
   edit_.after_commit([this_job = &live_, probe = &probe_, first_step] {
@@ -63,32 +75,23 @@ Status ReportWriter::begin_steps(int64_t first_step) {
 Status ReportWriter::step(const v1::StepMetrics& reported) {
   if (!edit_.tally().begun) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
   edit_.tally().begun = true;
-  v1::StepMetrics metrics = reported;
-  metrics.set_attempt(live_.attempt->record.number);
-  edit_.rows().steps.emplace_back(edit_.job().id(), metrics);
   v1::Event event;
-  *event.mutable_step() = metrics;
-  edit_.add_event(std::move(event));
+  v1::StepMetrics& metrics = *event.mutable_step();
+  metrics = reported;
+  metrics.set_attempt(live_.attempt->record.number);
+  edit_.add_event(event);
 
-  auto& speed = edit_.tally().speed;
-  speed.emplace_back(metrics.tokens(), metrics.seconds());
-  if (speed.size() > kSpeedWindow) speed.pop_front();
-  double tokens = 0;
-  double seconds = 0;
-  for (const auto& [step_tokens, step_seconds] : speed) {
-    tokens += static_cast<double>(step_tokens);
-    seconds += step_seconds;
-  }
-  v1::Progress& progress = *edit_.job().mutable_progress();
+  Pace& pace = edit_.tally().pace;
+  pace.add(metrics.step(), metrics.tokens(), metrics.seconds());
+  v1::Progress& progress = edit_.progress();
   progress.set_step(metrics.step() + 1);
   progress.set_loss(metrics.loss());
   progress.set_learning_rate(metrics.learning_rate());
   progress.set_grad_norm(metrics.grad_norm());
   progress.set_tokens(progress.tokens() + metrics.tokens());
-  progress.set_tokens_per_second(seconds > 0 ? tokens / seconds : 0);
-  const auto left = std::max<int64_t>(progress.steps_planned() - progress.step(), 0);
-  progress.set_eta_seconds(static_cast<double>(left) * seconds / static_cast<double>(speed.size()));
-  const double spent = metrics.seconds() * edit_.job().resolved_spec().parallel().ranks();
+  progress.set_tokens_per_second(pace.tokens_per_second());
+  progress.set_eta_seconds(pace.eta_seconds(progress.steps_planned()));
+  const double spent = metrics.seconds() * edit_.current().resolved_spec().parallel().ranks();
   edit_.after_commit([this_job = &live_, probe = &probe_, step = metrics.step(), spent] {
     count_useful(*this_job, *probe, step, spent);
   });
@@ -99,17 +102,16 @@ Status ReportWriter::phase(const v1::PhaseChange& change) {
   v1::Event event;
   *event.mutable_phase() = change;
   edit_.add_event(std::move(event));
-  v1::Progress& progress = *edit_.job().mutable_progress();
-  progress.set_phase(change.phase());
-  if (change.steps_planned() > 0) progress.set_steps_planned(change.steps_planned());
-  if (change.phase() == "export" && edit_.job().state() == v1::RUNNING) {
+  edit_.progress().set_phase(change.phase());
+  if (change.steps_planned() > 0) edit_.progress().set_steps_planned(change.steps_planned());
+  if (change.phase() == "export" && edit_.current().state() == v1::RUNNING) {
     return edit_.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
   }
   return ok_status();
 }
 
 void ReportWriter::eval(const v1::EvalResult& result) {
-  edit_.rows().evals.emplace_back(edit_.job().id(), result);
+  edit_.rows().evals.emplace_back(edit_.current().id(), result);
   v1::Event event;
   *event.mutable_eval() = result;
   edit_.add_event(std::move(event));
@@ -117,13 +119,12 @@ void ReportWriter::eval(const v1::EvalResult& result) {
   *edit_.job().mutable_eval_last() = result;
 }
 
-void ReportWriter::checkpoint(const v1::CheckpointInfo& reported) {
-  v1::CheckpointInfo info = reported;
-  edit_.rows().checkpoints.emplace_back(edit_.job().id(), info);
+void ReportWriter::checkpoint(const v1::CheckpointInfo& info) {
+  edit_.rows().checkpoints.emplace_back(edit_.current().id(), info);
   v1::Event event;
   *event.mutable_checkpoint() = info;
   edit_.add_event(std::move(event));
-  edit_.after_commit([this_job = &live_, probe = &probe_, info = std::move(info)] {
+  edit_.after_commit([this_job = &live_, probe = &probe_, info] {
     probe->checkpointed(this_job->record.job.id(), info);
     auto& useful = this_job->useful;
     useful.erase(useful.begin(), useful.lower_bound(info.step()));
@@ -132,7 +133,7 @@ void ReportWriter::checkpoint(const v1::CheckpointInfo& reported) {
 
 Status ReportWriter::resumed(const v1::CheckpointInfo& from) {
   EMOE_RETURN_IF_ERROR(begin_steps(from.step()));
-  EMOE_ASSIGN_OR_RETURN(const auto known, store_.checkpoints(edit_.job().id(), from.step()));
+  EMOE_ASSIGN_OR_RETURN(const auto known, store_.checkpoints(edit_.current().id(), from.step()));
   // The attempt that wrote it may have been killed before it could say so.
   if (known.empty() || known.front().step() != from.step()) checkpoint(from);
   return ok_status();
@@ -154,15 +155,15 @@ void ReportWriter::merge(const v1::MergeSummary& summary) {
   edit_.touch();
 }
 
-void ReportWriter::end(int rank, const EndReport& report) {
+void ReportWriter::end(int rank, const v1::End& end) {
   AttemptRecord& attempt = edit_.attempt();
-  if (rank == 0) attempt.end_code = report.exit_code;
+  if (rank == 0) attempt.end_code = end.exit_code();
   // A lost peer blames another rank: the first one that blames itself is the cause.
   const bool own_fault =
-      report.exit_code != 0 && report.exit_code != static_cast<int>(ExitCode::peer_lost);
+      end.exit_code() != 0 && end.exit_code() != static_cast<int>(ExitCode::peer_lost);
   if (own_fault && !attempt.fault_code) {
-    attempt.fault_code = report.exit_code;
-    attempt.fault_message = live_.attempt->monitor->describe(rank) + ": " + report.message;
+    attempt.fault_code = end.exit_code();
+    attempt.fault_message = live_.attempt->monitor->describe(rank) + ": " + end.message();
   }
   edit_.after_commit([monitor = live_.attempt->monitor.get(), rank] { monitor->ended(rank); });
 }

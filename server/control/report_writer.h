@@ -1,19 +1,20 @@
 #pragma once
 
+#include "emoe/v1/report.pb.h"
 #include "server/control/coordinator_probe.h"
 #include "server/control/job_book.h"
-#include "server/session/types.h"
 
 namespace emoe::server {
 
-// What one report changes: events, rows, progress and state of its job. Works on the edit; the
-// caller stores it. `rank` is the reporting rank.
+// Applies one report to the edit of its job: events, rows, progress and state. The caller commits
+// the edit.
 class ReportWriter {
  public:
   ReportWriter(LiveJob& live, JobEdit& edit, JobStore& store, CoordinatorProbe& probe)
       : live_(live), edit_(edit), store_(store), probe_(probe) {}
 
-  [[nodiscard]] Status write(int rank, const RankReport& report);
+  // `rank` is the reporting rank. Errors: STORE_FAILED.
+  [[nodiscard]] Status write(int rank, const v1::Report& report);
 
  private:
   [[nodiscard]] Status step(const v1::StepMetrics& metrics);
@@ -24,7 +25,7 @@ class ReportWriter {
   [[nodiscard]] Status resumed(const v1::CheckpointInfo& from);
   void log(int rank, v1::LogMessage message);
   void merge(const v1::MergeSummary& summary);
-  void end(int rank, const EndReport& report);
+  void end(int rank, const v1::End& end);
 
   LiveJob& live_;
   JobEdit& edit_;

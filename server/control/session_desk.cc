@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "server/control/report_writer.h"
 #include "server/job/errors.h"
-#include "server/session/report_wire.h"
+#include "server/session/left_reports.h"
 
 namespace emoe::server {
 namespace {
@@ -20,7 +20,7 @@ Status stale(const std::string& text) {
 Status run(JobEdit& edit) {
   EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::all_joined, v1::REASON_UNSPECIFIED, ""));
   // Rank 0 can be that far before the session of another one is there.
-  if (edit.job().progress().phase() != "export") return ok_status();
+  if (edit.current().progress().phase() != "export") return ok_status();
   return edit.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
 }
 
@@ -33,7 +33,7 @@ struct SessionDesk::Entry {
   std::map<int, std::shared_ptr<SessionChannel>> ack;
 };
 
-// What the messages of one round changed so far, and whom to tell once it is stored.
+// The changes of one round so far, and the ranks to answer once they are stored.
 struct SessionDesk::Round {
   std::map<LiveJob*, Entry> entries;
   const Clock& clock;
@@ -52,72 +52,74 @@ void SessionDesk::process(const std::vector<SessionMessage>& messages, SteadyTim
   Round round{{}, clock_, now};
   for (const SessionMessage& message : messages) {
     const auto& channel = message.channel;
-    if (const auto* body = std::get_if<JoinRequest>(&message.body)) join(round, channel, *body);
-    if (const auto* body = std::get_if<RankPulse>(&message.body)) pulse(*channel, *body, now);
-    if (const auto* body = std::get_if<RankReport>(&message.body)) report(round, channel, *body);
+    if (const auto* body = std::get_if<v1::Join>(&message.body)) join(round, channel, *body);
+    if (const auto* body = std::get_if<v1::RankHeartbeat>(&message.body)) {
+      heartbeat(*channel, *body, now);
+    }
+    if (const auto* body = std::get_if<v1::Report>(&message.body)) report(round, channel, *body);
     if (std::holds_alternative<SessionClosed>(message.body)) leave(*channel, now);
   }
   failures_.note("reports could not be stored", finish(round));
   for (const SessionMessage& message : messages) message.channel->consumed();
 }
 
-Status SessionDesk::admit(const JoinRequest& request, SteadyTime now, LiveJob*& live) {
-  live = book_.find(request.job_id);
+Status SessionDesk::admit(const v1::Join& request, SteadyTime now, LiveJob*& live) {
+  live = book_.find(request.job_id());
   if (live == nullptr || is_terminal(live->record.job.state())) {
-    EMOE_RETURN_IF_ERROR(store_.job(request.job_id).status());
-    return stale(absl::StrCat("job ", request.job_id, " has ended"));
+    EMOE_RETURN_IF_ERROR(store_.job(request.job_id()).status());
+    return stale(absl::StrCat("job ", request.job_id(), " has ended"));
   }
   if (live->attempt == nullptr || live->attempt->monitor == nullptr ||
-      request.attempt != live->attempt->record.number) {
-    return stale(absl::StrCat("attempt ", request.attempt, " of job ", request.job_id,
+      request.attempt() != live->attempt->record.number) {
+    return stale(absl::StrCat("attempt ", request.attempt(), " of job ", request.job_id(),
                               " is over; this process must exit"));
   }
   const AttemptRecord& attempt = live->attempt->record;
-  if (request.token != attempt.token) {
+  if (request.token() != attempt.token) {
     return make_error(StatusCode::kPermissionDenied, "BAD_TOKEN",
                       "the token is not this attempt's");
   }
   if (attempt.doom && attempt.doom != Finding::cancelled && attempt.doom != Finding::max_runtime) {
     return stale(
-        absl::StrCat("attempt ", request.attempt, " is being removed: ", attempt.doom_message));
+        absl::StrCat("attempt ", request.attempt(), " is being removed: ", attempt.doom_message));
   }
-  const Status joined = live->attempt->monitor->join(request.rank, now);
+  const Status joined = live->attempt->monitor->join(request.rank(), now);
   return with_reason(joined, "WORLD_SIZE_MISMATCH");
 }
 
 void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& channel,
-                       const JoinRequest& request) {
+                       const v1::Join& request) {
   LiveJob* live = nullptr;
   if (const Status status = admit(request, round.now, live); !status.ok()) {
-    log_warning("job %s: rank %d refused: %s", request.job_id, request.rank.rank(),
+    log_warning("job %s: rank %d refused: %s", request.job_id(), request.rank().rank(),
                 std::string(status.message()));
     channel->close(status);
     return;
   }
-  const int rank = request.rank.rank();
+  const int rank = request.rank().rank();
   auto& links = live->attempt->links;
   if (const auto old = links.find(rank); old != links.end() && old->second.channel != channel) {
     old->second.channel->close(absl::AbortedError("the rank opened another stream"));
     seats_.erase(old->second.channel.get());
   }
   Entry& entry = round.of(*live);
-  const auto stored = store_.committed_sequence(request.job_id, request.attempt, rank);
+  const auto stored = store_.committed_sequence(request.job_id(), request.attempt(), rank);
   if (!stored.ok()) {
-    channel->close(store_failed(stored.status()));
+    channel->close(stored.status());
     return;
   }
   links[rank] = {channel, *stored};
-  seats_[channel.get()] = {request.job_id, request.attempt, rank};
+  seats_[channel.get()] = {request.job_id(), request.attempt(), rank};
   entry.welcome[rank] = channel;
 
   auto& ranks = *entry.edit.public_attempt().mutable_ranks();
   const auto known = std::find_if(ranks.begin(), ranks.end(),
                                   [&](const v1::RankInfo& info) { return info.rank() == rank; });
-  (known == ranks.end() ? *ranks.Add() : *known) = request.rank;
+  (known == ranks.end() ? *ranks.Add() : *known) = request.rank();
   std::sort(ranks.begin(), ranks.end(),
             [](const v1::RankInfo& a, const v1::RankInfo& b) { return a.rank() < b.rank(); });
   entry.edit.touch();
-  if (live->attempt->monitor->all_joined() && entry.edit.job().state() == v1::STARTING) {
+  if (live->attempt->monitor->all_joined() && entry.edit.current().state() == v1::STARTING) {
     const Status running = run(entry.edit);
     if (!running.ok()) log_error("%s", std::string(running.message()));
   }
@@ -133,14 +135,15 @@ LiveJob* SessionDesk::seated(const SessionChannel& channel, Seat& seat) {
   return current ? live : nullptr;
 }
 
-void SessionDesk::pulse(SessionChannel& channel, const RankPulse& pulse, SteadyTime now) {
+void SessionDesk::heartbeat(SessionChannel& channel, const v1::RankHeartbeat& heartbeat,
+                            SteadyTime now) {
   Seat seat;
   LiveJob* live = seated(channel, seat);
-  if (live != nullptr) live->attempt->monitor->pulse(seat.rank, pulse, now);
+  if (live != nullptr) live->attempt->monitor->heartbeat(seat.rank, heartbeat, now);
 }
 
 void SessionDesk::report(Round& round, const std::shared_ptr<SessionChannel>& channel,
-                         const RankReport& report) {
+                         const v1::Report& report) {
   Seat seat;
   LiveJob* live = seated(*channel, seat);
   if (live == nullptr) return channel->close(stale("join first; or the attempt is over"));
@@ -154,19 +157,19 @@ void SessionDesk::report(Round& round, const std::shared_ptr<SessionChannel>& ch
 }
 
 Status SessionDesk::stage(Round& round, LiveJob& live, int rank, int64_t stored,
-                          const RankReport& report) {
+                          const v1::Report& report) {
   Entry& entry = round.of(live);
   const auto staged = entry.staged.find(rank);
   const int64_t have = staged != entry.staged.end() ? staged->second : stored;
-  if (report.sequence <= have) return ok_status();
-  if (report.sequence != have + 1) {
+  if (report.sequence() <= have) return ok_status();
+  if (report.sequence() != have + 1) {
     return make_error(
         StatusCode::kInvalidArgument, "SEQUENCE_GAP",
-        absl::StrCat("report ", report.sequence, " came after ", have, ": reports have no gaps"));
+        absl::StrCat("report ", report.sequence(), " came after ", have, ": reports have no gaps"));
   }
   ReportWriter writer(live, entry.edit, store_, probe_);
-  if (const Status status = writer.write(rank, report); !status.ok()) return store_failed(status);
-  entry.staged[rank] = report.sequence;
+  EMOE_RETURN_IF_ERROR(writer.write(rank, report));
+  entry.staged[rank] = report.sequence();
   return ok_status();
 }
 
@@ -180,8 +183,8 @@ Status SessionDesk::take_left_reports(LiveJob& live, const std::filesystem::path
     if (!left.ok() || left->empty()) continue;
     EMOE_ASSIGN_OR_RETURN(const int64_t stored,
                           store_.committed_sequence(attempt.job_id, attempt.number, rank));
-    for (const RankReport& report : *left) {
-      if (report.sequence <= stored) continue;
+    for (const v1::Report& report : *left) {
+      if (report.sequence() <= stored) continue;
       const Status status = stage(round, live, rank, stored, report);
       if (status.code() == StatusCode::kInternal) return status;
       failures_.note(absl::StrCat(who, rank), status);
@@ -220,8 +223,8 @@ Status SessionDesk::finish(Round& round) {
       continue;
     }
     // Ranks keep what was not acknowledged and come again.
-    for (const auto& [rank, channel] : entry.welcome) channel->close(store_failed(stored));
-    for (const auto& [rank, channel] : entry.ack) channel->close(store_failed(stored));
+    for (const auto& [rank, channel] : entry.welcome) channel->close(stored);
+    for (const auto& [rank, channel] : entry.ack) channel->close(stored);
   }
   return stored;
 }

@@ -35,6 +35,15 @@ Result<FileLock> lock_folder(const std::filesystem::path& folder) {
 
 }  // namespace
 
+namespace {
+
+// Errors that are not about the database itself have a reason already.
+Status mapped(const Status& status) {
+  return status.ok() || !error_detail_of(status).reason.empty() ? status : store_failed(status);
+}
+
+}  // namespace
+
 // Takes a reading connection for one scope; opens one more when all are taken.
 class JobStore::Reader {
  public:
@@ -85,19 +94,28 @@ Result<std::unique_ptr<JobStore>> JobStore::open(Config config) {
   return store;
 }
 
+template <typename Body>
+auto JobStore::read(const Body& body) -> decltype(body(std::declval<Database&>())) {
+  Reader reader(*this);
+  if (!reader.status().ok()) return mapped(reader.status());
+  auto result = body(reader.database());
+  if (!result.ok()) return mapped(result.status());
+  return result;
+}
+
 Status JobStore::transact(const std::function<Status(Database&)>& write) {
   const std::lock_guard lock(write_mutex_);
   const auto begin = std::chrono::steady_clock::now();
   Transaction transaction(*writer_);
-  EMOE_RETURN_IF_ERROR(transaction.begun());
-  EMOE_RETURN_IF_ERROR(write(*writer_));
-  if (config_.before_commit) EMOE_RETURN_IF_ERROR(config_.before_commit());
-  EMOE_RETURN_IF_ERROR(transaction.commit());
-  if (config_.on_commit) {
+  Status status = transaction.begun();
+  if (status.ok()) status = write(*writer_);
+  if (status.ok() && config_.before_commit) status = config_.before_commit();
+  if (status.ok()) status = transaction.commit();
+  if (status.ok() && config_.on_commit) {
     config_.on_commit(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
-  return ok_status();
+  return mapped(status);
 }
 
 Status JobStore::commit(const Change& change) {
@@ -119,141 +137,140 @@ Status JobStore::remove_job(const std::string& id, const std::optional<RequestRe
 }
 
 Result<JobRecord> JobStore::job(const std::string& id) {
-  Reader reader(*this);
-  if (!reader.status().ok()) return store_failed(reader.status());
-  Statement select(reader.database(), kSelectJob + std::string(" WHERE id=?"));
-  if (!select.bind(id).next()) {
-    return select.status().ok() ? job_not_found(id) : store_failed(select.status());
-  }
-  auto record = read_job(select);
-  if (!record.ok()) return store_failed(record.status());
-  return record;
+  return read([&](Database& database) -> Result<JobRecord> {
+    Statement select(database, kSelectJob + std::string(" WHERE id=?"));
+    if (select.bind(id).next()) return read_job(select);
+    EMOE_RETURN_IF_ERROR(select.status());
+    return job_not_found(id);
+  });
 }
 
 Result<std::vector<JobRecord>> JobStore::unfinished_jobs() {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(reader.database(), kSelectJob + std::string(" WHERE state NOT IN (?,?,?) "
-                                                               "ORDER BY create_time, id"));
-  select.bind(int64_t{v1::SUCCEEDED}).bind(int64_t{v1::FAILED}).bind(int64_t{v1::CANCELLED});
-  std::vector<JobRecord> jobs;
-  while (select.next()) {
-    EMOE_ASSIGN_OR_RETURN(JobRecord record, read_job(select));
-    jobs.push_back(std::move(record));
-  }
-  EMOE_RETURN_IF_ERROR(select.status());
-  return jobs;
+  return read([&](Database& database) -> Result<std::vector<JobRecord>> {
+    Statement select(database, kSelectJob + std::string(" WHERE state NOT IN (?,?,?) "
+                                                        "ORDER BY create_time, id"));
+    select.bind(int64_t{v1::SUCCEEDED}).bind(int64_t{v1::FAILED}).bind(int64_t{v1::CANCELLED});
+    std::vector<JobRecord> jobs;
+    while (select.next()) {
+      EMOE_ASSIGN_OR_RETURN(JobRecord record, read_job(select));
+      jobs.push_back(std::move(record));
+    }
+    EMOE_RETURN_IF_ERROR(select.status());
+    return jobs;
+  });
 }
 
 Result<JobPage> JobStore::list(const JobQuery& query) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  return list_jobs(reader.database(), query);
+  return read([&](Database& database) { return list_jobs(database, query); });
 }
 
 Result<std::map<v1::JobState, int>> JobStore::count_by_state() {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(reader.database(), "SELECT state, count(*) FROM jobs GROUP BY state");
-  std::map<v1::JobState, int> counts;
-  while (select.next()) {
-    counts[static_cast<v1::JobState>(select.integer(0))] = static_cast<int>(select.integer(1));
-  }
-  EMOE_RETURN_IF_ERROR(select.status());
-  return counts;
+  return read([&](Database& database) -> Result<std::map<v1::JobState, int>> {
+    Statement select(database, "SELECT state, count(*) FROM jobs GROUP BY state");
+    std::map<v1::JobState, int> counts;
+    while (select.next()) {
+      counts[static_cast<v1::JobState>(select.integer(0))] = static_cast<int>(select.integer(1));
+    }
+    EMOE_RETURN_IF_ERROR(select.status());
+    return counts;
+  });
 }
 
 Result<std::vector<AttemptRecord>> JobStore::attempts(const std::string& job_id) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  return read_attempts(reader.database(), job_id);
+  return read([&](Database& database) { return read_attempts(database, job_id); });
 }
 
 Result<std::vector<v1::Event>> JobStore::events(const std::string& job_id, int64_t from,
                                                 int limit) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(
-      reader.database(),
-      "SELECT body FROM events WHERE job_id=? AND sequence>=? ORDER BY sequence LIMIT ?");
-  return read_messages<v1::Event>(select.bind(job_id).bind(from).bind(int64_t{limit}));
+  return read([&](Database& database) {
+    Statement select(
+        database,
+        "SELECT body FROM events WHERE job_id=? AND sequence>=? ORDER BY sequence LIMIT ?");
+    return read_messages<v1::Event>(select.bind(job_id).bind(from).bind(int64_t{limit}));
+  });
 }
 
 Result<std::vector<v1::StepMetrics>> JobStore::steps(const std::string& job_id, int64_t from,
                                                      int limit) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(reader.database(),
-                   "SELECT body FROM steps WHERE job_id=? AND step>=? ORDER BY step LIMIT ?");
-  return read_messages<v1::StepMetrics>(select.bind(job_id).bind(from).bind(int64_t{limit}));
+  return read([&](Database& database) -> Result<std::vector<v1::StepMetrics>> {
+    // A step is done again after a retry: the newest attempt's numbers count. SQLite takes the body
+    // from the row of the maximum.
+    Statement select(database,
+                     "SELECT body, max(attempt) FROM events WHERE job_id=? AND step>=? "
+                     "GROUP BY step ORDER BY step LIMIT ?");
+    select.bind(job_id).bind(from).bind(int64_t{limit});
+    EMOE_ASSIGN_OR_RETURN(auto events, read_messages<v1::Event>(select));
+    std::vector<v1::StepMetrics> steps;
+    for (v1::Event& event : events) steps.push_back(std::move(*event.mutable_step()));
+    return steps;
+  });
 }
 
 Result<bool> JobStore::has_steps(const std::string& job_id, int attempt) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(reader.database(), "SELECT 1 FROM steps WHERE job_id=? AND attempt=? LIMIT 1");
-  const bool found = select.bind(job_id).bind(int64_t{attempt}).next();
-  EMOE_RETURN_IF_ERROR(select.status());
-  return found;
+  return read([&](Database& database) -> Result<bool> {
+    Statement select(database,
+                     "SELECT 1 FROM events WHERE job_id=? AND step>=0 AND attempt=? LIMIT 1");
+    const bool found = select.bind(job_id).bind(int64_t{attempt}).next();
+    EMOE_RETURN_IF_ERROR(select.status());
+    return found;
+  });
 }
 
 Result<std::vector<v1::EvalResult>> JobStore::evals(const std::string& job_id, int64_t from,
                                                     int64_t end) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(reader.database(),
-                   "SELECT body FROM evals WHERE job_id=? AND step>=? AND step<? ORDER BY step");
-  return read_messages<v1::EvalResult>(select.bind(job_id).bind(from).bind(end));
+  return read([&](Database& database) {
+    Statement select(database,
+                     "SELECT body FROM evals WHERE job_id=? AND step>=? AND step<? ORDER BY step");
+    return read_messages<v1::EvalResult>(select.bind(job_id).bind(from).bind(end));
+  });
 }
 
 Result<std::vector<v1::CheckpointInfo>> JobStore::checkpoints(const std::string& job_id,
                                                               int64_t newest) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(reader.database(),
-                   "SELECT body FROM checkpoints WHERE job_id=? AND step<=? ORDER BY step DESC");
-  return read_messages<v1::CheckpointInfo>(select.bind(job_id).bind(newest));
+  return read([&](Database& database) {
+    Statement select(database,
+                     "SELECT body FROM checkpoints WHERE job_id=? AND step<=? ORDER BY step DESC");
+    return read_messages<v1::CheckpointInfo>(select.bind(job_id).bind(newest));
+  });
 }
 
 Result<std::map<std::string, v1::CheckpointInfo>> JobStore::last_checkpoints() {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  // SQLite takes the other columns from the row of the maximum.
-  Statement select(reader.database(),
-                   "SELECT job_id, body, max(step) FROM checkpoints "
-                   "GROUP BY job_id");
-  std::map<std::string, v1::CheckpointInfo> newest;
-  while (select.next()) {
-    if (!newest[select.bytes(0)].ParseFromString(select.bytes(1))) {
-      return absl::DataLossError("database: a stored checkpoint is damaged");
+  return read([&](Database& database) -> Result<std::map<std::string, v1::CheckpointInfo>> {
+    // SQLite takes the other columns from the row of the maximum.
+    Statement select(database, "SELECT job_id, body, max(step) FROM checkpoints GROUP BY job_id");
+    std::map<std::string, v1::CheckpointInfo> newest;
+    while (select.next()) {
+      if (!newest[select.bytes(0)].ParseFromString(select.bytes(1))) {
+        return absl::DataLossError("database: a stored checkpoint is damaged");
+      }
     }
-  }
-  EMOE_RETURN_IF_ERROR(select.status());
-  return newest;
+    EMOE_RETURN_IF_ERROR(select.status());
+    return newest;
+  });
 }
 
 Result<int64_t> JobStore::committed_sequence(const std::string& job_id, int attempt, int rank) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(reader.database(),
-                   "SELECT sequence FROM cursors WHERE job_id=? AND attempt=? AND rank=?");
-  const bool found = select.bind(job_id).bind(int64_t{attempt}).bind(int64_t{rank}).next();
-  EMOE_RETURN_IF_ERROR(select.status());
-  return found ? select.integer(0) : 0;
+  return read([&](Database& database) -> Result<int64_t> {
+    Statement select(database,
+                     "SELECT sequence FROM cursors WHERE job_id=? AND attempt=? AND rank=?");
+    const bool found = select.bind(job_id).bind(int64_t{attempt}).bind(int64_t{rank}).next();
+    EMOE_RETURN_IF_ERROR(select.status());
+    return found ? select.integer(0) : 0;
+  });
 }
 
 Result<std::optional<RequestRecord>> JobStore::request(const std::string& request_id) {
-  Reader reader(*this);
-  EMOE_RETURN_IF_ERROR(reader.status());
-  Statement select(reader.database(),
-                   "SELECT method, body_hash, job_id, response, time FROM requests "
-                   "WHERE request_id=?");
-  const bool found = select.bind(request_id).next();
-  EMOE_RETURN_IF_ERROR(select.status());
-  if (!found) return std::optional<RequestRecord>();
-  return std::optional<RequestRecord>({request_id, select.bytes(0), select.bytes(1),
-                                       select.bytes(2), select.bytes(3),
-                                       wall_time(select.integer(4))});
+  return read([&](Database& database) -> Result<std::optional<RequestRecord>> {
+    Statement select(database,
+                     "SELECT method, body_hash, job_id, response, time FROM requests "
+                     "WHERE request_id=?");
+    const bool found = select.bind(request_id).next();
+    EMOE_RETURN_IF_ERROR(select.status());
+    if (!found) return std::optional<RequestRecord>();
+    return std::optional<RequestRecord>({request_id, select.bytes(0), select.bytes(1),
+                                         select.bytes(2), select.bytes(3),
+                                         wall_time(select.integer(4))});
+  });
 }
 
 }  // namespace emoe::server

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/file_lock.h"
@@ -38,7 +39,8 @@ struct JobPage {
 
 // Everything the coordinator must not forget, in one SQLite file (WAL, synchronous=FULL): what
 // commit() returned OK for survives a power cut. One writing connection under a mutex; readers
-// have their own and wait for nobody. Thread-safe.
+// have their own and wait for nobody. After open(), every error of SQLite or the file system is
+// INTERNAL / STORE_FAILED. Thread-safe.
 class JobStore {
  public:
   struct Config {
@@ -63,7 +65,7 @@ class JobStore {
   [[nodiscard]] Status remove_job(const std::string& id,
                                   const std::optional<RequestRecord>& request);
 
-  // NOT_FOUND / JOB_NOT_FOUND, INTERNAL / STORE_FAILED; the others have SQLite's errors as they are.
+  // NOT_FOUND / JOB_NOT_FOUND.
   [[nodiscard]] Result<JobRecord> job(const std::string& id);
   [[nodiscard]] Result<std::vector<JobRecord>> unfinished_jobs();  // oldest first
   [[nodiscard]] Result<JobPage> list(const JobQuery& query);
@@ -73,7 +75,7 @@ class JobStore {
                                                       int limit);
   [[nodiscard]] Result<std::vector<v1::StepMetrics>> steps(const std::string& job_id, int64_t from,
                                                            int limit);
-  // Whether this attempt has reported a step.
+  // Whether this attempt has reported a step; looks at all steps of the job.
   [[nodiscard]] Result<bool> has_steps(const std::string& job_id, int attempt);
   // Those before step `end`, in order.
   [[nodiscard]] Result<std::vector<v1::EvalResult>> evals(const std::string& job_id, int64_t from,
@@ -92,6 +94,9 @@ class JobStore {
 
   // A reading connection out of the pool, returned to it at the end of the scope.
   class Reader;
+  // The result of `body` on one of them.
+  template <typename Body>
+  [[nodiscard]] auto read(const Body& body) -> decltype(body(std::declval<Database&>()));
   // Runs `write` in one durable transaction.
   [[nodiscard]] Status transact(const std::function<Status(Database&)>& write);
 

@@ -4,6 +4,8 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "emoe/v1/job.pb.h"
+
 namespace emoe::server {
 namespace {
 
@@ -52,9 +54,64 @@ ALTER TABLE jobs ADD COLUMN idle_requeues INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN run_time INTEGER NOT NULL DEFAULT 0;
 )";
 
+// A step is stored once, as its event, and found by its number; what changes with every step leaves
+// the job's row.
+constexpr char kVersion3[] = R"(
+DROP TABLE steps;
+ALTER TABLE events ADD COLUMN step INTEGER;
+ALTER TABLE events ADD COLUMN attempt INTEGER;
+CREATE INDEX events_by_step ON events(job_id, step, attempt) WHERE step IS NOT NULL;
+CREATE TABLE progress(
+  job_id TEXT PRIMARY KEY REFERENCES jobs(id) ON DELETE CASCADE, next_sequence INTEGER NOT NULL,
+  run_time INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
+INSERT INTO progress SELECT id, next_sequence, run_time, x'' FROM jobs;
+ALTER TABLE jobs DROP COLUMN next_sequence;
+ALTER TABLE jobs DROP COLUMN run_time;
+)";
+
+// What version 3 moves out of message bodies.
+Status move_progress(Database& database) {
+  Statement jobs(database, "SELECT id, body FROM jobs");
+  while (jobs.next()) {
+    v1::Job job;
+    if (!job.ParseFromString(jobs.bytes(1))) return absl::DataLossError("a job is damaged");
+    v1::Job fields;
+    fields.mutable_progress()->Swap(job.mutable_progress());
+    fields.mutable_update_time()->Swap(job.mutable_update_time());
+    job.clear_progress();
+    job.clear_update_time();
+    Statement keep(database, "UPDATE jobs SET body=? WHERE id=?");
+    EMOE_RETURN_IF_ERROR(keep.bind_blob(job.SerializeAsString()).bind(jobs.bytes(0)).run());
+    Statement move(database, "UPDATE progress SET body=? WHERE job_id=?");
+    EMOE_RETURN_IF_ERROR(move.bind_blob(fields.SerializeAsString()).bind(jobs.bytes(0)).run());
+  }
+  return jobs.status();
+}
+
+Status index_steps(Database& database) {
+  Statement events(database, "SELECT job_id, sequence, body FROM events");
+  while (events.next()) {
+    v1::Event event;
+    if (!event.ParseFromString(events.bytes(2))) return absl::DataLossError("an event is damaged");
+    if (!event.has_step()) continue;
+    Statement update(database, "UPDATE events SET step=?, attempt=? WHERE job_id=? AND sequence=?");
+    update.bind(event.step().step()).bind(int64_t{event.step().attempt()});
+    EMOE_RETURN_IF_ERROR(update.bind(events.bytes(0)).bind(events.integer(1)).run());
+  }
+  return events.status();
+}
+
+Status to_version3(Database& database) {
+  EMOE_RETURN_IF_ERROR(database.execute(kVersion3));
+  EMOE_RETURN_IF_ERROR(move_progress(database));
+  return index_steps(database);
+}
+
 // The i-th brings version i to version i + 1; version 0 is an empty file. Never changed once
 // released: a change of the tables is one more entry.
-constexpr std::array kMigrations = {kVersion1, kVersion2};
+constexpr std::array<Status (*)(Database&), 3> kMigrations = {
+    [](Database& database) { return database.execute(kVersion1); },
+    [](Database& database) { return database.execute(kVersion2); }, to_version3};
 constexpr int64_t kSchemaVersion = kMigrations.size();
 
 // 0 for a new file.
@@ -97,7 +154,7 @@ Status prepare_schema(Database& database) {
                      kSchemaVersion, "; use the program that wrote it, or another --state-dir"));
   }
   for (size_t i = static_cast<size_t>(version); i < kMigrations.size(); ++i) {
-    EMOE_RETURN_IF_ERROR(database.execute(kMigrations[i]));
+    EMOE_RETURN_IF_ERROR(kMigrations[i](database));
   }
   Statement record(database, "INSERT OR REPLACE INTO meta VALUES('schema_version', ?)");
   EMOE_RETURN_IF_ERROR(record.bind(kSchemaVersion).run());

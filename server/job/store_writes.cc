@@ -1,5 +1,7 @@
 #include "server/job/store_writes.h"
 
+#include <map>
+
 #include <absl/strings/str_cat.h>
 
 namespace emoe::server {
@@ -19,9 +21,18 @@ std::optional<int64_t> as_integer(const std::optional<T>& value) {
 }
 
 Status write_labels(Database& database, const v1::Job& job) {
+  std::map<std::string, std::string> stored;
+  Statement select(database, "SELECT key, value FROM labels WHERE job_id=?");
+  select.bind(job.id());
+  while (select.next()) stored[select.bytes(0)] = select.bytes(1);
+  EMOE_RETURN_IF_ERROR(select.status());
+  const auto& labels = job.spec().labels();
+  if (stored == std::map<std::string, std::string>(labels.begin(), labels.end())) {
+    return ok_status();
+  }
   EMOE_RETURN_IF_ERROR(
       Statement(database, "DELETE FROM labels WHERE job_id=?").bind(job.id()).run());
-  for (const auto& [key, value] : job.spec().labels()) {
+  for (const auto& [key, value] : labels) {
     EMOE_RETURN_IF_ERROR(Statement(database, "INSERT INTO labels VALUES(?,?,?)")
                              .bind(job.id())
                              .bind(key)
@@ -31,25 +42,33 @@ Status write_labels(Database& database, const v1::Job& job) {
   return ok_status();
 }
 
+Status write_progress(Database& database, const JobProgress& progress) {
+  Statement upsert(database, "INSERT OR REPLACE INTO progress VALUES(?,?,?,?)");
+  upsert.bind(progress.job_id).bind(progress.next_sequence);
+  upsert.bind(int64_t{progress.run_time.count()});
+  return upsert.bind_blob(progress.fields.SerializeAsString()).run();
+}
+
 Status write_job(Database& database, const JobRecord& record) {
-  const v1::Job& job = record.job;
-  Statement upsert(
-      database,
-      "INSERT INTO jobs VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
-      "name=excluded.name, state=excluded.state, priority=excluded.priority, "
-      "next_sequence=excluded.next_sequence, revision=excluded.revision, "
-      "failures=excluded.failures, not_before=excluded.not_before, "
-      "cancel_message=excluded.cancel_message, body=excluded.body, "
-      "idle_requeues=excluded.idle_requeues, run_time=excluded.run_time");
+  v1::Job job = record.job;
+  job.clear_progress();  // in a row of their own
+  job.clear_update_time();
+  Statement upsert(database,
+                   "INSERT INTO jobs VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+                   "name=excluded.name, state=excluded.state, priority=excluded.priority, "
+                   "revision=excluded.revision, failures=excluded.failures, "
+                   "not_before=excluded.not_before, cancel_message=excluded.cancel_message, "
+                   "body=excluded.body, idle_requeues=excluded.idle_requeues");
   upsert.bind(job.id()).bind(job.name()).bind(int64_t{job.state()}).bind(int64_t{job.priority()});
-  upsert.bind(nanoseconds(job.create_time())).bind(record.next_sequence).bind(record.revision);
+  upsert.bind(nanoseconds(job.create_time())).bind(record.revision);
   upsert.bind(int64_t{record.failures});
   upsert.bind(record.not_before ? std::optional<int64_t>(nanoseconds(*record.not_before))
                                 : std::nullopt);
   upsert.bind(record.cancel_message).bind_blob(job.SerializeAsString());
-  upsert.bind(int64_t{record.idle_requeues}).bind(int64_t{record.run_time.count()});
+  upsert.bind(int64_t{record.idle_requeues});
   EMOE_RETURN_IF_ERROR(upsert.run());
-  return write_labels(database, job);
+  EMOE_RETURN_IF_ERROR(write_progress(database, progress_of(record)));
+  return write_labels(database, record.job);
 }
 
 Status write_attempt(Database& database, const AttemptRecord& attempt) {
@@ -60,14 +79,13 @@ Status write_attempt(Database& database, const AttemptRecord& attempt) {
   return upsert.bind(as_integer(attempt.fault_code)).bind(attempt.fault_message).run();
 }
 
-Status write_step(Database& database, const std::string& job_id, const v1::StepMetrics& step) {
-  // A step is redone after a retry: the newest attempt's numbers stay.
-  Statement upsert(database,
-                   "INSERT INTO steps VALUES(?,?,?,?) ON CONFLICT(job_id, step) DO UPDATE SET "
-                   "attempt=excluded.attempt, body=excluded.body "
-                   "WHERE excluded.attempt>=steps.attempt");
-  upsert.bind(job_id).bind(step.step()).bind(int64_t{step.attempt()});
-  return upsert.bind_blob(step.SerializeAsString()).run();
+Status write_event(Database& database, const v1::Event& event) {
+  Statement insert(database, "INSERT INTO events VALUES(?,?,?,?,?)");
+  insert.bind(event.job_id()).bind(event.sequence()).bind_blob(event.SerializeAsString());
+  const auto column = [&](int64_t value) {
+    return event.has_step() ? std::optional(value) : std::nullopt;
+  };
+  return insert.bind(column(event.step().step())).bind(column(event.step().attempt())).run();
 }
 
 template <typename Message>
@@ -91,7 +109,8 @@ const char* order_column(JobQuery::Order order) {
 
 // The WHERE and ORDER BY of a query; bind_query() binds in the same order.
 std::string list_sql(const JobQuery& query) {
-  std::string sql = absl::StrCat("SELECT body, ", order_column(query.order), " FROM jobs WHERE 1");
+  std::string sql = absl::StrCat("SELECT jobs.body, progress.body, ", order_column(query.order),
+                                 " FROM jobs JOIN progress ON job_id=id WHERE 1");
   if (!query.states.empty()) {
     sql += " AND state IN (?";
     for (size_t i = 1; i < query.states.size(); ++i) sql += ",?";
@@ -99,7 +118,7 @@ std::string list_sql(const JobQuery& query) {
   }
   if (query.name) sql += " AND name=?";
   for (size_t i = 0; i < query.labels.size(); ++i) {
-    sql += " AND EXISTS (SELECT 1 FROM labels WHERE job_id=id AND key=? AND value=?)";
+    sql += " AND EXISTS (SELECT 1 FROM labels WHERE labels.job_id=id AND key=? AND value=?)";
   }
   const char* direction = query.descending ? " DESC" : " ASC";
   if (query.after) {
@@ -126,11 +145,27 @@ void bind_query(Statement& select, const JobQuery& query) {
   select.bind(int64_t{query.limit} + 1);
 }
 
+// From the first two columns, the bodies of its rows in jobs and progress.
+Result<v1::Job> read_public_job(const Statement& row) {
+  v1::Job job;
+  if (job.ParseFromString(row.bytes(0)) && job.MergeFromString(row.bytes(1))) return job;
+  return absl::DataLossError("database: a stored job is damaged");
+}
+
 }  // namespace
 
 const char* const kSelectJob =
-    "SELECT next_sequence, revision, failures, not_before, cancel_message, body, idle_requeues, "
-    "run_time FROM jobs";
+    "SELECT jobs.body, progress.body, next_sequence, run_time, revision, failures, not_before, "
+    "cancel_message, idle_requeues FROM jobs JOIN progress ON job_id=id";
+
+JobProgress progress_of(const JobRecord& record) {
+  JobProgress progress{.job_id = record.job.id(),
+                       .next_sequence = record.next_sequence,
+                       .run_time = record.run_time};
+  *progress.fields.mutable_progress() = record.job.progress();
+  *progress.fields.mutable_update_time() = record.job.update_time();
+  return progress;
+}
 
 WallTime wall_time(int64_t nanoseconds) {
   return WallTime(
@@ -139,16 +174,14 @@ WallTime wall_time(int64_t nanoseconds) {
 
 Result<JobRecord> read_job(const Statement& row) {
   JobRecord record;
-  record.next_sequence = row.integer(0);
-  record.revision = row.integer(1);
-  record.failures = static_cast<int>(row.integer(2));
-  if (const auto not_before = row.optional_integer(3)) record.not_before = wall_time(*not_before);
-  record.cancel_message = row.bytes(4);
-  if (!record.job.ParseFromString(row.bytes(5))) {
-    return absl::DataLossError("database: a stored job is damaged");
-  }
-  record.idle_requeues = static_cast<int>(row.integer(6));
-  record.run_time = std::chrono::nanoseconds(row.integer(7));
+  EMOE_ASSIGN_OR_RETURN(record.job, read_public_job(row));
+  record.next_sequence = row.integer(2);
+  record.run_time = std::chrono::nanoseconds(row.integer(3));
+  record.revision = row.integer(4);
+  record.failures = static_cast<int>(row.integer(5));
+  if (const auto not_before = row.optional_integer(6)) record.not_before = wall_time(*not_before);
+  record.cancel_message = row.bytes(7);
+  record.idle_requeues = static_cast<int>(row.integer(8));
   return record;
 }
 
@@ -186,15 +219,11 @@ Status write_request(Database& database, const RequestRecord& request) {
 
 Status write_change(Database& database, const Change& change) {
   if (change.job) EMOE_RETURN_IF_ERROR(write_job(database, *change.job));
+  if (change.progress) EMOE_RETURN_IF_ERROR(write_progress(database, *change.progress));
   for (const AttemptRecord& attempt : change.attempts) {
     EMOE_RETURN_IF_ERROR(write_attempt(database, attempt));
   }
-  for (const v1::Event& event : change.events) {
-    Statement insert(database, "INSERT INTO events VALUES(?,?,?)");
-    insert.bind(event.job_id()).bind(event.sequence()).bind_blob(event.SerializeAsString());
-    EMOE_RETURN_IF_ERROR(insert.run());
-  }
-  for (const auto& [id, step] : change.steps) EMOE_RETURN_IF_ERROR(write_step(database, id, step));
+  for (const v1::Event& event : change.events) EMOE_RETURN_IF_ERROR(write_event(database, event));
   for (const auto& [id, eval] : change.evals) {
     EMOE_RETURN_IF_ERROR(
         write_by_step(database, "INSERT OR REPLACE INTO evals VALUES(?,?,?)", id, eval));
@@ -222,11 +251,8 @@ Result<JobPage> list_jobs(Database& database, const JobQuery& query) {
       page.next = JobQuery::Cursor{last_key, page.jobs.back().id()};
       break;
     }
-    v1::Job job;
-    if (!job.ParseFromString(select.bytes(0))) {
-      return absl::DataLossError("database: a stored job is damaged");
-    }
-    last_key = select.bytes(1);
+    EMOE_ASSIGN_OR_RETURN(v1::Job job, read_public_job(select));
+    last_key = select.bytes(2);
     page.jobs.push_back(std::move(job));
   }
   EMOE_RETURN_IF_ERROR(select.status());

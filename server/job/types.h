@@ -26,6 +26,16 @@ struct JobRecord {
   std::string cancel_message;
 };
 
+// The part of a job that changes with every step; a row of its own, so that a step does not rewrite
+// the job with its specs.
+struct JobProgress {
+  std::string job_id;
+  v1::Job fields;  // progress and update_time, nothing else
+  int64_t next_sequence = 1;
+  std::chrono::nanoseconds run_time{0};
+};
+[[nodiscard]] JobProgress progress_of(const JobRecord& record);
+
 // The coordinator's private side of one attempt (the public one is in job.attempts()).
 struct AttemptRecord {
   std::string job_id;
@@ -59,14 +69,14 @@ struct RequestRecord {
 };
 inline constexpr std::chrono::hours kRequestsKept{7 * 24};
 
-// What one transaction writes: a change of a job and the events that tell of it stand or fall
-// together.
+// The rows of one transaction: a change of a job is stored with the events that describe it, or
+// neither is.
 struct Change {
-  std::optional<JobRecord> job;
+  std::optional<JobRecord> job;         // all of it
+  std::optional<JobProgress> progress;  // or only this
   std::vector<AttemptRecord> attempts;
-  std::vector<v1::Event> events;
-  std::vector<std::pair<std::string, v1::StepMetrics>> steps;  // by job id
-  std::vector<std::pair<std::string, v1::EvalResult>> evals;
+  std::vector<v1::Event> events;  // those of steps are what steps() reads
+  std::vector<std::pair<std::string, v1::EvalResult>> evals;  // by job id
   std::vector<std::pair<std::string, v1::CheckpointInfo>> checkpoints;
   std::vector<RankCursor> cursors;
   std::optional<RequestRecord> request;

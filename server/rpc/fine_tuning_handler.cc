@@ -121,17 +121,16 @@ grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext*, const v1::ListJob
     const ListRequest list{request->page_size(), request->page_token(), request->filter(),
                            request->order_by()};
     EMOE_ASSIGN_OR_RETURN(const JobQuery query, parse_list_request(list));
-    auto page = store_.list(query);
-    if (!page.ok()) return store_failed(page.status());
-    for (v1::Job& job : page->jobs) {
+    EMOE_ASSIGN_OR_RETURN(auto page, store_.list(query));
+    for (v1::Job& job : page.jobs) {
       controller_.decorate(job);
       job.clear_spec();
       job.clear_resolved_spec();
       *response->add_jobs() = std::move(job);
     }
-    if (page->next) {
+    if (page.next) {
       response->set_next_page_token(
-          make_page_token(list_fingerprint(list), page->next->key, page->next->id));
+          make_page_token(list_fingerprint(list), page.next->key, page.next->id));
     }
     return ok_status();
   });
@@ -199,18 +198,16 @@ Status FineTuningHandler::list_metrics(const v1::ListMetricsRequest& request,
   const int64_t from = first_step(fingerprint, request.page_token(), request.from_step(), problems);
   EMOE_RETURN_IF_ERROR(bad_request(problems));
   EMOE_RETURN_IF_ERROR(controller_.get(request.id()).status());
-  auto steps = store_.steps(request.id(), from, size + 1);
-  if (!steps.ok()) return store_failed(steps.status());
+  EMOE_ASSIGN_OR_RETURN(auto steps, store_.steps(request.id(), from, size + 1));
   int64_t end = kNoLimit;
-  if (static_cast<int>(steps->size()) > size) {
-    end = steps->back().step();
+  if (static_cast<int>(steps.size()) > size) {
+    end = steps.back().step();
     response.set_next_page_token(make_page_token(fingerprint, absl::StrCat(end), ""));
-    steps->pop_back();
+    steps.pop_back();
   }
-  auto evals = store_.evals(request.id(), from, end);
-  if (!evals.ok()) return store_failed(evals.status());
-  for (v1::StepMetrics& step : *steps) *response.add_steps() = std::move(step);
-  for (v1::EvalResult& eval : *evals) *response.add_evals() = std::move(eval);
+  EMOE_ASSIGN_OR_RETURN(auto evals, store_.evals(request.id(), from, end));
+  for (v1::StepMetrics& step : steps) *response.add_steps() = std::move(step);
+  for (v1::EvalResult& eval : evals) *response.add_evals() = std::move(eval);
   return ok_status();
 }
 
@@ -228,9 +225,8 @@ Status FineTuningHandler::list_checkpoints(const v1::ListCheckpointsRequest& req
   const int64_t newest = first_step(fingerprint, request.page_token(), kNoLimit, problems);
   EMOE_RETURN_IF_ERROR(bad_request(problems));
   EMOE_RETURN_IF_ERROR(controller_.get(request.id()).status());
-  auto checkpoints = store_.checkpoints(request.id(), newest);
-  if (!checkpoints.ok()) return store_failed(checkpoints.status());
-  for (v1::CheckpointInfo& checkpoint : *checkpoints) {
+  EMOE_ASSIGN_OR_RETURN(auto checkpoints, store_.checkpoints(request.id(), newest));
+  for (v1::CheckpointInfo& checkpoint : checkpoints) {
     std::error_code ignored;
     const auto manifest = std::filesystem::path(checkpoint.path()) / kCheckpointManifestFile;
     if (!std::filesystem::exists(manifest, ignored)) continue;
@@ -263,9 +259,8 @@ grpc::Status FineTuningHandler::ExportCheckpoint(grpc::ServerContext*,
 grpc::Status FineTuningHandler::GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
                                               v1::ServerInfo* info) {
   return call("GetServerInfo", [&]() -> Status {
-    const auto counts = store_.count_by_state();
-    if (!counts.ok()) return store_failed(counts.status());
-    for (const auto& [state, count] : *counts) {
+    EMOE_ASSIGN_OR_RETURN(const auto counts, store_.count_by_state());
+    for (const auto& [state, count] : counts) {
       (*info->mutable_jobs_by_state())[to_string(state)] = count;
     }
     const Controller::Slots slots = controller_.slots();

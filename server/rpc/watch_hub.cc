@@ -64,10 +64,9 @@ class WatchHub::Watcher {
  private:
   // The next events into pending_; sets last_ when nothing can follow them.
   Status fetch() {
-    auto events = hub_.store_.events(job_id_, next_, hub_.config_.batch);
-    if (!events.ok()) return store_failed(events.status());
-    const bool full = static_cast<int>(events->size()) == hub_.config_.batch;
-    if (events->empty() || (full && caught_up_)) {
+    EMOE_ASSIGN_OR_RETURN(auto events, hub_.store_.events(job_id_, next_, hub_.config_.batch));
+    const bool full = static_cast<int>(events.size()) == hub_.config_.batch;
+    if (events.empty() || (full && caught_up_)) {
       EMOE_ASSIGN_OR_RETURN(const JobRecord record, hub_.store_.job(job_id_));
       const int64_t missed = record.next_sequence - next_;
       if (caught_up_ && missed > hub_.config_.max_lag) {
@@ -80,10 +79,10 @@ class WatchHub::Watcher {
         return ok_status();
       }
       // An ended job has no further events (missed is 0 unless some came just now).
-      if (events->empty() && missed == 0 && is_terminal(record.job.state())) last_ = true;
+      if (events.empty() && missed == 0 && is_terminal(record.job.state())) last_ = true;
     }
     caught_up_ = caught_up_ || !full;
-    for (v1::Event& event : *events) {
+    for (v1::Event& event : events) {
       next_ = event.sequence() + 1;
       pending_.push_back(std::move(event));
     }

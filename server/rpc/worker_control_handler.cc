@@ -7,7 +7,6 @@
 #include "server/job/errors.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/refusal.h"
-#include "server/session/report_wire.h"
 
 namespace emoe::server {
 namespace {
@@ -22,8 +21,6 @@ v1::Command::Kind to_wire(RankCommand command) {
   switch (command) {
     case RankCommand::stop:
       return v1::Command::STOP;
-    case RankCommand::checkpoint:
-      return v1::Command::CHECKPOINT;
     case RankCommand::checkpoint_and_stop:
       return v1::Command::CHECKPOINT_AND_STOP;
   }
@@ -31,29 +28,6 @@ v1::Command::Kind to_wire(RankCommand command) {
 }
 
 }  // namespace
-
-Result<std::variant<JoinRequest, RankPulse, RankReport>> from_wire(
-    const v1::WorkerMessage& message) {
-  using Parsed = std::variant<JoinRequest, RankPulse, RankReport>;
-  switch (message.kind_case()) {
-    case v1::WorkerMessage::kJoin: {
-      const v1::Join& join = message.join();
-      return Parsed(JoinRequest{join.job_id(), join.attempt(), join.rank(), join.token()});
-    }
-    case v1::WorkerMessage::kHeartbeat: {
-      const v1::RankHeartbeat& beat = message.heartbeat();
-      return Parsed(RankPulse{beat.step(), beat.phase(), beat.comm_sequence(),
-                              beat.comm_completed(), beat.comm_op(), beat.host_rss_bytes(),
-                              beat.seconds_in_phase(), beat.work_done()});
-    }
-    case v1::WorkerMessage::kReport:
-      return Parsed(report_from_wire(message.report()));
-    case v1::WorkerMessage::KIND_NOT_SET:
-      break;
-  }
-  return make_error(StatusCode::kInvalidArgument, "EMPTY_MESSAGE",
-                    "a message of the session has no content");
-}
 
 // gRPC calls On…, the controller calls the SessionChannel side; both only queue, under one mutex,
 // at most one read and one write are under way, Finish comes once and after the last write.
@@ -129,10 +103,21 @@ class WorkerControlHandler::Stream final
   }
 
   void take() {
-    auto parsed = from_wire(in_);
-    if (!parsed.ok()) return close(parsed.status());
     SessionMessage message{shared_from_this(), SessionClosed{}};
-    std::visit([&](auto& body) { message.body = std::move(body); }, *parsed);
+    switch (in_.kind_case()) {
+      case v1::WorkerMessage::kJoin:
+        message.body = std::move(*in_.mutable_join());
+        break;
+      case v1::WorkerMessage::kHeartbeat:
+        message.body = std::move(*in_.mutable_heartbeat());
+        break;
+      case v1::WorkerMessage::kReport:
+        message.body = std::move(*in_.mutable_report());
+        break;
+      case v1::WorkerMessage::KIND_NOT_SET:
+        return close(make_error(StatusCode::kInvalidArgument, "EMPTY_MESSAGE",
+                                "a message of the session has no content"));
+    }
     {
       const std::lock_guard lock(mutex_);
       ++outstanding_;

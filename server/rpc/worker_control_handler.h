@@ -13,9 +13,9 @@
 
 namespace emoe::server {
 
-// WorkerControl on the wire: one object per rank's stream turns protobuf messages into the
-// controller's plain ones and back. Holds no state of jobs. What goes wrong inside ends the one
-// stream with INTERNAL. Thread-safe.
+// WorkerControl on the wire: one object per rank's stream hands its messages to the controller and
+// the controller's answers back. Holds no state of jobs. What goes wrong inside ends the one stream
+// with INTERNAL. Thread-safe.
 class WorkerControlHandler final : public v1::WorkerControl::CallbackService {
  public:
   // Takes what the ranks send; returns at once.
@@ -39,9 +39,5 @@ class WorkerControlHandler final : public v1::WorkerControl::CallbackService {
   std::unordered_map<const Stream*, std::shared_ptr<Stream>> streams_;
   std::optional<Status> draining_;
 };
-
-// The wire's messages as the controller's; INVALID_ARGUMENT for one without content.
-[[nodiscard]] Result<std::variant<JoinRequest, RankPulse, RankReport>> from_wire(
-    const v1::WorkerMessage& message);
 
 }  // namespace emoe::server

@@ -43,14 +43,14 @@ void AttemptMonitor::disconnected(int rank, SteadyTime now) {
   ranks_.at(static_cast<size_t>(rank)).last_heard = now;
 }
 
-void AttemptMonitor::pulse(int index, const RankPulse& pulse, SteadyTime now) {
+void AttemptMonitor::heartbeat(int index, const v1::RankHeartbeat& heartbeat, SteadyTime now) {
   Rank& rank = ranks_.at(static_cast<size_t>(index));
   rank.last_heard = now;
-  const auto place = [](const RankPulse& p) {
-    return std::tie(p.step, p.phase, p.comm_sequence, p.comm_completed, p.work_done);
+  const auto place = [](const v1::RankHeartbeat& h) {
+    return std::tuple(h.step(), h.phase(), h.comm_sequence(), h.comm_completed(), h.work_done());
   };
-  if (place(rank.pulse) != place(pulse)) rank.last_progress = now;
-  rank.pulse = pulse;
+  if (place(rank.heartbeat) != place(heartbeat)) rank.last_progress = now;
+  rank.heartbeat = heartbeat;
 }
 
 void AttemptMonitor::reported(int index, SteadyTime now) {
@@ -125,10 +125,11 @@ std::optional<AttemptMonitor::Alarm> AttemptMonitor::standstill(SteadyTime now) 
   const Rank& slow = culprit();
   std::string text =
       absl::StrCat("no rank got on for ", seconds(now - last), " s: ", describe(slow.info.rank()),
-                   " lags at collective ", slow.pulse.comm_sequence);
-  if (!slow.pulse.comm_op.empty()) absl::StrAppend(&text, " (", slow.pulse.comm_op, ")");
+                   " lags at collective ", slow.heartbeat.comm_sequence());
+  if (!slow.heartbeat.comm_op().empty())
+    absl::StrAppend(&text, " (", slow.heartbeat.comm_op(), ")");
   int64_t farthest = 0;
-  for (const Rank& rank : ranks_) farthest = std::max(farthest, rank.pulse.comm_sequence);
+  for (const Rank& rank : ranks_) farthest = std::max(farthest, rank.heartbeat.comm_sequence());
   absl::StrAppend(&text, ", the others are at ", farthest);
   return Alarm{Finding::hang, text};
 }
@@ -138,8 +139,8 @@ std::optional<AttemptMonitor::Alarm> AttemptMonitor::standstill(SteadyTime now) 
 // to the one that has been silent for longest: a process that is stopped says nothing at all.
 const AttemptMonitor::Rank& AttemptMonitor::culprit() const {
   const auto key = [](const Rank& r) {
-    return std::tuple(r.ended, r.pulse.comm_sequence, r.pulse.comm_completed,
-                      !r.pulse.comm_op.empty(), r.pulse.step, r.last_heard);
+    return std::tuple(r.ended, r.heartbeat.comm_sequence(), r.heartbeat.comm_completed(),
+                      !r.heartbeat.comm_op().empty(), r.heartbeat.step(), r.last_heard);
   };
   return *std::min_element(ranks_.begin(), ranks_.end(),
                            [&](const Rank& a, const Rank& b) { return key(a) < key(b); });
@@ -150,8 +151,8 @@ std::string AttemptMonitor::describe(int index) const {
   const Rank& rank = ranks_[static_cast<size_t>(index)];
   std::string text = absl::StrCat("rank ", index);
   if (rank.joined) absl::StrAppend(&text, " on host ", rank.info.host());
-  if (!rank.pulse.phase.empty()) {
-    absl::StrAppend(&text, " in step ", rank.pulse.step, ", phase ", rank.pulse.phase);
+  if (!rank.heartbeat.phase().empty()) {
+    absl::StrAppend(&text, " in step ", rank.heartbeat.step(), ", phase ", rank.heartbeat.phase());
   }
   return text;
 }

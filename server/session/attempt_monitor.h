@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/status.h"
+#include "emoe/v1/report.pb.h"
 #include "server/job/retry_policy.h"
-#include "server/session/types.h"
 
 namespace emoe::server {
 
-// Watches the ranks of one attempt: who has joined, who fell silent, who lags when nobody gets on.
+// Watches the ranks of one attempt: which have joined, which fell silent, which one lags when no
+// rank makes progress.
 // Knows no stream and no store; time comes in with every call. Not thread-safe.
 class AttemptMonitor {
  public:
@@ -19,9 +21,8 @@ class AttemptMonitor {
     int ranks = 1;
     std::chrono::milliseconds join_timeout{};
     std::chrono::milliseconds session_timeout{};
-    // Progress is any change of step, phase, collective counters or work done
-    // (RankPulse::work_done). Whatever a rank does, no more than a micro-batch, a tensor or a
-    // collective lies between two of them.
+    // Progress is any change of step, phase, collective counters or work_done in a heartbeat:
+    // whatever a rank does, at most a micro-batch, a tensor or a collective lies between two.
     std::chrono::milliseconds progress_timeout{};
   };
   struct Alarm {
@@ -39,7 +40,7 @@ class AttemptMonitor {
   // the attempt is over then, check() says so from now on.
   [[nodiscard]] Status join(const v1::RankInfo& info, SteadyTime now);
   void disconnected(int rank, SteadyTime now);  // it may come back within session_timeout
-  void pulse(int rank, const RankPulse& pulse, SteadyTime now);
+  void heartbeat(int rank, const v1::RankHeartbeat& heartbeat, SteadyTime now);
   void reported(int rank, SteadyTime now);
   void ended(int rank);  // its End report came: from now on it may be silent
   // The coordinator itself did nothing for so long up to `now`: no rank is to blame for this time.
@@ -60,7 +61,7 @@ class AttemptMonitor {
     v1::RankInfo info;
     SteadyTime last_heard;
     SteadyTime last_progress;
-    RankPulse pulse;
+    v1::RankHeartbeat heartbeat;  // the last one
   };
 
   [[nodiscard]] std::optional<Alarm> missing_ranks(SteadyTime now) const;

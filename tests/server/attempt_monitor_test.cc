@@ -25,12 +25,23 @@ class AttemptMonitorTest : public ::testing::Test {
     info.set_host("n" + std::to_string(rank));
     return info;
   }
+  static v1::RankHeartbeat beat(int64_t step, const std::string& phase, int64_t started,
+                                int64_t completed, const std::string& operation = "") {
+    v1::RankHeartbeat beat;
+    beat.set_step(step);
+    beat.set_phase(phase);
+    beat.set_comm_sequence(started);
+    beat.set_comm_completed(completed);
+    beat.set_comm_op(operation);
+    return beat;
+  }
   SteadyTime now() { return clock_.steady_now(); }
   // Every rank talks each second for `duration`, saying the same.
-  void talk(AttemptMonitor& monitor, const std::vector<RankPulse>& pulses, seconds duration) {
+  void talk(AttemptMonitor& monitor, const std::vector<v1::RankHeartbeat>& beats,
+            seconds duration) {
     for (seconds done{0}; done < duration; done += seconds(1)) {
-      for (size_t rank = 0; rank < pulses.size(); ++rank) {
-        monitor.pulse(static_cast<int>(rank), pulses[rank], now());
+      for (size_t rank = 0; rank < beats.size(); ++rank) {
+        monitor.heartbeat(static_cast<int>(rank), beats[rank], now());
       }
       clock_.advance(seconds(1));
     }
@@ -43,7 +54,7 @@ TEST_F(AttemptMonitorTest, ReportsRanksThatDoNotJoin) {
   ASSERT_TRUE(monitor.join(info(1, 3), now()).ok());
   EXPECT_FALSE(monitor.all_joined());
   for (int i = 0; i < 59; ++i) {
-    monitor.pulse(1, {}, now());
+    monitor.heartbeat(1, {}, now());
     clock_.advance(seconds(1));
   }
   EXPECT_FALSE(monitor.check(now()).has_value());
@@ -73,11 +84,11 @@ TEST_F(AttemptMonitorTest, NamesTheSilentRank) {
   ASSERT_TRUE(monitor.join(info(0, 2), now()).ok());
   ASSERT_TRUE(monitor.join(info(1, 2), now()).ok());
   EXPECT_TRUE(monitor.all_joined());
-  monitor.pulse(1, {.step = 37, .phase = "backward"}, now());
+  monitor.heartbeat(1, beat(37, "backward", 0, 0), now());
   for (int i = 0; i < 10; ++i) {
     EXPECT_FALSE(monitor.check(now()).has_value());
     clock_.advance(seconds(1));
-    monitor.pulse(0, {.step = 37 + i, .phase = "comm"}, now());
+    monitor.heartbeat(0, beat(37 + i, "comm", 0, 0), now());
   }
   const auto alarm = monitor.check(now());
   ASSERT_TRUE(alarm.has_value());
@@ -100,8 +111,8 @@ TEST_F(AttemptMonitorTest, ARankThatEndedMayBeSilent) {
 TEST_F(AttemptMonitorTest, AStandstillNamesTheRankThatLags) {
   AttemptMonitor monitor = make(3);
   for (int rank = 0; rank < 3; ++rank) ASSERT_TRUE(monitor.join(info(rank, 3), now()).ok());
-  const RankPulse waiting{12, "comm", 42, 41, "all_reduce", 0, 0};
-  const RankPulse lagging{12, "forward", 41, 41, "", 0, 0};
+  const auto waiting = beat(12, "comm", 42, 41, "all_reduce");
+  const auto lagging = beat(12, "forward", 41, 41);
   talk(monitor, {waiting, lagging, waiting}, seconds(100));
   EXPECT_EQ(monitor.check(now() - seconds(1)), std::nullopt);
   const auto alarm = monitor.check(now());
@@ -115,8 +126,8 @@ TEST_F(AttemptMonitorTest, AStandstillNamesTheRankThatLags) {
 TEST_F(AttemptMonitorTest, TheRankInsideTheCollectiveIsNamedWhenAllHaveStartedIt) {
   AttemptMonitor monitor = make(2);
   for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-  const RankPulse done{12, "optimizer", 42, 42, "", 0, 0};
-  const RankPulse stuck{12, "comm", 42, 41, "all_reduce", 0, 0};
+  const auto done = beat(12, "optimizer", 42, 42);
+  const auto stuck = beat(12, "comm", 42, 41, "all_reduce");
   talk(monitor, {done, stuck}, seconds(100));
   EXPECT_EQ(monitor.check(now())->message,
             "no rank got on for 100 s: rank 1 on host n1 in step 12, phase comm lags at "
@@ -126,13 +137,13 @@ TEST_F(AttemptMonitorTest, TheRankInsideTheCollectiveIsNamedWhenAllHaveStartedIt
 TEST_F(AttemptMonitorTest, OfTwoInsideTheSameCollectiveTheSilentOneIsNamed) {
   for (const int silent : {0, 1}) {
     AttemptMonitor monitor = make(2);
-    const RankPulse inside{12, "comm", 42, 41, "all_reduce", 0, 0};
+    const auto inside = beat(12, "comm", 42, 41, "all_reduce");
     for (int rank = 0; rank < 2; ++rank) {
       ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-      monitor.pulse(rank, inside, now());
+      monitor.heartbeat(rank, inside, now());
     }
     clock_.advance(seconds(100));
-    monitor.pulse(1 - silent, inside, now());
+    monitor.heartbeat(1 - silent, inside, now());
     EXPECT_NE(monitor.check(now())->message.find("rank " + std::to_string(silent) + " on host"),
               std::string::npos);
   }
@@ -141,12 +152,12 @@ TEST_F(AttemptMonitorTest, OfTwoInsideTheSameCollectiveTheSilentOneIsNamed) {
 TEST_F(AttemptMonitorTest, AnyProgressIsProgress) {
   AttemptMonitor monitor = make(2);
   for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-  const RankPulse waiting{1, "comm", 2, 1, "all_reduce", 0, 0};
+  const auto waiting = beat(1, "comm", 2, 1, "all_reduce");
   for (int64_t i = 0; i < 30; ++i) {
-    talk(monitor, {waiting, {1, "forward", 1, i, "", 0, 0}}, seconds(9));
+    talk(monitor, {waiting, beat(1, "forward", 1, i)}, seconds(9));
     EXPECT_FALSE(monitor.check(now()).has_value());
   }
-  talk(monitor, {waiting, {1, "forward", 1, 30, "", 0, 0}}, seconds(99));
+  talk(monitor, {waiting, beat(1, "forward", 1, 30)}, seconds(99));
   monitor.reported(1, now());
   EXPECT_FALSE(monitor.check(now()).has_value());
 }
@@ -155,10 +166,10 @@ TEST_F(AttemptMonitorTest, ALongPhaseIsNoHangWhileWorkGetsDone) {
   for (const char* phase : {"prepare", "forward", "eval", "checkpoint", "export"}) {
     AttemptMonitor monitor = make(2);
     for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-    RankPulse working{.step = 12, .phase = phase, .comm_sequence = 42, .comm_completed = 42};
-    const RankPulse waiting{12, "comm", 43, 42, "barrier", 0, 0};
+    v1::RankHeartbeat working = beat(12, phase, 42, 42);
+    const auto waiting = beat(12, "comm", 43, 42, "barrier");
     for (int i = 0; i < 10; ++i) {
-      ++working.work_done;
+      working.set_work_done(working.work_done() + 1);
       talk(monitor, {working, waiting}, seconds(99));
       EXPECT_FALSE(monitor.check(now()).has_value()) << phase;
     }
@@ -173,11 +184,10 @@ TEST_F(AttemptMonitorTest, ALongPhaseIsNoHangWhileWorkGetsDone) {
 TEST_F(AttemptMonitorTest, WorkThatIsDoneDoesNotHideTheRankThatStopped) {
   AttemptMonitor monitor = make(2);
   for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-  RankPulse waiting{.step = 12, .phase = "comm", .comm_sequence = 42, .comm_completed = 41};
-  waiting.comm_op = "all_reduce";
-  const RankPulse stopped{
-      .step = 12, .phase = "backward", .comm_sequence = 41, .comm_completed = 41, .work_done = 7};
-  waiting.work_done = 8;  // its own share is done, and from here on it waits
+  v1::RankHeartbeat waiting = beat(12, "comm", 42, 41, "all_reduce");
+  v1::RankHeartbeat stopped = beat(12, "backward", 41, 41);
+  stopped.set_work_done(7);
+  waiting.set_work_done(8);  // its own share is done, and from here on it waits
   talk(monitor, {waiting, stopped}, seconds(100));
   EXPECT_EQ(monitor.check(now())->message,
             "no rank got on for 100 s: rank 1 on host n1 in step 12, phase backward lags at "

@@ -28,7 +28,7 @@ class AttemptEndTest : public ControllerTest {
     join(id, 1, 2);
     report(first, 1, phase("export"));
     report(first, 2, merge(true));
-    report(first, 3, EndReport{0, ""});
+    report(first, 3, make_end(0));
     return id;
   }
   std::filesystem::path attempt_dir(const std::string& id, int attempt = 1) const {
@@ -53,7 +53,7 @@ TEST_F(AttemptEndTest, FinishedWorkOutlivesAHang) {
   step();
   auto channel = join(id, 0, 1);
   report(channel, 1, merge(true));
-  report(channel, 2, EndReport{0, ""});
+  report(channel, 2, make_end(0));
   advance(config_.progress_timeout);  // its process does not end
   EXPECT_EQ(job(id).state(), v1::RECOVERING);
   step();
@@ -86,7 +86,7 @@ TEST_F(AttemptEndTest, RanksAreNotToBlameForACoordinatorThatStoodStill) {
   auto first = join(id, 0, 2);
   auto second = join(id, 1, 2);
   const auto beat = [&] {
-    for (const auto& channel : {first, second}) controller_->post({channel, RankPulse{}});
+    for (const auto& channel : {first, second}) controller_->post({channel, v1::RankHeartbeat()});
   };
   beat();
   clock_.advance(seconds(40));
@@ -279,10 +279,7 @@ TEST_F(AttemptEndTest, WhatRanksCouldNotTellIsReadBeforeTheJudgement) {
       google::protobuf::util::SerializeDelimitedToOstream(report, &file);
     };
     for (int64_t step = 0; step < 4; ++step) {
-      write([&](v1::Report& r) {
-        r.mutable_step()->set_step(step);
-        *r.mutable_step()->mutable_metrics() = *step_report(step).metrics;
-      });
+      write([&](v1::Report& r) { *r.mutable_step()->mutable_metrics() = step_report(step); });
     }
     write([](v1::Report& r) { r.mutable_phase()->set_phase("export"); });
     write([](v1::Report& r) { r.mutable_merge()->set_verified(true); });

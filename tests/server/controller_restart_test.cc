@@ -115,7 +115,7 @@ TEST_F(RestartTest, AnExportingAttemptFinishes) {
   EXPECT_EQ(job(id).state(), v1::EXPORTING);
   channel = join(id, 0, 1);
   report(channel, 2, merge(true));
-  report(channel, 3, EndReport{0, ""});
+  report(channel, 3, make_end(0));
   restart();  // between the last word and the end of the process
   launcher_.end(id, 1, {});
   step();

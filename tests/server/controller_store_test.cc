@@ -101,7 +101,7 @@ TEST_F(FailingStoreTest, ReportsAreNeitherAcknowledgedNorBelieved) {
   EXPECT_EQ(store_->steps(id, 0, 100)->size(), 1U);
   // An end that is not stored does not excuse the silence after it.
   fail_commits(1);
-  report(channel, 2, EndReport{0, ""});
+  report(channel, 2, make_end(0));
   advance(config_.session_timeout);
   EXPECT_EQ(job(id).state(), v1::RECOVERING);
 }
@@ -111,7 +111,7 @@ TEST_F(FailingStoreTest, AnEndIsJudgedWhenItCanBeStored) {
   step();
   auto channel = join(id, 0, 1);
   report(channel, 1, merge(true));
-  report(channel, 2, EndReport{0, ""});
+  report(channel, 2, make_end(0));
   launcher_.end(id, 1, {});
   fail_commits(1);
   step();

@@ -55,7 +55,7 @@ TEST_F(ControllerTest, ExitCodeZeroAloneIsNoSuccess) {
   step();
   auto channel = join(id, 0, 1);
   report(channel, 1, merge(false));  // exported, but the check did not hold
-  report(channel, 2, EndReport{0, ""});
+  report(channel, 2, make_end(0));
   launcher_.end(id, 1, {});
   step();
   EXPECT_EQ(job(id).state(), v1::QUEUED);
@@ -70,7 +70,7 @@ TEST_F(ControllerTest, WaitsALittleForTheWordOfRankZero) {
   launcher_.end(id, 1, {});
   advance(seconds(1));
   EXPECT_EQ(job(id).state(), v1::RUNNING);
-  report(channel, 2, EndReport{0, ""});
+  report(channel, 2, make_end(0));
   EXPECT_EQ(job(id).state(), v1::SUCCEEDED);
 }
 
@@ -114,8 +114,8 @@ TEST_F(ControllerTest, TheRanksOwnWordNamesTheCause) {
   step();
   auto first = join(id, 0, 2);
   auto second = join(id, 1, 2);
-  report(first, 1, EndReport{71, "peer lost"});
-  report(second, 1, EndReport{65, "train.jsonl:3: row is empty"});
+  report(first, 1, make_end(71, "peer lost"));
+  report(second, 1, make_end(65, "train.jsonl:3: row is empty"));
   launcher_.end(id, 1, {.exit_code = 71, .rank = 0});
   step();
   EXPECT_EQ(job(id).state(), v1::FAILED);
@@ -182,7 +182,7 @@ TEST_F(ControllerTest, ACheckpointThatOnlyItsSuccessorTellsOfIsStored) {
     step();
     advance(seconds(11));
     channel = join(id, 0, 1, attempt);
-    report(channel, 1, ResumeReport{at_two});
+    report(channel, 1, Resumed{at_two});
     // Known before the first step, and if there is none: only the export may be left.
     EXPECT_EQ(job(id).attempts(attempt - 1).resumed_from_step(), 2);
     EXPECT_EQ(job(id).progress().step(), 2);
@@ -216,7 +216,7 @@ TEST_F(ControllerTest, SilenceOfARankEndsTheAttempt) {
   auto first = join(id, 0, 2);
   join(id, 1, 2);
   for (int second = 0; second < 30; ++second) {
-    controller_->post({first, RankPulse{second, "forward", second, second, "", 0, 0}});
+    controller_->post({first, make_heartbeat(second, "forward", second, second)});
     advance(seconds(1));
   }
   EXPECT_EQ(launcher_.stops().back(), (FakeLauncher::Stop{id, 1, StopMode::kill}));
@@ -243,7 +243,7 @@ TEST_F(ControllerTest, RanksThatDoNotJoinInTimeAreGivenUp) {
   step();
   auto second = join(id, 1, 2);
   for (seconds waited{0}; waited < config_.join_timeout; waited += seconds(1)) {
-    controller_->post({second, RankPulse{}});
+    controller_->post({second, v1::RankHeartbeat()});
     advance(seconds(1));
   }
   step();
@@ -254,20 +254,19 @@ TEST_F(ControllerTest, RanksThatDoNotJoinInTimeAreGivenUp) {
 TEST_F(ControllerTest, RefusesStrangersAndStaleAttempts) {
   const std::string id = submit();
   step();
-  const auto try_join = [&](JoinRequest request) {
-    request.rank.set_world_size(1);
+  const auto try_join = [&](const std::string& job_id, int attempt, const std::string& token) {
     auto channel = std::make_shared<FakeChannel>();
-    controller_->post({channel, request});
+    controller_->post({channel, make_join(job_id, attempt, token, 0, 1)});
     step();
     return channel->closed ? error_detail_of(*channel->closed).reason : "joined";
   };
-  EXPECT_EQ(try_join({"job-none", 1, {}, ""}), "JOB_NOT_FOUND");
-  EXPECT_EQ(try_join({id, 1, {}, "guess"}), "BAD_TOKEN");
-  EXPECT_EQ(try_join({id, 7, {}, token(id, 1)}), "STALE_ATTEMPT");
-  EXPECT_EQ(try_join({id, 1, {}, token(id, 1)}), "joined");
+  EXPECT_EQ(try_join("job-none", 1, ""), "JOB_NOT_FOUND");
+  EXPECT_EQ(try_join(id, 1, "guess"), "BAD_TOKEN");
+  EXPECT_EQ(try_join(id, 7, token(id, 1)), "STALE_ATTEMPT");
+  EXPECT_EQ(try_join(id, 1, token(id, 1)), "joined");
   launcher_.end(id, 1, {.exit_code = 64});
   step();
-  EXPECT_EQ(try_join({id, 1, {}, token(id, 1)}), "STALE_ATTEMPT");
+  EXPECT_EQ(try_join(id, 1, token(id, 1)), "STALE_ATTEMPT");
 }
 
 TEST_F(ControllerTest, ReportsAreStoredOnceAndWithoutGaps) {
@@ -315,7 +314,7 @@ TEST_F(ControllerTest, CancelsInEveryState) {
   EXPECT_EQ(launcher_.stops().size(), stops);
   auto back = join(running, 0, 1);  // a rank that reconnects hears it again
   EXPECT_EQ(back->commands, std::vector{RankCommand::stop});
-  report(back, 1, EndReport{75, "stopped"});  // what has said its last words needs no signal
+  report(back, 1, make_end(75, "stopped"));  // what has said its last words needs no signal
   controller_->post({back, SessionClosed{}});
   step();
   EXPECT_EQ(launcher_.stops().size(), stops);
@@ -363,7 +362,7 @@ TEST_F(ControllerTest, MaxRuntimeCheckpointsAndFails) {
   step();
   auto channel = join(id, 0, 1);
   for (int i = 0; i < 60; ++i) {
-    controller_->post({channel, RankPulse{i, "forward", i, i, "", 0, 0}});
+    controller_->post({channel, make_heartbeat(i, "forward", i, i)});
     advance(seconds(1));
   }
   EXPECT_EQ(channel->commands, std::vector{RankCommand::checkpoint_and_stop});

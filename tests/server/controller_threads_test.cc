@@ -44,9 +44,8 @@ class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
     const auto launch = launcher_.wait_for_launch(id, 1, 60s);
     ASSERT_TRUE(launch.has_value());
     channel = std::make_shared<FakeChannel>();
-    JoinRequest join{id, 1, {}, launch->environment.at("EMOE_ATTEMPT_TOKEN")};
-    join.rank.set_world_size(1);
-    controller_->post({channel, join});
+    controller_->post(
+        {channel, make_join(id, 1, launch->environment.at("EMOE_ATTEMPT_TOKEN"), 0, 1)});
     ASSERT_TRUE(channel->wait_for_welcome());
   }
   // One whole job as its rank lives it.
@@ -55,19 +54,19 @@ class ControllerThreadsTest : public CoordinatorTest<SystemClock> {
     std::shared_ptr<FakeChannel> channel;
     ASSERT_NO_FATAL_FAILURE(join_only_rank(id, channel));
     int64_t sequence = 0;
-    const auto send = [&](auto body) {
-      controller_->post({channel, RankReport{++sequence, std::move(body)}});
+    const auto send = [&](const auto& body) {
+      controller_->post({channel, make_report(++sequence, body)});
     };
     for (int64_t step = 0; step < 20; ++step) {
-      StepReport report{v1::StepMetrics()};
-      report.metrics->set_step(step);
-      send(report);
-      controller_->post({channel, RankPulse{step, "forward", step, step, "", 0, 0}});
+      v1::StepMetrics metrics;
+      metrics.set_step(step);
+      send(metrics);
+      controller_->post({channel, make_heartbeat(step, "forward", step, step)});
     }
     v1::MergeSummary merged;
     merged.set_verified(true);
     send(merged);
-    send(EndReport{0, ""});
+    send(make_end(0));
     ASSERT_TRUE(channel->wait_for_ack(sequence));
     EXPECT_EQ(store_->steps(id, 0, 100)->size(), 20U);
     launcher_.end(id, 1, {});
@@ -145,7 +144,7 @@ TEST_F(ControllerThreadsTest, CallsGetInBetweenAFloodOfReports) {
   std::jthread flood([&](const std::stop_token& stop) {  // always something in the inbox
     while (!stop.stop_requested()) {
       const int64_t sequence = ++sent;
-      controller_->post({channel, RankReport{sequence, v1::LogMessage()}});
+      controller_->post({channel, make_report(sequence, v1::LogMessage())});
       if (!channel->wait_for_ack(sequence - 8)) return;
     }
   });

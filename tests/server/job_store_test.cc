@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sqlite3.h>
 
+#include "server/job/errors.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe::server {
@@ -35,18 +36,43 @@ class JobStoreTest : public ::testing::Test {
     event.mutable_log()->set_text("text");
     return event;
   }
+  static v1::Event step_event(const std::string& id, int64_t sequence, int64_t step, int attempt) {
+    v1::Event event;
+    event.set_job_id(id);
+    event.set_sequence(sequence);
+    event.mutable_step()->set_step(step);
+    event.mutable_step()->set_attempt(attempt);
+    return event;
+  }
   static Change change(const JobRecord& job, std::vector<v1::Event> events = {}) {
     Change change;
     change.job = job;
     change.events = std::move(events);
     return change;
   }
+  // A database as an earlier version left it; the files are never changed with the schema.
+  void write_database(const std::string& name) {
+    const char* source = std::getenv("EMOE_SOURCE_DIR");
+    if (source == nullptr) GTEST_SKIP() << "EMOE_SOURCE_DIR is not set";
+    std::ifstream file(fs::path(source) / "tests/server" / name);
+    const std::string sql((std::istreambuf_iterator<char>(file)), {});
+    ASSERT_FALSE(sql.empty());
+    fs::create_directories(dir_ / "state");
+    sqlite3* raw = nullptr;
+    ASSERT_EQ(sqlite3_open((dir_ / "state" / "jobs.db").c_str(), &raw), SQLITE_OK);
+    EXPECT_EQ(sqlite3_exec(raw, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK)
+        << sqlite3_errmsg(raw);
+    sqlite3_close(raw);
+  }
   testing::TempDir dir_;
 };
 
 TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   JobRecord job = record("a");
-  job.next_sequence = 3;
+  job.next_sequence = 4;
+  job.job.mutable_progress()->set_step(1);
+  job.job.mutable_update_time()->set_seconds(9);
+  job.run_time = std::chrono::seconds(77);
   job.revision = 7;
   job.failures = 2;
   job.not_before = WallTime(std::chrono::milliseconds(123456));
@@ -59,9 +85,8 @@ TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   attempt.fault_message = "row 3";
   {
     const auto store = open();
-    Change all = change(job, {event("a", 1), event("a", 2)});
+    Change all = change(job, {event("a", 1), event("a", 2), step_event("a", 3, 0, 2)});
     all.attempts = {attempt};
-    all.steps.emplace_back("a", v1::StepMetrics());
     all.evals.emplace_back("a", v1::EvalResult());
     all.checkpoints.emplace_back("a", v1::CheckpointInfo());
     all.cursors = {{"a", 2, 1, 17}};
@@ -72,7 +97,8 @@ TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   const auto read = store->job("a");
   ASSERT_TRUE(read.ok());
   EXPECT_EQ(read->job.SerializeAsString(), job.job.SerializeAsString());
-  EXPECT_EQ(read->next_sequence, 3);
+  EXPECT_EQ(read->next_sequence, 4);
+  EXPECT_EQ(read->run_time, job.run_time);
   EXPECT_EQ(read->revision, 7);
   EXPECT_EQ(read->failures, 2);
   EXPECT_EQ(read->not_before, job.not_before);
@@ -84,7 +110,7 @@ TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   EXPECT_EQ(attempts->front().end_code, 0);
   EXPECT_EQ(attempts->front().fault_code, 65);
   EXPECT_FALSE(attempts->front().ended);
-  EXPECT_EQ(store->events("a", 2, 10)->size(), 1U);
+  EXPECT_EQ(store->events("a", 2, 10)->size(), 2U);
   EXPECT_EQ(store->steps("a", 0, 10)->size(), 1U);
   EXPECT_EQ(store->evals("a", 0, 100)->size(), 1U);
   EXPECT_EQ(store->checkpoints("a", 100)->size(), 1U);
@@ -154,23 +180,15 @@ TEST_F(JobStoreTest, RefusesANewerSchema) {
   EXPECT_NE(std::string(store.status().message()).find("schema version 99"), std::string::npos);
 }
 
-TEST_F(JobStoreTest, MigratesAnOlderSchema) {
-  const char* source = std::getenv("EMOE_SOURCE_DIR");
-  if (source == nullptr) GTEST_SKIP() << "EMOE_SOURCE_DIR is not set";
-  std::ifstream file(fs::path(source) / "tests/server/jobs_v1.sql");
-  const std::string sql((std::istreambuf_iterator<char>(file)), {});
-  ASSERT_FALSE(sql.empty());
-  fs::create_directories(dir_ / "state");
-  sqlite3* raw = nullptr;
-  ASSERT_EQ(sqlite3_open((dir_ / "state" / "jobs.db").c_str(), &raw), SQLITE_OK);
-  ASSERT_EQ(sqlite3_exec(raw, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
-  sqlite3_close(raw);
+TEST_F(JobStoreTest, MigratesVersion1) {
+  ASSERT_NO_FATAL_FAILURE(write_database("jobs_v1.sql"));
   for (int round = 0; round < 2; ++round) {  // migrated, then opened as it is
     const auto store = open();
     ASSERT_NE(store, nullptr);
     const auto job = store->job("job-1");
     ASSERT_TRUE(job.ok()) << job.status();
     EXPECT_EQ(job->job.name(), "old");
+    EXPECT_EQ(job->next_sequence, 3);
     EXPECT_EQ(job->failures, 2);
     EXPECT_EQ(job->idle_requeues, round);
     EXPECT_EQ(store->attempts("job-1")->front().doom, Finding::hang);
@@ -180,6 +198,38 @@ TEST_F(JobStoreTest, MigratesAnOlderSchema) {
     JobRecord next = *job;
     next.idle_requeues = 1;
     ASSERT_TRUE(store->commit(change(next)).ok());
+  }
+}
+
+TEST_F(JobStoreTest, MigratesVersion2WithItsStepsAndProgress) {
+  ASSERT_NO_FATAL_FAILURE(write_database("jobs_v2.sql"));
+  for (int round = 0; round < 2; ++round) {  // migrated, then opened as it is
+    const auto store = open();
+    ASSERT_NE(store, nullptr);
+    const auto job = store->job("job-1");
+    ASSERT_TRUE(job.ok()) << job.status();
+    EXPECT_EQ(job->next_sequence, 6);
+    EXPECT_EQ(job->run_time, std::chrono::seconds(12));
+    EXPECT_EQ(job->job.name(), "old");
+    EXPECT_EQ(job->job.resolved_spec().parallel().ranks(), 8);
+    EXPECT_EQ(job->job.progress().step(), 3 + round);
+    EXPECT_EQ(job->job.progress().phase(), round == 0 ? "train" : "");
+    EXPECT_EQ(job->job.update_time().seconds(), 1'700'000'100);
+    EXPECT_EQ(store->list({.labels = {{"team", "red"}}})->jobs.at(0).progress().step(), 3 + round);
+    const auto steps = store->steps("job-1", 0, 10);
+    ASSERT_TRUE(steps.ok()) << steps.status();
+    ASSERT_EQ(steps->size(), 3U);
+    for (int64_t i = 0; i < 3; ++i) EXPECT_EQ(steps->at(static_cast<size_t>(i)).step(), i);
+    EXPECT_EQ(steps->at(1).attempt(), 2) << "done again";
+    EXPECT_EQ(steps->at(1).loss(), 0.5);
+    EXPECT_TRUE(*store->has_steps("job-1", 1));
+    EXPECT_EQ(store->events("job-1", 1, 10)->size(), 5U);
+    JobRecord next = *job;
+    next.job.mutable_progress()->set_step(4);
+    next.job.mutable_progress()->clear_phase();
+    Change small;
+    small.progress = progress_of(next);
+    ASSERT_TRUE(store->commit(small).ok());
   }
 }
 
@@ -211,9 +261,7 @@ TEST_F(JobStoreTest, ANewFolderIsItsOwnersAlone) {
 TEST_F(JobStoreTest, KnowsStepsOfAnAttemptAndTheLastCheckpoints) {
   const auto store = open();
   Change all = change(record("a"));
-  v1::StepMetrics step;
-  step.set_attempt(2);
-  all.steps.emplace_back("a", step);
+  all.events = {step_event("a", 1, 0, 2)};
   for (const int64_t at : {4, 12, 8}) {
     v1::CheckpointInfo info;
     info.set_step(at);
@@ -259,19 +307,87 @@ TEST_F(JobStoreTest, OneCoordinatorPerFolder) {
   EXPECT_EQ(JobStore::open({dir_ / "state", {}}).status().code(), StatusCode::kAborted);
 }
 
-TEST_F(JobStoreTest, TheNewestAttemptsNumbersOfAStepStay) {
+TEST_F(JobStoreTest, AStepDoneAgainCountsWithTheNewestAttemptAndStaysInTheHistory) {
   const auto store = open();
-  Change first = change(record("a"));
-  v1::StepMetrics step;
-  step.set_step(3);
-  step.set_attempt(2);
-  first.steps.emplace_back("a", step);
-  ASSERT_TRUE(store->commit(first).ok());
-  step.set_attempt(1);  // a late report of the attempt before
-  Change late;
-  late.steps.emplace_back("a", step);
-  ASSERT_TRUE(store->commit(late).ok());
-  EXPECT_EQ(store->steps("a", 0, 10)->front().attempt(), 2);
+  const std::vector<v1::Event> events = {step_event("a", 1, 2, 1), step_event("a", 2, 3, 1),
+                                         event("a", 3), step_event("a", 4, 3, 2),
+                                         step_event("a", 5, 4, 2)};
+  ASSERT_TRUE(store->commit(change(record("a"), events)).ok());
+  ASSERT_TRUE(store->commit(change(record("b"), {step_event("b", 1, 3, 9)})).ok());
+  const auto steps = store->steps("a", 3, 10);
+  ASSERT_EQ(steps->size(), 2U);
+  EXPECT_EQ(steps->at(0).step(), 3);
+  EXPECT_EQ(steps->at(0).attempt(), 2);
+  EXPECT_EQ(steps->at(1).step(), 4);
+  EXPECT_EQ(store->steps("a", 0, 2)->back().step(), 3) << "the limit counts steps, not events";
+  const auto history = store->events("a", 2, 10);
+  ASSERT_EQ(history->size(), 4U);
+  EXPECT_EQ(history->front().step().attempt(), 1);
+}
+
+TEST_F(JobStoreTest, ProgressAloneLeavesTheRestOfTheJob) {
+  const auto store = open();
+  JobRecord job = record("a");
+  (*job.job.mutable_spec()->mutable_labels())["team"] = "red";
+  job.job.mutable_progress()->set_step(1);
+  job.job.mutable_progress()->set_phase("train");
+  ASSERT_TRUE(store->commit(change(job)).ok());
+  job.job.set_name("not stored");
+  job.job.mutable_progress()->set_step(2);
+  job.job.mutable_progress()->clear_phase();
+  job.job.mutable_update_time()->set_seconds(5);
+  job.next_sequence = 8;
+  job.run_time = std::chrono::seconds(3);
+  Change small;
+  small.progress = progress_of(job);
+  ASSERT_TRUE(store->commit(small).ok());
+  const auto read = store->job("a");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->job.name(), "name of a");
+  EXPECT_EQ(read->job.progress().step(), 2);
+  EXPECT_EQ(read->job.progress().phase(), "");
+  EXPECT_EQ(read->job.update_time().seconds(), 5);
+  EXPECT_EQ(read->next_sequence, 8);
+  EXPECT_EQ(read->run_time, std::chrono::seconds(3));
+  const auto listed = store->list({.labels = {{"team", "red"}}});
+  ASSERT_EQ(listed->jobs.size(), 1U);
+  EXPECT_EQ(listed->jobs[0].progress().step(), 2);
+}
+
+TEST_F(JobStoreTest, LabelsFollowTheJob) {
+  const auto store = open();
+  JobRecord job = record("a");
+  auto& labels = *job.job.mutable_spec()->mutable_labels();
+  const auto found = [&](const std::string& key, const std::string& value) {
+    return store->list({.labels = {{key, value}}})->jobs.size();
+  };
+  labels["team"] = "red";
+  labels["model"] = "tiny";
+  for (int round = 0; round < 2; ++round) ASSERT_TRUE(store->commit(change(job)).ok());
+  EXPECT_EQ(found("team", "red"), 1U);
+  labels["team"] = "blue";
+  labels.erase("model");
+  ASSERT_TRUE(store->commit(change(job)).ok());
+  EXPECT_EQ(found("team", "blue"), 1U);
+  EXPECT_EQ(found("team", "red"), 0U);
+  EXPECT_EQ(found("model", "tiny"), 0U);
+}
+
+TEST_F(JobStoreTest, WhateverTheDatabaseRefusesIsStoreFailed) {
+  const auto store = open();
+  Change orphan;
+  orphan.cursors = {{"no such job", 1, 0, 1}};
+  const Status refused = store->commit(orphan);
+  EXPECT_EQ(refused.code(), StatusCode::kInternal);
+  EXPECT_EQ(error_detail_of(refused).reason, "STORE_FAILED");
+  EXPECT_EQ(error_detail_of(store->job("x").status()).reason, "JOB_NOT_FOUND");
+  sqlite3* raw = nullptr;
+  ASSERT_EQ(sqlite3_open((dir_ / "state" / "jobs.db").c_str(), &raw), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(raw, "DROP TABLE checkpoints", nullptr, nullptr, nullptr), SQLITE_OK);
+  sqlite3_close(raw);
+  const Status unreadable = store->checkpoints("a", 1).status();
+  EXPECT_EQ(error_detail_of(unreadable).reason, "STORE_FAILED");
+  EXPECT_NE(std::string(unreadable.message()).find("checkpoints"), std::string::npos);
 }
 
 TEST_F(JobStoreTest, ListsByFilterOrderAndPage) {

@@ -41,7 +41,7 @@ class SessionFaults : public ::testing::Test {
     return stream->Finish();
   }
   void take(const SessionMessage& message) {
-    const bool joins = std::holds_alternative<JoinRequest>(message.body);
+    const bool joins = std::holds_alternative<v1::Join>(message.body);
     if (joins ? joins_throw_ : closings_throw_) throw std::length_error("inbox");
     if (joins) message.channel->welcome(0);
   }

@@ -11,9 +11,11 @@ class RpcListsTest : public RpcTest {
   void add_steps(const std::string& id, int count) {
     Change change;
     for (int step = 0; step < count; ++step) {
-      v1::StepMetrics metrics;
-      metrics.set_step(step);
-      change.steps.emplace_back(id, metrics);
+      v1::Event event;
+      event.set_job_id(id);
+      event.set_sequence(1000 + step);
+      event.mutable_step()->set_step(step);
+      change.events.push_back(event);
     }
     ASSERT_TRUE(store_->commit(change).ok());
   }

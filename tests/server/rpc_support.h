@@ -161,8 +161,8 @@ class RankClient {
   }
   void send_step(int64_t step) {
     send([&](v1::Report& report) {
-      report.mutable_step()->set_step(step);
-      if (rank_ != 0) return;
+      report.mutable_step();
+      if (rank_ != 0) return;  // without metrics: as workers of earlier versions sent it
       v1::StepMetrics& metrics = *report.mutable_step()->mutable_metrics();
       metrics.set_step(step);
       metrics.set_loss(1.5);

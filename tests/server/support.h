@@ -47,6 +47,73 @@ inline v1::JobSpec small_spec(const std::filesystem::path& dir, int ranks = 1) {
   return spec;
 }
 
+inline v1::Join make_join(const std::string& id, int attempt, const std::string& token, int rank,
+                          int ranks) {
+  v1::Join join;
+  join.set_job_id(id);
+  join.set_attempt(attempt);
+  join.set_token(token);
+  join.mutable_rank()->set_rank(rank);
+  join.mutable_rank()->set_world_size(ranks);
+  join.mutable_rank()->set_host("n1");
+  return join;
+}
+
+inline v1::RankHeartbeat make_heartbeat(int64_t step, const std::string& phase, int64_t started,
+                                        int64_t completed, const std::string& operation = "") {
+  v1::RankHeartbeat heartbeat;
+  heartbeat.set_step(step);
+  heartbeat.set_phase(phase);
+  heartbeat.set_comm_sequence(started);
+  heartbeat.set_comm_completed(completed);
+  heartbeat.set_comm_op(operation);
+  return heartbeat;
+}
+
+// Where an attempt goes on from; a CheckpointInfo alone is a checkpoint that was written.
+struct Resumed {
+  v1::CheckpointInfo from;
+};
+inline v1::End make_end(int exit_code, const std::string& message = "") {
+  v1::End end;
+  end.set_exit_code(exit_code);
+  end.set_message(message);
+  return end;
+}
+
+inline void set_body(v1::Report& r, const v1::StepMetrics& b) {
+  *r.mutable_step()->mutable_metrics() = b;
+}
+inline void set_body(v1::Report& r, const v1::EvalResult& b) {
+  *r.mutable_eval() = b;
+}
+inline void set_body(v1::Report& r, const v1::CheckpointInfo& b) {
+  *r.mutable_checkpoint() = b;
+}
+inline void set_body(v1::Report& r, const Resumed& b) {
+  *r.mutable_resumed() = b.from;
+}
+inline void set_body(v1::Report& r, const v1::LogMessage& b) {
+  *r.mutable_log() = b;
+}
+inline void set_body(v1::Report& r, const v1::PhaseChange& b) {
+  *r.mutable_phase() = b;
+}
+inline void set_body(v1::Report& r, const v1::MergeSummary& b) {
+  *r.mutable_merge() = b;
+}
+inline void set_body(v1::Report& r, const v1::End& b) {
+  *r.mutable_end() = b;
+}
+
+template <typename Body>
+v1::Report make_report(int64_t sequence, const Body& body) {
+  v1::Report report;
+  report.set_sequence(sequence);
+  set_body(report, body);
+  return report;
+}
+
 // A rank's stream without a wire: keeps what the coordinator says. The members may be read where
 // no other thread drives the controller; the waits are for tests where one does.
 class FakeChannel final : public SessionChannel {
@@ -232,11 +299,8 @@ class ControllerTest : public CoordinatorTest<FakeClock> {
     return "";
   }
   std::shared_ptr<FakeChannel> join(const std::string& id, int rank, int ranks, int attempt = 1) {
-    JoinRequest request{id, attempt, {}, token(id, attempt)};
-    request.rank.set_rank(rank);
-    request.rank.set_world_size(ranks);
-    request.rank.set_host("n1");
-    request.rank.set_metrics_address("127.0.0.1:900" + std::to_string(rank));
+    v1::Join request = make_join(id, attempt, token(id, attempt), rank, ranks);
+    request.mutable_rank()->set_metrics_address("127.0.0.1:900" + std::to_string(rank));
     auto channel = std::make_shared<FakeChannel>();
     controller_->post({channel, request});
     step();
@@ -244,17 +308,17 @@ class ControllerTest : public CoordinatorTest<FakeClock> {
     return channel;
   }
   template <typename Body>
-  void report(const std::shared_ptr<FakeChannel>& channel, int64_t sequence, Body body) {
-    controller_->post({channel, RankReport{sequence, std::move(body)}});
+  void report(const std::shared_ptr<FakeChannel>& channel, int64_t sequence, const Body& body) {
+    controller_->post({channel, make_report(sequence, body)});
     step();
   }
-  static StepReport step_report(int64_t step, int64_t tokens = 100) {
-    StepReport report{v1::StepMetrics()};
-    report.metrics->set_step(step);
-    report.metrics->set_loss(2.0 - 0.1 * static_cast<double>(step));
-    report.metrics->set_tokens(tokens);
-    report.metrics->set_seconds(0.5);
-    return report;
+  static v1::StepMetrics step_report(int64_t step, int64_t tokens = 100) {
+    v1::StepMetrics metrics;
+    metrics.set_step(step);
+    metrics.set_loss(2.0 - 0.1 * static_cast<double>(step));
+    metrics.set_tokens(tokens);
+    metrics.set_seconds(0.5);
+    return metrics;
   }
   static v1::PhaseChange phase(const std::string& name) {
     v1::PhaseChange change;
@@ -272,7 +336,7 @@ class ControllerTest : public CoordinatorTest<FakeClock> {
                    int64_t sequence = 1, int attempt = 1) {
     report(channel, sequence, phase("export"));
     report(channel, sequence + 1, merge(true));
-    report(channel, sequence + 2, EndReport{0, ""});
+    report(channel, sequence + 2, make_end(0));
     launcher_.end(id, attempt, {});
     step();
   }

@@ -31,21 +31,21 @@ void ConsoleSink::print(const std::string& line) {
 }
 
 void ConsoleSink::show(const PlanRecord& plan) {
-  pace_.plan(plan.steps_planned);
+  steps_planned_ = plan.steps_planned;
   print(plan.first_step == 0 ? absl::StrFormat("training: %d steps", plan.steps_planned)
                              : absl::StrFormat("training: resumed at step %d of %d",
                                                plan.first_step, plan.steps_planned));
 }
 
 void ConsoleSink::show(const StepRecord& record) {
-  pace_.add(record);
+  pace_.add(record.step, record.tokens, record.seconds);
   const int64_t done = record.step + 1;
-  const bool last = done == pace_.steps_planned();
+  const bool last = done == steps_planned_;
   if (!config_.terminal && !last && config_.log_every > 0 && done % config_.log_every != 0) return;
-  const std::string line = absl::StrFormat(
-      "step %d/%d  loss %.4f  rate %.3g  grad norm %.3g  %.0f tokens/s  left %s", done,
-      pace_.steps_planned(), record.loss, record.learning_rate, record.grad_norm,
-      pace_.tokens_per_second(), duration_text(pace_.eta_seconds()));
+  const std::string line =
+      absl::StrFormat("step %d/%d  loss %.4f  rate %.3g  grad norm %.3g  %.0f tokens/s  left %s",
+                      done, steps_planned_, record.loss, record.learning_rate, record.grad_norm,
+                      pace_.tokens_per_second(), duration_text(pace_.eta_seconds(steps_planned_)));
   if (!config_.terminal || last) {
     print(line);
     return;

@@ -3,7 +3,7 @@
 #include <iosfwd>
 #include <string>
 
-#include "worker/report/pace.h"
+#include "base/pace.h"
 #include "worker/report/progress_sink.h"
 
 namespace emoe::worker {
@@ -37,13 +37,14 @@ class ConsoleSink final : public ProgressSink {
   void show(const MergeRecord& record);
   void show(const Message& message) { print(message.text); }
   void show(Phase /*phase*/) {}
-  void show(const NonFiniteStep& /*step*/) {}  // ends the run, whose error says it
+  void show(const NonFiniteStep& /*step*/) {}  // ends the run; its error says so
   void show(const ExpertLoad& /*load*/) {}
   void print(const std::string& line);
 
   std::ostream& out_;
   Config config_;
   Pace pace_;
+  int64_t steps_planned_ = 0;
   bool line_open_ = false;  // the changing line stands on the terminal
 };
 

@@ -12,8 +12,8 @@ namespace emoe::worker {
 // A file of one JSON object per line, each with a number "step", that only grows, except that a
 // resumed run first drops what it will do again. Readers may follow it at any time.
 //
-// What cannot be written (disk full) is kept and tried again with the next line; a line is never
-// left in the file by half. Not thread-safe.
+// Lines that cannot be written (disk full) are kept and tried again with the next one; the file
+// never ends in half a line. Not thread-safe.
 class JsonLines {
  public:
   explicit JsonLines(std::filesystem::path path) : path_(std::move(path)) {}

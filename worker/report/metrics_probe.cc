@@ -105,7 +105,7 @@ double MetricsProbe::now_seconds() const {
 }
 
 void MetricsProbe::measure(const PlanRecord& plan) {
-  pace_.plan(plan.steps_planned);
+  steps_planned_ = plan.steps_planned;
   rank_->step->set(static_cast<double>(plan.first_step));
   if (job_) job_->steps_planned->set(static_cast<double>(plan.steps_planned));
 }
@@ -134,7 +134,7 @@ void MetricsProbe::refresh() {
 }
 
 void MetricsProbe::measure(const StepRecord& record) {
-  pace_.add(record);
+  pace_.add(record.step, record.tokens, record.seconds);
   rank_->step->set(static_cast<double>(record.step + 1));
   rank_->step_seconds->observe(record.seconds);
   for (const auto& [phase, seconds] : record.phase_seconds) {
@@ -150,7 +150,7 @@ void MetricsProbe::measure(const StepRecord& record) {
   job_->tokens["trained"]->increment(static_cast<double>(record.target_tokens));
   job_->tokens["prompt"]->increment(static_cast<double>(record.tokens - record.target_tokens));
   job_->tokens["padding"]->increment(static_cast<double>(record.padding_tokens));
-  job_->eta->set(pace_.eta_seconds());
+  job_->eta->set(pace_.eta_seconds(steps_planned_));
   job_->last_step->set(now_seconds());
 }
 

@@ -8,13 +8,13 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/pace.h"
 #include "metrics/metrics.h"
-#include "worker/report/pace.h"
 #include "worker/report/progress_sink.h"
 
 namespace emoe::worker {
 
-// What a rank's collectives came to so far.
+// Totals of a rank's collectives so far.
 struct CommReading {
   struct Operation {
     const char* name = "";  // a literal: "all_reduce", …
@@ -73,6 +73,7 @@ class MetricsProbe final : public ProgressSink {
   const Clock& clock_;
   Config config_;
   Pace pace_;
+  int64_t steps_planned_ = 0;
   std::unique_ptr<RankSeries> rank_;
   std::unique_ptr<JobSeries> job_;  // rank 0 only
   std::map<int64_t, LayerSeries> layers_;

@@ -26,11 +26,8 @@ class ReportQueue {
   // In the order of their numbers.
   [[nodiscard]] const std::deque<v1::Report>& unacked() const { return unacked_; }
   [[nodiscard]] bool has_unsent() const { return sent_ < unacked_.size(); }
-  [[nodiscard]] int64_t first_unacked() const { return last_sequence_ + 1 - size(); }
 
  private:
-  [[nodiscard]] int64_t size() const { return static_cast<int64_t>(unacked_.size()); }
-
   std::deque<v1::Report> unacked_;
   size_t sent_ = 0;  // of unacked_, on this connection
   int64_t last_sequence_ = 0;

@@ -12,7 +12,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "emoe/v1/worker_control_service.grpc.pb.h"
-#include "worker/report/host_memory.h"
 #include "worker/report/report_queue.h"
 #include "worker/report/session_messages.h"
 #include "worker/report/stop_sources.h"
@@ -20,10 +19,9 @@
 namespace emoe::worker {
 namespace {
 
-using std::chrono::steady_clock;
 using Stream = grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>;
 
-// The coordinator's verdict on this rank, as against a connection that broke.
+// True when the coordinator refuses this rank; false when the connection just broke.
 bool is_refusal(const grpc::Status& status) {
   switch (status.error_code()) {
     case grpc::StatusCode::FAILED_PRECONDITION:  // a newer attempt runs, or the job has ended
@@ -55,10 +53,11 @@ std::shared_ptr<grpc::Channel> make_channel(const std::string& address) {
 
 class SessionClient::Impl {
  public:
-  explicit Impl(Config config)
+  Impl(Config config, Timer& timer)
       : config_(std::move(config)),
-        disconnected_since_(steady_clock::now()),
-        phase_since_(steady_clock::now()),
+        timer_(timer),
+        disconnected_since_(timer.now()),
+        phase_since_(timer.now()),
         thread_([this](const std::stop_token& stop) { run(stop); }) {}
 
   void report(const PlanRecord& plan) {
@@ -75,7 +74,7 @@ class SessionClient::Impl {
   void report(const StepRecord& record) {
     const std::lock_guard lock(mutex_);
     step_ = record.step + 1;
-    push_locked(to_report(record, config_));
+    if (config_.rank == 0) push_locked(to_report(record));
   }
   void report(const EvalRecord& record) { push_of_job(to_report(record)); }
   void report(const CheckpointRecord& record) { push_of_job(to_report(record)); }
@@ -84,11 +83,9 @@ class SessionClient::Impl {
     report(Message{to_string(resume)});
     push_of_job(to_report(resume));
   }
-  void report(const Message& message) {
-    push(to_log_report(message.text, v1::LogMessage::INFO, config_));
-  }
+  void report(const Message& message) { push(to_log_report(message.text, v1::LogMessage::INFO)); }
   void report(const CheckpointFailure& failure) {
-    push(to_log_report(failure.text, v1::LogMessage::WARNING, config_));
+    push(to_log_report(failure.text, v1::LogMessage::WARNING));
   }
   void report(const NonFiniteStep& /*step*/) {}  // ends the run: the End report says it
   void report(const ExpertLoad& /*load*/) {}     // served by this rank's /metrics
@@ -120,11 +117,11 @@ class SessionClient::Impl {
   bool finish(v1::Report end, std::chrono::milliseconds timeout) {
     push(std::move(end));
     std::unique_lock lock(mutex_);
-    const auto deadline = steady_clock::now() + timeout;
-    while (!queue_.empty() && !refused_ && !is_away_locked() && steady_clock::now() < deadline) {
-      const auto given_up = disconnected_since_ ? *disconnected_since_ + config_.reconnect_grace
-                                                : steady_clock::time_point::max();
-      changed_.wait_until(lock, std::min(deadline, given_up));
+    const auto deadline = timer_.now() + timeout;
+    while (!queue_.empty() && !refused_ && !is_away_locked() && timer_.now() < deadline) {
+      const auto given_up =
+          disconnected_since_ ? *disconnected_since_ + config_.reconnect_grace : SteadyTime::max();
+      timer_.wait_until(lock, changed_, {}, std::min(deadline, given_up));
     }
     closing_ = true;
     changed_.notify_all();
@@ -143,14 +140,14 @@ class SessionClient::Impl {
     push_locked(std::move(report));
   }
 
-  // What all ranks know alike: rank 0 says it.
+  // All ranks know it; only rank 0 reports it.
   void push_of_job(v1::Report report) {
     if (config_.rank == 0) push(std::move(report));
   }
 
   void enter_locked(Phase phase) {
     // A heartbeat at once after a long phase, so that the coordinator does not take it for a hang.
-    const auto now = steady_clock::now();
+    const auto now = timer_.now();
     if (now - phase_since_ > config_.heartbeat_interval) heartbeat_due_ = now;
     phase_ = phase;
     phase_since_ = now;
@@ -180,13 +177,20 @@ class SessionClient::Impl {
     }
   }
 
-  // No coordinator is here, nor was one for all the time that it had to come back.
-  bool is_away_locked() const {
-    return disconnected_since_ &&
-           steady_clock::now() - *disconnected_since_ >= config_.reconnect_grace;
+  template <typename Condition>
+  void wait_locked(std::unique_lock<std::mutex>& lock, const std::stop_token& stop,
+                   SteadyTime deadline, const Condition& condition) {
+    while (!condition() && !stop.stop_requested() && timer_.now() < deadline) {
+      timer_.wait_until(lock, changed_, stop, deadline);
+    }
   }
 
-  // A rank that found it away once ends, whoever comes back.
+  // No coordinator is here, nor was one for all the time that it had to come back.
+  bool is_away_locked() const {
+    return disconnected_since_ && timer_.now() - *disconnected_since_ >= config_.reconnect_grace;
+  }
+
+  // Sticky: after one expired grace the rank ends even if the coordinator returns.
   bool grace_is_over_locked() {
     abandoned_ = abandoned_ || is_away_locked();
     return abandoned_;
@@ -201,7 +205,7 @@ class SessionClient::Impl {
       if (closing_ || stop.stop_requested()) return;
       if (std::exchange(welcomed_, false)) {
         pause = config_.backoff_min;
-        disconnected_since_ = steady_clock::now();
+        disconnected_since_ = timer_.now();
         changed_.notify_all();  // finish() counts from here
       }
       if (is_refusal(status)) {
@@ -211,7 +215,7 @@ class SessionClient::Impl {
       }
       log_info("session with %s: %s; trying again in %d ms", config_.address,
                status.ok() ? "closed" : status.error_message(), static_cast<int>(pause.count()));
-      changed_.wait_for(lock, stop, pause, [this] { return closing_; });
+      wait_locked(lock, stop, timer_.now() + pause, [this] { return closing_; });
       pause = std::min(pause * 2, config_.backoff_max);
     }
   }
@@ -222,10 +226,10 @@ class SessionClient::Impl {
     const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
     const std::unique_ptr<Stream> stream = stub->Session(&context);
     v1::WorkerMessage join;
+    *join.mutable_join() = to_join(config_);
     {
       const std::lock_guard lock(mutex_);
       broken_ = false;
-      *join.mutable_join() = to_join(config_, queue_.first_unacked());
     }
     if (stream->Write(join)) {
       const std::jthread reader([this, &stream] { read(*stream); });
@@ -236,14 +240,13 @@ class SessionClient::Impl {
 
   // Until the stream breaks. True when everything was said and the coordinator closed it in turn.
   bool write(Stream& stream, const std::stop_token& stop) {
-    const auto welcome_deadline = steady_clock::now() + config_.welcome_timeout;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait_until(lock, stop, welcome_deadline,
-                          [this] { return welcomed_ || broken_ || closing_; });
+      wait_locked(lock, stop, timer_.now() + config_.welcome_timeout,
+                  [this] { return welcomed_ || broken_ || closing_; });
       if (broken_) return true;  // the status says why
       if (!welcomed_) return false;
-      heartbeat_due_ = steady_clock::now();
+      heartbeat_due_ = timer_.now();
     }
     while (const auto message = next_message(stop)) {
       if (!stream.Write(*message)) return true;
@@ -251,7 +254,8 @@ class SessionClient::Impl {
     stream.WritesDone();
     std::unique_lock lock(mutex_);
     constexpr auto kCloseTimeout = std::chrono::seconds(1);
-    return changed_.wait_for(lock, stop, kCloseTimeout, [this] { return broken_; });
+    wait_locked(lock, stop, timer_.now() + kCloseTimeout, [this] { return broken_; });
+    return broken_;
   }
 
   // The next thing to say, as soon as there is one; nothing when the connection is over.
@@ -264,15 +268,12 @@ class SessionClient::Impl {
         return message;
       }
       if (closing_) return std::nullopt;
-      if (steady_clock::now() >= heartbeat_due_) {
+      if (timer_.now() >= heartbeat_due_) {
         *message.mutable_heartbeat() = heartbeat_locked();
-        heartbeat_due_ = steady_clock::now() + config_.heartbeat_interval;
+        heartbeat_due_ = timer_.now() + config_.heartbeat_interval;
         return message;
       }
-      const auto due = heartbeat_due_;
-      changed_.wait_until(lock, stop, due, [&] {
-        return broken_ || closing_ || queue_.has_unsent() || heartbeat_due_ != due;
-      });
+      timer_.wait_until(lock, changed_, stop, heartbeat_due_);
     }
     return std::nullopt;
   }
@@ -281,9 +282,6 @@ class SessionClient::Impl {
     v1::RankHeartbeat heartbeat;
     heartbeat.set_step(step_);
     heartbeat.set_phase(to_string(phase_));
-    heartbeat.set_seconds_in_phase(
-        std::chrono::duration<double>(steady_clock::now() - phase_since_).count());
-    heartbeat.set_host_rss_bytes(host_rss_bytes());
     heartbeat.set_work_done(work_done_.load(std::memory_order_relaxed));
     if (config_.comm) {
       const CommSnapshot comm = config_.comm();
@@ -329,25 +327,27 @@ class SessionClient::Impl {
   std::mutex mutex_;
   std::condition_variable_any changed_;
   const Config config_;
+  Timer& timer_;
   ReportQueue queue_;
   StopRequest command_ = StopRequest::none;
   std::optional<std::string> refused_;
   bool abandoned_ = false;
-  std::optional<steady_clock::time_point> disconnected_since_;  // nothing while connected
-  bool welcomed_ = false;                                       // on this connection
-  bool broken_ = false;                                         // this connection
-  bool closing_ = false;                                        // finish() was called
+  std::optional<SteadyTime> disconnected_since_;  // nothing while connected
+  bool welcomed_ = false;                         // on this connection
+  bool broken_ = false;                           // this connection
+  bool closing_ = false;                          // finish() was called
   Phase phase_ = Phase::prepare;
   std::string progress_phase_;
-  steady_clock::time_point phase_since_;
-  steady_clock::time_point heartbeat_due_;
+  SteadyTime phase_since_;
+  SteadyTime heartbeat_due_;
   int64_t step_ = 0;
   int64_t steps_planned_ = 0;
   std::atomic<int64_t> work_done_{0};
   std::jthread thread_;  // last: ends before what it uses
 };
 
-SessionClient::SessionClient(Config config) : impl_(std::make_unique<Impl>(std::move(config))) {}
+SessionClient::SessionClient(Config config, Timer& timer)
+    : impl_(std::make_unique<Impl>(std::move(config), timer)) {}
 SessionClient::~SessionClient() = default;
 
 void SessionClient::on(const Event& event) {
@@ -374,9 +374,9 @@ std::string SessionClient::peer_lost_reason() const {
   return impl_->peer_lost_reason();
 }
 
-bool SessionClient::finish(int exit_code, const std::string& message, int64_t steps_done,
+bool SessionClient::finish(int exit_code, const std::string& message,
                            std::chrono::milliseconds timeout) {
-  return impl_->finish(to_end_report(exit_code, message, steps_done), timeout);
+  return impl_->finish(to_end_report(exit_code, message), timeout);
 }
 
 }  // namespace emoe::worker

@@ -7,8 +7,8 @@
 #include <memory>
 #include <string>
 
-#include "base/clock.h"
 #include "worker/report/progress_sink.h"
+#include "worker/report/timer.h"
 
 namespace emoe::worker {
 
@@ -53,7 +53,8 @@ class SessionClient final : public ProgressSink, public StopSource {
     std::filesystem::path unacked_file;
   };
 
-  explicit SessionClient(Config config);
+  // `timer` outlives it.
+  SessionClient(Config config, Timer& timer);
   // Ends the session at once; reports not yet acked are lost (finish() waits for them).
   ~SessionClient() override;
 
@@ -66,11 +67,10 @@ class SessionClient final : public ProgressSink, public StopSource {
   // Why, for people; empty while !peer_lost().
   [[nodiscard]] std::string peer_lost_reason() const;
 
-  // The rank's last words: waits until every report including this one is stored, for `timeout` at
-  // most, and not at all for a coordinator that has been away for `reconnect_grace`. False when that
-  // did not happen, and then the reports lie in Config::unacked_file; or when the coordinator refuses
-  // us, which wants none of them.
-  [[nodiscard]] bool finish(int exit_code, const std::string& message, int64_t steps_done,
+  // Sends the End report and waits until every report is stored, for `timeout` at most, and not at
+  // all for a coordinator that has been away for `reconnect_grace`. False when they were not stored:
+  // then they lie in Config::unacked_file, unless the coordinator refuses this rank and wants none.
+  [[nodiscard]] bool finish(int exit_code, const std::string& message,
                             std::chrono::milliseconds timeout);
 
  private:

@@ -31,15 +31,9 @@ v1::CheckpointInfo to_info(const CheckpointRecord& record) {
 
 }  // namespace
 
-v1::Report to_report(const StepRecord& record, const SessionClient::Config& config) {
+v1::Report to_report(const StepRecord& record) {
   v1::Report report;
-  v1::StepReport& step = *report.mutable_step();
-  step.set_step(record.step);
-  for (const auto& [phase, seconds] : record.phase_seconds) {
-    (*step.mutable_phase_seconds())[to_string(phase)] = seconds;
-  }
-  if (config.rank != 0) return report;
-  v1::StepMetrics& metrics = *step.mutable_metrics();
+  v1::StepMetrics& metrics = *report.mutable_step()->mutable_metrics();
   metrics.set_step(record.step);
   metrics.set_loss(record.loss);
   metrics.set_learning_rate(record.learning_rate);
@@ -47,7 +41,6 @@ v1::Report to_report(const StepRecord& record, const SessionClient::Config& conf
   metrics.set_tokens(record.tokens);
   metrics.set_target_tokens(record.target_tokens);
   metrics.set_seconds(record.seconds);
-  metrics.set_attempt(config.attempt);
   return report;
 }
 
@@ -86,31 +79,26 @@ v1::Report to_report(const MergeRecord& record) {
   return report;
 }
 
-v1::Report to_log_report(const std::string& text, v1::LogMessage::Level level,
-                         const SessionClient::Config& config) {
+v1::Report to_log_report(const std::string& text, v1::LogMessage::Level level) {
   v1::Report report;
   v1::LogMessage& log = *report.mutable_log();
   log.set_level(level);
   log.set_text(to_utf8(text));
-  log.set_rank(config.rank);
-  log.set_attempt(config.attempt);
   return report;
 }
 
-v1::Report to_end_report(int exit_code, const std::string& message, int64_t steps_done) {
+v1::Report to_end_report(int exit_code, const std::string& message) {
   v1::Report report;
   report.mutable_end()->set_exit_code(exit_code);
   report.mutable_end()->set_message(to_utf8(message));
-  report.mutable_end()->set_steps_done(steps_done);
   return report;
 }
 
-v1::Join to_join(const SessionClient::Config& config, int64_t first_unacked) {
+v1::Join to_join(const SessionClient::Config& config) {
   v1::Join join;
   join.set_job_id(config.job_id);
   join.set_attempt(config.attempt);
   join.set_token(config.token);
-  join.set_first_unacked_sequence(first_unacked);
   v1::RankInfo& rank = *join.mutable_rank();
   rank.set_rank(config.rank);
   rank.set_world_size(config.world_size);

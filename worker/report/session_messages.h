@@ -9,17 +9,15 @@
 
 namespace emoe::worker {
 
-// What a rank says, as messages of the wire contract.
-[[nodiscard]] v1::Report to_report(const StepRecord& record, const SessionClient::Config& config);
+// The messages of proto/emoe/v1/report.proto from the worker's own types.
+[[nodiscard]] v1::Report to_report(const StepRecord& record);
 [[nodiscard]] v1::Report to_report(const EvalRecord& record);
 [[nodiscard]] v1::Report to_report(const CheckpointRecord& record);
 [[nodiscard]] v1::Report to_report(const ResumeRecord& resume);
 [[nodiscard]] v1::Report to_report(const MergeRecord& record);
-[[nodiscard]] v1::Report to_log_report(const std::string& text, v1::LogMessage::Level level,
-                                       const SessionClient::Config& config);
-[[nodiscard]] v1::Report to_end_report(int exit_code, const std::string& message,
-                                       int64_t steps_done);
-[[nodiscard]] v1::Join to_join(const SessionClient::Config& config, int64_t first_unacked);
+[[nodiscard]] v1::Report to_log_report(const std::string& text, v1::LogMessage::Level level);
+[[nodiscard]] v1::Report to_end_report(int exit_code, const std::string& message);
+[[nodiscard]] v1::Join to_join(const SessionClient::Config& config);
 
 // Each report after its size as a varint, for Config::unacked_file.
 [[nodiscard]] std::string to_delimited(const std::deque<v1::Report>& reports);

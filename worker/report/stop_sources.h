@@ -12,8 +12,8 @@ namespace emoe::worker {
 // SIGUSR1 (preemption) and, where asked for, SIGINT, of which a second one ends the process at once.
 //
 // Made by main before other threads are (they inherit the signal mask); one at a time. It also
-// unblocks the signals: the local launcher starts ranks with SIGUSR1 blocked, so that one that
-// comes earlier is not lost. The destructor restores what was. poll() from any thread.
+// unblocks the signals: the local launcher starts ranks with SIGUSR1 blocked, so that a signal sent
+// before this object exists is not lost. The destructor restores what was. poll() from any thread.
 class SignalStopSource final : public StopSource {
  public:
   enum class Interrupt { leave_alone, checkpoint_and_stop };  // what SIGINT does

@@ -83,10 +83,10 @@ ExitCode RankSession::run(Task& task) {
   try {
     code = run_in_session(task);
   } catch (const std::exception& error) {
-    reporting_->finish(exit_code_of(error), error.what(), steps_done_);
+    reporting_->finish(exit_code_of(error), error.what());
     throw;
   }
-  reporting_->finish(code, code == ExitCode::done ? "" : "stopped at a step edge", steps_done_);
+  reporting_->finish(code, code == ExitCode::done ? "" : "stopped at a step edge");
   // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
   groups_->all().barrier();
   return code;
@@ -99,7 +99,6 @@ ExitCode RankSession::run_in_session(Task& task) {
   prepare_inputs();
   join_ranks();
   const TaskResult result = task.run(*this);
-  steps_done_ = result.steps_done;
   groups_->all().barrier();
   // A run that is done stays done: its reports are stored, or left for the coordinator to find.
   if (result.finished) return ExitCode::done;

@@ -62,7 +62,6 @@ class RankSession {
   std::optional<Reporting> reporting_;   // its threads read counters_
   std::optional<ContentHasher> hasher_;  // reports its work
   std::optional<Prepared> prepared_;
-  int64_t steps_done_ = 0;
 };
 
 }  // namespace emoe::worker

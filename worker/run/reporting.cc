@@ -117,10 +117,10 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   }
   // A coordinator that is away has this long to come back, at the end of a run as at any time.
   last_words_ = std::max<std::chrono::milliseconds>(kLastWords, config.reconnect_grace);
-  session_ = std::make_unique<SessionClient>(std::move(config));
+  session_ = std::make_unique<SessionClient>(std::move(config), timer_);
 }
 
-void Reporting::finish(ExitCode code, const std::string& message, int64_t steps_done) {
+void Reporting::finish(ExitCode code, const std::string& message) {
   Status written;
   if (files_) written = files_->finish();
   const bool lost = !written.ok() && code == ExitCode::done;
@@ -128,7 +128,7 @@ void Reporting::finish(ExitCode code, const std::string& message, int64_t steps_
   if (session_) {
     const auto patience = code == ExitCode::preempted ? kPreemptedLastWords : last_words_;
     if (!session_->finish(static_cast<int>(final_code),
-                          lost ? std::string(written.message()) : message, steps_done, patience)) {
+                          lost ? std::string(written.message()) : message, patience)) {
       log_warning("the coordinator has not acknowledged this rank's last reports");
     }
   }

@@ -47,7 +47,7 @@ class Reporting {
   // The last words: files are flushed (JobError 74 when that fails and `code` was done), the
   // coordinator is told and has acknowledged, or is gone for as long as it may be: then what it has
   // not is left for it in the attempt's folder.
-  void finish(ExitCode code, const std::string& message, int64_t steps_done);
+  void finish(ExitCode code, const std::string& message);
 
   // The coordinator has refused this rank or stayed away too long: a run that is not done ends with
   // exit code 71.
@@ -65,6 +65,7 @@ class Reporting {
   std::unique_ptr<metrics::HttpExposer> exposer_;  // asks probe_, so gone before it
   std::unique_ptr<FileSink> files_;
   std::unique_ptr<ConsoleSink> console_;
+  SystemTimer timer_;
   std::unique_ptr<SessionClient> session_;
   std::unique_ptr<HoldSink> hold_;
   std::unique_ptr<SignalStopSource> signals_;

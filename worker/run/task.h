@@ -1,14 +1,11 @@
 #pragma once
 
-#include <cstdint>
-
 namespace emoe::worker {
 
 class RankSession;
 
 struct TaskResult {
-  bool finished = false;   // false: stopped as asked, to be continued by another run
-  int64_t steps_done = 0;  // optimiser steps; 0 for a task without
+  bool finished = false;  // false: stopped as asked, to be continued by another run
 };
 
 // What a job does once its ranks are ready: every rank makes the task of its plan and runs it once,

@@ -110,10 +110,9 @@ void publish(Model& model, RankSession& session) {
 TaskResult TrainTask::run(RankSession& session) {
   const auto model =
       make_model(session.plan(), session.prepared(), session.device(), session.progress());
-  const TrainResult result = train(*model, session);
-  const bool finished = result.end == TrainEnd::finished;
+  const bool finished = train(*model, session).end == TrainEnd::finished;
   if (finished && session.is_first()) publish(*model, session);
-  return {.finished = finished, .steps_done = result.steps_done};
+  return {.finished = finished};
 }
 
 }  // namespace emoe::worker

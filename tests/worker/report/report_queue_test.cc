@@ -7,24 +7,22 @@ namespace {
 
 v1::Report step(int64_t number) {
   v1::Report report;
-  report.mutable_step()->set_step(number);
+  report.mutable_step()->mutable_metrics()->set_step(number);
   return report;
 }
 
 TEST(ReportQueue, NumbersFromOneAndForgetsWhatIsAcked) {
   ReportQueue queue;
-  EXPECT_EQ(queue.first_unacked(), 1);
   EXPECT_EQ(queue.next(), nullptr);
   for (int64_t i = 0; i < 3; ++i) queue.push(step(i));
   EXPECT_EQ(queue.next()->sequence(), 1);
   EXPECT_EQ(queue.next()->sequence(), 2);
   queue.ack(1);
-  EXPECT_EQ(queue.first_unacked(), 2);
+  EXPECT_EQ(queue.unacked().front().sequence(), 2);
   EXPECT_EQ(queue.next()->sequence(), 3);
   EXPECT_FALSE(queue.has_unsent());
   queue.ack(3);
   EXPECT_TRUE(queue.empty());
-  EXPECT_EQ(queue.first_unacked(), 4);
   queue.push(step(3));
   EXPECT_EQ(queue.next()->sequence(), 4);
 }

@@ -5,18 +5,13 @@
 
 #include "base/status.h"
 #include "emoe/v1/report.pb.h"
-#include "server/session/types.h"
 
 namespace emoe::server {
-
-// A report as it travels, as the coordinator's plain value. A kind that a newer worker added comes
-// out without a body: it is acknowledged, not understood.
-[[nodiscard]] RankReport report_from_wire(const v1::Report& report);
 
 // The reports a rank left behind because it could not tell them, in order (the format stands in
 // proto/emoe/v1/report.proto). Empty without a file; what a torn write left at its end is no
 // report. DATA_LOSS for something else than reports.
-[[nodiscard]] Result<std::vector<RankReport>> read_left_reports(
+[[nodiscard]] Result<std::vector<v1::Report>> read_left_reports(
     const std::filesystem::path& attempt_dir, int rank);
 
 }  // namespace emoe::server
