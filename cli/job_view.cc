@@ -78,8 +78,13 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
   values.add("created", relative_time(job.create_time(), now));
   values.add("ran for", run_time(job, now));
   add_progress(job, values);
-  if (job.has_eval_first()) values.add("held-out, before", eval_text(job.eval_first()));
-  if (job.has_eval_last()) values.add("held-out, after", eval_text(job.eval_last()));
+  const bool trains = job.resolved_spec().task() != "evaluate";
+  if (trains && job.has_eval_first()) {
+    values.add("held-out, before", eval_text(job.eval_first()));
+  }
+  if (job.has_eval_last()) {
+    values.add(trains ? "held-out, after" : "held-out", eval_text(job.eval_last()));
+  }
   if (job.has_merge()) {
     values.add("merge", merge_text(job.merge()));
     values.add("model", job.merge().model_dir());
@@ -131,7 +136,7 @@ std::string metrics_table(const v1::ListMetricsResponse& metrics, int width) {
                absl::StrFormat("%.3f", step.seconds()), human_count(rate),
                absl::StrCat(step.attempt())});
   }
-  std::string text = steps.render(width);
+  std::string text = metrics.steps_size() == 0 ? "" : steps.render(width);
   if (metrics.evals_size() == 0) return text;
   Table evals({{"AFTER STEPS", true},
                {"HELD-OUT LOSS", true},
@@ -143,7 +148,7 @@ std::string metrics_table(const v1::ListMetricsResponse& metrics, int width) {
                human_number(eval.loss_dense()), human_number(eval.perplexity()),
                absl::StrCat(eval.target_tokens())});
   }
-  return absl::StrCat(text, "\n", evals.render(width));
+  return absl::StrCat(text, text.empty() ? "" : "\n", evals.render(width));
 }
 
 std::string checkpoint_table(const v1::ListCheckpointsResponse& checkpoints, WallTime now,

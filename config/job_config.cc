@@ -10,9 +10,11 @@
 namespace emoe::config {
 namespace {
 
-// Defaults that depend on other keys. They are asked in schema order, so what they look at is
+// Some defaults depend on other keys. They are asked for in schema order, so what they look at is
 // already resolved.
-std::string derived_default(const v1::JobSpec& spec, const std::string& key) {
+std::string default_of(const v1::JobSpec& spec, const FieldRule& rule) {
+  if (!is_used(rule, spec)) return "";
+  const std::string& key = rule.key;
   const bool is_lora = spec.tuning() == "lora";
   if (key == "lora") return is_lora ? "{}" : "";
   if (key == "emoe.layers.every") return spec.emoe().layers().has_start() ? "2" : "";
@@ -20,7 +22,7 @@ std::string derived_default(const v1::JobSpec& spec, const std::string& key) {
   // A wrong word is reported once, where it was written.
   if (key == "export.dtype") return spec.model().dtype() == "float32" ? "float32" : "bfloat16";
   if (key == "export.adapter") return is_lora ? "true" : "false";
-  return "";
+  return rule.fallback;
 }
 
 }  // namespace
@@ -51,8 +53,7 @@ Result<LoadedJob> load_job(const std::filesystem::path& file,
 v1::JobSpec resolve(const v1::JobSpec& spec) {
   v1::JobSpec resolved = spec;
   fill_defaults(
-      job_schema(), [&](const std::string& key) { return derived_default(resolved, key); },
-      resolved);
+      job_schema(), [&](const FieldRule& rule) { return default_of(resolved, rule); }, resolved);
   return resolved;
 }
 

@@ -23,6 +23,9 @@ bool has_path(In in) {
 bool has_init(In in) {
   return in.spec.model().has_init();
 }
+bool is_evaluation(In in) {
+  return in.spec.task() == "evaluate";
+}
 bool uses_emoe(In in) {
   return in.spec.emoe().experts() > 0;
 }
@@ -110,7 +113,7 @@ const JobRules& spec_rules() {
       {"model.init", [](In in) { return has_path(in) && has_init(in); },
        "give model.path or model.init, not both"},
       {"model.path", [](In in) { return !has_path(in) && !has_init(in); },
-       "is required (a Hugging Face folder), or model.init for a random start"},
+       "is required (a Hugging Face folder), or model.init to train from a random start"},
       {"tuning", [](In in) { return !has_path(in) && has_init(in) && in.spec.tuning() == "lora"; },
        "a random start (model.init) has no base to keep frozen; use tuning: full"},
       {"model.init.num_attention_heads", [](In in) { return !heads_fit(in); },
@@ -122,6 +125,8 @@ const JobRules& spec_rules() {
        "must divide num_attention_heads ${model.init.num_attention_heads}, is ${model.init.num_key_value_heads}"},
       {"data.train", [](In in) { return in.spec.task() == "train" && in.spec.data().train().empty(); },
        "is required for task: train"},
+      {"data.eval", [](In in) { return is_evaluation(in) && in.spec.data().eval().empty(); },
+       "is required for task: evaluate"},
       {"lora.targets", [](In in) { return was_before(in.spec.lora().targets(), in.i); },
        "\"${lora.targets}\" is given twice", JobRule::at_each},
       {"emoe.top_k", [](In in) { return uses_emoe(in) && !emoe(in).has_top_k(); },
@@ -143,7 +148,8 @@ const JobRules& spec_rules() {
        "give start and every, or list, not both"},
       {"emoe.layers.list", [](In in) { return uses_emoe(in) && was_before(layers(in).list(), in.i); },
        "layer ${emoe.layers.list} is given twice", JobRule::at_each},
-      {"train.epochs", [](In in) { return in.spec.train().epochs() == 0 && in.spec.train().max_steps() == 0; },
+      {"train.epochs",
+       [](In in) { return !is_evaluation(in) && in.spec.train().epochs() == 0 && in.spec.train().max_steps() == 0; },
        "must be at least 1 unless train.max_steps is above 0"},
       {"parallel.tensor", [](In in) { return !tensor_fits(in); },
        "must divide parallel.ranks ${parallel.ranks}, is ${parallel.tensor}"},
@@ -173,8 +179,8 @@ const JobRules& model_rules() {
 
 const JobRules& unsupported_rules() {
   static const JobRules rows{
-      {"task", [](In in) { return is_one_of(in.spec.task(), {"convert", "evaluate", "analyze"}); },
-       "not supported yet: only task: train is; it also evaluates data.eval and exports a merged model"},
+      {"task", [](In in) { return is_one_of(in.spec.task(), {"convert", "analyze"}); },
+       "not supported yet: train (which also evaluates data.eval and exports a merged model) and evaluate are"},
       {"data.format", [](In in) { return data::find_row_format(in.spec.data().format()) == nullptr; },
        "not supported yet: formats ${row formats} are"},
       {"parallel.tensor", [](In in) { return in.spec.parallel().tensor() > 1; },
@@ -185,7 +191,8 @@ const JobRules& unsupported_rules() {
        "not supported yet: kmeans, random, contiguous and file are"},
       {"emoe.gate", [](In in) { return uses_emoe(in) && emoe(in).gate() == "learned"; },
        "not supported yet: gate: average is (the gate of EMoE)"},
-      {"export.original_order", [](In in) { return !in.spec.export_().original_order(); },
+      {"export.original_order",
+       [](In in) { return in.spec.has_export_() && !in.spec.export_().original_order(); },
        "not supported yet: use original_order: true, the neuron order of the base model"},
       {"evaluate", [](In in) { return in.spec.has_evaluate(); },
        "not supported yet: remove it; data.eval gives losses and perplexity on held-out rows"},

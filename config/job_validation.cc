@@ -52,6 +52,18 @@ void check_rules(const JobRules& rules, RuleInput in, const KeyReporter& report)
   }
 }
 
+// A key that the task does not use would be ignored, and somebody meant something by it. An empty
+// text means nothing.
+void check_used(const v1::JobSpec& spec, const KeyReporter& report) {
+  for (const FieldRule& rule : job_schema()) {
+    const FieldAt at = find_field(spec, rule.key);
+    if (is_used(rule, spec) || !at.present()) continue;
+    const bool is_text = at.field->cpp_type() == FieldDescriptor::CPPTYPE_STRING;
+    if (is_text && at.message->GetReflection()->GetString(*at.message, at.field).empty()) continue;
+    report(rule.key, absl::StrCat("is not used by task: ", spec.task(), "; leave it out"));
+  }
+}
+
 ModelShape shape_of(const v1::ModelInit& init) {
   return {.num_hidden_layers = init.num_hidden_layers(),
           .intermediate_size = init.intermediate_size(),
@@ -62,6 +74,7 @@ ModelShape shape_of(const v1::ModelInit& init) {
 
 void validate(const v1::JobSpec& resolved, const KeyLocations& locations,
               Diagnostics& diagnostics) {
+  check_used(resolved, KeyReporter(locations, diagnostics));
   check_rows(job_schema(), resolved, locations, diagnostics);
   check_rules(spec_rules(), {.spec = resolved}, KeyReporter(locations, diagnostics));
   if (resolved.model().has_init()) {

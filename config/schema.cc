@@ -12,15 +12,16 @@ constexpr double kYear = 365.0 * 86'400;
 
 // clang-format off
 const Schema& job_rows() {
-  // Defaults that depend on other keys (learning_rate, export.dtype, …) are in derived_default() of
+  // Defaults that depend on other keys (learning_rate, export.dtype, …) are in default_of() of
   // job_config.cc.
   static const Schema rows{
       {.key = "name", .fallback = "\"\"", .max_bytes = 128},
-      {.key = "task", .fallback = "train", .words = {"train", "convert", "evaluate", "analyze"}},
+      {.key = "task", .fallback = "train", .words = {"train", "evaluate", "convert", "analyze"}},
+      {.key = "adapter", .fallback = "\"\"", .task = "evaluate", .path = true},
       {.key = "model", .fallback = "{}"},
       {.key = "model.path", .path = true},
       {.key = "model.dtype", .fallback = "bfloat16", .words = kDtypes},
-      {.key = "model.init"},
+      {.key = "model.init", .task = "train"},
       {.key = "model.init.hidden_size", .low = at_least(1), .high = at_most(1 << 20), .required = true},
       {.key = "model.init.intermediate_size", .low = at_least(1), .high = at_most(1 << 22), .required = true},
       {.key = "model.init.num_hidden_layers", .low = at_least(1), .high = at_most(4096), .required = true},
@@ -34,16 +35,16 @@ const Schema& job_rows() {
       {.key = "model.init.tokenizer", .required = true, .path = true},
       {.key = "model.init.seed", .fallback = "42", .low = at_least(0)},
       {.key = "data", .fallback = "{}"},
-      {.key = "data.train", .path = true},
+      {.key = "data.train", .task = "train", .path = true},
       {.key = "data.eval", .fallback = "\"\"", .path = true},
       {.key = "data.format", .fallback = "alpaca", .words = {"alpaca", "chat", "completion", "text"}},
       {.key = "data.max_length", .fallback = "512", .low = at_least(2), .high = at_most(1 << 24)},
       {.key = "data.train_on_prompt", .fallback = "false"},
       {.key = "data.packing", .fallback = "true"},
-      {.key = "data.shuffle", .fallback = "true"},
-      {.key = "data.fraction", .fallback = "1.0", .low = above(0), .high = at_most(1)},
-      {.key = "tuning", .fallback = "lora", .words = {"lora", "full"}},
-      {.key = "lora"},
+      {.key = "data.shuffle", .fallback = "true", .task = "train"},
+      {.key = "data.fraction", .fallback = "1.0", .task = "train", .low = above(0), .high = at_most(1)},
+      {.key = "tuning", .fallback = "lora", .task = "train", .words = {"lora", "full"}},
+      {.key = "lora", .task = "train"},
       {.key = "lora.rank", .fallback = "8", .low = at_least(1), .high = at_most(65536)},
       {.key = "lora.alpha", .fallback = "16.0", .low = above(0), .high = at_most(1e6)},
       {.key = "lora.dropout", .fallback = "0.05", .low = at_least(0), .high = below(1)},
@@ -63,7 +64,7 @@ const Schema& job_rows() {
       {.key = "emoe.partition.path", .fallback = "\"\"", .path = true},
       {.key = "emoe.selector", .fallback = "top", .words = {"top", "bottom", "not_top"}},
       {.key = "emoe.gate", .fallback = "average", .words = {"average", "learned"}},
-      {.key = "optimizer", .fallback = "{}"},
+      {.key = "optimizer", .fallback = "{}", .task = "train"},
       {.key = "optimizer.learning_rate", .low = above(0)},
       {.key = "optimizer.schedule", .fallback = "cosine", .words = {"cosine", "linear", "constant"}},
       {.key = "optimizer.warmup_ratio", .fallback = "0.03", .low = at_least(0), .high = below(1)},
@@ -73,23 +74,23 @@ const Schema& job_rows() {
       {.key = "optimizer.beta2", .fallback = "0.999", .low = at_least(0), .high = below(1)},
       {.key = "optimizer.epsilon", .fallback = "1.0e-8", .low = above(0)},
       {.key = "train", .fallback = "{}"},
-      {.key = "train.epochs", .fallback = "3", .low = at_least(0), .high = at_most(1e6)},
-      {.key = "train.max_steps", .fallback = "0", .low = at_least(0), .high = at_most(kMaxCount)},
-      {.key = "train.global_batch", .fallback = "128", .low = at_least(1), .high = at_most(1 << 24)},
-      {.key = "train.drop_last", .fallback = "true"},
-      {.key = "train.loss_reduction", .fallback = "token", .words = {"token", "example"}},
-      {.key = "train.seed", .fallback = "42", .low = at_least(0)},
-      {.key = "train.eval_every", .fallback = "0", .low = at_least(0), .high = at_most(kMaxCount)},
-      {.key = "train.log_every", .fallback = "1", .low = at_least(1), .high = at_most(kMaxCount)},
+      {.key = "train.epochs", .fallback = "3", .task = "train", .low = at_least(0), .high = at_most(1e6)},
+      {.key = "train.max_steps", .fallback = "0", .task = "train", .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "train.global_batch", .fallback = "128", .task = "train", .low = at_least(1), .high = at_most(1 << 24)},
+      {.key = "train.drop_last", .fallback = "true", .task = "train"},
+      {.key = "train.loss_reduction", .fallback = "token", .task = "train", .words = {"token", "example"}},
+      {.key = "train.seed", .fallback = "42", .task = "train", .low = at_least(0)},
+      {.key = "train.eval_every", .fallback = "0", .task = "train", .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "train.log_every", .fallback = "1", .task = "train", .low = at_least(1), .high = at_most(kMaxCount)},
       {.key = "train.micro_batch_tokens", .fallback = "0", .low = at_least(0), .high = at_most(kMaxCount)},
-      {.key = "checkpoint", .fallback = "{}"},
+      {.key = "checkpoint", .fallback = "{}", .task = "train"},
       {.key = "checkpoint.every_steps", .fallback = "50", .low = at_least(0), .high = at_most(kMaxCount)},
       {.key = "checkpoint.keep", .fallback = "3", .low = at_least(1), .high = at_most(1e6)},
       {.key = "parallel", .fallback = "{}"},
       {.key = "parallel.ranks", .fallback = "1", .low = at_least(1), .high = at_most(65536)},
       {.key = "parallel.tensor", .fallback = "1", .low = at_least(1), .high = at_most(65536)},
       {.key = "parallel.shard_base", .fallback = "false"},
-      {.key = "export", .fallback = "{}"},
+      {.key = "export", .fallback = "{}", .task = "train"},
       {.key = "export.dtype", .words = kDtypes},
       {.key = "export.merged", .fallback = "true"},
       {.key = "export.adapter"},
@@ -154,6 +155,11 @@ const Schema& coordinator_rows() {
 
 const Schema& job_schema() {
   return job_rows();
+}
+
+bool is_used(const FieldRule& rule, const v1::JobSpec& spec) {
+  const std::string task = spec.task() == "evaluate" ? "evaluate" : "train";
+  return rule.task.empty() || rule.task == task;
 }
 
 const Schema& coordinator_schema() {

@@ -21,7 +21,7 @@ Result<v1::CoordinatorConfig> parse_coordinator_config(const std::string& yaml,
   }
   apply_overrides(overrides, locations, diagnostics, config);
   fill_defaults(
-      coordinator_schema(), [](const std::string&) { return std::string(); }, config);
+      coordinator_schema(), [](const FieldRule& rule) { return rule.fallback; }, config);
   check_rows(coordinator_schema(), config, locations, diagnostics);
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
   return config;

@@ -46,12 +46,11 @@ int entries(const Message& root, const std::string& key) {
   return at.message == nullptr ? 0 : at.message->GetReflection()->FieldSize(*at.message, at.field);
 }
 
-void fill_defaults(const Schema& schema, const DerivedDefault& derive, Message& message) {
+void fill_defaults(const Schema& schema, const DefaultOf& default_of, Message& message) {
   for (const FieldRule& rule : schema) {
     const FieldAt at = find_field(message, rule.key);
     if (at.message == nullptr || at.present()) continue;
-    std::string fallback = derive(rule.key);
-    if (fallback.empty()) fallback = rule.fallback;
+    const std::string fallback = default_of(rule);
     if (fallback.empty()) continue;
     KeyLocations unused;
     Diagnostics diagnostics;

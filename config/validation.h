@@ -43,10 +43,10 @@ void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locatio
 void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape,
                             const KeyLocations& locations, Diagnostics& diagnostics);
 
-// Fills absent fields with their defaults, in the order of the schema. `derive` may give a default
-// (as YAML) that depends on other keys; an empty text leaves it to the row.
-using DerivedDefault = std::function<std::string(const std::string& key)>;
-void fill_defaults(const Schema& schema, const DerivedDefault& derive,
+// Fills absent fields, in the order of the schema, with what `default_of` says (as YAML); an empty
+// text leaves the field absent.
+using DefaultOf = std::function<std::string(const FieldRule& rule)>;
+void fill_defaults(const Schema& schema, const DefaultOf& default_of,
                    google::protobuf::Message& message);
 
 // Ranges, allowed words, required keys, lengths: what the rows say.

@@ -6,9 +6,10 @@ namespace emoe::server {
 
 bool reported_success(const v1::Job& job, const AttemptRecord& attempt) {
   if (attempt.end_code != 0) return false;
-  const v1::Export& wanted = job.resolved_spec().export_();
-  const bool owes_model = job.resolved_spec().has_export_() && wanted.merged();
-  return !owes_model || (job.has_merge() && (job.merge().verified() || !wanted.verify()));
+  const v1::JobSpec& spec = job.resolved_spec();
+  if (spec.task() == "evaluate") return job.has_eval_last();
+  const v1::Export& wanted = spec.export_();
+  return !wanted.merged() || (job.has_merge() && (job.merge().verified() || !wanted.verify()));
 }
 
 AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,

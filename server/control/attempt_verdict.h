@@ -11,7 +11,8 @@ namespace emoe::server {
 
 // Puts together what the launcher saw, what the ranks said and what the coordinator found. Pure.
 
-// Rank 0 reported a good end, and the merged model it owed was published and verified.
+// Rank 0 reported a good end, and what the task owes: of train the merged model, published and
+// verified, if one is wanted; of evaluate the losses.
 [[nodiscard]] bool reported_success(const v1::Job& job, const AttemptRecord& attempt);
 
 [[nodiscard]] AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,

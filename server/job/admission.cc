@@ -16,6 +16,8 @@
 #include "config/validation.h"
 #include "data/read_rows.h"
 #include "format/llama_config.h"
+#include "format/peft_config.h"
+#include "format/safetensors_header.h"
 #include "format/tensor_table.h"
 #include "format/tokenizer_file.h"
 #include "format/weight_headers.h"
@@ -187,6 +189,12 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   if (paths.usable("model.init.tokenizer")) {
     add_problems("model.init.tokenizer",
                  tokenizer_file(resolved.model().init().tokenizer()).status(), diagnostics);
+  }
+  if (paths.usable("adapter")) {
+    const fs::path folder = resolved.adapter();
+    add_problems("adapter", read_peft_config(folder).status(), diagnostics);
+    add_problems("adapter", read_safetensors_header(folder / kPeftTensorFile).status(),
+                 diagnostics);
   }
   check_data(resolved, paths, diagnostics);
   return resolved;

@@ -87,6 +87,20 @@ TEST(JobView, NothingOfAJobIsCut) {
   EXPECT_EQ(found, 2u) << text;  // of the job and of its attempt
 }
 
+TEST(JobView, AnEvaluationHasOneResultAndNoSteps) {
+  v1::Job job;
+  job.mutable_resolved_spec()->set_task("evaluate");
+  job.mutable_eval_first()->set_loss_dense(2.0);
+  job.mutable_eval_last()->set_loss_dense(2.0);
+  const std::string text = job_text(job, kNow, 0);
+  EXPECT_NE(text.find("held-out: "), std::string::npos) << text;
+  EXPECT_EQ(text.find("held-out, "), std::string::npos) << text;
+  v1::ListMetricsResponse metrics;
+  metrics.add_evals()->set_perplexity(12.0);
+  const std::string table = metrics_table(metrics, 0);
+  EXPECT_TRUE(table.starts_with("AFTER STEPS")) << table;
+}
+
 TEST(JobView, MetricsCheckpointsAndServer) {
   v1::ListMetricsResponse metrics;
   EXPECT_EQ(metrics_table(metrics, 0), "no steps yet\n");

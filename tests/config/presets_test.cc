@@ -52,11 +52,12 @@ TEST_F(Presets, EveryFileLoadsResolvesAndIsValid) {
       names.insert(name);
     }
   }
-  EXPECT_EQ(names, (std::set<std::string>{"llama2-7b-lora.yaml", "llama2-7b-emoe-64-16.yaml",
-                                          "llama2-7b-emoe-64-32.yaml", "llama-30b-lora.yaml",
-                                          "llama-30b-emoe-256-64.yaml", "llama2-7b-full.yaml",
-                                          "llama2-7b-emoe-full.yaml", "demo/lora.yaml",
-                                          "demo/emoe-lora.yaml", "demo/emoe-full.yaml"}));
+  EXPECT_EQ(names,
+            (std::set<std::string>{
+                "llama2-7b-lora.yaml", "llama2-7b-emoe-64-16.yaml", "llama2-7b-emoe-64-32.yaml",
+                "llama-30b-lora.yaml", "llama-30b-emoe-256-64.yaml", "llama2-7b-full.yaml",
+                "llama2-7b-emoe-full.yaml", "llama2-7b-evaluate.yaml", "demo/lora.yaml",
+                "demo/emoe-lora.yaml", "demo/emoe-full.yaml"}));
 }
 
 // The recipes of arXiv 2310.10908.
@@ -155,7 +156,8 @@ TEST_F(Presets, TheBaseModelsRecipe) {
 // Every section and key of the job spec's published form, in every notation it is written in.
 TEST(Contract, AFileWithEveryKeyReads) {
   const auto job = read_job(R"(name: every-key
-task: train                  # train | convert | evaluate | analyze
+task: train                  # train | evaluate | convert | analyze
+adapter: ""
 model: {path: models/some-llama, dtype: float32}
 data:
   train: rows.jsonl

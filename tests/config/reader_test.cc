@@ -127,7 +127,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"name: a\nname: b", "job.yaml:2: name: given twice, first at job.yaml:1"},
         Case{"[a, b]", "expected a mapping of keys, got a list"},
         Case{"just text", "expected a mapping of keys, got the text"},
-        Case{"zebra: 1", "unknown key; known here: name, task, model"},
+        Case{"zebra: 1", "unknown key; known here: name, task, adapter, model"},
         Case{"? [a]\n: b", "unknown key"}, Case{"name: [", "not valid YAML"},
         Case{"\tname: a", "not valid YAML"},
         Case{"task: a\nname: \x04", "job.yaml:2: control character 0x04"},

@@ -204,6 +204,40 @@ TEST(ModelRules, DivisorsLayersAndLength) {
                  "emoe.layers.start: no layer 5");
 }
 
+TEST(Tasks, AnEvaluationNeedsRowsHeldOutAndNoneToTrainOn) {
+  const std::string good = "task: evaluate\nmodel: {path: /m}\ndata: {eval: /d.json}\n";
+  EXPECT_TRUE(rule_problems(good).empty()) << joined(rule_problems(good));
+  Diagnostics unsupported;
+  reject_unsupported(resolve(read_job(good, "j", {})->spec), {}, unsupported);
+  EXPECT_TRUE(unsupported.empty()) << unsupported.to_status();
+  EXPECT_TRUE(rule_problems(good + "adapter: /a\ntrain: {micro_batch_tokens: 64}\n").empty());
+  const auto lines = rule_problems("task: evaluate\nmodel: {path: /m}");
+  EXPECT_EQ(lines.size(), 1u) << joined(lines);
+  EXPECT_PROBLEM(lines, "data.eval: is required for task: evaluate");
+}
+
+TEST(Tasks, WhatTheTaskDoesNotUseIsRefusedWhereItWasWritten) {
+  const auto lines = rule_problems(R"(task: evaluate
+model: {path: /m}
+data: {train: /t.json, eval: /d.json, fraction: 0.5}
+tuning: lora
+lora: {rank: 0}
+optimizer: {}
+train: {epochs: 3, micro_batch_tokens: 64}
+checkpoint: {every_steps: 5}
+export: {merged: false}
+)");
+  EXPECT_EQ(lines.size(), 8u) << joined(lines);
+  for (const char* place : {"3: data.train", "3: data.fraction", "4: tuning", "5: lora",
+                            "6: optimizer", "7: train.epochs", "8: checkpoint", "9: export"}) {
+    EXPECT_PROBLEM(
+        lines, std::string("job.yaml:") + place + ": is not used by task: evaluate; leave it out");
+  }
+  EXPECT_PROBLEM(rule_problems(kGood, {"adapter=/a"}),
+                 "--set: adapter: is not used by task: train; leave it out");
+  EXPECT_TRUE(rule_problems(kGood, {"adapter="}).empty()) << "an empty text is none";
+}
+
 TEST(ConvertedLayers, StartEveryAndList) {
   const auto layers = [](const std::string& emoe, int64_t n) {
     return converted_layers(resolve(read_job("emoe: " + emoe, "j", {})->spec), n);
@@ -216,10 +250,10 @@ TEST(ConvertedLayers, StartEveryAndList) {
 }
 
 TEST(Unsupported, EachSaysWhatWorksInstead) {
-  const auto job = read_job(
-      kEmoe, "job.yaml",
-      {"task=evaluate", "data.format=chat", "parallel.tensor=2", "parallel.shard_base=true",
-       "emoe.partition.method=coactivation", "emoe.gate=learned", "evaluate.path=x"});
+  const auto job =
+      read_job(kEmoe, "job.yaml",
+               {"task=convert", "data.format=chat", "parallel.tensor=2", "parallel.shard_base=true",
+                "emoe.partition.method=coactivation", "emoe.gate=learned", "evaluate.path=x"});
   ASSERT_TRUE(job.ok()) << job.status();
   Diagnostics diagnostics;
   reject_unsupported(resolve(job->spec), job->locations, diagnostics);

@@ -132,6 +132,38 @@ resources:
 )");
 }
 
+// An evaluation's spec has the defaults of the keys it uses, and no others.
+TEST(Resolve, ATaskHasTheKeysItUses) {
+  const auto job =
+      read_job("task: evaluate\nmodel: {path: /m}\ndata: {eval: /d.json}", "job.yaml", {});
+  ASSERT_TRUE(job.ok());
+  EXPECT_EQ(to_yaml(resolve(job->spec)), R"(name: ""
+task: evaluate
+adapter: ""
+model:
+  path: /m
+  dtype: bfloat16
+data:
+  eval: /d.json
+  format: alpaca
+  max_length: 512
+  train_on_prompt: false
+  packing: true
+train:
+  micro_batch_tokens: 0
+parallel:
+  ranks: 1
+  tensor: 1
+  shard_base: false
+resources:
+  device: auto
+  max_runtime: 0s
+  priority: 0
+  max_attempts: 3
+  threads_per_rank: 0
+)");
+}
+
 TEST(Resolve, DefaultsFollowOtherKeys) {
   const auto spec = resolve(read_job("tuning: full\nmodel: {path: m, dtype: float32}\n"
                                      "emoe: {experts: 4, top_k: 2, layers: {start: 1}}",

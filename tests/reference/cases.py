@@ -2,6 +2,7 @@
 import hashlib
 import json
 import pathlib
+import shutil
 import struct
 
 import yaml
@@ -84,6 +85,16 @@ class Case:
         if "experts" in c:
             spec["emoe"] = self.emoe(folder)
         return spec
+
+    def evaluation(self, folder):
+        """A job that evaluates the golden result of a training case: its adapter on the base, or its model."""
+        spec = tools.as_evaluation(self.job(folder))
+        if "lora" in self.config:
+            return {**spec, "adapter": str(self.folder / "final_adapter")}
+        model = pathlib.Path(shutil.copytree(self.path("model"), pathlib.Path(folder) / "final"))
+        shutil.copy(self.folder / "final" / "model.safetensors", model)
+        emoe = self.emoe(folder, model=model) if "experts" in self.config else None
+        return tools.changed(spec, model__path=str(model), emoe=emoe)
 
     def emoe(self, folder, selector=None, model=None):
         """The emoe section of a case, its labels written as a partition folder for `model` (the case's own by default)."""

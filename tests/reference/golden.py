@@ -71,6 +71,14 @@ class Runner:
         for configuration in self.configurations:
             self.step(case, describe(configuration), lambda folder, c=configuration: self.train(case, folder, c))
         self.step(case, "step 0", lambda folder: self.first_step(case, folder))
+        for ranks in (None, 2):
+            self.step(case, f"task: evaluate, {ranks or 1} rank{'s' if ranks else ''}",
+                      lambda folder, ranks=ranks: self.evaluate(case, folder, ranks))
+
+    def evaluate(self, case, folder, ranks):
+        spec = tools.changed(case.evaluation(folder), parallel__ranks=ranks or 1, data__packing=ranks is not None)
+        row, = tools.read_lines(tools.run_job(folder, spec, ranks=ranks) / "eval.jsonl")
+        return {"evaluation loss": compare.evaluation(row, case.result["eval_final"])}
 
     def train(self, case, folder, configuration):
         ranks, packing, micro = configuration

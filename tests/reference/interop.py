@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from transformers import LlamaForCausalLM
 
 import emoe_tools as tools
+from make_fixtures import example_of, token_losses
 
 ROWS = str(tools.FIXTURES / "rows.json")
 TEXT = "The cat sits on the mat. Count from 1 to 5."
@@ -82,6 +83,23 @@ def test_adapter_loads_in_peft_on_the_original_base(finished):
     assert np.abs(with_adapter - ours).max() < LOGITS_TOLERANCE
     merged = their_logits(stock(finished.model), finished.ids)
     assert np.abs(with_adapter - merged).max() < LOGITS_TOLERANCE, "PEFT's adapter and our merge are two models"
+
+
+def test_evaluation_is_that_of_transformers_and_peft(finished):
+    """task: evaluate on what came out, mask off: the mean over target tokens, row by row, without a batch."""
+    spec = tools.as_evaluation(tools.tiny_job(data__eval=ROWS), model__path=str(finished.model))
+    theirs = stock(finished.model)
+    if finished.adapter.exists():
+        spec = tools.changed(spec, model__path=str(tools.TINY), adapter=str(finished.adapter))
+        theirs = PeftModel.from_pretrained(stock(tools.TINY), finished.adapter).eval()
+    row, = tools.read_lines(tools.run_job(finished.folder / "evaluation", spec) / "eval.jsonl")
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tools.TINY / "tokenizer.model"))
+    examples = [example_of(tokenizer, r, 128) for r in tools.read_json(ROWS)]
+    with torch.no_grad():
+        losses = torch.cat([token_losses(theirs, e) for e in examples if e[1] < len(e[0])]).double()
+    assert row["target_tokens"] == len(losses)
+    assert row["loss"] == row["loss_dense"] and abs(row["loss"] - losses.mean().item()) < 1e-5 * row["loss"]
+    assert row["perplexity"] == pytest.approx(np.exp(row["loss_dense"]), rel=1e-12)
 
 
 def test_our_merge_is_peft_merge(finished):

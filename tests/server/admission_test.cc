@@ -215,6 +215,30 @@ TEST_F(AdmissionTest, ABatchNeedsItsRows) {
   EXPECT_EQ(problems(spec), Fields{"train.global_batch"});
 }
 
+TEST_F(AdmissionTest, AnEvaluationNeedsHeldOutRowsAndAnAdapterThatCanBeRead) {
+  v1::JobSpec spec;
+  spec.set_task("evaluate");
+  spec.mutable_model()->set_path((dir_ / "model").string());
+  spec.mutable_data()->set_max_length(64);
+  EXPECT_EQ(problems(spec), Fields{"data.eval"});
+  spec.mutable_data()->set_eval((dir_ / "train.jsonl").string());
+  EXPECT_EQ(problems(spec), Fields{}) << reasons_;
+  EXPECT_FALSE(resolved_.has_export_() || resolved_.has_optimizer());
+
+  spec.set_adapter((dir_ / "adapter").string());
+  EXPECT_EQ(problems(spec), Fields{"adapter"});
+  std::filesystem::create_directories(dir_ / "adapter");
+  EXPECT_EQ(problems(spec), (Fields{"adapter", "adapter"})) << "neither of its files";
+  const auto config = dir_ / "adapter/adapter_config.json";
+  std::ofstream(config) << R"({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]})";
+  testing::write_bytes(dir_ / "adapter/adapter_model.safetensors",
+                       std::string("\x02\0\0\0\0\0\0\0{}", 10));
+  EXPECT_EQ(problems(spec), Fields{}) << reasons_;
+  std::ofstream(config) << R"({"peft_type": "LORA", "r": 0, "target_modules": ["q_proj"]})";
+  EXPECT_EQ(problems(spec), Fields{"adapter"});
+  EXPECT_NE(reasons_.find("adapter_config.json: r: is 0"), std::string::npos) << reasons_;
+}
+
 TEST_F(AdmissionTest, RootsThatCannotBeResolvedAllowNothing) {
   const v1::JobSpec spec = small_spec(dir_.path());
   std::filesystem::create_symlink(dir_ / "loop", dir_ / "loop");

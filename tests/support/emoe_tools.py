@@ -102,6 +102,13 @@ def tiny_job(**changes):
     return changed(spec, **changes)
 
 
+def as_evaluation(spec, **changes):
+    """The task: evaluate with what a training job and an evaluation have in common."""
+    common = {key: spec[key] for key in ("name", "model", "data", "emoe", "parallel", "resources") if key in spec}
+    data = {key: value for key, value in spec["data"].items() if key not in ("train", "shuffle", "fraction")}
+    return changed({**common, "task": "evaluate", "data": data}, **changes)
+
+
 TINY_EMOE = {"experts": 8, "top_k": 3, "layers": {"list": [0, 2]},
              "partition": {"method": "kmeans", "restarts": 2, "seed": 0}, "selector": "top"}
 ALL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <vector>
 
 #include "worker/batching/micro_batches.h"
@@ -10,13 +12,21 @@
 
 namespace emoe::worker {
 
+struct EvaluationOptions {
+  MicroBatchOptions micro_batches;
+  int64_t step = 0;  // EvalRecord::step
+  // Asked on every rank before each micro-batch; all ranks stop when one answers true. Empty: they
+  // evaluate to the end, and need not agree in between.
+  std::function<bool()> stop;
+};
+
 // Token-mean cross-entropy of `rows` as trained (mask on) and dense (mask off; one pass where the
-// model is dense). Collective: each rank of `host` takes its share of the rows and the double sums are added,
-// so the result is the same on all ranks, and at any number of ranks to 1e-7.
-// `progress` hears of each micro-batch that is done. EvalRecord::step is `step`. Throws
+// model is dense). Collective: each rank of `host` takes its share of the rows and the
+// double sums are added, so the result is the same on all ranks, and at any number of ranks to 1e-7.
+// `progress` hears of each micro-batch that is done. Nothing is returned after a stop. Throws
 // NonFiniteError where the loss is not finite, std::invalid_argument when no row has a target.
-[[nodiscard]] EvalRecord evaluate(Model& model, const std::vector<Row>& rows, HostGroup& host,
-                                  const MicroBatchOptions& options, ProgressSink& progress,
-                                  int64_t step);
+[[nodiscard]] std::optional<EvalRecord> evaluate(Model& model, const std::vector<Row>& rows,
+                                                 HostGroup& host, ProgressSink& progress,
+                                                 const EvaluationOptions& options);
 
 }  // namespace emoe::worker

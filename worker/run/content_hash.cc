@@ -129,11 +129,13 @@ Result<ContentHashes> hash_inputs(const JobPlan& plan, ContentHasher& hasher) {
   }
   EMOE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer_file(plan.model.tokenizer));
   EMOE_ASSIGN_OR_RETURN(hashes.tokenizer, hasher.file(tokenizer));
-  EMOE_ASSIGN_OR_RETURN(hashes.train, hasher.file(plan.train_data.file));
+  if (plan.train() != nullptr) {
+    EMOE_ASSIGN_OR_RETURN(hashes.train, hasher.file(plan.train()->data.file));
+  }
   if (plan.eval_data) {
     EMOE_ASSIGN_OR_RETURN(hashes.eval, hasher.file(plan.eval_data->file));
   }
-  if (const auto& adapter = plan.tuning.init_adapter; !adapter.empty()) {
+  if (const auto& adapter = plan.adapter; !adapter.empty()) {
     EMOE_ASSIGN_OR_RETURN(
         hashes.adapter,
         hash_together({adapter / kPeftConfigFile, adapter / kPeftTensorFile}, hasher));

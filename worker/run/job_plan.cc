@@ -69,17 +69,15 @@ JobPlan::Model model_of(const v1::JobSpec& spec, LlamaConfig config) {
   return model;
 }
 
-JobPlan::Tuning tuning_of(const v1::JobSpec& spec) {
-  JobPlan::Tuning tuning;
-  tuning.full = spec.tuning() == "full";
-  if (tuning.full) return tuning;
-  tuning.lora.rank = spec.lora().rank();
-  tuning.lora.alpha = spec.lora().alpha();
-  tuning.lora.dropout = spec.lora().dropout();
-  tuning.lora.targets.assign(spec.lora().targets().begin(), spec.lora().targets().end());
-  tuning.lora.seed = spec.train().seed();
-  tuning.init_adapter = spec.lora().init_adapter();
-  return tuning;
+LoraOptions lora_of(const v1::JobSpec& spec) {
+  LoraOptions lora;
+  if (spec.tuning() == "full") return lora;
+  lora.rank = spec.lora().rank();
+  lora.alpha = spec.lora().alpha();
+  lora.dropout = spec.lora().dropout();
+  lora.targets.assign(spec.lora().targets().begin(), spec.lora().targets().end());
+  lora.seed = spec.train().seed();
+  return lora;
 }
 
 DatasetOptions dataset_of(const v1::JobSpec& spec, const std::string& key, const std::string& file,
@@ -96,8 +94,12 @@ DatasetOptions dataset_of(const v1::JobSpec& spec, const std::string& key, const
 
 // A forward pass of about this many tokens keeps the matrix products busy while its activations
 // stay small.
-int64_t default_micro_batch_tokens(const v1::JobSpec& spec) {
-  return std::max(4096, spec.data().max_length());
+constexpr int32_t kMicroBatchTokens = 4096;
+
+MicroBatchOptions micro_batches_of(const v1::JobSpec& spec) {
+  const int32_t wanted = spec.train().micro_batch_tokens();
+  return {.max_tokens = wanted > 0 ? wanted : std::max(kMicroBatchTokens, spec.data().max_length()),
+          .packing = spec.data().packing()};
 }
 
 TrainOptions train_of(const v1::JobSpec& spec) {
@@ -110,10 +112,7 @@ TrainOptions train_of(const v1::JobSpec& spec) {
                    .seed = spec.train().seed()};
   train.loss_reduction =
       spec.train().loss_reduction() == "example" ? LossReduction::example : LossReduction::token;
-  train.micro_batches.max_tokens = spec.train().micro_batch_tokens() > 0
-                                       ? spec.train().micro_batch_tokens()
-                                       : default_micro_batch_tokens(spec);
-  train.micro_batches.packing = spec.data().packing();
+  train.micro_batches = micro_batches_of(spec);
   const v1::Optimizer& optimizer = spec.optimizer();
   train.adamw = {.beta1 = optimizer.beta1(),
                  .beta2 = optimizer.beta2(),
@@ -130,15 +129,23 @@ TrainOptions train_of(const v1::JobSpec& spec) {
   return train;
 }
 
-JobPlan::Export export_of(const v1::JobSpec& spec) {
+TrainPlan::Export export_of(const v1::JobSpec& spec) {
   return {.bfloat16 = spec.export_().dtype() == "bfloat16",
           .merged = spec.export_().merged(),
           .adapter = spec.export_().adapter() && spec.tuning() == "lora",
           .verify = spec.export_().verify()};
 }
 
-// The spec reduced to the keys that influence the trained weights. Input files are compared by hash,
-// see content_hash.h.
+TrainPlan train_plan_of(const v1::JobSpec& spec) {
+  return {.full = spec.tuning() == "full",
+          .lora = lora_of(spec),
+          .data = dataset_of(spec, "data.train", spec.data().train(), spec.data().fraction()),
+          .options = train_of(spec),
+          .export_model = export_of(spec)};
+}
+
+// The spec reduced to the keys that influence the run's numbers by more than rounding. Input files
+// are compared by content, see content_hash.h.
 std::string identity_of_spec(v1::JobSpec spec) {
   spec.clear_name();
   spec.clear_labels();
@@ -155,6 +162,7 @@ std::string identity_of_spec(v1::JobSpec spec) {
   spec.mutable_data()->clear_eval();
   spec.mutable_model()->clear_path();
   spec.mutable_model()->mutable_init()->clear_tokenizer();
+  spec.clear_adapter();
   spec.mutable_lora()->clear_init_adapter();
   spec.mutable_emoe()->mutable_partition()->clear_path();
   return config::to_yaml(spec);
@@ -234,15 +242,19 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   plan.threads_per_rank = spec.resources().threads_per_rank();
   plan.device = spec.resources().device();
   plan.model = model_of(spec, std::move(config));
-  plan.tuning = tuning_of(spec);
+  plan.adapter = spec.task() == "evaluate" ? spec.adapter()
+                 : spec.tuning() == "lora" ? spec.lora().init_adapter()
+                                           : "";
   plan.emoe = emoe_of(spec, plan.model.config.num_hidden_layers);
-  plan.train_data = dataset_of(spec, "data.train", spec.data().train(), spec.data().fraction());
   if (!spec.data().eval().empty()) {
     plan.eval_data = dataset_of(spec, "data.eval", spec.data().eval(), 1.0);
   }
-  plan.train = train_of(spec);
-  plan.log_every = spec.train().log_every();
-  plan.export_model = export_of(spec);
+  if (spec.task() == "evaluate") {
+    plan.task = EvaluatePlan{.micro_batches = micro_batches_of(spec)};
+  } else {
+    plan.task = train_plan_of(spec);
+    plan.log_every = spec.train().log_every();
+  }
   plan.expected = hashes_of(spec);
   plan.identity = identity_of_spec(spec);
   plan.spec = std::make_shared<const v1::JobSpec>(std::move(spec));

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "format/llama_config.h"
@@ -29,7 +30,7 @@ struct ContentHashes {
   std::string train;
   std::string eval;
   std::string program;    // of this executable
-  std::string adapter;    // lora.init_adapter's weights and settings
+  std::string adapter;    // the adapter's weights and settings
   std::string partition;  // the files of emoe.partition.path, with method file
 };
 
@@ -49,12 +50,30 @@ inline constexpr std::array kContentFields{
     ContentField{"train", &ContentHashes::train, "data.train", "data.train", false},
     ContentField{"eval", &ContentHashes::eval, "data.eval", "data.eval", false, true},
     ContentField{"program", &ContentHashes::program, nullptr, nullptr, false},
-    ContentField{"adapter", &ContentHashes::adapter, "lora.init_adapter", "adapter", true},
+    ContentField{"adapter", &ContentHashes::adapter, "the adapter", "adapter", true},
     // The fingerprint has the labels, wherever they come from.
     ContentField{"partition", &ContentHashes::partition, "emoe.partition.path", nullptr, false},
 };
 
-// A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch.
+struct TrainPlan {
+  bool full = false;
+  LoraOptions lora;  // rank 0 with full
+  DatasetOptions data;
+  TrainOptions options;  // checkpoint.folder and .fingerprint are filled in by the run
+  struct Export {
+    bool bfloat16 = false;
+    bool merged = true;
+    bool adapter = true;
+    bool verify = true;
+  } export_model;
+};
+
+struct EvaluatePlan {
+  MicroBatchOptions micro_batches;
+};
+
+// A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch. What every
+// task has, and the plan of the one task.
 struct JobPlan {
   int ranks = 1;
   int threads_per_rank = 0;  // 0: as the launcher says, see threads_of_rank()
@@ -69,11 +88,11 @@ struct JobPlan {
     bool bfloat16 = false;
   } model;
 
-  struct Tuning {
-    bool full = false;
-    LoraOptions lora;                    // rank 0 with full
-    std::filesystem::path init_adapter;  // empty: A random, B zero
-  } tuning;
+  // PEFT folder of the adapter that the model begins with; empty: none, or to train, a new one.
+  std::filesystem::path adapter;
+  [[nodiscard]] const char* adapter_key() const {
+    return train() ? "lora.init_adapter" : "adapter";
+  }
 
   struct Emoe {
     ExpertRouting routing;        // no experts: dense
@@ -81,17 +100,11 @@ struct JobPlan {
     PartitionOptions partition;   // method, restarts, seed, folder; make_experts() adds the rest
   } emoe;
 
-  DatasetOptions train_data;
   std::optional<DatasetOptions> eval_data;
   int64_t log_every = 1;  // steps between progress lines
-  TrainOptions train;     // checkpoint.folder and .fingerprint are filled in by the run
 
-  struct Export {
-    bool bfloat16 = false;
-    bool merged = true;
-    bool adapter = true;
-    bool verify = true;
-  } export_model;
+  std::variant<TrainPlan, EvaluatePlan> task;
+  [[nodiscard]] const TrainPlan* train() const { return std::get_if<TrainPlan>(&task); }
 
   ContentHashes expected;                   // those the job came with
   std::shared_ptr<const v1::JobSpec> spec;  // with every default; only job_plan.cc sees into it

@@ -55,7 +55,7 @@ bool is_unclaimed(const OutputFolder& out, const std::vector<fs::path>& paths) {
 
 void check_same_content(const OutputFolder& out, const JobPlan& plan, const ContentHashes& stored,
                         ContentHasher& hasher) {
-  if (stored.train.empty()) return;  // that run ended before it had read its files
+  if (stored.tokenizer.empty()) return;  // that run ended before it had read its files
   const ContentHashes found = input_or_throw(hash_inputs(plan, hasher));
   for (const ContentField& content : kContentFields) {
     const std::string& before = stored.*content.hash;

@@ -59,7 +59,7 @@ ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHa
     throw JobError(ExitCode::data, file.string() + ": changed while it was being read");
   };
   check(prepared.tokenizer->file(), hashes.tokenizer, prepared.tokenizer->sha256());
-  check(plan.train_data.file, hashes.train, prepared.train.report.sha256);
+  if (prepared.train) check(plan.train()->data.file, hashes.train, prepared.train->report.sha256);
   if (prepared.eval) check(plan.eval_data->file, hashes.eval, prepared.eval->report.sha256);
   if (auto program = sha256_of_file("/proc/self/exe"); program.ok()) hashes.program = *program;
   return hashes;
@@ -116,7 +116,8 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
     options.on_work_done = on_work_done;
     return input_or_throw(load_dataset(options, *tokenizer));
   };
-  Dataset train = load(plan.train_data);
+  std::optional<Dataset> train;
+  if (plan.train() != nullptr) train = load(plan.train()->data);
   std::optional<Dataset> eval;
   if (plan.eval_data) eval = load(*plan.eval_data);
   EmoeOptions emoe = make_experts(plan.emoe, base, cache_dir, threads, on_work_done);
@@ -133,7 +134,7 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
   hasher.remember();
   check_expected(plan.expected, prepared.hashes);
   prepared.fingerprint = fingerprint_of(plan, prepared);
-  log_info("%d rows to train on, %d held out", prepared.train.rows.size(),
+  log_info("%d rows to train on, %d held out", prepared.train ? prepared.train->rows.size() : 0,
            prepared.eval ? prepared.eval->rows.size() : 0);
   return prepared;
 }

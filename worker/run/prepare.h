@@ -21,7 +21,7 @@ namespace emoe::worker {
 struct Prepared {
   std::unique_ptr<Tokenizer> tokenizer;
   BaseWeights base;
-  Dataset train;
+  std::optional<Dataset> train;  // of a task that trains
   std::optional<Dataset> eval;
   EmoeOptions emoe;
   ContentHashes hashes;

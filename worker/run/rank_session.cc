@@ -41,15 +41,22 @@ at::Device device_of(const JobPlan& plan, const RankEnvironment& environment) {
   }
 }
 
-// What rank 0 leaves for people before training: what was read and how it was split.
+// How a training run's rows will fill its forward passes.
+PackingReport packing_or_throw(const std::vector<Row>& rows, const JobPlan& plan) {
+  auto packing = packing_of(rows, plan.train()->options, plan.ranks);
+  if (packing.ok()) return *packing;
+  throw JobError(ExitCode::configuration, std::string(packing.status().message()));
+}
+
+// Rank 0 leaves for people, before the task begins, what was read and how it was split.
 void write_preparation(const OutputFolder& out, const JobPlan& plan, const Prepared& prepared) {
   write_job_yaml(out, plan, prepared.hashes);
-  DataReport train = prepared.train.report;
-  auto packing = packing_of(prepared.train.rows, plan.train, plan.ranks);
-  if (!packing.ok())
-    throw JobError(ExitCode::configuration, std::string(packing.status().message()));
-  train.packing = *packing;
-  output_or_throw(write_data_report(out.data_report(), train,
+  std::optional<DataReport> train;
+  if (prepared.train) {
+    train = prepared.train->report;
+    train->packing = packing_or_throw(prepared.train->rows, plan);
+  }
+  output_or_throw(write_data_report(out.data_report(), train ? &*train : nullptr,
                                     prepared.eval ? &prepared.eval->report : nullptr,
                                     prepared.warnings));
   for (const std::string& warning : prepared.warnings) log_warning("%s", warning);

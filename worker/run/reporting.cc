@@ -11,10 +11,11 @@
 namespace emoe::worker {
 namespace {
 
-// How long a rank that ends waits, at the least, for the coordinator to store its last reports.
-constexpr std::chrono::seconds kLastWords{60};
-// And one that is preempted, for whom the time may be short: what it leaves on the disk is heard too.
-constexpr std::chrono::seconds kPreemptedLastWords{5};
+// A rank that ends waits at least this long for the coordinator to store its last reports.
+constexpr std::chrono::seconds kDelivery{60};
+// A preempted rank may be killed soon and waits less: the coordinator also reads the reports that it
+// leaves on the disk.
+constexpr std::chrono::seconds kPreemptedDelivery{5};
 
 CommReading read_counters(const CollectiveCounters* counters) {
   CommReading reading;
@@ -115,8 +116,8 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   if (!coordinator.attempt_dir.empty()) {
     config.unacked_file = coordinator.attempt_dir / left_reports_file(environment.rank);
   }
-  // A coordinator that is away has this long to come back, at the end of a run as at any time.
-  last_words_ = std::max<std::chrono::milliseconds>(kLastWords, config.reconnect_grace);
+  // At the end of a run too, a coordinator that is away has reconnect_grace to come back.
+  delivery_ = std::max<std::chrono::milliseconds>(kDelivery, config.reconnect_grace);
   session_ = std::make_unique<SessionClient>(std::move(config), timer_);
 }
 
@@ -126,7 +127,7 @@ void Reporting::finish(ExitCode code, const std::string& message) {
   const bool lost = !written.ok() && code == ExitCode::done;
   const ExitCode final_code = lost ? output_error_code(written) : code;
   if (session_) {
-    const auto patience = code == ExitCode::preempted ? kPreemptedLastWords : last_words_;
+    const auto patience = code == ExitCode::preempted ? kPreemptedDelivery : delivery_;
     if (!session_->finish(static_cast<int>(final_code),
                           lost ? std::string(written.message()) : message, patience)) {
       log_warning("the coordinator has not acknowledged this rank's last reports");

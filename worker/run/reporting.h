@@ -27,13 +27,13 @@ namespace emoe::worker {
 [[nodiscard]] std::string host_name();
 
 // Everything a rank reports through, put together for where it runs: rank 0 writes the output
-// folder's files, every rank serves /metrics; under a coordinator a session goes up, alone the
-// console shows progress. And what stops it: signals, and the coordinator's commands.
+// folder's files and a console log, every rank serves /metrics, and under a coordinator every rank has
+// a session with it. Also what may stop the rank: signals and the coordinator's commands.
 class Reporting {
  public:
   // Signals are taken over from here on; threads (session, HTTP) start. A /metrics address that is
   // taken is a warning: training does not depend on it.
-  // `device`, for people: "cpu" or "cuda", where this rank computes.
+  // `device` is shown to people: "cpu" or "cuda".
   Reporting(const JobPlan& plan, const RankEnvironment& environment, const OutputFolder& out,
             const std::string& device);
   ~Reporting();
@@ -41,23 +41,23 @@ class Reporting {
   [[nodiscard]] ProgressSink& sink() { return *tee_; }
   [[nodiscard]] StopSource& stop() { return *stop_; }
 
-  // The collectives of this rank, for heartbeats and metrics; `counters` outlives this.
+  // Shows the collectives of this rank in heartbeats and metrics; `counters` outlives this object.
   void watch(const CollectiveCounters& counters) { counters_ = &counters; }
 
-  // The last words: files are flushed (JobError 74 when that fails and `code` was done), the
-  // coordinator is told and has acknowledged, or is gone for as long as it may be: then what it has
-  // not is left for it in the attempt's folder.
+  // Ends the reporting of this run; once. Flushes the files (JobError 74 when that fails and `code`
+  // was done), sends the exit code to the coordinator and waits until it has stored every report.
+  // What a coordinator that stays away has not stored is left in the attempt's folder for it.
   void finish(ExitCode code, const std::string& message);
 
-  // The coordinator has refused this rank or stayed away too long: a run that is not done ends with
-  // exit code 71.
+  // True once the coordinator has refused this rank or stayed away too long: then a run that is not
+  // done ends with exit code 71.
   [[nodiscard]] bool must_leave() const;
 
  private:
   void start_metrics(const RankEnvironment& environment);
   void start_session(const RankEnvironment& environment, const std::string& device);
 
-  std::chrono::milliseconds last_words_{};
+  std::chrono::milliseconds delivery_{};
   SystemClock clock_;
   std::atomic<const CollectiveCounters*> counters_{nullptr};
   metrics::PrometheusRegistry registry_;

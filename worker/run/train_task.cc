@@ -7,55 +7,30 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "worker/model/model.h"
+#include "worker/run/job_model.h"
 #include "worker/run/rank_session.h"
 #include "worker/train/trainer.h"
 #include "worker/weights/export.h"
-#include "worker/weights/peft.h"
 
 namespace emoe::worker {
 namespace {
 
-std::unique_ptr<Model> make_model(const JobPlan& plan, const Prepared& prepared, at::Device device,
-                                  ProgressSink& progress) {
-  ModelOptions options;
-  options.config = prepared.base.config();
-  options.dtype = plan.model.bfloat16 ? at::kBFloat16 : at::kFloat;
-  options.device = device;
-  options.lora = plan.tuning.lora;
-  options.full = plan.tuning.full;
-  options.emoe = prepared.emoe;
-  const auto source = [&](const std::string& name, const std::vector<int64_t>& shape) {
-    progress.on_work_done();
-    return prepared.base.tensor(name, shape);
-  };
-  std::unique_ptr<Model> model = make_model(options, source);
-  if (!plan.tuning.init_adapter.empty()) {
-    const PeftAdapter adapter = input_or_throw(read_peft_adapter(plan.tuning.init_adapter));
-    const Status loaded = load_peft_adapter(adapter, *model);
-    if (!loaded.ok())
-      throw JobError(ExitCode::configuration,
-                     absl::StrCat("lora.init_adapter: ", std::string(loaded.message())));
-  }
-  return model;
-}
-
 // Token ids whose logits the export's check compares: real text, at most 64 tokens.
 std::vector<int64_t> probe_of(const Prepared& prepared) {
   constexpr size_t kProbeTokens = 64;
-  const std::vector<int32_t>& ids = prepared.train.rows.front().ids;
+  const std::vector<int32_t>& ids = prepared.train->rows.front().ids;
   return {ids.begin(), ids.begin() + static_cast<ptrdiff_t>(std::min(ids.size(), kProbeTokens))};
 }
 
-MergeRecord export_result(Model& model, RankSession& session) {
+MergeRecord export_result(Model& model, const TrainPlan::Export& wanted, RankSession& session) {
   const JobPlan& plan = session.plan();
   const Prepared& prepared = session.prepared();
   ExportOptions options;
   options.out = session.out().export_dir();
-  options.dtype = plan.export_model.bfloat16 ? "bfloat16" : "float32";
-  options.merged = plan.export_model.merged;
-  options.adapter = plan.export_model.adapter;
-  options.verify = plan.export_model.verify;
+  options.dtype = wanted.bfloat16 ? "bfloat16" : "float32";
+  options.merged = wanted.merged;
+  options.adapter = wanted.adapter;
+  options.verify = wanted.verify;
   options.base_name = plan.model.path.string();
   if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer->file();
   options.probe = probe_of(prepared);
@@ -73,9 +48,8 @@ MergeRecord export_result(Model& model, RankSession& session) {
           .adapter_dir = options.adapter ? (options.out / "adapter").string() : ""};
 }
 
-TrainResult train(Model& model, RankSession& session) {
+TrainResult train(Model& model, TrainOptions options, RankSession& session) {
   const Prepared& prepared = session.prepared();
-  TrainOptions options = session.plan().train;
   options.checkpoint.folder = session.out().checkpoints();
   options.checkpoint.fingerprint = prepared.fingerprint;
   const std::vector<Row> no_rows;
@@ -86,7 +60,7 @@ TrainResult train(Model& model, RankSession& session) {
                             .progress = session.progress(),
                             .stop = session.stop(),
                             .clock = clock,
-                            .train_rows = prepared.train.rows,
+                            .train_rows = prepared.train->rows,
                             .eval_rows = prepared.eval ? prepared.eval->rows : no_rows});
   const TrainResult result = trainer.run();
   if (result.end != TrainEnd::finished || prepared.emoe.partitions.empty()) return result;
@@ -97,21 +71,20 @@ TrainResult train(Model& model, RankSession& session) {
   return result;
 }
 
-void publish(Model& model, RankSession& session) {
-  const JobPlan::Export& wanted = session.plan().export_model;
+void publish(Model& model, const TrainPlan::Export& wanted, RankSession& session) {
   if (!wanted.merged && !wanted.adapter) return;
   session.progress().on(Phase::export_model);
-  session.progress().on(export_result(model, session));
+  session.progress().on(export_result(model, wanted, session));
   log_info("export: %s", session.out().export_dir().string());
 }
 
 }  // namespace
 
 TaskResult TrainTask::run(RankSession& session) {
-  const auto model =
-      make_model(session.plan(), session.prepared(), session.device(), session.progress());
-  const bool finished = train(*model, session).end == TrainEnd::finished;
-  if (finished && session.is_first()) publish(*model, session);
+  const TrainPlan& plan = *session.plan().train();
+  const auto model = make_job_model({.lora = plan.lora, .full = plan.full}, session);
+  const bool finished = train(*model, plan.options, session).end == TrainEnd::finished;
+  if (finished && session.is_first()) publish(*model, plan.export_model, session);
   return {.finished = finished};
 }
 

@@ -130,9 +130,10 @@ bool report_from_json(const std::string& text, DataReport& report) {
   }
 }
 
-Status write_data_report(const std::filesystem::path& path, const DataReport& train,
+Status write_data_report(const std::filesystem::path& path, const DataReport* train,
                          const DataReport* eval, const std::vector<std::string>& warnings) {
-  Json json = {{"train", report_to_json(train)}, {"eval", nullptr}, {"warnings", warnings}};
+  Json json = {{"train", nullptr}, {"eval", nullptr}, {"warnings", warnings}};
+  if (train != nullptr) json["train"] = report_to_json(*train);
   if (eval != nullptr) json["eval"] = report_to_json(*eval);
   return write_file_atomically(path,
                                json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");

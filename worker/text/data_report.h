@@ -66,8 +66,8 @@ struct DataReport {
 [[nodiscard]] std::string to_json(const DataReport& report);
 [[nodiscard]] bool report_from_json(const std::string& text, DataReport& report);
 
-// data_report.json: {"train": …, "eval": … or null, "warnings": […]}, written atomically.
-[[nodiscard]] Status write_data_report(const std::filesystem::path& path, const DataReport& train,
+// data_report.json: {"train": … or null, "eval": … or null, "warnings": […]}, written atomically.
+[[nodiscard]] Status write_data_report(const std::filesystem::path& path, const DataReport* train,
                                        const DataReport* eval,
                                        const std::vector<std::string>& warnings);
 

@@ -153,8 +153,10 @@ bool Trainer::Loop::at_edge(int64_t done, StopRequest stop) {
 
 void Trainer::Loop::evaluate_now(int64_t done) {
   phases_.enter(Phase::eval);
-  const EvalRecord record = evaluate(parts_.model, parts_.eval_rows, parts_.host,
-                                     options_.micro_batches, parts_.progress, done);
+  const EvalRecord record =
+      evaluate(parts_.model, parts_.eval_rows, parts_.host, parts_.progress,
+               {.micro_batches = options_.micro_batches, .step = done, .stop = nullptr})
+          .value();
   state_.last_eval_step = done;
   parts_.progress.on(record);
 }

@@ -25,7 +25,7 @@ EvalRecord evaluate_on(const testing::TinyModel& tiny, const std::vector<Row>& r
       threads.emplace_back([&, rank] {
         const auto model = testing::make_tiny_model(tiny);
         testing::RecordingSink sink;
-        records[rank] = evaluate(*model, rows, *comms[rank], options, sink, 7);
+        records[rank] = evaluate(*model, rows, *comms[rank], sink, {options, 7, nullptr}).value();
       });
     }
   }
@@ -97,8 +97,37 @@ TEST(Evaluation, TellsOfEachMicroBatch) {
   for (const int32_t experts : {0, 6}) {
     const auto model = testing::make_tiny_model({.experts = experts});
     testing::RecordingSink sink;
-    (void)evaluate(*model, rows, *host, one_row, sink, 0);
+    (void)evaluate(*model, rows, *host, sink, {one_row, 0, nullptr});
     EXPECT_EQ(sink.work_done, experts == 0 ? 15 : 30);  // mask off, and on
+  }
+}
+
+// One rank of three is asked to stop: all leave before the same micro-batch.
+TEST(Evaluation, StopsOnAllRanksTogether) {
+  at::set_num_threads(1);
+  const int world = 3;
+  const auto rows = testing::tiny_rows(5, 9);
+  for (const int calm : {0, 1, 100}) {  // micro-batches before the stop
+    auto comms = testing::make_loopback_group(world);
+    std::vector<std::optional<EvalRecord>> records(world);
+    std::vector<int64_t> work(world);
+    {
+      std::vector<std::jthread> threads;
+      for (int rank = 0; rank < world; ++rank) {
+        threads.emplace_back([&, rank] {
+          const auto model = testing::make_tiny_model({.experts = 6});
+          testing::RecordingSink sink;
+          int asked = 0;
+          const auto stop = [&, rank] { return rank == 1 && asked++ >= calm; };
+          records[rank] = evaluate(*model, rows, *comms[rank], sink, {{.max_tokens = 1}, 0, stop});
+          work[rank] = sink.work_done;
+        });
+      }
+    }
+    for (int rank = 0; rank < world; ++rank) {
+      EXPECT_EQ(records[rank].has_value(), calm == 100);
+      if (calm < 100) EXPECT_EQ(work[rank], calm) << "rank " << rank;
+    }
   }
 }
 
@@ -106,11 +135,11 @@ TEST(Evaluation, RefusesNanAndRowsWithoutTargets) {
   const auto host = make_single_rank_group();
   testing::RecordingSink sink;
   const auto bad = testing::make_tiny_model({.poisoned = true});
-  EXPECT_THROW((void)evaluate(*bad, testing::tiny_rows(3, 1), *host, {}, sink, 0), NonFiniteError);
+  EXPECT_THROW((void)evaluate(*bad, testing::tiny_rows(3, 1), *host, sink, {}), NonFiniteError);
   const auto model = testing::make_tiny_model({});
   Row row;
   row.ids = {1};
-  EXPECT_THROW((void)evaluate(*model, {row}, *host, {}, sink, 0), std::invalid_argument);
+  EXPECT_THROW((void)evaluate(*model, {row}, *host, sink, {}), std::invalid_argument);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ const std::vector<Row>& rows() {
   static const std::vector<Row> all{
       {"name=other", false},
       {"task=evaluate", true},
+      {"adapter=/other", false},
       // Files are compared by content, wherever they lie.
       {"model.path=/other", false},
       {"model.dtype=float32", true},

@@ -64,8 +64,12 @@ const std::vector<std::string> kInit{
     "model.init={hidden_size: 24, intermediate_size: 40, num_hidden_layers: 2, "
     "num_attention_heads: 2, tokenizer: DIR/model}"};
 
+const std::vector<std::string> kEvaluate{"task=evaluate", "data.train=null", "train=null",
+                                         "data.eval=DIR/rows.json"};
+
 const std::vector<Arrival>& arrivals() {
   static const std::vector<Arrival> all{
+      {"adapter=DIR/adapter", AT(adapter), "", kEvaluate},
       {"model.path=DIR/copy", AT(model.path)},
       {"model.dtype=float32", AT(model.bfloat16), "false"},
       {"model.init.hidden_size=48", AT(model.config.hidden_size), "", kInit},
@@ -81,20 +85,20 @@ const std::vector<Arrival>& arrivals() {
       {"model.init.initializer_range=0.125", AT(model.initializer_range), "", kInit},
       {"model.init.tokenizer=DIR/copy", AT(model.tokenizer), "", kInit},
       {"model.init.seed=7", AT(model.init_seed), "", kInit},
-      {"data.train=DIR/other.json", AT(train_data.file)},
+      {"data.train=DIR/other.json", AT(train()->data.file)},
       {"data.eval=DIR/other.json", AT(eval_data->file)},
-      {"data.format=text", AT(train_data.format)},
-      {"data.max_length=48", AT(train_data.max_length)},
-      {"data.train_on_prompt=true", AT(train_data.train_on_prompt)},
-      {"data.packing=false", AT(train.micro_batches.packing)},
-      {"data.shuffle=false", AT(train.batches.shuffle)},
-      {"data.fraction=0.5", AT(train_data.fraction)},
-      {"tuning=full", AT(tuning.full), "true"},
-      {"lora.rank=3", AT(tuning.lora.rank)},
-      {"lora.alpha=5.5", AT(tuning.lora.alpha)},
-      {"lora.dropout=0.25", AT(tuning.lora.dropout)},
-      {"lora.targets=[up_proj, o_proj]", AT(tuning.lora.targets), "up_proj o_proj"},
-      {"lora.init_adapter=DIR/adapter", AT(tuning.init_adapter)},
+      {"data.format=text", AT(train()->data.format)},
+      {"data.max_length=48", AT(train()->data.max_length)},
+      {"data.train_on_prompt=true", AT(train()->data.train_on_prompt)},
+      {"data.packing=false", AT(train()->options.micro_batches.packing)},
+      {"data.shuffle=false", AT(train()->options.batches.shuffle)},
+      {"data.fraction=0.5", AT(train()->data.fraction)},
+      {"tuning=full", AT(train()->full), "true"},
+      {"lora.rank=3", AT(train()->lora.rank)},
+      {"lora.alpha=5.5", AT(train()->lora.alpha)},
+      {"lora.dropout=0.25", AT(train()->lora.dropout)},
+      {"lora.targets=[up_proj, o_proj]", AT(train()->lora.targets), "up_proj o_proj"},
+      {"lora.init_adapter=DIR/adapter", AT(adapter)},
       {"emoe.experts=8", AT(emoe.routing.num_experts)},
       {"emoe.top_k=3", AT(emoe.routing.top_k)},
       {"emoe.layers.start=1", AT(emoe.layers), "1 2"},
@@ -108,30 +112,30 @@ const std::vector<Arrival>& arrivals() {
       {"emoe.partition.seed=9", AT(emoe.partition.seed)},
       {"emoe.partition.path=DIR/partition", AT(emoe.partition.folder)},
       {"emoe.selector=bottom", AT(emoe.routing.selector)},
-      {"optimizer.learning_rate=0.5", AT(train.learning_rate)},
-      {"optimizer.schedule=linear", AT(train.schedule)},
-      {"optimizer.warmup_ratio=0.25", AT(train.warmup_ratio)},
-      {"optimizer.weight_decay=0.75", AT(train.adamw.weight_decay)},
-      {"optimizer.max_grad_norm=1.5", AT(train.adamw.max_grad_norm)},
-      {"optimizer.beta1=0.375", AT(train.adamw.beta1)},
-      {"optimizer.beta2=0.625", AT(train.adamw.beta2)},
-      {"optimizer.epsilon=0.0625", AT(train.adamw.epsilon)},
-      {"train.epochs=11", AT(train.batches.epochs)},
-      {"train.max_steps=13", AT(train.batches.max_steps)},
-      {"train.global_batch=14", AT(train.batches.global_batch)},
-      {"train.drop_last=false", AT(train.batches.drop_last)},
-      {"train.loss_reduction=example", AT(train.loss_reduction)},
-      {"train.seed=15", AT(train.batches.seed)},
-      {"train.eval_every=16", AT(train.eval_every)},
+      {"optimizer.learning_rate=0.5", AT(train()->options.learning_rate)},
+      {"optimizer.schedule=linear", AT(train()->options.schedule)},
+      {"optimizer.warmup_ratio=0.25", AT(train()->options.warmup_ratio)},
+      {"optimizer.weight_decay=0.75", AT(train()->options.adamw.weight_decay)},
+      {"optimizer.max_grad_norm=1.5", AT(train()->options.adamw.max_grad_norm)},
+      {"optimizer.beta1=0.375", AT(train()->options.adamw.beta1)},
+      {"optimizer.beta2=0.625", AT(train()->options.adamw.beta2)},
+      {"optimizer.epsilon=0.0625", AT(train()->options.adamw.epsilon)},
+      {"train.epochs=11", AT(train()->options.batches.epochs)},
+      {"train.max_steps=13", AT(train()->options.batches.max_steps)},
+      {"train.global_batch=14", AT(train()->options.batches.global_batch)},
+      {"train.drop_last=false", AT(train()->options.batches.drop_last)},
+      {"train.loss_reduction=example", AT(train()->options.loss_reduction)},
+      {"train.seed=15", AT(train()->options.batches.seed)},
+      {"train.eval_every=16", AT(train()->options.eval_every)},
       {"train.log_every=17", AT(log_every)},
-      {"train.micro_batch_tokens=18", AT(train.micro_batches.max_tokens)},
-      {"checkpoint.every_steps=19", AT(train.checkpoint.every_steps)},
-      {"checkpoint.keep=20", AT(train.checkpoint.keep)},
+      {"train.micro_batch_tokens=18", AT(train()->options.micro_batches.max_tokens)},
+      {"checkpoint.every_steps=19", AT(train()->options.checkpoint.every_steps)},
+      {"checkpoint.keep=20", AT(train()->options.checkpoint.keep)},
       {"parallel.ranks=2", AT(ranks)},
-      {"export.dtype=float32", AT(export_model.bfloat16), "false"},
-      {"export.merged=false", AT(export_model.merged)},
-      {"export.adapter=false", AT(export_model.adapter)},
-      {"export.verify=false", AT(export_model.verify)},
+      {"export.dtype=float32", AT(train()->export_model.bfloat16), "false"},
+      {"export.merged=false", AT(train()->export_model.merged)},
+      {"export.adapter=false", AT(train()->export_model.adapter)},
+      {"export.verify=false", AT(train()->export_model.verify)},
       {"resources.device=cpu", AT(device)},
       {"resources.threads_per_rank=21", AT(threads_per_rank)},
       {"hashes.model=a", AT(expected.model)},
@@ -149,8 +153,9 @@ const std::vector<Arrival>& arrivals() {
 const std::set<std::string> kElsewhere{
     "name", "labels",                                                         // for people
     "resources.max_runtime", "resources.priority", "resources.max_attempts",  // the coordinator's
+    "task",  // decides which plan there is
     // With one value so far: any other is refused.
-    "task", "parallel.tensor", "parallel.shard_base", "emoe.gate", "export.original_order",
+    "parallel.tensor", "parallel.shard_base", "emoe.gate", "export.original_order",
     "evaluate.suite", "evaluate.path", "evaluate.shots"};
 
 class JobPlanTest : public ::testing::Test {
@@ -193,17 +198,17 @@ TEST_F(JobPlanTest, TheTableHasEveryKey) {
 
 TEST_F(JobPlanTest, WhatFollowsFromOtherKeys) {
   const JobPlan lora = plan({"train.seed=5", "data.eval=DIR/rows.json", "data.fraction=0.5"});
-  EXPECT_EQ(lora.tuning.lora.seed, 5);
+  EXPECT_EQ(lora.train()->lora.seed, 5);
   EXPECT_EQ(lora.eval_data->fraction, 1.0);  // all held-out rows count
   EXPECT_EQ(lora.eval_data->key, "data.eval");
   EXPECT_EQ(lora.model.tokenizer, job_.model());
   EXPECT_EQ(lora.model.config.intermediate_size, 48);
-  EXPECT_EQ(lora.train.micro_batches.max_tokens, 4096);
-  EXPECT_TRUE(lora.export_model.adapter);
+  EXPECT_EQ(lora.train()->options.micro_batches.max_tokens, 4096);
+  EXPECT_TRUE(lora.train()->export_model.adapter);
 
   const JobPlan full = plan({"tuning=full", "export.adapter=true"});
-  EXPECT_EQ(full.tuning.lora.rank, 0);
-  EXPECT_FALSE(full.export_model.adapter);
+  EXPECT_EQ(full.train()->lora.rank, 0);
+  EXPECT_FALSE(full.train()->export_model.adapter);
   EXPECT_EQ(plan({"emoe.experts=0"}).emoe.routing.num_experts, 0);
   EXPECT_TRUE(plan({"emoe.experts=0"}).emoe.layers.empty());
   EXPECT_FALSE(plan({}).eval_data.has_value());
@@ -211,10 +216,21 @@ TEST_F(JobPlanTest, WhatFollowsFromOtherKeys) {
   std::vector<std::string> init = kInit;
   init.insert(init.end(), {"data.max_length=5000", "model.init.max_position_embeddings=6000"});
   const JobPlan random = plan(init);
-  EXPECT_EQ(random.train.micro_batches.max_tokens, 5000);
+  EXPECT_EQ(random.train()->options.micro_batches.max_tokens, 5000);
   EXPECT_EQ(random.model.config.num_key_value_heads, 2);
   EXPECT_EQ(random.model.config.head_dim, 12);
   EXPECT_TRUE(random.model.path.empty());
+}
+
+TEST_F(JobPlanTest, AnEvaluationHasItsOwnPlan) {
+  std::vector<std::string> overrides = kEvaluate;
+  EXPECT_EQ(std::get<EvaluatePlan>(plan(overrides).task).micro_batches.max_tokens, 4096);
+  overrides.insert(overrides.end(), {"train.micro_batch_tokens=18", "data.packing=false"});
+  const JobPlan evaluation = plan(overrides);
+  EXPECT_EQ(evaluation.train(), nullptr);
+  EXPECT_EQ(std::get<EvaluatePlan>(evaluation.task).micro_batches.max_tokens, 18);
+  EXPECT_FALSE(std::get<EvaluatePlan>(evaluation.task).micro_batches.packing);
+  EXPECT_EQ(evaluation.eval_data->file, job_.rows());
 }
 
 TEST_F(JobPlanTest, SaysEveryProblemAtOnce) {

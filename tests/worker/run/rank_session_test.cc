@@ -57,7 +57,7 @@ TEST(RankSession, GivesTheTaskAPreparedJobInAClaimedFolder) {
     EXPECT_TRUE(own.is_first());
     EXPECT_EQ(own.groups().all().world_size(), 1);
     EXPECT_EQ(own.groups().data_device().world_size(), 1);
-    EXPECT_FALSE(own.prepared().train.rows.empty());
+    EXPECT_FALSE(own.prepared().train->rows.empty());
     EXPECT_FALSE(own.prepared().fingerprint.empty());
     EXPECT_TRUE(own.check_model_unchanged().ok());
     // All that people look at before a run ends is there before the task begins.

@@ -1,0 +1,111 @@
+"""task: evaluate through the service: what admission asks for, what a success shows, how it is stopped."""
+import pathlib
+import shutil
+
+import pytest
+
+import emoe_tools as tools
+from emoe_api import ApiError
+
+ROWS = str(tools.FIXTURES / "rows.json")
+ADAPTER = tools.FIXTURES / "emoe-lora" / "final_adapter"
+
+
+def evaluation(**changes):
+    return tools.as_evaluation(tools.tiny_job(data__eval=ROWS), **{"adapter": str(ADAPTER), "emoe": tools.TINY_EMOE, **changes})
+
+
+def emoectl(coordinator, *arguments, code=0):
+    return tools.run([tools.EMOECTL, "--server", coordinator.grpc_address, *arguments]).expect(code)
+
+
+@pytest.fixture(scope="module")
+def finished(shared_coordinator):
+    api = shared_coordinator.api
+    job = api.create(evaluation(parallel__ranks=2))
+    return api.succeed(job.id)
+
+
+def test_a_success_is_an_evaluation(shared_coordinator, finished, tmp_path):
+    api, out = shared_coordinator.api, pathlib.Path(finished.output_dir)
+    assert api.reason_name(finished.reason) == "REASON_COMPLETED" and not finished.HasField("merge")
+    row, = tools.read_lines(out / "eval.jsonl")
+    shown = finished.eval_last
+    assert (shown.step, shown.loss, shown.loss_dense, shown.perplexity, shown.target_tokens) == tuple(row.values())
+    assert shown.loss != shown.loss_dense, "the experts change nothing"
+    assert not (out / "export").exists() and not (out / "metrics.jsonl").exists() and not (out / "checkpoints").exists()
+    # The worker alone, on another number of ranks.
+    alone, = tools.read_lines(tools.run_job(tmp_path, evaluation()) / "eval.jsonl")
+    assert abs(alone["loss"] - row["loss"]) < 1e-7 * row["loss"]
+    assert abs(alone["loss_dense"] - row["loss_dense"]) < 1e-7 * row["loss_dense"]
+
+
+def test_every_call_shows_it(shared_coordinator, finished):
+    api = shared_coordinator.api
+    listed = api.call("ListMetrics", id=finished.id)
+    assert list(listed.evals) == [finished.eval_last] and not listed.steps
+    events = api.events(finished.id)
+    assert [e.eval for e in events if e.WhichOneof("kind") == "eval"] == [finished.eval_last]
+    assert {e.phase.phase for e in events if e.WhichOneof("kind") == "phase"} == {"prepare", "evaluate"}
+    shown = emoectl(shared_coordinator, "get", finished.id).out
+    assert "held-out:" in shown and "held-out, " not in shown and "perplexity" in shown, shown
+    assert "HELD-OUT LOSS" in (table := emoectl(shared_coordinator, "metrics", finished.id).out) and "GRAD" not in table
+
+
+def test_submitted_and_waited_for(shared_coordinator, tmp_path):
+    job = tools.write_yaml(tmp_path / "job.yaml", evaluation(emoe=None))
+    done = emoectl(shared_coordinator, "submit", job, "--wait")
+    assert "evaluation" in done.err and "perplexity" in done.text, done.text
+
+
+def test_a_cancelled_evaluation(shared_coordinator, tmp_path):
+    api = shared_coordinator.api
+    rows = tools.write_json(tmp_path / "rows.json", tools.read_json(ROWS) * 500)
+    job = api.create(evaluation(data__eval=str(rows), train__micro_batch_tokens=1, parallel__ranks=2))
+    tools.wait_until(lambda: api.get(job.id).progress.phase == "evaluate", 120, lambda: api.get(job.id))
+    api.call("CancelJob", id=job.id)
+    ended = api.wait(job.id)
+    assert api.state_name(ended.state) == "CANCELLED" and not ended.HasField("eval_last")
+
+
+def violations(coordinator, spec):
+    with pytest.raises(ApiError) as caught:
+        coordinator.api.create(spec, validate_only=True)
+    assert caught.value.code == "INVALID_ARGUMENT", caught.value
+    return dict(caught.value.violations)
+
+
+def test_what_is_refused(shared_coordinator, tmp_path):
+    assert violations(shared_coordinator, evaluation(data__eval=None)) == {"data.eval": "is required for task: evaluate"}
+    found = violations(shared_coordinator, evaluation(optimizer={"learning_rate": 1e-3}, train__epochs=2, data__train=ROWS))
+    assert found == {key: "is not used by task: evaluate; leave it out" for key in ("optimizer", "train.epochs", "data.train")}
+    assert "adapter" in violations(shared_coordinator, evaluation(adapter=str(tmp_path / "nowhere")))
+    adapter = shutil.copytree(ADAPTER, tmp_path / "adapter")
+    config = tools.read_json(adapter / "adapter_config.json")
+    tools.write_json(adapter / "adapter_config.json", {**config, "use_dora": True})
+    assert "use_dora" in violations(shared_coordinator, evaluation(adapter=str(adapter)))["adapter"]
+    (adapter / "adapter_model.safetensors").unlink()
+    tools.write_json(adapter / "adapter_config.json", config)
+    assert "adapter_model.safetensors" in violations(shared_coordinator, evaluation(adapter=str(adapter)))["adapter"]
+
+
+def test_an_adapter_of_another_model_fails_the_job(shared_coordinator, tmp_path):
+    """Its shapes are compared when the model is made."""
+    api = shared_coordinator.api
+    adapter = shutil.copytree(ADAPTER, tmp_path / "adapter")
+    config = tools.read_json(adapter / "adapter_config.json")
+    tools.write_json(adapter / "adapter_config.json", {**config, "target_modules": ["q_proj"]})
+    job = api.wait(api.create(evaluation(adapter=str(adapter))).id)
+    assert (api.state_name(job.state), api.reason_name(job.reason)) == ("FAILED", "REASON_CONFIGURATION")
+    assert "adapter: " in job.message and "is in the adapter, but not in the model" in job.message, job.message
+
+
+def test_the_worker_alone_says_the_same(tmp_path):
+    job = tools.write_yaml(tmp_path / "job.yaml", evaluation(checkpoint={"keep": 2}, data__eval=None))
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(tools.USAGE)
+    assert "job.yaml:" in done.err and "checkpoint: is not used by task: evaluate" in done.err, done.err
+    assert "data.eval: is required for task: evaluate" in done.err, done.err
+    job = tools.write_yaml(tmp_path / "job.yaml", evaluation(adapter=str(tmp_path / "nowhere")))
+    done = tools.worker("run", job, "--out", tmp_path / "out").expect(tools.USAGE)
+    assert "nowhere" in done.err, done.err
+    assert not (tmp_path / "out" / "eval.jsonl").exists()
