@@ -126,7 +126,9 @@ TEST(Evaluation, StopsOnAllRanksTogether) {
     }
     for (int rank = 0; rank < world; ++rank) {
       EXPECT_EQ(records[rank].has_value(), calm == 100);
-      if (calm < 100) EXPECT_EQ(work[rank], calm) << "rank " << rank;
+      if (calm < 100) {
+        EXPECT_EQ(work[rank], calm) << "rank " << rank;
+      }
     }
   }
 }

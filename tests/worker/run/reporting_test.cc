@@ -50,7 +50,7 @@ TEST_F(ReportingTest, Rank0WritesTheFilesAndNoOtherDoes) {
   for (const int rank : {1, 0}) {
     Reporting own = reporting(alone(rank));
     own.sink().on(kEvaluation);
-    own.finish(ExitCode::done, "", 0);
+    own.finish(ExitCode::done, "");
     EXPECT_EQ(fs::exists(out().root / "eval.jsonl"), rank == 0);
     EXPECT_FALSE(own.must_leave());
     EXPECT_EQ(own.stop().poll(), StopRequest::none);
@@ -63,7 +63,7 @@ TEST_F(ReportingTest, FilesThatCannotBeWrittenAreTheEndOfARunThatWasDone) {
   Reporting done = reporting(alone());
   done.sink().on(kEvaluation);
   try {
-    done.finish(ExitCode::done, "", 0);
+    done.finish(ExitCode::done, "");
     FAIL() << "the disk is full";
   } catch (const JobError& error) {
     EXPECT_EQ(error.code(), ExitCode::io) << error.what();
@@ -71,7 +71,7 @@ TEST_F(ReportingTest, FilesThatCannotBeWrittenAreTheEndOfARunThatWasDone) {
   // A run that fails anyway keeps its own reason.
   Reporting failed = reporting(alone());
   failed.sink().on(kEvaluation);
-  EXPECT_NO_THROW(failed.finish(ExitCode::data, "row 7", 0));
+  EXPECT_NO_THROW(failed.finish(ExitCode::data, "row 7"));
 }
 
 TEST_F(ReportingTest, ACoordinatorHasHeardAllWhenARankEnds) {
@@ -80,7 +80,7 @@ TEST_F(ReportingTest, ACoordinatorHasHeardAllWhenARankEnds) {
   environment.metrics_listen = "127.0.0.1:0";
   Reporting own = reporting(environment);
   own.sink().on(kEvaluation);
-  own.finish(ExitCode::data, "row 7", 0);
+  own.finish(ExitCode::data, "row 7");
   const auto stored = coordinator.stored();
   ASSERT_EQ(stored.size(), 2u);
   EXPECT_EQ(stored[0].eval().loss_dense(), 2.25);
@@ -101,7 +101,7 @@ TEST_F(ReportingTest, ACommandOfTheCoordinatorStopsTheTask) {
   ASSERT_TRUE(coordinator.wait(
       [&](const FakeCoordinator&) { return own.stop().poll() == StopRequest::stop; }));
   EXPECT_FALSE(own.must_leave());
-  own.finish(ExitCode::preempted, "", 0);
+  own.finish(ExitCode::preempted, "");
 }
 
 TEST_F(ReportingTest, WhatNobodyHeardIsLeftInTheAttemptsFolder) {
@@ -112,7 +112,7 @@ TEST_F(ReportingTest, WhatNobodyHeardIsLeftInTheAttemptsFolder) {
   }
   Reporting own = reporting(under(nobody, /*grace_seconds=*/0));
   own.sink().on(kEvaluation);
-  own.finish(ExitCode::done, "", 0);
+  own.finish(ExitCode::done, "");
   EXPECT_GT(fs::file_size(dir_ / left_reports_file(0)), 0u);
 }
 
