@@ -94,7 +94,7 @@ void Controller::step() {
     messages.swap(inbox_);
   }
   pass_time_locked(now);
-  desk_.process(std::move(messages), now);
+  desk_.process(messages, now);
   for (auto& [id, live] : book_.jobs()) look_at_attempt_locked(live, now);
   book_.drop_ended();
   schedule_locked(now);
