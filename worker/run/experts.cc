@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/sha256.h"
+#include "format/tensor_table.h"
 #include "worker/emoe/partition.h"
 #include "worker/emoe/partition_file.h"
 #include "worker/run/job_error.h"
@@ -14,10 +15,9 @@ namespace {
 
 Partition make_layer(const BaseWeights& base, PartitionOptions options) {
   const LlamaConfig& config = base.config();
-  const at::Tensor stored =
-      base.tensor(absl::StrCat("model.layers.", options.layer, ".mlp.gate_proj.weight"),
-                  {config.intermediate_size, config.hidden_size})
-          .contiguous();
+  const TensorTable table(config);
+  const TensorSpec& gate = table.of(TensorRole::gate, options.layer);
+  const at::Tensor stored = base.tensor(gate.name, gate.shape).contiguous();
   Sha256 hash;
   hash.update(stored.data_ptr(), stored.nbytes());
   options.weight_hash = hash.hex_digest();
