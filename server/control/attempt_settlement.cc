@@ -22,9 +22,9 @@ Status AttemptSettlement::settle_end(LiveJob& live, const launcher::AttemptEnd& 
 
 Status AttemptSettlement::settle_without_end(LiveJob& live, Finding finding,
                                              const std::string& message) {
-  const auto& doom = live.attempt->record.doom;
-  return settle(live, {.finding = doom.value_or(finding)},
-                doom ? live.attempt->record.doom_message : message);
+  const auto& stop_reason = live.attempt->record.stop_reason;
+  return settle(live, {.finding = stop_reason.value_or(finding)},
+                stop_reason ? live.attempt->record.stop_message : message);
 }
 
 Status AttemptSettlement::settle_machine_error(LiveJob& live, const std::string& message) {
@@ -57,13 +57,13 @@ Status AttemptSettlement::settle(LiveJob& live, const AttemptOutcome& outcome,
     applied = requeue_or_fail(edit, verdict, message);
   }
   EMOE_RETURN_IF_ERROR(applied);
-  EMOE_RETURN_IF_ERROR(parts_.book.commit(live, std::move(edit)));
+  EMOE_RETURN_IF_ERROR(parts_.jobs.commit(live, std::move(edit)));
 
   const v1::Job& job = live.record.job;
   log_info("job %s: attempt %d ended: %s; now %s", job.id(), live.attempt->record.number, message,
            to_string(job.state()));
   if (is_terminal(job.state())) parts_.probe.job_finished(job.state(), job.reason());
-  parts_.desk.dismiss(
+  parts_.sessions.dismiss(
       live, make_error(StatusCode::kFailedPrecondition, "STALE_ATTEMPT", "the attempt is over"));
   parts_.launcher.forget(parts_.handle_of(live));
   live.attempt.reset();
@@ -83,7 +83,7 @@ Status AttemptSettlement::requeue_or_fail(JobEdit& edit, const Verdict& verdict,
     EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::attempt_lost, verdict.reason, message));
   }
   int& idle = edit.record().idle_requeues;
-  if (edit.tally().begun) {
+  if (edit.steps().begun) {
     idle = 0;
   } else if (!counted) {
     ++idle;

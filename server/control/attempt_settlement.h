@@ -7,16 +7,16 @@
 #include "server/control/config.h"
 #include "server/control/coordinator_probe.h"
 #include "server/control/failure_log.h"
-#include "server/control/job_book.h"
-#include "server/control/session_desk.h"
+#include "server/control/job_registry.h"
+#include "server/control/session_manager.h"
 
 namespace emoe::server {
 
 // What AttemptStarter, AttemptWatch and AttemptSettlement work with; the controller owns it all.
 struct AttemptParts {
   const ControlConfig& config;
-  JobBook& book;
-  SessionDesk& desk;
+  JobRegistry& jobs;
+  SessionManager& sessions;
   JobStore& store;
   launcher::AsyncLauncher& launcher;
   const Clock& clock;

@@ -46,7 +46,7 @@ Status AttemptStarter::start(LiveJob& live) {
   auto& all = *edit.job().mutable_attempts();
   all.DeleteSubrange(0, std::max(all.size() - kShownAttempts, 0));
   edit.record().not_before.reset();
-  EMOE_RETURN_IF_ERROR(parts_.book.commit(live, std::move(edit)));
+  EMOE_RETURN_IF_ERROR(parts_.jobs.commit(live, std::move(edit)));
 
   live.attempt = std::make_unique<LiveAttempt>();
   live.attempt->record = attempt;
@@ -65,7 +65,7 @@ Status AttemptStarter::adopt(LiveJob& live) {
   live.resume_at = end_of_pause(live.record, parts_.config, parts_.clock);
   if (!live.attempt) return ok_status();
   const AttemptRecord& attempt = live.attempt->record;
-  EMOE_ASSIGN_OR_RETURN(live.attempt->tally.begun,
+  EMOE_ASSIGN_OR_RETURN(live.attempt->steps.begun,
                         parts_.store.has_steps(attempt.job_id, attempt.number));
   live.attempt->monitor = make_monitor(live, !attempt.handle.empty());
   log_info("job %s: attempt %d taken up again in state %s", attempt.job_id, attempt.number,

@@ -18,10 +18,11 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
   outcome.reported_success = reported_success(job, attempt);
   // A job that finished although its attempt was given up has finished; how its processes ended is
   // our own doing then.
-  if (attempt.doom && attempt.doom != Finding::cancelled && outcome.reported_success) {
+  if (attempt.stop_reason && attempt.stop_reason != Finding::cancelled &&
+      outcome.reported_success) {
     return outcome;
   }
-  outcome.finding = attempt.doom;
+  outcome.finding = attempt.stop_reason;
   outcome.out_of_memory = end.out_of_memory;
   if (attempt.fault_code) {
     // The rank's own word is better than the exit of whichever process the engine saw end first.
@@ -35,7 +36,7 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
 
 std::string end_message(const AttemptRecord& attempt, const AttemptMonitor& monitor,
                         const AttemptOutcome& outcome, const launcher::AttemptEnd& end) {
-  if (outcome.finding) return attempt.doom_message;
+  if (outcome.finding) return attempt.stop_message;
   if (judge(outcome).action == RetryAction::succeed) return "completed";
   if (attempt.fault_code) return attempt.fault_message;
   if (outcome.exit_code == 0 && outcome.signal == 0) {

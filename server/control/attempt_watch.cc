@@ -15,18 +15,18 @@
 namespace emoe::server {
 namespace {
 
-// How long the word of rank 0 may lag behind the exit of its process.
-constexpr std::chrono::seconds kLastWord{5};
+// How long rank 0's End report may come after the exit of its process.
+constexpr std::chrono::seconds kFinalReportDelay{5};
 constexpr std::chrono::seconds kKillAgain{1};
 
-// Ranks with a session hear its commands; those that have said their last words need none.
+// Ranks with a session receive its commands; ranks that reported their end need none.
 bool needs_signal(const LiveAttempt& attempt) {
   return attempt.links.empty() && !attempt.monitor->all_ended();
 }
 
-// Rank 0 of an attempt that ended well has not said so yet.
-bool owes_last_word(const AttemptRecord& attempt, const launcher::AttemptEnd& end) {
-  return end.exit_code == 0 && end.signal == 0 && !attempt.doom && !attempt.end_code;
+// The processes ended well, but rank 0's End report has not come yet.
+bool awaits_final_report(const AttemptRecord& attempt, const launcher::AttemptEnd& end) {
+  return end.exit_code == 0 && end.signal == 0 && !attempt.stop_reason && !attempt.end_code;
 }
 
 Finding finding_of_launch(StatusCode code) {
@@ -63,14 +63,15 @@ Status AttemptWatch::look(LiveJob& live, SteadyTime now) {
   if (!view) hand_over(live);
   const AttemptRecord& attempt = live.attempt->record;
   if (!view || !view->status) {
-    if (attempt.doom) take_down(live, now);
+    if (attempt.stop_reason) take_down(live, now);
     return ok_status();
   }
   const std::string job = "job " + attempt.job_id;
   parts_.failures.note(job + ": stop", view->stop);
   const Result<launcher::AttemptStatus>& status = *view->status;
   const bool gone = status.status().code() == StatusCode::kNotFound;
-  if (!view->launch.ok() && !attempt.doom) return after_failed_launch(live, view->launch, !gone);
+  if (!view->launch.ok() && !attempt.stop_reason)
+    return after_failed_launch(live, view->launch, !gone);
   if (gone) return after_vanishing(live);
   parts_.failures.note(job, status.status());
   // A handle that could not be stored is no reason not to look after the attempt.
@@ -81,7 +82,7 @@ Status AttemptWatch::look(LiveJob& live, SteadyTime now) {
     return result;
   }
   if (phase == launcher::AttemptPhase::running) result.Update(check(live, now));
-  if (attempt.doom) take_down(live, now);
+  if (attempt.stop_reason) take_down(live, now);
   return result;
 }
 
@@ -89,7 +90,7 @@ void AttemptWatch::hand_over(const LiveJob& live) {
   const v1::Job& job = live.record.job;
   const AttemptRecord& attempt = live.attempt->record;
   const launcher::LaunchHandle handle = parts_.handle_of(live);
-  if (!attempt.handle.empty() || attempt.doom) {
+  if (!attempt.handle.empty() || attempt.stop_reason) {
     parts_.launcher.watch(handle);
     return;
   }
@@ -107,7 +108,7 @@ Status AttemptWatch::confirm(LiveJob& live) {
   edit.attempt().handle = parts_.handle_of(live).text;
   log_info("job %s: attempt %d launched as %s", live.record.job.id(), live.attempt->record.number,
            edit.attempt().handle);
-  return parts_.book.commit(live, std::move(edit));
+  return parts_.jobs.commit(live, std::move(edit));
 }
 
 Status AttemptWatch::after_failed_launch(LiveJob& live, const Status& failure, bool left) {
@@ -122,7 +123,7 @@ Status AttemptWatch::after_failed_launch(LiveJob& live, const Status& failure, b
 
 Status AttemptWatch::after_vanishing(LiveJob& live) {
   const AttemptRecord& attempt = live.attempt->record;
-  EMOE_RETURN_IF_ERROR(parts_.desk.take_left_reports(
+  EMOE_RETURN_IF_ERROR(parts_.sessions.take_left_reports(
       live, parts_.config.attempt_dir(attempt.job_id, attempt.number)));
   if (reported_success(live.record.job, attempt)) return settlement_.settle_end(live, {});
   return settlement_.settle_without_end(
@@ -132,18 +133,18 @@ Status AttemptWatch::after_vanishing(LiveJob& live) {
 
 Status AttemptWatch::after_end(LiveJob& live, const launcher::AttemptEnd& end, SteadyTime now) {
   const AttemptRecord& attempt = live.attempt->record;
-  EMOE_RETURN_IF_ERROR(parts_.desk.take_left_reports(
+  EMOE_RETURN_IF_ERROR(parts_.sessions.take_left_reports(
       live, parts_.config.attempt_dir(attempt.job_id, attempt.number)));
-  if (owes_last_word(attempt, end)) {
+  if (awaits_final_report(attempt, end)) {
     if (!live.attempt->end_seen) live.attempt->end_seen = now;
-    if (now - *live.attempt->end_seen < kLastWord) return ok_status();
+    if (now - *live.attempt->end_seen < kFinalReportDelay) return ok_status();
   }
   return settlement_.settle_end(live, end);
 }
 
 Status AttemptWatch::check(LiveJob& live, SteadyTime now) {
   const AttemptRecord& attempt = live.attempt->record;
-  if (attempt.doom) return ok_status();
+  if (attempt.stop_reason) return ok_status();
   const auto& max_runtime = live.record.job.resolved_spec().resources().max_runtime();
   const auto limit =
       std::chrono::seconds(max_runtime.seconds()) + std::chrono::nanoseconds(max_runtime.nanos());
@@ -166,15 +167,15 @@ Status AttemptWatch::check(LiveJob& live, SteadyTime now) {
 
 Status AttemptWatch::give_up(LiveJob& live, Finding finding, const std::string& message) {
   JobEdit edit(live, parts_.clock);
-  edit.attempt().doom = finding;
-  edit.attempt().doom_message = message;
+  edit.attempt().stop_reason = finding;
+  edit.attempt().stop_message = message;
   const Verdict verdict = judge({.finding = finding});
   if (verdict.action == RetryAction::retry && may_retry(edit.record(), 1)) {
     EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::attempt_lost, verdict.reason, message));
   } else {
     edit.log(v1::LogMessage::ERROR, message);
   }
-  EMOE_RETURN_IF_ERROR(parts_.book.commit(live, std::move(edit)));
+  EMOE_RETURN_IF_ERROR(parts_.jobs.commit(live, std::move(edit)));
   log_warning("job %s: attempt %d must go: %s", live.record.job.id(), live.attempt->record.number,
               message);
   return ok_status();
@@ -183,22 +184,22 @@ Status AttemptWatch::give_up(LiveJob& live, Finding finding, const std::string& 
 Status AttemptWatch::cancel(LiveJob& live, JobEdit edit) {
   EMOE_RETURN_IF_ERROR(
       edit.apply(JobEvent::cancel_requested, v1::REASON_CANCELLED, edit.record().cancel_message));
-  edit.attempt().doom = Finding::cancelled;
-  edit.attempt().doom_message = edit.record().cancel_message;
-  return parts_.book.commit(live, std::move(edit));
+  edit.attempt().stop_reason = Finding::cancelled;
+  edit.attempt().stop_message = edit.record().cancel_message;
+  return parts_.jobs.commit(live, std::move(edit));
 }
 
 // An attempt that can still listen is asked first: by its sessions, then by the launcher's signal,
 // and killed after stop_grace; one that hangs or is in pieces is killed at once.
 void AttemptWatch::take_down(LiveJob& live, SteadyTime now) {
-  const Finding finding = *live.attempt->record.doom;
+  const Finding finding = *live.attempt->record.stop_reason;
   if (finding != Finding::cancelled && finding != Finding::max_runtime) {
     kill(live, now);
     return;
   }
   if (!live.attempt->stopping_since) {
     live.attempt->stopping_since = now;
-    SessionDesk::command(
+    SessionManager::command(
         live, finding == Finding::cancelled ? RankCommand::stop : RankCommand::checkpoint_and_stop);
   }
   const auto waited = now - *live.attempt->stopping_since;

@@ -13,12 +13,12 @@ Controller::Controller(ControlConfig config, JobStore& store, launcher::AsyncLau
       clock_(clock),
       probe_(probe),
       failures_(clock),
-      book_(store, clock,
+      jobs_(store, clock,
             [this](const std::string& id) {
               if (listener_) listener_(id);
             }),
-      desk_(book_, store, clock, probe, failures_),
-      parts_{config_, book_, desk_, store, launcher, clock, probe, failures_},
+      sessions_(jobs_, store, clock, probe, failures_),
+      parts_{config_, jobs_, sessions_, store, launcher, clock, probe, failures_},
       starter_(parts_),
       settlement_(parts_),
       watch_(parts_, settlement_) {
@@ -27,8 +27,8 @@ Controller::Controller(ControlConfig config, JobStore& store, launcher::AsyncLau
 
 Status Controller::recover() {
   const std::lock_guard lock(mutex_);
-  EMOE_RETURN_IF_ERROR(book_.load());
-  for (auto& [id, live] : book_.jobs()) EMOE_RETURN_IF_ERROR(starter_.adopt(live));
+  EMOE_RETURN_IF_ERROR(jobs_.load());
+  for (auto& [id, live] : jobs_.all()) EMOE_RETURN_IF_ERROR(starter_.adopt(live));
   EMOE_RETURN_IF_ERROR(show_checkpoints_locked());
   auto leftovers =
       DiscardedFolders::leftovers(config_.remove_folder, {config_.output_root, config_.jobs_dir()});
@@ -94,9 +94,9 @@ void Controller::step() {
     messages.swap(inbox_);
   }
   pass_time_locked(now);
-  desk_.process(messages, now);
-  for (auto& [id, live] : book_.jobs()) look_at_attempt_locked(live, now);
-  book_.drop_ended();
+  sessions_.process(messages, now);
+  for (auto& [id, live] : jobs_.all()) look_at_attempt_locked(live, now);
+  jobs_.drop_ended();
   schedule_locked(now);
   publish_locked();
 }
@@ -107,7 +107,7 @@ void Controller::pass_time_locked(SteadyTime now) {
   probe_.add_held(std::chrono::duration<double>(gap).count() * slots_used_locked());
   // A coordinator that stood still heard nobody: the ranks are given that time back.
   const bool stood_still = gap > config_.session_timeout / 2;
-  for (auto& [id, live] : book_.jobs()) {
+  for (auto& [id, live] : jobs_.all()) {
     if (!live.attempt) continue;
     live.record.run_time += gap;
     if (!stood_still) continue;
@@ -123,7 +123,7 @@ void Controller::look_at_attempt_locked(LiveJob& live, SteadyTime now) {
 void Controller::schedule_locked(SteadyTime now) {
   std::vector<QueuedJob> queued;
   std::vector<RunningJob> running;
-  for (const auto& [id, live] : book_.jobs()) {
+  for (const auto& [id, live] : jobs_.all()) {
     const v1::Job& job = live.record.job;
     if (holds_slots(job.state())) {
       running.push_back({id, resources_of(job)});
@@ -134,7 +134,7 @@ void Controller::schedule_locked(SteadyTime now) {
   }
   const Schedule plan = schedule(std::move(queued), running, config_.capacity, now);
   for (const std::string& id : plan.start) {
-    LiveJob& live = *book_.find(id);
+    LiveJob& live = *jobs_.find(id);
     failures_.note("job " + id, starter_.start(live));
     look_at_attempt_locked(live, now);
   }
@@ -144,7 +144,7 @@ void Controller::schedule_locked(SteadyTime now) {
 
 int Controller::slots_used_locked() {
   int64_t used = 0;
-  for (const auto& [id, live] : book_.jobs()) {
+  for (const auto& [id, live] : jobs_.all()) {
     const v1::Job& job = live.record.job;
     if (holds_slots(job.state())) used += resources_of(job).cpus;
   }
@@ -164,7 +164,7 @@ Controller::Slots Controller::slots() {
 std::vector<Controller::Target> Controller::targets() {
   const std::lock_guard lock(mutex_);
   std::vector<Target> targets;
-  for (const auto& [id, live] : book_.jobs()) {
+  for (const auto& [id, live] : jobs_.all()) {
     if (!live.attempt) continue;
     for (const auto& [rank, link] : live.attempt->links) {
       const v1::RankInfo* info = live.attempt->monitor->info(rank);

@@ -18,8 +18,8 @@
 #include "server/control/discarded_folders.h"
 #include "server/control/failure_log.h"
 #include "server/control/fair_mutex.h"
-#include "server/control/job_book.h"
-#include "server/control/session_desk.h"
+#include "server/control/job_registry.h"
+#include "server/control/session_manager.h"
 #include "server/scheduler/scheduler.h"
 
 namespace emoe::server {
@@ -131,8 +131,8 @@ class Controller {
   FairMutex mutex_;
   FailureLog failures_;
   std::function<void(const std::string&)> listener_;
-  JobBook book_;
-  SessionDesk desk_;
+  JobRegistry jobs_;
+  SessionManager sessions_;
   const AttemptParts parts_;
   AttemptStarter starter_;
   AttemptSettlement settlement_;

@@ -72,7 +72,7 @@ Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
         absl::StrCat("parallel.ranks is ", ranks, ", this service has ", slots_total(), " slots"),
         {{"needed", absl::StrCat(ranks)}, {"available", absl::StrCat(slots_total())}});
   }
-  if (static_cast<int>(book_.jobs().size()) >= config_.max_jobs) {
+  if (static_cast<int>(jobs_.all().size()) >= config_.max_jobs) {
     return make_error(StatusCode::kResourceExhausted, "QUEUE_FULL",
                       absl::StrCat("the queue holds its ", config_.max_jobs,
                                    " unfinished jobs; try again when one has ended"),
@@ -102,13 +102,13 @@ Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& r
   edit.touch();
   remember(edit, request);
   const std::string id = job.id();
-  EMOE_RETURN_IF_ERROR(book_.add(std::move(edit)));
+  EMOE_RETURN_IF_ERROR(jobs_.add(std::move(edit)));
   poke();
-  return book_.find(id)->record.job;
+  return jobs_.find(id)->record.job;
 }
 
 Result<LiveJob*> Controller::find_live_locked(const std::string& id, const std::string& doing) {
-  if (LiveJob* live = book_.find(id); live != nullptr && !is_terminal(live->record.job.state())) {
+  if (LiveJob* live = jobs_.find(id); live != nullptr && !is_terminal(live->record.job.state())) {
     return live;
   }
   EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
@@ -135,7 +135,7 @@ Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& updat
   if (update.name) job.set_name(*update.name);
   edit.touch();
   remember(edit, request);
-  EMOE_RETURN_IF_ERROR(book_.commit(*live, std::move(edit)));
+  EMOE_RETURN_IF_ERROR(jobs_.commit(*live, std::move(edit)));
   poke();
   return live->record.job;
 }
@@ -145,7 +145,7 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
   if (first) return *first;
-  LiveJob* const found = book_.find(id);
+  LiveJob* const found = jobs_.find(id);
   if (found == nullptr || is_terminal(found->record.job.state()) ||
       found->record.job.state() == v1::CANCELLING) {
     return cancel_again_locked(id, request);
@@ -160,7 +160,7 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   } else {
     EMOE_RETURN_IF_ERROR(
         edit.apply(JobEvent::cancel_requested, v1::REASON_CANCELLED, edit.record().cancel_message));
-    EMOE_RETURN_IF_ERROR(book_.commit(live, std::move(edit)));
+    EMOE_RETURN_IF_ERROR(jobs_.commit(live, std::move(edit)));
     probe_.job_finished(v1::CANCELLED, v1::REASON_CANCELLED);
   }
   poke();
@@ -213,7 +213,7 @@ Status Controller::forget_locked(const std::string& id, const std::string& etag,
     return gone;
   }
   probe_.forget_job(id);
-  book_.drop_ended();
+  jobs_.drop_ended();
   if (listener_) listener_(id);
   return ok_status();
 }

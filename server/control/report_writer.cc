@@ -73,15 +73,15 @@ Status ReportWriter::begin_steps(int64_t first_step) {
 }
 
 Status ReportWriter::step(const v1::StepMetrics& reported) {
-  if (!edit_.tally().begun) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
-  edit_.tally().begun = true;
+  if (!edit_.steps().begun) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
+  edit_.steps().begun = true;
   v1::Event event;
   v1::StepMetrics& metrics = *event.mutable_step();
   metrics = reported;
   metrics.set_attempt(live_.attempt->record.number);
   edit_.add_event(event);
 
-  Pace& pace = edit_.tally().pace;
+  Pace& pace = edit_.steps().pace;
   pace.add(metrics.step(), metrics.tokens(), metrics.seconds());
   v1::Progress& progress = edit_.progress();
   progress.set_step(metrics.step() + 1);

@@ -2,7 +2,7 @@
 
 #include "emoe/v1/report.pb.h"
 #include "server/control/coordinator_probe.h"
-#include "server/control/job_book.h"
+#include "server/control/job_registry.h"
 
 namespace emoe::server {
 

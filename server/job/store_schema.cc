@@ -67,6 +67,8 @@ CREATE TABLE progress(
 INSERT INTO progress SELECT id, next_sequence, run_time, x'' FROM jobs;
 ALTER TABLE jobs DROP COLUMN next_sequence;
 ALTER TABLE jobs DROP COLUMN run_time;
+ALTER TABLE attempts RENAME COLUMN doom TO stop_reason;
+ALTER TABLE attempts RENAME COLUMN doom_message TO stop_message;
 )";
 
 // What version 3 moves out of message bodies.

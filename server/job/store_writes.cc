@@ -74,8 +74,8 @@ Status write_job(Database& database, const JobRecord& record) {
 Status write_attempt(Database& database, const AttemptRecord& attempt) {
   Statement upsert(database, "INSERT OR REPLACE INTO attempts VALUES(?,?,?,?,?,?,?,?,?,?)");
   upsert.bind(attempt.job_id).bind(int64_t{attempt.number}).bind(attempt.token);
-  upsert.bind(attempt.handle).bind(int64_t{attempt.ended}).bind(as_integer(attempt.doom));
-  upsert.bind(attempt.doom_message).bind(as_integer(attempt.end_code));
+  upsert.bind(attempt.handle).bind(int64_t{attempt.ended}).bind(as_integer(attempt.stop_reason));
+  upsert.bind(attempt.stop_message).bind(as_integer(attempt.end_code));
   return upsert.bind(as_integer(attempt.fault_code)).bind(attempt.fault_message).run();
 }
 
@@ -186,9 +186,10 @@ Result<JobRecord> read_job(const Statement& row) {
 }
 
 Result<std::vector<AttemptRecord>> read_attempts(Database& database, const std::string& job_id) {
-  Statement select(database,
-                   "SELECT number, token, handle, ended, doom, doom_message, end_code, fault_code, "
-                   "fault_message FROM attempts WHERE job_id=? ORDER BY number");
+  Statement select(
+      database,
+      "SELECT number, token, handle, ended, stop_reason, stop_message, end_code, fault_code, "
+      "fault_message FROM attempts WHERE job_id=? ORDER BY number");
   select.bind(job_id);
   std::vector<AttemptRecord> attempts;
   while (select.next()) {
@@ -196,8 +197,9 @@ Result<std::vector<AttemptRecord>> read_attempts(Database& database, const std::
     attempt.token = select.bytes(1);
     attempt.handle = select.bytes(2);
     attempt.ended = select.integer(3) != 0;
-    if (const auto doom = select.optional_integer(4)) attempt.doom = static_cast<Finding>(*doom);
-    attempt.doom_message = select.bytes(5);
+    if (const auto stop_reason = select.optional_integer(4))
+      attempt.stop_reason = static_cast<Finding>(*stop_reason);
+    attempt.stop_message = select.bytes(5);
     if (const auto code = select.optional_integer(6)) attempt.end_code = static_cast<int>(*code);
     if (const auto code = select.optional_integer(7)) attempt.fault_code = static_cast<int>(*code);
     attempt.fault_message = select.bytes(8);

@@ -43,8 +43,8 @@ struct AttemptRecord {
   std::string token;   // the secret its ranks join with
   std::string handle;  // the launcher's, empty until launch() returned
   bool ended = false;
-  std::optional<Finding> doom;  // decided: it is being removed for this
-  std::string doom_message;
+  std::optional<Finding> stop_reason;  // decided: it is being removed for this
+  std::string stop_message;
   std::optional<int> end_code;    // what rank 0's End report said
   std::optional<int> fault_code;  // of the first End report that blames its own rank
   std::string fault_message;

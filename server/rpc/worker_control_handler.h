@@ -9,7 +9,7 @@
 #include <grpcpp/support/server_callback.h>
 
 #include "emoe/v1/worker_control_service.grpc.pb.h"
-#include "server/control/session_desk.h"
+#include "server/control/session_manager.h"
 
 namespace emoe::server {
 

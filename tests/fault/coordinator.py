@@ -144,7 +144,7 @@ def test_stopped_politely(patient, undisturbed):
 @pytest.fixture(scope="module")
 def away(tmp_path_factory):
     """(coordinator, endless job, steps it had done, ending job): the coordinator was away until every rank had given it up.
-    Ranks wait for it as long as they are told, also to say their last words, and no longer."""
+    Ranks wait for it as long as they are told, also with their final reports, and no longer."""
     folder = tmp_path_factory.mktemp("away")
     with Coordinator(folder, slots=4, liveness__reconnect_grace="15s") as coordinator:
         api = coordinator.api

@@ -116,7 +116,7 @@ TEST_F(RestartTest, AnExportingAttemptFinishes) {
   channel = join(id, 0, 1);
   report(channel, 2, merge(true));
   report(channel, 3, make_end(0));
-  restart();  // between the last word and the end of the process
+  restart();  // between rank 0's End report and the end of its process
   launcher_.end(id, 1, {});
   step();
   step();
@@ -150,7 +150,7 @@ TEST_F(RestartTest, ACancelGoesOn) {
   EXPECT_EQ(job(id).message(), "enough");
 }
 
-TEST_F(RestartTest, ADoomedAttemptIsRemovedByTheNextCoordinator) {
+TEST_F(RestartTest, AnAttemptThatMustGoIsRemovedByTheNextCoordinator) {
   const std::string id = submit();
   step();
   launcher_.survive_kill(true);

@@ -125,7 +125,7 @@ TEST_F(FailingStoreTest, AnEndIsJudgedWhenItCanBeStored) {
             1);
 }
 
-TEST_F(FailingStoreTest, ADoomIsStoredBeforeAnythingIsKilled) {
+TEST_F(FailingStoreTest, TheReasonToStopIsStoredBeforeAnythingIsKilled) {
   const std::string id = submit();
   step();
   join(id, 0, 1);

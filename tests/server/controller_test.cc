@@ -314,7 +314,7 @@ TEST_F(ControllerTest, CancelsInEveryState) {
   EXPECT_EQ(launcher_.stops().size(), stops);
   auto back = join(running, 0, 1);  // a rank that reconnects hears it again
   EXPECT_EQ(back->commands, std::vector{RankCommand::stop});
-  report(back, 1, make_end(75, "stopped"));  // what has said its last words needs no signal
+  report(back, 1, make_end(75, "stopped"));  // a rank that reported its end needs no signal
   controller_->post({back, SessionClosed{}});
   step();
   EXPECT_EQ(launcher_.stops().size(), stops);

@@ -78,8 +78,8 @@ TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   job.not_before = WallTime(std::chrono::milliseconds(123456));
   job.cancel_message = "why";
   AttemptRecord attempt{.job_id = "a", .number = 2, .token = "t", .handle = "h"};
-  attempt.doom = Finding::hang;
-  attempt.doom_message = "rank 1";
+  attempt.stop_reason = Finding::hang;
+  attempt.stop_message = "rank 1";
   attempt.end_code = 0;
   attempt.fault_code = 65;
   attempt.fault_message = "row 3";
@@ -106,7 +106,7 @@ TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   const auto attempts = store->attempts("a");
   ASSERT_EQ(attempts->size(), 1U);
   EXPECT_EQ(attempts->front().handle, "h");
-  EXPECT_EQ(attempts->front().doom, Finding::hang);
+  EXPECT_EQ(attempts->front().stop_reason, Finding::hang);
   EXPECT_EQ(attempts->front().end_code, 0);
   EXPECT_EQ(attempts->front().fault_code, 65);
   EXPECT_FALSE(attempts->front().ended);
@@ -191,7 +191,7 @@ TEST_F(JobStoreTest, MigratesVersion1) {
     EXPECT_EQ(job->next_sequence, 3);
     EXPECT_EQ(job->failures, 2);
     EXPECT_EQ(job->idle_requeues, round);
-    EXPECT_EQ(store->attempts("job-1")->front().doom, Finding::hang);
+    EXPECT_EQ(store->attempts("job-1")->front().stop_reason, Finding::hang);
     const auto request = store->request("r");
     ASSERT_TRUE(request.ok() && request->has_value());
     EXPECT_LT(WallTime::clock::now() - (*request)->time, std::chrono::hours(1));  // not forgotten

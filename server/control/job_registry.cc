@@ -1,4 +1,4 @@
-#include "server/control/job_book.h"
+#include "server/control/job_registry.h"
 
 #include <absl/strings/str_format.h>
 
@@ -26,7 +26,7 @@ WallTime to_wall_time(const google::protobuf::Timestamp& time) {
 JobEdit::JobEdit(const LiveJob& live, const Clock& clock) : clock_(clock), record_(live.record) {
   if (!live.attempt) return;
   attempt_ = live.attempt->record;
-  tally_ = live.attempt->tally;
+  steps_ = live.attempt->steps;
 }
 
 Status JobEdit::apply(JobEvent event, v1::Reason reason, const std::string& message) {
@@ -74,11 +74,11 @@ v1::Attempt& JobEdit::public_attempt() {
   return *job().mutable_attempts(record_.job.attempts_size() - 1);
 }
 
-JobBook::JobBook(JobStore& store, const Clock& clock,
-                 std::function<void(const std::string&)> on_change)
+JobRegistry::JobRegistry(JobStore& store, const Clock& clock,
+                         std::function<void(const std::string&)> on_change)
     : store_(store), clock_(clock), on_change_(std::move(on_change)) {}
 
-Status JobBook::load() {
+Status JobRegistry::load() {
   EMOE_ASSIGN_OR_RETURN(std::vector<JobRecord> records, store_.unfinished_jobs());
   for (JobRecord& record : records) {
     const std::string id = record.job.id();
@@ -93,12 +93,12 @@ Status JobBook::load() {
   return ok_status();
 }
 
-LiveJob* JobBook::find(const std::string& id) {
+LiveJob* JobRegistry::find(const std::string& id) {
   const auto found = jobs_.find(id);
   return found == jobs_.end() ? nullptr : &found->second;
 }
 
-Change JobBook::finish(JobEdit& edit) {
+Change JobRegistry::finish(JobEdit& edit) {
   if (edit.touched_) {
     ++edit.record_.revision;
     edit.record_.job.set_etag(absl::StrFormat("%x", edit.record_.revision));
@@ -116,7 +116,7 @@ Change JobBook::finish(JobEdit& edit) {
   return change;
 }
 
-Status JobBook::add(JobEdit edit) {
+Status JobRegistry::add(JobEdit edit) {
   EMOE_RETURN_IF_ERROR(store_.commit(finish(edit)));
   const std::string id = edit.record_.job.id();
   jobs_[id].record = std::move(edit.record_);
@@ -124,13 +124,13 @@ Status JobBook::add(JobEdit edit) {
   return ok_status();
 }
 
-Status JobBook::commit(LiveJob& live, JobEdit edit) {
+Status JobRegistry::commit(LiveJob& live, JobEdit edit) {
   std::vector<std::pair<LiveJob*, JobEdit>> edits;
   edits.emplace_back(&live, std::move(edit));
   return commit(std::move(edits));
 }
 
-Status JobBook::commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits) {
+Status JobRegistry::commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits) {
   std::vector<Change> changes;
   changes.reserve(edits.size());
   for (auto& [live, edit] : edits) changes.push_back(finish(edit));
@@ -139,7 +139,7 @@ Status JobBook::commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits) {
     live->record = std::move(edit.record_);
     if (edit.attempt_ && live->attempt) {
       live->attempt->record = std::move(*edit.attempt_);
-      live->attempt->tally = std::move(edit.tally_);
+      live->attempt->steps = std::move(edit.steps_);
     }
     for (const auto& action : edit.after_) action();
     on_change_(live->record.job.id());
@@ -147,7 +147,7 @@ Status JobBook::commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits) {
   return ok_status();
 }
 
-void JobBook::drop_ended() {
+void JobRegistry::drop_ended() {
   std::erase_if(jobs_, [](const auto& entry) {
     return is_terminal(entry.second.record.job.state()) && entry.second.attempt == nullptr;
   });

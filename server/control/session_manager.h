@@ -10,7 +10,7 @@
 #include "emoe/v1/report.pb.h"
 #include "server/control/coordinator_probe.h"
 #include "server/control/failure_log.h"
-#include "server/control/job_book.h"
+#include "server/control/job_registry.h"
 #include "server/session/session_channel.h"
 
 namespace emoe::server {
@@ -26,10 +26,10 @@ struct SessionMessage {
 // The sessions of all ranks: decides which ranks may join, knows which stream belongs to which rank,
 // and turns reports into stored events. All reports of one round are stored in one transaction and
 // acknowledged only after it. Only the controller uses it, under its lock.
-class SessionDesk {
+class SessionManager {
  public:
-  SessionDesk(JobBook& book, JobStore& store, const Clock& clock, CoordinatorProbe& probe,
-              FailureLog& failures);
+  SessionManager(JobRegistry& jobs, JobStore& store, const Clock& clock, CoordinatorProbe& probe,
+                 FailureLog& failures);
 
   // `now`: when the round began. Messages that are not among these came later, so liveness is judged
   // by that time too.
@@ -43,7 +43,7 @@ class SessionDesk {
   static void command(LiveJob& live, RankCommand command);
 
  private:
-  struct Seat {
+  struct RankId {
     std::string job_id;
     int attempt = 0;
     int rank = 0;
@@ -63,15 +63,15 @@ class SessionDesk {
   void leave(const SessionChannel& channel, SteadyTime now);
   [[nodiscard]] Status finish(Round& round);
   static void answer(LiveJob& live, const Entry& entry);
-  // The live attempt a stream sits at; null when it is over.
-  [[nodiscard]] LiveJob* seated(const SessionChannel& channel, Seat& seat);
+  // The live attempt that a stream belongs to, and which rank it is; null when the attempt is over.
+  [[nodiscard]] LiveJob* find_live(const SessionChannel& channel, RankId& id);
 
-  JobBook& book_;
+  JobRegistry& jobs_;
   JobStore& store_;
   const Clock& clock_;
   CoordinatorProbe& probe_;
   FailureLog& failures_;
-  std::unordered_map<const SessionChannel*, Seat> seats_;
+  std::unordered_map<const SessionChannel*, RankId> ranks_;  // the rank behind each stream
 };
 
 }  // namespace emoe::server

@@ -1,4 +1,4 @@
-#include "server/control/session_desk.h"
+#include "server/control/session_manager.h"
 
 #include <algorithm>
 
@@ -26,7 +26,7 @@ Status run(JobEdit& edit) {
 
 }  // namespace
 
-struct SessionDesk::Entry {
+struct SessionManager::Entry {
   JobEdit edit;
   std::map<int, int64_t> staged;  // by rank: the newest sequence in this round
   std::map<int, std::shared_ptr<SessionChannel>> welcome;
@@ -34,7 +34,7 @@ struct SessionDesk::Entry {
 };
 
 // The changes of one round so far, and the ranks to answer once they are stored.
-struct SessionDesk::Round {
+struct SessionManager::Round {
   std::map<LiveJob*, Entry> entries;
   const Clock& clock;
   SteadyTime now;
@@ -44,11 +44,11 @@ struct SessionDesk::Round {
   }
 };
 
-SessionDesk::SessionDesk(JobBook& book, JobStore& store, const Clock& clock,
-                         CoordinatorProbe& probe, FailureLog& failures)
-    : book_(book), store_(store), clock_(clock), probe_(probe), failures_(failures) {}
+SessionManager::SessionManager(JobRegistry& jobs, JobStore& store, const Clock& clock,
+                               CoordinatorProbe& probe, FailureLog& failures)
+    : jobs_(jobs), store_(store), clock_(clock), probe_(probe), failures_(failures) {}
 
-void SessionDesk::process(const std::vector<SessionMessage>& messages, SteadyTime now) {
+void SessionManager::process(const std::vector<SessionMessage>& messages, SteadyTime now) {
   Round round{{}, clock_, now};
   for (const SessionMessage& message : messages) {
     const auto& channel = message.channel;
@@ -63,8 +63,8 @@ void SessionDesk::process(const std::vector<SessionMessage>& messages, SteadyTim
   for (const SessionMessage& message : messages) message.channel->consumed();
 }
 
-Status SessionDesk::admit(const v1::Join& request, SteadyTime now, LiveJob*& live) {
-  live = book_.find(request.job_id());
+Status SessionManager::admit(const v1::Join& request, SteadyTime now, LiveJob*& live) {
+  live = jobs_.find(request.job_id());
   if (live == nullptr || is_terminal(live->record.job.state())) {
     EMOE_RETURN_IF_ERROR(store_.job(request.job_id()).status());
     return stale(absl::StrCat("job ", request.job_id(), " has ended"));
@@ -79,16 +79,17 @@ Status SessionDesk::admit(const v1::Join& request, SteadyTime now, LiveJob*& liv
     return make_error(StatusCode::kPermissionDenied, "BAD_TOKEN",
                       "the token is not this attempt's");
   }
-  if (attempt.doom && attempt.doom != Finding::cancelled && attempt.doom != Finding::max_runtime) {
+  if (attempt.stop_reason && attempt.stop_reason != Finding::cancelled &&
+      attempt.stop_reason != Finding::max_runtime) {
     return stale(
-        absl::StrCat("attempt ", request.attempt(), " is being removed: ", attempt.doom_message));
+        absl::StrCat("attempt ", request.attempt(), " is being removed: ", attempt.stop_message));
   }
   const Status joined = live->attempt->monitor->join(request.rank(), now);
   return with_reason(joined, "WORLD_SIZE_MISMATCH");
 }
 
-void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& channel,
-                       const v1::Join& request) {
+void SessionManager::join(Round& round, const std::shared_ptr<SessionChannel>& channel,
+                          const v1::Join& request) {
   LiveJob* live = nullptr;
   if (const Status status = admit(request, round.now, live); !status.ok()) {
     log_warning("job %s: rank %d refused: %s", request.job_id(), request.rank().rank(),
@@ -100,7 +101,7 @@ void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& chan
   auto& links = live->attempt->links;
   if (const auto old = links.find(rank); old != links.end() && old->second.channel != channel) {
     old->second.channel->close(absl::AbortedError("the rank opened another stream"));
-    seats_.erase(old->second.channel.get());
+    ranks_.erase(old->second.channel.get());
   }
   Entry& entry = round.of(*live);
   const auto stored = store_.committed_sequence(request.job_id(), request.attempt(), rank);
@@ -109,7 +110,7 @@ void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& chan
     return;
   }
   links[rank] = {channel, *stored};
-  seats_[channel.get()] = {request.job_id(), request.attempt(), rank};
+  ranks_[channel.get()] = {request.job_id(), request.attempt(), rank};
   entry.welcome[rank] = channel;
 
   auto& ranks = *entry.edit.public_attempt().mutable_ranks();
@@ -125,39 +126,39 @@ void SessionDesk::join(Round& round, const std::shared_ptr<SessionChannel>& chan
   }
 }
 
-LiveJob* SessionDesk::seated(const SessionChannel& channel, Seat& seat) {
-  const auto found = seats_.find(&channel);
-  if (found == seats_.end()) return nullptr;
-  seat = found->second;
-  LiveJob* live = book_.find(seat.job_id);
+LiveJob* SessionManager::find_live(const SessionChannel& channel, RankId& id) {
+  const auto found = ranks_.find(&channel);
+  if (found == ranks_.end()) return nullptr;
+  id = found->second;
+  LiveJob* live = jobs_.find(id.job_id);
   const bool current =
-      live != nullptr && live->attempt != nullptr && live->attempt->record.number == seat.attempt;
+      live != nullptr && live->attempt != nullptr && live->attempt->record.number == id.attempt;
   return current ? live : nullptr;
 }
 
-void SessionDesk::heartbeat(SessionChannel& channel, const v1::RankHeartbeat& heartbeat,
-                            SteadyTime now) {
-  Seat seat;
-  LiveJob* live = seated(channel, seat);
-  if (live != nullptr) live->attempt->monitor->heartbeat(seat.rank, heartbeat, now);
+void SessionManager::heartbeat(SessionChannel& channel, const v1::RankHeartbeat& heartbeat,
+                               SteadyTime now) {
+  RankId id;
+  LiveJob* live = find_live(channel, id);
+  if (live != nullptr) live->attempt->monitor->heartbeat(id.rank, heartbeat, now);
 }
 
-void SessionDesk::report(Round& round, const std::shared_ptr<SessionChannel>& channel,
-                         const v1::Report& report) {
-  Seat seat;
-  LiveJob* live = seated(*channel, seat);
+void SessionManager::report(Round& round, const std::shared_ptr<SessionChannel>& channel,
+                            const v1::Report& report) {
+  RankId id;
+  LiveJob* live = find_live(*channel, id);
   if (live == nullptr) return channel->close(stale("join first; or the attempt is over"));
-  live->attempt->monitor->reported(seat.rank, round.now);
-  round.of(*live).ack[seat.rank] = channel;  // also of what was stored before
-  const int64_t stored = live->attempt->links[seat.rank].sequence;
-  if (const Status status = stage(round, *live, seat.rank, stored, report); !status.ok()) {
-    round.of(*live).ack.erase(seat.rank);
+  live->attempt->monitor->reported(id.rank, round.now);
+  round.of(*live).ack[id.rank] = channel;  // also of what was stored before
+  const int64_t stored = live->attempt->links[id.rank].sequence;
+  if (const Status status = stage(round, *live, id.rank, stored, report); !status.ok()) {
+    round.of(*live).ack.erase(id.rank);
     channel->close(status);
   }
 }
 
-Status SessionDesk::stage(Round& round, LiveJob& live, int rank, int64_t stored,
-                          const v1::Report& report) {
+Status SessionManager::stage(Round& round, LiveJob& live, int rank, int64_t stored,
+                             const v1::Report& report) {
   Entry& entry = round.of(live);
   const auto staged = entry.staged.find(rank);
   const int64_t have = staged != entry.staged.end() ? staged->second : stored;
@@ -173,7 +174,7 @@ Status SessionDesk::stage(Round& round, LiveJob& live, int rank, int64_t stored,
   return ok_status();
 }
 
-Status SessionDesk::take_left_reports(LiveJob& live, const std::filesystem::path& attempt_dir) {
+Status SessionManager::take_left_reports(LiveJob& live, const std::filesystem::path& attempt_dir) {
   Round round{{}, clock_, clock_.steady_now()};
   const AttemptRecord& attempt = live.attempt->record;
   const std::string who = absl::StrCat("job ", attempt.job_id, ": reports left by rank ");
@@ -194,19 +195,19 @@ Status SessionDesk::take_left_reports(LiveJob& live, const std::filesystem::path
   return finish(round);
 }
 
-void SessionDesk::leave(const SessionChannel& channel, SteadyTime now) {
-  Seat seat;
-  if (LiveJob* live = seated(channel, seat); live != nullptr) {
-    live->attempt->monitor->disconnected(seat.rank, now);
-    const auto link = live->attempt->links.find(seat.rank);
+void SessionManager::leave(const SessionChannel& channel, SteadyTime now) {
+  RankId id;
+  if (LiveJob* live = find_live(channel, id); live != nullptr) {
+    live->attempt->monitor->disconnected(id.rank, now);
+    const auto link = live->attempt->links.find(id.rank);
     if (link != live->attempt->links.end() && link->second.channel.get() == &channel) {
       live->attempt->links.erase(link);
     }
   }
-  seats_.erase(&channel);
+  ranks_.erase(&channel);
 }
 
-Status SessionDesk::finish(Round& round) {
+Status SessionManager::finish(Round& round) {
   if (round.entries.empty()) return ok_status();
   std::vector<std::pair<LiveJob*, JobEdit>> edits;
   for (auto& [live, entry] : round.entries) {
@@ -216,7 +217,7 @@ Status SessionDesk::finish(Round& round) {
     }
     edits.emplace_back(live, std::move(entry.edit));
   }
-  const Status stored = book_.commit(std::move(edits));
+  const Status stored = jobs_.commit(std::move(edits));
   for (auto& [live, entry] : round.entries) {
     if (stored.ok()) {
       answer(*live, entry);
@@ -230,7 +231,7 @@ Status SessionDesk::finish(Round& round) {
 }
 
 // Everything of the entry is stored.
-void SessionDesk::answer(LiveJob& live, const Entry& entry) {
+void SessionManager::answer(LiveJob& live, const Entry& entry) {
   auto& links = live.attempt->links;
   for (const auto& [rank, sequence] : entry.staged) {
     if (links.contains(rank)) links[rank].sequence = sequence;
@@ -243,21 +244,21 @@ void SessionDesk::answer(LiveJob& live, const Entry& entry) {
   }
   if (!live.attempt->stopping_since) return;
   for (const auto& [rank, channel] : entry.welcome) {  // a rank that came back must hear it too
-    channel->command(live.attempt->record.doom == Finding::max_runtime
+    channel->command(live.attempt->record.stop_reason == Finding::max_runtime
                          ? RankCommand::checkpoint_and_stop
                          : RankCommand::stop);
   }
 }
 
-void SessionDesk::dismiss(LiveJob& live, const Status& why) {
+void SessionManager::dismiss(LiveJob& live, const Status& why) {
   for (const auto& [rank, link] : live.attempt->links) {
     link.channel->close(why);
-    seats_.erase(link.channel.get());
+    ranks_.erase(link.channel.get());
   }
   live.attempt->links.clear();
 }
 
-void SessionDesk::command(LiveJob& live, RankCommand command) {
+void SessionManager::command(LiveJob& live, RankCommand command) {
   for (const auto& [rank, link] : live.attempt->links) link.channel->command(command);
 }
 

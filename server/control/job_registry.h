@@ -24,7 +24,7 @@ struct RankLink {
 };
 
 // What is known of the steps of an attempt in memory only.
-struct StepTally {
+struct StepProgress {
   bool begun = false;  // its first step is stored
   Pace pace;
 };
@@ -39,7 +39,7 @@ struct LiveAttempt {
   std::optional<SteadyTime> last_kill;
   std::optional<SteadyTime> end_seen;    // the launcher says ended, rank 0's word is missing
   std::optional<SteadyTime> fault_seen;  // a rank reported a failure of its own
-  StepTally tally;
+  StepProgress steps;
 };
 
 struct LiveJob {
@@ -52,7 +52,7 @@ struct LiveJob {
 };
 
 // A change of one job that is not stored yet: works on copies, so that memory always equals the
-// store. JobBook::commit() stores it and then updates memory.
+// store. JobRegistry::commit() stores it and then updates memory.
 class JobEdit {
  public:
   JobEdit(const LiveJob& live, const Clock& clock);
@@ -82,18 +82,18 @@ class JobEdit {
     attempt_ = std::move(attempt);
     attempt_changed_ = true;
   }
-  [[nodiscard]] StepTally& tally() { return tally_; }
+  [[nodiscard]] StepProgress& steps() { return steps_; }
   // The public side of the newest attempt.
   [[nodiscard]] v1::Attempt& public_attempt();
   // Rows beside the job: evals, checkpoints, cursors, request.
   [[nodiscard]] Change& rows() { return change_; }
 
  private:
-  friend class JobBook;
+  friend class JobRegistry;
   const Clock& clock_;
   JobRecord record_;
   std::optional<AttemptRecord> attempt_;
-  StepTally tally_;
+  StepProgress steps_;
   std::vector<std::function<void()>> after_;
   Change change_;
   bool touched_ = false;
@@ -102,18 +102,19 @@ class JobEdit {
 };
 
 // The jobs that have not ended, as stored. Only the controller uses it, under its lock.
-class JobBook {
+class JobRegistry {
  public:
-  JobBook(JobStore& store, const Clock& clock, std::function<void(const std::string&)> on_change);
+  JobRegistry(JobStore& store, const Clock& clock,
+              std::function<void(const std::string&)> on_change);
 
   [[nodiscard]] Status load();
-  [[nodiscard]] std::map<std::string, LiveJob>& jobs() { return jobs_; }
+  [[nodiscard]] std::map<std::string, LiveJob>& all() { return jobs_; }
   [[nodiscard]] LiveJob* find(const std::string& id);
 
   // Stores a new job with its first events and takes it in.
   [[nodiscard]] Status add(JobEdit edit);
   // Stores the edits in one transaction, then lets memory follow and tells the watchers. A job
-  // that has ended leaves the book once drop_ended() is called.
+  // that has ended stays here until drop_ended() is called.
   [[nodiscard]] Status commit(LiveJob& live, JobEdit edit);
   [[nodiscard]] Status commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits);
   void drop_ended();
