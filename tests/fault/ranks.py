@@ -1,5 +1,6 @@
 """Ranks that die, are told to go, or stop answering, under a coordinator. The weights at the end must be those of an
 undisturbed run, bit by bit."""
+import pathlib
 import re
 import signal
 
@@ -31,6 +32,23 @@ def test_a_rank_killed_in_a_step(coordinator, undisturbed):
     assert again.resumed_from_step == 30
     assert not set(first) & {r.pid for r in again.ranks}
     assert_same_result(api, job, undisturbed)
+    assert coordinator.processes() == {}
+
+
+def test_a_rank_killed_in_an_evaluation(coordinator):
+    """It has no checkpoint to go on from: the next attempt computes it anew, and there is one result."""
+    api = coordinator.api
+    coordinator.holds.add("evaluate")
+    job_id = api.create(tools.as_evaluation(hurt_job(data__eval=str(tools.FIXTURES / "rows.json")))).id
+    job = tools.wait_until(lambda: (found := api.get(job_id)).progress.phase == "evaluate" and found, 120,
+                           lambda: api.get(job_id))
+    send(rank_pids(job)[1], signal.SIGKILL)
+    coordinator.holds.release()
+    job = api.succeed(job_id)
+    lost, again = job.attempts
+    assert api.reason_name(lost.reason) == "REASON_PEER_LOST" and lost.counted
+    row, = tools.read_lines(pathlib.Path(job.output_dir) / "eval.jsonl")
+    assert (job.eval_last.loss, job.eval_last.loss_dense) == (row["loss"], row["loss_dense"])
     assert coordinator.processes() == {}
 
 

@@ -93,7 +93,7 @@ ExitCode RankSession::run(Task& task) {
     reporting_->finish(exit_code_of(error), error.what());
     throw;
   }
-  reporting_->finish(code, code == ExitCode::done ? "" : "stopped at a step edge");
+  reporting_->finish(code, code == ExitCode::done ? "" : "stopped as asked");
   // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
   groups_->all().barrier();
   return code;
