@@ -53,7 +53,7 @@ void BalancedAssignment::solve(std::span<const int32_t> costs) {
   costs_ = costs;
   balance_prices();
   assign_to_cheapest();
-  build_edges();
+  for (int32_t from = 0; from < clusters_; ++from) rebuild_row(from);
   for (int32_t target = shortest_path(); target >= 0; target = shortest_path()) {
     move_along_path(target);
   }
@@ -105,59 +105,42 @@ bool BalancedAssignment::sweep(std::vector<Best>& best) {
 void BalancedAssignment::assign_to_cheapest() {
   for (auto& list : members_) list.clear();
   for (int64_t item = 0; item < items_; ++item) {
-    int32_t cheapest = 0;
-    int64_t lowest = kFar;
-    for (int32_t c = 0; c < clusters_; ++c) {
-      const int64_t value = cost(item, c) + prices_[at(c)];
-      if (value < lowest) {
-        lowest = value;
-        cheapest = c;
-      }
-    }
-    labels_[at(item)] = cheapest;
-    members_[at(cheapest)].push_back(static_cast<int32_t>(item));
+    Best best;
+    for (int32_t c = 0; c < clusters_; ++c) best.offer(c, cost(item, c) + prices_[at(c)]);
+    labels_[at(item)] = best.first;
+    members_[at(best.first)].push_back(static_cast<int32_t>(item));
   }
 }
 
-void BalancedAssignment::build_edges() {
-  for (int32_t from = 0; from < clusters_; ++from) rebuild_row(from);
+void BalancedAssignment::rebuild_row(int32_t from) {
+  std::fill_n(&edge_cost_[edge(from, 0)], clusters_, kFar);
+  std::fill_n(&edge_item_[edge(from, 0)], clusters_, -1);
+  edge_cost_[edge(from, from)] = -kFar;  // staying is no move
+  for (const int32_t item : members_[at(from)]) offer_moves(from, item);
 }
 
-void BalancedAssignment::rebuild_row(int32_t from) {
+// Makes an item of a cluster the one that its edges move, wherever it is the cheapest so far.
+void BalancedAssignment::offer_moves(int32_t from, int32_t item) {
   int64_t* row_cost = &edge_cost_[edge(from, 0)];
   int32_t* row_item = &edge_item_[edge(from, 0)];
-  std::fill(row_cost, row_cost + clusters_, kFar);
-  std::fill(row_item, row_item + clusters_, -1);
-  row_cost[from] = -kFar;  // staying is no move
-  for (const int32_t item : members_[at(from)]) {
-    const int64_t here = cost(item, from);
-    for (int32_t to = 0; to < clusters_; ++to) {
-      const int64_t move = cost(item, to) - here;
-      if (move < row_cost[to]) {
-        row_cost[to] = move;
-        row_item[to] = item;
-      }
+  const int64_t here = cost(item, from);
+  for (int32_t to = 0; to < clusters_; ++to) {
+    const int64_t move = cost(item, to) - here;
+    if (move < row_cost[to]) {
+      row_cost[to] = move;
+      row_item[to] = item;
     }
   }
 }
 
 // The edges out of a cluster that lost and gained an item (-1: none); members_ is already changed.
 void BalancedAssignment::update_row(int32_t cluster, int32_t lost, int32_t gained) {
-  int64_t* row_cost = &edge_cost_[edge(cluster, 0)];
-  int32_t* row_item = &edge_item_[edge(cluster, 0)];
+  const int32_t* row_item = &edge_item_[edge(cluster, 0)];
   // Where the lost item was the cheapest to move, all members are asked again.
   if (lost >= 0 && std::find(row_item, row_item + clusters_, lost) != row_item + clusters_) {
     rebuild_row(cluster);
-    return;
-  }
-  if (gained < 0) return;
-  const int64_t here = cost(gained, cluster);
-  for (int32_t to = 0; to < clusters_; ++to) {
-    const int64_t move = cost(gained, to) - here;
-    if (move < row_cost[to]) {
-      row_cost[to] = move;
-      row_item[to] = gained;
-    }
+  } else if (gained >= 0) {
+    offer_moves(cluster, gained);
   }
 }
 
@@ -222,20 +205,6 @@ int64_t total_cost(std::span<const int32_t> costs, std::span<const int32_t> labe
     total += costs[item * at(clusters) + at(labels[item])];
   }
   return total;
-}
-
-int64_t duality_gap(std::span<const int32_t> costs, std::span<const int32_t> labels,
-                    std::span<const int64_t> prices) {
-  // For any balanced labels the prices add the same to the assignment's cost and to the bound.
-  const size_t clusters = prices.size();
-  int64_t gap = 0;
-  for (size_t item = 0; item < labels.size(); ++item) {
-    const std::span<const int32_t> row = costs.subspan(item * clusters, clusters);
-    int64_t lowest = kFar;
-    for (size_t c = 0; c < clusters; ++c) lowest = std::min(lowest, row[c] + prices[c]);
-    gap += row[at(labels[item])] + prices[at(labels[item])] - lowest;
-  }
-  return gap;
 }
 
 }  // namespace emoe::worker

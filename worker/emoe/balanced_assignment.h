@@ -23,15 +23,16 @@ class BalancedAssignment {
   void solve(std::span<const int32_t> costs);
 
   [[nodiscard]] const std::vector<int32_t>& labels() const { return labels_; }  // [items]
-  [[nodiscard]] const std::vector<int64_t>& prices() const { return prices_; }  // [clusters]
+  // [clusters] the dual solution: with it anyone can verify that no assignment is cheaper.
+  [[nodiscard]] const std::vector<int64_t>& prices() const { return prices_; }
 
  private:
   struct Best;  // cheapest and second cheapest cluster of an item under the prices
   void balance_prices();
   bool sweep(std::vector<Best>& best);
   void assign_to_cheapest();
-  void build_edges();
   void rebuild_row(int32_t from);
+  void offer_moves(int32_t from, int32_t item);
   void update_row(int32_t cluster, int32_t lost, int32_t gained);
   // Distances by Dijkstra from all clusters above E; returns the first one below E that is reached,
   // or -1 when none is above E.
@@ -56,11 +57,6 @@ class BalancedAssignment {
   std::vector<int64_t> distance_;
   std::vector<int32_t> parent_;
 };
-
-// Certificate: how much the assignment costs above the dual value of `prices`, a lower bound of
-// every balanced assignment's cost. 0 proves that none is cheaper.
-[[nodiscard]] int64_t duality_gap(std::span<const int32_t> costs, std::span<const int32_t> labels,
-                                  std::span<const int64_t> prices);
 
 [[nodiscard]] int64_t total_cost(std::span<const int32_t> costs, std::span<const int32_t> labels,
                                  int32_t clusters);

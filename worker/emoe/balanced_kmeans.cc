@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/counter_random.h"
 #include "worker/emoe/balanced_assignment.h"
 #include "worker/emoe/dot_products.h"
 #include "worker/emoe/index.h"
@@ -22,15 +23,10 @@ namespace {
 constexpr int64_t kMostSearchedAlways = 1024;
 constexpr int64_t kMostSearched = 4096;
 
-uint64_t mix(uint64_t x) {
-  x += 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
-
-double uniform(uint64_t bits) {
-  return static_cast<double>(bits >> 11) * 0x1.0p-53;  // [0, 1)
+float squared_length(const float* row, int64_t width) {
+  float square = 0.0F;
+  for (int64_t k = 0; k < width; ++k) square += row[k] * row[k];
+  return square;
 }
 
 // The state all restarts share: the rows and their squared lengths.
@@ -66,10 +62,8 @@ Kmeans::Kmeans(std::span<const float> rows, int64_t width, const KmeansOptions& 
   float longest = 0.0F;
   for (int64_t i = 0; i < count(); ++i) {
     std::copy_n(rows.data() + i * width, width, rows_.row(i));
-    float square = 0.0F;
-    for (int64_t k = 0; k < width; ++k) square += rows_.row(i)[k] * rows_.row(i)[k];
-    squares_[at(i)] = square;
-    longest = std::max(longest, square);
+    squares_[at(i)] = squared_length(rows_.row(i), width);
+    longest = std::max(longest, squares_[at(i)]);
   }
   // |c|² − 2 x·c lies within ±3 · longest, which must stay below 2^30.
   EMOE_CHECK(std::isfinite(longest), "rows must be finite");
@@ -99,9 +93,7 @@ void Kmeans::costs(const FloatRows& centres, std::span<float> dots,
   products(centres, dots);
   std::vector<float> squares(at(centres.rows()));
   for (int64_t c = 0; c < centres.rows(); ++c) {
-    float square = 0.0F;
-    for (int64_t k = 0; k < centres.width(); ++k) square += centres.row(c)[k] * centres.row(c)[k];
-    squares[at(c)] = square;
+    squares[at(c)] = squared_length(centres.row(c), centres.width());
   }
   for (size_t i = 0, item = 0; item < at(count()); ++item) {
     for (size_t c = 0; c < squares.size(); ++c, ++i) {
@@ -129,7 +121,7 @@ int64_t Kmeans::draw_seed(const std::vector<double>& weights, uint64_t bits,
                           const std::vector<int64_t>& taken) const {
   double total = 0.0;
   for (const double weight : weights) total += weight;
-  double left = uniform(bits) * total;
+  double left = unit_of(bits) * total;
   int64_t last = -1;
   for (int64_t i = 0; i < count(); ++i) {
     if (weights[at(i)] <= 0.0) continue;
@@ -237,7 +229,7 @@ void renumber(std::vector<int32_t>& labels, int32_t clusters) {
 uint64_t partition_random_bits(int64_t seed, int64_t stream, int64_t restart, int64_t draw) {
   uint64_t state = 0;
   for (const int64_t part : {seed, stream, restart, draw}) {
-    state = mix(state ^ static_cast<uint64_t>(part));
+    state = random_bits(state ^ static_cast<uint64_t>(part), 0);
   }
   return state;
 }

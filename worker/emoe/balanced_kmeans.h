@@ -43,7 +43,7 @@ struct KmeansResult {
 [[nodiscard]] double inertia_of(std::span<const float> rows, int64_t width,
                                 std::span<const int32_t> labels, int32_t clusters);
 
-// 64 random bits, a pure function of its arguments (SplitMix64's mixing steps).
+// 64 random bits, a pure function of its arguments.
 [[nodiscard]] uint64_t partition_random_bits(int64_t seed, int64_t stream, int64_t restart,
                                              int64_t draw);
 

@@ -20,7 +20,8 @@ at::Tensor reordered(const at::Tensor& tensor, int dim, const at::Tensor& order)
 }  // namespace
 
 NeuronOrder::NeuronOrder(const Partition& partition)
-    : forward_(at::tensor(partition.permutation(), at::kLong)), inverse_(forward_.argsort()) {}
+    : forward_(at::tensor(partition.labels).argsort(/*stable=*/true)),
+      inverse_(forward_.argsort()) {}
 
 at::Tensor NeuronOrder::to_memory(const at::Tensor& tensor, int dim) const {
   return reordered(tensor, dim, forward_);

@@ -20,9 +20,6 @@ struct Partition {
   std::string method;    // kmeans | random | contiguous | file
   int64_t seed = 0;
   std::string weight_hash;  // SHA-256 of the gate_proj rows it was made from, as stored
-
-  // Stable sort by label: memory channel j holds original channel permutation()[j].
-  [[nodiscard]] std::vector<int64_t> permutation() const;
 };
 
 // How the converted layers of a model choose.

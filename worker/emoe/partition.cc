@@ -9,12 +9,12 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 #include <absl/strings/str_join.h>
+#include <nlohmann/json.hpp>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "worker/emoe/balanced_kmeans.h"
-#include "worker/emoe/partition_file.h"
 
 namespace emoe::worker {
 namespace {
@@ -87,6 +87,52 @@ std::filesystem::path cache_file(const PartitionOptions& options, const std::str
   return options.cache_dir / absl::StrCat("partition-", key.substr(0, 32), ".json");
 }
 
+// get<>() alone would cut off a fraction and wrap what is too large.
+template <typename Integer>
+Result<Integer> strict_integer(const nlohmann::json& value, const std::string& key) {
+  const bool fits = value.is_number_integer() &&
+                    (value.is_number_unsigned() ? std::in_range<Integer>(value.get<uint64_t>())
+                                                : std::in_range<Integer>(value.get<int64_t>()));
+  if (fits) return value.get<Integer>();
+  return absl::InvalidArgumentError(
+      absl::StrCat(key, ": ", value.dump(), " is no whole number in its range"));
+}
+
+// The text of a partition file; also, with a digest over it, of the cache.
+std::string partition_to_json(int64_t layer, const Partition& partition) {
+  const nlohmann::ordered_json json = {{"layer", layer},
+                                       {"experts", partition.num_experts},
+                                       {"method", partition.method},
+                                       {"seed", partition.seed},
+                                       {"inertia", partition.inertia},
+                                       {"weight_hash", partition.weight_hash},
+                                       {"labels", partition.labels}};
+  return json.dump() + "\n";
+}
+
+Result<Partition> partition_from_json(const std::string& text) {
+  Partition partition;
+  try {
+    const nlohmann::json json = nlohmann::json::parse(text);
+    for (const nlohmann::json& label : json.at("labels")) {
+      EMOE_ASSIGN_OR_RETURN(const int32_t value, strict_integer<int32_t>(label, "labels"));
+      partition.labels.push_back(value);
+    }
+    EMOE_ASSIGN_OR_RETURN(partition.num_experts,
+                          strict_integer<int32_t>(json.at("experts"), "experts"));
+    partition.inertia = json.value("inertia", 0.0);
+    partition.method = json.value("method", "");
+    if (json.contains("seed")) {
+      EMOE_ASSIGN_OR_RETURN(partition.seed, strict_integer<int64_t>(json["seed"], "seed"));
+    }
+    partition.weight_hash = json.value("weight_hash", "");
+  } catch (const nlohmann::json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat("is no partition file: ", error.what()));
+  }
+  EMOE_RETURN_IF_ERROR(check_labels(partition, std::ssize(partition.labels)));
+  return partition;
+}
+
 // First line the digest of the rest, so that a damaged file is seen.
 std::optional<Partition> read_cache(const std::filesystem::path& file, int64_t d_ff,
                                     const std::string& weight_hash) {
@@ -112,18 +158,20 @@ void write_cache(const std::filesystem::path& file, int64_t layer, const Partiti
   if (!status.ok()) log_warning("cannot keep the partition: %s", std::string(status.message()));
 }
 
-std::string hash_of(std::span<const float> rows) {
-  Sha256 hash;
-  hash.update(rows.data(), rows.size_bytes());
-  return hash.hex_digest();
-}
-
 Result<std::vector<int32_t>> make_labels(const std::vector<float>& rows, int64_t d_ff,
                                          int64_t hidden, const PartitionOptions& options,
                                          const std::string& weight_hash) {
   if (options.method == "contiguous") return contiguous_labels(d_ff, options.num_experts);
   if (options.method == "random") return random_labels(d_ff, options);
   if (options.method == "file") return file_labels(d_ff, options, weight_hash);
+  if (options.method != "kmeans") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("emoe.partition.method '", options.method,
+                     "' is not known, use kmeans, random, contiguous or file"));
+  }
+  if (options.restarts < 1) {
+    return absl::InvalidArgumentError("emoe.partition.restarts must be at least 1");
+  }
   return balanced_kmeans(rows, d_ff, hidden,
                          {.clusters = options.num_experts,
                           .restarts = options.restarts,
@@ -132,20 +180,6 @@ Result<std::vector<int32_t>> make_labels(const std::vector<float>& rows, int64_t
                           .threads = options.threads,
                           .on_work_done = options.on_work_done})
       .labels;
-}
-
-Status check_options(const PartitionOptions& options) {
-  for (const char* method : {"kmeans", "random", "contiguous", "file"}) {
-    if (options.method == method) {
-      if (options.method == "kmeans" && options.restarts < 1) {
-        return absl::InvalidArgumentError("emoe.partition.restarts must be at least 1");
-      }
-      return ok_status();
-    }
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("emoe.partition.method '", options.method,
-                   "' is not known, use kmeans, random, contiguous or file"));
 }
 
 }  // namespace
@@ -187,14 +221,15 @@ Status check_labels(const Partition& partition, int64_t d_ff) {
 
 Result<Partition> make_partition(std::span<const float> gate_rows, int64_t d_ff, int64_t hidden,
                                  const PartitionOptions& options) {
-  EMOE_RETURN_IF_ERROR(check_options(options));
   EMOE_RETURN_IF_ERROR(check_divides(d_ff, options.num_experts));
   if (hidden <= 0 || std::ssize(gate_rows) != d_ff * hidden) {
     return absl::InvalidArgumentError(
         absl::StrCat("gate_proj has ", gate_rows.size(), " values, not ", d_ff, " x ", hidden));
   }
   const std::string weight_hash =
-      options.weight_hash.empty() ? hash_of(gate_rows) : options.weight_hash;
+      options.weight_hash.empty()
+          ? sha256_hex({reinterpret_cast<const char*>(gate_rows.data()), gate_rows.size_bytes()})
+          : options.weight_hash;
   const bool cached = options.method == "kmeans" && !options.cache_dir.empty();
   if (cached) {
     std::optional<Partition> found =
@@ -210,6 +245,24 @@ Result<Partition> make_partition(std::span<const float> gate_rows, int64_t d_ff,
   partition.inertia = inertia_of(rows, hidden, partition.labels, options.num_experts);
   EMOE_RETURN_IF_ERROR(check_labels(partition, d_ff));
   if (cached) write_cache(cache_file(options, weight_hash), options.layer, partition);
+  return partition;
+}
+
+std::filesystem::path partition_file(const std::filesystem::path& folder, int64_t layer) {
+  return folder / absl::StrFormat("layer_%02d.json", layer);
+}
+
+Status write_partition(const std::filesystem::path& folder, int64_t layer,
+                       const Partition& partition) {
+  EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
+  return write_file_atomically(partition_file(folder, layer), partition_to_json(layer, partition));
+}
+
+Result<Partition> read_partition(const std::filesystem::path& folder, int64_t layer) {
+  const std::filesystem::path file = partition_file(folder, layer);
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(file));
+  Result<Partition> partition = partition_from_json(text);
+  if (!partition.ok()) return with_context(partition.status(), file.string());
   return partition;
 }
 

@@ -48,4 +48,17 @@ struct PartitionOptions {
 // the first thing that is wrong.
 [[nodiscard]] Status check_labels(const Partition& partition, int64_t d_ff);
 
+// partition/layer_NN.json: {"layer", "experts", "method", "seed", "inertia", "weight_hash",
+// "labels": [d_ff]}. NN has two digits, or as many as the layer needs.
+[[nodiscard]] std::filesystem::path partition_file(const std::filesystem::path& folder,
+                                                   int64_t layer);
+
+// Creates the folder where it is missing; atomic.
+[[nodiscard]] Status write_partition(const std::filesystem::path& folder, int64_t layer,
+                                     const Partition& partition);
+
+// NOT_FOUND, or INVALID_ARGUMENT for what is no such file or has labels that are not balanced.
+// weight_hash and seed may be missing (labels of another tool).
+[[nodiscard]] Result<Partition> read_partition(const std::filesystem::path& folder, int64_t layer);
+
 }  // namespace emoe::worker

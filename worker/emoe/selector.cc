@@ -7,25 +7,30 @@
 
 namespace emoe::worker {
 
-Selection select_experts(const at::Tensor& gate, const ExpertRouting& routing) {
+void check_routing(const ExpertRouting& routing, int64_t d_ff) {
   const int64_t experts = routing.num_experts;
-  const int64_t channels = gate.size(-1);
-  if (experts <= 0 || channels % experts != 0) {
-    throw std::invalid_argument(std::to_string(experts) + " experts do not divide " +
-                                std::to_string(channels) + " channels");
+  if (experts <= 0 || d_ff % experts != 0) {
+    throw std::invalid_argument(std::to_string(experts) + " experts do not divide d_ff " +
+                                std::to_string(d_ff));
   }
+  if (routing.top_k < 1 || routing.top_k > experts) {
+    throw std::invalid_argument("top_k " + std::to_string(routing.top_k) + " is not in 1 … " +
+                                std::to_string(experts));
+  }
+}
+
+Selection select_experts(const at::Tensor& gate, const ExpertRouting& routing) {
+  check_routing(routing, gate.size(-1));
+  const int64_t experts = routing.num_experts;
   const at::Tensor scores =
-      gate.detach().unflatten(-1, {experts, channels / experts}).mean(-1, false, at::kFloat);
+      gate.detach().unflatten(-1, {experts, gate.size(-1) / experts}).mean(-1, false, at::kFloat);
   return {expert_mask(scores, routing), scores};
 }
 
 at::Tensor expert_mask(const at::Tensor& scores, const ExpertRouting& routing) {
   const int64_t experts = scores.size(-1);
   const int64_t top_k = routing.top_k;
-  if (top_k < 1 || top_k > experts) {
-    throw std::invalid_argument("top_k " + std::to_string(top_k) + " is not in 1 … " +
-                                std::to_string(experts));
-  }
+  check_routing(routing, experts);
   const bool descending = routing.selector != Selector::bottom;
   const at::Tensor order = std::get<1>(scores.sort(/*stable=*/true, -1, descending));
   const at::Tensor taken = routing.selector == Selector::not_top

@@ -12,7 +12,6 @@
 #include "base/sha256.h"
 #include "format/peft_config.h"
 #include "format/tokenizer_file.h"
-#include "worker/emoe/partition_file.h"
 #include "worker/text/tokenizer.h"
 
 namespace emoe::worker {

@@ -7,7 +7,6 @@
 #include "base/sha256.h"
 #include "format/tensor_table.h"
 #include "worker/emoe/partition.h"
-#include "worker/emoe/partition_file.h"
 #include "worker/run/job_error.h"
 
 namespace emoe::worker {

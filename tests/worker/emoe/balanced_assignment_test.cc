@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/worker/emoe/duality_gap.h"
 #include "worker/emoe/balanced_kmeans.h"
 
 namespace emoe::worker {
@@ -98,7 +99,7 @@ void expect_balanced(const Problem& problem, const std::vector<int32_t>& labels)
 int64_t solved_cost(const Problem& problem, BalancedAssignment& assignment) {
   assignment.solve(problem.costs);
   expect_balanced(problem, assignment.labels());
-  EXPECT_EQ(duality_gap(problem.costs, assignment.labels(), assignment.prices()), 0);
+  EXPECT_EQ(testing::duality_gap(problem.costs, assignment.labels(), assignment.prices()), 0);
   return total_cost(problem.costs, assignment.labels(), problem.clusters);
 }
 
@@ -156,7 +157,7 @@ TEST(BalancedAssignment, the_certificate_sees_an_assignment_that_is_not_optimal)
     if (labels[i] == labels[0]) continue;
     std::swap(labels[0], labels[i]);
     const int64_t cost = total_cost(problem.costs, labels, 4);
-    EXPECT_EQ(duality_gap(problem.costs, labels, assignment.prices()), cost - best);
+    EXPECT_EQ(testing::duality_gap(problem.costs, labels, assignment.prices()), cost - best);
     std::swap(labels[0], labels[i]);
   }
 }

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/worker/emoe/duality_gap.h"
 #include "worker/emoe/balanced_assignment.h"
 #include "worker/emoe/dot_products.h"
 
@@ -89,9 +90,9 @@ void expect_optimal(const std::vector<float>& rows, int64_t width,
   }
   BalancedAssignment best(std::ssize(labels), clusters);
   best.solve(costs);
-  EXPECT_EQ(duality_gap(costs, best.labels(), best.prices()), 0);
+  EXPECT_EQ(testing::duality_gap(costs, best.labels(), best.prices()), 0);
   // Rounding: half a unit for each of the two costs that an exchange would compare.
-  EXPECT_LE(duality_gap(costs, labels, best.prices()), std::ssize(labels));
+  EXPECT_LE(testing::duality_gap(costs, labels, best.prices()), std::ssize(labels));
 }
 
 TEST(BalancedKmeans, finds_planted_clusters) {

@@ -8,7 +8,6 @@
 #include "base/file.h"
 #include "tests/support/temp_dir.h"
 #include "worker/emoe/balanced_kmeans.h"
-#include "worker/emoe/partition_file.h"
 
 namespace emoe::worker {
 namespace {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string_view>
 
-namespace emoe::worker {
+namespace emoe {
 
 // Random numbers as a pure function of what they are for: no state, so that a number does not
 // depend on the order of evaluation, the packing, the micro-batches or the number of ranks.
@@ -27,9 +27,12 @@ inline constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ULL;
   return mix_bits(key + (index + 1) * kGolden);
 }
 
-// Uniform in [0, 1) with 53 bits.
+// Uniform in [0, 1) with 53 bits, from 64 random ones.
+[[nodiscard]] constexpr double unit_of(uint64_t bits) {
+  return static_cast<double>(bits >> 11) * 0x1.0p-53;
+}
 [[nodiscard]] constexpr double random_unit(uint64_t key, uint64_t index) {
-  return static_cast<double>(random_bits(key, index) >> 11) * 0x1.0p-53;
+  return unit_of(random_bits(key, index));
 }
 
 // FNV-1a, then mixed: a key from a name.
@@ -39,4 +42,4 @@ inline constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ULL;
   return mix_bits(hash);
 }
 
-}  // namespace emoe::worker
+}  // namespace emoe
