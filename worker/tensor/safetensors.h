@@ -20,6 +20,10 @@ namespace emoe::worker {
 
 using TensorMap = std::map<std::string, at::Tensor>;  // by name
 
+// "F32" → kFloat; INVALID_ARGUMENT for what no safetensors file has.
+[[nodiscard]] Result<at::ScalarType> scalar_type_of(const std::string& dtype);
+[[nodiscard]] std::string dtype_name(at::ScalarType type);
+
 // A read-only file, mapped; tensors are views into the mapping and keep it alive. Thread-safe.
 class SafetensorsFile {
  public:
@@ -80,7 +84,8 @@ class SafetensorsWriter {
       const at::Tensor& tensor);  // the next planned one; converted to its dtype
   [[nodiscard]] Status write_raw(
       std::span<const std::byte> bytes);  // the next planned one, byte for byte
-  [[nodiscard]] Status close();           // fsync included
+  [[nodiscard]] bool complete() const { return next_ == plan_.size(); }  // nothing is left to write
+  [[nodiscard]] Status close();                                          // fsync included
 
  private:
   SafetensorsWriter(FileWriter file, std::vector<Planned> plan)

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "format/dtype.h"
-#include "worker/tensor/dtype.h"
 #include "worker/tensor/safetensors.h"
 
 namespace emoe::worker {

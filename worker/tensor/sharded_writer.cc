@@ -36,42 +36,36 @@ Result<ShardedWriter> ShardedWriter::create(const std::filesystem::path& folder,
                                             std::vector<Shard> shards) {
   if (shards.empty()) return absl::InvalidArgumentError("no shard is planned");
   ShardedWriter writer(folder, std::move(shards));
-  EMOE_ASSIGN_OR_RETURN(writer.writer_,
-                        SafetensorsWriter::create(folder / writer.shards_[0].file,
-                                                  writer.shards_[0].tensors, {{"format", "pt"}}));
+  EMOE_RETURN_IF_ERROR(writer.advance());
   return writer;
 }
 
 Status ShardedWriter::advance() {
-  while (tensor_ == shards_[shard_].tensors.size() && shard_ + 1 < shards_.size()) {
-    EMOE_RETURN_IF_ERROR(writer_->close());
-    ++shard_;
-    tensor_ = 0;
+  while (!writer_ || (writer_->complete() && shard_ + 1 < shards_.size())) {
+    if (writer_) {
+      EMOE_RETURN_IF_ERROR(writer_->close());
+      ++shard_;
+    }
+    const Shard& next = shards_[shard_];
     EMOE_ASSIGN_OR_RETURN(
-        writer_, SafetensorsWriter::create(folder_ / shards_[shard_].file, shards_[shard_].tensors,
-                                           {{"format", "pt"}}));
+        writer_, SafetensorsWriter::create(folder_ / next.file, next.tensors, {{"format", "pt"}}));
   }
   return ok_status();
 }
 
 Status ShardedWriter::write(const at::Tensor& tensor) {
   EMOE_RETURN_IF_ERROR(advance());
-  EMOE_RETURN_IF_ERROR(writer_->write(tensor));
-  ++tensor_;
-  return ok_status();
+  return writer_->write(tensor);
 }
 
 Status ShardedWriter::write_raw(std::span<const std::byte> bytes) {
   EMOE_RETURN_IF_ERROR(advance());
-  EMOE_RETURN_IF_ERROR(writer_->write_raw(bytes));
-  ++tensor_;
-  return ok_status();
+  return writer_->write_raw(bytes);
 }
 
 Status ShardedWriter::close() {
   EMOE_RETURN_IF_ERROR(advance());
   EMOE_RETURN_IF_ERROR(writer_->close());
-  if (shard_ + 1 != shards_.size()) return absl::FailedPreconditionError("shards are unwritten");
   if (shards_.size() > 1 || shards_[0].file != kSingleFileName) EMOE_RETURN_IF_ERROR(write_index());
   return sync_directory(folder_);
 }

@@ -42,8 +42,7 @@ class ShardedWriter {
 
   std::filesystem::path folder_;
   std::vector<Shard> shards_;
-  size_t shard_ = 0;   // the open one
-  size_t tensor_ = 0;  // next in it
+  size_t shard_ = 0;  // the open one
   std::optional<SafetensorsWriter> writer_;
 };
 

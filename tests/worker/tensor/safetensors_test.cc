@@ -8,7 +8,6 @@
 #include "format/dtype.h"
 #include "tests/format/safetensors_bytes.h"
 #include "tests/support/temp_dir.h"
-#include "worker/tensor/dtype.h"
 
 namespace emoe::worker {
 namespace {
