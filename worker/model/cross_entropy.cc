@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "worker/model/kernels/row_kernels.h"
+#include "worker/model/kernels/with_row_kernels.h"
 
 namespace emoe::worker {
 namespace {
@@ -23,16 +24,19 @@ void store_value(Bf16& place, float value) {
   place.bits = c10::BFloat16(value).x;
 }
 
-// Rows whose fp32 logits take about 32 MiB; enough rows for the product to run at full speed.
-int64_t chunk_rows(int64_t vocabulary) {
-  return std::clamp<int64_t>((int64_t{8} << 20) / vocabulary, 64, 4096);
+// Calls call(first, count) for all rows, as many at a time as have about 32 MiB of fp32 logits:
+// enough for the product to run at full speed.
+template <typename Call>
+void for_chunks(int64_t rows, int64_t vocabulary, const Call& call) {
+  const int64_t most = std::clamp<int64_t>((int64_t{8} << 20) / vocabulary, 64, 4096);
+  for (int64_t first = 0; first < rows; first += most) call(first, std::min(most, rows - first));
 }
 
 // Losses [m] fp32 of logits [m, vocab]. With weights [m] the logits become the gradient
 // weights * (softmax - one-hot), in place.
 template <typename T>
-void row_losses(at::Tensor& logits, const at::Tensor& targets, const at::Tensor& weights,
-                at::Tensor& losses) {
+void row_losses(const RowKernels<T>& kernels, at::Tensor& logits, const at::Tensor& targets,
+                const at::Tensor& weights, at::Tensor& losses) {
   const int64_t size = logits.size(1);
   auto* data = static_cast<T*>(logits.mutable_data_ptr());
   const auto* target = targets.const_data_ptr<int64_t>();
@@ -45,12 +49,12 @@ void row_losses(at::Tensor& logits, const at::Tensor& targets, const at::Tensor&
       T* row = data + t * size;
       float largest = 0.0F;
       float sum = 0.0F;
-      row_kernels<T>().softmax_sums(row, size, &largest, &sum);
+      kernels.softmax_sums(row, size, &largest, &sum);
       loss[t] = std::log(sum) + (largest - of_target[t]);
       if (weight == nullptr) continue;
       // The target's own entry, softmax - 1, is made apart: it must not round twice.
       const float p = std::exp(-loss[t]);
-      row_kernels<T>().softmax_scale(row, size, largest, weight[t] / sum);
+      kernels.softmax_scale(row, size, largest, weight[t] / sum);
       store_value(row[target[t]], (p - 1.0F) * weight[t]);
     }
   });
@@ -67,22 +71,15 @@ void plain_losses(at::Tensor& logits, const at::Tensor& targets, const at::Tenso
   logits.copy_(gradient);
 }
 
-struct Chunk {
-  at::Tensor losses;    // [m] fp32
-  at::Tensor gradient;  // [m, vocab] of the weighted losses, where weights were given
-};
-
-Chunk chunk_losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
-                   const at::Tensor& weights) {
+// {losses [m] fp32, gradient [m, vocab] of the weighted losses where weights are given}.
+std::pair<at::Tensor, at::Tensor> chunk_losses(const at::Tensor& hidden, const at::Tensor& head,
+                                               const at::Tensor& targets,
+                                               const at::Tensor& weights) {
   at::Tensor logits = at::linear(hidden, head);
   at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
-  if (logits.is_cpu() && logits.scalar_type() == at::kFloat) {
-    row_losses<float>(logits, targets, weights, losses);
-  } else if (logits.is_cpu() && logits.scalar_type() == at::kBFloat16) {
-    row_losses<Bf16>(logits, targets, weights, losses);
-  } else {
-    plain_losses(logits, targets, weights, losses);
-  }
+  const bool done = with_row_kernels(
+      logits, [&](const auto& kernels) { row_losses(kernels, logits, targets, weights, losses); });
+  if (!done) plain_losses(logits, targets, weights, losses);
   return {losses, logits};
 }
 
@@ -96,19 +93,18 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
     at::Tensor total = at::zeros({}, weights.options().dtype(at::kDouble));
     at::Tensor d_hidden = needs_gradient ? at::empty_like(hidden) : at::Tensor();
     at::Tensor d_head = head_gradient ? at::zeros_like(*master) : at::Tensor();
-    const int64_t rows = chunk_rows(head.size(0));
-    for (int64_t begin = 0; begin < hidden.size(0); begin += rows) {
-      const int64_t count = std::min(rows, hidden.size(0) - begin);
+    for_chunks(hidden.size(0), head.size(0), [&](int64_t begin, int64_t count) {
       const at::Tensor x = hidden.narrow(0, begin, count);
       const at::Tensor target = targets.narrow(0, begin, count);
       const at::Tensor weight = weights.narrow(0, begin, count);
-      const Chunk chunk = chunk_losses(x, head, target, needs_gradient ? weight : at::Tensor());
-      total += (chunk.losses.to(at::kDouble) * weight).sum();
-      if (!needs_gradient) continue;
+      const auto [losses, gradient] =
+          chunk_losses(x, head, target, needs_gradient ? weight : at::Tensor());
+      total += (losses.to(at::kDouble) * weight).sum();
+      if (!needs_gradient) return;
       at::Tensor slice = d_hidden.narrow(0, begin, count);
-      at::mm_out(slice, chunk.gradient, head);
-      if (head_gradient) d_head.add_(at::mm(chunk.gradient.t(), x));
-    }
+      at::mm_out(slice, gradient, head);
+      if (head_gradient) d_head.add_(at::mm(gradient.t(), x));
+    });
     ctx->save_for_backward({d_hidden, d_head});
     return total.to(at::kFloat);
   }
@@ -137,13 +133,11 @@ at::Tensor linear_cross_entropies(const at::Tensor& hidden, const Weight& head,
                                   const at::Tensor& targets) {
   const at::NoGradGuard no_grad;
   at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
-  const int64_t rows = chunk_rows(head.compute.size(0));
-  for (int64_t begin = 0; begin < hidden.size(0); begin += rows) {
-    const int64_t count = std::min(rows, hidden.size(0) - begin);
-    const Chunk chunk = chunk_losses(hidden.narrow(0, begin, count), head.compute,
-                                     targets.narrow(0, begin, count), at::Tensor());
-    losses.narrow(0, begin, count).copy_(chunk.losses);
-  }
+  for_chunks(hidden.size(0), head.compute.size(0), [&](int64_t begin, int64_t count) {
+    const auto chunk = chunk_losses(hidden.narrow(0, begin, count), head.compute,
+                                    targets.narrow(0, begin, count), at::Tensor());
+    losses.narrow(0, begin, count).copy_(chunk.first);
+  });
   return losses;
 }
 

@@ -8,7 +8,6 @@
 
 #include "worker/model/attention.h"
 #include "worker/model/cross_entropy.h"
-#include "worker/model/resident_store.h"
 #include "worker/model/rms_norm.h"
 
 namespace emoe::worker {
@@ -27,44 +26,14 @@ void check_batch(const PackedBatch& batch) {
   }
 }
 
-// Positions of the tokens that have a target, or of those that have none.
-at::Tensor rows_of(const PackedBatch& batch, bool with_target, at::Device device) {
-  std::vector<int64_t> rows;
-  for (int64_t t = 0; t < batch.num_tokens(); ++t) {
-    if ((batch.targets[t] >= 0) == with_target) rows.push_back(t);
-  }
-  return to_device(rows, device);
-}
-
 }  // namespace
-
-// The tokens of a batch that have a target.
-struct Decoder::Targets {
-  at::Tensor rows;     // [M] int64, positions in the batch
-  at::Tensor ids;      // [M] int64
-  at::Tensor weights;  // [M] fp32
-
-  Targets(const PackedBatch& batch, at::Device device) {
-    std::vector<int64_t> of_targets;
-    std::vector<float> counts;
-    for (int64_t t = 0; t < batch.num_tokens(); ++t) {
-      if (batch.targets[t] < 0) continue;
-      of_targets.push_back(batch.targets[t]);
-      counts.push_back(batch.weights[t]);
-    }
-    rows = rows_of(batch, true, device);
-    ids = to_device(of_targets, device);
-    weights = at::tensor(counts, at::kFloat).to(device);
-  }
-};
 
 Decoder::Decoder(ModelOptions options, std::unique_ptr<WeightStore> store,
                  std::unique_ptr<FfnBackend> ffn)
     : options_(std::move(options)), store_(std::move(store)), ffn_(std::move(ffn)) {}
 
 Decoder::Decoder(ModelOptions options, const WeightSource& weights)
-    : Decoder(options, std::make_unique<ResidentStore>(options, weights),
-              ffn_backends().at("masked")()) {}
+    : Decoder(options, make_resident_store(options, weights), default_ffn()) {}
 
 at::Tensor Decoder::embed(const std::vector<int64_t>& ids) const {
   const at::Tensor index = to_device(ids, options_.device);
@@ -101,9 +70,37 @@ at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass,
   return x;
 }
 
+// Behind the last layer's attention only the targets matter. But an observer of the experts is told
+// of all tokens, so a converted last layer chooses for the others too.
+Decoder::Targets Decoder::targets_of(const PackedBatch& batch,
+                                     const ForwardOptions& forward) const {
+  check_batch(batch);
+  std::vector<int64_t> rows;
+  std::vector<int64_t> others;
+  std::vector<int64_t> ids;
+  std::vector<float> weights;
+  for (int64_t t = 0; t < batch.num_tokens(); ++t) {
+    if (batch.targets[t] < 0) {
+      others.push_back(t);
+      continue;
+    }
+    rows.push_back(t);
+    ids.push_back(batch.targets[t]);
+    weights.push_back(batch.weights[t]);
+  }
+  const at::Device device = options_.device;
+  Targets targets{.rows = {.kept = to_device(rows, device), .others = {}},
+                  .ids = to_device(ids, device),
+                  .weights = at::tensor(weights, at::kFloat).to(device)};
+  const int64_t last = options_.config.num_hidden_layers - 1;
+  if (forward.on_choice && options_.emoe.partitions.contains(last)) {
+    targets.rows.others = to_device(others, device);
+  }
+  return targets;
+}
+
 at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forward,
                            const TokenRows& rows) const {
-  check_batch(batch);
   LayerPass pass = pass_at(batch.positions, forward);
   if (forward.training && options_.lora.rank > 0) {
     pass.dropout = make_lora_dropout(options_.lora.dropout, forward.dropout_seed, batch);
@@ -121,21 +118,9 @@ at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forwa
   return rms_norm(x, store_->outer().final_norm, options_.config.rms_norm_eps);
 }
 
-// Behind the last layer's attention only the targets matter. An observer of the experts is told of
-// all tokens all the same: where the last layer is converted, it chooses for the others too.
-at::Tensor Decoder::hidden_of_targets(const PackedBatch& batch, const ForwardOptions& forward,
-                                      const Targets& targets) const {
-  TokenRows rows{.kept = targets.rows, .others = {}};
-  const int64_t last = options_.config.num_hidden_layers - 1;
-  if (forward.on_choice && options_.emoe.partitions.contains(last)) {
-    rows.others = rows_of(batch, false, options_.device);
-  }
-  return hidden(batch, forward, rows);
-}
-
 at::Tensor Decoder::loss(const PackedBatch& batch, const ForwardOptions& forward) const {
-  const Targets targets(batch, options_.device);
-  const at::Tensor states = hidden_of_targets(batch, forward, targets);
+  const Targets targets = targets_of(batch, forward);
+  const at::Tensor states = hidden(batch, forward, targets.rows);
   return linear_cross_entropy(states, store_->outer().head, targets.ids, targets.weights);
 }
 
@@ -156,16 +141,17 @@ double Decoder::take_loss() {
 
 at::Tensor Decoder::token_losses(const PackedBatch& batch, const ForwardOptions& forward) {
   const at::NoGradGuard no_grad;
-  const Targets targets(batch, options_.device);
-  const at::Tensor states = hidden_of_targets(batch, forward, targets);
+  const Targets targets = targets_of(batch, forward);
+  const at::Tensor states = hidden(batch, forward, targets.rows);
   at::Tensor losses = at::zeros({batch.num_tokens()}, states.options().dtype(at::kFloat));
-  losses.index_copy_(0, targets.rows,
+  losses.index_copy_(0, targets.rows.kept,
                      linear_cross_entropies(states, store_->outer().head, targets.ids));
   return losses;
 }
 
 at::Tensor Decoder::logits(const PackedBatch& batch, const ForwardOptions& forward) {
   const at::NoGradGuard no_grad;
+  check_batch(batch);
   const at::Tensor states = hidden(batch, forward, {});
   return at::linear(states, store_->outer().head.compute).to(at::kFloat);
 }

@@ -43,7 +43,13 @@ class Decoder final : public Model {
   [[nodiscard]] at::Tensor loss(const PackedBatch& batch, const ForwardOptions& forward) const;
 
  private:
-  struct Targets;
+  // The tokens of a batch that have a target.
+  struct Targets {
+    TokenRows rows;      // for the last layer
+    at::Tensor ids;      // [M] int64
+    at::Tensor weights;  // [M] fp32
+  };
+  [[nodiscard]] Targets targets_of(const PackedBatch& batch, const ForwardOptions& forward) const;
 
   // The one walk through the layers: x [T, h] of the embedding → [T, h], or the kept rows of it,
   // after the final norm. `attention` is asked for each layer's.
@@ -53,10 +59,6 @@ class Decoder final : public Model {
   // Of all tokens of a batch, or of `rows` only.
   [[nodiscard]] at::Tensor hidden(const PackedBatch& batch, const ForwardOptions& forward,
                                   const TokenRows& rows) const;
-  // Of the tokens that have a target.
-  [[nodiscard]] at::Tensor hidden_of_targets(const PackedBatch& batch,
-                                             const ForwardOptions& forward,
-                                             const Targets& targets) const;
   [[nodiscard]] at::Tensor embed(const std::vector<int64_t>& ids) const;
   [[nodiscard]] LayerPass pass_at(const std::vector<int64_t>& positions,
                                   const ForwardOptions& forward) const;

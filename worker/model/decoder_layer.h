@@ -24,12 +24,12 @@ struct DecoderLayer {
   FfnWeights ffn;
   std::optional<ExpertRouting> experts;  // set in converted layers, whose ffn is in block order
 
-  // The place of a role; null for one of the other kind or outside the layers.
+  // The linear or norm of a role; null for a role of the other kind or outside the layers.
   [[nodiscard]] Linear* linear(TensorRole role);
   [[nodiscard]] Weight* norm(TensorRole role);
 };
 
-// Those outside the layers.
+// The weights outside the layers.
 struct OuterWeights {
   Weight embedding;   // [vocab, h]
   Weight final_norm;  // [h]
@@ -54,7 +54,7 @@ using Attention =
 // Which tokens a layer computes behind its attention; both undefined: all of them.
 struct TokenRows {
   at::Tensor kept;    // [M] int64
-  at::Tensor others;  // [T - M] int64, where their experts are to be known all the same
+  at::Tensor others;  // [T - M] int64, if the experts of the other tokens are wanted too
 };
 
 // x [T, h] → y [T, h], or [M, h] of the kept rows: attention and feed-forward, each after its norm

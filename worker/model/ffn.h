@@ -37,20 +37,22 @@ class FfnBackend {
                                           const LoraDropout& dropout) const = 0;
 };
 
-// All of them by name. make_model() chooses the one that a model uses; tests hold every one to the
-// same oracles.
+// All of them by name; tests hold every one to the same oracles.
+//   masked  computes every neuron and zeroes those of the experts not chosen; saves gate, up and the
+//           mask
 using MakeFfn = std::unique_ptr<FfnBackend> (*)();
 [[nodiscard]] const std::map<std::string, MakeFfn>& ffn_backends();
+// The one that models use.
+[[nodiscard]] std::unique_ptr<FfnBackend> default_ffn();
 
-// "masked": computes every neuron and zeroes those of the experts not chosen. Saves gate, up and the mask.
-class MaskedFfn final : public FfnBackend {
- public:
-  [[nodiscard]] FfnOutput forward(const at::Tensor& x, const FfnWeights& weights,
-                                  const ExpertRouting* routing,
-                                  const LoraDropout& dropout) const override;
-};
+// (SiLU(gate) * up) * mask with gate, up [T, d]; mask [T, N] bool, one value for each expert's d / N
+// channels, or undefined for dense. An all-true mask gives the dense result bit for bit. Saves gate,
+// up and the mask, so a recomputation in half precision cannot choose other experts than the forward
+// pass did.
+[[nodiscard]] at::Tensor masked_swiglu(const at::Tensor& gate, const at::Tensor& up,
+                                       const at::Tensor& mask);
 
-// Which experts tokens would use whose output nobody needs: no graph.
+// Only the choice of experts, for tokens whose output is not needed. No graph.
 [[nodiscard]] Selection choose_experts(const at::Tensor& x, const FfnWeights& weights,
                                        const ExpertRouting& routing, const LoraDropout& dropout);
 

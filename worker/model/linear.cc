@@ -13,7 +13,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// What backward needs besides activations: handles of the weights and how x was used.
+// Needed by backward besides activations: handles of the weights, and how x was used.
 struct LinearsCall : torch::CustomClassHolder {
   std::vector<Linear> linears;
   LoraDropout dropout;
@@ -26,7 +26,7 @@ struct LinearsCall : torch::CustomClassHolder {
   }
 };
 
-// What an adapter sees of x; `wide` is x in fp32, made once for all adapters of the call.
+// x as an adapter reads it; `wide` is x in fp32, made once for all adapters of the call.
 at::Tensor adapter_input(const at::Tensor& x, at::Tensor& wide, const LinearsCall& call,
                          const Lora& lora) {
   if (!wide.defined()) wide = x.to(at::kFloat);

@@ -5,7 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include "worker/model/counter_random.h"
+#include "base/counter_random.h"
 
 namespace emoe::worker {
 namespace {

@@ -17,7 +17,7 @@
 
 namespace emoe::worker {
 
-// What is to be computed, and what of it is trained.
+// The function that a model computes, and which of its weights are trained.
 struct ModelOptions {
   LlamaConfig config;
   // Of the activations; how a store keeps the frozen weights is its own matter (WeightMatrix).
@@ -40,7 +40,6 @@ struct Parameter {
                      // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
   at::Tensor tensor;
   bool weight_decay = true;                  // false for tensors of one dimension (norms)
-  int64_t layer = -1;                        // -1: outside the layers
   int permuted_dim = -1;                     // the d_ff dimension of a converted layer, else -1
   std::shared_ptr<const NeuronOrder> order;  // null where permuted_dim is -1
 
@@ -52,6 +51,8 @@ struct Parameter {
   [[nodiscard]] at::Tensor to_memory(const at::Tensor& original) const {
     return order == nullptr ? original : order->to_memory(original, permuted_dim);
   }
+  // The tensor as files have it: fp32 on the CPU, in the base's neuron order, without a graph.
+  [[nodiscard]] at::Tensor stored() const { return to_original(tensor.detach().to(at::kCPU)); }
 };
 
 // What one converted layer's gate decided for all T tokens of a batch, padding included.
@@ -64,9 +65,9 @@ struct ForwardOptions {
   bool experts_on = true;    // false: the dense function (mask off)
   bool training = false;     // dropout active
   int64_t dropout_seed = 0;  // of this step; with row_keys it fixes every random number
-  // Called for each converted layer in order, on the calling thread, where it is set and experts are
-  // on. The selection is there anyway; only for tokens that the last layer leaves out (they have no
-  // target) the gate is computed for it.
+  // If set and experts are on: called for each converted layer in order, on the calling thread. It
+  // costs nothing but this: a converted last layer computes its gate also for tokens without a
+  // target, which it leaves out otherwise.
   std::function<void(const ExpertChoice&)> on_choice;
 };
 

@@ -4,7 +4,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "worker/model/kernels/row_kernels.h"
+#include "worker/model/kernels/with_row_kernels.h"
 
 namespace emoe::worker {
 namespace {
@@ -12,38 +12,28 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-template <typename T>
-void rotate_rows(const at::Tensor& x, const RotaryTable& table, float sign, at::Tensor& y) {
-  const int64_t heads = x.size(1);
-  const int64_t half = x.size(2) / 2;
-  const auto* in = static_cast<const T*>(x.const_data_ptr());
-  const auto* cosine = table.cosine.const_data_ptr<float>();
-  const auto* sine = table.sine.const_data_ptr<float>();
-  auto* out = static_cast<T*>(y.mutable_data_ptr());
-  at::parallel_for(0, x.size(0), 16, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      for (int64_t head = 0; head < heads; ++head) {
-        const int64_t offset = (t * heads + head) * 2 * half;
-        row_kernels<T>().rotate(in + offset, out + offset, cosine + t * half, sine + t * half, half,
-                                sign);
-      }
-    }
-  });
-}
-
 // [T, heads, d] turned by +angle, or with sign -1 by -angle for the gradient (the transpose of a
 // rotation).
 at::Tensor rotate(const at::Tensor& x, const RotaryTable& table, float sign) {
   at::Tensor y = at::empty(x.sizes(), x.options());
-  if (x.is_cpu() && x.scalar_type() == at::kFloat) {
-    rotate_rows<float>(x.contiguous(), table, sign, y);
-    return y;
-  }
-  if (x.is_cpu() && x.scalar_type() == at::kBFloat16) {
-    rotate_rows<Bf16>(x.contiguous(), table, sign, y);
-    return y;
-  }
-  const int64_t half = x.size(-1) / 2;
+  const int64_t heads = x.size(1);
+  const int64_t half = x.size(2) / 2;
+  const bool done = with_row_kernels(x, [&]<typename T>(const RowKernels<T>& kernels) {
+    const at::Tensor rows = x.contiguous();
+    const auto* in = static_cast<const T*>(rows.const_data_ptr());
+    const auto* cosine = table.cosine.const_data_ptr<float>();
+    const auto* sine = table.sine.const_data_ptr<float>();
+    auto* out = static_cast<T*>(y.mutable_data_ptr());
+    at::parallel_for(0, x.size(0), 16, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        for (int64_t head = 0; head < heads; ++head) {
+          const int64_t offset = (t * heads + head) * 2 * half;
+          kernels.rotate(in + offset, out + offset, cosine + t * half, sine + t * half, half, sign);
+        }
+      }
+    });
+  });
+  if (done) return y;
   const at::Tensor c = table.cosine.unsqueeze(1);
   const at::Tensor s = table.sine.unsqueeze(1);
   const at::Tensor first = x.narrow(-1, 0, half).to(at::kFloat);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -9,8 +10,8 @@
 
 namespace emoe::worker {
 
-// Where a decoder's weights are, layer by layer: all in memory, read when they are needed, or (one
-// day) sharded over ranks. A backward pass holds the matrices that it needs by itself.
+// Holds a decoder's weights, layer by layer: all in memory, read when they are needed, or (one day)
+// sharded over ranks. A backward pass holds the matrices that it needs by itself.
 class WeightStore {
  public:
   virtual ~WeightStore() = default;
@@ -24,5 +25,24 @@ class WeightStore {
   [[nodiscard]] virtual std::vector<Parameter>& parameters() = 0;
   virtual void parameters_changed() = 0;
 };
+
+// All weights in memory: converted to the dtype and device of the computation, permuted where a
+// layer is converted, with what is trainable marked so. Throws std::invalid_argument for options
+// that do not fit together or to the model, and what `source` throws.
+[[nodiscard]] std::unique_ptr<WeightStore> make_resident_store(const ModelOptions& options,
+                                                               const WeightSource& source);
+
+// A tensor as a streamed model computes with it.
+struct StreamedTensor {
+  at::Tensor values;  // fp32, on the CPU
+  Lora lora;          // of a linear with an adapter beside it
+};
+using TensorReader = std::function<StreamedTensor(const TensorSpec&)>;
+
+// For a dense model in fp32 and in the base's neuron order, nothing trainable: a layer is read when a
+// pass comes to it and forgotten behind it, so there is memory for one layer and the embeddings only.
+// `read` is called anew at every pass.
+[[nodiscard]] std::unique_ptr<WeightStore> make_streamed_store(const LlamaConfig& config,
+                                                               TensorReader read);
 
 }  // namespace emoe::worker

@@ -9,7 +9,7 @@
 
 #include "format/tensor_table.h"
 #include "tests/worker/model/engine_fixture.h"
-#include "worker/weights/merged_weight.h"
+#include "worker/weights/merge.h"
 
 namespace emoe::worker {
 namespace {
@@ -99,9 +99,10 @@ TEST_F(DecoderOracles, ExpertsNeverChosenGetNoGradient) {
     for (const auto& parameter : model.parameters()) {
       if (parameter.permuted_dim < 0) continue;
       const at::Tensor& whole = gradient.at(parameter.name);
+      const int64_t layer = std::stoll(parameter.name.substr(parameter.name.find("layers.") + 7));
       for (int32_t e = 0; e < 6; ++e) {
         const bool silent = !whole.narrow(parameter.permuted_dim, e * 6, 6).any().item<bool>();
-        const bool chosen = used[parameter.layer].contains(e);
+        const bool chosen = used[layer].contains(e);
         EXPECT_TRUE(silent || chosen) << parameter.name << " expert " << e;
         unused += chosen ? 0 : 1;
         active += silent ? 0 : 1;
@@ -171,7 +172,7 @@ TEST_F(DecoderOracles, ScoresFollowCurrentWeights) {
 }
 
 TEST_F(DecoderOracles, JointPermutationLeavesDenseLogitsUnchanged) {
-  const at::Tensor order = at::tensor(fixture_.emoe(Selector::top).partitions.at(0).permutation());
+  const at::Tensor order = NeuronOrder(fixture_.emoe(Selector::top).partitions.at(0)).forward();
   const auto logits = [&](const std::set<std::string>& permuted) {
     ModelOptions options;
     options.config = EngineFixture::config();
@@ -389,11 +390,12 @@ TEST_F(DecoderOracles, MergedWeightsAreTheMaskOffForward) {
     }
     ModelOptions plain;
     plain.config = EngineFixture::config();
+    const Merge merge(trained);
     int changed = 0;
     Decoder merged(plain, [&](const std::string& name, const std::vector<int64_t>&) {
       const at::Tensor base = fixture_.tensor("base/" + name);
-      changed += is_trained(trained, name) ? 1 : 0;
-      return is_trained(trained, name) ? merged_weight(trained, name, base) : base;
+      changed += merge.is_trained(name) ? 1 : 0;
+      return merge.is_trained(name) ? merge.merged(name, base) : base;
     });
     EXPECT_EQ(changed, tune_all ? 3 * 9 + 2 : 3 * 7);
     ForwardOptions off;
@@ -408,7 +410,7 @@ TEST_F(DecoderOracles, UntrainedMergeIsTheBaseBitForBit) {
   Decoder model = full(fixture_.emoe(Selector::top));
   for (const auto& [name, shape, role, layer] : TensorTable(EngineFixture::config())) {
     const at::Tensor base = fixture_.tensor("base/" + name);
-    EXPECT_TRUE(at::equal(merged_weight(model, name, base), base)) << name;
+    EXPECT_TRUE(at::equal(Merge(model).merged(name, base), base)) << name;
   }
 }
 

@@ -6,6 +6,8 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
+#include "tests/format/tiny_config.h"
+
 namespace emoe::worker::testing {
 namespace {
 
@@ -28,17 +30,9 @@ at::Tensor EngineFixture::tensor(const std::string& name) const {
 }
 
 LlamaConfig EngineFixture::config(const std::string& name) {
-  LlamaConfig config;
-  config.hidden_size = 16;
-  config.intermediate_size = 36;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = 4;
-  config.num_key_value_heads = 2;
-  config.head_dim = 4;
-  config.vocab_size = 40;
-  config.max_position_embeddings = 64;
+  LlamaConfig config = emoe::testing::tiny_config(
+      {.hidden = 16, .d_ff = 36, .vocab = 40, .positions = 64, .tied = true});
   config.rms_norm_eps = 1e-5;
-  config.tie_word_embeddings = true;
   if (name == "uneven") {
     config.head_dim = 6;
     config.rms_norm_eps = 1e-6;

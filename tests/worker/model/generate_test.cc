@@ -7,8 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/worker/model/engine_fixture.h"
-#include "worker/eval/non_finite_error.h"
-#include "worker/model/one_segment.h"
+#include "worker/errors.h"
 
 namespace emoe::worker {
 namespace {

@@ -1,34 +1,23 @@
 #include "worker/model/kernels/row_kernels.h"
 
-#include <cstddef>
-
-#include "worker/model/kernels/row_kernel_sets.h"
-
 namespace emoe::worker {
+// Each defined by row_kernels_body.inc.
 namespace base {
-extern const RowKernels<float> kFloatKernels;
-extern const RowKernels<Bf16> kBf16Kernels;
-}  // namespace base
-#if defined(__x86_64__)
+extern const RowKernelSet kSet;
+}
 namespace avx2 {
-extern const RowKernels<float> kFloatKernels;
-extern const RowKernels<Bf16> kBf16Kernels;
-}  // namespace avx2
+extern const RowKernelSet kSet;
+}
 namespace avx512 {
-extern const RowKernels<float> kFloatKernels;
-extern const RowKernels<Bf16> kBf16Kernels;
-}  // namespace avx512
-#endif
+extern const RowKernelSet kSet;
+}
 
 namespace {
 
 #if defined(__x86_64__)
-constexpr const RowKernels<float>* kFloatSets[] = {&base::kFloatKernels, &avx2::kFloatKernels,
-                                                   &avx512::kFloatKernels};
-constexpr const RowKernels<Bf16>* kBf16Sets[] = {&base::kBf16Kernels, &avx2::kBf16Kernels,
-                                                 &avx512::kBf16Kernels};
+constexpr const RowKernelSet* kSets[] = {&base::kSet, &avx2::kSet, &avx512::kSet};
 
-size_t supported_sets() {
+int supported_sets() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     return 3;
@@ -36,32 +25,26 @@ size_t supported_sets() {
   return __builtin_cpu_supports("avx2") ? 2 : 1;
 }
 #else
-constexpr const RowKernels<float>* kFloatSets[] = {&base::kFloatKernels};
-constexpr const RowKernels<Bf16>* kBf16Sets[] = {&base::kBf16Kernels};
+constexpr const RowKernelSet* kSets[] = {&base::kSet};
 
-size_t supported_sets() {
+int supported_sets() {
   return 1;
 }
 #endif
 
 }  // namespace
 
-template <>
-std::span<const RowKernels<float>* const> supported_row_kernels<float>() {
-  return std::span(kFloatSets).first(supported_sets());
-}
-template <>
-std::span<const RowKernels<Bf16>* const> supported_row_kernels<Bf16>() {
-  return std::span(kBf16Sets).first(supported_sets());
+const RowKernelSet* supported_row_kernels(int index) {
+  return index < supported_sets() ? kSets[index] : nullptr;
 }
 
 template <>
-const RowKernels<float>& row_kernels<float>() {
-  return *supported_row_kernels<float>().back();
+const RowKernels<float>& row_kernels() {
+  return kSets[supported_sets() - 1]->of_float;
 }
 template <>
-const RowKernels<Bf16>& row_kernels<Bf16>() {
-  return *supported_row_kernels<Bf16>().back();
+const RowKernels<Bf16>& row_kernels() {
+  return kSets[supported_sets() - 1]->of_bf16;
 }
 
 }  // namespace emoe::worker

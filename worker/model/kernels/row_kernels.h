@@ -26,8 +26,17 @@ struct RowKernels {
   void (*softmax_scale)(T* logits, int64_t size, float largest, float scale);
 };
 
-// The set compiled for the best instructions this processor has. All sets give the same bits: they
-// add in the same order and never contract.
+// All loops, compiled for one instruction set. All sets give the same bits: they add in the same
+// order and never contract.
+struct RowKernelSet {
+  RowKernels<float> of_float;
+  RowKernels<Bf16> of_bf16;
+};
+
+// The sets that this processor can run, the plainest first; null behind the last one.
+[[nodiscard]] const RowKernelSet* supported_row_kernels(int index);
+
+// From the last one of them.
 template <typename T>
 [[nodiscard]] const RowKernels<T>& row_kernels();
 

@@ -1,9 +1,6 @@
-#include "worker/model/streamed_model.h"
-
 #include <utility>
-#include <vector>
 
-#include "worker/model/decoder.h"
+#include "worker/model/weight_store.h"
 
 namespace emoe::worker {
 namespace {
@@ -46,10 +43,8 @@ class StreamedStore final : public WeightStore {
 
 }  // namespace
 
-std::unique_ptr<Model> make_streamed_model(const LlamaConfig& config, TensorReader read) {
-  return std::make_unique<Decoder>(ModelOptions{.config = config},
-                                   std::make_unique<StreamedStore>(config, std::move(read)),
-                                   ffn_backends().at("masked")());
+std::unique_ptr<WeightStore> make_streamed_store(const LlamaConfig& config, TensorReader read) {
+  return std::make_unique<StreamedStore>(config, std::move(read));
 }
 
 }  // namespace emoe::worker
