@@ -135,4 +135,28 @@ PackedBatch make_micro_batch(const RowRefs& rows, std::span<const int64_t> which
   return batch;
 }
 
+StepBatches make_step_batches(const RowRefs& rows, LossReduction reduction,
+                              const MicroBatchOptions& options, int rank, int world_size) {
+  const auto lengths = lengths_of(rows);
+  const auto weights = target_weights(rows, reduction);
+  StepBatches step;
+  step.samples = static_cast<int64_t>(rows.size());
+  step.tokens = std::reduce(lengths.begin(), lengths.end());
+  step.squared_lengths =
+      std::inner_product(lengths.begin(), lengths.end(), lengths.begin(), int64_t{0});
+  step.target_tokens = target_tokens_of(rows);
+  const auto ranks = balance_rows(lengths, world_size);
+  for (int r = 0; r < world_size; ++r) {
+    const auto cut = cut_micro_batches(lengths, ranks[r], options);
+    step.micro_batches += std::ssize(cut);
+    step.rounds = std::max<int64_t>(step.rounds, std::ssize(cut));
+    step.padding_tokens += padding_tokens(lengths, cut, options);
+    if (r != rank) continue;
+    for (const auto& which : cut) {
+      step.mine.push_back(make_micro_batch(rows, which, weights, options));
+    }
+  }
+  return step;
+}
+
 }  // namespace emoe::worker

@@ -53,4 +53,23 @@ using RowRefs = std::vector<const Row*>;
                                            std::span<const float> weights,
                                            const MicroBatchOptions& options);
 
+// A global batch (an optimiser step, or all rows of an evaluation) as one rank sees it: its
+// micro-batches (none where there are more ranks than rows), and figures of the whole, the same on
+// every rank.
+struct StepBatches {
+  std::vector<PackedBatch> mine;
+  int64_t micro_batches = 0;  // of all ranks
+  int64_t rounds = 0;         // micro-batches of the rank that has most
+  int64_t samples = 0;
+  int64_t tokens = 0;  // real ones
+  int64_t target_tokens = 0;
+  int64_t padding_tokens = 0;
+  int64_t squared_lengths = 0;  // sum over the rows of length²
+};
+
+// All of the above in turn. With rank -1 the figures alone: no micro-batch is made.
+[[nodiscard]] StepBatches make_step_batches(const RowRefs& rows, LossReduction reduction,
+                                            const MicroBatchOptions& options, int rank,
+                                            int world_size);
+
 }  // namespace emoe::worker

@@ -7,42 +7,21 @@
 
 #include <ATen/ATen.h>
 
-#include "worker/eval/non_finite_error.h"
+#include "worker/errors.h"
 
 namespace emoe::worker {
 namespace {
 
-struct Share {
-  std::vector<PackedBatch> batches;  // this rank's
-  size_t rounds = 0;                 // as many batches as the rank with the most has
-};
-
-Share make_share(const RowRefs& rows, const HostGroup& host, const MicroBatchOptions& options) {
-  const auto lengths = lengths_of(rows);
-  const auto weights = target_weights(rows, LossReduction::token);
-  const auto ranks = balance_rows(lengths, host.world_size());
-  Share share;
-  for (int rank = 0; rank < host.world_size(); ++rank) {
-    const auto cut = cut_micro_batches(lengths, ranks[rank], options);
-    share.rounds = std::max(share.rounds, cut.size());
-    if (rank != host.rank()) continue;
-    for (const auto& which : cut) {
-      share.batches.push_back(make_micro_batch(rows, which, weights, options));
-    }
-  }
-  return share;
-}
-
 // Sum of the cross-entropies of this rank's targets; nothing after a stop.
-std::optional<double> own_loss_sum(Model& model, const Share& share, bool experts_on,
+std::optional<double> own_loss_sum(Model& model, const StepBatches& batches, bool experts_on,
                                    ProgressSink& progress, const std::function<bool()>& stopped) {
   double sum = 0.0;
-  for (size_t i = 0; i < share.rounds; ++i) {
+  for (int64_t i = 0; i < batches.rounds; ++i) {
     if (stopped()) return std::nullopt;
-    if (i >= share.batches.size()) continue;
+    if (i >= std::ssize(batches.mine)) continue;
     ForwardOptions forward;
     forward.experts_on = experts_on;
-    sum += model.token_losses(share.batches[i], forward).to(at::kDouble).sum().item<double>();
+    sum += model.token_losses(batches.mine[i], forward).to(at::kDouble).sum().item<double>();
     progress.on_work_done();
   }
   return sum;
@@ -54,10 +33,11 @@ std::optional<EvalRecord> evaluate(Model& model, const std::vector<Row>& rows, H
                                    ProgressSink& progress, const EvaluationOptions& options) {
   RowRefs refs;
   for (const Row& row : rows) refs.push_back(&row);
-  const int64_t targets = target_tokens_of(refs);
+  const StepBatches batches = make_step_batches(refs, LossReduction::token, options.micro_batches,
+                                                host.rank(), host.world_size());
+  const int64_t targets = batches.target_tokens;
   if (targets == 0) throw std::invalid_argument("data.eval has no target token");
 
-  const Share share = make_share(refs, host, options.micro_batches);
   const auto stopped = [&] {
     if (!options.stop) return false;
     std::array<double, 1> asked = {options.stop() ? 1.0 : 0.0};
@@ -65,9 +45,9 @@ std::optional<EvalRecord> evaluate(Model& model, const std::vector<Row>& rows, H
     return asked[0] > 0;
   };
   const bool has_experts = model.options().emoe.routing.num_experts > 0;
-  const auto dense = own_loss_sum(model, share, /*experts_on=*/false, progress, stopped);
+  const auto dense = own_loss_sum(model, batches, /*experts_on=*/false, progress, stopped);
   const auto masked = dense && has_experts
-                          ? own_loss_sum(model, share, /*experts_on=*/true, progress, stopped)
+                          ? own_loss_sum(model, batches, /*experts_on=*/true, progress, stopped)
                           : dense;
   if (!masked) return std::nullopt;
   std::array<double, 2> sums = {*masked, *dense};

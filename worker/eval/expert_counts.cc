@@ -13,7 +13,8 @@
 namespace emoe::worker {
 namespace {
 
-// 1 for real tokens, 0 for the padding at the end of each segment; undefined where there is none.
+// [T] bool, true for real tokens, false for the padding at the end of each segment; undefined where
+// there is none.
 at::Tensor real_token_mask(const PackedBatch& batch) {
   if (batch.real_tokens == batch.num_tokens()) return {};
   at::Tensor mask = at::zeros({batch.num_tokens()}, at::kBool);
@@ -137,16 +138,14 @@ ExpertCounter::ExpertCounter(const EmoeOptions& emoe) : routing_(emoe.routing) {
 std::function<void(const ExpertChoice&)> ExpertCounter::of(const PackedBatch& batch) {
   if (layers_.empty()) return {};
   return [this, tokens = batch.real_tokens,
-          real = real_token_mask(batch)](const ExpertChoice& choice) { add(tokens, real, choice); };
-}
-
-void ExpertCounter::add(int64_t tokens, const at::Tensor& real, const ExpertChoice& choice) {
-  at::Tensor counted = at::stack({choice.selection.mask, choice.selection.scores.gt(0)});
-  if (real.defined()) counted.logical_and_(real.to(counted.device()).unsqueeze(1));
-  Layer& layer = layers_.at(choice.layer);
-  layer.tokens += tokens;
-  const at::Tensor sums = counted.sum(1);
-  layer.sums = layer.sums.defined() ? layer.sums.add_(sums) : sums;
+          real = real_token_mask(batch)](const ExpertChoice& choice) {
+    at::Tensor counted = at::stack({choice.selection.mask, choice.selection.scores.gt(0)});
+    if (real.defined()) counted.logical_and_(real.to(counted.device()).unsqueeze(1));
+    Layer& layer = layers_.at(choice.layer);
+    layer.tokens += tokens;
+    const at::Tensor sums = counted.sum(1);
+    layer.sums = layer.sums.defined() ? layer.sums.add_(sums) : sums;
+  };
 }
 
 ExpertCounts ExpertCounter::take() {

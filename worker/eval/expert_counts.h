@@ -59,15 +59,13 @@ class ExpertCounter {
   // Of the model's converted layers.
   explicit ExpertCounter(const EmoeOptions& emoe);
 
-  // For ForwardOptions::on_choice of a pass over `batch`; empty for a dense model.
+  // For ForwardOptions::on_choice of a pass over `batch`, which counts its tokens without padding;
+  // empty for a dense model.
   [[nodiscard]] std::function<void(const ExpertChoice&)> of(const PackedBatch& batch);
   // What was counted since the last take(); one copy from the device.
   [[nodiscard]] ExpertCounts take();
 
  private:
-  // `real` [T] bool on the host: which tokens are no padding; undefined: all.
-  void add(int64_t tokens, const at::Tensor& real, const ExpertChoice& choice);
-
   ExpertRouting routing_;
   struct Layer {
     int64_t tokens = 0;

@@ -5,8 +5,8 @@
 
 #include <ATen/ATen.h>
 
-#include "worker/eval/non_finite_error.h"
-#include "worker/model/counter_random.h"
+#include "base/counter_random.h"
+#include "worker/errors.h"
 
 namespace emoe::worker {
 

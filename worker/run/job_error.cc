@@ -5,8 +5,7 @@
 #include <string_view>
 
 #include "worker/comm/collective_counters.h"
-#include "worker/eval/non_finite_error.h"
-#include "worker/train/errors.h"
+#include "worker/errors.h"
 
 namespace emoe::worker {
 

@@ -10,7 +10,6 @@
 #include "base/file.h"
 #include "worker/eval/generate.h"
 #include "worker/model/model.h"
-#include "worker/model/one_segment.h"
 #include "worker/run/commands.h"
 #include "worker/run/experts.h"
 #include "worker/run/job_error.h"

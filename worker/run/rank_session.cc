@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "worker/run/experts.h"
 #include "worker/run/rank_agreement.h"
-#include "worker/train/packing_report.h"
+#include "worker/train/batch_plan.h"
 
 namespace emoe::worker {
 namespace {
@@ -43,7 +43,8 @@ at::Device device_of(const JobPlan& plan, const RankEnvironment& environment) {
 
 // How a training run's rows will fill its forward passes.
 PackingReport packing_or_throw(const std::vector<Row>& rows, const JobPlan& plan) {
-  auto packing = packing_of(rows, plan.train()->options, plan.ranks);
+  const TrainOptions& options = plan.train()->options;
+  auto packing = packing_of(rows, options.batches, options.micro_batches, plan.ranks);
   if (packing.ok()) return *packing;
   throw JobError(ExitCode::configuration, std::string(packing.status().message()));
 }

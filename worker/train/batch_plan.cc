@@ -6,8 +6,8 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/check.h"
+#include "base/counter_random.h"
 #include "base/sha256.h"
-#include "worker/model/counter_random.h"
 
 namespace emoe::worker {
 namespace {
@@ -64,6 +64,12 @@ std::vector<int64_t> BatchPlan::rows_of_step(int64_t step) {
   return {order_.begin() + begin, order_.begin() + end};
 }
 
+RowRefs BatchPlan::rows_of_step(int64_t step, const std::vector<Row>& all) {
+  RowRefs rows;
+  for (const int64_t row : rows_of_step(step)) rows.push_back(&all.at(row));
+  return rows;
+}
+
 std::vector<int64_t> shuffled_order(int64_t num_rows, int64_t seed, int64_t epoch) {
   std::vector<int64_t> order(num_rows);
   std::iota(order.begin(), order.end(), 0);
@@ -79,6 +85,22 @@ int64_t step_seed(int64_t seed, int64_t step) {
   // Another stream than the epochs' orders: those hash (seed, epoch).
   const uint64_t base = pair_key(static_cast<uint64_t>(seed), 0x64726F706F7574ULL);
   return static_cast<int64_t>(pair_key(base, static_cast<uint64_t>(step)) >> 1);
+}
+
+Result<PackingReport> packing_of(const std::vector<Row>& rows, const BatchPlan::Options& plan,
+                                 const MicroBatchOptions& micro_batches, int world_size) {
+  EMOE_ASSIGN_OR_RETURN(BatchPlan steps, BatchPlan::make(std::ssize(rows), plan));
+  PackingReport report;
+  report.packed = micro_batches.packing;
+  for (int64_t step = 0; step < std::min(steps.steps(), steps.steps_per_epoch()); ++step) {
+    const StepBatches batches =
+        make_step_batches(steps.rows_of_step(step, rows), LossReduction::token, micro_batches,
+                          /*rank=*/-1, world_size);
+    report.batches += batches.micro_batches;
+    report.real_tokens += batches.tokens;
+    report.computed_tokens += batches.tokens + batches.padding_tokens;
+  }
+  return report;
 }
 
 std::string fingerprint(const std::vector<Row>& rows) {

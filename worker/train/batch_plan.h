@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "base/status.h"
+#include "worker/batching/micro_batches.h"
+#include "worker/text/data_report.h"
 #include "worker/text/row.h"
 
 namespace emoe::worker {
@@ -33,6 +35,8 @@ class BatchPlan {
   [[nodiscard]] int64_t steps_per_epoch() const { return steps_per_epoch_; }
   // Row numbers of step `step` (0-based), in order.
   [[nodiscard]] std::vector<int64_t> rows_of_step(int64_t step);
+  // The same rows of `all`, which has as many as the plan.
+  [[nodiscard]] RowRefs rows_of_step(int64_t step, const std::vector<Row>& all);
 
  private:
   BatchPlan(int64_t num_rows, const Options& options) : num_rows_(num_rows), options_(options) {}
@@ -51,6 +55,13 @@ class BatchPlan {
 
 // The seed of everything random in step `step`.
 [[nodiscard]] int64_t step_seed(int64_t seed, int64_t step);
+
+// How well one epoch fills its forward passes, over all ranks, for data_report.json: counted from
+// the plan and the micro-batches that the step loop makes. INVALID_ARGUMENT as BatchPlan::make.
+[[nodiscard]] Result<PackingReport> packing_of(const std::vector<Row>& rows,
+                                               const BatchPlan::Options& plan,
+                                               const MicroBatchOptions& micro_batches,
+                                               int world_size);
 
 // SHA-256 over the rows' tokens and targets: a resumed run must see the same data.
 [[nodiscard]] std::string fingerprint(const std::vector<Row>& rows);

@@ -1,24 +1,26 @@
 #include "worker/train/checkpoint_store.h"
 
 #include <algorithm>
-#include <charconv>
+#include <set>
 #include <stdexcept>
 
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
+#include <absl/strings/strip.h>
 #include <nlohmann/json.hpp>
 
+#include "base/attempt_contract.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "worker/train/manifest.h"
+#include "base/sha256.h"
 
 namespace emoe::worker {
 namespace {
 
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "state.json";
-constexpr const char* kFirst = "exp_avg.";
-constexpr const char* kSecond = "exp_avg_sq.";
+constexpr int kManifestVersion = 1;
 
 std::string folder_name(int64_t step) {
   return absl::StrFormat("step_%08d", step);
@@ -27,11 +29,9 @@ std::string folder_name(int64_t step) {
 // The step of "step_00000050"; nothing for other names, "step_00000050.tmp" included.
 std::optional<int64_t> step_of(const std::string& name) {
   int64_t step = 0;
-  if (name.rfind("step_", 0) != 0) return std::nullopt;
-  const char* end = name.data() + name.size();
-  const auto [stopped, error] = std::from_chars(name.data() + 5, end, step);
-  if (error != std::errc() || stopped != end || name != folder_name(step)) return std::nullopt;
-  return step;
+  absl::string_view digits = name;
+  const bool parsed = absl::ConsumePrefix(&digits, "step_") && absl::SimpleAtoi(digits, &step);
+  return parsed && name == folder_name(step) ? std::optional(step) : std::nullopt;
 }
 
 // Steps of the finished checkpoints in a folder, newest first.
@@ -88,9 +88,81 @@ Result<TrainState> parse_state(const std::string& text) {
   }
 }
 
-// A finished one.
-Result<CheckpointFolder> describe(const std::filesystem::path& path, int64_t step) {
-  CheckpointFolder folder{path, step, 0, {}};
+Status damaged(const std::string& file, const std::string& what) {
+  return absl::DataLossError(absl::StrCat(file, ": ", what));
+}
+
+// How much is read: sizes find what a crash tore, hashes what a disk bent too.
+enum class Depth { sizes, hashes };
+
+// One file against its entry in the manifest.
+Status verify_file(const std::filesystem::path& folder, const nlohmann::json& entry, Depth depth,
+                   const std::function<void()>& on_work_done) {
+  const auto name = entry.at("name").get<std::string>();
+  if (name.find('/') != std::string::npos) return damaged(name, "not a file of this folder");
+  std::error_code error;
+  const auto size = std::filesystem::file_size(folder / name, error);
+  if (error == std::errc::no_such_file_or_directory) return damaged(name, "missing");
+  if (error) return errno_status(error.value(), (folder / name).string());
+  const auto expected = entry.at("bytes").get<uint64_t>();
+  if (size != expected) {
+    return damaged(name, absl::StrCat("has ", size, " bytes, its manifest says ", expected));
+  }
+  if (depth == Depth::sizes) return ok_status();
+  EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name, on_work_done));
+  if (hash != entry.at("sha256").get<std::string>()) {
+    return damaged(name, "its SHA-256 is not the one of the manifest");
+  }
+  return ok_status();
+}
+
+// Hashes the files `names` of `folder` and writes its manifest, fsynced. `on_work_done` as in
+// sha256_of_file(), here and below.
+Status write_manifest(const std::filesystem::path& folder, int64_t step,
+                      const std::vector<std::string>& names,
+                      const std::function<void()>& on_work_done) {
+  nlohmann::ordered_json files = nlohmann::ordered_json::array();
+  for (const std::string& name : names) {
+    std::error_code error;
+    const auto size = std::filesystem::file_size(folder / name, error);
+    if (error) return errno_status(error.value(), folder / name);
+    EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name, on_work_done));
+    files.push_back({{"name", name}, {"bytes", size}, {"sha256", hash}});
+  }
+  const nlohmann::ordered_json manifest = {
+      {"version", kManifestVersion}, {"step", step}, {"files", files}};
+  return write_file_atomically(folder / kCheckpointManifestFile, manifest.dump(1) + "\n");
+}
+
+// The step it is of; DATA_LOSS saying what is missing or differs, when the folder does not hold
+// exactly what its manifest says, or `names` are not among it. Any other error says that it could
+// not be looked at.
+Result<int64_t> verify_manifest(const std::filesystem::path& folder,
+                                const std::vector<std::string>& names, Depth depth,
+                                const std::function<void()>& on_work_done) {
+  const Result<std::string> text = read_file(folder / kCheckpointManifestFile);
+  if (absl::IsNotFound(text.status())) return damaged(kCheckpointManifestFile, "missing");
+  if (!text.ok()) return text.status();
+  try {
+    const auto json = nlohmann::json::parse(*text);
+    if (json.at("version").get<int>() != kManifestVersion) {
+      return damaged(kCheckpointManifestFile, "of another version");
+    }
+    std::set<std::string> missing(names.begin(), names.end());
+    for (const auto& entry : json.at("files")) {
+      EMOE_RETURN_IF_ERROR(verify_file(folder, entry, depth, on_work_done));
+      missing.erase(entry.at("name").get<std::string>());
+    }
+    if (missing.empty()) return json.at("step").get<int64_t>();
+    return damaged(kCheckpointManifestFile, "does not name " + *missing.begin());
+  } catch (const nlohmann::json::exception& error) {
+    return damaged(kCheckpointManifestFile, error.what());
+  }
+}
+
+// A finished checkpoint.
+Result<CheckpointFolder> describe(const std::filesystem::path& path) {
+  CheckpointFolder folder{path, 0, {}};
   try {
     for (const auto& entry : std::filesystem::directory_iterator(path)) {
       folder.bytes += static_cast<int64_t>(entry.file_size());
@@ -128,10 +200,8 @@ Status CheckpointStore::write_files(const std::filesystem::path& folder,
   const std::map<std::string, std::string> metadata = {{"format", "pt"}};
   EMOE_RETURN_IF_ERROR(
       write_tensors(folder / weights_file_, checkpoint.weights, metadata, on_work_done_));
-  TensorMap moments;
-  for (const auto& [name, tensor] : checkpoint.first_moments) moments[kFirst + name] = tensor;
-  for (const auto& [name, tensor] : checkpoint.second_moments) moments[kSecond + name] = tensor;
-  EMOE_RETURN_IF_ERROR(write_tensors(folder / kOptimizerFile, moments, metadata, on_work_done_));
+  EMOE_RETURN_IF_ERROR(
+      write_tensors(folder / kOptimizerFile, checkpoint.optimizer, metadata, on_work_done_));
   EMOE_RETURN_IF_ERROR(write_file_atomically(folder / kStateFile, state_json(checkpoint.state)));
   EMOE_RETURN_IF_ERROR(write_manifest(folder, checkpoint.state.step, files(), on_work_done_));
   return sync_directory(folder);
@@ -153,11 +223,11 @@ Result<CheckpointFolder> CheckpointStore::save(const Checkpoint& checkpoint) con
     return with_context(status, "checkpoint " + folder_name(step));
   }
   remove_old(step);
-  return describe(path, step);
+  return describe(path);
 }
 
-// Checkpoints after `newest_step` are of a course this run did not take (they were torn): they do
-// not count, and stay for people to look at until their step comes again.
+// Checkpoints after `newest_step` were found torn when this run resumed: they do not count, and stay
+// for inspection until the run reaches their step and replaces them.
 void CheckpointStore::remove_old(int64_t newest_step) const {
   const Result<std::vector<int64_t>> steps = steps_in(folder_);
   if (!steps.ok()) return log_warning("old checkpoints not removed: %s", steps.status().ToString());
@@ -166,7 +236,7 @@ void CheckpointStore::remove_old(int64_t newest_step) const {
     if (step > newest_step) continue;
     const auto path = folder_ / folder_name(step);
     if (kept < keep_) {
-      // A torn one is not one to fall back on. Its sizes tell enough here.
+      // A torn checkpoint is no fallback; comparing sizes suffices to find one here.
       if (verify_manifest(path, files(), Depth::sizes, on_work_done_).ok()) ++kept;
     } else if (const Status removed = remove_tree(path); !removed.ok()) {
       log_warning("old checkpoint not removed: %s", removed.ToString());
@@ -185,7 +255,7 @@ Result<std::optional<CheckpointFolder>> CheckpointStore::newest_valid(
     const auto path = folder_ / folder_name(step);
     const auto found = verify_manifest(path, files(), Depth::hashes, on_work_done_);
     if (found.ok() && *found == step) {
-      return describe(path, step);
+      return describe(path);
     }
     if (!found.ok() && !absl::IsDataLoss(found.status())) {
       return with_context(found.status(), "checkpoint " + folder_name(step));
@@ -202,14 +272,7 @@ Result<Checkpoint> CheckpointStore::load(const std::filesystem::path& path) cons
   EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(path / kStateFile));
   EMOE_ASSIGN_OR_RETURN(checkpoint.state, parse_state(text));
   EMOE_ASSIGN_OR_RETURN(checkpoint.weights, read_tensors(path / weights_file_));
-  EMOE_ASSIGN_OR_RETURN(const TensorMap moments, read_tensors(path / kOptimizerFile));
-  for (const auto& [name, tensor] : moments) {
-    if (name.rfind(kSecond, 0) == 0) {
-      checkpoint.second_moments[name.substr(std::string(kSecond).size())] = tensor;
-    } else if (name.rfind(kFirst, 0) == 0) {
-      checkpoint.first_moments[name.substr(std::string(kFirst).size())] = tensor;
-    }
-  }
+  EMOE_ASSIGN_OR_RETURN(checkpoint.optimizer, read_tensors(path / kOptimizerFile));
   return checkpoint;
 }
 

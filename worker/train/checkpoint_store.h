@@ -29,13 +29,13 @@ struct TrainState {
 struct Checkpoint {
   TrainState state;
   TensorMap weights;
-  TensorMap first_moments;  // AdamW's m and v, same names
-  TensorMap second_moments;
+  TensorMap optimizer;  // AdamW's m and v, named kFirstMoment + NAME and kSecondMoment + NAME
 };
+inline constexpr char kFirstMoment[] = "exp_avg.";
+inline constexpr char kSecondMoment[] = "exp_avg_sq.";
 
 struct CheckpointFolder {
   std::filesystem::path path;
-  int64_t step = 0;
   int64_t bytes = 0;  // of all files
   WallTime written;
 };
@@ -43,8 +43,9 @@ struct CheckpointFolder {
 // The folder checkpoints/ of a run. One process (rank 0) writes; any may read.
 //
 // A checkpoint is step_NNNNNNNN/ with adapter.safetensors or weights.safetensors,
-// optimizer.safetensors (exp_avg.NAME, exp_avg_sq.NAME), state.json and manifest.json (name, bytes
-// and SHA-256 of each file). It is written as step_NNNNNNNN.tmp, every file and the folder fsynced,
+// optimizer.safetensors (exp_avg.NAME, exp_avg_sq.NAME), state.json and manifest.json ({"version":
+// 1, "step", "files": [{"name", "bytes", "sha256"}]}). The manifest is written last, so a folder
+// with one was once whole. It is written as step_NNNNNNNN.tmp, every file and the folder fsynced,
 // then renamed, then the parent fsynced: what has the final name is whole, unless the disk itself
 // tore it, which the hashes show.
 class CheckpointStore {

@@ -7,13 +7,17 @@
 namespace emoe::worker {
 namespace {
 
-// One character that says what a broadcast text is; statuses and paths go the same way.
-constexpr char kFound = '+';
-constexpr char kFailed = '-';
-constexpr char kNone = '.';
+// Rank 0's text, or its error as UNKNOWN with the code in the text, on every rank. Collective.
+Result<std::string> from_first_rank(HostGroup& host, const Result<std::string>& own) {
+  constexpr char kText = '+';
+  constexpr char kError = '-';
+  const std::string sent =
+      host.broadcast(own.ok() ? kText + *own : kError + own.status().ToString(), 0);
+  if (sent[0] == kError) return absl::UnknownError(sent.substr(1));
+  return sent.substr(1);
+}
 
-void check_same_run(const TrainState& found, const TrainState& expected,
-                    const std::filesystem::path& path) {
+void check_same_run(const TrainState& found, const TrainState& expected, const std::string& path) {
   std::string what;
   if (found.fingerprint != expected.fingerprint) {
     what = "another model or spec";
@@ -24,13 +28,13 @@ void check_same_run(const TrainState& found, const TrainState& expected,
   } else {
     return;
   }
-  throw ResumeError(absl::StrCat(path.string(), " is of ", what,
+  throw ResumeError(absl::StrCat(path, " is of ", what,
                                  ": give the job a new output folder, or remove its checkpoints"));
 }
 
-const at::Tensor& tensor_of(const TensorMap& tensors, const Parameter& parameter,
-                            const char* what) {
-  const auto found = tensors.find(parameter.name);
+const at::Tensor& tensor_of(const TensorMap& tensors, const std::string& prefix,
+                            const Parameter& parameter, const char* what) {
+  const auto found = tensors.find(prefix + parameter.name);
   if (found == tensors.end() || found->second.sizes() != parameter.tensor.sizes()) {
     throw CheckpointError(absl::StrCat("the checkpoint's ", what, " lack ", parameter.name,
                                        " or have it in another shape"));
@@ -54,8 +58,10 @@ Checkpoint Checkpointer::capture(const TrainState& state) {
       return parameter.to_original(flat.view(buffer, i)).to(at::kCPU);
     };
     checkpoint.weights[parameter.name] = original(flat.weights());
-    checkpoint.first_moments[parameter.name] = original(parts_.optimizer.first_moments());
-    checkpoint.second_moments[parameter.name] = original(parts_.optimizer.second_moments());
+    checkpoint.optimizer[kFirstMoment + parameter.name] =
+        original(parts_.optimizer.first_moments());
+    checkpoint.optimizer[kSecondMoment + parameter.name] =
+        original(parts_.optimizer.second_moments());
     parts_.progress.on_work_done();
   }
   return checkpoint;
@@ -64,58 +70,59 @@ Checkpoint Checkpointer::capture(const TrainState& state) {
 std::string Checkpointer::save(const TrainState& state) {
   const at::NoGradGuard no_grad;
   const SteadyTime start = parts_.clock.steady_now();
-  std::string outcome;
+  Result<std::string> path = "";
   int64_t bytes = 0;
   WallTime written = parts_.clock.wall_now();
   if (parts_.host.rank() == 0) {
     parts_.progress.before_checkpoint();
     const Result<CheckpointFolder> saved = store_.save(capture(state));
     if (saved.ok()) {
-      outcome = absl::StrCat(std::string(1, kFound), saved->path.string());
+      path = saved->path.string();
       bytes = saved->bytes;
       written = saved->written;
     } else {
-      outcome = absl::StrCat(std::string(1, kFailed), saved.status().ToString());
+      path = saved.status();
     }
   }
-  outcome = parts_.host.broadcast(outcome, 0);
+  path = from_first_rank(parts_.host, path);
   bytes = std::stoll(parts_.host.broadcast(std::to_string(bytes), 0));
-  if (outcome[0] == kFailed) return outcome.substr(1);
+  if (!path.ok()) return std::string(path.status().message());
   const std::chrono::duration<double> seconds = parts_.clock.steady_now() - start;
-  parts_.progress.on(
-      CheckpointRecord{state.step, outcome.substr(1), bytes, seconds.count(), written});
+  parts_.progress.on(CheckpointRecord{state.step, *path, bytes, seconds.count(), written});
   return "";
 }
 
+Result<std::optional<CheckpointFolder>> Checkpointer::choose() {
+  EMOE_RETURN_IF_ERROR(store_.prepare());
+  std::vector<std::string> skipped;
+  Result<std::optional<CheckpointFolder>> found = store_.newest_valid(skipped);
+  for (const std::string& text : skipped) parts_.progress.on(Message{text});
+  return found;
+}
+
 std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
-  std::string choice(1, kNone);
+  Result<std::string> path = "";  // none
   CheckpointRecord record;
   if (parts_.host.rank() == 0) {
-    std::vector<std::string> skipped;
-    Status status = store_.prepare();
-    Result<std::optional<CheckpointFolder>> found = std::nullopt;
-    if (status.ok()) found = store_.newest_valid(skipped);
-    for (const std::string& text : skipped) parts_.progress.on(Message{text});
-    if (status.ok()) status = found.status();
-    if (!status.ok()) {
-      choice = absl::StrCat(std::string(1, kFailed), status.ToString());
-    } else if (*found) {
-      choice = absl::StrCat(std::string(1, kFound), (*found)->path.string());
-      record.bytes = (*found)->bytes;
-      record.written = (*found)->written;
+    const Result<std::optional<CheckpointFolder>> chosen = choose();
+    if (!chosen.ok()) {
+      path = chosen.status();
+    } else if (*chosen) {
+      path = (*chosen)->path.string();
+      record.bytes = (*chosen)->bytes;
+      record.written = (*chosen)->written;
     }
   }
-  choice = parts_.host.broadcast(choice, 0);
-  if (choice[0] == kNone) return std::nullopt;
-  if (choice[0] == kFailed) throw CheckpointError(choice.substr(1));
+  path = from_first_rank(parts_.host, path);
+  if (!path.ok()) throw CheckpointError(std::string(path.status().message()));
+  if (path->empty()) return std::nullopt;
 
-  const std::filesystem::path path = choice.substr(1);
-  const Result<Checkpoint> checkpoint = store_.load(path);
+  const Result<Checkpoint> checkpoint = store_.load(*path);
   if (!checkpoint.ok()) throw CheckpointError(checkpoint.status().ToString());
-  check_same_run(checkpoint->state, expected, path);
+  check_same_run(checkpoint->state, expected, *path);
   put_back(*checkpoint);
   record.step = checkpoint->state.step;
-  record.path = path.string();
+  record.path = *path;
   parts_.progress.on(ResumeRecord{record});
   return checkpoint->state;
 }
@@ -126,12 +133,15 @@ void Checkpointer::put_back(const Checkpoint& checkpoint) {
   const FlatParameters& flat = parts_.parameters;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
-    const auto restore = [&](const at::Tensor& buffer, const TensorMap& from, const char* what) {
-      flat.view(buffer, i).copy_(parameter.to_memory(tensor_of(from, parameter, what)));
+    const auto restore = [&](const at::Tensor& buffer, const at::Tensor& original) {
+      flat.view(buffer, i).copy_(parameter.to_memory(original));
     };
-    restore(flat.weights(), checkpoint.weights, "weights");
-    restore(parts_.optimizer.first_moments(), checkpoint.first_moments, "first moments");
-    restore(parts_.optimizer.second_moments(), checkpoint.second_moments, "second moments");
+    const TensorMap& moments = checkpoint.optimizer;
+    restore(flat.weights(), tensor_of(checkpoint.weights, "", parameter, "weights"));
+    restore(parts_.optimizer.first_moments(),
+            tensor_of(moments, kFirstMoment, parameter, "first moments"));
+    restore(parts_.optimizer.second_moments(),
+            tensor_of(moments, kSecondMoment, parameter, "second moments"));
     parts_.progress.on_work_done();
   }
   parts_.model.parameters_changed();

@@ -6,11 +6,11 @@
 
 #include "base/clock.h"
 #include "worker/comm/host_group.h"
+#include "worker/errors.h"
 #include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
 #include "worker/train/adamw.h"
 #include "worker/train/checkpoint_store.h"
-#include "worker/train/errors.h"
 #include "worker/train/flat_parameters.h"
 
 namespace emoe::worker {
@@ -37,6 +37,8 @@ class Checkpointer {
   [[nodiscard]] std::optional<TrainState> restore(const TrainState& expected);
 
  private:
+  // The one to resume from; tells of those passed over.
+  [[nodiscard]] Result<std::optional<CheckpointFolder>> choose();
   [[nodiscard]] Checkpoint capture(const TrainState& state);
   void put_back(const Checkpoint& checkpoint);
 

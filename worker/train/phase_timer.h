@@ -1,6 +1,8 @@
 #pragma once
 
+#include <chrono>
 #include <map>
+#include <utility>
 
 #include "base/clock.h"
 #include "worker/report/progress_sink.h"
@@ -13,12 +15,25 @@ class PhaseTimer {
   PhaseTimer(const Clock& clock, ProgressSink& progress) : clock_(clock), progress_(progress) {}
 
   // Ends the current phase and begins this one.
-  void enter(Phase phase);
+  void enter(Phase phase) {
+    end_current();
+    phase_ = phase;
+    since_ = clock_.steady_now();
+    running_ = true;
+    progress_.on(phase);
+  }
   // Ends the current phase; the seconds of each phase since the last call.
-  [[nodiscard]] std::map<Phase, double> take();
+  [[nodiscard]] std::map<Phase, double> take() {
+    end_current();
+    running_ = false;
+    return std::exchange(seconds_, {});
+  }
 
  private:
-  void end_current();
+  void end_current() {
+    if (!running_) return;
+    seconds_[phase_] += std::chrono::duration<double>(clock_.steady_now() - since_).count();
+  }
 
   const Clock& clock_;
   ProgressSink& progress_;

@@ -8,16 +8,8 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/check.h"
+#include "worker/errors.h"
 #include "worker/eval/evaluation.h"
-#include "worker/eval/non_finite_error.h"
-#include "worker/model/training_flops.h"
-#include "worker/train/adamw.h"
-#include "worker/train/batch_plan.h"
-#include "worker/train/checkpointer.h"
-#include "worker/train/flat_parameters.h"
-#include "worker/train/phase_timer.h"
-#include "worker/train/schedule.h"
-#include "worker/train/step_batches.h"
 #include "worker/train/step_mailbox.h"
 
 namespace emoe::worker {
@@ -35,62 +27,38 @@ CheckpointStore make_store(const CheckpointOptions& options, const Model& model,
   return {options.folder, weights, options.keep, [&progress] { progress.on_work_done(); }};
 }
 
+// LoRA's A and B; the model's parameters are nothing else where it is not trained in full.
+int64_t adapter_parameters(const Model& model) {
+  int64_t elements = 0;
+  for (const Parameter& parameter : model.parameters()) elements += parameter.tensor.numel();
+  return model.options().full ? 0 : elements;
+}
+
 }  // namespace
 
-class Trainer::Loop {
- public:
-  Loop(TrainOptions options, const Parts& parts)
-      : options_(std::move(options)),
-        parts_(parts),
-        plan_(make_plan(parts.train_rows, options_.batches)),
-        schedule_{options_.schedule, options_.learning_rate, options_.warmup_ratio, plan_.steps()},
-        parameters_(parts.model.parameters(), parts.host.world_size() * kFloatsPerNote),
-        optimizer_(options_.adamw, parameters_),
-        checkpointer_(
-            make_store(options_.checkpoint, parts.model, parts.progress),
-            {parts.model, parameters_, optimizer_, parts.host, parts.progress, parts.clock}),
-        phases_(parts.clock, parts.progress),
-        counter_(parts.model.options().emoe),
-        own_counts_(counter_.take()) {
-    parts_.model.parameters_changed();
-  }
+Trainer::Trainer(TrainOptions options, const Parts& parts)
+    : options_(std::move(options)),
+      parts_(parts),
+      plan_(make_plan(parts.train_rows, options_.batches)),
+      schedule_{options_.schedule, options_.learning_rate, options_.warmup_ratio, plan_.steps()},
+      flops_(parts.model.options().config, parts.model.options().full,
+             adapter_parameters(parts.model)),
+      parameters_(parts.model.parameters(), parts.host.world_size() * kFloatsPerNote),
+      optimizer_(options_.adamw, parameters_),
+      checkpointer_(
+          make_store(options_.checkpoint, parts.model, parts.progress),
+          {parts.model, parameters_, optimizer_, parts.host, parts.progress, parts.clock}),
+      phases_(parts.clock, parts.progress),
+      counter_(parts.model.options().emoe),
+      own_counts_(counter_.take()) {
+  parts_.model.parameters_changed();
+}
 
-  TrainResult run();
-  ExpertCounts expert_counts() const { return own_counts_.summed(parts_.host); }
+ExpertCounts Trainer::expert_counts() const {
+  return own_counts_.summed(parts_.host);
+}
 
- private:
-  [[nodiscard]] bool checkpoints_on() const { return !options_.checkpoint.folder.empty(); }
-  [[nodiscard]] bool eval_due(int64_t done) const;
-  [[nodiscard]] bool checkpoint_due(int64_t done) const;
-  void resume();
-  void evaluate_now(int64_t done);
-  [[nodiscard]] std::string save_checkpoint(int64_t done);
-  // One step; what all ranks do at its edge, asked of any of them.
-  StopRequest run_step_or_tell(int64_t step);
-  StopRequest run_step(int64_t step);
-  [[nodiscard]] double flops_of(const StepBatches& batches) const;
-  void report_expert_load();
-  [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
-  [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
-  // True when the loop ends here.
-  bool at_edge(int64_t done, StopRequest stop);
-
-  TrainOptions options_;
-  Parts parts_;
-  BatchPlan plan_;
-  Schedule schedule_;
-  FlatParameters parameters_;
-  Adamw optimizer_;
-  Checkpointer checkpointer_;
-  PhaseTimer phases_;
-  TrainState state_;          // of the run so far; expert_counts are kept in own_counts_
-  ExpertCounter counter_;     // of the present step
-  ExpertCounts own_counts_;   // this rank's share of the run's counts
-  ExpertCounts step_counts_;  // and of the present step's
-  TrainResult result_;
-};
-
-TrainResult Trainer::Loop::run() {
+TrainResult Trainer::run() {
   state_.seed = options_.batches.seed;
   state_.world_size = parts_.host.world_size();
   state_.fingerprint = options_.checkpoint.fingerprint;
@@ -103,14 +71,14 @@ TrainResult Trainer::Loop::run() {
   parts_.progress.on(PlanRecord{plan_.steps(), done});
   if (eval_due(done) && state_.last_eval_step != done) evaluate_now(done);
   while (done < plan_.steps()) {
-    const StopRequest stop = run_step_or_tell(done);
+    const StopRequest stop = run_step(done);
     result_.steps_done = ++done;
     if (at_edge(done, stop)) break;
   }
   return result_;
 }
 
-void Trainer::Loop::resume() {
+void Trainer::resume() {
   phases_.enter(Phase::checkpoint);
   const auto restored = checkpointer_.restore(state_);
   if (!restored) return;
@@ -124,18 +92,18 @@ void Trainer::Loop::resume() {
   if (parts_.host.rank() == 0) own_counts_.add(restored->expert_counts);
 }
 
-bool Trainer::Loop::eval_due(int64_t done) const {
+bool Trainer::eval_due(int64_t done) const {
   if (parts_.eval_rows.empty()) return false;
   return done == 0 || done == plan_.steps() ||
          (options_.eval_every > 0 && done % options_.eval_every == 0);
 }
 
-bool Trainer::Loop::checkpoint_due(int64_t done) const {
+bool Trainer::checkpoint_due(int64_t done) const {
   const int64_t every = options_.checkpoint.every_steps;
   return checkpoints_on() && every > 0 && (done % every == 0 || done == plan_.steps());
 }
 
-bool Trainer::Loop::at_edge(int64_t done, StopRequest stop) {
+bool Trainer::at_edge(int64_t done, StopRequest stop) {
   const bool stops = stop != StopRequest::none;
   // A stop leaves the evaluation to the run that resumes: the time to checkpoint may be short.
   if (!stops && eval_due(done)) evaluate_now(done);
@@ -151,7 +119,7 @@ bool Trainer::Loop::at_edge(int64_t done, StopRequest stop) {
   return stops;
 }
 
-void Trainer::Loop::evaluate_now(int64_t done) {
+void Trainer::evaluate_now(int64_t done) {
   phases_.enter(Phase::eval);
   const EvalRecord record =
       evaluate(parts_.model, parts_.eval_rows, parts_.host, parts_.progress,
@@ -161,7 +129,7 @@ void Trainer::Loop::evaluate_now(int64_t done) {
   parts_.progress.on(record);
 }
 
-std::string Trainer::Loop::save_checkpoint(int64_t done) {
+std::string Trainer::save_checkpoint(int64_t done) {
   phases_.enter(Phase::checkpoint);
   TrainState state = state_;
   state.step = done;
@@ -169,20 +137,16 @@ std::string Trainer::Loop::save_checkpoint(int64_t done) {
   return checkpointer_.save(state);
 }
 
-StopRequest Trainer::Loop::run_step_or_tell(int64_t step) {
-  try {
-    return run_step(step);
-  } catch (const NonFiniteError&) {
-    parts_.progress.on(NonFiniteStep{step});
-    throw;
-  }
+void Trainer::fail_non_finite(int64_t step, int rank, const std::string& tensor) {
+  parts_.progress.on(NonFiniteStep{step});
+  throw NonFiniteError(step, rank, tensor);
 }
 
-StopRequest Trainer::Loop::run_step(int64_t step) {
+StopRequest Trainer::run_step(int64_t step) {
   const SteadyTime start = parts_.clock.steady_now();
   phases_.enter(Phase::data);
   const StepBatches batches =
-      make_step_batches(parts_.train_rows, plan_.rows_of_step(step), options_.loss_reduction,
+      make_step_batches(plan_.rows_of_step(step, parts_.train_rows), options_.loss_reduction,
                         options_.micro_batches, parts_.host.rank(), parts_.host.world_size());
   const double own_loss = forward_and_backward(batches, step);
   const std::vector<StepNote> notes = exchange(step, own_loss);
@@ -199,8 +163,8 @@ StopRequest Trainer::Loop::run_step(int64_t step) {
   record.grad_norm = norm_of(parameters_.gradients());
   if (!std::isfinite(record.grad_norm)) {
     const auto bad = parameters_.first_non_finite(parameters_.gradients());
-    throw NonFiniteError(step, -1,
-                         "gradient of " + (bad ? parameters_.slices()[*bad].name : "the model"));
+    fail_non_finite(step, -1,
+                    "gradient of " + (bad ? parameters_.slices()[*bad].name : "the model"));
   }
   optimizer_.update(parameters_, step, record.learning_rate,
                     optimizer_.clip_factor(record.grad_norm));
@@ -209,7 +173,7 @@ StopRequest Trainer::Loop::run_step(int64_t step) {
   record.target_tokens = batches.target_tokens;
   record.padding_tokens = batches.padding_tokens;
   record.samples = batches.samples;
-  record.flops = flops_of(batches);
+  record.flops = flops_.of(batches);
   record.phase_seconds = phases_.take();
   record.seconds = std::chrono::duration<double>(parts_.clock.steady_now() - start).count();
   parts_.progress.on(record);
@@ -217,20 +181,9 @@ StopRequest Trainer::Loop::run_step(int64_t step) {
   return stop;
 }
 
-double Trainer::Loop::flops_of(const StepBatches& batches) const {
-  TrainingWork work{.tokens = batches.tokens,
-                    .target_tokens = batches.target_tokens,
-                    .squared_lengths = batches.squared_lengths,
-                    .full = parts_.model.options().full};
-  for (const FlatParameters::Slice& slice : parameters_.slices()) {
-    if (!work.full) work.adapter_parameters += slice.size;
-  }
-  return training_flops(parts_.model.options().config, work);
-}
-
 // This rank's share of the tokens is enough for a dashboard; the exact counts are
 // expert_stats.json's.
-void Trainer::Loop::report_expert_load() {
+void Trainer::report_expert_load() {
   for (const auto& [layer, counts] : step_counts_.layers()) {
     const LayerLoad load = load_of(counts);
     parts_.progress.on(ExpertLoad{.layer = layer,
@@ -241,7 +194,7 @@ void Trainer::Loop::report_expert_load() {
   }
 }
 
-double Trainer::Loop::forward_and_backward(const StepBatches& batches, int64_t step) {
+double Trainer::forward_and_backward(const StepBatches& batches, int64_t step) {
   parameters_.zero_gradients();
   for (const PackedBatch& batch : batches.mine) {
     ForwardOptions forward;
@@ -262,7 +215,7 @@ double Trainer::Loop::forward_and_backward(const StepBatches& batches, int64_t s
 
 // The step's one all-reduce. Throws on every rank alike when some rank's loss or gradient is not
 // finite.
-std::vector<StepNote> Trainer::Loop::exchange(int64_t step, double own_loss) {
+std::vector<StepNote> Trainer::exchange(int64_t step, double own_loss) {
   phases_.enter(Phase::comm);
   StepNote mine;
   mine.loss = own_loss;
@@ -278,26 +231,13 @@ std::vector<StepNote> Trainer::Loop::exchange(int64_t step, double own_loss) {
 
   std::vector<StepNote> notes = read_notes(slots);
   for (int rank = 0; rank < static_cast<int>(notes.size()); ++rank) {
-    if (!std::isfinite(notes[rank].loss)) throw NonFiniteError(step, rank, "loss");
-    if (notes[rank].bad_tensor >= 0) {
-      throw NonFiniteError(step, rank,
-                           "gradient of " + parameters_.slices()[notes[rank].bad_tensor].name);
+    const StepNote& note = notes[rank];
+    if (!std::isfinite(note.loss)) fail_non_finite(step, rank, "loss");
+    if (note.bad_tensor >= 0) {
+      fail_non_finite(step, rank, "gradient of " + parameters_.slices()[note.bad_tensor].name);
     }
   }
   return notes;
-}
-
-Trainer::Trainer(TrainOptions options, const Parts& parts)
-    : loop_(std::make_unique<Loop>(std::move(options), parts)) {}
-
-Trainer::~Trainer() = default;
-
-TrainResult Trainer::run() {
-  return loop_->run();
-}
-
-ExpertCounts Trainer::expert_counts() const {
-  return loop_->expert_counts();
 }
 
 }  // namespace emoe::worker

@@ -1,18 +1,26 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
+#include "worker/errors.h"
 #include "worker/eval/expert_counts.h"
 #include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
 #include "worker/text/row.h"
-#include "worker/train/errors.h"
+#include "worker/train/adamw.h"
+#include "worker/train/batch_plan.h"
+#include "worker/train/checkpointer.h"
+#include "worker/train/flat_parameters.h"
+#include "worker/train/phase_timer.h"
+#include "worker/train/schedule.h"
+#include "worker/train/step_mailbox.h"
 #include "worker/train/train_options.h"
+#include "worker/train/training_flops.h"
 
 namespace emoe::worker {
 
@@ -61,7 +69,8 @@ class Trainer {
   // trainer is gone. Throws std::invalid_argument when the options leave no step (see BatchPlan) or
   // the model has nothing to train.
   Trainer(TrainOptions options, const Parts& parts);
-  ~Trainer();
+  Trainer(const Trainer&) = delete;  // its parts refer to one another
+  Trainer& operator=(const Trainer&) = delete;
 
   [[nodiscard]] TrainResult run();
 
@@ -70,8 +79,36 @@ class Trainer {
   [[nodiscard]] ExpertCounts expert_counts() const;
 
  private:
-  class Loop;
-  std::unique_ptr<Loop> loop_;
+  [[nodiscard]] bool checkpoints_on() const { return !options_.checkpoint.folder.empty(); }
+  [[nodiscard]] bool eval_due(int64_t done) const;
+  [[nodiscard]] bool checkpoint_due(int64_t done) const;
+  void resume();
+  void evaluate_now(int64_t done);
+  // Empty, or why there is none.
+  [[nodiscard]] std::string save_checkpoint(int64_t done);
+  // One step; returns what all ranks do at its end, whichever of them was asked to.
+  StopRequest run_step(int64_t step);
+  [[noreturn]] void fail_non_finite(int64_t step, int rank, const std::string& tensor);
+  void report_expert_load();
+  [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
+  [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
+  // True when the loop ends here.
+  bool at_edge(int64_t done, StopRequest stop);
+
+  TrainOptions options_;
+  Parts parts_;
+  BatchPlan plan_;
+  Schedule schedule_;
+  TrainingFlops flops_;
+  FlatParameters parameters_;
+  Adamw optimizer_;
+  Checkpointer checkpointer_;
+  PhaseTimer phases_;
+  TrainState state_;          // of the run so far; expert_counts are kept in own_counts_
+  ExpertCounter counter_;     // of the present step
+  ExpertCounts own_counts_;   // this rank's share of the run's counts
+  ExpertCounts step_counts_;  // and of the present step's
+  TrainResult result_;
 };
 
 }  // namespace emoe::worker

@@ -9,7 +9,7 @@
 
 #include "tests/worker/comm/loopback_group.h"
 #include "tests/worker/train/tiny_run.h"
-#include "worker/eval/non_finite_error.h"
+#include "worker/errors.h"
 
 namespace emoe::worker {
 namespace {

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "worker/comm/collective_counters.h"
-#include "worker/train/errors.h"
+#include "worker/errors.h"
 
 namespace emoe::worker {
 namespace {

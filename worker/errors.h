@@ -6,6 +6,8 @@
 
 namespace emoe::worker {
 
+// What ends a training run, besides CommunicationError (exit code 71).
+
 // A loss, gradient, weight or logit is NaN or infinite (exit code 76). In training thrown on all
 // ranks alike, before the step changed any weight.
 class NonFiniteError : public std::runtime_error {
@@ -17,6 +19,18 @@ class NonFiniteError : public std::runtime_error {
                            ": " + tensor + " is not finite") {}
   // Outside training.
   explicit NonFiniteError(const std::string& message) : std::runtime_error(message) {}
+};
+
+// The checkpoint to resume from belongs to another job: other data, model or spec (exit code 64).
+class ResumeError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A checkpoint could not be written when nothing would follow it, or not be read (exit code 74).
+class CheckpointError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 }  // namespace emoe::worker
