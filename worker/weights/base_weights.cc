@@ -10,8 +10,8 @@
 #include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
 
+#include "base/counter_random.h"
 #include "format/tensor_table.h"
-#include "worker/model/counter_random.h"
 
 namespace emoe::worker {
 namespace {

@@ -6,15 +6,14 @@
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 #include <fcntl.h>
+#include <nlohmann/json.hpp>
 #include <unistd.h>
 
+#include "base/counter_random.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
-#include "worker/model/counter_random.h"
-#include "worker/tensor/dtype.h"
 #include "worker/weights/merge_check.h"
-#include "worker/weights/merge_plan.h"
 #include "worker/weights/peft.h"
 #include "worker/weights/side_files.h"
 
@@ -58,89 +57,75 @@ std::vector<int64_t> made_up_probe(const LlamaConfig& config) {
   return ids;
 }
 
-// Merges, rounds and writes one tensor that training can have changed.
-Status write_changed(const Model& model, const BaseWeights& base, const MergeItem& item,
-                     ShardedWriter& writer, TensorReport& entry) {
-  const at::Tensor merged = merged_tensor(model, base, item);
+// Writes one tensor that training can have changed, or that is to have another dtype than in the
+// base (or of a base without files): rounded once, from fp32.
+Status write_rounded(const ExportJob& job, const MergeItem& item, ShardedWriter& writer,
+                     TensorReport& entry) {
+  const at::Tensor wide = item.changed ? job.merged(item) : job.original(item).to(at::kFloat);
   EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(item.dtype));
-  if (merged.numel() > 0) {
-    entry.max_abs_delta =
-        (merged - base_tensor(base, item).to(at::kFloat)).abs().max().item<double>();
+  const at::Tensor stored = wide.to(type);
+  if (item.changed && wide.numel() > 0) {
+    const at::Tensor original = job.original(item);
+    entry.max_abs_delta = largest_difference(wide, original.to(at::kFloat));
     if (!std::isfinite(entry.max_abs_delta)) {
       return absl::OutOfRangeError(absl::StrCat(item.name, ": the merged weight is not finite"));
     }
-    const at::Tensor stored = merged.to(type);
-    entry.rounding_loss = (stored.to(at::kFloat) - merged).abs().max().item<double>();
-    entry.changed = !at::equal(stored, base_tensor(base, item).to(type));
+    entry.changed = !at::equal(stored, original.to(type));
   }
-  return writer.write(merged);
-}
-
-// A tensor as in the base, in another dtype (or of a base without files).
-Status write_converted(const at::Tensor& original, const MergeItem& item, ShardedWriter& writer,
-                       TensorReport& entry) {
-  EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(item.dtype));
-  const at::Tensor stored = original.to(type);
-  if (stored.numel() > 0) {
-    entry.rounding_loss =
-        (stored.to(at::kFloat) - original.to(at::kFloat)).abs().max().item<double>();
-  }
+  if (wide.numel() > 0) entry.rounding_loss = largest_difference(stored.to(at::kFloat), wide);
   return writer.write(stored);
 }
 
-Status write_model(const Model& model, const BaseWeights& base, const MergePlan& plan,
-                   const ExportOptions& options, const fs::path& folder, ExportReport& report) {
+Status write_model(ExportJob& job) {
   const at::NoGradGuard no_grad;
-  EMOE_ASSIGN_OR_RETURN(ShardedWriter writer, ShardedWriter::create(folder, plan.shards));
-  for (const MergeItem& item : plan.items) {
+  EMOE_ASSIGN_OR_RETURN(ShardedWriter writer,
+                        ShardedWriter::create(job.folder / "model", job.plan.shards));
+  for (const MergeItem& item : job.plan.items) {
     TensorReport entry{
         .name = item.name, .expected_changed = item.changed, .converted = item.converted};
-    if (item.changed) {
-      EMOE_RETURN_IF_ERROR(write_changed(model, base, item, writer, entry));
-    } else if (!item.converted && base.folder() != nullptr) {
-      EMOE_RETURN_IF_ERROR(writer.write_raw(base.folder()->raw(item.name)));
-    } else {
-      EMOE_RETURN_IF_ERROR(write_converted(base_tensor(base, item), item, writer, entry));
-    }
-    report.tensors.push_back(std::move(entry));
-    options.on_work_done();
+    const bool as_stored = !item.changed && !item.converted && job.base.folder() != nullptr;
+    EMOE_RETURN_IF_ERROR(as_stored ? writer.write_raw(job.base.folder()->raw(item.name))
+                                   : write_rounded(job, item, writer, entry));
+    job.report.tensors.push_back(std::move(entry));
+    job.options.on_work_done();
   }
   return writer.close();
 }
 
-Status hash_files(const fs::path& folder, const ExportOptions& options, ExportReport& report) {
-  for (const auto& file : fs::recursive_directory_iterator(folder)) {
+Status hash_files(ExportJob& job) {
+  for (const auto& file : fs::recursive_directory_iterator(job.folder)) {
     if (!file.is_regular_file()) continue;
-    EMOE_ASSIGN_OR_RETURN(report.sha256[fs::relative(file.path(), folder).string()],
-                          sha256_of_file(file.path(), options.on_work_done));
+    EMOE_ASSIGN_OR_RETURN(job.report.sha256[fs::relative(file.path(), job.folder).string()],
+                          sha256_of_file(file.path(), job.options.on_work_done));
   }
   return ok_status();
 }
 
-Status write_all(Model& model, const BaseWeights& base, const ExportOptions& options,
-                 const MergePlan& plan, const fs::path& folder, ExportReport& report) {
-  if (options.merged) {
-    EMOE_RETURN_IF_ERROR(emoe::create_directories(folder / "model"));
-    EMOE_RETURN_IF_ERROR(
-        write_side_files(base, options.dtype, options.tokenizer, folder / "model"));
-    EMOE_RETURN_IF_ERROR(write_model(model, base, plan, options, folder / "model", report));
-  }
-  if (options.adapter && model.options().lora.rank > 0) {
-    EMOE_RETURN_IF_ERROR(write_peft_adapter(model, options.base_name, folder / "adapter"));
-  }
-  if (options.before_verify) options.before_verify(folder);
-  return hash_files(folder, options, report);
+bool has_adapter(const ExportJob& job) {
+  return job.options.adapter && job.model.options().lora.rank > 0;
 }
 
-void verify(Model& model, const BaseWeights& base, const ExportOptions& options,
-            const MergePlan& plan, const fs::path& folder, ExportReport& report) {
-  if (!options.verify) return;
+Status write_all(ExportJob& job) {
+  const ExportOptions& options = job.options;
+  EMOE_RETURN_IF_ERROR(emoe::create_directories(job.folder));
   if (options.merged) {
-    check_merged_model(model, base, plan, options, folder / "model", report);
+    const fs::path model = job.folder / "model";
+    EMOE_RETURN_IF_ERROR(emoe::create_directories(model));
+    EMOE_RETURN_IF_ERROR(write_side_files(job.base, options.dtype, options.tokenizer, model));
+    EMOE_RETURN_IF_ERROR(write_model(job));
   }
-  if (options.adapter && model.options().lora.rank > 0) {
-    check_adapter(model, folder / "adapter", report);
+  if (has_adapter(job)) {
+    EMOE_RETURN_IF_ERROR(write_peft_adapter(job.model, options.base_name, job.folder / "adapter"));
   }
+  if (options.before_verify) options.before_verify(job.folder);
+  return hash_files(job);
+}
+
+void verify(ExportJob& job) {
+  if (!job.options.verify) return;
+  if (job.options.merged) check_merged_model(job);
+  if (has_adapter(job)) check_adapter(job);
+  ExportReport& report = job.report;
   report.verified = report.problems.empty();
   if (!report.warnings.empty()) {
     log_warning("export: %d warnings, all in %s; the first: %s", report.warnings.size(),
@@ -177,27 +162,83 @@ Status keep_failed(const ExportReport& report, const fs::path& out) {
                          "): ", report.problems.front()));
 }
 
-Result<ExportReport> export_into(Model& model, const BaseWeights& base,
-                                 const ExportOptions& options, const fs::path& folder) {
-  ExportReport report;
-  report.dtype = options.dtype;
-  report.base = base.path().string();
-  MergePlan plan;
+Status run(ExportJob& job) {
+  const ExportOptions& options = job.options;
   if (options.merged) {
-    EMOE_ASSIGN_OR_RETURN(plan, plan_merge(model, base, options.dtype == "float32" ? "F32" : "BF16",
-                                           options.max_shard_bytes));
+    EMOE_ASSIGN_OR_RETURN(
+        job.plan, plan_merge(job.merge, job.base, options.dtype == "float32" ? "F32" : "BF16",
+                             options.max_shard_bytes));
   }
-  EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
-  EMOE_RETURN_IF_ERROR(write_all(model, base, options, plan, folder, report));
-  verify(model, base, options, plan, folder, report);
-  if (!report.problems.empty()) return keep_failed(report, options.out);
+  EMOE_RETURN_IF_ERROR(write_all(job));
+  verify(job);
+  if (!job.report.problems.empty()) return keep_failed(job.report, options.out);
   if (options.before_publish) EMOE_RETURN_IF_ERROR(options.before_publish());
-  EMOE_RETURN_IF_ERROR(write_file_atomically(folder / kReportFile, report.to_json()));
-  EMOE_RETURN_IF_ERROR(publish(folder, options.out));
-  return report;
+  EMOE_RETURN_IF_ERROR(write_file_atomically(job.folder / kReportFile, job.report.to_json()));
+  return publish(job.folder, options.out);
 }
 
 }  // namespace
+
+int64_t ExportReport::tensors_expected() const {
+  return std::ranges::count_if(tensors, &TensorReport::expected_changed);
+}
+
+int64_t ExportReport::tensors_changed() const {
+  return std::ranges::count_if(tensors, &TensorReport::changed);
+}
+
+int64_t ExportReport::tensors_converted() const {
+  return std::ranges::count_if(tensors, [](const TensorReport& entry) {
+    return entry.converted && !entry.expected_changed;
+  });
+}
+
+int64_t ExportReport::tensors_unchanged() const {
+  return std::ranges::count_if(tensors, [](const TensorReport& entry) {
+    return !entry.changed && (entry.expected_changed || !entry.converted);
+  });
+}
+
+std::string ExportReport::to_json() const {
+  using Json = nlohmann::ordered_json;
+  double max_abs_delta = 0.0;
+  double rounding_loss = 0.0;
+  Json trained = Json::array();
+  Json converted = Json::array();
+  for (const TensorReport& entry : tensors) {
+    max_abs_delta = std::max(max_abs_delta, entry.max_abs_delta);
+    rounding_loss = std::max(rounding_loss, entry.rounding_loss);
+    if (!entry.expected_changed) {
+      if (entry.converted) converted.push_back(entry.name);
+      continue;
+    }
+    trained.push_back({{"name", entry.name},
+                       {"changed", entry.changed},
+                       {"max_abs_delta", entry.max_abs_delta},
+                       {"rounding_loss", entry.rounding_loss}});
+  }
+  const Json logits = {{"probe_tokens", probe_tokens},
+                       {"max_abs", max_abs_logit},
+                       {"max_abs_difference", max_abs_logit_difference},
+                       {"max_abs_difference_to_base", max_abs_logit_change},
+                       {"tolerance", logit_tolerance}};
+  const Json json = {{"verified", verified},
+                     {"dtype", dtype},
+                     {"base", base},
+                     {"tensors_expected", tensors_expected()},
+                     {"tensors_changed", tensors_changed()},
+                     {"tensors_unchanged", tensors_unchanged()},
+                     {"tensors_converted", tensors_converted()},
+                     {"max_abs_delta", max_abs_delta},
+                     {"rounding_loss", rounding_loss},
+                     {"logits", logits},
+                     {"problems", problems},
+                     {"warnings", warnings},
+                     {"trained", trained},
+                     {"converted", converted},
+                     {"sha256", sha256}};
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
 
 double logit_tolerance(const std::string& export_dtype, at::ScalarType computed_in) {
   return export_dtype == "float32" && computed_in == at::kFloat ? 1e-4 : 5e-2;
@@ -206,16 +247,21 @@ double logit_tolerance(const std::string& export_dtype, at::ScalarType computed_
 Result<ExportReport> export_model(Model& model, const BaseWeights& base, ExportOptions options) {
   EMOE_RETURN_IF_ERROR(check_options(model, options));
   if (options.probe.empty()) options.probe = made_up_probe(base.config());
-  const fs::path folder = beside(options.out, ".tmp");
-  EMOE_RETURN_IF_ERROR(remove_tree(folder));  // of an attempt that was killed
-  Result<ExportReport> report = export_into(model, base, options, folder);
-  if (!report.ok()) {
-    const Status removed = remove_tree(folder);
+  ExportJob job{.model = model,
+                .base = base,
+                .options = options,
+                .folder = beside(options.out, ".tmp"),
+                .merge = Merge(model),
+                .plan = {},
+                .report = {.dtype = options.dtype, .base = base.path().string()}};
+  EMOE_RETURN_IF_ERROR(remove_tree(job.folder));  // of an attempt that was killed
+  if (const Status status = run(job); !status.ok()) {
+    const Status removed = remove_tree(job.folder);
     if (!removed.ok()) log_warning("export: %s", std::string(removed.message()));
-    return with_context(report.status(), "export");
+    return with_context(status, "export");
   }
   EMOE_RETURN_IF_ERROR(remove_tree(beside(options.out, ".failed")));
-  return report;
+  return std::move(job.report);
 }
 
 }  // namespace emoe::worker

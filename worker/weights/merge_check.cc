@@ -8,9 +8,7 @@
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 
-#include "worker/model/one_segment.h"
-#include "worker/model/streamed_model.h"
-#include "worker/weights/merged_weight.h"
+#include "worker/model/decoder.h"
 #include "worker/weights/peft.h"
 
 namespace emoe::worker {
@@ -35,25 +33,21 @@ TensorReader plain(const BaseWeights& weights) {
 }
 
 // What is to be written, but for the rounding to the dtype.
-TensorReader unrounded(const Model& model, const BaseWeights& base) {
-  return [&model, of_base = plain(base)](const TensorSpec& spec) {
+TensorReader unrounded(const ExportJob& job) {
+  return [&job, of_base = plain(job.base)](const TensorSpec& spec) {
     StreamedTensor tensor = of_base(spec);
-    tensor.values = merged_weight(model, spec.name, tensor.values);
+    tensor.values = job.merge.merged(spec.name, tensor.values);
     return tensor;
   };
 }
 
 // The base with the model's adapters beside it: what was trained, not merged. In full tuning there
 // is nothing to merge.
-TensorReader unmerged(const Model& model, const BaseWeights& base) {
-  if (model.options().lora.rank == 0) return unrounded(model, base);
-  return [&model, of_base = plain(base)](const TensorSpec& spec) {
+TensorReader unmerged(const ExportJob& job) {
+  if (job.model.options().lora.rank == 0) return unrounded(job);
+  return [&job, of_base = plain(job.base)](const TensorSpec& spec) {
     StreamedTensor tensor = of_base(spec);
-    if (is_trained(model, spec.name)) {
-      tensor.lora = {.a = stored_tensor(*find_parameter(model, lora_name(spec.name, 'A'))),
-                     .b = stored_tensor(*find_parameter(model, lora_name(spec.name, 'B'))),
-                     .scale = model.options().lora.scale()};
-    }
+    tensor.lora = job.merge.adapter(spec.name);
     return tensor;
   };
 }
@@ -67,17 +61,19 @@ at::Tensor logits_from(const TensorReader& source, const LlamaConfig& config,
     if (std::exchange(layer, spec.layer) != spec.layer) options.on_work_done();
     return source(spec);
   };
-  return make_streamed_model(config, counted)->logits(one_segment(options.probe), {});
+  Decoder model({.config = config}, make_streamed_store(config, counted), default_ffn());
+  return model.logits(one_segment(options.probe), {});
 }
 
-void check_changed(const Model& model, const BaseWeights& base, const MergeItem& item,
-                   const at::Tensor& stored, ExportReport& report, TensorReport& entry) {
+void check_changed(ExportJob& job, const MergeItem& item, const at::Tensor& stored,
+                   TensorReport& entry) {
+  ExportReport& report = job.report;
   const at::ScalarType type = stored.scalar_type();
-  if (!same_bits(stored, merged_tensor(model, base, item).to(type))) {
+  if (!same_bits(stored, job.merged(item).to(type))) {
     report.problems.push_back(
         absl::StrCat(item.name, ": the file does not hold the merged weight"));
   }
-  entry.changed = !same_bits(stored, base_tensor(base, item).to(type));
+  entry.changed = !same_bits(stored, job.original(item).to(type));
   if (entry.max_abs_delta == 0.0) {
     report.warnings.push_back(absl::StrCat(item.name, ": trained, but its delta is exactly 0"));
   } else if (!entry.changed) {
@@ -86,36 +82,32 @@ void check_changed(const Model& model, const BaseWeights& base, const MergeItem&
   }
 }
 
-void check_tensor(const Model& model, const BaseWeights& base, const MergeItem& item,
-                  const BaseWeights& written, ExportReport& report, TensorReport& entry) {
-  const Result<at::Tensor> stored = written.folder()->tensor(item.name, item.shape);
+void check_tensor(ExportJob& job, const MergeItem& item, const WeightFolder& written,
+                  TensorReport& entry) {
+  std::vector<std::string>& problems = job.report.problems;
+  const Result<at::Tensor> stored = written.tensor(item.name, item.shape);
   if (!stored.ok()) {
-    report.problems.push_back(std::string(stored.status().message()));
+    problems.push_back(std::string(stored.status().message()));
     return;
   }
-  if (written.folder()->tensors().at(item.name).dtype != item.dtype) {
-    report.problems.push_back(absl::StrCat(item.name, ": written in another dtype than planned"));
+  if (written.tensors().at(item.name).dtype != item.dtype) {
+    problems.push_back(absl::StrCat(item.name, ": written in another dtype than planned"));
     return;
   }
-  if (item.changed) {
-    check_changed(model, base, item, *stored, report, entry);
-    return;
-  }
-  entry.changed = !same_bits(*stored, base_tensor(base, item).to(stored->scalar_type()));
+  if (item.changed) return check_changed(job, item, *stored, entry);
+  entry.changed = !same_bits(*stored, job.original(item).to(stored->scalar_type()));
   if (entry.changed) {
-    report.problems.push_back(
+    problems.push_back(
         absl::StrCat(item.name, ": training cannot have changed it, but it differs from the base"));
   }
 }
 
 // A merge that came out equal to its base although training moved it is worthless.
 void check_not_erased(ExportReport& report) {
-  bool moved = false;
-  bool visible = false;
-  for (const TensorReport& entry : report.tensors) {
-    moved = moved || (entry.expected_changed && entry.max_abs_delta > 0.0);
-    visible = visible || entry.changed;
-  }
+  const bool moved = std::ranges::any_of(report.tensors, [](const TensorReport& entry) {
+    return entry.expected_changed && entry.max_abs_delta > 0.0;
+  });
+  const bool visible = std::ranges::any_of(report.tensors, &TensorReport::changed);
   if (moved && !visible) {
     report.erased = report.problems.empty();
     report.problems.push_back(absl::StrCat("export.dtype is ", report.dtype,
@@ -124,17 +116,14 @@ void check_not_erased(ExportReport& report) {
   }
 }
 
-double largest_difference(const at::Tensor& a, const at::Tensor& b) {
-  return (a - b).abs().max().item<double>();
-}
-
 // The folder's logits are off by a good part of what training changed. That is how a wrong merge
 // looks, but also one of which rounding to the dtype, or a model that computes in bf16, is coarser
 // than a small change. In fp32, without merge and without rounding, the two can be told apart.
-void explain_logits(Model& model, const BaseWeights& base, const ExportOptions& options,
-                    const at::Tensor& of_base, const at::Tensor& after, ExportReport& report) {
-  const at::Tensor trained = logits_from(unmerged(model, base), base.config(), options);
-  const at::Tensor merged = logits_from(unrounded(model, base), base.config(), options);
+void explain_logits(ExportJob& job, const at::Tensor& of_base, const at::Tensor& after) {
+  ExportReport& report = job.report;
+  const LlamaConfig& config = job.base.config();
+  const at::Tensor trained = logits_from(unmerged(job), config, job.options);
+  const at::Tensor merged = logits_from(unrounded(job), config, job.options);
   const double part = logit_tolerance("float32", at::kFloat);
   const double tolerance = part * std::max(1.0, report.max_abs_logit);
   const double change = largest_difference(of_base, trained);
@@ -149,18 +138,18 @@ void explain_logits(Model& model, const BaseWeights& base, const ExportOptions& 
                               ", training changed them by ", change));
 }
 
-void check_logits(Model& model, const BaseWeights& base, const BaseWeights& written,
-                  const ExportOptions& options, ExportReport& report) {
-  ForwardOptions dense;
-  dense.experts_on = false;
-  const at::Tensor before = model.logits(one_segment(options.probe), dense).to(at::kCPU);
-  const at::Tensor after = logits_from(plain(written), written.config(), options);
-  const at::Tensor of_base = logits_from(plain(base), base.config(), options);
-  report.probe_tokens = static_cast<int64_t>(options.probe.size());
+void check_logits(ExportJob& job, const BaseWeights& written) {
+  ExportReport& report = job.report;
+  const std::vector<int64_t>& probe = job.options.probe;
+  const at::Tensor before =
+      job.model.logits(one_segment(probe), {.experts_on = false}).to(at::kCPU);
+  const at::Tensor after = logits_from(plain(written), written.config(), job.options);
+  const at::Tensor of_base = logits_from(plain(job.base), job.base.config(), job.options);
+  report.probe_tokens = std::ssize(probe);
   report.max_abs_logit = before.abs().max().item<double>();
   report.max_abs_logit_difference = largest_difference(before, after);
   report.max_abs_logit_change = largest_difference(before, of_base);
-  const double part = logit_tolerance(report.dtype, model.options().dtype);
+  const double part = logit_tolerance(report.dtype, job.model.options().dtype);
   report.logit_tolerance = part * std::max(1.0, report.max_abs_logit);
   // Written so that a NaN fails.
   if (!(report.max_abs_logit_difference <= report.logit_tolerance)) {
@@ -168,49 +157,53 @@ void check_logits(Model& model, const BaseWeights& base, const BaseWeights& writ
         absl::StrCat("logits of the folder and of the trained model differ by ",
                      report.max_abs_logit_difference, ", allowed are ", report.logit_tolerance));
   } else if (!(report.max_abs_logit_difference <= kPartOfChange * report.max_abs_logit_change)) {
-    explain_logits(model, base, options, of_base, after, report);
+    explain_logits(job, of_base, after);
   }
 }
 
 }  // namespace
 
-void check_merged_model(Model& model, const BaseWeights& base, const MergePlan& plan,
-                        const ExportOptions& options, const std::filesystem::path& folder,
-                        ExportReport& report) {
-  const at::NoGradGuard no_grad;
-  const Result<BaseWeights> written = BaseWeights::open(folder);
-  if (!written.ok()) {
-    report.problems.push_back(std::string(written.status().message()));
-    return;
-  }
-  if (written->folder()->tensors().size() != plan.items.size()) {
-    report.problems.push_back("the folder has another number of tensors than planned");
-  }
-  for (size_t i = 0; i < plan.items.size(); ++i) {
-    check_tensor(model, base, plan.items[i], *written, report, report.tensors[i]);
-    options.on_work_done();
-  }
-  check_not_erased(report);
-  if (!report.erased) check_logits(model, base, *written, options, report);
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a - b).abs().max().item<double>();
 }
 
-void check_adapter(Model& model, const std::filesystem::path& folder, ExportReport& report) {
-  const Result<PeftAdapter> written = read_peft_adapter(folder);
+void check_merged_model(ExportJob& job) {
+  const at::NoGradGuard no_grad;
+  ExportReport& report = job.report;
+  const Result<BaseWeights> written = BaseWeights::open(job.folder / "model");
   if (!written.ok()) {
     report.problems.push_back(std::string(written.status().message()));
     return;
   }
-  size_t compared = 0;
-  for (const Parameter& parameter : model.parameters()) {
+  const std::vector<MergeItem>& items = job.plan.items;
+  if (written->folder()->tensors().size() != items.size()) {
+    report.problems.push_back("the folder has another number of tensors than planned");
+  }
+  for (size_t i = 0; i < items.size(); ++i) {
+    check_tensor(job, items[i], *written->folder(), report.tensors[i]);
+    job.options.on_work_done();
+  }
+  check_not_erased(report);
+  if (!report.erased) check_logits(job, *written);
+}
+
+void check_adapter(ExportJob& job) {
+  ExportReport& report = job.report;
+  const Result<PeftAdapter> written = read_peft_adapter(job.folder / "adapter");
+  if (!written.ok()) {
+    report.problems.push_back(std::string(written.status().message()));
+    return;
+  }
+  const std::vector<Parameter>& parameters = std::as_const(job.model).parameters();
+  for (const Parameter& parameter : parameters) {
     const auto found = written->tensors.find(parameter.name);
-    if (found == written->tensors.end() || !same_bits(found->second, stored_tensor(parameter))) {
+    if (found == written->tensors.end() || !same_bits(found->second, parameter.stored())) {
       report.problems.push_back(
           absl::StrCat(parameter.name, ": the adapter's file does not hold the trained tensor"));
     }
-    ++compared;
   }
-  const LoraOptions& lora = model.options().lora;
-  if (compared != written->tensors.size() || written->lora.rank != lora.rank ||
+  const LoraOptions& lora = job.model.options().lora;
+  if (parameters.size() != written->tensors.size() || written->lora.rank != lora.rank ||
       written->lora.alpha != lora.alpha) {
     report.problems.push_back("adapter_config.json does not describe the trained adapter");
   }

@@ -16,7 +16,6 @@
 #include "format/dtype.h"
 #include "format/peft_config.h"
 #include "worker/tensor/safetensors.h"
-#include "worker/weights/merged_weight.h"
 
 namespace emoe::worker {
 namespace {
@@ -54,27 +53,25 @@ void check_same_options(const LoraOptions& adapter, const LoraOptions& model,
 }
 
 std::string config_text(const LoraOptions& lora, const std::string& base_name) {
+  using Json = nlohmann::ordered_json;
+  const bool whole = lora.alpha == std::floor(lora.alpha) && std::abs(lora.alpha) < 1e15;
   // The keys every PEFT version knows; the rest has defaults that mean "off".
-  nlohmann::ordered_json config;
-  config["base_model_name_or_path"] = base_name;
-  config["bias"] = "none";
-  config["fan_in_fan_out"] = false;
-  config["inference_mode"] = true;
-  config["init_lora_weights"] = true;
-  config["layers_pattern"] = nullptr;
-  config["layers_to_transform"] = nullptr;
-  if (lora.alpha == std::floor(lora.alpha) && std::abs(lora.alpha) < 1e15) {
-    config["lora_alpha"] = static_cast<int64_t>(lora.alpha);
-  } else {
-    config["lora_alpha"] = lora.alpha;
-  }
-  config["lora_dropout"] = lora.dropout;
-  config["modules_to_save"] = nullptr;
-  config["peft_type"] = "LORA";
-  config["r"] = lora.rank;
-  config["revision"] = nullptr;
-  config["target_modules"] = sorted(lora.targets);
-  config["task_type"] = "CAUSAL_LM";
+  const Json config = {
+      {"base_model_name_or_path", base_name},
+      {"bias", "none"},
+      {"fan_in_fan_out", false},
+      {"inference_mode", true},
+      {"init_lora_weights", true},
+      {"layers_pattern", nullptr},
+      {"layers_to_transform", nullptr},
+      {"lora_alpha", whole ? Json(static_cast<int64_t>(lora.alpha)) : Json(lora.alpha)},
+      {"lora_dropout", lora.dropout},
+      {"modules_to_save", nullptr},
+      {"peft_type", "LORA"},
+      {"r", lora.rank},
+      {"revision", nullptr},
+      {"target_modules", sorted(lora.targets)},
+      {"task_type", "CAUSAL_LM"}};
   return config.dump(2) + "\n";
 }
 
@@ -155,7 +152,7 @@ Status write_peft_adapter(Model& model, const std::string& base_name, const fs::
       SafetensorsWriter writer,
       SafetensorsWriter::create(folder / kPeftTensorFile, std::move(plan), {{"format", "pt"}}));
   for (const auto& [name, parameter] : by_name) {
-    EMOE_RETURN_IF_ERROR(writer.write(stored_tensor(*parameter)));
+    EMOE_RETURN_IF_ERROR(writer.write(parameter->stored()));
   }
   EMOE_RETURN_IF_ERROR(writer.close());
   EMOE_RETURN_IF_ERROR(

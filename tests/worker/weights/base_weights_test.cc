@@ -8,7 +8,6 @@
 #include "format/tensor_table.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
-#include "worker/tensor/dtype.h"
 #include "worker/tensor/sharded_writer.h"
 
 namespace emoe::worker {
@@ -24,7 +23,7 @@ using Planned = SafetensorsWriter::Planned;
 void rewrite(const std::filesystem::path& folder, bool tied,
              const std::function<void(std::vector<Planned>&)>& change) {
   std::vector<Planned> plan;
-  for (const auto& [name, shape, role, layer] : TensorTable(tiny_config(tied))) {
+  for (const auto& [name, shape, role, layer] : TensorTable(tiny_config({.tied = tied}))) {
     plan.push_back({name, "F32", shape});
   }
   change(plan);
@@ -87,20 +86,18 @@ TEST(BaseWeights, RotaryBuffersAreKnownAndATiedHeadMustBeTheEmbedding) {
 TEST(BaseWeights, AnUntiedModelNeedsItsHead) {
   const TempDir dir;
   const auto folder = write_tiny_base(dir / "base", {.tied = true});
-  ASSERT_TRUE(
-      write_file_atomically(folder / "config.json", tiny_config(false).to_json("float32")).ok());
+  ASSERT_TRUE(write_file_atomically(folder / "config.json", tiny_config().to_json("float32")).ok());
   EXPECT_NE(BaseWeights::open(folder).status().message().find("lm_head.weight: tensor is missing"),
             absl::string_view::npos);
 }
 
 TEST(BaseWeights, RandomStartIsNormalAndAFunctionOfSeedAndName) {
-  const BaseWeights base = BaseWeights::random(tiny_config(false), 1, 0.02);
+  const BaseWeights base = BaseWeights::random(tiny_config(), 1, 0.02);
   const at::Tensor a = base.tensor("model.embed_tokens.weight", {256, 256});
   EXPECT_TRUE(at::equal(a, base.tensor("model.embed_tokens.weight", {256, 256})));
   EXPECT_FALSE(at::equal(a, base.tensor("lm_head.weight", {256, 256})));
   EXPECT_FALSE(at::equal(
-      a,
-      BaseWeights::random(tiny_config(false), 2).tensor("model.embed_tokens.weight", {256, 256})));
+      a, BaseWeights::random(tiny_config(), 2).tensor("model.embed_tokens.weight", {256, 256})));
   // 65536 draws: the mean's deviation is 0.02 / 256, that of the deviation 0.28 %.
   EXPECT_NEAR(a.mean().item<double>(), 0.0, 4e-4);
   EXPECT_NEAR(a.std().item<double>(), 0.02, 2.5e-4);

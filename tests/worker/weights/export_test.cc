@@ -197,7 +197,7 @@ TEST(Export, ModelComputedInBf16Verifies) {
 
 TEST(Export, RandomStartHasConfigTokenizerAndShards) {
   const TempDir dir;
-  const BaseWeights base = BaseWeights::random(testing::tiny_config(true), 5, 0.1);
+  const BaseWeights base = BaseWeights::random(testing::tiny_config({.tied = true}), 5, 0.1);
   Decoder model = make_model(base, Tuning::full);
   perturb(model, 0.01);
   ExportOptions options = options_for(dir);
@@ -423,7 +423,7 @@ TEST(Export, RestsOfAKilledAttemptDoNotMatter) {
 
 TEST(Export, BadOptionsAreRefused) {
   const TempDir dir;
-  const BaseWeights base = BaseWeights::random(testing::tiny_config(true), 5, 0.1);
+  const BaseWeights base = BaseWeights::random(testing::tiny_config({.tied = true}), 5, 0.1);
   Decoder model = make_model(base, Tuning::lora);
   EXPECT_EQ(export_model(model, base, options_for(dir, "int8")).status().code(),
             StatusCode::kInvalidArgument);

@@ -10,7 +10,6 @@
 
 #include "base/check.h"
 #include "tests/worker/weights/tiny_model.h"
-#include "worker/model/one_segment.h"
 #include "worker/tensor/safetensors.h"
 #include "worker/weights/export.h"
 
@@ -42,9 +41,9 @@ std::vector<int64_t> probe() {
 
 void make(const Case& wanted, const std::filesystem::path& folder) {
   testing::write_tiny_base(folder / "base", wanted.base);
-  const BaseWeights base = wanted.random
-                               ? BaseWeights::random(testing::tiny_config(wanted.base.tied), 5, 0.1)
-                               : BaseWeights::open(folder / "base").value();
+  const BaseWeights base =
+      wanted.random ? BaseWeights::random(testing::tiny_config({.tied = wanted.base.tied}), 5, 0.1)
+                    : BaseWeights::open(folder / "base").value();
   Decoder model = make_model(base, wanted.tuning);
   testing::perturb(model, wanted.tuning == Tuning::lora ? 0.1 : 0.02);
   ExportOptions options;

@@ -9,7 +9,6 @@
 #include "tests/support/reference_folder.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
-#include "worker/model/one_segment.h"
 #include "worker/weights/export.h"
 #include "worker/weights/peft.h"
 

@@ -8,7 +8,6 @@
 #include "base/file.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
-#include "worker/model/one_segment.h"
 #include "worker/tensor/safetensors.h"
 
 namespace emoe::worker {
@@ -22,7 +21,7 @@ using testing::tiny_config;
 using testing::Tuning;
 
 BaseWeights tiny_base() {
-  return BaseWeights::random(tiny_config(true), 5, 0.15);
+  return BaseWeights::random(tiny_config({.tied = true}), 5, 0.15);
 }
 
 TEST(Peft, WrittenAdapterIsInTheOriginalOrderAndLoadsIntoAnyPartition) {

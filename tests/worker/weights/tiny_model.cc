@@ -9,23 +9,9 @@
 
 namespace emoe::worker::testing {
 
-LlamaConfig tiny_config(bool tied) {
-  LlamaConfig config;
-  config.hidden_size = 32;
-  config.intermediate_size = 48;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = 4;
-  config.num_key_value_heads = 2;
-  config.head_dim = 8;
-  config.vocab_size = 64;
-  config.max_position_embeddings = 128;
-  config.tie_word_embeddings = tied;
-  return config;
-}
-
 std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const TinyBase& tiny) {
   EMOE_CHECK(emoe::create_directories(folder).ok());
-  const LlamaConfig config = tiny_config(tiny.tied);
+  const LlamaConfig config = tiny_config({.tied = tiny.tied});
   const std::string dtype = tiny.dtype == "F32" ? "float32" : "bfloat16";
   const auto write = [&](const char* name, const std::string& text) {
     EMOE_CHECK(write_file_atomically(folder / name, text).ok());

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/format/tiny_config.h"
 #include "worker/model/decoder.h"
 #include "worker/weights/base_weights.h"
 
@@ -17,7 +18,7 @@ struct TinyBase {
   uint64_t max_shard_bytes = 1'000'000'000;
 };
 
-[[nodiscard]] LlamaConfig tiny_config(bool tied);
+using emoe::testing::tiny_config;
 
 // Writes config.json, weights and two small files beside them; returns the folder.
 std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const TinyBase& tiny);

@@ -1,14 +1,40 @@
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
+#include <ATen/core/Tensor.h>
+
 #include "base/status.h"
+#include "worker/model/lora.h"
 #include "worker/model/model.h"
 #include "worker/tensor/sharded_writer.h"
 #include "worker/weights/base_weights.h"
 
 namespace emoe::worker {
+
+// The trained model as a dense one: its tensors by their Hugging Face names, fp32 on the CPU, in the
+// base's neuron order. `model` must outlive it.
+class Merge {
+ public:
+  explicit Merge(const Model& model);
+
+  // True when training can have changed the tensor.
+  [[nodiscard]] bool is_trained(const std::string& name) const;
+  // Base + alpha/r * B A in fp32 for a linear with an adapter, the master itself in full tuning, the
+  // base where nothing is trained. `base` is the original tensor as stored.
+  [[nodiscard]] at::Tensor merged(const std::string& name, const at::Tensor& base) const;
+  // The adapter of a linear; undefined where it has none.
+  [[nodiscard]] Lora adapter(const std::string& name) const;
+
+ private:
+  [[nodiscard]] const Parameter* find(const std::string& name) const;
+
+  std::map<std::string, const Parameter*> parameters_;
+  double scale_;
+};
 
 // What is to be written for one tensor of the merged model.
 struct MergeItem {
@@ -27,13 +53,7 @@ struct MergePlan {
   std::vector<Shard> shards;
   std::vector<MergeItem> items;  // in the order of the shards
 };
-[[nodiscard]] Result<MergePlan> plan_merge(const Model& model, const BaseWeights& base,
+[[nodiscard]] Result<MergePlan> plan_merge(const Merge& merge, const BaseWeights& base,
                                            const std::string& dtype, uint64_t max_shard_bytes);
-
-// The base tensor as stored (or as drawn).
-[[nodiscard]] at::Tensor base_tensor(const BaseWeights& base, const MergeItem& item);
-// What a changed tensor becomes before rounding: fp32, in the base's neuron order.
-[[nodiscard]] at::Tensor merged_tensor(const Model& model, const BaseWeights& base,
-                                       const MergeItem& item);
 
 }  // namespace emoe::worker

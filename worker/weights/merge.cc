@@ -1,0 +1,69 @@
+#include "worker/weights/merge.h"
+
+#include <ATen/ATen.h>
+
+#include "base/check.h"
+#include "format/tensor_table.h"
+
+namespace emoe::worker {
+
+Merge::Merge(const Model& model) : scale_(model.options().lora.scale()) {
+  for (const Parameter& parameter : model.parameters()) parameters_[parameter.name] = &parameter;
+}
+
+const Parameter* Merge::find(const std::string& name) const {
+  const auto found = parameters_.find(name);
+  return found == parameters_.end() ? nullptr : found->second;
+}
+
+bool Merge::is_trained(const std::string& name) const {
+  return find(name) != nullptr || find(lora_name(name, 'A')) != nullptr;
+}
+
+at::Tensor Merge::merged(const std::string& name, const at::Tensor& base) const {
+  const at::NoGradGuard no_grad;
+  if (const Parameter* master = find(name)) return master->stored();
+  const at::Tensor wide = base.to(at::kCPU, at::kFloat);
+  const Lora lora = adapter(name);
+  return lora.defined() ? wide + at::mm(lora.b, lora.a) * lora.scale : wide;
+}
+
+Lora Merge::adapter(const std::string& name) const {
+  const Parameter* a = find(lora_name(name, 'A'));
+  const Parameter* b = find(lora_name(name, 'B'));
+  EMOE_CHECK((a == nullptr) == (b == nullptr), "an adapter has two parts");
+  return a == nullptr ? Lora() : Lora{.a = a->stored(), .b = b->stored(), .scale = scale_};
+}
+
+Result<MergePlan> plan_merge(const Merge& merge, const BaseWeights& base, const std::string& dtype,
+                             uint64_t max_shard_bytes) {
+  MergePlan plan;
+  const TensorTable table(base.config());
+  const auto add = [&](const std::string& name, const std::string& base_dtype,
+                       const std::vector<int64_t>& shape) {
+    MergeItem item{.name = name, .weight = name, .dtype = dtype, .shape = shape};
+    if (name == kHeadName) item.weight = table.output().name;
+    if (is_rotary_buffer(name)) item.dtype = base_dtype;  // no weight: stays as it is
+    item.changed = merge.is_trained(item.weight);
+    item.converted = item.dtype != base_dtype;
+    plan.items.push_back(item);
+    return SafetensorsWriter::Planned{name, item.dtype, shape};
+  };
+  if (base.folder() == nullptr) {
+    std::vector<SafetensorsWriter::Planned> tensors;
+    for (const TensorSpec& spec : table) tensors.push_back(add(spec.name, "F32", spec.shape));
+    EMOE_ASSIGN_OR_RETURN(plan.shards, plan_shards(tensors, max_shard_bytes));
+    return plan;
+  }
+  for (const auto& [file, names] : base.folder()->headers().layout()) {
+    Shard shard{file, {}};
+    for (const std::string& name : names) {
+      const TensorInfo& info = base.folder()->tensors().at(name);
+      shard.tensors.push_back(add(name, info.dtype, info.shape));
+    }
+    plan.shards.push_back(std::move(shard));
+  }
+  return plan;
+}
+
+}  // namespace emoe::worker
