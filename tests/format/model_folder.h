@@ -7,21 +7,13 @@
 #include "format/llama_config.h"
 #include "format/tensor_table.h"
 #include "tests/format/safetensors_bytes.h"
+#include "tests/format/tiny_config.h"
 
 namespace emoe::testing {
 
 // A Llama of 4 layers and d_ff 64.
 inline LlamaConfig small_config() {
-  LlamaConfig config;
-  config.hidden_size = 8;
-  config.intermediate_size = 64;
-  config.num_hidden_layers = 4;
-  config.num_attention_heads = 4;
-  config.num_key_value_heads = 2;
-  config.head_dim = 2;
-  config.vocab_size = 16;
-  config.max_position_embeddings = 128;
-  return config;
+  return tiny_config({.hidden = 8, .d_ff = 64, .layers = 4, .vocab = 16});
 }
 
 // A folder whose files are what they should be as far as headers say: weights of zeros, and a

@@ -2,19 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/format/tiny_config.h"
+
 namespace emoe::worker {
 namespace {
 
 BaseWeights small_base() {
-  LlamaConfig config;
-  config.hidden_size = 16;
-  config.intermediate_size = 64;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = 2;
-  config.num_key_value_heads = 2;
-  config.head_dim = 8;
-  config.vocab_size = 32;
-  return BaseWeights::random(config, 1);
+  return BaseWeights::random(emoe::testing::tiny_config({.hidden = 16, .d_ff = 64}), 1);
 }
 
 TEST(MakeExperts, ConvertsTheLayersAskedFor) {

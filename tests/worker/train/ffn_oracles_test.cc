@@ -191,7 +191,7 @@ TEST(WeightMatrix, TheBlocksOfTheExpertsMakeUpTheLayer) {
         layer.weights.down.weight->block(1, e * kSize, kSize)->product(at::silu(gate) * up);
     y = y.defined() ? y + part : part;
   }
-  const at::Tensor whole = MaskedFfn().forward(x, layer.weights, nullptr, {}).y;
+  const at::Tensor whole = default_ffn()->forward(x, layer.weights, nullptr, {}).y;
   EXPECT_TRUE(at::allclose(y, whole.detach(), 1e-5, 1e-5));
 }
 

@@ -342,9 +342,10 @@ TEST(Checkpoint, IsInTheOriginalNeuronOrder) {
   const at::Tensor& memory = outcome[0].parameters.at(name);
   EXPECT_FALSE(stored.equal(memory));
   const auto model = testing::make_tiny_model(run.model);
-  const auto order = model->options().emoe.partitions.at(1).permutation();
-  for (size_t j = 0; j < order.size(); ++j) {
-    EXPECT_TRUE(stored.select(1, order[j]).equal(memory.select(1, static_cast<int64_t>(j))));
+  const NeuronOrder order(model->options().emoe.partitions.at(1));
+  for (int64_t j = 0; j < memory.size(1); ++j) {
+    const auto original = order.forward()[j].item<int64_t>();
+    EXPECT_TRUE(stored.select(1, original).equal(memory.select(1, j)));
   }
 }
 

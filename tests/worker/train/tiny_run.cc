@@ -8,29 +8,16 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include "base/counter_random.h"
+#include "tests/format/tiny_config.h"
 #include "tests/worker/comm/loopback_group.h"
-#include "worker/eval/non_finite_error.h"
-#include "worker/model/counter_random.h"
+#include "worker/errors.h"
 
 namespace emoe::worker::testing {
 namespace {
 
 constexpr int64_t kVocabulary = 48;
 constexpr int64_t kFfn = 36;
-
-LlamaConfig tiny_config() {
-  LlamaConfig config;
-  config.hidden_size = 32;
-  config.intermediate_size = kFfn;
-  config.num_hidden_layers = 2;
-  config.num_attention_heads = 4;
-  config.num_key_value_heads = 2;
-  config.head_dim = 8;
-  config.vocab_size = kVocabulary;
-  config.max_position_embeddings = 64;
-  config.tie_word_embeddings = true;
-  return config;
-}
 
 EmoeOptions tiny_emoe(int32_t experts) {
   EmoeOptions emoe;
@@ -107,7 +94,8 @@ std::vector<TinyModel> tiny_methods(at::ScalarType dtype) {
 
 std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny) {
   ModelOptions options;
-  options.config = tiny_config();
+  options.config = emoe::testing::tiny_config(
+      {.d_ff = kFfn, .layers = 2, .vocab = kVocabulary, .positions = 64, .tied = true});
   if (!tiny.full) options.lora = tiny.lora;
   options.full = tiny.full;
   options.dtype = tiny.dtype;
