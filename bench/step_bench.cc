@@ -18,10 +18,11 @@
 #include <ATen/Parallel.h>
 
 #include "base/clock.h"
+#include "base/counter_random.h"
+#include "format/tensor_table.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
 #include "worker/device/device.h"
-#include "worker/model/counter_random.h"
 #include "worker/model/model.h"
 #include "worker/text/row.h"
 #include "worker/train/trainer.h"
@@ -109,19 +110,17 @@ std::vector<Row> random_rows(const Arguments& a) {
 // products being left to the engine. Plain mm, the weights' own layout.
 class Replay {
  public:
-  Replay(const Arguments& a, at::ScalarType dtype) : tokens_(a["rows"] * a["length"]) {
-    const int64_t kv = a["hidden"] / a["heads"] * a["kv_heads"];
-    const std::vector<std::pair<int64_t, int64_t>> shapes = {
-        {a["hidden"], a["hidden"]}, {kv, a["hidden"]},       {kv, a["hidden"]},
-        {a["hidden"], a["hidden"]}, {a["ffn"], a["hidden"]}, {a["ffn"], a["hidden"]},
-        {a["hidden"], a["ffn"]}};
-    for (int64_t l = 0; l < a["layers"]; ++l) {
-      for (const auto& [out, in] : shapes) weights_.push_back(at::randn({out, in}).to(dtype));
+  Replay(const Arguments& a, const ModelOptions& options) : tokens_(a["rows"] * a["length"]) {
+    const at::ScalarType dtype = options.dtype;
+    const TensorTable table(options.config);
+    for (const TensorSpec& spec : table) {
+      if (spec.linear().empty()) continue;
+      weights_.push_back(at::randn(spec.shape).to(dtype));
+      for (const int64_t width : spec.shape) {
+        if (!inputs_.contains(width)) inputs_[width] = at::randn({tokens_, width}).to(dtype);
+      }
     }
-    head_ = at::randn({a["vocab"], a["hidden"]}).to(dtype);
-    for (const int64_t width : {a["hidden"], a["ffn"], kv}) {
-      inputs_[width] = at::randn({tokens_, width}).to(dtype);
-    }
+    head_ = at::randn(table.output().shape).to(dtype);
     logits_ = at::randn({head_rows(), a["vocab"]}).to(dtype);
   }
 
@@ -184,7 +183,7 @@ void bench(const Arguments& a) {
   const auto model = make_model(options, [](const std::string&, const std::vector<int64_t>& shape) {
     return shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.02;
   });
-  Replay replay(a, options.dtype);
+  Replay replay(a, options);
   Stopwatch watch(replay);
   NeverStop stop;
   const SystemClock clock;
