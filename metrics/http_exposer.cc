@@ -77,9 +77,10 @@ int reply(mg_connection* connection, int code, const std::string& type, const st
 }  // namespace
 
 struct HttpExposer::State {
-  const PrometheusRegistry* registry = nullptr;
-  std::function<std::string()> service_discovery;
-  std::function<void()> before_scrape;
+  State(const PrometheusRegistry& source, Config given)
+      : registry(source), config(std::move(given)) {}
+  const PrometheusRegistry& registry;
+  const Config config;
   Address address;
   std::mutex error_mutex;
   std::string error;  // what civetweb said last
@@ -91,13 +92,13 @@ struct HttpExposer::State {
 
   static int on_metrics(mg_connection* connection, void* self) {
     return answer(connection, kTextFormat, [state = static_cast<State*>(self)] {
-      if (state->before_scrape) state->before_scrape();
-      return state->registry->text();
+      if (state->config.before_scrape) state->config.before_scrape();
+      return state->registry.text();
     });
   }
   static int on_service_discovery(mg_connection* connection, void* self) {
     return answer(connection, "application/json",
-                  [self] { return static_cast<State*>(self)->service_discovery(); });
+                  [self] { return static_cast<State*>(self)->config.service_discovery(); });
   }
   static int on_health(mg_connection* connection, void* /*self*/) {
     return reply(connection, 200, "text/plain", "ok\n");
@@ -132,29 +133,19 @@ std::string HttpExposer::address() const {
 Result<std::unique_ptr<HttpExposer>> HttpExposer::start(const PrometheusRegistry& registry,
                                                         Config config) {
   EMOE_ASSIGN_OR_RETURN(const Address wanted, parse_address(config.listen));
-  auto state = std::make_unique<State>();
-  state->registry = &registry;
-  state->service_discovery = std::move(config.service_discovery);
-  state->before_scrape = std::move(config.before_scrape);
-
+  auto state = std::make_unique<State>(registry, std::move(config));
+  const std::string& listen = state->config.listen;
   // Two threads: Prometheus and a person with curl. Without keep-alive a scraper holds none of
   // them.
-  const char* options[] = {"listening_ports",
-                           config.listen.c_str(),
-                           "num_threads",
-                           "2",
-                           "enable_keep_alive",
-                           "no",
-                           nullptr,
-                           nullptr,
-                           nullptr};
+  const char* options[] = {"listening_ports",   listen.c_str(), "num_threads", "2",
+                           "enable_keep_alive", "no",           nullptr};
   mg_callbacks callbacks{};
   callbacks.log_message = &State::on_log;
   mg_init_library(MG_FEATURES_DEFAULT);
   state->server = mg_start(&callbacks, state.get(), options);
   if (state->server == nullptr) {
     return absl::UnavailableError(absl::StrCat(
-        "cannot serve metrics on ", config.listen,
+        "cannot serve metrics on ", listen,
         " (is the port in use? choose another, or port 0 for a free one): ", state->error));
   }
   mg_server_port port{};
@@ -164,7 +155,7 @@ Result<std::unique_ptr<HttpExposer>> HttpExposer::start(const PrometheusRegistry
   state->address = {wanted.host, port.port};
   mg_set_request_handler(state->server, "/metrics$", &State::on_metrics, state.get());
   mg_set_request_handler(state->server, "/healthz$", &State::on_health, state.get());
-  if (state->service_discovery) {
+  if (state->config.service_discovery) {
     mg_set_request_handler(state->server, "/sd$", &State::on_service_discovery, state.get());
   }
   return std::unique_ptr<HttpExposer>(new HttpExposer(std::move(state)));

@@ -32,8 +32,8 @@ using Labels = std::map<std::string, std::string>;
 
 // Where series are made. A probe (one class per component, named *_probe) asks for its series once,
 // in its constructor, and keeps the handles; asking again for the same name and labels gives the
-// same series. A series lives until its last handle is gone: a job's probe destroyed is its series
-// gone from /metrics. Names begin with "emoe_", counters end in "_total", units are base units
+// same series. A series lives until its last handle is destroyed: the series of a job disappear from
+// /metrics with its probe. Names begin with "emoe_", counters end in "_total", units are base units
 // (docs/METRICS.md lists all).
 class Registry {
  public:

@@ -37,8 +37,8 @@ class HttpExposer {
     std::string listen = "127.0.0.1:0";  // port 0: a free one, see address()
     // Body of /sd; empty: no /sd. Called on server threads.
     std::function<std::string()> service_discovery;
-    // Called before each answer to /metrics, on server threads, several at once; may be empty. For
-    // values that are read when asked for instead of being kept up to date.
+    // Called before each answer to /metrics, on several server threads at once; may be empty. For
+    // values that are read on a scrape instead of being kept up to date.
     std::function<void()> before_scrape;
   };
   // UNAVAILABLE when the address cannot be bound ("… is in use"), INVALID_ARGUMENT when it does not

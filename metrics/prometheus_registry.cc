@@ -1,8 +1,9 @@
 #include <exception>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <sstream>
-#include <tuple>
+#include <string>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -20,6 +21,34 @@ namespace {
 
 using SeriesKey = std::pair<std::string, Labels>;
 
+// Series of prometheus-cpp behind our interfaces.
+class PrometheusCounter final : public Counter {
+ public:
+  explicit PrometheusCounter(::prometheus::Counter& series) : series_(series) {}
+  void increment(double by) override { series_.Increment(by); }
+
+ private:
+  ::prometheus::Counter& series_;
+};
+
+class PrometheusGauge final : public Gauge {
+ public:
+  explicit PrometheusGauge(::prometheus::Gauge& series) : series_(series) {}
+  void set(double value) override { series_.Set(value); }
+
+ private:
+  ::prometheus::Gauge& series_;
+};
+
+class PrometheusHistogram final : public Histogram {
+ public:
+  explicit PrometheusHistogram(::prometheus::Histogram& series) : series_(series) {}
+  void observe(double value) override { series_.Observe(value); }
+
+ private:
+  ::prometheus::Histogram& series_;
+};
+
 }  // namespace
 
 // prometheus-cpp never forgets a series by itself, so the handles are counted here and the last one
@@ -29,82 +58,33 @@ struct PrometheusRegistry::State {
   std::mutex mutex;
   ::prometheus::Registry registry;
   std::map<SeriesKey, int> handles;
-};
 
-namespace {
-
-// A handle on one series of the prometheus-cpp type `Metric`.
-template <typename Metric, typename State>
-class Handle {
- public:
-  // `make(family, labels)` adds the series to its family, or finds it there.
-  template <typename Builder, typename Make>
-  Handle(std::shared_ptr<State> state, Builder builder, const std::string& name,
-         const std::string& help, const Labels& labels, const Make& make)
-      : state_(std::move(state)), key_(name, labels) {
-    const std::lock_guard lock(state_->mutex);
+  // A handle on the series with these labels, made if it is not there; `bounds` of a histogram.
+  template <typename Series, typename Builder, typename... Bounds>
+  static std::shared_ptr<Series> handle(const std::shared_ptr<State>& state, Builder builder,
+                                        const std::string& name, const std::string& help,
+                                        const Labels& labels, const Bounds&... bounds) {
+    const std::lock_guard lock(state->mutex);
     try {
-      family_ = &builder.Name(name).Help(help).Register(state_->registry);
-      metric_ = &make(*family_);
+      auto& family = builder.Name(name).Help(help).Register(state->registry);
+      auto& series = family.Add(labels, bounds...);
+      const SeriesKey key(name, labels);
+      ++state->handles[key];
+      return {new Series(series), [state, key, &family, &series](const Series* handle) {
+                delete handle;
+                const std::lock_guard guard(state->mutex);
+                const auto found = state->handles.find(key);
+                if (--found->second > 0) return;
+                state->handles.erase(found);
+                family.Remove(&series);
+              }};
     } catch (const std::exception& error) {
       // A malformed name, or one name for two kinds of series.
       EMOE_CHECK(false, absl::StrCat("metric ", name, ": ", error.what()));
     }
-    ++state_->handles[key_];
+    return nullptr;
   }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-  ~Handle() {
-    const std::lock_guard lock(state_->mutex);
-    const auto found = state_->handles.find(key_);
-    if (--found->second > 0) return;
-    state_->handles.erase(found);
-    family_->Remove(metric_);
-  }
-
-  [[nodiscard]] Metric& metric() { return *metric_; }
-
- private:
-  std::shared_ptr<State> state_;
-  SeriesKey key_;
-  ::prometheus::Family<Metric>* family_ = nullptr;
-  Metric* metric_ = nullptr;
 };
-
-template <typename State>
-class PrometheusCounter final : public Counter {
- public:
-  template <typename... Args>
-  explicit PrometheusCounter(Args&&... args) : handle_(std::forward<Args>(args)...) {}
-  void increment(double by) override { handle_.metric().Increment(by); }
-
- private:
-  Handle<::prometheus::Counter, State> handle_;
-};
-
-template <typename State>
-class PrometheusGauge final : public Gauge {
- public:
-  template <typename... Args>
-  explicit PrometheusGauge(Args&&... args) : handle_(std::forward<Args>(args)...) {}
-  void set(double value) override { handle_.metric().Set(value); }
-
- private:
-  Handle<::prometheus::Gauge, State> handle_;
-};
-
-template <typename State>
-class PrometheusHistogram final : public Histogram {
- public:
-  template <typename... Args>
-  explicit PrometheusHistogram(Args&&... args) : handle_(std::forward<Args>(args)...) {}
-  void observe(double value) override { handle_.metric().Observe(value); }
-
- private:
-  Handle<::prometheus::Histogram, State> handle_;
-};
-
-}  // namespace
 
 PrometheusRegistry::PrometheusRegistry() : state_(std::make_shared<State>()) {}
 PrometheusRegistry::~PrometheusRegistry() = default;
@@ -112,25 +92,20 @@ PrometheusRegistry::~PrometheusRegistry() = default;
 std::shared_ptr<Counter> PrometheusRegistry::counter(const std::string& name,
                                                      const std::string& help,
                                                      const Labels& labels) {
-  return std::make_shared<PrometheusCounter<State>>(
-      state_, ::prometheus::BuildCounter(), name, help,
-      labels, [&](auto& family) -> auto& { return family.Add(labels); });
+  return State::handle<PrometheusCounter>(state_, ::prometheus::BuildCounter(), name, help, labels);
 }
 
 std::shared_ptr<Gauge> PrometheusRegistry::gauge(const std::string& name, const std::string& help,
                                                  const Labels& labels) {
-  return std::make_shared<PrometheusGauge<State>>(
-      state_, ::prometheus::BuildGauge(), name, help,
-      labels, [&](auto& family) -> auto& { return family.Add(labels); });
+  return State::handle<PrometheusGauge>(state_, ::prometheus::BuildGauge(), name, help, labels);
 }
 
 std::shared_ptr<Histogram> PrometheusRegistry::histogram(const std::string& name,
                                                          const std::string& help,
                                                          const std::vector<double>& upper_bounds,
                                                          const Labels& labels) {
-  return std::make_shared<PrometheusHistogram<State>>(
-      state_, ::prometheus::BuildHistogram(), name, help,
-      labels, [&](auto& family) -> auto& { return family.Add(labels, upper_bounds); });
+  return State::handle<PrometheusHistogram>(state_, ::prometheus::BuildHistogram(), name, help,
+                                            labels, upper_bounds);
 }
 
 std::string PrometheusRegistry::text() const {
