@@ -27,8 +27,10 @@ struct AttemptParts {
   [[nodiscard]] launcher::LaunchHandle handle_of(const LiveJob& live) const {
     const AttemptRecord& attempt = live.attempt->record;
     if (!attempt.handle.empty()) return {attempt.handle};
-    return launcher.direct().handle_of(attempt.job_id, attempt.number,
-                                       config.attempt_dir(attempt.job_id, attempt.number));
+    return launcher.direct().handle_of(attempt.job_id, attempt.number, attempt_dir(live));
+  }
+  [[nodiscard]] std::filesystem::path attempt_dir(const LiveJob& live) const {
+    return config.attempt_dir(live.attempt->record.job_id, live.attempt->record.number);
   }
 };
 
@@ -38,12 +40,13 @@ class AttemptSettlement {
  public:
   explicit AttemptSettlement(const AttemptParts& parts) : parts_(parts) {}
 
-  // The launcher tells how the processes ended.
+  // `end`: how the processes ended, as the launcher saw it.
   [[nodiscard]] Status settle_end(LiveJob& live, const launcher::AttemptEnd& end);
-  // There are no processes and no exit status: `finding` is why, or what the attempt had to go for.
+  // There is no process and no exit status. The cause is the attempt's stop_reason if it has one,
+  // else `finding` with `message`.
   [[nodiscard]] Status settle_without_end(LiveJob& live, Finding finding,
                                           const std::string& message);
-  // This machine could not launch it.
+  // This machine could not launch the attempt.
   [[nodiscard]] Status settle_machine_error(LiveJob& live, const std::string& message);
 
  private:
@@ -54,8 +57,15 @@ class AttemptSettlement {
   const AttemptParts parts_;
 };
 
-// When a job's pause before the next attempt is over, on the clock that nobody sets: the pause was
-// stored in wall-clock time, which somebody may have set since.
+// Whether rank 0 reported exit code 0 and the result of the task: of train the merged model,
+// published and verified, if one is wanted; of evaluate the losses.
+[[nodiscard]] bool reported_success(const v1::Job& job, const AttemptRecord& attempt);
+
+// Whether attempts are left after `more` further failures.
+[[nodiscard]] bool may_retry(const JobRecord& record, int more);
+
+// When a job's pause before the next attempt is over, on the monotonic clock. The pause is stored in
+// wall-clock time, which may have been set since: at most the longest pause is waited.
 [[nodiscard]] std::optional<SteadyTime> end_of_pause(const JobRecord& record,
                                                      const ControlConfig& config,
                                                      const Clock& clock);

@@ -4,13 +4,13 @@
 #include <utility>
 
 #include <absl/strings/str_cat.h>
+#include <google/protobuf/util/time_util.h>
 
 #include "base/attempt_contract.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "config/config.h"
 #include "server/control/attempt_starter.h"
-#include "server/control/attempt_verdict.h"
 
 namespace emoe::server {
 namespace {
@@ -123,8 +123,7 @@ Status AttemptWatch::after_failed_launch(LiveJob& live, const Status& failure, b
 
 Status AttemptWatch::after_vanishing(LiveJob& live) {
   const AttemptRecord& attempt = live.attempt->record;
-  EMOE_RETURN_IF_ERROR(parts_.sessions.take_left_reports(
-      live, parts_.config.attempt_dir(attempt.job_id, attempt.number)));
+  EMOE_RETURN_IF_ERROR(parts_.sessions.take_left_reports(live, parts_.attempt_dir(live)));
   if (reported_success(live.record.job, attempt)) return settlement_.settle_end(live, {});
   return settlement_.settle_without_end(
       live, Finding::engine_forgot,
@@ -133,8 +132,7 @@ Status AttemptWatch::after_vanishing(LiveJob& live) {
 
 Status AttemptWatch::after_end(LiveJob& live, const launcher::AttemptEnd& end, SteadyTime now) {
   const AttemptRecord& attempt = live.attempt->record;
-  EMOE_RETURN_IF_ERROR(parts_.sessions.take_left_reports(
-      live, parts_.config.attempt_dir(attempt.job_id, attempt.number)));
+  EMOE_RETURN_IF_ERROR(parts_.sessions.take_left_reports(live, parts_.attempt_dir(live)));
   if (awaits_final_report(attempt, end)) {
     if (!live.attempt->end_seen) live.attempt->end_seen = now;
     if (now - *live.attempt->end_seen < kFinalReportDelay) return ok_status();
@@ -145,9 +143,8 @@ Status AttemptWatch::after_end(LiveJob& live, const launcher::AttemptEnd& end, S
 Status AttemptWatch::check(LiveJob& live, SteadyTime now) {
   const AttemptRecord& attempt = live.attempt->record;
   if (attempt.stop_reason) return ok_status();
-  const auto& max_runtime = live.record.job.resolved_spec().resources().max_runtime();
-  const auto limit =
-      std::chrono::seconds(max_runtime.seconds()) + std::chrono::nanoseconds(max_runtime.nanos());
+  const std::chrono::nanoseconds limit(google::protobuf::util::TimeUtil::DurationToNanoseconds(
+      live.record.job.resolved_spec().resources().max_runtime()));
   if (limit.count() > 0 && live.record.run_time >= limit) {
     return give_up(live, Finding::max_runtime,
                    absl::StrCat("resources.max_runtime of ",

@@ -6,11 +6,11 @@
 
 namespace emoe::server {
 
-// Follows an attempt from its launch to its end by what the launcher last knew of it and by what its
-// ranks say, and has it stopped when it must go. Every decision is stored before it is acted on, so
-// that a coordinator that comes back goes on where this one stopped. An attempt that the launcher
-// knows is never launched again, even if its first launch failed. Only the controller uses it, under
-// its lock; the launcher is never waited for.
+// Follows an attempt from its launch to its end, by the launcher's last answer and the ranks'
+// reports, and stops it when it must end. Every decision is stored before it is acted on, so that a
+// restarted coordinator continues where this one stopped. An attempt that the launcher knows is
+// never launched again, even if its first launch failed. Only the controller uses it, under its
+// lock; no call waits for the launcher.
 class AttemptWatch {
  public:
   AttemptWatch(const AttemptParts& parts, AttemptSettlement& settlement)
@@ -20,24 +20,25 @@ class AttemptWatch {
   void set_coordinator_address(std::string address) { address_ = std::move(address); }
   [[nodiscard]] const std::string& coordinator_address() const { return address_; }
 
-  // One look at a job's attempt, and what follows from it.
+  // Examines a job's attempt once and takes the next step. Errors: STORE_FAILED.
   [[nodiscard]] Status look(LiveJob& live, SteadyTime now);
-  // Asks for the end of a job that has an attempt: the transition to CANCELLING. look() goes on.
+  // Moves a job that has an attempt to CANCELLING; look() does the rest. FAILED_PRECONDITION where
+  // the state machine refuses it.
   [[nodiscard]] Status cancel(LiveJob& live, JobEdit edit);
 
  private:
-  // The launcher's thread takes the attempt up.
+  // Passes the attempt to the launcher's thread.
   void hand_over(const LiveJob& live);
-  // The launcher has the attempt: its handle is stored.
+  // The launcher has the attempt: stores its handle.
   [[nodiscard]] Status confirm(LiveJob& live);
   [[nodiscard]] Status after_failed_launch(LiveJob& live, const Status& failure, bool left);
   [[nodiscard]] Status after_vanishing(LiveJob& live);
   [[nodiscard]] Status after_end(LiveJob& live, const launcher::AttemptEnd& end, SteadyTime now);
-  // A running attempt: its time limit, its ranks' faults and their silence.
+  // Checks a running attempt: its time limit, its ranks' faults and their silence.
   [[nodiscard]] Status check(LiveJob& live, SteadyTime now);
-  // Stores that the attempt must go, and why.
+  // Stores that the attempt must be stopped, and why.
   [[nodiscard]] Status give_up(LiveJob& live, Finding finding, const std::string& message);
-  // Stops an attempt that must go.
+  // Stops an attempt that has a stop_reason.
   void take_down(LiveJob& live, SteadyTime now);
   void kill(LiveJob& live, SteadyTime now);
 

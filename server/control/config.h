@@ -10,8 +10,8 @@
 
 namespace emoe::server {
 
-// What the controller needs to know of its installation; main makes it from CoordinatorConfig, whose
-// defaults are those of config/schema.cc.
+// The controller's settings; main makes them from CoordinatorConfig, whose defaults are those of
+// config/schema.cc.
 struct ControlConfig {
   std::filesystem::path state_dir;
   std::filesystem::path output_root;        // output folders are <output_root>/<job id>
@@ -19,7 +19,7 @@ struct ControlConfig {
   launcher::Resources capacity{.cpus = 1};  // of all attempts at once; a cpu is a slot
   int max_jobs = 1000;                      // unfinished jobs
   int cores = 1;  // shared by the slots where a job asks for no thread count
-  // Deletes a folder, which takes as long as it is large.
+  // Deletes a folder; slow where the folder is large.
   std::function<Status(const std::filesystem::path&)> remove_folder = emoe::remove_tree;
   std::chrono::milliseconds join_timeout{};
   std::chrono::milliseconds session_timeout{};
@@ -33,7 +33,7 @@ struct ControlConfig {
   [[nodiscard]] std::filesystem::path job_dir(const std::string& job_id) const {
     return jobs_dir() / job_id;
   }
-  // From which the ranks of all attempts read their job.
+  // The job's spec, read by the ranks of all its attempts.
   [[nodiscard]] std::filesystem::path spec_file(const std::string& job_id) const {
     return job_dir(job_id) / "job.yaml";
   }

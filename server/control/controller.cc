@@ -29,7 +29,8 @@ Status Controller::recover() {
   const std::lock_guard lock(mutex_);
   EMOE_RETURN_IF_ERROR(jobs_.load());
   for (auto& [id, live] : jobs_.all()) EMOE_RETURN_IF_ERROR(starter_.adopt(live));
-  EMOE_RETURN_IF_ERROR(show_checkpoints_locked());
+  EMOE_ASSIGN_OR_RETURN(const auto checkpoints, store_.last_checkpoints());
+  for (const auto& [id, info] : checkpoints) probe_.checkpointed(id, info);
   auto leftovers =
       DiscardedFolders::leftovers(config_.remove_folder, {config_.output_root, config_.jobs_dir()});
   if (leftovers.empty()) return ok_status();
@@ -37,12 +38,6 @@ Status Controller::recover() {
     pthread_setname_np(pthread_self(), "cleaner");
     leftovers.remove(stop);
   });
-  return ok_status();
-}
-
-Status Controller::show_checkpoints_locked() {
-  EMOE_ASSIGN_OR_RETURN(const auto checkpoints, store_.last_checkpoints());
-  for (const auto& [id, info] : checkpoints) probe_.checkpointed(id, info);
   return ok_status();
 }
 
@@ -98,7 +93,8 @@ void Controller::step() {
   for (auto& [id, live] : jobs_.all()) look_at_attempt_locked(live, now);
   jobs_.drop_ended();
   schedule_locked(now);
-  publish_locked();
+  if (const auto counts = store_.count_by_state(); counts.ok()) probe_.jobs(*counts);
+  probe_.slots(slots_used_locked(), slots_total());
 }
 
 void Controller::pass_time_locked(SteadyTime now) {
@@ -149,11 +145,6 @@ int Controller::slots_used_locked() {
     if (holds_slots(job.state())) used += resources_of(job).cpus;
   }
   return static_cast<int>(used);
-}
-
-void Controller::publish_locked() {
-  if (const auto counts = store_.count_by_state(); counts.ok()) probe_.jobs(*counts);
-  probe_.slots(slots_used_locked(), slots_total());
 }
 
 Controller::Slots Controller::slots() {

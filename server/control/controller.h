@@ -24,7 +24,7 @@
 
 namespace emoe::server {
 
-// Identifies a mutating call for repeats; an empty id asks for none.
+// Identifies a mutating call, so that a repeat gets the same answer; not remembered with an empty id.
 struct RequestKey {
   std::string id;
   std::string method;
@@ -37,33 +37,34 @@ struct JobUpdate {
   std::optional<std::map<std::string, std::string>> labels;
 };
 
-// The coordinator without its wire: owns every unfinished job. One loop (run(), or step() in tests)
-// schedules, watches and settles attempts; the calls below change jobs under the same lock, and what
-// they return is stored. The engine is asked by the launcher's own thread, which runs beside the
-// loop, so neither the loop nor a call waits for it. Thread-safe; `store`, `launcher`, `clock` and
-// `probe` outlive it.
+// The coordinator without gRPC: owns every unfinished job. One loop (run(), or step() in tests)
+// schedules, watches and settles attempts; the calls below change jobs under the same lock and
+// return only what is stored. The launcher's own thread asks the engine, so neither the loop nor a
+// call waits for it. Thread-safe; `store`, `launcher`, `clock` and `probe` outlive it.
 class Controller {
  public:
   Controller(ControlConfig config, JobStore& store, launcher::AsyncLauncher& launcher,
              const Clock& clock, CoordinatorProbe& probe);
 
-  // Before everything else: loads the unfinished jobs and takes up their attempts. What deletions
-  // left behind is removed in the background from then on.
+  // Called first: loads the unfinished jobs and adopts their attempts. Folders left by interrupted
+  // deletions are then removed in the background.
   [[nodiscard]] Status recover();
   // Where ranks find the coordinator, once the port is bound. Called before the loop starts.
   void set_coordinator_address(std::string address);
   [[nodiscard]] std::string coordinator_address();
-  // Called (under the lock: must return at once) with the id of each job that has new events.
+  // `listener` gets the id of each job that has new events. It is called under the lock and must
+  // return at once.
   void set_listener(std::function<void(const std::string&)> listener);
 
-  // One round of everything; errors are logged and the round tried again.
+  // One round of the loop. Errors are logged; the next round tries again.
   void step();
-  // Rounds until asked to stop: at once when something comes in, else every poll_interval.
+  // Runs rounds until asked to stop: at once when a message or a call comes in, else every
+  // poll_interval.
   void run(const std::stop_token& stop);
 
-  // The first answer to this request, if it was made before. ALREADY_EXISTS / REQUEST_ID_REUSED
-  // when it was another request.
-  [[nodiscard]] Result<std::optional<RequestRecord>> answered(const RequestKey& key);
+  // The first answer to this request, if it was made before (of one that answers nothing, an empty
+  // job). ALREADY_EXISTS / REQUEST_ID_REUSED when it was another request.
+  [[nodiscard]] Result<std::optional<v1::Job>> answered(const RequestKey& request);
 
   // RESOURCE_EXHAUSTED / QUEUE_FULL, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS.
   [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved);
@@ -78,12 +79,12 @@ class Controller {
   [[nodiscard]] Status remove(const std::string& id, const std::string& etag, bool delete_outputs,
                               const RequestKey& request);
   [[nodiscard]] Result<v1::Job> get(const std::string& id);
-  // The end of what the ranks of an attempt printed. Waits for the engine, but without the lock.
+  // The end of an attempt's output. Waits for the engine, but without the lock.
   [[nodiscard]] Result<launcher::LogTail> log(const std::string& id, int attempt, size_t bytes);
-  // Adds what is only in memory: the place in the queue and why it waits.
+  // Adds what is only in memory: the job's place in the queue and why it waits.
   void decorate(v1::Job& job);
 
-  // From a rank's stream; returns at once.
+  // Takes a message of a rank's stream; returns at once.
   void post(SessionMessage message);
 
   struct Slots {
@@ -105,16 +106,12 @@ class Controller {
   void pass_time_locked(SteadyTime now);
   void look_at_attempt_locked(LiveJob& live, SteadyTime now);
   void schedule_locked(SteadyTime now);
-  void publish_locked();
   [[nodiscard]] int slots_total() const { return static_cast<int>(config_.capacity.cpus); }
   [[nodiscard]] int slots_used_locked();
-  [[nodiscard]] Result<LiveJob*> find_live_locked(const std::string& id, const std::string& doing);
-  [[nodiscard]] Result<std::optional<v1::Job>> repeat_locked(const RequestKey& request);
-  [[nodiscard]] Status show_checkpoints_locked();
-  // The row that makes a repeat of the request get the same answer; nothing without an id.
+  // The row that makes a repeat of the request get the same answer, which the commit of the change
+  // adds; nothing without an id.
   [[nodiscard]] std::optional<RequestRecord> record_of(const RequestKey& request,
                                                        const std::string& job_id) const;
-  void remember(JobEdit& edit, const RequestKey& request) const;
   [[nodiscard]] Result<v1::Job> cancel_again_locked(const std::string& id,
                                                     const RequestKey& request);
   [[nodiscard]] Status forget_locked(const std::string& id, const std::string& etag,
@@ -144,7 +141,7 @@ class Controller {
   std::condition_variable_any inbox_filled_;
   std::vector<SessionMessage> inbox_;
   bool poked_ = false;
-  std::jthread cleaner_;  // of what earlier deletions left; last: stops before the rest goes
+  std::jthread cleaner_;  // removes what earlier deletions left; last member: it stops first
 };
 
 }  // namespace emoe::server

@@ -25,26 +25,19 @@ Status check_etag(const v1::Job& job, const std::string& etag) {
 
 }  // namespace
 
-Result<std::optional<RequestRecord>> Controller::answered(const RequestKey& key) {
-  if (key.id.empty()) return std::optional<RequestRecord>();
-  EMOE_ASSIGN_OR_RETURN(auto found, store_.request(key.id));
-  if (found && (found->method != key.method || found->body_hash != key.body_hash)) {
+Result<std::optional<v1::Job>> Controller::answered(const RequestKey& request) {
+  if (request.id.empty()) return std::nullopt;
+  EMOE_ASSIGN_OR_RETURN(const auto first, store_.request(request.id));
+  if (!first) return std::nullopt;
+  if (first->method != request.method || first->body_hash != request.body_hash) {
     return make_error(StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
-                      absl::StrCat("request_id \"", key.id, "\" was used for another ",
-                                   found->method, " request; use a new one"),
-                      {{"request_id", key.id}, {"job_id", found->job_id}});
+                      absl::StrCat("request_id \"", request.id, "\" was used for another ",
+                                   first->method, " request; use a new one"),
+                      {{"request_id", request.id}, {"job_id", first->job_id}});
   }
-  return found;
-}
-
-Result<std::optional<v1::Job>> Controller::repeat_locked(const RequestKey& request) {
-  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
-  if (!first) return std::optional<v1::Job>();
   v1::Job job;
-  if (!job.ParseFromString(first->response)) {
-    return absl::InternalError("the stored answer to request " + request.id + " is damaged");
-  }
-  return std::optional<v1::Job>(std::move(job));
+  if (job.ParseFromString(first->response)) return job;
+  return absl::InternalError("the stored answer to request " + request.id + " is damaged");
 }
 
 std::optional<RequestRecord> Controller::record_of(const RequestKey& request,
@@ -52,11 +45,6 @@ std::optional<RequestRecord> Controller::record_of(const RequestKey& request,
   if (request.id.empty()) return std::nullopt;
   return RequestRecord{request.id, request.method,   request.body_hash, job_id,
                        "",         clock_.wall_now()};
-}
-
-// The commit of the change stores the answer with it.
-void Controller::remember(JobEdit& edit, const RequestKey& request) const {
-  edit.rows().request = record_of(request, edit.job().id());
 }
 
 Status Controller::check_capacity(const v1::JobSpec& resolved) {
@@ -84,7 +72,7 @@ Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
 Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
                                    const RequestKey& request) {
   const std::lock_guard lock(mutex_);
-  EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
+  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
   EMOE_RETURN_IF_ERROR(check_capacity_locked(resolved));
   LiveJob fresh;
@@ -100,27 +88,23 @@ Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& r
   JobEdit edit(fresh, clock_);
   EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::validated, v1::REASON_UNSPECIFIED, ""));
   edit.touch();
-  remember(edit, request);
   const std::string id = job.id();
+  edit.rows().request = record_of(request, id);
   EMOE_RETURN_IF_ERROR(jobs_.add(std::move(edit)));
   poke();
   return jobs_.find(id)->record.job;
 }
 
-Result<LiveJob*> Controller::find_live_locked(const std::string& id, const std::string& doing) {
-  if (LiveJob* live = jobs_.find(id); live != nullptr && !is_terminal(live->record.job.state())) {
-    return live;
-  }
-  EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
-  return wrong_state(stored.job, doing);
-}
-
 Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& update,
                                    const std::string& etag, const RequestKey& request) {
   const std::lock_guard lock(mutex_);
-  EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
+  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
-  EMOE_ASSIGN_OR_RETURN(LiveJob * live, find_live_locked(id, "be updated"));
+  LiveJob* const live = jobs_.find(id);
+  if (live == nullptr || is_terminal(live->record.job.state())) {
+    EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
+    return wrong_state(stored.job, "be updated");
+  }
   EMOE_RETURN_IF_ERROR(check_etag(live->record.job, etag));
   JobEdit edit(*live, clock_);
   v1::Job& job = edit.job();
@@ -134,7 +118,7 @@ Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& updat
   if (update.priority) job.set_priority(*update.priority);
   if (update.name) job.set_name(*update.name);
   edit.touch();
-  remember(edit, request);
+  edit.rows().request = record_of(request, id);
   EMOE_RETURN_IF_ERROR(jobs_.commit(*live, std::move(edit)));
   poke();
   return live->record.job;
@@ -143,7 +127,7 @@ Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& updat
 Result<v1::Job> Controller::cancel(const std::string& id, const std::string& message,
                                    const RequestKey& request) {
   const std::lock_guard lock(mutex_);
-  EMOE_ASSIGN_OR_RETURN(const auto first, repeat_locked(request));
+  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
   LiveJob* const found = jobs_.find(id);
   if (found == nullptr || is_terminal(found->record.job.state()) ||
@@ -154,7 +138,7 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   JobEdit edit(live, clock_);
   edit.record().cancel_message = message.empty() ? "cancelled by a client" : message;
   edit.touch();
-  remember(edit, request);
+  edit.rows().request = record_of(request, id);
   if (live.attempt) {
     EMOE_RETURN_IF_ERROR(watch_.cancel(live, std::move(edit)));
   } else {

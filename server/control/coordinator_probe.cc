@@ -21,6 +21,15 @@ std::string lower(const std::string& text) {
   return absl::AsciiStrToLower(text.rfind(prefix, 0) == 0 ? text.substr(prefix.size()) : text);
 }
 
+// The series of `key`, made when it is first used.
+template <typename Metric, typename Make>
+Metric& series(std::map<std::string, std::shared_ptr<Metric>>& known, const std::string& key,
+               const Make& make) {
+  auto& found = known[key];
+  if (!found) found = make();
+  return *found;
+}
+
 }  // namespace
 
 CoordinatorProbe::CoordinatorProbe(metrics::Registry& registry) : registry_(registry) {
@@ -59,24 +68,20 @@ void CoordinatorProbe::job_started(double seconds_in_queue) {
 
 void CoordinatorProbe::attempt_started(const std::string& cause) {
   const std::lock_guard lock(mutex_);
-  auto& counter = attempts_[cause];
-  if (!counter) {
-    counter = registry_.counter("emoe_attempts_total",
-                                "Attempts started, by why: first, or how the one before ended.",
-                                {{"cause", lower(cause)}});
-  }
-  counter->increment();
+  series(attempts_, cause, [&] {
+    return registry_.counter("emoe_attempts_total",
+                             "Attempts started, by why: first, or how the one before ended.",
+                             {{"cause", lower(cause)}});
+  }).increment();
 }
 
 void CoordinatorProbe::job_finished(v1::JobState outcome, v1::Reason reason) {
   const std::lock_guard lock(mutex_);
-  auto& counter = finished_[to_string(outcome) + to_string(reason)];
-  if (!counter) {
-    counter = registry_.counter(
+  series(finished_, to_string(outcome) + to_string(reason), [&] {
+    return registry_.counter(
         "emoe_jobs_finished_total", "Jobs that reached a terminal state.",
         {{"outcome", lower(to_string(outcome))}, {"reason", lower(to_string(reason))}});
-  }
-  counter->increment();
+  }).increment();
 }
 
 void CoordinatorProbe::committed(double seconds) {
@@ -85,23 +90,19 @@ void CoordinatorProbe::committed(double seconds) {
 
 void CoordinatorProbe::rpc(const std::string& method, const std::string& code, double seconds) {
   const std::lock_guard lock(mutex_);
-  auto& histogram = rpcs_[method + "/" + code];
-  if (!histogram) {
-    histogram = registry_.histogram("emoe_rpc_seconds", "Time of a call on the server.",
-                                    latency_buckets(), {{"method", method}, {"code", code}});
-  }
-  histogram->observe(seconds);
+  series(rpcs_, method + "/" + code, [&] {
+    return registry_.histogram("emoe_rpc_seconds", "Time of a call on the server.",
+                               latency_buckets(), {{"method", method}, {"code", code}});
+  }).observe(seconds);
 }
 
 void CoordinatorProbe::checkpointed(const std::string& job_id, const v1::CheckpointInfo& info) {
   const std::lock_guard lock(mutex_);
-  auto& gauge = last_checkpoint_[job_id];
-  if (!gauge) {
-    gauge =
-        registry_.gauge("emoe_checkpoint_last_success_timestamp_seconds",
-                        "Unix time of the last checkpoint that is durable.", {{"job_id", job_id}});
-  }
-  gauge->set(static_cast<double>(info.create_time().seconds()) + 1e-9 * info.create_time().nanos());
+  series(last_checkpoint_, job_id, [&] {
+    return registry_.gauge("emoe_checkpoint_last_success_timestamp_seconds",
+                           "Unix time of the last checkpoint that is durable.",
+                           {{"job_id", job_id}});
+  }).set(static_cast<double>(info.create_time().seconds()) + 1e-9 * info.create_time().nanos());
 }
 
 void CoordinatorProbe::forget_job(const std::string& job_id) {

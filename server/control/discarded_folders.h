@@ -10,9 +10,8 @@
 
 namespace emoe::server {
 
-// Folders of one job on their way out: first set aside under another name, which is quick, then
-// deleted, which takes as long as they are large. What a crash leaves between the two, leftovers()
-// finds at the next start.
+// Folders to be deleted in two steps: renamed, which is quick, and then removed, which is slow where
+// they are large. After a crash between the two, leftovers() finds them at the next start.
 class DiscardedFolders {
  public:
   using Remove = std::function<Status(const std::filesystem::path&)>;  // emoe::remove_tree
@@ -21,7 +20,7 @@ class DiscardedFolders {
 
   // Renames the folder to ".deleted-<name>" beside itself. OK where there is none.
   [[nodiscard]] Status take(const std::filesystem::path& folder);
-  // Gives all of them their names back; for a deletion that could not be recorded.
+  // Renames all of them back; for a deletion that could not be recorded.
   void put_back();
   // Deletes them; what cannot be deleted is logged and stays for the next start.
   void remove(const std::stop_token& stop = {});

@@ -8,7 +8,7 @@
 
 namespace emoe::server {
 
-// Logs failures that come again with every round: a new one at once, the same one once a minute.
+// Logs failures that repeat in every round: a new one at once, the same one once a minute.
 // Only the controller uses it, under its lock.
 class FailureLog {
  public:

@@ -6,9 +6,9 @@
 
 namespace emoe::server {
 
-// A mutex that is handed over in the order of asking. The controller's loop takes its lock again as
-// soon as something waits in the inbox; a std::mutex would let it win against waiting calls for as
-// long as reports flow.
+// A mutex that is granted in the order of the lock() calls. The controller's loop takes its lock
+// again as soon as something waits in the inbox; with a std::mutex it would win against waiting
+// calls for as long as reports come in.
 class FairMutex {
  public:
   void lock() {

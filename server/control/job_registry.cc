@@ -1,26 +1,26 @@
 #include "server/control/job_registry.h"
 
 #include <absl/strings/str_format.h>
+#include <google/protobuf/util/time_util.h>
 
 #include "base/check.h"
 
 namespace emoe::server {
+
+using google::protobuf::util::TimeUtil;
 
 int newest_attempt(const v1::Job& job) {
   return job.attempts().empty() ? 0 : job.attempts().rbegin()->number();
 }
 
 google::protobuf::Timestamp to_timestamp(WallTime time) {
-  const auto since = std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch());
-  google::protobuf::Timestamp stamp;
-  stamp.set_seconds(since.count() / 1'000'000'000);
-  stamp.set_nanos(static_cast<int32_t>(since.count() % 1'000'000'000));
-  return stamp;
+  return TimeUtil::NanosecondsToTimestamp(
+      std::chrono::nanoseconds(time.time_since_epoch()).count());
 }
 
 WallTime to_wall_time(const google::protobuf::Timestamp& time) {
   return WallTime(std::chrono::duration_cast<WallTime::duration>(
-      std::chrono::seconds(time.seconds()) + std::chrono::nanoseconds(time.nanos())));
+      std::chrono::nanoseconds(TimeUtil::TimestampToNanoseconds(time))));
 }
 
 JobEdit::JobEdit(const LiveJob& live, const Clock& clock) : clock_(clock), record_(live.record) {
@@ -30,15 +30,13 @@ JobEdit::JobEdit(const LiveJob& live, const Clock& clock) : clock_(clock), recor
 }
 
 Status JobEdit::apply(JobEvent event, v1::Reason reason, const std::string& message) {
-  EMOE_ASSIGN_OR_RETURN(const v1::JobState to, JobStateMachine::next(record_.job.state(), event));
-  v1::Event told;
-  v1::StateChange& change = *told.mutable_state_change();
+  EMOE_ASSIGN_OR_RETURN(const v1::JobState to, next_state(record_.job.state(), event));
+  v1::StateChange& change = *add_event().mutable_state_change();
   change.set_from(record_.job.state());
   change.set_to(to);
   change.set_reason(reason);
   change.set_message(message);
   change.set_attempt(attempt_ ? attempt_->number : 0);
-  add_event(std::move(told));
   record_.job.set_state(to);
   record_.job.set_reason(reason);
   record_.job.set_message(message);
@@ -47,20 +45,20 @@ Status JobEdit::apply(JobEvent event, v1::Reason reason, const std::string& mess
   return ok_status();
 }
 
-void JobEdit::add_event(v1::Event event) {
+v1::Event& JobEdit::add_event() {
+  v1::Event& event = change_.events.emplace_back();
   event.set_sequence(record_.next_sequence++);
   event.set_job_id(record_.job.id());
   *event.mutable_time() = to_timestamp(clock_.wall_now());
-  change_.events.push_back(std::move(event));
+  return event;
 }
 
 void JobEdit::log(v1::LogMessage::Level level, const std::string& text, int rank) {
-  v1::Event event;
-  event.mutable_log()->set_level(level);
-  event.mutable_log()->set_text(text);
-  event.mutable_log()->set_rank(rank);
-  event.mutable_log()->set_attempt(attempt_ ? attempt_->number : 0);
-  add_event(std::move(event));
+  v1::LogMessage& message = *add_event().mutable_log();
+  message.set_level(level);
+  message.set_text(text);
+  message.set_rank(rank);
+  message.set_attempt(attempt_ ? attempt_->number : 0);
 }
 
 AttemptRecord& JobEdit::attempt() {

@@ -23,13 +23,13 @@ struct RankLink {
   int64_t sequence = 0;  // reports up to here are stored
 };
 
-// What is known of the steps of an attempt in memory only.
+// Progress of an attempt that is not stored.
 struct StepProgress {
   bool begun = false;  // its first step is stored
   Pace pace;
 };
 
-// The attempt a job is running: its record and what is known of it only in memory.
+// The attempt a job is running: its record and the state that is not stored.
 struct LiveAttempt {
   AttemptRecord record;
   std::unique_ptr<AttemptMonitor> monitor;
@@ -37,7 +37,7 @@ struct LiveAttempt {
   std::optional<SteadyTime> stopping_since;  // a graceful stop was asked for
   bool asked_launcher = false;               // … of the launcher too
   std::optional<SteadyTime> last_kill;
-  std::optional<SteadyTime> end_seen;    // the launcher says ended, rank 0's word is missing
+  std::optional<SteadyTime> end_seen;    // its processes ended, rank 0's End is missing
   std::optional<SteadyTime> fault_seen;  // a rank reported a failure of its own
   StepProgress steps;
 };
@@ -59,15 +59,15 @@ class JobEdit {
 
   // A transition with its event. FAILED_PRECONDITION when the state machine refuses it.
   [[nodiscard]] Status apply(JobEvent event, v1::Reason reason, const std::string& message);
-  // Adds an event with the next sequence number and the time.
-  void add_event(v1::Event event);
+  // Adds an event with the next sequence number and the time; its content is the caller's to set.
+  [[nodiscard]] v1::Event& add_event();
   void log(v1::LogMessage::Level level, const std::string& text, int rank = -1);
   // Marks a change that clients with an etag must notice (not needed for progress).
   void touch() { touched_ = job_changed_ = true; }
   // Side effects outside the store (metrics, liveness): `action` runs once the change is stored.
   void after_commit(std::function<void()> action) { after_.push_back(std::move(action)); }
 
-  // As it will be stored. To change it, take one of the following.
+  // The job as it will be stored; the accessors below change it.
   [[nodiscard]] const v1::Job& current() const { return record_.job; }
   // The one part of a job that can be changed without its whole row being written anew.
   [[nodiscard]] v1::Progress& progress() { return *record_.job.mutable_progress(); }
@@ -85,7 +85,7 @@ class JobEdit {
   [[nodiscard]] StepProgress& steps() { return steps_; }
   // The public side of the newest attempt.
   [[nodiscard]] v1::Attempt& public_attempt();
-  // Rows beside the job: evals, checkpoints, cursors, request.
+  // Rows beside the job: cursors and the answered request.
   [[nodiscard]] Change& rows() { return change_; }
 
  private:
@@ -111,10 +111,10 @@ class JobRegistry {
   [[nodiscard]] std::map<std::string, LiveJob>& all() { return jobs_; }
   [[nodiscard]] LiveJob* find(const std::string& id);
 
-  // Stores a new job with its first events and takes it in.
+  // Stores a new job with its first events and adds it.
   [[nodiscard]] Status add(JobEdit edit);
-  // Stores the edits in one transaction, then lets memory follow and tells the watchers. A job
-  // that has ended stays here until drop_ended() is called.
+  // Stores the edits in one transaction, then updates memory and calls on_change for each job. A
+  // job that has ended stays here until drop_ended() is called.
   [[nodiscard]] Status commit(LiveJob& live, JobEdit edit);
   [[nodiscard]] Status commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits);
   void drop_ended();

@@ -3,24 +3,6 @@
 #include "base/exit_code.h"
 
 namespace emoe::server {
-namespace {
-
-void count_useful(LiveJob& live, CoordinatorProbe& probe, int64_t step, double rank_seconds) {
-  live.useful[step] = rank_seconds;
-  probe.add_useful(rank_seconds);
-}
-
-// Steps from `first` on will be done again: the work of the first time was for nothing.
-void discount_redone(LiveJob& live, CoordinatorProbe& probe, int64_t first) {
-  const auto begin = live.useful.lower_bound(first);
-  double lost = 0;
-  for (auto it = begin; it != live.useful.end(); ++it) lost += it->second;
-  live.useful.erase(begin, live.useful.end());
-  probe.add_useful(-lost);
-}
-
-}  // namespace
-
 Status ReportWriter::write(int rank, const v1::Report& report) {
   switch (report.kind_case()) {
     case v1::Report::kStep:
@@ -66,8 +48,13 @@ Status ReportWriter::begin_steps(int64_t first_step) {
   edit_.progress().set_tokens(tokens);
   edit_.public_attempt().set_resumed_from_step(first_step);
   edit_.touch();
-  edit_.after_commit([this_job = &live_, probe = &probe_, first_step] {
-    discount_redone(*this_job, *probe, first_step);
+  // Steps from here on are done again: the work of the first time was for nothing.
+  edit_.after_commit([useful = &live_.useful, probe = &probe_, first_step] {
+    const auto redone = useful->lower_bound(first_step);
+    double lost = 0;
+    for (auto it = redone; it != useful->end(); ++it) lost += it->second;
+    useful->erase(redone, useful->end());
+    probe->add_useful(-lost);
   });
   return ok_status();
 }
@@ -75,11 +62,9 @@ Status ReportWriter::begin_steps(int64_t first_step) {
 Status ReportWriter::step(const v1::StepMetrics& reported) {
   if (!edit_.steps().begun) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
   edit_.steps().begun = true;
-  v1::Event event;
-  v1::StepMetrics& metrics = *event.mutable_step();
+  v1::StepMetrics& metrics = *edit_.add_event().mutable_step();
   metrics = reported;
   metrics.set_attempt(live_.attempt->record.number);
-  edit_.add_event(event);
 
   Pace& pace = edit_.steps().pace;
   pace.add(metrics.step(), metrics.tokens(), metrics.seconds());
@@ -92,16 +77,15 @@ Status ReportWriter::step(const v1::StepMetrics& reported) {
   progress.set_tokens_per_second(pace.tokens_per_second());
   progress.set_eta_seconds(pace.eta_seconds(progress.steps_planned()));
   const double spent = metrics.seconds() * edit_.current().resolved_spec().parallel().ranks();
-  edit_.after_commit([this_job = &live_, probe = &probe_, step = metrics.step(), spent] {
-    count_useful(*this_job, *probe, step, spent);
+  edit_.after_commit([useful = &live_.useful, probe = &probe_, step = metrics.step(), spent] {
+    (*useful)[step] = spent;
+    probe->add_useful(spent);
   });
   return ok_status();
 }
 
 Status ReportWriter::phase(const v1::PhaseChange& change) {
-  v1::Event event;
-  *event.mutable_phase() = change;
-  edit_.add_event(std::move(event));
+  *edit_.add_event().mutable_phase() = change;
   edit_.progress().set_phase(change.phase());
   if (change.steps_planned() > 0) edit_.progress().set_steps_planned(change.steps_planned());
   if (change.phase() == "export" && edit_.current().state() == v1::RUNNING) {
@@ -111,19 +95,13 @@ Status ReportWriter::phase(const v1::PhaseChange& change) {
 }
 
 void ReportWriter::eval(const v1::EvalResult& result) {
-  edit_.rows().evals.emplace_back(edit_.current().id(), result);
-  v1::Event event;
-  *event.mutable_eval() = result;
-  edit_.add_event(std::move(event));
+  *edit_.add_event().mutable_eval() = result;
   if (result.step() == 0) *edit_.job().mutable_eval_first() = result;
   *edit_.job().mutable_eval_last() = result;
 }
 
 void ReportWriter::checkpoint(const v1::CheckpointInfo& info) {
-  edit_.rows().checkpoints.emplace_back(edit_.current().id(), info);
-  v1::Event event;
-  *event.mutable_checkpoint() = info;
-  edit_.add_event(std::move(event));
+  *edit_.add_event().mutable_checkpoint() = info;
   edit_.after_commit([this_job = &live_, probe = &probe_, info] {
     probe->checkpointed(this_job->record.job.id(), info);
     auto& useful = this_job->useful;
@@ -142,16 +120,12 @@ Status ReportWriter::resumed(const v1::CheckpointInfo& from) {
 void ReportWriter::log(int rank, v1::LogMessage message) {
   message.set_rank(rank);
   message.set_attempt(live_.attempt->record.number);
-  v1::Event event;
-  *event.mutable_log() = std::move(message);
-  edit_.add_event(std::move(event));
+  *edit_.add_event().mutable_log() = std::move(message);
 }
 
 void ReportWriter::merge(const v1::MergeSummary& summary) {
   *edit_.job().mutable_merge() = summary;
-  v1::Event event;
-  *event.mutable_merge() = summary;
-  edit_.add_event(std::move(event));
+  *edit_.add_event().mutable_merge() = summary;
   edit_.touch();
 }
 

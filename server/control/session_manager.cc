@@ -3,11 +3,14 @@
 #include <algorithm>
 
 #include <absl/strings/str_cat.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <google/protobuf/util/delimited_message_util.h>
 
+#include "base/attempt_contract.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "server/control/report_writer.h"
 #include "server/job/errors.h"
-#include "server/session/left_reports.h"
 
 namespace emoe::server {
 namespace {
@@ -16,10 +19,33 @@ Status stale(const std::string& text) {
   return make_error(StatusCode::kFailedPrecondition, "STALE_ATTEMPT", text);
 }
 
-// All ranks have a session.
+// The reports that a rank could not deliver and left in a file, in order (for the format see
+// proto/emoe/v1/worker_control_service.proto). Empty without a file; a torn report at the end is
+// ignored. DATA_LOSS for a file of something else.
+Result<std::vector<v1::Report>> read_left_reports(const std::filesystem::path& attempt_dir,
+                                                  int rank) {
+  const auto path = attempt_dir / left_reports_file(rank);
+  std::vector<v1::Report> reports;
+  auto bytes = read_file(path);
+  if (bytes.status().code() == StatusCode::kNotFound) return reports;
+  EMOE_RETURN_IF_ERROR(bytes.status());
+  google::protobuf::io::ArrayInputStream stream(bytes->data(), static_cast<int>(bytes->size()));
+  v1::Report report;
+  bool at_end = false;
+  while (google::protobuf::util::ParseDelimitedFromZeroCopyStream(&report, &stream, &at_end)) {
+    reports.push_back(report);
+    report.Clear();
+  }
+  if (reports.empty() && !bytes->empty()) {
+    return absl::DataLossError(absl::StrCat(path.string(), " holds no reports"));
+  }
+  return reports;
+}
+
+// All ranks have joined.
 Status run(JobEdit& edit) {
   EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::all_joined, v1::REASON_UNSPECIFIED, ""));
-  // Rank 0 can be that far before the session of another one is there.
+  // Rank 0 may reach the export before the last rank has joined.
   if (edit.current().progress().phase() != "export") return ok_status();
   return edit.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
 }
@@ -223,7 +249,7 @@ Status SessionManager::finish(Round& round) {
       answer(*live, entry);
       continue;
     }
-    // Ranks keep what was not acknowledged and come again.
+    // Ranks keep what was not acknowledged and connect again.
     for (const auto& [rank, channel] : entry.welcome) channel->close(stored);
     for (const auto& [rank, channel] : entry.ack) channel->close(stored);
   }

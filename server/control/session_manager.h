@@ -31,15 +31,15 @@ class SessionManager {
   SessionManager(JobRegistry& jobs, JobStore& store, const Clock& clock, CoordinatorProbe& probe,
                  FailureLog& failures);
 
-  // `now`: when the round began. Messages that are not among these came later, so liveness is judged
-  // by that time too.
+  // `now`: when the round began, before the messages were taken. Liveness is judged at that time:
+  // what is not among them came later.
   void process(const std::vector<SessionMessage>& messages, SteadyTime now);
   // Stores the reports that the ranks of an ended attempt left in its folder because no coordinator
   // was there to take them.
   [[nodiscard]] Status take_left_reports(LiveJob& live, const std::filesystem::path& attempt_dir);
   // Ends the streams of an attempt that is over.
   void dismiss(LiveJob& live, const Status& why);
-  // To every connected rank.
+  // Sends the command to every connected rank.
   static void command(LiveJob& live, RankCommand command);
 
  private:

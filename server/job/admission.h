@@ -14,11 +14,11 @@ struct AdmissionConfig {
 };
 
 // Checks everything about a spec that can be checked without starting anything: keys, values,
-// what this version cannot do, paths (absolute, allowed, there, readable; of a folder also the files
-// in it), the model's shape, every data row. Adds each problem to `diagnostics` and returns the
-// resolved spec, which is good if there was none. With allowed roots its paths are those that links
-// lead to: a link changed later leads nowhere else. Reads the data files: takes as long as they are
-// large. Thread-safe.
+// features that this version lacks, paths (absolute, allowed, there, readable; of a folder also the
+// files in it), the model's shape, every data row. Adds each problem to `diagnostics` and returns
+// the resolved spec, which is valid if there was none. With allowed roots its paths have their links
+// resolved, so that a link changed later leads nowhere else. Reads whole data files, which takes
+// time. Thread-safe.
 [[nodiscard]] v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
                                 Diagnostics& diagnostics);
 

@@ -1,8 +1,5 @@
 #include "server/job/job_state_machine.h"
 
-#include <algorithm>
-#include <array>
-
 #include <absl/strings/str_cat.h>
 
 namespace emoe::server {
@@ -14,55 +11,46 @@ struct Transition {
   v1::JobState to;
 };
 
-constexpr std::array kTransitions = {
-    Transition{v1::VALIDATING, JobEvent::validated, v1::QUEUED},
-    Transition{v1::VALIDATING, JobEvent::failed, v1::FAILED},
-    Transition{v1::VALIDATING, JobEvent::cancel_requested, v1::CANCELLED},
-    Transition{v1::QUEUED, JobEvent::slots_granted, v1::STARTING},
-    Transition{v1::QUEUED, JobEvent::cancel_requested, v1::CANCELLED},
-    Transition{v1::STARTING, JobEvent::all_joined, v1::RUNNING},
-    Transition{v1::STARTING, JobEvent::completed, v1::SUCCEEDED},
-    Transition{v1::STARTING, JobEvent::attempt_lost, v1::RECOVERING},
-    Transition{v1::STARTING, JobEvent::failed, v1::FAILED},
-    Transition{v1::STARTING, JobEvent::cancel_requested, v1::CANCELLING},
-    Transition{v1::RUNNING, JobEvent::export_began, v1::EXPORTING},
-    Transition{v1::RUNNING, JobEvent::completed, v1::SUCCEEDED},
-    Transition{v1::RUNNING, JobEvent::attempt_lost, v1::RECOVERING},
-    Transition{v1::RUNNING, JobEvent::failed, v1::FAILED},
-    Transition{v1::RUNNING, JobEvent::cancel_requested, v1::CANCELLING},
-    Transition{v1::EXPORTING, JobEvent::completed, v1::SUCCEEDED},
-    Transition{v1::EXPORTING, JobEvent::attempt_lost, v1::RECOVERING},
-    Transition{v1::EXPORTING, JobEvent::failed, v1::FAILED},
-    Transition{v1::EXPORTING, JobEvent::cancel_requested, v1::CANCELLING},
-    Transition{v1::RECOVERING, JobEvent::attempt_gone, v1::QUEUED},
-    Transition{v1::RECOVERING, JobEvent::completed, v1::SUCCEEDED},
-    Transition{v1::RECOVERING, JobEvent::failed, v1::FAILED},
-    Transition{v1::RECOVERING, JobEvent::cancel_requested, v1::CANCELLING},
-    Transition{v1::CANCELLING, JobEvent::attempt_gone, v1::CANCELLED},
+constexpr Transition kTransitions[] = {
+    {v1::VALIDATING, JobEvent::validated, v1::QUEUED},
+    {v1::VALIDATING, JobEvent::failed, v1::FAILED},
+    {v1::VALIDATING, JobEvent::cancel_requested, v1::CANCELLED},
+    {v1::QUEUED, JobEvent::slots_granted, v1::STARTING},
+    {v1::QUEUED, JobEvent::cancel_requested, v1::CANCELLED},
+    {v1::STARTING, JobEvent::all_joined, v1::RUNNING},
+    {v1::STARTING, JobEvent::completed, v1::SUCCEEDED},
+    {v1::STARTING, JobEvent::attempt_lost, v1::RECOVERING},
+    {v1::STARTING, JobEvent::failed, v1::FAILED},
+    {v1::STARTING, JobEvent::cancel_requested, v1::CANCELLING},
+    {v1::RUNNING, JobEvent::export_began, v1::EXPORTING},
+    {v1::RUNNING, JobEvent::completed, v1::SUCCEEDED},
+    {v1::RUNNING, JobEvent::attempt_lost, v1::RECOVERING},
+    {v1::RUNNING, JobEvent::failed, v1::FAILED},
+    {v1::RUNNING, JobEvent::cancel_requested, v1::CANCELLING},
+    {v1::EXPORTING, JobEvent::completed, v1::SUCCEEDED},
+    {v1::EXPORTING, JobEvent::attempt_lost, v1::RECOVERING},
+    {v1::EXPORTING, JobEvent::failed, v1::FAILED},
+    {v1::EXPORTING, JobEvent::cancel_requested, v1::CANCELLING},
+    {v1::RECOVERING, JobEvent::attempt_gone, v1::QUEUED},
+    {v1::RECOVERING, JobEvent::completed, v1::SUCCEEDED},
+    {v1::RECOVERING, JobEvent::failed, v1::FAILED},
+    {v1::RECOVERING, JobEvent::cancel_requested, v1::CANCELLING},
+    {v1::CANCELLING, JobEvent::attempt_gone, v1::CANCELLED},
 };
+
+// In the order of JobEvent.
+constexpr const char* kEventNames[] = {"validated",    "slots granted", "all ranks joined",
+                                       "export began", "attempt lost",  "attempt gone",
+                                       "completed",    "failed",        "cancel requested"};
 
 }  // namespace
 
-Result<v1::JobState> JobStateMachine::next(v1::JobState from, JobEvent event) {
-  const auto found = std::find_if(kTransitions.begin(), kTransitions.end(), [&](const auto& t) {
-    return t.from == from && t.event == event;
-  });
-  if (found != kTransitions.end()) return found->to;
+Result<v1::JobState> next_state(v1::JobState from, JobEvent event) {
+  for (const Transition& t : kTransitions) {
+    if (t.from == from && t.event == event) return t.to;
+  }
   return absl::FailedPreconditionError(
       absl::StrCat("a job in state ", to_string(from), " cannot take \"", to_string(event), "\""));
-}
-
-Status JobStateMachine::apply(JobEvent event) {
-  EMOE_ASSIGN_OR_RETURN(state_, next(state_, event));
-  return ok_status();
-}
-
-const std::vector<JobEvent>& JobStateMachine::all_events() {
-  static const std::vector<JobEvent> kAll = {
-      JobEvent::validated,    JobEvent::slots_granted, JobEvent::all_joined,
-      JobEvent::export_began, JobEvent::attempt_lost,  JobEvent::attempt_gone,
-      JobEvent::completed,    JobEvent::failed,        JobEvent::cancel_requested};
-  return kAll;
 }
 
 bool is_terminal(v1::JobState state) {
@@ -83,27 +71,7 @@ std::string to_string(v1::Reason reason) {
 }
 
 std::string to_string(JobEvent event) {
-  switch (event) {
-    case JobEvent::validated:
-      return "validated";
-    case JobEvent::slots_granted:
-      return "slots granted";
-    case JobEvent::all_joined:
-      return "all ranks joined";
-    case JobEvent::export_began:
-      return "export began";
-    case JobEvent::attempt_lost:
-      return "attempt lost";
-    case JobEvent::attempt_gone:
-      return "attempt gone";
-    case JobEvent::completed:
-      return "completed";
-    case JobEvent::failed:
-      return "failed";
-    case JobEvent::cancel_requested:
-      return "cancel requested";
-  }
-  return "?";
+  return kEventNames[static_cast<size_t>(event)];
 }
 
 }  // namespace emoe::server

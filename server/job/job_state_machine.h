@@ -1,7 +1,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "base/status.h"
 #include "emoe/v1/job.pb.h"
@@ -21,8 +20,8 @@ enum class JobEvent {
   cancel_requested,
 };
 
-// The life of a job, without anything around it: which event may follow which state, and what comes
-// then. Every other combination is refused with FAILED_PRECONDITION and changes nothing.
+// The life of a job as a pure function: which event may happen in which state, and the state after
+// it. Every other combination is FAILED_PRECONDITION.
 //
 //   VALIDATING ─validated─▶ QUEUED ─slots_granted─▶ STARTING ─all_joined─▶ RUNNING ─export_began─▶ EXPORTING
 //                             ▲                       │                      │                      │    │
@@ -40,21 +39,7 @@ enum class JobEvent {
 //   SUCCEEDED, FAILED and CANCELLED have no way out. PAUSING and PAUSED are in the wire contract
 //   and unreachable until pausing exists.
 //
-// Not thread-safe; a value.
-class JobStateMachine {
- public:
-  explicit JobStateMachine(v1::JobState state) : state_(state) {}
-
-  [[nodiscard]] v1::JobState state() const { return state_; }
-  // Moves to the next state, or FAILED_PRECONDITION ("a SUCCEEDED job cannot …").
-  [[nodiscard]] Status apply(JobEvent event);
-
-  [[nodiscard]] static Result<v1::JobState> next(v1::JobState from, JobEvent event);
-  [[nodiscard]] static const std::vector<JobEvent>& all_events();
-
- private:
-  v1::JobState state_;
-};
+[[nodiscard]] Result<v1::JobState> next_state(v1::JobState from, JobEvent event);
 
 [[nodiscard]] bool is_terminal(v1::JobState state);
 // True where processes of an attempt may exist, and slots are held.

@@ -1,19 +1,23 @@
 #include "server/job/job_store.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <limits>
 
 #include <absl/strings/str_cat.h>
 #include <sys/stat.h>
 
 #include "server/job/errors.h"
+#include "server/job/store_rows.h"
 #include "server/job/store_schema.h"
-#include "server/job/store_writes.h"
 
 namespace emoe::server {
 namespace {
 
 constexpr char kDatabaseName[] = "jobs.db";
+constexpr int64_t kLastStep = std::numeric_limits<int64_t>::max();
+constexpr int kNoLimit = -1;  // as SQLite counts
 
 // The database holds the secrets that ranks join with: a new folder is this user's alone.
 Status make_private_folder(const std::filesystem::path& folder) {
@@ -33,49 +37,12 @@ Result<FileLock> lock_folder(const std::filesystem::path& folder) {
                    path.string(), "); stop that one or use another --state-dir"));
 }
 
-}  // namespace
-
-namespace {
-
 // Errors that are not about the database itself have a reason already.
 Status mapped(const Status& status) {
   return status.ok() || !error_detail_of(status).reason.empty() ? status : store_failed(status);
 }
 
 }  // namespace
-
-// Takes a reading connection for one scope; opens one more when all are taken.
-class JobStore::Reader {
- public:
-  explicit Reader(JobStore& store) : store_(store) {
-    {
-      const std::lock_guard lock(store.readers_mutex_);
-      if (!store.readers_.empty()) {
-        database_ = std::move(store.readers_.back());
-        store.readers_.pop_back();
-        return;
-      }
-    }
-    auto opened =
-        Database::open(store.config_.state_dir / kDatabaseName, Database::Mode::read_only);
-    status_ = opened.status();
-    if (opened.ok()) database_ = *std::move(opened);
-  }
-  Reader(const Reader&) = delete;
-  Reader& operator=(const Reader&) = delete;
-  ~Reader() {
-    if (database_ == nullptr) return;
-    const std::lock_guard lock(store_.readers_mutex_);
-    store_.readers_.push_back(std::move(database_));
-  }
-  [[nodiscard]] const Status& status() const { return status_; }
-  [[nodiscard]] Database& database() { return *database_; }
-
- private:
-  JobStore& store_;
-  std::unique_ptr<Database> database_;
-  Status status_;
-};
 
 JobStore::JobStore(Config config, FileLock lock, std::unique_ptr<Database> writer)
     : config_(std::move(config)), lock_(std::move(lock)), writer_(std::move(writer)) {}
@@ -94,11 +61,27 @@ Result<std::unique_ptr<JobStore>> JobStore::open(Config config) {
   return store;
 }
 
+Result<std::unique_ptr<Database>> JobStore::reader() {
+  {
+    const std::lock_guard lock(readers_mutex_);
+    if (!readers_.empty()) {
+      auto database = std::move(readers_.back());
+      readers_.pop_back();
+      return database;
+    }
+  }
+  return Database::open(config_.state_dir / kDatabaseName, Database::Mode::read_only);
+}
+
 template <typename Body>
 auto JobStore::read(const Body& body) -> decltype(body(std::declval<Database&>())) {
-  Reader reader(*this);
-  if (!reader.status().ok()) return mapped(reader.status());
-  auto result = body(reader.database());
+  auto database = reader();
+  if (!database.ok()) return mapped(database.status());
+  auto result = body(**database);
+  {
+    const std::lock_guard lock(readers_mutex_);
+    readers_.push_back(*std::move(database));
+  }
   if (!result.ok()) return mapped(result.status());
   return result;
 }
@@ -146,17 +129,10 @@ Result<JobRecord> JobStore::job(const std::string& id) {
 }
 
 Result<std::vector<JobRecord>> JobStore::unfinished_jobs() {
-  return read([&](Database& database) -> Result<std::vector<JobRecord>> {
+  return read([&](Database& database) {
     Statement select(database, kSelectJob + std::string(" WHERE state NOT IN (?,?,?) "
                                                         "ORDER BY create_time, id"));
-    select.bind(int64_t{v1::SUCCEEDED}).bind(int64_t{v1::FAILED}).bind(int64_t{v1::CANCELLED});
-    std::vector<JobRecord> jobs;
-    while (select.next()) {
-      EMOE_ASSIGN_OR_RETURN(JobRecord record, read_job(select));
-      jobs.push_back(std::move(record));
-    }
-    EMOE_RETURN_IF_ERROR(select.status());
-    return jobs;
+    return read_rows(select.bind(v1::SUCCEEDED, v1::FAILED, v1::CANCELLED), read_job);
   });
 }
 
@@ -169,7 +145,7 @@ Result<std::map<v1::JobState, int>> JobStore::count_by_state() {
     Statement select(database, "SELECT state, count(*) FROM jobs GROUP BY state");
     std::map<v1::JobState, int> counts;
     while (select.next()) {
-      counts[static_cast<v1::JobState>(select.integer(0))] = static_cast<int>(select.integer(1));
+      counts[select.integer<v1::JobState>(0)] = select.integer<int>(1);
     }
     EMOE_RETURN_IF_ERROR(select.status());
     return counts;
@@ -177,7 +153,10 @@ Result<std::map<v1::JobState, int>> JobStore::count_by_state() {
 }
 
 Result<std::vector<AttemptRecord>> JobStore::attempts(const std::string& job_id) {
-  return read([&](Database& database) { return read_attempts(database, job_id); });
+  return read([&](Database& database) {
+    Statement select(database, "SELECT * FROM attempts WHERE job_id=? ORDER BY number");
+    return read_rows(select.bind(job_id), read_attempt);
+  });
 }
 
 Result<std::vector<v1::Event>> JobStore::events(const std::string& job_id, int64_t from,
@@ -186,63 +165,62 @@ Result<std::vector<v1::Event>> JobStore::events(const std::string& job_id, int64
     Statement select(
         database,
         "SELECT body FROM events WHERE job_id=? AND sequence>=? ORDER BY sequence LIMIT ?");
-    return read_messages<v1::Event>(select.bind(job_id).bind(from).bind(int64_t{limit}));
+    return read_rows(select.bind(job_id, from, limit), read_event);
+  });
+}
+
+template <typename Message>
+Result<std::vector<Message>> JobStore::by_step(const std::string& job_id, v1::Event::KindCase kind,
+                                               Message* (v1::Event::*content)(), int64_t first,
+                                               int64_t last, int limit) {
+  return read([&](Database& database) -> Result<std::vector<Message>> {
+    EMOE_ASSIGN_OR_RETURN(auto events, events_by_step(database, job_id, kind, first, last, limit));
+    std::vector<Message> messages;
+    for (v1::Event& event : events) messages.push_back(std::move(*(event.*content)()));
+    return messages;
   });
 }
 
 Result<std::vector<v1::StepMetrics>> JobStore::steps(const std::string& job_id, int64_t from,
                                                      int limit) {
-  return read([&](Database& database) -> Result<std::vector<v1::StepMetrics>> {
-    // A step is done again after a retry: the newest attempt's numbers count. SQLite takes the body
-    // from the row of the maximum.
-    Statement select(database,
-                     "SELECT body, max(attempt) FROM events WHERE job_id=? AND step>=? "
-                     "GROUP BY step ORDER BY step LIMIT ?");
-    select.bind(job_id).bind(from).bind(int64_t{limit});
-    EMOE_ASSIGN_OR_RETURN(auto events, read_messages<v1::Event>(select));
-    std::vector<v1::StepMetrics> steps;
-    for (v1::Event& event : events) steps.push_back(std::move(*event.mutable_step()));
-    return steps;
-  });
+  return by_step(job_id, v1::Event::kStep, &v1::Event::mutable_step, from, kLastStep, limit);
+}
+
+Result<std::vector<v1::EvalResult>> JobStore::evals(const std::string& job_id, int64_t from,
+                                                    int64_t end) {
+  return by_step(job_id, v1::Event::kEval, &v1::Event::mutable_eval, from, end - 1, kNoLimit);
+}
+
+Result<std::vector<v1::CheckpointInfo>> JobStore::checkpoints(const std::string& job_id,
+                                                              int64_t newest) {
+  auto found =
+      by_step(job_id, v1::Event::kCheckpoint, &v1::Event::mutable_checkpoint, 0, newest, kNoLimit);
+  if (found.ok()) std::reverse(found->begin(), found->end());
+  return found;
 }
 
 Result<bool> JobStore::has_steps(const std::string& job_id, int attempt) {
   return read([&](Database& database) -> Result<bool> {
-    Statement select(database,
-                     "SELECT 1 FROM events WHERE job_id=? AND step>=0 AND attempt=? LIMIT 1");
-    const bool found = select.bind(job_id).bind(int64_t{attempt}).next();
+    Statement select(
+        database,
+        "SELECT 1 FROM events WHERE job_id=? AND kind=? AND step>=0 AND attempt=? LIMIT 1");
+    const bool found = select.bind(job_id, v1::Event::kStep, attempt).next();
     EMOE_RETURN_IF_ERROR(select.status());
     return found;
   });
 }
 
-Result<std::vector<v1::EvalResult>> JobStore::evals(const std::string& job_id, int64_t from,
-                                                    int64_t end) {
-  return read([&](Database& database) {
-    Statement select(database,
-                     "SELECT body FROM evals WHERE job_id=? AND step>=? AND step<? ORDER BY step");
-    return read_messages<v1::EvalResult>(select.bind(job_id).bind(from).bind(end));
-  });
-}
-
-Result<std::vector<v1::CheckpointInfo>> JobStore::checkpoints(const std::string& job_id,
-                                                              int64_t newest) {
-  return read([&](Database& database) {
-    Statement select(database,
-                     "SELECT body FROM checkpoints WHERE job_id=? AND step<=? ORDER BY step DESC");
-    return read_messages<v1::CheckpointInfo>(select.bind(job_id).bind(newest));
-  });
-}
-
 Result<std::map<std::string, v1::CheckpointInfo>> JobStore::last_checkpoints() {
   return read([&](Database& database) -> Result<std::map<std::string, v1::CheckpointInfo>> {
-    // SQLite takes the other columns from the row of the maximum.
-    Statement select(database, "SELECT job_id, body, max(step) FROM checkpoints GROUP BY job_id");
+    Statement select(database,
+                     "SELECT (SELECT body FROM events WHERE job_id=id AND kind=? AND step>=0 "
+                     "ORDER BY step DESC, sequence DESC LIMIT 1) AS newest, id FROM jobs "
+                     "WHERE newest IS NOT NULL");
+    select.bind(v1::Event::kCheckpoint);
     std::map<std::string, v1::CheckpointInfo> newest;
     while (select.next()) {
-      if (!newest[select.bytes(0)].ParseFromString(select.bytes(1))) {
-        return absl::DataLossError("database: a stored checkpoint is damaged");
-      }
+      EMOE_ASSIGN_OR_RETURN(const v1::Event event, read_event(select));
+      newest[select.bytes(1)] = event.checkpoint();
     }
     EMOE_RETURN_IF_ERROR(select.status());
     return newest;
@@ -253,7 +231,7 @@ Result<int64_t> JobStore::committed_sequence(const std::string& job_id, int atte
   return read([&](Database& database) -> Result<int64_t> {
     Statement select(database,
                      "SELECT sequence FROM cursors WHERE job_id=? AND attempt=? AND rank=?");
-    const bool found = select.bind(job_id).bind(int64_t{attempt}).bind(int64_t{rank}).next();
+    const bool found = select.bind(job_id, attempt, rank).next();
     EMOE_RETURN_IF_ERROR(select.status());
     return found ? select.integer(0) : 0;
   });

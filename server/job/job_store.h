@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -19,6 +20,8 @@ namespace emoe::server {
 // Which jobs, in which order, from where on.
 struct JobQuery {
   enum class Order { create_time, priority, name };
+  // By Order: in requests, and the database's columns.
+  static constexpr std::array kOrderNames = {"create_time", "priority", "name"};
   std::vector<v1::JobState> states;           // empty: any
   std::map<std::string, std::string> labels;  // all must match
   std::optional<std::string> name;
@@ -37,9 +40,9 @@ struct JobPage {
   std::optional<JobQuery::Cursor> next;  // absent on the last page
 };
 
-// Everything the coordinator must not forget, in one SQLite file (WAL, synchronous=FULL): what
-// commit() returned OK for survives a power cut. One writing connection under a mutex; readers
-// have their own and wait for nobody. After open(), every error of SQLite or the file system is
+// The coordinator's durable state in one SQLite file (WAL, synchronous=FULL): a change for which
+// commit() returned OK survives a power cut. One writing connection under a mutex; readers have
+// their own and do not wait for it. After open(), every error of SQLite or the file system is
 // INTERNAL / STORE_FAILED. Thread-safe.
 class JobStore {
  public:
@@ -47,7 +50,7 @@ class JobStore {
     // Made if missing, for this user alone; jobs.db and lock live there.
     std::filesystem::path state_dir;
     std::function<void(double seconds)> on_commit = {};  // how long each commit took
-    // For tests: called before each commit; its error stands for a disk that is full.
+    // For tests: called before each commit, which fails with its error as on a full disk.
     std::function<Status()> before_commit = {};
   };
 
@@ -73,6 +76,7 @@ class JobStore {
   [[nodiscard]] Result<std::vector<AttemptRecord>> attempts(const std::string& job_id);
   [[nodiscard]] Result<std::vector<v1::Event>> events(const std::string& job_id, int64_t from,
                                                       int limit);
+  // Of a step that was done again, here and in the next two, the newest report counts.
   [[nodiscard]] Result<std::vector<v1::StepMetrics>> steps(const std::string& job_id, int64_t from,
                                                            int limit);
   // Whether this attempt has reported a step; looks at all steps of the job.
@@ -92,11 +96,17 @@ class JobStore {
  private:
   JobStore(Config config, FileLock lock, std::unique_ptr<Database> writer);
 
-  // A reading connection out of the pool, returned to it at the end of the scope.
-  class Reader;
-  // The result of `body` on one of them.
+  // A reading connection out of the pool; one more when all are in use.
+  [[nodiscard]] Result<std::unique_ptr<Database>> reader();
+  // The result of `body` on one of them, which goes back to the pool.
   template <typename Body>
   [[nodiscard]] auto read(const Body& body) -> decltype(body(std::declval<Database&>()));
+  // What events_by_step() finds; `content` gives an event's message.
+  template <typename Message>
+  [[nodiscard]] Result<std::vector<Message>> by_step(const std::string& job_id,
+                                                     v1::Event::KindCase kind,
+                                                     Message* (v1::Event::*content)(),
+                                                     int64_t first, int64_t last, int limit);
   // Runs `write` in one durable transaction.
   [[nodiscard]] Status transact(const std::function<Status(Database&)>& write);
 

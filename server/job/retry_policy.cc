@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <csignal>
+#include <iterator>
+#include <utility>
 
 #include <absl/strings/str_cat.h>
 
@@ -10,48 +12,41 @@
 namespace emoe::server {
 namespace {
 
+// By the number of the finding.
+constexpr Verdict kOfFinding[] = {
+    {v1::REASON_PEER_LOST, RetryAction::retry},                 // session_lost
+    {v1::REASON_HANG, RetryAction::retry},                      // hang
+    {v1::REASON_START_FAILED, RetryAction::retry},              // join_timeout
+    {v1::REASON_START_FAILED, RetryAction::fail},               // world_size_mismatch
+    {v1::REASON_START_FAILED, RetryAction::fail},               // launch_refused
+    {v1::REASON_START_FAILED, RetryAction::requeue_uncounted},  // engine_busy
+    {v1::REASON_COORDINATOR_LOST, RetryAction::retry},          // engine_forgot
+    {v1::REASON_MAX_RUNTIME, RetryAction::fail},                // max_runtime
+    {v1::REASON_CANCELLED, RetryAction::end_cancelled},         // cancelled
+};
+static_assert(std::size(kOfFinding) == static_cast<size_t>(Finding::cancelled) + 1);
+
 Verdict judge_finding(Finding finding) {
-  switch (finding) {
-    case Finding::session_lost:
-      return {v1::REASON_PEER_LOST, RetryAction::retry};
-    case Finding::hang:
-      return {v1::REASON_HANG, RetryAction::retry};
-    case Finding::join_timeout:
-      return {v1::REASON_START_FAILED, RetryAction::retry};
-    case Finding::world_size_mismatch:
-    case Finding::launch_refused:
-      return {v1::REASON_START_FAILED, RetryAction::fail};
-    case Finding::engine_busy:
-      return {v1::REASON_START_FAILED, RetryAction::requeue_uncounted};
-    case Finding::engine_forgot:
-      return {v1::REASON_COORDINATOR_LOST, RetryAction::retry};
-    case Finding::max_runtime:
-      return {v1::REASON_MAX_RUNTIME, RetryAction::fail};
-    case Finding::cancelled:
-      return {v1::REASON_CANCELLED, RetryAction::end_cancelled};
-  }
-  return {v1::REASON_INTERNAL, RetryAction::fail};
+  const auto number = static_cast<size_t>(finding);  // maybe one that a newer version stored
+  return number < std::size(kOfFinding) ? kOfFinding[number]
+                                        : Verdict{v1::REASON_INTERNAL, RetryAction::fail};
 }
 
+constexpr std::pair<ExitCode, Verdict> kOfExitCode[] = {
+    {ExitCode::configuration, {v1::REASON_CONFIGURATION, RetryAction::fail}},
+    {ExitCode::data, {v1::REASON_DATA, RetryAction::fail}},
+    {ExitCode::peer_lost, {v1::REASON_PEER_LOST, RetryAction::retry}},
+    {ExitCode::io, {v1::REASON_IO, RetryAction::retry}},
+    {ExitCode::preempted, {v1::REASON_PREEMPTED, RetryAction::requeue_uncounted}},
+    {ExitCode::non_finite, {v1::REASON_NON_FINITE, RetryAction::fail}},
+    {ExitCode::out_of_memory, {v1::REASON_OUT_OF_MEMORY, RetryAction::fail}},
+};
+
 Verdict judge_code(int code) {
-  switch (static_cast<ExitCode>(code)) {
-    case ExitCode::configuration:
-      return {v1::REASON_CONFIGURATION, RetryAction::fail};
-    case ExitCode::data:
-      return {v1::REASON_DATA, RetryAction::fail};
-    case ExitCode::peer_lost:
-      return {v1::REASON_PEER_LOST, RetryAction::retry};
-    case ExitCode::io:
-      return {v1::REASON_IO, RetryAction::retry};
-    case ExitCode::preempted:
-      return {v1::REASON_PREEMPTED, RetryAction::requeue_uncounted};
-    case ExitCode::non_finite:
-      return {v1::REASON_NON_FINITE, RetryAction::fail};
-    case ExitCode::out_of_memory:
-      return {v1::REASON_OUT_OF_MEMORY, RetryAction::fail};
-    default:
-      return {v1::REASON_INTERNAL, RetryAction::retry};
+  for (const auto& [known, verdict] : kOfExitCode) {
+    if (static_cast<int>(known) == code) return verdict;
   }
+  return {v1::REASON_INTERNAL, RetryAction::retry};
 }
 
 }  // namespace
@@ -59,14 +54,14 @@ Verdict judge_code(int code) {
 Verdict judge(const AttemptOutcome& outcome) {
   if (outcome.finding) return judge_finding(*outcome.finding);
   if (outcome.out_of_memory) return {v1::REASON_OUT_OF_MEMORY, RetryAction::fail};
-  // A preemption signal that came before the worker could catch it.
+  // A preemption signal that came before the worker had its handler.
   if (outcome.signal == SIGTERM || outcome.signal == SIGUSR1) {
     return {v1::REASON_PREEMPTED, RetryAction::requeue_uncounted};
   }
   if (outcome.signal != 0) return {v1::REASON_PEER_LOST, RetryAction::retry};
   if (outcome.exit_code != 0) return judge_code(outcome.exit_code);
   if (outcome.reported_success) return {v1::REASON_COMPLETED, RetryAction::succeed};
-  // Exit code 0 without the word of rank 0 is no success: nobody saw the export being verified.
+  // Exit code 0 without a good End report of rank 0 is no success: nobody saw the export verified.
   return {v1::REASON_INTERNAL, RetryAction::retry};
 }
 

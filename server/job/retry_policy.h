@@ -12,7 +12,7 @@ namespace emoe::server {
 // are stored: a new finding gets a new one.
 enum class Finding {
   session_lost = 0,         // a rank fell silent
-  hang = 1,                 // all ranks talk, none gets on
+  hang = 1,                 // heartbeats come, no rank makes progress
   join_timeout = 2,         // ranks missing after join_timeout
   world_size_mismatch = 3,  // MPI started another number of ranks than planned
   launch_refused = 4,       // the engine or the program is missing

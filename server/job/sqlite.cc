@@ -72,17 +72,19 @@ void Statement::note(int code) {
   if (code != SQLITE_OK && status_.ok()) status_ = database_.error(code, "statement");
 }
 
-Statement& Statement::bind(int64_t value) {
+void Statement::bind_integer(int64_t value) {
   if (status_.ok()) note(sqlite3_bind_int64(statement_, next_parameter_++, value));
-  return *this;
 }
 
-Statement& Statement::bind(const std::string& text) {
+void Statement::bind_null() {
+  if (status_.ok()) note(sqlite3_bind_null(statement_, next_parameter_++));
+}
+
+void Statement::bind_value(const std::string& text) {
   if (status_.ok()) {
     note(sqlite3_bind_text64(statement_, next_parameter_++, text.data(), text.size(),
                              SQLITE_TRANSIENT, SQLITE_UTF8));
   }
-  return *this;
 }
 
 Statement& Statement::bind_blob(const std::string& bytes) {
@@ -90,12 +92,6 @@ Statement& Statement::bind_blob(const std::string& bytes) {
     note(sqlite3_bind_blob64(statement_, next_parameter_++, bytes.data(), bytes.size(),
                              SQLITE_TRANSIENT));
   }
-  return *this;
-}
-
-Statement& Statement::bind(const std::optional<int64_t>& value) {
-  if (value) return bind(*value);
-  if (status_.ok()) note(sqlite3_bind_null(statement_, next_parameter_++));
   return *this;
 }
 
@@ -113,13 +109,12 @@ Status Statement::run() {
   return status_;
 }
 
-int64_t Statement::integer(int column) const {
+int64_t Statement::integer_at(int column) const {
   return sqlite3_column_int64(statement_, column);
 }
 
-std::optional<int64_t> Statement::optional_integer(int column) const {
-  if (sqlite3_column_type(statement_, column) == SQLITE_NULL) return std::nullopt;
-  return integer(column);
+bool Statement::is_null(int column) const {
+  return sqlite3_column_type(statement_, column) == SQLITE_NULL;
 }
 
 std::string Statement::bytes(int column) const {

@@ -36,8 +36,8 @@ class Database {
   sqlite3* handle_;
 };
 
-// A prepared statement: bind in order, then next() per row. The first error sticks, later calls do
-// nothing, status() tells it.
+// A prepared statement: bind in order, then next() per row. status() keeps the first error; later
+// calls do nothing.
 class Statement {
  public:
   Statement(Database& database, const std::string& sql);
@@ -45,22 +45,44 @@ class Statement {
   Statement& operator=(const Statement&) = delete;
   ~Statement();
 
-  Statement& bind(int64_t value);
-  Statement& bind(const std::string& text);
+  // Texts; integers, bools and enums, all as INTEGER; an empty optional as NULL.
+  template <typename... Values>
+  Statement& bind(const Values&... values) {
+    (bind_value(values), ...);
+    return *this;
+  }
   Statement& bind_blob(const std::string& bytes);
-  Statement& bind(const std::optional<int64_t>& value);
 
   // True while there is a row; false at the end and on an error.
   [[nodiscard]] bool next();
   // Runs a statement without rows.
   [[nodiscard]] Status run();
 
-  [[nodiscard]] int64_t integer(int column) const;
-  [[nodiscard]] std::optional<int64_t> optional_integer(int column) const;
+  template <typename T = int64_t>
+  [[nodiscard]] T integer(int column) const {
+    return static_cast<T>(integer_at(column));
+  }
+  template <typename T>
+  [[nodiscard]] std::optional<T> optional(int column) const {
+    return is_null(column) ? std::nullopt : std::optional(integer<T>(column));
+  }
   [[nodiscard]] std::string bytes(int column) const;  // text or blob
   [[nodiscard]] const Status& status() const { return status_; }
 
  private:
+  void bind_value(const std::string& text);
+  void bind_integer(int64_t value);
+  void bind_null();
+  template <typename T>
+  void bind_value(const T& value) {
+    bind_integer(static_cast<int64_t>(value));
+  }
+  template <typename T>
+  void bind_value(const std::optional<T>& value) {
+    value ? bind_value(*value) : bind_null();
+  }
+  [[nodiscard]] int64_t integer_at(int column) const;
+  [[nodiscard]] bool is_null(int column) const;
   void note(int code);
   Database& database_;
   sqlite3_stmt* statement_ = nullptr;
@@ -68,7 +90,7 @@ class Statement {
   Status status_;
 };
 
-// BEGIN IMMEDIATE … COMMIT; rolled back when it goes without a commit.
+// BEGIN IMMEDIATE … COMMIT; rolled back when destroyed without a commit.
 class Transaction {
  public:
   explicit Transaction(Database& database);

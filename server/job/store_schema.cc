@@ -5,6 +5,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "emoe/v1/job.pb.h"
+#include "server/job/store_rows.h"
 
 namespace emoe::server {
 namespace {
@@ -45,7 +46,7 @@ CREATE TABLE requests(
   response BLOB NOT NULL) WITHOUT ROWID;
 )";
 
-// Requests are forgotten some day; an attempt's time and its fruitless repeats outlive a restart.
+// Requests are deleted after a while; a job's run time and idle requeues survive a restart.
 constexpr char kVersion2[] = R"(
 ALTER TABLE requests ADD COLUMN time INTEGER NOT NULL DEFAULT 0;
 UPDATE requests SET time = CAST(strftime('%s', 'now') AS INTEGER) * 1000000000;
@@ -54,13 +55,16 @@ ALTER TABLE jobs ADD COLUMN idle_requeues INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN run_time INTEGER NOT NULL DEFAULT 0;
 )";
 
-// A step is stored once, as its event, and found by its number; what changes with every step leaves
-// the job's row.
+// Steps, evaluations and checkpoints are stored once, as events, and found by kind and step. The
+// fields that change with every step move from the job's row to one of their own.
 constexpr char kVersion3[] = R"(
 DROP TABLE steps;
+DROP TABLE evals;
+DROP TABLE checkpoints;
+ALTER TABLE events ADD COLUMN kind INTEGER;
 ALTER TABLE events ADD COLUMN step INTEGER;
 ALTER TABLE events ADD COLUMN attempt INTEGER;
-CREATE INDEX events_by_step ON events(job_id, step, attempt) WHERE step IS NOT NULL;
+CREATE INDEX events_by_step ON events(job_id, kind, step, attempt) WHERE step IS NOT NULL;
 CREATE TABLE progress(
   job_id TEXT PRIMARY KEY REFERENCES jobs(id) ON DELETE CASCADE, next_sequence INTEGER NOT NULL,
   run_time INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
@@ -71,7 +75,7 @@ ALTER TABLE attempts RENAME COLUMN doom TO stop_reason;
 ALTER TABLE attempts RENAME COLUMN doom_message TO stop_message;
 )";
 
-// What version 3 moves out of message bodies.
+// For version 3: moves progress out of the bodies of jobs.
 Status move_progress(Database& database) {
   Statement jobs(database, "SELECT id, body FROM jobs");
   while (jobs.next()) {
@@ -90,15 +94,16 @@ Status move_progress(Database& database) {
   return jobs.status();
 }
 
-Status index_steps(Database& database) {
+Status index_events(Database& database) {
   Statement events(database, "SELECT job_id, sequence, body FROM events");
   while (events.next()) {
     v1::Event event;
     if (!event.ParseFromString(events.bytes(2))) return absl::DataLossError("an event is damaged");
-    if (!event.has_step()) continue;
-    Statement update(database, "UPDATE events SET step=?, attempt=? WHERE job_id=? AND sequence=?");
-    update.bind(event.step().step()).bind(int64_t{event.step().attempt()});
-    EMOE_RETURN_IF_ERROR(update.bind(events.bytes(0)).bind(events.integer(1)).run());
+    const EventKey key = key_of(event);
+    Statement update(database,
+                     "UPDATE events SET kind=?, step=?, attempt=? WHERE job_id=? AND sequence=?");
+    update.bind(key.kind, key.step, key.attempt, events.bytes(0), events.integer(1));
+    EMOE_RETURN_IF_ERROR(update.run());
   }
   return events.status();
 }
@@ -106,11 +111,11 @@ Status index_steps(Database& database) {
 Status to_version3(Database& database) {
   EMOE_RETURN_IF_ERROR(database.execute(kVersion3));
   EMOE_RETURN_IF_ERROR(move_progress(database));
-  return index_steps(database);
+  return index_events(database);
 }
 
-// The i-th brings version i to version i + 1; version 0 is an empty file. Never changed once
-// released: a change of the tables is one more entry.
+// The i-th migrates version i to version i + 1; version 0 is an empty file. A released entry is
+// never changed: a change of the tables is a new entry.
 constexpr std::array<Status (*)(Database&), 3> kMigrations = {
     [](Database& database) { return database.execute(kVersion1); },
     [](Database& database) { return database.execute(kVersion2); }, to_version3};

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -20,8 +19,8 @@ struct JobRecord {
   int failures = 0;                    // counted attempts that failed
   int idle_requeues = 0;               // uncounted attempts in a row that did no step
   std::optional<WallTime> not_before;  // a retry's pause
-  // How long attempts of it ran under a coordinator's eyes, for resources.max_runtime. In memory it
-  // runs on between commits.
+  // How long its attempts ran while a coordinator watched, for resources.max_runtime. In memory it
+  // grows between commits.
   std::chrono::nanoseconds run_time{0};
   std::string cancel_message;
 };
@@ -43,7 +42,7 @@ struct AttemptRecord {
   std::string token;   // the secret its ranks join with
   std::string handle;  // the launcher's, empty until launch() returned
   bool ended = false;
-  std::optional<Finding> stop_reason;  // decided: it is being removed for this
+  std::optional<Finding> stop_reason;  // why the attempt is being stopped, once decided
   std::string stop_message;
   std::optional<int> end_code;    // what rank 0's End report said
   std::optional<int> fault_code;  // of the first End report that blames its own rank
@@ -58,7 +57,7 @@ struct RankCursor {
   int64_t sequence = 0;
 };
 
-// A mutating call that was answered: a repeat gets the same answer, for kRequestsKept.
+// A mutating call that was answered; a repeat gets the same answer for kRequestsKept.
 struct RequestRecord {
   std::string request_id;
   std::string method;
@@ -69,15 +68,13 @@ struct RequestRecord {
 };
 inline constexpr std::chrono::hours kRequestsKept{7 * 24};
 
-// The rows of one transaction: a change of a job is stored with the events that describe it, or
-// neither is.
+// The rows of one transaction: a change of a job and the events that describe it are stored
+// together or not at all.
 struct Change {
   std::optional<JobRecord> job;         // all of it
   std::optional<JobProgress> progress;  // or only this
   std::vector<AttemptRecord> attempts;
-  std::vector<v1::Event> events;  // those of steps are what steps() reads
-  std::vector<std::pair<std::string, v1::EvalResult>> evals;  // by job id
-  std::vector<std::pair<std::string, v1::CheckpointInfo>> checkpoints;
+  std::vector<v1::Event> events;  // steps, evaluations and checkpoints are stored as events only
   std::vector<RankCursor> cursors;
   std::optional<RequestRecord> request;
 };

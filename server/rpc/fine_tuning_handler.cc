@@ -12,7 +12,6 @@
 #include "server/job/errors.h"
 #include "server/job/job_state_machine.h"
 #include "server/rpc/grpc_status.h"
-#include "server/rpc/list_request.h"
 #include "server/rpc/requests.h"
 #include "server/rpc/watch_stream.h"
 
@@ -67,35 +66,28 @@ grpc::Status FineTuningHandler::call(const char* method, const std::function<Sta
   return answer;
 }
 
-Result<bool> FineTuningHandler::repeat(const RequestKey& key, v1::Job& job) {
-  EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
-  return first && job.ParseFromString(first->response);
-}
-
-Status FineTuningHandler::create(const v1::CreateJobRequest& request, v1::Job& job) {
-  Diagnostics problems;
-  const RequestKey key = request_key("CreateJob", request.request_id(), request, problems);
-  if (problems.empty() && !request.validate_only()) {
-    EMOE_ASSIGN_OR_RETURN(const bool repeated, repeat(key, job));
-    if (repeated) return ok_status();
-  }
-  const v1::JobSpec resolved = admit(request.spec(), admission_, problems);
-  EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
-  if (request.validate_only()) {
-    EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
-    job.set_name(resolved.name());
-    *job.mutable_spec() = request.spec();
-    *job.mutable_resolved_spec() = resolved;
-    job.set_state(v1::VALIDATING);
-    job.set_priority(resolved.resources().priority());
-    return ok_status();
-  }
-  return answer(controller_.create(request.spec(), resolved, key), job);
-}
-
 grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::CreateJobRequest* request,
                                           v1::Job* job) {
-  return call("CreateJob", [&] { return create(*request, *job); });
+  return call("CreateJob", [&]() -> Status {
+    Diagnostics problems;
+    const RequestKey key = request_key("CreateJob", request->request_id(), *request, problems);
+    if (problems.empty() && !request->validate_only()) {
+      EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
+      if (first) return answer(*first, *job);
+    }
+    const v1::JobSpec resolved = admit(request->spec(), admission_, problems);
+    EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
+    if (request->validate_only()) {
+      EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
+      job->set_name(resolved.name());
+      *job->mutable_spec() = request->spec();
+      *job->mutable_resolved_spec() = resolved;
+      job->set_state(v1::VALIDATING);
+      job->set_priority(resolved.resources().priority());
+      return ok_status();
+    }
+    return answer(controller_.create(request->spec(), resolved, key), *job);
+  });
 }
 
 grpc::Status FineTuningHandler::PlanJob(grpc::ServerContext*, const v1::PlanJobRequest* request,
@@ -118,9 +110,7 @@ grpc::Status FineTuningHandler::GetJob(grpc::ServerContext*, const v1::GetJobReq
 grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext*, const v1::ListJobsRequest* request,
                                          v1::ListJobsResponse* response) {
   return call("ListJobs", [&]() -> Status {
-    const ListRequest list{request->page_size(), request->page_token(), request->filter(),
-                           request->order_by()};
-    EMOE_ASSIGN_OR_RETURN(const JobQuery query, parse_list_request(list));
+    EMOE_ASSIGN_OR_RETURN(const JobQuery query, parse_list_request(*request));
     EMOE_ASSIGN_OR_RETURN(auto page, store_.list(query));
     for (v1::Job& job : page.jobs) {
       controller_.decorate(job);
@@ -130,27 +120,25 @@ grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext*, const v1::ListJob
     }
     if (page.next) {
       response->set_next_page_token(
-          make_page_token(list_fingerprint(list), page.next->key, page.next->id));
+          make_page_token(list_fingerprint(*request), page.next->key, page.next->id));
     }
     return ok_status();
   });
 }
 
-Status FineTuningHandler::update(const v1::UpdateJobRequest& request, v1::Job& job) {
-  Diagnostics problems;
-  const RequestKey key = request_key("UpdateJob", request.request_id(), request, problems);
-  if (problems.empty()) {
-    EMOE_ASSIGN_OR_RETURN(const bool repeated, repeat(key, job));
-    if (repeated) return ok_status();
-  }
-  const JobUpdate update = parse_update(request, problems);
-  EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_UPDATE_MASK"));
-  return answer(controller_.update(request.id(), update, request.etag(), key), job);
-}
-
 grpc::Status FineTuningHandler::UpdateJob(grpc::ServerContext*, const v1::UpdateJobRequest* request,
                                           v1::Job* job) {
-  return call("UpdateJob", [&] { return update(*request, *job); });
+  return call("UpdateJob", [&]() -> Status {
+    Diagnostics problems;
+    const RequestKey key = request_key("UpdateJob", request->request_id(), *request, problems);
+    if (problems.empty()) {
+      EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
+      if (first) return answer(*first, *job);
+    }
+    const JobUpdate update = parse_update(*request, problems);
+    EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_UPDATE_MASK"));
+    return answer(controller_.update(request->id(), update, request->etag(), key), *job);
+  });
 }
 
 grpc::Status FineTuningHandler::CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request,
@@ -189,61 +177,56 @@ grpc::Status FineTuningHandler::DeleteJob(grpc::ServerContext*, const v1::Delete
   });
 }
 
-Status FineTuningHandler::list_metrics(const v1::ListMetricsRequest& request,
-                                       v1::ListMetricsResponse& response) {
-  Diagnostics problems;
-  const int size = parse_page_size(request.page_size(), 1000, 10000, problems);
-  const std::string fingerprint =
-      absl::StrCat("metrics\n", request.id(), "\n", request.from_step());
-  const int64_t from = first_step(fingerprint, request.page_token(), request.from_step(), problems);
-  EMOE_RETURN_IF_ERROR(bad_request(problems));
-  EMOE_RETURN_IF_ERROR(controller_.get(request.id()).status());
-  EMOE_ASSIGN_OR_RETURN(auto steps, store_.steps(request.id(), from, size + 1));
-  int64_t end = kNoLimit;
-  if (static_cast<int>(steps.size()) > size) {
-    end = steps.back().step();
-    response.set_next_page_token(make_page_token(fingerprint, absl::StrCat(end), ""));
-    steps.pop_back();
-  }
-  EMOE_ASSIGN_OR_RETURN(auto evals, store_.evals(request.id(), from, end));
-  for (v1::StepMetrics& step : steps) *response.add_steps() = std::move(step);
-  for (v1::EvalResult& eval : evals) *response.add_evals() = std::move(eval);
-  return ok_status();
-}
-
 grpc::Status FineTuningHandler::ListMetrics(grpc::ServerContext*,
                                             const v1::ListMetricsRequest* request,
                                             v1::ListMetricsResponse* response) {
-  return call("ListMetrics", [&] { return list_metrics(*request, *response); });
-}
-
-Status FineTuningHandler::list_checkpoints(const v1::ListCheckpointsRequest& request,
-                                           v1::ListCheckpointsResponse& response) {
-  Diagnostics problems;
-  const int size = parse_page_size(request.page_size(), 50, 1000, problems);
-  const std::string fingerprint = absl::StrCat("checkpoints\n", request.id());
-  const int64_t newest = first_step(fingerprint, request.page_token(), kNoLimit, problems);
-  EMOE_RETURN_IF_ERROR(bad_request(problems));
-  EMOE_RETURN_IF_ERROR(controller_.get(request.id()).status());
-  EMOE_ASSIGN_OR_RETURN(auto checkpoints, store_.checkpoints(request.id(), newest));
-  for (v1::CheckpointInfo& checkpoint : checkpoints) {
-    std::error_code ignored;
-    const auto manifest = std::filesystem::path(checkpoint.path()) / kCheckpointManifestFile;
-    if (!std::filesystem::exists(manifest, ignored)) continue;
-    if (response.checkpoints_size() == size) {
-      response.set_next_page_token(
-          make_page_token(fingerprint, absl::StrCat(checkpoint.step()), ""));
-      break;
+  return call("ListMetrics", [&]() -> Status {
+    Diagnostics problems;
+    const int size = parse_page_size(request->page_size(), 1000, 10000, problems);
+    const std::string fingerprint =
+        absl::StrCat("metrics\n", request->id(), "\n", request->from_step());
+    const int64_t from =
+        first_step(fingerprint, request->page_token(), request->from_step(), problems);
+    EMOE_RETURN_IF_ERROR(bad_request(problems));
+    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
+    EMOE_ASSIGN_OR_RETURN(auto steps, store_.steps(request->id(), from, size + 1));
+    int64_t end = kNoLimit;
+    if (static_cast<int>(steps.size()) > size) {
+      end = steps.back().step();
+      response->set_next_page_token(make_page_token(fingerprint, absl::StrCat(end), ""));
+      steps.pop_back();
     }
-    *response.add_checkpoints() = std::move(checkpoint);
-  }
-  return ok_status();
+    EMOE_ASSIGN_OR_RETURN(auto evals, store_.evals(request->id(), from, end));
+    for (v1::StepMetrics& step : steps) *response->add_steps() = std::move(step);
+    for (v1::EvalResult& eval : evals) *response->add_evals() = std::move(eval);
+    return ok_status();
+  });
 }
 
 grpc::Status FineTuningHandler::ListCheckpoints(grpc::ServerContext*,
                                                 const v1::ListCheckpointsRequest* request,
                                                 v1::ListCheckpointsResponse* response) {
-  return call("ListCheckpoints", [&] { return list_checkpoints(*request, *response); });
+  return call("ListCheckpoints", [&]() -> Status {
+    Diagnostics problems;
+    const int size = parse_page_size(request->page_size(), 50, 1000, problems);
+    const std::string fingerprint = absl::StrCat("checkpoints\n", request->id());
+    const int64_t newest = first_step(fingerprint, request->page_token(), kNoLimit, problems);
+    EMOE_RETURN_IF_ERROR(bad_request(problems));
+    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
+    EMOE_ASSIGN_OR_RETURN(auto checkpoints, store_.checkpoints(request->id(), newest));
+    for (v1::CheckpointInfo& checkpoint : checkpoints) {
+      std::error_code ignored;
+      const auto manifest = std::filesystem::path(checkpoint.path()) / kCheckpointManifestFile;
+      if (!std::filesystem::exists(manifest, ignored)) continue;
+      if (response->checkpoints_size() == size) {
+        response->set_next_page_token(
+            make_page_token(fingerprint, absl::StrCat(checkpoint.step()), ""));
+        break;
+      }
+      *response->add_checkpoints() = std::move(checkpoint);
+    }
+    return ok_status();
+  });
 }
 
 grpc::Status FineTuningHandler::ExportCheckpoint(grpc::ServerContext*,
@@ -277,34 +260,32 @@ grpc::Status FineTuningHandler::GetServerInfo(grpc::ServerContext*, const v1::Ge
   });
 }
 
-Status FineTuningHandler::logs(const v1::GetJobLogsRequest& request,
-                               v1::GetJobLogsResponse& response) {
-  Diagnostics problems;
-  if (request.max_bytes() < 0) problems.add("max_bytes", "must not be negative");
-  EMOE_RETURN_IF_ERROR(bad_request(problems));
-  EMOE_ASSIGN_OR_RETURN(const v1::Job job, controller_.get(request.id()));
-  const int newest = newest_attempt(job);
-  if (request.attempt() < 0 || request.attempt() > newest) {
-    return make_error(StatusCode::kOutOfRange, "NO_SUCH_ATTEMPT",
-                      absl::StrCat("job ", job.id(), " has attempts 1 to ", newest));
-  }
-  const int attempt = request.attempt() == 0 ? newest : request.attempt();
-  response.set_attempt(attempt);
-  if (attempt == 0) return ok_status();  // nothing was started yet
-  constexpr int kDefault = 64 << 10;
-  constexpr int kLargest = 1 << 20;
-  const int bytes = request.max_bytes() == 0 ? kDefault : std::min(request.max_bytes(), kLargest);
-  EMOE_ASSIGN_OR_RETURN(launcher::LogTail tail,
-                        controller_.log(job.id(), attempt, static_cast<size_t>(bytes)));
-  response.set_text(std::move(tail.text));
-  response.set_truncated(tail.truncated);
-  return ok_status();
-}
-
 grpc::Status FineTuningHandler::GetJobLogs(grpc::ServerContext*,
                                            const v1::GetJobLogsRequest* request,
                                            v1::GetJobLogsResponse* response) {
-  return call("GetJobLogs", [&] { return logs(*request, *response); });
+  return call("GetJobLogs", [&]() -> Status {
+    Diagnostics problems;
+    if (request->max_bytes() < 0) problems.add("max_bytes", "must not be negative");
+    EMOE_RETURN_IF_ERROR(bad_request(problems));
+    EMOE_ASSIGN_OR_RETURN(const v1::Job job, controller_.get(request->id()));
+    const int newest = newest_attempt(job);
+    if (request->attempt() < 0 || request->attempt() > newest) {
+      return make_error(StatusCode::kOutOfRange, "NO_SUCH_ATTEMPT",
+                        absl::StrCat("job ", job.id(), " has attempts 1 to ", newest));
+    }
+    const int attempt = request->attempt() == 0 ? newest : request->attempt();
+    response->set_attempt(attempt);
+    if (attempt == 0) return ok_status();  // nothing was started yet
+    constexpr int kDefault = 64 << 10;
+    constexpr int kLargest = 1 << 20;
+    const int bytes =
+        request->max_bytes() == 0 ? kDefault : std::min(request->max_bytes(), kLargest);
+    EMOE_ASSIGN_OR_RETURN(launcher::LogTail tail,
+                          controller_.log(job.id(), attempt, static_cast<size_t>(bytes)));
+    response->set_text(std::move(tail.text));
+    response->set_truncated(tail.truncated);
+    return ok_status();
+  });
 }
 
 grpc::ServerWriteReactor<v1::Event>* FineTuningHandler::WatchJob(

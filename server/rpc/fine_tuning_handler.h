@@ -56,15 +56,6 @@ class FineTuningHandler final
  private:
   // Runs one call: refuses while draining, maps errors and exceptions, measures.
   grpc::Status call(const char* method, const std::function<Status()>& body);
-  // True if the request was answered before; `job` is that answer, whatever has changed since.
-  [[nodiscard]] Result<bool> repeat(const RequestKey& key, v1::Job& job);
-  [[nodiscard]] Status create(const v1::CreateJobRequest& request, v1::Job& job);
-  [[nodiscard]] Status update(const v1::UpdateJobRequest& request, v1::Job& job);
-  [[nodiscard]] Status list_metrics(const v1::ListMetricsRequest& request,
-                                    v1::ListMetricsResponse& response);
-  [[nodiscard]] Status list_checkpoints(const v1::ListCheckpointsRequest& request,
-                                        v1::ListCheckpointsResponse& response);
-  [[nodiscard]] Status logs(const v1::GetJobLogsRequest& request, v1::GetJobLogsResponse& response);
 
   Controller& controller_;
   JobStore& store_;

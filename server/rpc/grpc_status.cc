@@ -13,11 +13,6 @@ namespace {
 
 constexpr char kDomain[] = "emoe.v1";
 
-// A reason for errors that nobody gave one: the code's own name.
-std::string default_reason(const Status& status) {
-  return code_name(static_cast<grpc::StatusCode>(status.code()));
-}
-
 // Message and details travel in HTTP/2 headers, of which a client by default accepts 8 KiB in all:
 // the message with three bytes for each that is not printable ASCII, the details in base64.
 constexpr size_t kLargestMessage = 1500;  // as it travels
@@ -83,7 +78,7 @@ grpc::Status to_grpc(const Status& status) {
   rich.set_code(code);
   rich.set_message(text_for_details(message));
   google::rpc::ErrorInfo info;
-  info.set_reason(detail.reason.empty() ? default_reason(status) : detail.reason);
+  info.set_reason(detail.reason.empty() ? code_name(code) : detail.reason);
   info.set_domain(kDomain);
   for (const auto& [key, value] : detail.metadata)
     (*info.mutable_metadata())[key] = text_for_details(value);

@@ -14,9 +14,17 @@ namespace emoe::server {
 // not fit are counted in a last one, so that all of it stays below the 8 KiB a client accepts.
 [[nodiscard]] grpc::Status to_grpc(const Status& status);
 
-// What `body` returns; INTERNAL with the text of what it throws. gRPC would answer a call with
-// UNKNOWN and no details, missed by the metrics, and leave a stream hanging whose callback threw; a
-// thread of ours would end the process.
+// A stream that ends before it began; gRPC owns it until its OnDone.
+template <typename Reactor>
+class Refusal final : public Reactor {
+ public:
+  explicit Refusal(const Status& status) { this->Finish(to_grpc(status)); }
+  void OnDone() override { delete this; }
+};
+
+// Calls `body` and turns an exception into INTERNAL with its text. gRPC would answer such a call with
+// UNKNOWN, without details and missed by the metrics, and leave a stream hanging whose callback
+// threw; in a thread of ours the exception would end the process.
 [[nodiscard]] Status without_exceptions(const std::function<Status()>& body);
 
 // "INVALID_ARGUMENT", for metrics labels.

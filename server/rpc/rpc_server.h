@@ -37,11 +37,11 @@ class RpcServer {
 
   [[nodiscard]] std::string address() const { return address_; }  // "127.0.0.1:7070"
 
-  // The announcement of the end: health says NOT_SERVING, new calls and open streams get
-  // UNAVAILABLE / DRAINING. The port stays open, so that whoever calls can learn it. Ranks keep
-  // training and reconnect elsewhere or later.
+  // Announces the shutdown: health says NOT_SERVING, new calls and open streams get
+  // UNAVAILABLE / DRAINING. The port stays open, so that callers get this answer. Ranks keep
+  // training and reconnect later.
   void drain();
-  // The end: drains, closes the port, gives calls under way two seconds before they are cancelled.
+  // Drains, closes the port, and cancels calls that still run after two seconds.
   // DEADLINE_EXCEEDED when one still runs after shutdown_limit (it cannot be interrupted). May be
   // called twice.
   [[nodiscard]] Status shutdown();

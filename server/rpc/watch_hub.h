@@ -14,8 +14,8 @@
 
 namespace emoe::server {
 
-// The way of one watcher's events to it: WatchStream on the wire, a fake in tests. The hub calls
-// both from its thread, one write at a time, finish() once and last; both return at once.
+// Where a watcher's events go: a WatchStream of gRPC, a fake in tests. The hub calls both from its
+// thread, one write at a time, finish() once and last; both return at once.
 class EventStream {
  public:
   virtual ~EventStream() = default;
@@ -40,8 +40,8 @@ class WatchHub {
   WatchHub(Config config, JobStore& store, const Clock& clock);
   ~WatchHub();  // ends all streams; the server must have been shut down before
 
-  // Takes a stream in, until closed(). NOT_FOUND / JOB_NOT_FOUND, OUT_OF_RANGE /
-  // SEQUENCE_OUT_OF_RANGE, INTERNAL / STORE_FAILED: it was not taken.
+  // Adds a stream, served until closed(). Not added on an error: NOT_FOUND / JOB_NOT_FOUND,
+  // OUT_OF_RANGE / SEQUENCE_OUT_OF_RANGE, INTERNAL / STORE_FAILED.
   [[nodiscard]] Status watch(const std::string& job_id, int64_t from_sequence,
                              std::shared_ptr<EventStream> stream);
   // What happened to a stream; each returns at once.
@@ -53,8 +53,8 @@ class WatchHub {
   void notify(const std::string& job_id);
   // Ends all streams with this status, and every later one at once.
   void drain(const Status& status);
-  // Ends the hub's thread. Once gRPC has no stream any more and before its server goes: the thread
-  // may still be on its way out of the last call into gRPC.
+  // Ends the hub's thread. Called when gRPC has no stream any more and before its server is
+  // destroyed: the thread may still be returning from its last call into gRPC.
   void stop();
   [[nodiscard]] size_t watchers() const;
 
@@ -76,7 +76,7 @@ class WatchHub {
   std::map<const EventStream*, Entry> watchers_;
   bool any_dirty_ = false;
   std::optional<Status> draining_;
-  std::jthread thread_;  // last: stops before what it uses goes
+  std::jthread thread_;  // last member: it stops before what it uses is destroyed
 };
 
 }  // namespace emoe::server

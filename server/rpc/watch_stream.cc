@@ -1,7 +1,6 @@
 #include "server/rpc/watch_stream.h"
 
 #include "server/rpc/grpc_status.h"
-#include "server/rpc/refusal.h"
 
 namespace emoe::server {
 namespace {

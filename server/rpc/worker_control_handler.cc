@@ -6,7 +6,6 @@
 
 #include "server/job/errors.h"
 #include "server/rpc/grpc_status.h"
-#include "server/rpc/refusal.h"
 
 namespace emoe::server {
 namespace {

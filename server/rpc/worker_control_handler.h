@@ -14,8 +14,8 @@
 namespace emoe::server {
 
 // WorkerControl on the wire: one object per rank's stream hands its messages to the controller and
-// the controller's answers back. Holds no state of jobs. What goes wrong inside ends the one stream
-// with INTERNAL. Thread-safe.
+// the controller's answers back. Holds no state of jobs. An internal error ends only the stream it
+// happens in, with INTERNAL. Thread-safe.
 class WorkerControlHandler final : public v1::WorkerControl::CallbackService {
  public:
   // Takes what the ranks send; returns at once.

@@ -9,7 +9,7 @@
 
 namespace emoe::server {
 
-// A job that waits, as far as scheduling cares.
+// A queued job as the scheduler sees it.
 struct QueuedJob {
   std::string id;
   launcher::Resources needs;
@@ -35,9 +35,9 @@ struct Schedule {
   std::vector<Waiting> waiting;    // the rest, in queue order
 };
 
-// Who runs next. Gang: a job gets all that it needs or nothing. Priority, then age; nobody overtakes a
-// job that waits for resources (no backfill), so a wide job is never starved by narrow ones. A job
-// whose retry pause has not passed keeps its place but holds up nobody. Pure.
+// Decides which jobs start now. Gang scheduling: a job gets all that it needs or nothing. Order is by
+// priority, then age. No job overtakes one that waits for resources (no backfill), so a wide job is
+// never starved by narrow ones. A job in its retry pause keeps its place but blocks no other. Pure.
 [[nodiscard]] Schedule schedule(std::vector<QueuedJob> queued,
                                 const std::vector<RunningJob>& running,
                                 const launcher::Resources& total, SteadyTime now);

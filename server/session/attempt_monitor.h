@@ -13,16 +13,15 @@
 namespace emoe::server {
 
 // Watches the ranks of one attempt: which have joined, which fell silent, which one lags when no
-// rank makes progress.
-// Knows no stream and no store; time comes in with every call. Not thread-safe.
+// rank makes progress. Knows no stream and no store; every call gets the time. Not thread-safe.
 class AttemptMonitor {
  public:
   struct Config {
     int ranks = 1;
     std::chrono::milliseconds join_timeout{};
     std::chrono::milliseconds session_timeout{};
-    // Progress is any change of step, phase, collective counters or work_done in a heartbeat:
-    // whatever a rank does, at most a micro-batch, a tensor or a collective lies between two.
+    // Progress is any change of step, phase, collective counters or work_done in a heartbeat.
+    // Between two changes lies at most one micro-batch, tensor or collective, in every phase.
     std::chrono::milliseconds progress_timeout{};
   };
   struct Alarm {
@@ -43,14 +42,14 @@ class AttemptMonitor {
   void heartbeat(int rank, const v1::RankHeartbeat& heartbeat, SteadyTime now);
   void reported(int rank, SteadyTime now);
   void ended(int rank);  // its End report came: from now on it may be silent
-  // The coordinator itself did nothing for so long up to `now`: no rank is to blame for this time.
+  // The coordinator itself stood still for `gap` up to `now`: this time counts against no rank.
   void forgive(SteadyTime::duration gap, SteadyTime now);
 
   [[nodiscard]] bool all_joined() const { return all_joined_; }
   [[nodiscard]] bool all_ended() const;
   // What is wrong with the attempt now, if anything.
   [[nodiscard]] std::optional<Alarm> check(SteadyTime now) const;
-  // "rank 1 on host n2 in step 37, phase backward", for a rank of which anything is known.
+  // "rank 1 on host n2 in step 37, phase backward", as far as it is known.
   [[nodiscard]] std::string describe(int rank) const;
   [[nodiscard]] const v1::RankInfo* info(int rank) const;
 

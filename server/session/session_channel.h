@@ -16,9 +16,9 @@ class SessionChannel {
   virtual void welcome(int64_t committed_sequence) = 0;
   virtual void ack(int64_t sequence) = 0;
   virtual void command(RankCommand command) = 0;
-  // Ends the stream; nothing is sent behind it.
+  // Ends the stream; nothing is sent after it.
   virtual void close(const Status& status) = 0;
-  // One message of this stream was dealt with: the stream may read another.
+  // One message of this stream was processed: the stream may read another.
   virtual void consumed() = 0;
 };
 

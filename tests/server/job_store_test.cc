@@ -1,6 +1,7 @@
 #include "server/job/job_store.h"
 
 #include <fstream>
+#include <limits>
 
 #include <gtest/gtest.h>
 #include <sqlite3.h>
@@ -37,11 +38,20 @@ class JobStoreTest : public ::testing::Test {
     return event;
   }
   static v1::Event step_event(const std::string& id, int64_t sequence, int64_t step, int attempt) {
-    v1::Event event;
-    event.set_job_id(id);
-    event.set_sequence(sequence);
+    v1::Event event = JobStoreTest::event(id, sequence);
     event.mutable_step()->set_step(step);
     event.mutable_step()->set_attempt(attempt);
+    return event;
+  }
+  static v1::Event eval_event(const std::string& id, int64_t sequence, int64_t step, double loss) {
+    v1::Event event = JobStoreTest::event(id, sequence);
+    event.mutable_eval()->set_step(step);
+    event.mutable_eval()->set_loss(loss);
+    return event;
+  }
+  static v1::Event checkpoint_event(const std::string& id, int64_t sequence, int64_t step) {
+    v1::Event event = JobStoreTest::event(id, sequence);
+    event.mutable_checkpoint()->set_step(step);
     return event;
   }
   static Change change(const JobRecord& job, std::vector<v1::Event> events = {}) {
@@ -64,12 +74,23 @@ class JobStoreTest : public ::testing::Test {
         << sqlite3_errmsg(raw);
     sqlite3_close(raw);
   }
+  // Opens the database to migrate it, and again as it is then.
+  template <typename Check>
+  void open_twice(const Check& check) {
+    for (int round = 0; round < 2; ++round) {
+      const auto store = open();
+      ASSERT_NE(store, nullptr);
+      const auto job = store->job("job-1");
+      ASSERT_TRUE(job.ok()) << job.status();
+      check(*store, *job, round);
+    }
+  }
   testing::TempDir dir_;
 };
 
 TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   JobRecord job = record("a");
-  job.next_sequence = 4;
+  job.next_sequence = 5;
   job.job.mutable_progress()->set_step(1);
   job.job.mutable_update_time()->set_seconds(9);
   job.run_time = std::chrono::seconds(77);
@@ -85,10 +106,9 @@ TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   attempt.fault_message = "row 3";
   {
     const auto store = open();
-    Change all = change(job, {event("a", 1), event("a", 2), step_event("a", 3, 0, 2)});
+    Change all = change(job, {event("a", 1), eval_event("a", 2, 0, 1.5), step_event("a", 3, 0, 2),
+                              checkpoint_event("a", 4, 1)});
     all.attempts = {attempt};
-    all.evals.emplace_back("a", v1::EvalResult());
-    all.checkpoints.emplace_back("a", v1::CheckpointInfo());
     all.cursors = {{"a", 2, 1, 17}};
     all.request = RequestRecord{"r", "CreateJob", "hash", "a", std::string("an\0swer", 7)};
     ASSERT_TRUE(store->commit(all).ok());
@@ -97,7 +117,7 @@ TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   const auto read = store->job("a");
   ASSERT_TRUE(read.ok());
   EXPECT_EQ(read->job.SerializeAsString(), job.job.SerializeAsString());
-  EXPECT_EQ(read->next_sequence, 4);
+  EXPECT_EQ(read->next_sequence, 5);
   EXPECT_EQ(read->run_time, job.run_time);
   EXPECT_EQ(read->revision, 7);
   EXPECT_EQ(read->failures, 2);
@@ -110,7 +130,7 @@ TEST_F(JobStoreTest, KeepsEverythingOverAReopening) {
   EXPECT_EQ(attempts->front().end_code, 0);
   EXPECT_EQ(attempts->front().fault_code, 65);
   EXPECT_FALSE(attempts->front().ended);
-  EXPECT_EQ(store->events("a", 2, 10)->size(), 2U);
+  EXPECT_EQ(store->events("a", 2, 10)->size(), 3U);
   EXPECT_EQ(store->steps("a", 0, 10)->size(), 1U);
   EXPECT_EQ(store->evals("a", 0, 100)->size(), 1U);
   EXPECT_EQ(store->checkpoints("a", 100)->size(), 1U);
@@ -182,55 +202,47 @@ TEST_F(JobStoreTest, RefusesANewerSchema) {
 
 TEST_F(JobStoreTest, MigratesVersion1) {
   ASSERT_NO_FATAL_FAILURE(write_database("jobs_v1.sql"));
-  for (int round = 0; round < 2; ++round) {  // migrated, then opened as it is
-    const auto store = open();
-    ASSERT_NE(store, nullptr);
-    const auto job = store->job("job-1");
-    ASSERT_TRUE(job.ok()) << job.status();
-    EXPECT_EQ(job->job.name(), "old");
-    EXPECT_EQ(job->next_sequence, 3);
-    EXPECT_EQ(job->failures, 2);
-    EXPECT_EQ(job->idle_requeues, round);
-    EXPECT_EQ(store->attempts("job-1")->front().stop_reason, Finding::hang);
-    const auto request = store->request("r");
+  open_twice([](JobStore& store, const JobRecord& job, int round) {
+    EXPECT_EQ(job.job.name(), "old");
+    EXPECT_EQ(job.next_sequence, 3);
+    EXPECT_EQ(job.failures, 2);
+    EXPECT_EQ(job.idle_requeues, round);
+    EXPECT_EQ(store.attempts("job-1")->front().stop_reason, Finding::hang);
+    const auto request = store.request("r");
     ASSERT_TRUE(request.ok() && request->has_value());
     EXPECT_LT(WallTime::clock::now() - (*request)->time, std::chrono::hours(1));  // not forgotten
-    JobRecord next = *job;
+    JobRecord next = job;
     next.idle_requeues = 1;
-    ASSERT_TRUE(store->commit(change(next)).ok());
-  }
+    ASSERT_TRUE(store.commit(change(next)).ok());
+  });
 }
 
 TEST_F(JobStoreTest, MigratesVersion2WithItsStepsAndProgress) {
   ASSERT_NO_FATAL_FAILURE(write_database("jobs_v2.sql"));
-  for (int round = 0; round < 2; ++round) {  // migrated, then opened as it is
-    const auto store = open();
-    ASSERT_NE(store, nullptr);
-    const auto job = store->job("job-1");
-    ASSERT_TRUE(job.ok()) << job.status();
-    EXPECT_EQ(job->next_sequence, 6);
-    EXPECT_EQ(job->run_time, std::chrono::seconds(12));
-    EXPECT_EQ(job->job.name(), "old");
-    EXPECT_EQ(job->job.resolved_spec().parallel().ranks(), 8);
-    EXPECT_EQ(job->job.progress().step(), 3 + round);
-    EXPECT_EQ(job->job.progress().phase(), round == 0 ? "train" : "");
-    EXPECT_EQ(job->job.update_time().seconds(), 1'700'000'100);
-    EXPECT_EQ(store->list({.labels = {{"team", "red"}}})->jobs.at(0).progress().step(), 3 + round);
-    const auto steps = store->steps("job-1", 0, 10);
+  open_twice([](JobStore& store, const JobRecord& job, int round) {
+    EXPECT_EQ(job.next_sequence, 6);
+    EXPECT_EQ(job.run_time, std::chrono::seconds(12));
+    EXPECT_EQ(job.job.name(), "old");
+    EXPECT_EQ(job.job.resolved_spec().parallel().ranks(), 8);
+    EXPECT_EQ(job.job.progress().step(), 3 + round);
+    EXPECT_EQ(job.job.progress().phase(), round == 0 ? "train" : "");
+    EXPECT_EQ(job.job.update_time().seconds(), 1'700'000'100);
+    EXPECT_EQ(store.list({.labels = {{"team", "red"}}})->jobs.at(0).progress().step(), 3 + round);
+    const auto steps = store.steps("job-1", 0, 10);
     ASSERT_TRUE(steps.ok()) << steps.status();
     ASSERT_EQ(steps->size(), 3U);
     for (int64_t i = 0; i < 3; ++i) EXPECT_EQ(steps->at(static_cast<size_t>(i)).step(), i);
     EXPECT_EQ(steps->at(1).attempt(), 2) << "done again";
     EXPECT_EQ(steps->at(1).loss(), 0.5);
-    EXPECT_TRUE(*store->has_steps("job-1", 1));
-    EXPECT_EQ(store->events("job-1", 1, 10)->size(), 5U);
-    JobRecord next = *job;
+    EXPECT_TRUE(*store.has_steps("job-1", 1));
+    EXPECT_EQ(store.events("job-1", 1, 10)->size(), 5U);
+    JobRecord next = job;
     next.job.mutable_progress()->set_step(4);
     next.job.mutable_progress()->clear_phase();
     Change small;
     small.progress = progress_of(next);
-    ASSERT_TRUE(store->commit(small).ok());
-  }
+    ASSERT_TRUE(store.commit(small).ok());
+  });
 }
 
 TEST_F(JobStoreTest, ForgetsRequestsAfterAWeek) {
@@ -261,12 +273,8 @@ TEST_F(JobStoreTest, ANewFolderIsItsOwnersAlone) {
 TEST_F(JobStoreTest, KnowsStepsOfAnAttemptAndTheLastCheckpoints) {
   const auto store = open();
   Change all = change(record("a"));
-  all.events = {step_event("a", 1, 0, 2)};
-  for (const int64_t at : {4, 12, 8}) {
-    v1::CheckpointInfo info;
-    info.set_step(at);
-    all.checkpoints.emplace_back("a", info);
-  }
+  all.events = {step_event("a", 1, 0, 2), checkpoint_event("a", 2, 4), checkpoint_event("a", 3, 12),
+                checkpoint_event("a", 4, 8)};
   ASSERT_TRUE(store->commit(std::vector<Change>{all, change(record("b"))}).ok());
   EXPECT_FALSE(*store->has_steps("a", 1));
   EXPECT_TRUE(*store->has_steps("a", 2));
@@ -323,6 +331,25 @@ TEST_F(JobStoreTest, AStepDoneAgainCountsWithTheNewestAttemptAndStaysInTheHistor
   const auto history = store->events("a", 2, 10);
   ASSERT_EQ(history->size(), 4U);
   EXPECT_EQ(history->front().step().attempt(), 1);
+}
+
+TEST_F(JobStoreTest, EvaluationsAndCheckpointsOfAStepDoneAgainAreTheNewest) {
+  const auto store = open();
+  ASSERT_TRUE(
+      store
+          ->commit(change(record("a"), {eval_event("a", 1, 0, 3.0), eval_event("a", 2, 8, 2.0),
+                                        step_event("a", 3, 8, 1), checkpoint_event("a", 4, 8),
+                                        eval_event("a", 5, 8, 1.0), eval_event("a", 6, 12, 0.5),
+                                        checkpoint_event("a", 7, 8), checkpoint_event("a", 8, 12)}))
+          .ok());
+  const auto evals = store->evals("a", 1, 12);
+  ASSERT_EQ(evals->size(), 1U);
+  EXPECT_EQ(evals->front().loss(), 1.0);
+  EXPECT_EQ(store->evals("a", 0, 13)->size(), 3U);
+  const auto checkpoints = store->checkpoints("a", std::numeric_limits<int64_t>::max());
+  ASSERT_EQ(checkpoints->size(), 2U);
+  EXPECT_EQ(checkpoints->front().step(), 12) << "newest first";
+  EXPECT_EQ(store->checkpoints("a", 11)->size(), 1U);
 }
 
 TEST_F(JobStoreTest, ProgressAloneLeavesTheRestOfTheJob) {
@@ -383,11 +410,11 @@ TEST_F(JobStoreTest, WhateverTheDatabaseRefusesIsStoreFailed) {
   EXPECT_EQ(error_detail_of(store->job("x").status()).reason, "JOB_NOT_FOUND");
   sqlite3* raw = nullptr;
   ASSERT_EQ(sqlite3_open((dir_ / "state" / "jobs.db").c_str(), &raw), SQLITE_OK);
-  ASSERT_EQ(sqlite3_exec(raw, "DROP TABLE checkpoints", nullptr, nullptr, nullptr), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(raw, "DROP TABLE events", nullptr, nullptr, nullptr), SQLITE_OK);
   sqlite3_close(raw);
   const Status unreadable = store->checkpoints("a", 1).status();
   EXPECT_EQ(error_detail_of(unreadable).reason, "STORE_FAILED");
-  EXPECT_NE(std::string(unreadable.message()).find("checkpoints"), std::string::npos);
+  EXPECT_NE(std::string(unreadable.message()).find("events"), std::string::npos);
 }
 
 TEST_F(JobStoreTest, ListsByFilterOrderAndPage) {

@@ -1,20 +1,39 @@
-#include "server/rpc/list_request.h"
-
 #include <gtest/gtest.h>
 
 #include "server/job/errors.h"
+#include "server/rpc/requests.h"
 
 namespace emoe::server {
 namespace {
 
-std::string reason_of(const ListRequest& request) {
-  const auto query = parse_list_request(request);
+struct Fields {
+  int page_size = 0;
+  std::string page_token;
+  std::string filter;
+  std::string order_by;
+};
+
+v1::ListJobsRequest list(const Fields& fields) {
+  v1::ListJobsRequest request;
+  request.set_page_size(fields.page_size);
+  request.set_page_token(fields.page_token);
+  request.set_filter(fields.filter);
+  request.set_order_by(fields.order_by);
+  return request;
+}
+
+Result<JobQuery> parse(const Fields& fields) {
+  return parse_list_request(list(fields));
+}
+
+std::string reason_of(const Fields& fields) {
+  const auto query = parse(fields);
   return query.ok() ? "" : error_detail_of(query.status()).reason;
 }
 
 TEST(ListRequest, ReadsFilters) {
-  const auto query = parse_list_request(
-      {.filter = "state=RUNNING|QUEUED AND labels.team=research AND name=\"a b\""});
+  const auto query =
+      parse({.filter = "state=RUNNING|QUEUED AND labels.team=research AND name=\"a b\""});
   ASSERT_TRUE(query.ok()) << query.status();
   EXPECT_EQ(query->states, (std::vector<v1::JobState>{v1::RUNNING, v1::QUEUED}));
   EXPECT_EQ(query->labels, (std::map<std::string, std::string>{{"team", "research"}}));
@@ -22,7 +41,7 @@ TEST(ListRequest, ReadsFilters) {
   EXPECT_EQ(query->order, JobQuery::Order::create_time);
   EXPECT_TRUE(query->descending);
   EXPECT_EQ(query->limit, 50);
-  EXPECT_TRUE(parse_list_request({.filter = "  "}).ok());
+  EXPECT_TRUE(parse({.filter = "  "}).ok());
 }
 
 TEST(ListRequest, RefusesWhatDoesNotParse) {
@@ -40,8 +59,8 @@ TEST(ListRequest, RefusesWhatDoesNotParse) {
 }
 
 TEST(ListRequest, AllProblemsComeAtOnce) {
-  const auto query = parse_list_request(
-      {.page_size = -1, .page_token = "x", .filter = "state=NOPE", .order_by = "age"});
+  const auto query =
+      parse({.page_size = -1, .page_token = "x", .filter = "state=NOPE", .order_by = "age"});
   std::vector<std::string> fields;
   for (const Violation& violation : violations_of(query.status())) {
     fields.push_back(violation.field);
@@ -50,18 +69,17 @@ TEST(ListRequest, AllProblemsComeAtOnce) {
 }
 
 TEST(ListRequest, OrdersAndLimits) {
-  EXPECT_FALSE(parse_list_request({.order_by = "priority"})->descending);
-  EXPECT_EQ(parse_list_request({.order_by = "priority desc"})->order, JobQuery::Order::priority);
-  EXPECT_TRUE(parse_list_request({.order_by = " name  desc"})->descending);
-  EXPECT_EQ(parse_list_request({.page_size = 5000})->limit, 1000);
-  EXPECT_EQ(parse_list_request({.page_size = 7})->limit, 7);
+  EXPECT_FALSE(parse({.order_by = "priority"})->descending);
+  EXPECT_EQ(parse({.order_by = "priority desc"})->order, JobQuery::Order::priority);
+  EXPECT_TRUE(parse({.order_by = " name  desc"})->descending);
+  EXPECT_EQ(parse({.page_size = 5000})->limit, 1000);
+  EXPECT_EQ(parse({.page_size = 7})->limit, 7);
 }
 
 TEST(ListRequest, PageTokensBelongToTheirRequest) {
-  const ListRequest request{.filter = "name=x", .order_by = "name"};
-  const std::string token = make_page_token(list_fingerprint(request), "k\x01y", "job-1");
-  const auto query =
-      parse_list_request({.page_token = token, .filter = "name=x", .order_by = "name"});
+  const Fields request{.filter = "name=x", .order_by = "name"};
+  const std::string token = make_page_token(list_fingerprint(list(request)), "k\x01y", "job-1");
+  const auto query = parse({.page_token = token, .filter = "name=x", .order_by = "name"});
   ASSERT_TRUE(query.ok());
   EXPECT_EQ(query->after->key, "k\x01y");
   EXPECT_EQ(query->after->id, "job-1");

@@ -8,38 +8,36 @@ namespace {
 
 class RpcListsTest : public RpcTest {
  protected:
-  void add_steps(const std::string& id, int count) {
+  // Stores an event that `fill` has given its content.
+  template <typename Fill>
+  void add_event(const std::string& id, const Fill& fill) {
     Change change;
-    for (int step = 0; step < count; ++step) {
-      v1::Event event;
-      event.set_job_id(id);
-      event.set_sequence(1000 + step);
-      event.mutable_step()->set_step(step);
-      change.events.push_back(event);
-    }
+    v1::Event& event = change.events.emplace_back();
+    event.set_job_id(id);
+    event.set_sequence(++sequence_);
+    fill(event);
     ASSERT_TRUE(store_->commit(change).ok());
   }
-  void add_evals(const std::string& id, const std::vector<int64_t>& steps) {
-    Change change;
-    for (const int64_t step : steps) {
-      v1::EvalResult eval;
-      eval.set_step(step);
-      change.evals.emplace_back(id, eval);
+  void add_steps(const std::string& id, int count) {
+    for (int step = 0; step < count; ++step) {
+      add_event(id, [&](v1::Event& event) { event.mutable_step()->set_step(step); });
     }
-    ASSERT_TRUE(store_->commit(change).ok());
+  }
+  void add_evals(const std::string& id, const std::vector<int64_t>& steps) {
+    for (const int64_t step : steps) {
+      add_event(id, [&](v1::Event& event) { event.mutable_eval()->set_step(step); });
+    }
   }
   std::filesystem::path folder(int64_t step) { return dir_ / ("step_" + std::to_string(step)); }
   void add_checkpoints(const std::string& id, const std::vector<int64_t>& steps) {
-    Change change;
     for (const int64_t step : steps) {
       std::filesystem::create_directory(folder(step));
       std::ofstream(folder(step) / "manifest.json") << "{}";
-      v1::CheckpointInfo info;
-      info.set_step(step);
-      info.set_path(folder(step).string());
-      change.checkpoints.emplace_back(id, info);
+      add_event(id, [&](v1::Event& event) {
+        event.mutable_checkpoint()->set_step(step);
+        event.mutable_checkpoint()->set_path(folder(step).string());
+      });
     }
-    ASSERT_TRUE(store_->commit(change).ok());
   }
   template <typename Request, typename Response>
   grpc::Status list(grpc::Status (v1::FineTuning::Stub::*method)(Context*, const Request&,
@@ -49,6 +47,7 @@ class RpcListsTest : public RpcTest {
     response.Clear();
     return (*jobs_.*method)(&context, request, &response);
   }
+  int64_t sequence_ = 1000;
 };
 
 TEST_F(RpcListsTest, EveryEvaluationIsOnThePageOfItsSteps) {

@@ -1,4 +1,4 @@
-#include "server/control/attempt_verdict.h"
+#include "server/control/attempt_settlement.h"
 
 #include <gtest/gtest.h>
 

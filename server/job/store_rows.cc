@@ -1,23 +1,15 @@
-#include "server/job/store_writes.h"
+#include "server/job/store_rows.h"
 
 #include <map>
 
 #include <absl/strings/str_cat.h>
+#include <google/protobuf/util/time_util.h>
 
 namespace emoe::server {
 namespace {
 
 int64_t nanoseconds(WallTime time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
-}
-
-int64_t nanoseconds(const google::protobuf::Timestamp& time) {
-  return time.seconds() * 1'000'000'000 + time.nanos();
-}
-
-template <typename T>
-std::optional<int64_t> as_integer(const std::optional<T>& value) {
-  return value ? std::optional<int64_t>(static_cast<int64_t>(*value)) : std::nullopt;
 }
 
 Status write_labels(Database& database, const v1::Job& job) {
@@ -33,19 +25,15 @@ Status write_labels(Database& database, const v1::Job& job) {
   EMOE_RETURN_IF_ERROR(
       Statement(database, "DELETE FROM labels WHERE job_id=?").bind(job.id()).run());
   for (const auto& [key, value] : labels) {
-    EMOE_RETURN_IF_ERROR(Statement(database, "INSERT INTO labels VALUES(?,?,?)")
-                             .bind(job.id())
-                             .bind(key)
-                             .bind(value)
-                             .run());
+    Statement insert(database, "INSERT INTO labels VALUES(?,?,?)");
+    EMOE_RETURN_IF_ERROR(insert.bind(job.id(), key, value).run());
   }
   return ok_status();
 }
 
 Status write_progress(Database& database, const JobProgress& progress) {
   Statement upsert(database, "INSERT OR REPLACE INTO progress VALUES(?,?,?,?)");
-  upsert.bind(progress.job_id).bind(progress.next_sequence);
-  upsert.bind(int64_t{progress.run_time.count()});
+  upsert.bind(progress.job_id, progress.next_sequence, progress.run_time.count());
   return upsert.bind_blob(progress.fields.SerializeAsString()).run();
 }
 
@@ -59,13 +47,12 @@ Status write_job(Database& database, const JobRecord& record) {
                    "revision=excluded.revision, failures=excluded.failures, "
                    "not_before=excluded.not_before, cancel_message=excluded.cancel_message, "
                    "body=excluded.body, idle_requeues=excluded.idle_requeues");
-  upsert.bind(job.id()).bind(job.name()).bind(int64_t{job.state()}).bind(int64_t{job.priority()});
-  upsert.bind(nanoseconds(job.create_time())).bind(record.revision);
-  upsert.bind(int64_t{record.failures});
-  upsert.bind(record.not_before ? std::optional<int64_t>(nanoseconds(*record.not_before))
-                                : std::nullopt);
-  upsert.bind(record.cancel_message).bind_blob(job.SerializeAsString());
-  upsert.bind(int64_t{record.idle_requeues});
+  std::optional<int64_t> not_before;
+  if (record.not_before) not_before = nanoseconds(*record.not_before);
+  upsert.bind(job.id(), job.name(), job.state(), job.priority(),
+              google::protobuf::util::TimeUtil::TimestampToNanoseconds(job.create_time()));
+  upsert.bind(record.revision, record.failures, not_before, record.cancel_message);
+  upsert.bind_blob(job.SerializeAsString()).bind(record.idle_requeues);
   EMOE_RETURN_IF_ERROR(upsert.run());
   EMOE_RETURN_IF_ERROR(write_progress(database, progress_of(record)));
   return write_labels(database, record.job);
@@ -73,43 +60,22 @@ Status write_job(Database& database, const JobRecord& record) {
 
 Status write_attempt(Database& database, const AttemptRecord& attempt) {
   Statement upsert(database, "INSERT OR REPLACE INTO attempts VALUES(?,?,?,?,?,?,?,?,?,?)");
-  upsert.bind(attempt.job_id).bind(int64_t{attempt.number}).bind(attempt.token);
-  upsert.bind(attempt.handle).bind(int64_t{attempt.ended}).bind(as_integer(attempt.stop_reason));
-  upsert.bind(attempt.stop_message).bind(as_integer(attempt.end_code));
-  return upsert.bind(as_integer(attempt.fault_code)).bind(attempt.fault_message).run();
+  upsert.bind(attempt.job_id, attempt.number, attempt.token, attempt.handle, attempt.ended);
+  upsert.bind(attempt.stop_reason, attempt.stop_message, attempt.end_code);
+  return upsert.bind(attempt.fault_code, attempt.fault_message).run();
 }
 
 Status write_event(Database& database, const v1::Event& event) {
-  Statement insert(database, "INSERT INTO events VALUES(?,?,?,?,?)");
-  insert.bind(event.job_id()).bind(event.sequence()).bind_blob(event.SerializeAsString());
-  const auto column = [&](int64_t value) {
-    return event.has_step() ? std::optional(value) : std::nullopt;
-  };
-  return insert.bind(column(event.step().step())).bind(column(event.step().attempt())).run();
-}
-
-template <typename Message>
-Status write_by_step(Database& database, const char* sql, const std::string& job_id,
-                     const Message& message) {
-  Statement upsert(database, sql);
-  return upsert.bind(job_id).bind(message.step()).bind_blob(message.SerializeAsString()).run();
-}
-
-const char* order_column(JobQuery::Order order) {
-  switch (order) {
-    case JobQuery::Order::create_time:
-      return "create_time";
-    case JobQuery::Order::priority:
-      return "priority";
-    case JobQuery::Order::name:
-      return "name";
-  }
-  return "create_time";
+  const EventKey key = key_of(event);
+  Statement insert(database, "INSERT INTO events VALUES(?,?,?,?,?,?)");
+  insert.bind(event.job_id(), event.sequence()).bind_blob(event.SerializeAsString());
+  return insert.bind(key.kind, key.step, key.attempt).run();
 }
 
 // The WHERE and ORDER BY of a query; bind_query() binds in the same order.
 std::string list_sql(const JobQuery& query) {
-  std::string sql = absl::StrCat("SELECT jobs.body, progress.body, ", order_column(query.order),
+  const char* column = JobQuery::kOrderNames.at(static_cast<size_t>(query.order));
+  std::string sql = absl::StrCat("SELECT jobs.body, progress.body, ", column,
                                  " FROM jobs JOIN progress ON job_id=id WHERE 1");
   if (!query.states.empty()) {
     sql += " AND state IN (?";
@@ -122,18 +88,16 @@ std::string list_sql(const JobQuery& query) {
   }
   const char* direction = query.descending ? " DESC" : " ASC";
   if (query.after) {
-    absl::StrAppend(&sql, " AND (", order_column(query.order), ", id) ",
-                    query.descending ? "<" : ">", " (?, ?)");
+    absl::StrAppend(&sql, " AND (", column, ", id) ", query.descending ? "<" : ">", " (?, ?)");
   }
-  absl::StrAppend(&sql, " ORDER BY ", order_column(query.order), direction, ", id", direction,
-                  " LIMIT ?");
+  absl::StrAppend(&sql, " ORDER BY ", column, direction, ", id", direction, " LIMIT ?");
   return sql;
 }
 
 void bind_query(Statement& select, const JobQuery& query) {
-  for (const v1::JobState state : query.states) select.bind(int64_t{state});
+  for (const v1::JobState state : query.states) select.bind(state);
   if (query.name) select.bind(*query.name);
-  for (const auto& [key, value] : query.labels) select.bind(key).bind(value);
+  for (const auto& [key, value] : query.labels) select.bind(key, value);
   if (query.after) {
     if (query.order == JobQuery::Order::name) {
       select.bind(query.after->key);
@@ -142,7 +106,7 @@ void bind_query(Statement& select, const JobQuery& query) {
     }
     select.bind(query.after->id);
   }
-  select.bind(int64_t{query.limit} + 1);
+  select.bind(query.limit + 1);
 }
 
 // From the first two columns, the bodies of its rows in jobs and progress.
@@ -178,35 +142,48 @@ Result<JobRecord> read_job(const Statement& row) {
   record.next_sequence = row.integer(2);
   record.run_time = std::chrono::nanoseconds(row.integer(3));
   record.revision = row.integer(4);
-  record.failures = static_cast<int>(row.integer(5));
-  if (const auto not_before = row.optional_integer(6)) record.not_before = wall_time(*not_before);
+  record.failures = row.integer<int>(5);
+  if (const auto time = row.optional<int64_t>(6)) record.not_before = wall_time(*time);
   record.cancel_message = row.bytes(7);
-  record.idle_requeues = static_cast<int>(row.integer(8));
+  record.idle_requeues = row.integer<int>(8);
   return record;
 }
 
-Result<std::vector<AttemptRecord>> read_attempts(Database& database, const std::string& job_id) {
-  Statement select(
-      database,
-      "SELECT number, token, handle, ended, stop_reason, stop_message, end_code, fault_code, "
-      "fault_message FROM attempts WHERE job_id=? ORDER BY number");
-  select.bind(job_id);
-  std::vector<AttemptRecord> attempts;
-  while (select.next()) {
-    AttemptRecord attempt{.job_id = job_id, .number = static_cast<int>(select.integer(0))};
-    attempt.token = select.bytes(1);
-    attempt.handle = select.bytes(2);
-    attempt.ended = select.integer(3) != 0;
-    if (const auto stop_reason = select.optional_integer(4))
-      attempt.stop_reason = static_cast<Finding>(*stop_reason);
-    attempt.stop_message = select.bytes(5);
-    if (const auto code = select.optional_integer(6)) attempt.end_code = static_cast<int>(*code);
-    if (const auto code = select.optional_integer(7)) attempt.fault_code = static_cast<int>(*code);
-    attempt.fault_message = select.bytes(8);
-    attempts.push_back(std::move(attempt));
-  }
-  EMOE_RETURN_IF_ERROR(select.status());
-  return attempts;
+Result<AttemptRecord> read_attempt(const Statement& row) {
+  return AttemptRecord{.job_id = row.bytes(0),
+                       .number = row.integer<int>(1),
+                       .token = row.bytes(2),
+                       .handle = row.bytes(3),
+                       .ended = row.integer<bool>(4),
+                       .stop_reason = row.optional<Finding>(5),
+                       .stop_message = row.bytes(6),
+                       .end_code = row.optional<int>(7),
+                       .fault_code = row.optional<int>(8),
+                       .fault_message = row.bytes(9)};
+}
+
+EventKey key_of(const v1::Event& event) {
+  EventKey key{.kind = event.kind_case()};
+  if (event.has_step()) key = {event.kind_case(), event.step().step(), event.step().attempt()};
+  if (event.has_eval()) key.step = event.eval().step();
+  if (event.has_checkpoint()) key.step = event.checkpoint().step();
+  return key;
+}
+
+Result<v1::Event> read_event(const Statement& row) {
+  v1::Event event;
+  if (event.ParseFromString(row.bytes(0))) return event;
+  return absl::DataLossError("database: a stored event is damaged");
+}
+
+Result<std::vector<v1::Event>> events_by_step(Database& database, const std::string& job_id,
+                                              v1::Event::KindCase kind, int64_t first, int64_t last,
+                                              int limit) {
+  // SQLite takes the body from the row of the maximum.
+  Statement select(database,
+                   "SELECT body, max(sequence) FROM events WHERE job_id=? AND kind=? AND step>=? "
+                   "AND step<=? GROUP BY step ORDER BY step LIMIT ?");
+  return read_rows(select.bind(job_id, kind, first, last, limit), read_event);
 }
 
 Status write_request(Database& database, const RequestRecord& request) {
@@ -214,8 +191,8 @@ Status write_request(Database& database, const RequestRecord& request) {
                            .bind(nanoseconds(request.time - kRequestsKept))
                            .run());
   Statement insert(database, "INSERT INTO requests VALUES(?,?,?,?,?,?)");
-  insert.bind(request.request_id).bind(request.method).bind(request.body_hash);
-  insert.bind(request.job_id).bind_blob(request.response).bind(nanoseconds(request.time));
+  insert.bind(request.request_id, request.method, request.body_hash, request.job_id);
+  insert.bind_blob(request.response).bind(nanoseconds(request.time));
   return insert.run();
 }
 
@@ -226,18 +203,10 @@ Status write_change(Database& database, const Change& change) {
     EMOE_RETURN_IF_ERROR(write_attempt(database, attempt));
   }
   for (const v1::Event& event : change.events) EMOE_RETURN_IF_ERROR(write_event(database, event));
-  for (const auto& [id, eval] : change.evals) {
-    EMOE_RETURN_IF_ERROR(
-        write_by_step(database, "INSERT OR REPLACE INTO evals VALUES(?,?,?)", id, eval));
-  }
-  for (const auto& [id, checkpoint] : change.checkpoints) {
-    EMOE_RETURN_IF_ERROR(write_by_step(database, "INSERT OR REPLACE INTO checkpoints VALUES(?,?,?)",
-                                       id, checkpoint));
-  }
   for (const RankCursor& cursor : change.cursors) {
     Statement upsert(database, "INSERT OR REPLACE INTO cursors VALUES(?,?,?,?)");
-    upsert.bind(cursor.job_id).bind(int64_t{cursor.attempt}).bind(int64_t{cursor.rank});
-    EMOE_RETURN_IF_ERROR(upsert.bind(cursor.sequence).run());
+    upsert.bind(cursor.job_id, cursor.attempt, cursor.rank, cursor.sequence);
+    EMOE_RETURN_IF_ERROR(upsert.run());
   }
   if (change.request) EMOE_RETURN_IF_ERROR(write_request(database, *change.request));
   return ok_status();
