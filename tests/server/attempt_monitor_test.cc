@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/server/support.h"
+
 namespace emoe::server {
 namespace {
 
@@ -19,21 +21,12 @@ class AttemptMonitorTest : public ::testing::Test {
     return {config, clock_.steady_now(), adopted};
   }
   static v1::RankInfo info(int rank, int world_size) {
-    v1::RankInfo info;
-    info.set_rank(rank);
-    info.set_world_size(world_size);
-    info.set_host("n" + std::to_string(rank));
-    return info;
+    return make_rank_info(rank, world_size, "n" + std::to_string(rank));
   }
-  static v1::RankHeartbeat beat(int64_t step, const std::string& phase, int64_t started,
-                                int64_t completed, const std::string& operation = "") {
-    v1::RankHeartbeat beat;
-    beat.set_step(step);
-    beat.set_phase(phase);
-    beat.set_comm_sequence(started);
-    beat.set_comm_completed(completed);
-    beat.set_comm_op(operation);
-    return beat;
+  void join_all(AttemptMonitor& monitor, int ranks) {
+    for (int rank = 0; rank < ranks; ++rank) {
+      ASSERT_TRUE(monitor.join(info(rank, ranks), now()).ok());
+    }
   }
   SteadyTime now() { return clock_.steady_now(); }
   // Every rank talks each second for `duration`, saying the same.
@@ -81,14 +74,13 @@ TEST_F(AttemptMonitorTest, AnotherWorldSizeIsTheEnd) {
 
 TEST_F(AttemptMonitorTest, NamesTheSilentRank) {
   AttemptMonitor monitor = make(2);
-  ASSERT_TRUE(monitor.join(info(0, 2), now()).ok());
-  ASSERT_TRUE(monitor.join(info(1, 2), now()).ok());
+  join_all(monitor, 2);
   EXPECT_TRUE(monitor.all_joined());
-  monitor.heartbeat(1, beat(37, "backward", 0, 0), now());
+  monitor.heartbeat(1, make_heartbeat(37, "backward", 0, 0), now());
   for (int i = 0; i < 10; ++i) {
     EXPECT_FALSE(monitor.check(now()).has_value());
     clock_.advance(seconds(1));
-    monitor.heartbeat(0, beat(37 + i, "comm", 0, 0), now());
+    monitor.heartbeat(0, make_heartbeat(37 + i, "comm", 0, 0), now());
   }
   const auto alarm = monitor.check(now());
   ASSERT_TRUE(alarm.has_value());
@@ -110,9 +102,9 @@ TEST_F(AttemptMonitorTest, ARankThatEndedMayBeSilent) {
 
 TEST_F(AttemptMonitorTest, AStandstillNamesTheRankThatLags) {
   AttemptMonitor monitor = make(3);
-  for (int rank = 0; rank < 3; ++rank) ASSERT_TRUE(monitor.join(info(rank, 3), now()).ok());
-  const auto waiting = beat(12, "comm", 42, 41, "all_reduce");
-  const auto lagging = beat(12, "forward", 41, 41);
+  join_all(monitor, 3);
+  const auto waiting = make_heartbeat(12, "comm", 42, 41, "all_reduce");
+  const auto lagging = make_heartbeat(12, "forward", 41, 41);
   talk(monitor, {waiting, lagging, waiting}, seconds(100));
   EXPECT_EQ(monitor.check(now() - seconds(1)), std::nullopt);
   const auto alarm = monitor.check(now());
@@ -125,9 +117,9 @@ TEST_F(AttemptMonitorTest, AStandstillNamesTheRankThatLags) {
 
 TEST_F(AttemptMonitorTest, TheRankInsideTheCollectiveIsNamedWhenAllHaveStartedIt) {
   AttemptMonitor monitor = make(2);
-  for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-  const auto done = beat(12, "optimizer", 42, 42);
-  const auto stuck = beat(12, "comm", 42, 41, "all_reduce");
+  join_all(monitor, 2);
+  const auto done = make_heartbeat(12, "optimizer", 42, 42);
+  const auto stuck = make_heartbeat(12, "comm", 42, 41, "all_reduce");
   talk(monitor, {done, stuck}, seconds(100));
   EXPECT_EQ(monitor.check(now())->message,
             "no rank got on for 100 s: rank 1 on host n1 in step 12, phase comm lags at "
@@ -137,11 +129,9 @@ TEST_F(AttemptMonitorTest, TheRankInsideTheCollectiveIsNamedWhenAllHaveStartedIt
 TEST_F(AttemptMonitorTest, OfTwoInsideTheSameCollectiveTheSilentOneIsNamed) {
   for (const int silent : {0, 1}) {
     AttemptMonitor monitor = make(2);
-    const auto inside = beat(12, "comm", 42, 41, "all_reduce");
-    for (int rank = 0; rank < 2; ++rank) {
-      ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-      monitor.heartbeat(rank, inside, now());
-    }
+    const auto inside = make_heartbeat(12, "comm", 42, 41, "all_reduce");
+    join_all(monitor, 2);
+    for (int rank = 0; rank < 2; ++rank) monitor.heartbeat(rank, inside, now());
     clock_.advance(seconds(100));
     monitor.heartbeat(1 - silent, inside, now());
     EXPECT_NE(monitor.check(now())->message.find("rank " + std::to_string(silent) + " on host"),
@@ -151,13 +141,13 @@ TEST_F(AttemptMonitorTest, OfTwoInsideTheSameCollectiveTheSilentOneIsNamed) {
 
 TEST_F(AttemptMonitorTest, AnyProgressIsProgress) {
   AttemptMonitor monitor = make(2);
-  for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-  const auto waiting = beat(1, "comm", 2, 1, "all_reduce");
+  join_all(monitor, 2);
+  const auto waiting = make_heartbeat(1, "comm", 2, 1, "all_reduce");
   for (int64_t i = 0; i < 30; ++i) {
-    talk(monitor, {waiting, beat(1, "forward", 1, i)}, seconds(9));
+    talk(monitor, {waiting, make_heartbeat(1, "forward", 1, i)}, seconds(9));
     EXPECT_FALSE(monitor.check(now()).has_value());
   }
-  talk(monitor, {waiting, beat(1, "forward", 1, 30)}, seconds(99));
+  talk(monitor, {waiting, make_heartbeat(1, "forward", 1, 30)}, seconds(99));
   monitor.reported(1, now());
   EXPECT_FALSE(monitor.check(now()).has_value());
 }
@@ -165,9 +155,9 @@ TEST_F(AttemptMonitorTest, AnyProgressIsProgress) {
 TEST_F(AttemptMonitorTest, ALongPhaseIsNoHangWhileWorkGetsDone) {
   for (const char* phase : {"prepare", "forward", "eval", "checkpoint", "export"}) {
     AttemptMonitor monitor = make(2);
-    for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-    v1::RankHeartbeat working = beat(12, phase, 42, 42);
-    const auto waiting = beat(12, "comm", 43, 42, "barrier");
+    join_all(monitor, 2);
+    v1::RankHeartbeat working = make_heartbeat(12, phase, 42, 42);
+    const auto waiting = make_heartbeat(12, "comm", 43, 42, "barrier");
     for (int i = 0; i < 10; ++i) {
       working.set_work_done(working.work_done() + 1);
       talk(monitor, {working, waiting}, seconds(99));
@@ -183,9 +173,9 @@ TEST_F(AttemptMonitorTest, ALongPhaseIsNoHangWhileWorkGetsDone) {
 
 TEST_F(AttemptMonitorTest, WorkThatIsDoneDoesNotHideTheRankThatStopped) {
   AttemptMonitor monitor = make(2);
-  for (int rank = 0; rank < 2; ++rank) ASSERT_TRUE(monitor.join(info(rank, 2), now()).ok());
-  v1::RankHeartbeat waiting = beat(12, "comm", 42, 41, "all_reduce");
-  v1::RankHeartbeat stopped = beat(12, "backward", 41, 41);
+  join_all(monitor, 2);
+  v1::RankHeartbeat waiting = make_heartbeat(12, "comm", 42, 41, "all_reduce");
+  v1::RankHeartbeat stopped = make_heartbeat(12, "backward", 41, 41);
   stopped.set_work_done(7);
   waiting.set_work_done(8);  // its own share is done, and from here on it waits
   talk(monitor, {waiting, stopped}, seconds(100));

@@ -52,13 +52,6 @@ class SlowEngineTest : public RpcTest {
   SlowEngineTest() { config_.capacity.cpus = 1; }
   launcher::Launcher& real_launcher() override { return slow_; }
 
-  void cancel(const std::string& id) {
-    Context context;
-    v1::CancelJobRequest request;
-    request.set_id(id);
-    v1::Job job;
-    EXPECT_TRUE(jobs_->CancelJob(&context, request, &job).ok());
-  }
   // The 99th percentile of GetJob, in ms, asked again and again until `enough`.
   double percentile(const std::string& id, const std::function<bool()>& enough) {
     std::vector<double> times;

@@ -78,6 +78,15 @@ class RpcTest : public CoordinatorTest<SystemClock> {
     EXPECT_TRUE(jobs_->GetJob(&context, request, &job).ok());
     return job;
   }
+  v1::Job cancel(const std::string& id) {
+    Context context;
+    v1::CancelJobRequest request;
+    request.set_id(id);
+    v1::Job job;
+    const grpc::Status status = jobs_->CancelJob(&context, request, &job);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return job;
+  }
   // Follows the job's events up to its terminal state.
   v1::JobState wait_for_end(const std::string& id) {
     Context context;
@@ -134,13 +143,9 @@ class RankClient {
   // The committed sequence, or -1 when refused.
   int64_t join() {
     v1::WorkerMessage message;
-    v1::Join& join = *message.mutable_join();
-    join.set_job_id(launch_.job_id);
-    join.set_attempt(launch_.attempt);
-    join.set_token(launch_.environment.at("EMOE_ATTEMPT_TOKEN"));
-    join.mutable_rank()->set_rank(rank_);
-    join.mutable_rank()->set_world_size(world_size_);
-    join.mutable_rank()->set_host("n1");
+    *message.mutable_join() =
+        make_join(launch_.job_id, launch_.attempt, launch_.environment.at("EMOE_ATTEMPT_TOKEN"),
+                  rank_, world_size_);
     stream_->Write(message);
     v1::CoordinatorMessage answer;
     if (!stream_->Read(&answer) || !answer.has_welcome()) return -1;
@@ -149,8 +154,7 @@ class RankClient {
   }
   void beat(int64_t step) {
     v1::WorkerMessage message;
-    message.mutable_heartbeat()->set_step(step);
-    message.mutable_heartbeat()->set_phase("forward");
+    *message.mutable_heartbeat() = make_heartbeat(step, "forward", 0, 0);
     stream_->Write(message);
   }
   void send(const std::function<void(v1::Report&)>& fill) {

@@ -289,19 +289,16 @@ TEST_F(RpcApiTest, ARepeatedUpdateIsAnsweredAfterTheJobIsGone) {
   request.set_request_id("rename");
   request.mutable_spec()->set_name("new");
   request.mutable_update_mask()->add_paths("name");
-  Context contexts[4];
+  Context contexts[3];
   v1::Job first;
   ASSERT_TRUE(jobs_->UpdateJob(&contexts[0], request, &first).ok());
-  v1::CancelJobRequest cancel;
-  cancel.set_id(id);
-  v1::Job job;
-  ASSERT_TRUE(jobs_->CancelJob(&contexts[1], cancel, &job).ok());
+  cancel(id);
   v1::DeleteJobRequest remove;
   remove.set_id(id);
   google::protobuf::Empty empty;
-  ASSERT_TRUE(jobs_->DeleteJob(&contexts[2], remove, &empty).ok());
+  ASSERT_TRUE(jobs_->DeleteJob(&contexts[1], remove, &empty).ok());
   v1::Job again;
-  const grpc::Status repeated = jobs_->UpdateJob(&contexts[3], request, &again);
+  const grpc::Status repeated = jobs_->UpdateJob(&contexts[2], request, &again);
   ASSERT_TRUE(repeated.ok()) << repeated.error_message();
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(again, first));
 }
@@ -317,11 +314,7 @@ TEST_F(RpcApiTest, DeletesEndedJobsOnly) {
     return jobs_->DeleteJob(&context, request, &empty);
   };
   EXPECT_EQ(reason(remove()), "WRONG_STATE");
-  Context context;
-  v1::CancelJobRequest cancel;
-  cancel.set_id(id);
-  v1::Job job;
-  ASSERT_TRUE(jobs_->CancelJob(&context, cancel, &job).ok());
+  cancel(id);
   request.set_request_id("delete-once");
   EXPECT_TRUE(remove().ok());
   EXPECT_TRUE(remove().ok());  // the repeat of an answered request

@@ -47,15 +47,21 @@ inline v1::JobSpec small_spec(const std::filesystem::path& dir, int ranks = 1) {
   return spec;
 }
 
+inline v1::RankInfo make_rank_info(int rank, int world_size, const std::string& host = "n1") {
+  v1::RankInfo info;
+  info.set_rank(rank);
+  info.set_world_size(world_size);
+  info.set_host(host);
+  return info;
+}
+
 inline v1::Join make_join(const std::string& id, int attempt, const std::string& token, int rank,
                           int ranks) {
   v1::Join join;
   join.set_job_id(id);
   join.set_attempt(attempt);
   join.set_token(token);
-  join.mutable_rank()->set_rank(rank);
-  join.mutable_rank()->set_world_size(ranks);
-  join.mutable_rank()->set_host("n1");
+  *join.mutable_rank() = make_rank_info(rank, ranks);
   return join;
 }
 
