@@ -17,11 +17,11 @@ inline constexpr char kAttemptVariable[] = "EMOE_ATTEMPT";         // its number
 inline constexpr char kAttemptDirVariable[] = "EMOE_ATTEMPT_DIR";  // absolute
 inline constexpr char kThreadsVariable[] = "OMP_NUM_THREADS";      // threads a rank computes with
 
-// In the attempt's folder: reports of a rank that no coordinator was there to hear.
+// In the attempt's folder: reports that a rank could not send, because no coordinator was there.
 inline std::string left_reports_file(int rank) {
   return "rank_" + std::to_string(rank) + ".reports";
 }
-// In a checkpoint's folder, written last: what has none is no checkpoint.
+// In a checkpoint's folder, written last: a folder without it is no checkpoint.
 inline constexpr char kCheckpointManifestFile[] = "manifest.json";
 
 }  // namespace emoe

@@ -8,14 +8,14 @@
 
 namespace emoe {
 
-// One thing wrong with what a user gave us.
+// One problem of a user's input.
 struct Violation {
   std::string location;  // "job.yaml:12", "train.jsonl:1234" (1-based lines), or empty
   std::string field;     // "optimizer.learning_rate", or empty for a file as a whole
   std::string reason;    // what is wrong and what to do, one sentence, no final dot
 };
 
-// Collects every problem of an input, so that a user mends all of them in one go.
+// Collects every problem of an input, so that a user can mend all of them at once.
 // Not thread-safe.
 class Diagnostics {
  public:

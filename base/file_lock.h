@@ -20,7 +20,7 @@ class FileLock {
   // Nothing when somebody else holds it.
   [[nodiscard]] static Result<std::optional<FileLock>> try_acquire(
       const std::filesystem::path& file);
-  // Whether somebody holds it now. Those who only look do not see each other.
+  // Whether somebody holds it now; concurrent is_held() calls do not count as holders.
   [[nodiscard]] static Result<bool> is_held(const std::filesystem::path& file);
 
  private:

@@ -1,10 +1,9 @@
 #include "base/id.h"
 
-#include <ctime>
-#include <vector>
-
 #include <absl/strings/escaping.h>
 #include <absl/strings/str_cat.h>
+#include <absl/time/clock.h>
+#include <absl/time/time.h>
 #include <sys/random.h>
 
 #include "base/check.h"
@@ -18,12 +17,9 @@ std::string random_hex(int bytes) {
 }
 
 std::string new_id(const std::string& prefix) {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char stamp[32];
-  std::strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &utc);
-  return absl::StrCat(prefix, "-", stamp, "-", random_hex(4));
+  return absl::StrCat(prefix, "-",
+                      absl::FormatTime("%Y%m%d-%H%M%S", absl::Now(), absl::UTCTimeZone()), "-",
+                      random_hex(4));
 }
 
 }  // namespace emoe

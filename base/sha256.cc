@@ -10,25 +10,19 @@
 
 namespace emoe {
 
-struct Sha256::Context {
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> evp{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
-};
-
-Sha256::Sha256() : context_(std::make_unique<Context>()) {
-  EMOE_CHECK(EVP_DigestInit_ex(context_->evp.get(), EVP_sha256(), nullptr) == 1);
+Sha256::Sha256() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
+  EMOE_CHECK(EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
 }
 
-Sha256::~Sha256() = default;
-
 void Sha256::update(const void* data, size_t size) {
-  EMOE_CHECK(EVP_DigestUpdate(context_->evp.get(), data, size) == 1);
+  EMOE_CHECK(EVP_DigestUpdate(context_.get(), data, size) == 1);
 }
 
 std::string Sha256::hex_digest() {
   std::string digest(EVP_MAX_MD_SIZE, '\0');
   unsigned int size = 0;
-  EMOE_CHECK(EVP_DigestFinal_ex(context_->evp.get(),
-                                reinterpret_cast<unsigned char*>(digest.data()), &size) == 1);
+  EMOE_CHECK(EVP_DigestFinal_ex(context_.get(), reinterpret_cast<unsigned char*>(digest.data()),
+                                &size) == 1);
   digest.resize(size);
   return absl::BytesToHexString(digest);
 }

@@ -9,21 +9,21 @@
 
 #include "base/status.h"
 
+struct evp_md_ctx_st;  // OpenSSL's EVP_MD_CTX
+
 namespace emoe {
 
 // SHA-256 (FIPS 180-4) over a stream of bytes.
 class Sha256 {
  public:
   Sha256();
-  ~Sha256();
   void update(const void* data, size_t size);
   void update(std::string_view text) { update(text.data(), text.size()); }
   // 64 lower-case hexadecimal digits; ends the stream.
   [[nodiscard]] std::string hex_digest();
 
  private:
-  struct Context;
-  std::unique_ptr<Context> context_;
+  std::unique_ptr<evp_md_ctx_st, void (*)(evp_md_ctx_st*)> context_;
 };
 
 [[nodiscard]] std::string sha256_hex(std::string_view text);

@@ -18,7 +18,7 @@ Status with_context(Status status, const std::string& context) {
 }
 
 Status errno_status(int error_number, const std::string& what) {
-  if (error_number == EFBIG) {  // a size limit (setrlimit) is a full disk to who writes
+  if (error_number == EFBIG) {  // a size limit (setrlimit) counts as a full disk
     return absl::ResourceExhaustedError(absl::StrCat(what, ": ", std::strerror(error_number)));
   }
   return absl::ErrnoToStatus(error_number, what);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/server/support.h"
+#include "tests/support/fake_clock.h"
 
 namespace emoe::server {
 namespace {
@@ -39,7 +40,7 @@ class AttemptMonitorTest : public ::testing::Test {
       clock_.advance(seconds(1));
     }
   }
-  FakeClock clock_;
+  testing::FakeClock clock_;
 };
 
 TEST_F(AttemptMonitorTest, ReportsRanksThatDoNotJoin) {

@@ -22,6 +22,7 @@
 #include "tests/format/model_folder.h"
 #include "tests/launcher/fake_launcher.h"
 #include "tests/metrics/fake.h"
+#include "tests/support/fake_clock.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe::server {
@@ -259,7 +260,7 @@ class CoordinatorTest : public ::testing::Test {
 };
 
 // On a fake clock, stepped by hand.
-class ControllerTest : public CoordinatorTest<FakeClock> {
+class ControllerTest : public CoordinatorTest<testing::FakeClock> {
  protected:
   void SetUp() override {
     config_.max_jobs = 4;

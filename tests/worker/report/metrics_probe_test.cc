@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/metrics/fake.h"
+#include "tests/support/fake_clock.h"
 
 namespace emoe::worker {
 namespace {
@@ -32,7 +33,7 @@ StepRecord step(int64_t number) {
 
 TEST(MetricsProbe, RankZeroServesTheJobAndItself) {
   FakeRegistry registry;
-  FakeClock clock;
+  testing::FakeClock clock;
   MetricsProbe probe(registry, clock, {.job_id = "j"});
   probe.on(PlanRecord{10, 2});
   EXPECT_EQ(registry.value("emoe_step", kRank0), 2.0);
@@ -57,7 +58,7 @@ TEST(MetricsProbe, RankZeroServesTheJobAndItself) {
 
 TEST(MetricsProbe, OtherRanksServeOnlyThemselves) {
   FakeRegistry registry;
-  FakeClock clock;
+  testing::FakeClock clock;
   MetricsProbe probe(registry, clock, {.job_id = "j", .rank = 1});
   probe.on(PlanRecord{10, 0});
   probe.on(step(0));
@@ -72,7 +73,7 @@ TEST(MetricsProbe, OtherRanksServeOnlyThemselves) {
 
 TEST(MetricsProbe, CheckpointsEvaluationsAndExperts) {
   FakeRegistry registry;
-  FakeClock clock;
+  testing::FakeClock clock;
   MetricsProbe probe(registry, clock, {.job_id = "j"});
   EXPECT_FALSE(registry.value("emoe_eval_loss", kJob));
   EXPECT_FALSE(registry.value("emoe_checkpoint_last_success_timestamp_seconds", kJob));
@@ -92,7 +93,7 @@ TEST(MetricsProbe, CheckpointsEvaluationsAndExperts) {
 
 TEST(MetricsProbe, RefreshReadsTheCollectivesWithoutAStep) {
   FakeRegistry registry;
-  FakeClock clock;
+  testing::FakeClock clock;
   CommReading reading;
   MetricsProbe probe(registry, clock, {.job_id = "j", .comm = [&] { return reading; }});
   EXPECT_EQ(registry.value("emoe_comm_sequence", kRank0), 0.0);
@@ -112,7 +113,7 @@ TEST(MetricsProbe, RefreshReadsTheCollectivesWithoutAStep) {
 
 TEST(MetricsProbe, ExpertTokensAreServedByEveryRankThatIsAskedTo) {
   FakeRegistry registry;
-  FakeClock clock;
+  testing::FakeClock clock;
   const ExpertLoad load{.layer = 3, .selections = {4, 0}};
   MetricsProbe silent(registry, clock, {.job_id = "j", .rank = 2});
   MetricsProbe probe(registry, clock, {.job_id = "j", .rank = 1, .expert_tokens = true});
@@ -128,7 +129,7 @@ TEST(MetricsProbe, ExpertTokensAreServedByEveryRankThatIsAskedTo) {
 
 TEST(MetricsProbe, CountsNonFiniteStepsAndLeavesNothingBehind) {
   FakeRegistry registry;
-  FakeClock clock;
+  testing::FakeClock clock;
   {
     MetricsProbe probe(registry, clock, {.job_id = "j"});
     EXPECT_EQ(registry.value("emoe_nonfinite_steps_total", kJob), 0.0);
