@@ -1,5 +1,6 @@
 #include "base/file.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <utility>
@@ -122,12 +123,12 @@ Status FileWriter::close() {
 
 Result<std::string> read_file(const std::filesystem::path& path, size_t most) {
   EMOE_ASSIGN_OR_RETURN(FileReader file, FileReader::open(path));
-  constexpr size_t kChunk = 256 << 10;
   std::string content;
   while (true) {
     const size_t begin = content.size();
-    content.resize(begin + kChunk);
-    EMOE_ASSIGN_OR_RETURN(const size_t got, file.read(content.data() + begin, kChunk));
+    const size_t chunk = std::clamp<size_t>(begin, 4 << 10, 256 << 10);
+    content.resize(begin + chunk);
+    EMOE_ASSIGN_OR_RETURN(const size_t got, file.read(content.data() + begin, chunk));
     content.resize(begin + got);
     if (content.size() > most) {
       return absl::InvalidArgumentError(

@@ -85,7 +85,7 @@ class FileWriter {
   uint64_t flushed_ = 0;  // of size_
 };
 
-// Errors as for MappedFile; INVALID_ARGUMENT for a file of more than `most` bytes.
+// Errors as for MappedFile; INVALID_ARGUMENT for a file of more than `most` bytes. Reads /proc and /sys too.
 [[nodiscard]] Result<std::string> read_file(const std::filesystem::path& path,
                                             size_t most = std::numeric_limits<size_t>::max());
 

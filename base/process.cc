@@ -1,14 +1,17 @@
 #include "base/process.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
 #include <deque>
 #include <sstream>
+#include <thread>
 
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,7 +33,7 @@ struct Stat {
 // NOT_FOUND when there is no such process (any more).
 Result<Stat> read_stat(pid_t pid) {
   const std::string path = absl::StrCat("/proc/", pid, "/stat");
-  EMOE_ASSIGN_OR_RETURN(const std::string text, read_kernel_file(path));
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(path));
   const size_t end_of_command = text.rfind(')');
   std::istringstream fields(end_of_command == std::string::npos ? ""
                                                                 : text.substr(end_of_command + 1));
@@ -145,13 +148,17 @@ Result<ProcessId> spawn(const SpawnOptions& options) {
   return ProcessId{pid, stat.ok() ? stat->start_ticks : 0};
 }
 
+ExitStatus exit_status_of(int wait_status) {
+  return WIFSIGNALED(wait_status) ? ExitStatus{0, WTERMSIG(wait_status)}
+                                  : ExitStatus{WEXITSTATUS(wait_status), 0};
+}
+
 Result<std::optional<ExitStatus>> poll_child(pid_t pid) {
   int status = 0;
   const pid_t got = ::waitpid(pid, &status, WNOHANG);
   if (got < 0) return errno_status(errno, absl::StrCat("waitpid ", pid));
   if (got == 0) return std::optional<ExitStatus>();
-  return std::optional<ExitStatus>(WIFSIGNALED(status) ? ExitStatus{0, WTERMSIG(status)}
-                                                       : ExitStatus{WEXITSTATUS(status), 0});
+  return std::optional<ExitStatus>(exit_status_of(status));
 }
 
 Result<ExitStatus> wait_child(pid_t pid) {
@@ -159,25 +166,11 @@ Result<ExitStatus> wait_child(pid_t pid) {
   while (::waitpid(pid, &status, 0) < 0) {
     if (errno != EINTR) return errno_status(errno, absl::StrCat("waitpid ", pid));
   }
-  return WIFSIGNALED(status) ? ExitStatus{0, WTERMSIG(status)} : ExitStatus{WEXITSTATUS(status), 0};
-}
-
-Result<std::string> read_kernel_file(const std::filesystem::path& path) {
-  const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return errno_status(errno, absl::StrCat("cannot open ", path.string()));
-  std::string text;
-  char buffer[4096];
-  for (;;) {
-    const ssize_t got = ::read(fd.get(), buffer, sizeof buffer);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return errno_status(errno, absl::StrCat("cannot read ", path.string()));
-    if (got == 0) return text;
-    text.append(buffer, static_cast<size_t>(got));
-  }
+  return exit_status_of(status);
 }
 
 Result<std::string> boot_id() {
-  EMOE_ASSIGN_OR_RETURN(std::string text, read_kernel_file("/proc/sys/kernel/random/boot_id"));
+  EMOE_ASSIGN_OR_RETURN(std::string text, read_file("/proc/sys/kernel/random/boot_id"));
   text.erase(text.find_last_not_of('\n') + 1);
   return text;
 }
@@ -217,6 +210,21 @@ Result<std::vector<ProcessId>> descendants(pid_t pid) {
     }
   }
   return found;
+}
+
+int usable_cores() {
+  cpu_set_t mask;
+  int cores = ::sched_getaffinity(0, sizeof mask, &mask) == 0
+                  ? CPU_COUNT(&mask)
+                  : static_cast<int>(std::thread::hardware_concurrency());
+  // "150000 100000": microseconds of CPU time in each period of so many; "max" without a quota.
+  int64_t quota = 0;
+  int64_t period = 0;
+  std::istringstream limit(read_file("/sys/fs/cgroup/cpu.max").value_or(""));
+  if (limit >> quota >> period && quota > 0 && period > 0) {
+    cores = static_cast<int>(std::min<int64_t>(cores, (quota + period - 1) / period));
+  }
+  return std::max(cores, 1);
 }
 
 }  // namespace emoe

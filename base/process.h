@@ -37,13 +37,12 @@ struct ExitStatus {
   int signal = 0;
 };
 
+[[nodiscard]] ExitStatus exit_status_of(int wait_status);  // as wait(2) gives it
+
 // The exit status of a child that has ended; nothing while it runs. NOT_FOUND if it is no child.
 [[nodiscard]] Result<std::optional<ExitStatus>> poll_child(pid_t pid);
 [[nodiscard]] Result<ExitStatus> wait_child(pid_t pid);
 
-// The whole of a file below /proc or /sys, which do not tell their size. NOT_FOUND also when its
-// process is gone.
-[[nodiscard]] Result<std::string> read_kernel_file(const std::filesystem::path& path);
 // Names this run of the kernel; a ProcessId of another names nothing.
 [[nodiscard]] Result<std::string> boot_id();
 
@@ -53,7 +52,11 @@ struct ExitStatus {
 [[nodiscard]] std::optional<ProcessId> find_process(pid_t pid);
 // All that live, zombies not counted. An error (no descriptors, no memory) never looks like "none".
 [[nodiscard]] Result<std::vector<ProcessId>> living_processes();
-// All living processes below this one, children first discovered first; errors as above.
+// All living processes below this one, breadth first; errors as above.
 [[nodiscard]] Result<std::vector<ProcessId>> descendants(pid_t pid);
+
+// Cores that the calling thread may use: those of its affinity mask (taskset, a cpuset), and no more
+// than the CPU quota of this container (cgroup v2), rounded up. At least 1.
+[[nodiscard]] int usable_cores();
 
 }  // namespace emoe

@@ -16,6 +16,7 @@
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/version.h"
 #include "config/config.h"
 #include "emoe/v1/service_config.pb.h"
@@ -125,7 +126,7 @@ ControlConfig control_config(const v1::CoordinatorConfig& config) {
   control.state_dir = config.state_dir();
   control.output_root = config.output_root();
   control.worker_program = config.launcher().worker_program();
-  control.cores = std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
+  control.cores = usable_cores();
   control.capacity.cpus = config.slots().total() > 0 ? config.slots().total() : control.cores;
   control.max_jobs = config.queue().max_jobs();
   const v1::Liveness& liveness = config.liveness();

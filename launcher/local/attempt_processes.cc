@@ -7,13 +7,14 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/attempt_contract.h"
+#include "base/file.h"
 
 namespace emoe::launcher {
 namespace {
 
 // The value of "name value" in a file of such lines.
 std::optional<int64_t> counter_in(const std::filesystem::path& file, const std::string& name) {
-  const auto text = read_kernel_file(file);
+  const auto text = read_file(file);
   if (!text.ok()) return std::nullopt;
   std::istringstream lines(*text);
   std::string key;
@@ -41,7 +42,7 @@ Result<std::vector<ProcessId>> processes_of_attempt(const std::filesystem::path&
   EMOE_ASSIGN_OR_RETURN(const std::vector<ProcessId> living, living_processes());
   for (const ProcessId& process : living) {
     if (process.pid == spare) continue;
-    const auto environment = read_kernel_file(absl::StrCat("/proc/", process.pid, "/environ"));
+    const auto environment = read_file(absl::StrCat("/proc/", process.pid, "/environ"));
     if (environment.ok()) {
       if (absl::StrCat(zero, *environment).find(wanted) != std::string::npos) {
         found.push_back(process);
@@ -61,7 +62,7 @@ void signal_all(const std::vector<ProcessId>& processes, int signal) {
 }
 
 std::optional<int64_t> oom_kills() {
-  const auto text = read_kernel_file("/proc/self/cgroup");
+  const auto text = read_file("/proc/self/cgroup");
   if (!text.ok()) return std::nullopt;
   std::istringstream lines(*text);
   for (std::string line; std::getline(lines, line);) {

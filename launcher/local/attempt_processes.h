@@ -12,11 +12,11 @@
 
 namespace emoe::launcher {
 
-// Tells the guards of the ranks who their supervisor is.
+// The supervisor's pid, for the guards of the ranks.
 inline constexpr char kSupervisorPidVariable[] = "EMOE_SUPERVISOR_PID";
 
-// Tells the supervisor to kill all of its attempt. Private, so that what a host sends on its way
-// down (SIGTERM) is a preemption and not this.
+// Tells the supervisor to kill all of its attempt. A signal of its own, because the SIGTERM of a host
+// that goes down is a preemption.
 [[nodiscard]] int kill_signal();
 
 // Living processes of the attempt except `spare` (the supervisor). Every process started for it, and
@@ -28,7 +28,7 @@ inline constexpr char kSupervisorPidVariable[] = "EMOE_SUPERVISOR_PID";
 // Sends a signal to each that still is the process it was.
 void signal_all(const std::vector<ProcessId>& processes, int signal);
 
-// How often the kernel's OOM killer struck in this process's cgroup; nothing where it is not told.
+// Kills by the kernel's OOM killer in this process's cgroup so far; nothing where there is no count.
 [[nodiscard]] std::optional<int64_t> oom_kills();
 
 }  // namespace emoe::launcher

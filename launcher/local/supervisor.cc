@@ -113,9 +113,7 @@ class Supervisor {
   void reap() {
     int status = 0;
     for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
-      if (pid != mpirun_.pid) continue;
-      mpirun_exit_ = WIFSIGNALED(status) ? ExitStatus{0, WTERMSIG(status)}
-                                         : ExitStatus{WEXITSTATUS(status), 0};
+      if (pid == mpirun_.pid) mpirun_exit_ = exit_status_of(status);
     }
   }
 

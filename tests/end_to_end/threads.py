@@ -1,11 +1,22 @@
 """How many threads a rank computes with where its job does not say: as many as leave every slot its share of the cores."""
+import math
 import os
+import pathlib
 import re
 
 import emoe_tools as tools
 from emoe_api import Coordinator
 
-CORES = os.cpu_count()
+
+def usable_cores():
+    """As usable_cores() of base/process.h counts them."""
+    limit = pathlib.Path("/sys/fs/cgroup/cpu.max")
+    quota, period = limit.read_text().split() if limit.exists() else ("max", "1")
+    cores = len(os.sched_getaffinity(0))
+    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+CORES = usable_cores()
 NOBODY_SAID = {"OMP_NUM_THREADS": ""}
 
 

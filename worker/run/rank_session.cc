@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 
 #include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
 
 #include "base/log.h"
+#include "base/process.h"
 #include "worker/run/experts.h"
 #include "worker/run/rank_agreement.h"
 #include "worker/train/batch_plan.h"
@@ -24,8 +24,7 @@ void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
 }
 
 int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  at::set_num_threads(threads_of_rank(environment, plan.threads_per_rank, cores));
+  at::set_num_threads(threads_of_rank(environment, plan.threads_per_rank, usable_cores()));
   keep_freed_memory();
   const int threads = at::get_num_threads();
   log_info("rank %d of %d computes with %d %s", environment.rank, environment.world_size, threads,
