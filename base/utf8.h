@@ -1,10 +1,18 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
 namespace emoe {
+
+struct Utf8Character {
+  size_t bytes = 0;   // 0: none
+  uint32_t code = 0;  // its code point
+};
+// The character that `text` begins with; none where that is no well-formed UTF-8.
+[[nodiscard]] Utf8Character first_character(std::string_view text);
 
 // Well-formed UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF).
 [[nodiscard]] bool is_utf8(std::string_view text);

@@ -5,40 +5,27 @@
 
 #include <absl/strings/str_format.h>
 
+#include "base/utf8.h"
+
 namespace emoe::cli {
 namespace {
 
-// Bytes of the code point that begins at `i`; 1 for a byte that belongs to none.
-size_t code_point_length(const std::string& text, size_t i) {
-  const auto byte = [&text](size_t at) { return static_cast<unsigned char>(text[at]); };
-  const unsigned lead = byte(i);
-  const size_t length = lead >= 0xF8 || lead < 0xC0 ? 1 : lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  for (size_t next = i + 1; next < i + length; ++next) {
-    if (next >= text.size() || (byte(next) & 0xC0U) != 0x80U) return 1;
-  }
-  return length;
-}
+struct Point {
+  std::string text;   // UTF-8, or a byte that is none
+  uint32_t code = 0;  // of such a byte 0xFFFD
+};
 
-// The code points of a UTF-8 text as substrings; a broken byte is one of its own.
-std::vector<std::string> code_points(const std::string& text) {
-  std::vector<std::string> out;
-  for (size_t i = 0; i < text.size(); i += out.back().size()) {
-    out.push_back(text.substr(i, code_point_length(text, i)));
+std::vector<Point> code_points(const std::string& text) {
+  std::vector<Point> out;
+  for (size_t i = 0; i < text.size(); i += out.back().text.size()) {
+    const Utf8Character next = first_character(std::string_view(text).substr(i));
+    out.push_back(next.bytes == 0 ? Point{text.substr(i, 1), 0xFFFD}
+                                  : Point{text.substr(i, next.bytes), next.code});
   }
   return out;
 }
 
-uint32_t value_of(const std::string& point) {
-  if (point.size() == 1) return static_cast<unsigned char>(point[0]);
-  uint32_t value = static_cast<unsigned char>(point[0]) & (0xFFu >> (point.size() + 1));
-  for (size_t i = 1; i < point.size(); ++i) {
-    value = value << 6 | (static_cast<unsigned char>(point[i]) & 0x3Fu);
-  }
-  return value;
-}
-
-int columns_of(const std::string& point) {
-  const uint32_t c = value_of(point);
+int columns_of(uint32_t c) {
   if ((c >= 0x300 && c <= 0x36F) || c == 0x200B || c == 0x200D || c == 0xFE0F) return 0;
   const bool wide = (c >= 0x1100 && c <= 0x115F) || (c >= 0x2E80 && c <= 0xA4CF) ||
                     (c >= 0xAC00 && c <= 0xD7A3) || (c >= 0xF900 && c <= 0xFAFF) ||
@@ -48,30 +35,22 @@ int columns_of(const std::string& point) {
 }
 
 // As many leading (or trailing) code points as fit.
-std::string fitting(const std::vector<std::string>& points, int width, bool from_end) {
+std::string fitting(const std::vector<Point>& points, int width, bool from_end) {
   std::string out;
   for (size_t i = 0; i < points.size(); ++i) {
-    const std::string& point = points[from_end ? points.size() - 1 - i : i];
-    width -= columns_of(point);
+    const Point& point = points[from_end ? points.size() - 1 - i : i];
+    width -= columns_of(point.code);
     if (width < 0) break;
-    out.insert(from_end ? 0 : out.size(), point);
+    out.insert(from_end ? 0 : out.size(), point.text);
   }
   return out;
 }
 
 std::string without_control(const std::string& text, const std::string& kept) {
   std::string out;
-  for (const auto& point : code_points(text)) {
-    const uint32_t c = value_of(point);
-    const bool broken = point.size() == 1 && c >= 0x80;
+  for (const auto& [point, c] : code_points(to_valid_utf8(text))) {
     const bool control = c < 0x20 || (c >= 0x7F && c < 0xA0);
-    if (broken) {
-      out += "\uFFFD";
-    } else if (control && kept.find(static_cast<char>(c)) == std::string::npos) {
-      out += ' ';
-    } else {
-      out += point;
-    }
+    out += control && kept.find(static_cast<char>(c)) == std::string::npos ? " " : point;
   }
   return out;
 }
@@ -136,7 +115,7 @@ std::string human_number(double value) {
 
 int display_width(const std::string& text) {
   int width = 0;
-  for (const auto& point : code_points(text)) width += columns_of(point);
+  for (const Point& point : code_points(text)) width += columns_of(point.code);
   return width;
 }
 

@@ -13,6 +13,14 @@ TEST(Utf8, KnowsWhatIsWellFormed) {
   }
 }
 
+TEST(Utf8, ReadsOneCharacter) {
+  EXPECT_EQ(first_character("").bytes, 0u);
+  EXPECT_EQ(first_character("\x80z").bytes, 0u);
+  EXPECT_EQ(first_character("éz").bytes, 2u);
+  EXPECT_EQ(first_character("éz").code, 0xE9u);
+  EXPECT_EQ(first_character("🦙").code, 0x1F999u);
+}
+
 TEST(Utf8, ReplacesWhatIsNotUtf8AndCutsBetweenCharacters) {
   EXPECT_EQ(to_valid_utf8("caf\xc3\xa9"), "caf\xc3\xa9");
   EXPECT_EQ(to_valid_utf8("a\xff\xc3"), "a\xef\xbf\xbd\xef\xbf\xbd");

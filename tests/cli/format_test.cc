@@ -69,7 +69,7 @@ TEST(Format, TextOfOthersCannotMoveTheCursor) {
 TEST(Format, BrokenUtf8HidesNothing) {
   EXPECT_EQ(printable("\xF0\x1b[2J"), "\uFFFD [2J");
   EXPECT_EQ(printable("\xE2\x82"), "\uFFFD\uFFFD");
-  EXPECT_EQ(printable("\xC0\x9B"), " ");  // ESC in too many bytes
+  EXPECT_EQ(printable("\xC0\x9B"), "\uFFFD\uFFFD");  // ESC in too many bytes
   EXPECT_EQ(printable("a\xFF\x80z"), "a\uFFFD\uFFFDz");
 }
 
