@@ -1,11 +1,9 @@
-#include "cli/app.h"
-
 #include <algorithm>
 
 #include <CLI/CLI.hpp>
 
 #include "base/version.h"
-#include "cli/error_json.h"
+#include "cli/command.h"
 #include "cli/job_view.h"
 #include "config/config.h"
 
@@ -15,10 +13,10 @@ namespace {
 constexpr char kFooter[] = R"(
 A first job:
   emoectl submit job.yaml --wait          # exit code 0 only if it succeeded
-  emoectl list                            # what runs and what waits
-  emoectl get JOB                         # state, progress, attempts, results, where the output lies
+  emoectl list                            # running, waiting and ended jobs
+  emoectl get JOB                         # state, progress, attempts, results, output folder
   emoectl watch JOB                       # every event, from the first one on
-  emoectl logs JOB                        # the end of what its processes printed
+  emoectl logs JOB                        # the last output of its processes
 
 Environment:
   EMOE_SERVER       HOST:PORT of the coordinator
@@ -86,8 +84,8 @@ int Command::print(const google::protobuf::Message& message,
   return kExitOk;
 }
 
-int Command::print(const v1::Job& job) const {
-  return print(job, [&] { return job_text(job, terminal.clock.wall_now(), terminal.out_width); });
+std::string Command::text_of(const v1::Job& job) const {
+  return job_text(job, terminal.clock.wall_now(), terminal.out_width);
 }
 
 int Command::fail(const grpc::Status& status, const config::KeyLocations& locations) const {
@@ -100,11 +98,6 @@ int Command::fail(const grpc::Status& status, const config::KeyLocations& locati
 int Command::fail(const Status& status, int exit_code) const {
   terminal.err << (output == "json" ? error_json(status) : error_text(status)) << std::flush;
   return exit_code;
-}
-
-int Command::with_client(const std::function<int(Client&)>& run) const {
-  Client client(client_options);
-  return run(client);
 }
 
 int run(const std::vector<std::string>& arguments, Terminal& terminal) {

@@ -24,12 +24,4 @@ grpc::Status Client::get_job(const std::string& id, v1::Job& job) {
   return call(&v1::FineTuning::Stub::GetJob, request, job);
 }
 
-std::unique_ptr<grpc::ClientContext> Client::context_with_deadline() const {
-  auto context = std::make_unique<grpc::ClientContext>();
-  const auto timeout =
-      std::chrono::duration_cast<std::chrono::system_clock::duration>(options_.timeout);
-  context->set_deadline(std::chrono::system_clock::now() + timeout);
-  return context;
-}
-
 }  // namespace emoe::cli

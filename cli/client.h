@@ -23,9 +23,7 @@ class Client {
   // Opens no connection yet.
   explicit Client(Options options);
 
-  [[nodiscard]] const std::string& server() const { return options_.server; }
   [[nodiscard]] v1::FineTuning::Stub& stub() { return *stub_; }
-  [[nodiscard]] std::unique_ptr<grpc::ClientContext> context_with_deadline() const;
 
   template <typename Request, typename Response>
   using Method = grpc::Status (v1::FineTuning::Stub::*)(grpc::ClientContext*, const Request&,
@@ -33,8 +31,10 @@ class Client {
   template <typename Request, typename Response>
   [[nodiscard]] grpc::Status call(Method<Request, Response> method, const Request& request,
                                   Response& response) {
-    const auto context = context_with_deadline();
-    return (*stub_.*method)(context.get(), request, &response);
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() +
+                         std::chrono::duration_cast<std::chrono::milliseconds>(options_.timeout));
+    return (*stub_.*method)(&context, request, &response);
   }
 
   [[nodiscard]] grpc::Status get_job(const std::string& id, v1::Job& job);

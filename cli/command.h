@@ -5,13 +5,14 @@
 #include <memory>
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include <CLI/App.hpp>
 #include <google/protobuf/message.h>
 
 #include "base/clock.h"
 #include "cli/client.h"
-#include "cli/error_text.h"
+#include "cli/errors.h"
 
 namespace emoe::cli {
 
@@ -25,7 +26,7 @@ struct Terminal {
   std::chrono::milliseconds retry_pause{500};
 };
 
-// What every command gets: where to write, the global options, and a place for what it will do.
+// Every command gets this: where to write, the global options, and a place for its action.
 struct Command {
   Terminal& terminal;
   Client::Options client_options;
@@ -37,18 +38,25 @@ struct Command {
             const std::function<std::string()>& table) const;
   int fail(const grpc::Status& status, const config::KeyLocations& locations = {}) const;
   int fail(const Status& status, int exit_code) const;
-  int print(const v1::Job& job) const;
-  // Calls `action` with a client, or fails.
-  int with_client(const std::function<int(Client&)>& run) const;
+  [[nodiscard]] std::string text_of(const v1::Job& job) const;  // all of it, for people
+  // Makes a call, then prints its answer or the error; table(answer) makes the form for people.
+  template <typename Request, typename Response, typename Table>
+  int call(Client& client, Client::Method<Request, Response> method, const Request& request,
+           const Table& table, const config::KeyLocations& locations = {}) const {
+    Response answer;
+    const grpc::Status status = client.call(method, request, answer);
+    return status.ok() ? print(answer, [&] { return table(answer); }) : fail(status, locations);
+  }
 };
 
-// Makes `run`, with a client, what the program does once `app` was named.
+// The program calls `run`, with a client, if `app` is the subcommand that was named.
 template <typename Options>
 void on_call(CLI::App& app, Command& command, const std::shared_ptr<Options>& options,
              int (*run)(const Command&, const Options&, Client&)) {
   app.callback([&command, options, run] {
     command.action = [&command, options, run] {
-      return command.with_client([&](Client& client) { return run(command, *options, client); });
+      Client client(command.client_options);
+      return run(command, *options, client);
     };
   });
 }
@@ -62,12 +70,15 @@ void on_job(CLI::App& app, Command& command, const std::shared_ptr<Options>& opt
 
 // Each adds its subcommands to the program.
 void add_submit_commands(CLI::App& app, Command& command);  // submit, plan
-void add_job_commands(CLI::App& app, Command& command);     // get, list, cancel, pause, …, info
+void add_job_commands(CLI::App& app, Command& command);     // get, list, cancel, …, info
 void add_watch_commands(CLI::App& app, Command& command);   // watch, logs
 void add_result_commands(CLI::App& app, Command& command);  // metrics, checkpoints, export
 
 // Follows a job to its end with a progress bar or occasional lines, then prints it.
 // Returns the exit code for the job's outcome.
 int wait_for_job(const Command& command, Client& client, const std::string& job_id);
+
+// The whole of emoectl but for its main(): arguments without the program's name in, exit code out.
+int run(const std::vector<std::string>& arguments, Terminal& terminal);
 
 }  // namespace emoe::cli

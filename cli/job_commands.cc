@@ -16,6 +16,9 @@ struct JobOptions {
   std::string message;
   std::string etag;
   bool outputs = false;
+  int64_t from_step = 0;
+  int64_t limit = 0;
+  int64_t step = 0;
 };
 
 struct ListOptions {
@@ -25,9 +28,10 @@ struct ListOptions {
 };
 
 int get(const Command& command, const JobOptions& options, Client& client) {
-  v1::Job job;
-  const auto status = client.get_job(options.id, job);
-  return status.ok() ? command.print(job) : command.fail(status);
+  v1::GetJobRequest request;
+  request.set_id(options.id);
+  return command.call(client, &v1::FineTuning::Stub::GetJob, request,
+                      [&](const v1::Job& job) { return command.text_of(job); });
 }
 
 // Cancel, pause and resume: one line is enough for a change of state.
@@ -38,11 +42,9 @@ int change(const Command& command, const JobOptions& options, Client& client) {
   request.set_id(options.id);
   request.set_request_id(new_id("cli"));
   if constexpr (std::is_same_v<Request, v1::CancelJobRequest>) request.set_message(options.message);
-  v1::Job job;
-  const auto status = client.call(kMethod, request, job);
-  if (!status.ok()) return command.fail(status);
-  return command.print(job,
-                       [&] { return absl::StrCat(job.id(), " ", state_name(job.state()), "\n"); });
+  return command.call(client, kMethod, request, [](const v1::Job& job) {
+    return absl::StrCat(job.id(), " ", state_name(job.state()), "\n");
+  });
 }
 
 int delete_job(const Command& command, const JobOptions& options, Client& client) {
@@ -51,10 +53,7 @@ int delete_job(const Command& command, const JobOptions& options, Client& client
   request.set_etag(options.etag);
   request.set_delete_outputs(options.outputs);
   request.set_request_id(new_id("cli"));
-  google::protobuf::Empty nothing;
-  const auto status = client.call(&v1::FineTuning::Stub::DeleteJob, request, nothing);
-  if (!status.ok()) return command.fail(status);
-  return command.print(nothing, [&] {
+  return command.call(client, &v1::FineTuning::Stub::DeleteJob, request, [&](const auto&) {
     return absl::StrCat(options.id, " deleted", options.outputs ? " with its output folder" : "",
                         "\n");
   });
@@ -76,13 +75,45 @@ int list(const Command& command, const ListOptions& options, Client& client) {
 }
 
 int info(const Command& command, const JobOptions&, Client& client) {
-  v1::ServerInfo answer;
-  const auto status =
-      client.call(&v1::FineTuning::Stub::GetServerInfo, v1::GetServerInfoRequest(), answer);
+  return command.call(client, &v1::FineTuning::Stub::GetServerInfo, v1::GetServerInfoRequest(),
+                      [&](const v1::ServerInfo& answer) {
+                        return server_text(answer, command.terminal.clock.wall_now(),
+                                           command.terminal.out_width);
+                      });
+}
+
+int metrics(const Command& command, const JobOptions& options, Client& client) {
+  v1::ListMetricsRequest request;
+  request.set_id(options.id);
+  request.set_from_step(options.from_step);
+  request.set_page_size(10'000);
+  v1::ListMetricsResponse all;
+  const auto status = client.list(&v1::FineTuning::Stub::ListMetrics, request,
+                                  &v1::ListMetricsResponse::steps_size, options.limit, all);
   if (!status.ok()) return command.fail(status);
-  return command.print(answer, [&] {
-    return server_text(answer, command.terminal.clock.wall_now(), command.terminal.out_width);
+  return command.print(all, [&] { return metrics_table(all, command.terminal.out_width); });
+}
+
+int checkpoints(const Command& command, const JobOptions& options, Client& client) {
+  v1::ListCheckpointsRequest request;
+  request.set_id(options.id);
+  request.set_page_size(1000);
+  v1::ListCheckpointsResponse all;
+  const auto status = client.list(&v1::FineTuning::Stub::ListCheckpoints, request,
+                                  &v1::ListCheckpointsResponse::checkpoints_size, 0, all);
+  if (!status.ok()) return command.fail(status);
+  return command.print(all, [&] {
+    return checkpoint_table(all, command.terminal.clock.wall_now(), command.terminal.out_width);
   });
+}
+
+int export_checkpoint(const Command& command, const JobOptions& options, Client& client) {
+  v1::ExportCheckpointRequest request;
+  request.set_id(options.id);
+  request.set_step(options.step);
+  request.set_request_id(new_id("cli"));
+  return command.call(client, &v1::FineTuning::Stub::ExportCheckpoint, request,
+                      [&](const v1::Job& job) { return command.text_of(job); });
 }
 
 void add_list(CLI::App& app, Command& command) {
@@ -121,6 +152,24 @@ void add_job_commands(CLI::App& app, Command& command) {
   on_job(*delete_app, command, options, delete_job);
   on_call(*app.add_subcommand("info", "Shows the coordinator: version, slots, jobs by state"),
           command, options, info);
+}
+
+void add_result_commands(CLI::App& app, Command& command) {
+  const auto options = std::make_shared<JobOptions>();
+  CLI::App* metrics_app = app.add_subcommand(
+      "metrics", "Loss, rate, gradient norm and time of every optimiser step, and the evaluations");
+  metrics_app->add_option("--from-step", options->from_step, "First step wanted, counted from 0")
+      ->check(CLI::NonNegativeNumber);
+  metrics_app->add_option("--limit", options->limit, "Most steps shown; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  on_job(*metrics_app, command, options, metrics);
+  on_job(*app.add_subcommand("checkpoints", "The complete checkpoints of a job, newest first"),
+         command, options, checkpoints);
+  CLI::App* export_app =
+      app.add_subcommand("export", "Exports a model from a checkpoint (not in this version)");
+  export_app->add_option("--step", options->step, "Step of the checkpoint; 0: the newest")
+      ->check(CLI::NonNegativeNumber);
+  on_job(*export_app, command, options, export_checkpoint);
 }
 
 }  // namespace emoe::cli

@@ -5,7 +5,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "cli/app.h"
+#include "cli/command.h"
 
 namespace {
 

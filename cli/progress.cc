@@ -104,16 +104,15 @@ std::string merge_text(const v1::MergeSummary& merge) {
 
 void Progress::apply(const v1::Event& event) {
   if (event.has_state_change()) state_ = event.state_change().to();
-  if (event.has_step()) apply_step(event.step());
+  if (event.has_step()) {
+    const v1::StepMetrics& step = event.step();
+    pace_.add(step.step(), step.tokens(), step.seconds());
+    steps_done_ = step.step() + 1;
+    loss_ = step.loss();
+  }
   if (!event.has_phase()) return;
   phase_ = event.phase().phase();
   if (event.phase().steps_planned() > 0) steps_planned_ = event.phase().steps_planned();
-}
-
-void Progress::apply_step(const v1::StepMetrics& step) {
-  pace_.add(step.step(), step.tokens(), step.seconds());
-  steps_done_ = step.step() + 1;
-  loss_ = step.loss();
 }
 
 double Progress::eta_seconds() const {

@@ -18,7 +18,7 @@ namespace emoe::cli {
 // "verified, 28 tensors changed, 10 unchanged, largest logit difference 1e-05"
 [[nodiscard]] std::string merge_text(const v1::MergeSummary& merge);
 
-// What is known of a running job from its events alone. Events may come twice after a reconnect of
+// The progress of a running job, computed from its events alone. Events may come twice after a reconnect of
 // the stream; a step done again by a later attempt replaces the earlier one.
 class Progress {
  public:
@@ -37,7 +37,6 @@ class Progress {
   [[nodiscard]] std::string line() const;
 
  private:
-  void apply_step(const v1::StepMetrics& step);
   [[nodiscard]] std::string head() const;
   [[nodiscard]] std::string facts() const;
 

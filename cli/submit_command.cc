@@ -7,7 +7,6 @@
 
 #include "base/id.h"
 #include "cli/command.h"
-#include "cli/job_view.h"
 #include "config/config.h"
 
 namespace emoe::cli {
@@ -25,8 +24,8 @@ struct SubmitOptions {
   bool wait = false;
 };
 
-// The job as the server is to see it: values and files are the server's to judge, all at once. A
-// file that does not read as a job cannot be sent, so its values are judged here too.
+// The job as it is sent: the server checks values and files, all at once. A file that does not read
+// as a job cannot be sent, so its values are checked here.
 Result<config::LoadedJob> load(const SubmitOptions& options) {
   Diagnostics diagnostics;
   auto job = config::load_job(options.file, options.set, diagnostics);
@@ -54,40 +53,35 @@ grpc::Status create_job(const Command& command, Client& client, const v1::Create
 
 std::string submitted_text(const Command& command, const v1::Job& job, bool validate_only) {
   if (validate_only) return "valid; nothing was submitted\n";
-  return absl::StrCat("submitted ", job.id(), "\n",
-                      job_text(job, command.terminal.clock.wall_now(), command.terminal.out_width));
+  return absl::StrCat("submitted ", job.id(), "\n", command.text_of(job));
 }
 
-int submit(const Command& command, const SubmitOptions& options) {
+int submit(const Command& command, const SubmitOptions& options, Client& client) {
   const auto loaded = load(options);
   if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
   v1::CreateJobRequest request;
   *request.mutable_spec() = loaded->spec;
   request.set_request_id(options.request_id.empty() ? new_id("cli") : options.request_id);
   request.set_validate_only(options.validate_only);
-  return command.with_client([&](Client& client) {
-    v1::Job job;
-    const grpc::Status status = create_job(command, client, request, job);
-    if (!status.ok()) return command.fail(status, loaded->locations);
-    if (options.wait && !options.validate_only) {
-      command.terminal.err << "submitted " << job.id() << std::endl;
-      return wait_for_job(command, client, job.id());
-    }
-    return command.print(job, [&] { return submitted_text(command, job, options.validate_only); });
-  });
+  v1::Job job;
+  const grpc::Status status = create_job(command, client, request, job);
+  if (!status.ok()) return command.fail(status, loaded->locations);
+  if (options.wait && !options.validate_only) {
+    command.terminal.err << "submitted " << job.id() << std::endl;
+    return wait_for_job(command, client, job.id());
+  }
+  return command.print(job, [&] { return submitted_text(command, job, options.validate_only); });
 }
 
-int plan(const Command& command, const SubmitOptions& options) {
+int plan(const Command& command, const SubmitOptions& options, Client& client) {
   const auto loaded = load(options);
   if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
   v1::PlanJobRequest request;
   *request.mutable_spec() = loaded->spec;
-  return command.with_client([&](Client& client) {
-    v1::PlanJobResponse response;
-    const grpc::Status status = client.call(&v1::FineTuning::Stub::PlanJob, request, response);
-    if (!status.ok()) return command.fail(status, loaded->locations);
-    return command.print(response, [&] { return config::to_yaml(response.resolved_spec()); });
-  });
+  return command.call(
+      client, &v1::FineTuning::Stub::PlanJob, request,
+      [](const auto& answer) { return config::message_to_yaml(answer.resolved_spec()); },
+      loaded->locations);
 }
 
 void add_job_file(CLI::App& app, SubmitOptions& options) {
@@ -121,9 +115,7 @@ void add_submit_commands(CLI::App& app, Command& command) {
   submit_app->add_flag("--validate-only", options->validate_only,
                        "Every check, but submit nothing");
   submit_app->add_flag("--wait", options->wait, "Follow the job to its end");
-  submit_app->callback([&command, options] {
-    command.action = [&command, options] { return submit(command, *options); };
-  });
+  on_call(*submit_app, command, options, submit);
 
   const auto plan_options = std::make_shared<SubmitOptions>();
   CLI::App* plan_app = app.add_subcommand(
@@ -131,9 +123,7 @@ void add_submit_commands(CLI::App& app, Command& command) {
       "Every check of submit. A plan of memory, time and disk is not available in this version: a\n"
       "valid job is answered with UNIMPLEMENTED; submit --validate-only checks and exits 0");
   add_job_file(*plan_app, *plan_options);
-  plan_app->callback([&command, plan_options] {
-    command.action = [&command, plan_options] { return plan(command, *plan_options); };
-  });
+  on_call(*plan_app, command, plan_options, plan);
 }
 
 }  // namespace emoe::cli

@@ -1,13 +1,10 @@
-#include <atomic>
 #include <memory>
 
 #include <absl/strings/str_cat.h>
 
 #include "cli/command.h"
 #include "cli/format.h"
-#include "cli/interrupt.h"
 #include "cli/progress.h"
-#include "cli/wait_view.h"
 #include "cli/watcher.h"
 #include "config/config.h"
 
@@ -24,7 +21,7 @@ struct WatchOptions {
 void print_event(const Command& command, const v1::Event& event) {
   std::ostream& out = command.terminal.out;
   if (command.output == "json") {
-    if (!event.has_heartbeat()) out << config::message_to_json_line(event) << "\n";
+    if (!event.has_heartbeat()) out << config::message_to_json(event, -1) << "\n";
   } else if (command.output == "yaml") {
     if (!event.has_heartbeat()) out << "---\n" << config::message_to_yaml(event);
   } else if (const std::string line = event_line(event); !line.empty()) {
@@ -51,11 +48,8 @@ int logs(const Command& command, const WatchOptions& options, Client& client) {
   request.set_id(options.id);
   request.set_attempt(options.attempt);
   request.set_max_bytes(options.bytes);
-  v1::GetJobLogsResponse answer;
-  const auto status = client.call(&v1::FineTuning::Stub::GetJobLogs, request, answer);
-  if (!status.ok()) return command.fail(status);
-  return command.print(answer, [&] {
-    // What processes print may move a terminal's cursor; a file gets it as it was.
+  return command.call(client, &v1::FineTuning::Stub::GetJobLogs, request, [&](const auto& answer) {
+    // Output of processes may move a terminal's cursor; a file gets it as it was.
     const bool is_terminal = command.terminal.out_width > 0;
     std::string text = is_terminal ? printable_lines(answer.text()) : answer.text();
     if (!text.empty() && text.back() != '\n') text += '\n';
@@ -64,35 +58,6 @@ int logs(const Command& command, const WatchOptions& options, Client& client) {
 }
 
 }  // namespace
-
-int wait_for_job(const Command& command, Client& client, const std::string& job_id) {
-  const Terminal& terminal = command.terminal;
-  Watcher watcher(client,
-                  {.job_id = job_id, .wait_for_server = true, .pause = terminal.retry_pause});
-  WaitView view(terminal);
-  std::atomic<bool> interrupted = false;
-  grpc::Status status;
-  {
-    const InterruptGuard guard([&] {
-      interrupted = true;
-      watcher.stop();
-    });
-    status = watcher.run([&](const v1::Event& event) { view.show(event); },
-                         [&](const std::string& note) { view.note(note); });
-  }
-  view.finish();
-  if (interrupted) {
-    terminal.err << "the job goes on: `emoectl watch " << job_id << "` follows it, `emoectl cancel "
-                 << job_id << "` ends it" << std::endl;
-    return kExitInterrupted;
-  }
-  if (!status.ok()) return command.fail(status);
-  v1::Job job;
-  const grpc::Status got = client.get_job(job_id, job);
-  if (!got.ok()) return command.fail(got);
-  command.print(job);
-  return exit_code_of(job);
-}
 
 void add_watch_commands(CLI::App& app, Command& command) {
   const auto options = std::make_shared<WatchOptions>();
@@ -105,7 +70,7 @@ void add_watch_commands(CLI::App& app, Command& command) {
       ->capture_default_str();
   on_job(*watch_app, command, options, watch);
 
-  CLI::App* logs_app = app.add_subcommand("logs", "Prints the end of what a job's processes wrote");
+  CLI::App* logs_app = app.add_subcommand("logs", "Prints the last output of a job's processes");
   logs_app->add_option("--attempt", options->attempt, "Which attempt; 0: the newest")
       ->check(CLI::NonNegativeNumber);
   logs_app->add_option("--bytes", options->bytes, "Most bytes; 0: 64 KiB")

@@ -11,7 +11,7 @@
 namespace emoe::cli {
 namespace {
 
-// What a restart of the coordinator or a cut connection looks like from here.
+// The errors that a restart of the coordinator or a cut connection causes.
 bool is_transient(const grpc::Status& status) {
   switch (status.error_code()) {
     case grpc::StatusCode::OK:  // ended without the terminal event

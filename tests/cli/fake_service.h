@@ -10,7 +10,7 @@
 #include <grpcpp/server.h>
 
 #include "base/clock.h"
-#include "cli/app.h"
+#include "cli/command.h"
 #include "emoe/v1/fine_tuning_service.grpc.pb.h"
 
 namespace emoe::cli {

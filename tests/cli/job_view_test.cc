@@ -124,5 +124,25 @@ TEST(JobView, MetricsCheckpointsAndServer) {
   EXPECT_NE(server_text(info, kNow, 0).find("3 RUNNING"), std::string::npos);
 }
 
+void expect_known_types(const google::protobuf::Descriptor& type) {
+  using google::protobuf::FieldDescriptor;
+  for (int i = 0; i < type.field_count(); ++i) {
+    const auto cpp_type = type.field(i)->cpp_type();
+    EXPECT_TRUE(cpp_type != FieldDescriptor::CPPTYPE_UINT32 &&
+                cpp_type != FieldDescriptor::CPPTYPE_UINT64 &&
+                cpp_type != FieldDescriptor::CPPTYPE_FLOAT)
+        << type.field(i)->full_name() << ": value_of() in config/field.cc has no case for it";
+  }
+  for (int i = 0; i < type.nested_type_count(); ++i) expect_known_types(*type.nested_type(i));
+}
+
+TEST(JobView, EveryFieldOfTheServiceCanBeShownAsJsonAndYaml) {
+  const auto* service = v1::ListJobsResponse::descriptor()->file();
+  for (int i = -1; i < service->dependency_count(); ++i) {
+    const auto* file = i < 0 ? service : service->dependency(i);
+    for (int j = 0; j < file->message_type_count(); ++j) expect_known_types(*file->message_type(j));
+  }
+}
+
 }  // namespace
 }  // namespace emoe::cli

@@ -1,4 +1,4 @@
-#include "cli/error_text.h"
+#include "cli/errors.h"
 
 #include <gtest/gtest.h>
 

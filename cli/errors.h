@@ -31,15 +31,15 @@ enum ExitCode : int {
 // Of a job in a terminal state.
 [[nodiscard]] int exit_code_of(const v1::Job& job);
 
-[[nodiscard]] std::string code_name(grpc::StatusCode code);
-// ErrorInfo.reason of a status, or empty.
-[[nodiscard]] std::string error_reason(const grpc::Status& status);
-
-// What a person is shown: code, reason, message, then one line for each violation, with the place
+// A failed call for people: code, reason, message, then one line for each violation, with the place
 // in the job file where `locations` knows the key. Ends with a newline.
 [[nodiscard]] std::string error_text(const grpc::Status& status, const std::string& server,
                                      const config::KeyLocations& locations = {});
-// The same for errors found before anything was sent.
+// A failed call for scripts: google.rpc.Status in protobuf's JSON, on one line with a newline; the
+// details (ErrorInfo, BadRequest, …) carry "@type". docs/ERRORS.md lists the reasons.
+[[nodiscard]] std::string error_json(const grpc::Status& status);
+// The same for errors found before anything was sent; violations name file and line.
 [[nodiscard]] std::string error_text(const Status& status);
+[[nodiscard]] std::string error_json(const Status& status);
 
 }  // namespace emoe::cli

@@ -1,8 +1,10 @@
-#include "cli/error_text.h"
+#include "cli/errors.h"
 
 #include <absl/status/status.h>
 #include <absl/strings/str_cat.h>
+#include <google/protobuf/util/json_util.h>
 
+#include "base/check.h"
 #include "base/diagnostics.h"
 #include "cli/format.h"
 #include "config/duration.h"
@@ -74,71 +76,17 @@ std::string headline(const std::string& message, const google::rpc::Status& deta
   return absl::StrCat(count, count == 1 ? " problem" : " problems");
 }
 
-}  // namespace
-
-std::string code_name(grpc::StatusCode code) {
-  return absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
+std::string json_line(const google::rpc::Status& status) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  std::string text;
+  const auto written = google::protobuf::util::MessageToJsonString(status, &text, options);
+  if (written.ok()) return text + "\n";
+  google::rpc::Status without_details = status;  // one is of a type that this program does not know
+  without_details.clear_details();
+  EMOE_CHECK(google::protobuf::util::MessageToJsonString(without_details, &text, options).ok());
+  return text + "\n";
 }
-
-std::string error_reason(const grpc::Status& status) {
-  google::rpc::ErrorInfo info;
-  return find_detail(details_of(status), info) ? info.reason() : "";
-}
-
-std::string error_text(const grpc::Status& status, const std::string& server,
-                       const config::KeyLocations& locations) {
-  const google::rpc::Status details = details_of(status);
-  const std::string reason = error_reason(status);
-  if (status.error_code() == grpc::StatusCode::UNAVAILABLE && reason.empty()) {
-    return absl::StrCat("error: UNAVAILABLE: no coordinator at ", server, ": ",
-                        printable(status.error_message()),
-                        "\n  start emoe-coordinator, or name another with --server HOST:PORT or "
-                        "EMOE_SERVER\n");
-  }
-  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && reason.empty()) {
-    return absl::StrCat("error: DEADLINE_EXCEEDED: no answer from ", server,
-                        " in time; --timeout sets how long to wait\n");
-  }
-  return absl::StrCat("error: ", code_name(status.error_code()),
-                      reason.empty() ? "" : absl::StrCat(" (", reason, ")"), ": ",
-                      headline(status.error_message(), details), "\n",
-                      detail_lines(details, locations));
-}
-
-std::string error_text(const Status& status) {
-  const auto violations = violations_of(status);
-  if (violations.empty()) {
-    return absl::StrCat("error: ", printable(std::string(status.message())), "\n");
-  }
-  const size_t more = dropped_violations_of(status);
-  const size_t count = violations.size() + more;
-  std::string out = absl::StrCat("error: ", count, count == 1 ? " problem\n" : " problems\n");
-  for (const auto& violation : violations) {
-    absl::StrAppend(&out, "  ", printable(to_string(violation)), "\n");
-  }
-  if (more > 0) absl::StrAppend(&out, "  and ", more, " more\n");
-  return out;
-}
-
-int exit_code_of(const grpc::Status& status) {
-  switch (status.error_code()) {
-    case grpc::StatusCode::OK:
-      return kExitOk;
-    case grpc::StatusCode::INVALID_ARGUMENT:
-    case grpc::StatusCode::OUT_OF_RANGE:
-      return kExitUsage;
-    case grpc::StatusCode::UNAVAILABLE:
-    case grpc::StatusCode::DEADLINE_EXCEEDED:
-      return kExitUnavailable;
-    case grpc::StatusCode::INTERNAL:
-    case grpc::StatusCode::DATA_LOSS:
-      return kExitInternal;
-    default:
-      return kExitOther;
-  }
-}
-
-namespace {
 
 int exit_code_of(v1::Reason reason) {
   switch (reason) {
@@ -167,6 +115,82 @@ int exit_code_of(v1::Reason reason) {
 }
 
 }  // namespace
+
+std::string error_text(const grpc::Status& status, const std::string& server,
+                       const config::KeyLocations& locations) {
+  const google::rpc::Status details = details_of(status);
+  google::rpc::ErrorInfo info;
+  const std::string reason = find_detail(details, info) ? info.reason() : "";
+  if (status.error_code() == grpc::StatusCode::UNAVAILABLE && reason.empty()) {
+    return absl::StrCat("error: UNAVAILABLE: no coordinator at ", server, ": ",
+                        printable(status.error_message()),
+                        "\n  start emoe-coordinator, or name another with --server HOST:PORT or "
+                        "EMOE_SERVER\n");
+  }
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && reason.empty()) {
+    return absl::StrCat("error: DEADLINE_EXCEEDED: no answer from ", server,
+                        " in time; --timeout sets how long to wait\n");
+  }
+  return absl::StrCat(
+      "error: ", absl::StatusCodeToString(static_cast<StatusCode>(status.error_code())),
+      reason.empty() ? "" : absl::StrCat(" (", reason, ")"), ": ",
+      headline(status.error_message(), details), "\n", detail_lines(details, locations));
+}
+
+std::string error_text(const Status& status) {
+  const auto violations = violations_of(status);
+  if (violations.empty()) {
+    return absl::StrCat("error: ", printable(std::string(status.message())), "\n");
+  }
+  const size_t more = dropped_violations_of(status);
+  const size_t count = violations.size() + more;
+  std::string out = absl::StrCat("error: ", count, count == 1 ? " problem\n" : " problems\n");
+  for (const auto& violation : violations) {
+    absl::StrAppend(&out, "  ", printable(to_string(violation)), "\n");
+  }
+  if (more > 0) absl::StrAppend(&out, "  and ", more, " more\n");
+  return out;
+}
+
+std::string error_json(const grpc::Status& status) {
+  google::rpc::Status details = details_of(status);
+  details.set_code(status.error_code());
+  details.set_message(printable_lines(status.error_message()));
+  return json_line(details);
+}
+
+std::string error_json(const Status& status) {
+  google::rpc::Status details;
+  details.set_code(static_cast<int>(status.code()));
+  details.set_message(printable_lines(std::string(status.message())));
+  google::rpc::BadRequest bad;
+  for (const Violation& violation : violations_of(status)) {
+    auto& entry = *bad.add_field_violations();
+    const std::string place = violation.location.empty() ? "" : violation.location + ": ";
+    entry.set_field(printable(violation.field));  // quoted from a file, which may be no UTF-8
+    entry.set_description(printable(place + violation.reason));
+  }
+  if (bad.field_violations_size() > 0) details.add_details()->PackFrom(bad);
+  return json_line(details);
+}
+
+int exit_code_of(const grpc::Status& status) {
+  switch (status.error_code()) {
+    case grpc::StatusCode::OK:
+      return kExitOk;
+    case grpc::StatusCode::INVALID_ARGUMENT:
+    case grpc::StatusCode::OUT_OF_RANGE:
+      return kExitUsage;
+    case grpc::StatusCode::UNAVAILABLE:
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return kExitUnavailable;
+    case grpc::StatusCode::INTERNAL:
+    case grpc::StatusCode::DATA_LOSS:
+      return kExitInternal;
+    default:
+      return kExitOther;
+  }
+}
 
 int exit_code_of(const v1::Job& job) {
   if (job.state() == v1::SUCCEEDED) return kExitOk;
