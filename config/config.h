@@ -25,8 +25,8 @@ struct LoadedJob {
 
 // Reads a job file and applies `overrides` ("optimizer.learning_rate=1e-4", later ones win).
 // Structure only: unknown keys (with near misses), wrong types and malformed YAML are added to
-// `diagnostics` with "file:line" each; what reads well is in the answer all the same. Callers go on
-// with check() into the same `diagnostics`, and report all of it at once.
+// `diagnostics` with "file:line" each; the keys that read well are in the answer all the same. Callers
+// go on with check() into the same `diagnostics`, and report all of it at once.
 // An error (NOT_FOUND, …) only if the file cannot be read.
 [[nodiscard]] Result<LoadedJob> load_job(const std::filesystem::path& file,
                                          const std::vector<std::string>& overrides,
@@ -38,7 +38,7 @@ struct LoadedJob {
 // The spec with every default filled in; a resolved spec resolves to itself.
 [[nodiscard]] v1::JobSpec resolve(const v1::JobSpec& spec);
 
-// What the rules about the model need to know of it (its config.json, read through format/).
+// A model as the rules about it see it (its config.json, read through format/).
 struct ModelShape {
   int64_t num_hidden_layers = 0;
   int64_t intermediate_size = 0;
@@ -66,13 +66,11 @@ struct ModelShape {
 [[nodiscard]] Result<v1::CoordinatorConfig> load_coordinator_config(
     const std::filesystem::path& file, const std::vector<std::string>& overrides);
 
-// A spec as YAML in schema order, exactly readable by parse_job (floats in full precision).
-[[nodiscard]] std::string to_yaml(const v1::JobSpec& spec);
-// Any message as YAML / JSON for people and scripts (field names as in the proto files).
+// Any message as YAML / JSON for people and scripts, with the names and the order of the proto files.
+// A job's YAML is exactly readable by parse_job (floats in full precision). `indent` -1: on one line,
+// for streams of messages.
 [[nodiscard]] std::string message_to_yaml(const google::protobuf::Message& message);
-[[nodiscard]] std::string message_to_json(const google::protobuf::Message& message);
-// The same JSON on one line, for streams of messages.
-[[nodiscard]] std::string message_to_json_line(const google::protobuf::Message& message);
+[[nodiscard]] std::string message_to_json(const google::protobuf::Message& message, int indent = 2);
 
 // Calls `change` with every file or folder a spec names (key, path) and puts its answer there.
 using PathChange = std::function<std::string(const std::string& key, const std::string& path)>;
@@ -81,8 +79,8 @@ void change_paths(v1::JobSpec& spec, const PathChange& change);
 void make_paths_absolute(v1::JobSpec& spec, const std::filesystem::path& base);
 // True for a key of a job file ("emoe.layers.list[1]", "labels.team").
 [[nodiscard]] bool is_job_key(const std::string& key);
-// The place of a key, or of the nearest mapping around it that was written down; at last the file's
-// own (the key ""), or empty if `locations` has nothing.
+// The place of a key, or of the nearest mapping around it that was written down, or of the file (the
+// key ""), or empty if `locations` has nothing.
 [[nodiscard]] std::string locate(const KeyLocations& locations, std::string key);
 
 }  // namespace emoe::config

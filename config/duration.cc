@@ -1,7 +1,6 @@
 #include "config/duration.h"
 
 #include <array>
-#include <charconv>
 #include <cstdint>
 
 #include <absl/strings/str_format.h>
@@ -22,40 +21,35 @@ constexpr std::array<Unit, 5> kUnits{{{"d", 86'400 * kNanosPerSecond},
                                       {"s", kNanosPerSecond},
                                       {"ms", 1'000'000}}};
 
-std::string take_while(const std::string& text, size_t& at, bool (*wanted)(char)) {
-  const size_t begin = at;
-  while (at < text.size() && wanted(text[at])) ++at;
-  return text.substr(begin, at - begin);
-}
+constexpr char kDigits[] = "0123456789";
 
-bool is_digit(char c) {
-  return c >= '0' && c <= '9';
-}
-bool is_letter(char c) {
-  return c >= 'a' && c <= 'z';
+// The front of `text` that has only these characters, taken off.
+std::string take(std::string& text, const char* characters) {
+  const std::string taken = text.substr(0, text.find_first_not_of(characters));
+  text.erase(0, taken.size());
+  return taken;
 }
 
 }  // namespace
 
 std::optional<google::protobuf::Duration> parse_duration(const std::string& text) {
   __int128 total = 0;  // nanoseconds
-  size_t at = 0;
-  size_t next_unit = 0;
-  while (at < text.size()) {
-    const std::string whole = take_while(text, at, is_digit);
+  std::string rest = text;
+  for (size_t next_unit = 0; !rest.empty(); ++next_unit) {
+    const std::string whole = take(rest, kDigits);
+    const bool has_point = rest.starts_with('.');
     std::string fraction;
-    const bool has_point = at < text.size() && text[at] == '.';
-    if (has_point) fraction = take_while(text, ++at, is_digit);
-    const std::string unit = take_while(text, at, is_letter);
+    if (has_point) {
+      rest.erase(0, 1);
+      fraction = take(rest, kDigits);
+    }
+    const std::string unit = take(rest, "dhms");
     while (next_unit < kUnits.size() && unit != kUnits[next_unit].name) ++next_unit;
     if (next_unit == kUnits.size() || whole.empty() || whole.size() > 15) return std::nullopt;
     if (has_point && (unit != "s" || fraction.empty() || fraction.size() > 9)) return std::nullopt;
+    fraction.resize(9, '0');
     total += static_cast<__int128>(std::stoll(whole)) * kUnits[next_unit].nanos;
-    if (has_point) {
-      fraction.resize(9, '0');
-      total += std::stoll(fraction);
-    }
-    ++next_unit;
+    total += std::stoll(fraction);
   }
   if (text.empty() || total > static_cast<__int128>(kMaxSeconds) * kNanosPerSecond) {
     return std::nullopt;

@@ -11,22 +11,15 @@
 namespace emoe::config {
 namespace {
 
-using google::protobuf::FieldDescriptor;
-
-// A number or text of the spec, that of element `i` where the key is a list.
-std::string value_of(const RuleInput& in, const std::string& name) {
+// A whole number or text of the spec, that of element `i` where the key is a list.
+std::string text_of(const RuleInput& in, const std::string& name) {
   const auto derived = rule_values().find(name);
   if (derived != rule_values().end()) return derived->second(in);
   const FieldAt at = find_field(in.spec, name);
   EMOE_CHECK(at.message != nullptr, name);
-  const auto* r = at.message->GetReflection();
-  const bool each = at.field->is_repeated();
-  if (at.field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
-    return each ? r->GetRepeatedString(*at.message, at.field, in.i)
-                : r->GetString(*at.message, at.field);
-  }
-  return absl::StrCat(each ? r->GetRepeatedInt32(*at.message, at.field, in.i)
-                           : r->GetInt32(*at.message, at.field));
+  const FieldValue value = value_of(*at.message, *at.field, at.field->is_repeated() ? in.i : -1);
+  const auto* text = std::get_if<std::string>(&value);
+  return text != nullptr ? *text : absl::StrCat(std::get<int64_t>(value));
 }
 
 std::string fill_in(const std::string& reason, const RuleInput& in) {
@@ -35,7 +28,7 @@ std::string fill_in(const std::string& reason, const RuleInput& in) {
   for (size_t at; (at = reason.find("${", done)) != std::string::npos;) {
     const size_t end = reason.find('}', at);
     absl::StrAppend(&text, reason.substr(done, at - done),
-                    value_of(in, reason.substr(at + 2, end - at - 2)));
+                    text_of(in, reason.substr(at + 2, end - at - 2)));
     done = end + 1;
   }
   return text + reason.substr(done);
@@ -44,7 +37,7 @@ std::string fill_in(const std::string& reason, const RuleInput& in) {
 void check_rules(const JobRules& rules, RuleInput in, const KeyReporter& report) {
   for (const JobRule& rule : rules) {
     const bool each = rule.where == JobRule::at_each;
-    const int count = each ? std::min(entries(in.spec, rule.key), kMaxEntries) : 1;
+    const int count = each ? std::min(find_field(in.spec, rule.key).size(), kMaxEntries) : 1;
     for (in.i = 0; in.i < count; ++in.i) {
       if (!rule.broken(in)) continue;
       report(each ? absl::StrCat(rule.key, "[", in.i, "]") : rule.key, fill_in(rule.reason, in));
@@ -52,14 +45,13 @@ void check_rules(const JobRules& rules, RuleInput in, const KeyReporter& report)
   }
 }
 
-// A key that the task does not use would be ignored, and somebody meant something by it. An empty
+// A key that the task does not use would be ignored, and the user meant something by it. An empty
 // text means nothing.
 void check_used(const v1::JobSpec& spec, const KeyReporter& report) {
   for (const FieldRule& rule : job_schema()) {
     const FieldAt at = find_field(spec, rule.key);
     if (is_used(rule, spec) || !at.present()) continue;
-    const bool is_text = at.field->cpp_type() == FieldDescriptor::CPPTYPE_STRING;
-    if (is_text && at.message->GetReflection()->GetString(*at.message, at.field).empty()) continue;
+    if (!at.field->is_repeated() && value_of(*at.message, *at.field) == FieldValue("")) continue;
     report(rule.key, absl::StrCat("is not used by task: ", spec.task(), "; leave it out"));
   }
 }

@@ -1,7 +1,8 @@
 #include <cmath>
 
+#include <absl/strings/ascii.h>
 #include <absl/strings/str_cat.h>
-#include <absl/strings/str_format.h>
+#include <absl/strings/str_replace.h>
 #include <google/protobuf/duration.pb.h>
 #include <google/protobuf/timestamp.pb.h>
 #include <google/protobuf/util/time_util.h>
@@ -9,6 +10,7 @@
 
 #include "config/config.h"
 #include "config/duration.h"
+#include "config/field.h"
 #include "config/scalar.h"
 
 namespace emoe::config {
@@ -29,68 +31,48 @@ class Converter {
   Json message(const Message& m) const {
     Json out = Json::object();
     const auto* type = m.GetDescriptor();
-    const auto* reflection = m.GetReflection();
     for (int i = 0; i < type->field_count(); ++i) {
-      const FieldDescriptor* field = type->field(i);
-      if (field->is_map()) {
-        Json entries = map(m, field);
-        if (show_empty_ || !entries.empty()) out[field->name()] = std::move(entries);
-      } else if (field->is_repeated()) {
-        Json list = Json::array();
-        for (int j = 0; j < reflection->FieldSize(m, field); ++j)
-          list.push_back(value(m, field, j));
-        if (show_empty_ || !list.empty()) out[field->name()] = std::move(list);
-      } else if (!field->has_presence() || reflection->HasField(m, field)) {
-        out[field->name()] = value(m, field, -1);
-      }
+      const FieldDescriptor& field = *type->field(i);
+      const FieldAt at{&m, &field};
+      const bool shown = field.is_repeated() ? show_empty_ : !field.has_presence();
+      if (!shown && !at.present()) continue;
+      out[field.name()] = field.is_map()        ? map(m, field)
+                          : field.is_repeated() ? list(at)
+                                                : json_of(value_of(m, field));
     }
     return out;
   }
 
  private:
+  Json list(const FieldAt& at) const {
+    Json out = Json::array();
+    for (int i = 0; i < at.size(); ++i) out.push_back(json_of(value_of(*at.message, *at.field, i)));
+    return out;
+  }
+
   // Sorted by key: the order of a protobuf map is not the same in every process.
-  Json map(const Message& m, const FieldDescriptor* field) const {
+  Json map(const Message& m, const FieldDescriptor& field) const {
     std::map<std::string, Json> sorted;
-    const auto* reflection = m.GetReflection();
-    const auto* key = field->message_type()->map_key();
-    for (int i = 0; i < reflection->FieldSize(m, field); ++i) {
-      const Message& entry = reflection->GetRepeatedMessage(m, field, i);
-      const Json name = value(entry, key, -1);
+    for (int i = 0; i < m.GetReflection()->FieldSize(m, &field); ++i) {
+      const Message& entry = m.GetReflection()->GetRepeatedMessage(m, &field, i);
+      const Json name = json_of(value_of(entry, *field.message_type()->map_key()));
       sorted[name.is_string() ? name.get<std::string>() : name.dump()] =
-          value(entry, field->message_type()->map_value(), -1);
+          json_of(value_of(entry, *field.message_type()->map_value()));
     }
     Json out = Json::object();
     for (auto& [name, entry] : sorted) out[name] = std::move(entry);
     return out;
   }
 
-  // One value; index -1 for a singular field.
-  Json value(const Message& m, const FieldDescriptor* f, int index) const {
-    const auto* r = m.GetReflection();
-    const bool one = index < 0;
-    switch (f->cpp_type()) {
-      case FieldDescriptor::CPPTYPE_INT32:
-        return one ? r->GetInt32(m, f) : r->GetRepeatedInt32(m, f, index);
-      case FieldDescriptor::CPPTYPE_INT64:
-        return one ? r->GetInt64(m, f) : r->GetRepeatedInt64(m, f, index);
-      case FieldDescriptor::CPPTYPE_UINT32:
-        return one ? r->GetUInt32(m, f) : r->GetRepeatedUInt32(m, f, index);
-      case FieldDescriptor::CPPTYPE_UINT64:
-        return one ? r->GetUInt64(m, f) : r->GetRepeatedUInt64(m, f, index);
-      case FieldDescriptor::CPPTYPE_DOUBLE:
-        return one ? r->GetDouble(m, f) : r->GetRepeatedDouble(m, f, index);
-      case FieldDescriptor::CPPTYPE_FLOAT:
-        return one ? r->GetFloat(m, f) : r->GetRepeatedFloat(m, f, index);
-      case FieldDescriptor::CPPTYPE_BOOL:
-        return one ? r->GetBool(m, f) : r->GetRepeatedBool(m, f, index);
-      case FieldDescriptor::CPPTYPE_ENUM:
-        return (one ? r->GetEnum(m, f) : r->GetRepeatedEnum(m, f, index))->name();
-      case FieldDescriptor::CPPTYPE_STRING:
-        return one ? r->GetString(m, f) : r->GetRepeatedString(m, f, index);
-      case FieldDescriptor::CPPTYPE_MESSAGE:
-        return submessage(one ? r->GetMessage(m, f) : r->GetRepeatedMessage(m, f, index));
-    }
-    return nullptr;
+  Json json_of(const FieldValue& value) const {
+    const auto to_json = [this](const auto& plain) -> Json {
+      if constexpr (std::is_same_v<decltype(plain), const Message* const&>) {
+        return submessage(*plain);
+      } else {
+        return plain;
+      }
+    };
+    return std::visit(to_json, value);
   }
 
   Json submessage(const Message& m) const {
@@ -135,14 +117,11 @@ bool is_plain_word(const std::string& text) {
 std::string yaml_text(const std::string& text) {
   // Words other YAML readers take for something else ("yes", "on") are quoted as well.
   static const std::vector<std::string> kTricky{"y", "n", "yes", "no", "on", "off"};
-  std::string lower = text;
-  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const std::string lower = absl::AsciiStrToLower(text);
   const bool tricky = std::find(kTricky.begin(), kTricky.end(), lower) != kTricky.end();
   if (is_plain_word(text) && !tricky) return text;
-  std::string quoted = Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
-  std::string out;
-  for (const char c : quoted) out += c == '\x7F' ? std::string("\\x7f") : std::string(1, c);
-  return out;
+  const std::string quoted = Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+  return absl::StrReplaceAll(quoted, {{"\x7F", "\\x7f"}});
 }
 
 std::string yaml_scalar(const Json& json) {
@@ -200,26 +179,10 @@ std::string message_to_yaml(const Message& message) {
   return out;
 }
 
-std::string to_yaml(const v1::JobSpec& spec) {
-  return message_to_yaml(spec);
-}
-
-namespace {
-
-std::string json_text(const Message& message, int indent) {
+std::string message_to_json(const Message& message, int indent) {
   Json json = Converter(true).message(message);
   replace_non_finite(json);
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
-}
-
-}  // namespace
-
-std::string message_to_json(const Message& message) {
-  return json_text(message, 2);
-}
-
-std::string message_to_json_line(const Message& message) {
-  return json_text(message, -1);
 }
 
 }  // namespace emoe::config

@@ -1,5 +1,3 @@
-#include "config/overrides.h"
-
 #include <optional>
 
 #include <absl/strings/str_cat.h>
@@ -7,6 +5,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include "base/utf8.h"
+#include "config/field.h"
 #include "config/reader.h"
 #include "config/scalar.h"
 
@@ -26,11 +25,6 @@ struct Target {
   std::optional<std::string> map_key;
   [[nodiscard]] const FieldDescriptor& last() const { return *fields.back(); }
 };
-
-bool is_submessage(const FieldDescriptor& field) {
-  return field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field.is_repeated() &&
-         field.message_type()->full_name() != "google.protobuf.Duration";
-}
 
 std::optional<Target> find_target(const std::string& key, const Descriptor& root,
                                   Diagnostics& diagnostics) {
@@ -53,7 +47,7 @@ std::optional<Target> find_target(const std::string& key, const Descriptor& root
       diagnostics.add(kSource, key, absl::StrCat("the name below ", path, " is missing"));
       return std::nullopt;
     }
-    if (!is_submessage(*field)) {
+    if (field->message_type() == nullptr || field->is_repeated() || is_duration(*field)) {
       diagnostics.add(kSource, key, absl::StrCat(path, " has no keys below it"));
       return std::nullopt;
     }
@@ -92,21 +86,11 @@ YAML::Node value_node(const std::string& key, const std::string& text, bool is_t
   return node;
 }
 
-void forget(const std::string& key, KeyLocations& locations) {
-  for (auto it = locations.begin(); it != locations.end();) {
-    const bool below = it->first.size() > key.size() &&
-                       it->first.compare(0, key.size(), key) == 0 &&
-                       (it->first[key.size()] == '.' || it->first[key.size()] == '[');
-    it = below || it->first == key ? locations.erase(it) : std::next(it);
-  }
-}
-
 void remove_map_entry(const FieldDescriptor* map, const std::string& key, Message& message) {
   const auto* reflection = message.GetReflection();
-  const auto* key_field = map->message_type()->map_key();
   for (int i = 0; i < reflection->FieldSize(message, map); ++i) {
     const Message& entry = reflection->GetRepeatedMessage(message, map, i);
-    if (entry.GetReflection()->GetString(entry, key_field) != key) continue;
+    if (value_of(entry, *map->message_type()->map_key()) != FieldValue(key)) continue;
     reflection->SwapElements(&message, map, i, reflection->FieldSize(message, map) - 1);
     reflection->RemoveLast(&message, map);
     return;
@@ -139,7 +123,7 @@ void apply_override(const std::string& text, KeyLocations& locations, Diagnostic
                                            !field.is_repeated());
   const YAML::Node node = value_node(key, value, is_text, diagnostics);
   if (!node.IsDefined()) return;
-  forget(key, locations);
+  std::erase_if(locations, [&](const auto& known) { return is_within(known.first, key); });
   if (node.IsNull() && !value.empty()) return remove(*target, root);
   locations[key] = kSource;
   Reader reader({.name = kSource, .has_lines = false, .any_scalar_is_text = true}, locations,
@@ -147,6 +131,7 @@ void apply_override(const std::string& text, KeyLocations& locations, Diagnostic
   Message& message = *holder_of(*target, root, /*make=*/true);
   if (target->map_key) {
     const std::string path = key.substr(0, key.size() - target->map_key->size() - 1);
+    remove_map_entry(&field, *target->map_key, message);
     reader.read_map_entry(node, path, *target->map_key, field, message);
   } else {
     reader.read_field(node, key, field, message);

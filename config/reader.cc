@@ -2,17 +2,18 @@
 
 #include <algorithm>
 #include <limits>
-#include <set>
 #include <sstream>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
+#include <absl/strings/str_join.h>
 #include <google/protobuf/duration.pb.h>
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include "base/utf8.h"
 #include "config/duration.h"
+#include "config/field.h"
 #include "config/scalar.h"
 #include "config/suggestion.h"
 
@@ -23,18 +24,6 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
 namespace {
-
-std::vector<std::string> field_names(const Descriptor& type) {
-  std::vector<std::string> names;
-  names.reserve(type.field_count());
-  for (int i = 0; i < type.field_count(); ++i) names.push_back(type.field(i)->name());
-  return names;
-}
-
-bool is_duration(const FieldDescriptor& field) {
-  return field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
-         field.message_type()->full_name() == "google.protobuf.Duration";
-}
 
 bool is_null(const YAML::Node& node) {
   const auto scalar = classify_scalar(node);
@@ -81,29 +70,14 @@ int line_of_second_document(const std::string& yaml) {
   return parser.HandleNextDocument(start) ? std::max(start.line, 1) : 0;
 }
 
-// A value that no good element has, so that no rule takes another for its twin.
-void add_placeholder(const FieldDescriptor& field, Message& message) {
-  const auto* reflection = message.GetReflection();
-  if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT32) {
-    reflection->AddInt32(&message, &field, std::numeric_limits<int32_t>::min());
-  } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
-    reflection->AddString(&message, &field, "");
-  }
-}
-
 }  // namespace
 
-std::string join_key(const std::string& prefix, const std::string& key) {
-  return prefix.empty() ? key : absl::StrCat(prefix, ".", key);
-}
-
 std::string unknown_key_reason(const std::string& key, const Descriptor& type) {
-  const auto names = field_names(type);
+  std::vector<std::string> names;
+  for (int i = 0; i < type.field_count(); ++i) names.push_back(type.field(i)->name());
   const std::string near = did_you_mean(key, names);
   if (!near.empty()) return "unknown key" + near;
-  std::string all;
-  for (const auto& name : names) absl::StrAppend(&all, all.empty() ? "" : ", ", name);
-  return absl::StrCat("unknown key; known here: ", all);
+  return absl::StrCat("unknown key; known here: ", absl::StrJoin(names, ", "));
 }
 
 YAML::Node parse_yaml(const std::string& yaml, const std::string& source_name,
@@ -155,10 +129,7 @@ void Reader::read_message(const YAML::Node& node, const std::string& prefix, Mes
     const FieldDescriptor* field = entry.first.IsScalar() ? type.FindFieldByName(key) : nullptr;
     if (field == nullptr) {
       add(entry.first, path, unknown_key_reason(key, type));
-    } else if (!seen.insert(key).second) {
-      add(entry.first, path, absl::StrCat("given twice, first at ", locations_[path]));
-    } else {
-      locations_[path] = location(entry.first);
+    } else if (begin_key(entry.first, path, seen)) {
       read_field(entry.second, path, *field, message);
     }
   }
@@ -190,35 +161,31 @@ void Reader::read_map(const YAML::Node& node, const std::string& path, const Fie
   std::set<std::string> seen;
   for (const auto& entry : node) {
     const std::string key = key_text(entry.first);
-    const std::string entry_path = join_key(path, key);
     if (!entry.first.IsScalar()) {
       add(entry.first, path, "a key must be plain text");
-    } else if (!seen.insert(key).second) {
-      add(entry.first, entry_path, absl::StrCat("given twice, first at ", locations_[entry_path]));
-    } else {
-      locations_[entry_path] = location(entry.first);
+    } else if (begin_key(entry.first, join_key(path, key), seen)) {
       read_map_entry(entry.second, path, key, field, message);
     }
   }
+}
+
+bool Reader::begin_key(const YAML::Node& key, const std::string& path,
+                       std::set<std::string>& seen) {
+  if (!seen.insert(path).second) {
+    add(key, path, absl::StrCat("given twice, first at ", locations_[path]));
+    return false;
+  }
+  locations_[path] = location(key);
+  return true;
 }
 
 void Reader::read_map_entry(const YAML::Node& node, const std::string& path, const std::string& key,
                             const FieldDescriptor& field, Message& message) {
   std::string text;
   if (!read_text(node, join_key(path, key), text)) return;
-  const Descriptor& entry_type = *field.message_type();
-  const auto* reflection = message.GetReflection();
-  const FieldDescriptor* key_field = entry_type.map_key();
-  const FieldDescriptor* value_field = entry_type.map_value();
-  for (int i = 0; i < reflection->FieldSize(message, &field); ++i) {
-    Message* entry = reflection->MutableRepeatedMessage(&message, &field, i);
-    if (entry->GetReflection()->GetString(*entry, key_field) != key) continue;
-    entry->GetReflection()->SetString(entry, value_field, text);
-    return;
-  }
-  Message* entry = reflection->AddMessage(&message, &field);
-  entry->GetReflection()->SetString(entry, key_field, key);
-  entry->GetReflection()->SetString(entry, value_field, text);
+  Message& entry = *message.GetReflection()->AddMessage(&message, &field);
+  put_value(*field.message_type()->map_key(), key, entry);
+  put_value(*field.message_type()->map_value(), text, entry);
 }
 
 void Reader::read_list(const YAML::Node& node, const std::string& path,
@@ -235,10 +202,13 @@ void Reader::read_list(const YAML::Node& node, const std::string& path,
       read_message(element, element_path, *message.GetReflection()->AddMessage(&message, &field));
     } else {
       read_value(element, element_path, field, message);
-      // The reported element leaves its place: the others keep their index for the rules.
-      const auto* reflection = message.GetReflection();
-      if (static_cast<size_t>(reflection->FieldSize(message, &field)) < index) {
-        add_placeholder(field, message);
+      // An element that could not be read keeps its place, so that the others keep their index for
+      // the rules; no good element has this value, so no rule takes another for its twin.
+      if (FieldAt{&message, &field}.size() == static_cast<int>(index)) continue;
+      if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT32) {
+        put_value(field, std::numeric_limits<int32_t>::min(), message);
+      } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+        put_value(field, std::string(), message);
       }
     }
   }
@@ -262,8 +232,8 @@ bool Reader::read_text(const YAML::Node& node, const std::string& path, std::str
   return true;
 }
 
-void Reader::read_integer(const YAML::Node& node, const std::string& path,
-                          const FieldDescriptor& field, Message& message) {
+std::optional<int64_t> Reader::read_integer(const YAML::Node& node, const std::string& path,
+                                            bool is_32) {
   const auto scalar = classify_scalar(node);
   if (!scalar || scalar->kind != ScalarKind::integer) {
     const bool quoted =
@@ -271,71 +241,44 @@ void Reader::read_integer(const YAML::Node& node, const std::string& path,
     add(node, path,
         absl::StrCat("expected a whole number, got ", describe(node),
                      quoted ? "; remove the quotes" : ""));
-    return;
+    return std::nullopt;
   }
-  const bool is_32 = field.cpp_type() == FieldDescriptor::CPPTYPE_INT32;
   const auto number = to_int64(scalar->value);
-  const int64_t low = std::numeric_limits<int32_t>::min();
-  const int64_t high = std::numeric_limits<int32_t>::max();
-  if (!number || (is_32 && (*number < low || *number > high))) {
+  if (!number || (is_32 && *number != static_cast<int32_t>(*number))) {
     add(node, path,
         absl::StrCat("the number ", scalar->value.substr(0, 40), " does not fit into ",
                      is_32 ? 32 : 64, " bits"));
-    return;
+    return std::nullopt;
   }
-  const auto* reflection = message.GetReflection();
-  if (is_32 && field.is_repeated()) {
-    reflection->AddInt32(&message, &field, static_cast<int32_t>(*number));
-  } else if (is_32) {
-    reflection->SetInt32(&message, &field, static_cast<int32_t>(*number));
-  } else if (field.is_repeated()) {
-    reflection->AddInt64(&message, &field, *number);
-  } else {
-    reflection->SetInt64(&message, &field, *number);
-  }
+  return number;
 }
 
 void Reader::read_value(const YAML::Node& node, const std::string& path,
                         const FieldDescriptor& field, Message& message) {
-  const auto* reflection = message.GetReflection();
   const auto scalar = classify_scalar(node);
-  if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT32 ||
-      field.cpp_type() == FieldDescriptor::CPPTYPE_INT64) {
-    read_integer(node, path, field, message);
-  } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+  const auto is = [&](ScalarKind kind) { return scalar && scalar->kind == kind; };
+  const auto expected = [&](const char* what) {
+    add(node, path, absl::StrCat("expected ", what, ", got ", describe(node)));
+  };
+  const auto type = field.cpp_type();
+  if (type == FieldDescriptor::CPPTYPE_INT32 || type == FieldDescriptor::CPPTYPE_INT64) {
+    const auto number = read_integer(node, path, type == FieldDescriptor::CPPTYPE_INT32);
+    if (number) put_value(field, *number, message);
+  } else if (type == FieldDescriptor::CPPTYPE_STRING) {
     std::string text;
-    if (!read_text(node, path, text)) return;
-    if (field.is_repeated()) {
-      reflection->AddString(&message, &field, text);
-    } else {
-      reflection->SetString(&message, &field, text);
-    }
-  } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_BOOL && !field.is_repeated()) {
-    if (!scalar || scalar->kind != ScalarKind::boolean) {
-      add(node, path, absl::StrCat("expected true or false, got ", describe(node)));
-      return;
-    }
-    reflection->SetBool(&message, &field, scalar->value[0] == 't' || scalar->value[0] == 'T');
-  } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE && !field.is_repeated()) {
-    const bool is_number =
-        scalar && (scalar->kind == ScalarKind::integer || scalar->kind == ScalarKind::real);
-    const auto number = is_number ? to_double(scalar->value) : std::nullopt;
-    if (!number) {
-      add(node, path,
-          absl::StrCat("expected a number", is_number ? " that a double can hold" : "", ", got ",
-                       describe(node)));
-      return;
-    }
-    reflection->SetDouble(&message, &field, *number);
-  } else if (is_duration(field) && !field.is_repeated()) {
-    const auto duration =
-        scalar && scalar->kind == ScalarKind::text ? parse_duration(scalar->value) : std::nullopt;
-    if (!duration) {
-      add(node, path,
-          absl::StrCat("expected a duration such as 90s, 5m or 1h30m, got ", describe(node)));
-      return;
-    }
-    reflection->MutableMessage(&message, &field)->CopyFrom(*duration);
+    if (read_text(node, path, text)) put_value(field, text, message);
+  } else if (type == FieldDescriptor::CPPTYPE_BOOL) {
+    if (!is(ScalarKind::boolean)) return expected("true or false");
+    put_value(field, scalar->value[0] == 't' || scalar->value[0] == 'T', message);
+  } else if (type == FieldDescriptor::CPPTYPE_DOUBLE) {
+    if (!is(ScalarKind::integer) && !is(ScalarKind::real)) return expected("a number");
+    const auto number = to_double(scalar->value);
+    if (!number) return expected("a number that a double can hold");
+    put_value(field, *number, message);
+  } else if (is_duration(field)) {
+    const auto duration = is(ScalarKind::text) ? parse_duration(scalar->value) : std::nullopt;
+    if (!duration) return expected("a duration such as 90s, 5m or 1h30m");
+    put_value(field, &*duration, message);
   } else {
     add(node, path, absl::StrCat("the reader has no YAML form for ", field.cpp_type_name()));
   }

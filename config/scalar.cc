@@ -9,10 +9,7 @@
 namespace emoe::config {
 namespace {
 
-size_t skip_digits(const std::string& text, size_t at) {
-  while (at < text.size() && text[at] >= '0' && text[at] <= '9') ++at;
-  return at;
-}
+constexpr char kDigits[] = "0123456789";
 
 size_t skip_sign(const std::string& text) {
   return !text.empty() && (text[0] == '+' || text[0] == '-') ? 1 : 0;
@@ -20,7 +17,7 @@ size_t skip_sign(const std::string& text) {
 
 bool is_integer(const std::string& text) {
   const size_t begin = skip_sign(text);
-  return begin < text.size() && skip_digits(text, begin) == text.size();
+  return begin < text.size() && text.find_first_not_of(kDigits, begin) == std::string::npos;
 }
 
 // 0x1F and 0o17, without a sign.
@@ -33,26 +30,14 @@ bool is_prefixed_integer(const std::string& text) {
 }
 
 bool is_real(const std::string& text) {
-  const size_t begin = skip_sign(text);
-  const std::string rest = text.substr(begin);
+  const std::string rest = text.substr(skip_sign(text));
   if (rest == ".inf" || rest == ".Inf" || rest == ".INF") return true;
   if (text == ".nan" || text == ".NaN" || text == ".NAN") return true;
-  size_t at = skip_digits(text, begin);
-  size_t digits = at - begin;
-  if (at < text.size() && text[at] == '.') {
-    const size_t fraction = at + 1;
-    at = skip_digits(text, fraction);
-    digits += at - fraction;
-  }
-  if (digits == 0) return false;
-  if (at < text.size() && (text[at] == 'e' || text[at] == 'E')) {
-    ++at;
-    if (at < text.size() && (text[at] == '+' || text[at] == '-')) ++at;
-    const size_t exponent = at;
-    at = skip_digits(text, exponent);
-    if (at == exponent) return false;
-  }
-  return at == text.size();
+  if (rest.find_first_of("0123456789.") != 0) return false;  // from_chars knows "inf" and "-1"
+  double number = 0.0;
+  const char* end = rest.data() + rest.size();
+  const auto [stop, error] = std::from_chars(rest.data(), end, number);
+  return stop == end && error != std::errc::invalid_argument;
 }
 
 std::string shortened(const std::string& text) {

@@ -8,7 +8,7 @@
 
 namespace emoe::config {
 
-// What a scalar is under YAML 1.2's core schema; a quoted one (or one tagged !!str) is text.
+// The type of a scalar under YAML 1.2's core schema; a quoted one (or one tagged !!str) is text.
 // "yes", "on", "1_000" and "nan" are text too, as YAML 1.2 has it.
 enum class ScalarKind { null, boolean, integer, real, text };
 
@@ -22,7 +22,7 @@ struct Scalar {
 [[nodiscard]] std::optional<Scalar> classify_scalar(const YAML::Node& node);
 [[nodiscard]] ScalarKind classify_plain(const std::string& value);
 
-// What a node is, for messages: "a list", "a mapping", "text \"yes\"", "the number 1e-4",
+// Describes a node for messages: "a list", "a mapping", "text \"yes\"", "the number 1e-4",
 // "nothing".
 [[nodiscard]] std::string describe(const YAML::Node& node);
 

@@ -10,10 +10,12 @@ const std::vector<std::string> kDtypes{"float32", "bfloat16"};
 constexpr double kMaxCount = 2147483647;
 constexpr double kYear = 365.0 * 86'400;
 
+}  // namespace
+
 // clang-format off
-const Schema& job_rows() {
+const Schema& job_schema() {
   // Defaults that depend on other keys (learning_rate, export.dtype, …) are in default_of() of
-  // job_config.cc.
+  // config.cc.
   static const Schema rows{
       {.key = "name", .fallback = "\"\"", .max_bytes = 128},
       {.key = "task", .fallback = "train", .words = {"train", "evaluate", "convert", "analyze"}},
@@ -119,7 +121,7 @@ const Schema& job_rows() {
   return rows;
 }
 
-const Schema& coordinator_rows() {
+const Schema& coordinator_schema() {
   static const Schema rows{
       {.key = "listen", .fallback = "127.0.0.1:7070", .required = true, .address = true, .max_bytes = 256},
       {.key = "metrics_listen", .fallback = "127.0.0.1:7071", .required = true, .address = true, .max_bytes = 256},
@@ -151,19 +153,9 @@ const Schema& coordinator_rows() {
 }
 // clang-format on
 
-}  // namespace
-
-const Schema& job_schema() {
-  return job_rows();
-}
-
 bool is_used(const FieldRule& rule, const v1::JobSpec& spec) {
   const std::string task = spec.task() == "evaluate" ? "evaluate" : "train";
   return rule.task.empty() || rule.task == task;
-}
-
-const Schema& coordinator_schema() {
-  return coordinator_rows();
 }
 
 }  // namespace emoe::config

@@ -54,7 +54,7 @@ using Schema = std::vector<FieldRule>;
 [[nodiscard]] bool is_used(const FieldRule& rule, const v1::JobSpec& spec);
 [[nodiscard]] const Schema& coordinator_schema();
 
-// What a rule across keys looks at.
+// The input of a rule across keys.
 struct RuleInput {
   const v1::JobSpec& spec;  // resolved
   ModelShape shape;         // 0: not known

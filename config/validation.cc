@@ -6,7 +6,6 @@
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
-#include <absl/strings/str_split.h>
 #include <google/protobuf/duration.pb.h>
 #include <yaml-cpp/yaml.h>
 
@@ -20,31 +19,6 @@ namespace emoe::config {
 
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
-
-bool FieldAt::present() const {
-  if (message == nullptr) return false;
-  const auto* reflection = message->GetReflection();
-  return field->is_repeated() ? reflection->FieldSize(*message, field) > 0
-                              : reflection->HasField(*message, field);
-}
-
-FieldAt find_field(const Message& root, const std::string& key) {
-  const std::vector<std::string> parts = absl::StrSplit(key, '.');
-  const Message* message = &root;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const auto* field = message->GetDescriptor()->FindFieldByName(parts[i]);
-    EMOE_CHECK(field != nullptr, key);
-    if (i + 1 == parts.size()) return {message, field};
-    if (!message->GetReflection()->HasField(*message, field)) return {};
-    message = &message->GetReflection()->GetMessage(*message, field);
-  }
-  return {};
-}
-
-int entries(const Message& root, const std::string& key) {
-  const FieldAt at = find_field(root, key);
-  return at.message == nullptr ? 0 : at.message->GetReflection()->FieldSize(*at.message, at.field);
-}
 
 void fill_defaults(const Schema& schema, const DefaultOf& default_of, Message& message) {
   for (const FieldRule& rule : schema) {
@@ -83,11 +57,7 @@ KeyReporter::KeyReporter(const KeyLocations& locations, Diagnostics& diagnostics
 
 void KeyReporter::operator()(const std::string& key, const std::string& reason) const {
   for (size_t i = 0; i < earlier_; ++i) {
-    const std::string& field = diagnostics_.violations()[i].field;
-    const bool around =
-        key.starts_with(field) && (field.empty() || key.size() == field.size() ||
-                                   key[field.size()] == '.' || key[field.size()] == '[');
-    if (around) return;
+    if (is_within(key, diagnostics_.violations()[i].field)) return;
   }
   diagnostics_.add(locate(locations_, key), key, reason);
 }
@@ -124,52 +94,33 @@ class RowChecker {
       if (rule.required) report_(rule.key, "is required");
       return;
     }
-    const auto* reflection = at.message->GetReflection();
     if (at.field->is_map()) {
       check_map(rule, at);
     } else if (!at.field->is_repeated()) {
-      check_value(rule, rule.key, at, -1);
-    } else if (const int size = reflection->FieldSize(*at.message, at.field);
-               size > rule.max_entries) {
-      report_(rule.key, absl::StrCat("at most ", rule.max_entries, " entries, there are ", size));
+      check_value(rule, rule.key, value_of(*at.message, *at.field));
+    } else if (at.size() > rule.max_entries) {
+      report_(rule.key,
+              absl::StrCat("at most ", rule.max_entries, " entries, there are ", at.size()));
     } else {
-      for (int i = 0; i < size; ++i) {
-        check_value(rule, absl::StrCat(rule.key, "[", i, "]"), at, i);
+      for (int i = 0; i < at.size(); ++i) {
+        check_value(rule, absl::StrCat(rule.key, "[", i, "]"), value_of(*at.message, *at.field, i));
       }
     }
   }
 
  private:
-  void check_value(const FieldRule& rule, const std::string& key, const FieldAt& at, int index) {
-    const auto& message = *at.message;
-    const auto* field = at.field;
-    const auto* r = message.GetReflection();
-    switch (field->cpp_type()) {
-      case FieldDescriptor::CPPTYPE_INT32:
-        check_number(
-            rule, key,
-            index < 0 ? r->GetInt32(message, field) : r->GetRepeatedInt32(message, field, index));
-        break;
-      case FieldDescriptor::CPPTYPE_INT64:
-        check_number(rule, key, static_cast<double>(r->GetInt64(message, field)));
-        break;
-      case FieldDescriptor::CPPTYPE_DOUBLE:
-        check_number(rule, key, r->GetDouble(message, field));
-        break;
-      case FieldDescriptor::CPPTYPE_STRING:
-        check_present_text(
-            rule, key,
-            index < 0 ? r->GetString(message, field) : r->GetRepeatedString(message, field, index));
-        break;
-      case FieldDescriptor::CPPTYPE_MESSAGE:
-        if (field->message_type()->full_name() == "google.protobuf.Duration") {
-          google::protobuf::Duration duration;
-          duration.CopyFrom(r->GetMessage(message, field));
-          check_number(rule, key, duration_seconds(duration));
-        }
-        break;
-      default:
-        break;
+  void check_value(const FieldRule& rule, const std::string& key, const FieldValue& value) {
+    if (const auto* text = std::get_if<std::string>(&value)) {
+      check_present_text(rule, key, *text);
+    } else if (const auto* whole = std::get_if<int64_t>(&value)) {
+      check_number(rule, key, static_cast<double>(*whole));
+    } else if (const auto* real = std::get_if<double>(&value)) {
+      check_number(rule, key, *real);
+    } else if (const auto* message = std::get_if<const Message*>(&value)) {
+      google::protobuf::Duration duration;
+      if ((*message)->GetDescriptor() != duration.GetDescriptor()) return;
+      duration.CopyFrom(**message);
+      check_number(rule, key, duration_seconds(duration));
     }
   }
 
@@ -212,10 +163,8 @@ class RowChecker {
     if (rule.address && !value.empty() && !is_host_and_port(value)) {
       report_(key, absl::StrCat("expected host:port such as 127.0.0.1:7070, got \"", value, "\""));
     }
-    if (rule.words.empty()) return;
-    for (const auto& word : rule.words) {
-      if (word == value) return;
-    }
+    const auto& words = rule.words;
+    if (words.empty() || std::find(words.begin(), words.end(), value) != words.end()) return;
     report_(key, absl::StrCat("unknown word \"", value.substr(0, 80), "\"",
                               did_you_mean(value, rule.words), "; use ",
                               absl::StrJoin(rule.words, ", ")));
@@ -223,22 +172,21 @@ class RowChecker {
 
   // A map has labels.
   void check_map(const FieldRule& rule, const FieldAt& at) {
-    const auto* r = at.message->GetReflection();
-    const auto* entry_type = at.field->message_type();
-    const int size = r->FieldSize(*at.message, at.field);
-    if (size > rule.max_entries) {
-      report_(rule.key, absl::StrCat("at most ", rule.max_entries, " labels, there are ", size));
+    if (at.size() > rule.max_entries) {
+      report_(rule.key,
+              absl::StrCat("at most ", rule.max_entries, " labels, there are ", at.size()));
     }
-    for (int i = 0; i < size; ++i) {
-      const Message& entry = r->GetRepeatedMessage(*at.message, at.field, i);
-      const auto* er = entry.GetReflection();
-      const std::string key = er->GetString(entry, entry_type->map_key());
+    for (int i = 0; i < at.size(); ++i) {
+      const auto* entry = std::get<const Message*>(value_of(*at.message, *at.field, i));
+      const auto* type = at.field->message_type();
+      const auto key = std::get<std::string>(value_of(*entry, *type->map_key()));
       if (!is_label_key(key)) {
         report_(join_key(rule.key, key.substr(0, 80)),
                 absl::StrCat("a label's key has 1 to ", kMaxLabelKey,
                              " of the characters A-Z a-z 0-9 _ - . /"));
       }
-      check_text(rule, join_key(rule.key, key), er->GetString(entry, entry_type->map_value()));
+      check_text(rule, join_key(rule.key, key),
+                 std::get<std::string>(value_of(*entry, *type->map_value())));
     }
   }
 

@@ -7,23 +7,13 @@
 
 #include "base/diagnostics.h"
 #include "config/config.h"
+#include "config/field.h"
 #include "config/schema.h"
 
 namespace emoe::config {
 
-// The field a dotted key names and the message that holds it; message is null when a message on
-// the way is absent.
-struct FieldAt {
-  const google::protobuf::Message* message = nullptr;
-  const google::protobuf::FieldDescriptor* field = nullptr;
-  [[nodiscard]] bool present() const;
-};
-[[nodiscard]] FieldAt find_field(const google::protobuf::Message& root, const std::string& key);
-// How many a list or map holds; none where a message on the way is absent.
-[[nodiscard]] int entries(const google::protobuf::Message& root, const std::string& key);
-
 // Adds violations of keys, with their places. A key that `diagnostics` held when the reporter was
-// made, or one below it, is passed over: what could not be read has no value to judge.
+// made, or one below it, is passed over: a key that could not be read has no value to judge.
 class KeyReporter {
  public:
   KeyReporter(const KeyLocations& locations, Diagnostics& diagnostics);
@@ -35,21 +25,21 @@ class KeyReporter {
   size_t earlier_;  // the first so many violations were there before
 };
 
-// The parts of check(), for a spec with its defaults. Each reports what the others do not: a key
-// that `diagnostics` named before the call is passed over.
+// The parts of check(), for a spec with its defaults. A key that `diagnostics` named before the call
+// is passed over.
 void validate(const v1::JobSpec& resolved, const KeyLocations& locations, Diagnostics& diagnostics);
 void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locations,
                         Diagnostics& diagnostics);
 void validate_against_model(const v1::JobSpec& resolved, const ModelShape& shape,
                             const KeyLocations& locations, Diagnostics& diagnostics);
 
-// Fills absent fields, in the order of the schema, with what `default_of` says (as YAML); an empty
-// text leaves the field absent.
+// Fills absent fields, in the order of the schema, with default_of(rule), a YAML text; an empty one
+// leaves the field absent.
 using DefaultOf = std::function<std::string(const FieldRule& rule)>;
 void fill_defaults(const Schema& schema, const DefaultOf& default_of,
                    google::protobuf::Message& message);
 
-// Ranges, allowed words, required keys, lengths: what the rows say.
+// Applies the rows: ranges, allowed words, required keys, lengths.
 void check_rows(const Schema& schema, const google::protobuf::Message& message,
                 const KeyLocations& locations, Diagnostics& diagnostics);
 

@@ -46,7 +46,7 @@ def compare(page, what, documented, existing):
 
 def job_keys():
     """{key: default} of the keys that hold a value."""
-    table = read("config/schema.cc").split("coordinator_rows() {")[0]
+    table = read("config/schema.cc").split("const Schema& coordinator_schema() {")[0]
     found = {key: re.search(r'\.fallback = "((?:[^"\\]|\\.)*)"', rest)
              for key, rest in re.findall(r'\{\.key = "([^"]+)"(.*)\},', table)}
     return {key: (default.group(1).replace('\\"', '"') if default else "") for key, default in found.items()

@@ -99,7 +99,7 @@ void AttemptWatch::hand_over(const LiveJob& live) {
                          [folder = request.attempt_dir, file = parts_.config.spec_file(job.id()),
                           spec = job.resolved_spec()] {
                            EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
-                           return write_file_atomically(file, config::to_yaml(spec));
+                           return write_file_atomically(file, config::message_to_yaml(spec));
                          });
 }
 

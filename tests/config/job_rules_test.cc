@@ -83,7 +83,7 @@ std::set<size_t> broken_rows(const Table& table, const Overrides& overrides) {
   std::set<size_t> broken;
   for (size_t row = 0; row < table.rules.size(); ++row) {
     const JobRule& rule = table.rules[row];
-    const int count = rule.where == JobRule::at_each ? entries(spec, rule.key) : 1;
+    const int count = rule.where == JobRule::at_each ? find_field(spec, rule.key).size() : 1;
     for (in.i = 0; in.i < count; ++in.i) {
       if (rule.broken(in)) broken.insert(row);
     }

@@ -27,9 +27,9 @@ TEST(MessageText, YamlReadsBackExactly) {
   spec.mutable_resources()->mutable_max_runtime()->set_nanos(250'000'000);
   (*spec.mutable_labels())["~"] = "null";
   (*spec.mutable_labels())["a b: c"] = "'";
-  const auto job = read_job(to_yaml(spec), "job.yaml", {});
-  ASSERT_TRUE(job.ok()) << job.status() << to_yaml(spec);
-  EXPECT_TRUE(same(job->spec, spec)) << to_yaml(spec);
+  const auto job = read_job(message_to_yaml(spec), "job.yaml", {});
+  ASSERT_TRUE(job.ok()) << job.status() << message_to_yaml(spec);
+  EXPECT_TRUE(same(job->spec, spec)) << message_to_yaml(spec);
 }
 
 TEST(MessageText, DoublesKeepEveryBit) {
@@ -41,9 +41,9 @@ TEST(MessageText, DoublesKeepEveryBit) {
     if (std::isnan(value)) continue;
     v1::JobSpec spec;
     spec.mutable_optimizer()->set_learning_rate(value);
-    const auto job = read_job(to_yaml(spec), "job.yaml", {});
-    ASSERT_TRUE(job.ok()) << to_yaml(spec) << job.status();
-    ASSERT_EQ(job->spec.optimizer().learning_rate(), value) << to_yaml(spec);
+    const auto job = read_job(message_to_yaml(spec), "job.yaml", {});
+    ASSERT_TRUE(job.ok()) << message_to_yaml(spec) << job.status();
+    ASSERT_EQ(job->spec.optimizer().learning_rate(), value) << message_to_yaml(spec);
   }
 }
 
@@ -53,7 +53,7 @@ TEST(MessageText, ResolvedSpecsRoundTrip) {
                        "layers: {list: [0]}}\nlabels: {z: a, b: c}",
                        "j", {})
                   ->spec);
-  EXPECT_TRUE(same(read_job(to_yaml(spec), "j", {})->spec, spec));
+  EXPECT_TRUE(same(read_job(message_to_yaml(spec), "j", {})->spec, spec));
 }
 
 TEST(MessageText, JsonIsStableForScripts) {

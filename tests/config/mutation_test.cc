@@ -63,7 +63,7 @@ TEST(Mutation, NeverCrashesAndAlwaysNamesAPlace) {
     validate(resolved, job.locations, diagnostics);
     if (readable) {
       ++accepted;
-      ASSERT_TRUE(read_job(to_yaml(resolved), "again", {}).ok()) << text;
+      ASSERT_TRUE(read_job(message_to_yaml(resolved), "again", {}).ok()) << text;
     } else {
       ++refused;
     }

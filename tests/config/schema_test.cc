@@ -70,7 +70,7 @@ TEST(Resolve, FillsEveryDefaultOfTheContract) {
   const auto job = read_job("model: {path: /m}\ndata: {train: /d.json}", "job.yaml", {});
   ASSERT_TRUE(job.ok());
   const auto spec = resolve(job->spec);
-  EXPECT_EQ(to_yaml(spec), R"(name: ""
+  EXPECT_EQ(message_to_yaml(spec), R"(name: ""
 task: train
 model:
   path: /m
@@ -137,7 +137,7 @@ TEST(Resolve, ATaskHasTheKeysItUses) {
   const auto job =
       read_job("task: evaluate\nmodel: {path: /m}\ndata: {eval: /d.json}", "job.yaml", {});
   ASSERT_TRUE(job.ok());
-  EXPECT_EQ(to_yaml(resolve(job->spec)), R"(name: ""
+  EXPECT_EQ(message_to_yaml(resolve(job->spec)), R"(name: ""
 task: evaluate
 adapter: ""
 model:

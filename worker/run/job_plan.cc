@@ -165,7 +165,7 @@ std::string identity_of_spec(v1::JobSpec spec) {
   spec.clear_adapter();
   spec.mutable_lora()->clear_init_adapter();
   spec.mutable_emoe()->mutable_partition()->clear_path();
-  return config::to_yaml(spec);
+  return config::message_to_yaml(spec);
 }
 
 const google::protobuf::FieldDescriptor* stored_field(const ContentField& content) {
@@ -267,7 +267,7 @@ std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes) {
   for (const ContentField& content : kContentFields) {
     stored.GetReflection()->SetString(&stored, stored_field(content), hashes.*content.hash);
   }
-  return config::to_yaml(spec);
+  return config::message_to_yaml(spec);
 }
 
 LogitsPlan plan_logits(const std::filesystem::path& job_file,

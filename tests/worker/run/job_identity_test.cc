@@ -122,7 +122,7 @@ std::string identity_of(const std::vector<std::string>& overrides) {
   Diagnostics diagnostics;
   const config::LoadedJob job = config::parse_job(kJob, "job.yaml", overrides, diagnostics);
   EXPECT_TRUE(diagnostics.empty()) << diagnostics.to_status();
-  EXPECT_TRUE(write_file_atomically(dir / "job.yaml", config::to_yaml(job.spec)).ok());
+  EXPECT_TRUE(write_file_atomically(dir / "job.yaml", config::message_to_yaml(job.spec)).ok());
   return read_stored_job(dir / "job.yaml").identity;
 }
 

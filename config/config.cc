@@ -1,0 +1,105 @@
+#include "config/config.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include "base/file.h"
+#include "config/reader.h"
+#include "config/schema.h"
+#include "config/validation.h"
+
+namespace emoe::config {
+namespace {
+
+// Some defaults depend on other keys. They are asked for in schema order, so what they look at is
+// already resolved.
+std::string default_of(const v1::JobSpec& spec, const FieldRule& rule) {
+  if (!is_used(rule, spec)) return "";
+  const std::string& key = rule.key;
+  const bool is_lora = spec.tuning() == "lora";
+  if (key == "lora") return is_lora ? "{}" : "";
+  if (key == "emoe.layers.every") return spec.emoe().layers().has_start() ? "2" : "";
+  if (key == "optimizer.learning_rate") return is_lora ? "2.0e-4" : "2.0e-5";
+  // A wrong word is reported once, where it was written.
+  if (key == "export.dtype") return spec.model().dtype() == "float32" ? "float32" : "bfloat16";
+  if (key == "export.adapter") return is_lora ? "true" : "false";
+  return rule.fallback;
+}
+
+// A YAML text and overrides into an empty message; what reads well, as in load_job().
+KeyLocations read_into(const std::string& yaml, const std::string& source_name,
+                       const std::vector<std::string>& overrides, Diagnostics& diagnostics,
+                       google::protobuf::Message& message) {
+  KeyLocations locations{{"", source_name}};
+  const YAML::Node root = parse_yaml(yaml, source_name, diagnostics);
+  if (root.IsDefined()) {
+    Reader({.name = source_name}, locations, diagnostics).read_message(root, "", message);
+  }
+  apply_overrides(overrides, locations, diagnostics, message);
+  return locations;
+}
+
+}  // namespace
+
+LoadedJob parse_job(const std::string& yaml, const std::string& source_name,
+                    const std::vector<std::string>& overrides, Diagnostics& diagnostics) {
+  LoadedJob job;
+  job.locations = read_into(yaml, source_name, overrides, diagnostics, job.spec);
+  // An empty list cannot be told from an absent one later, and would become the default.
+  if (job.locations.count("lora.targets") > 0 && job.spec.lora().targets_size() == 0) {
+    KeyReporter(job.locations, diagnostics)(
+        "lora.targets", "must name at least one linear; use tuning: full to train without LoRA");
+  }
+  return job;
+}
+
+Result<LoadedJob> load_job(const std::filesystem::path& file,
+                           const std::vector<std::string>& overrides, Diagnostics& diagnostics) {
+  EMOE_ASSIGN_OR_RETURN(const std::string yaml, read_file(file));
+  return parse_job(yaml, file.string(), overrides, diagnostics);
+}
+
+v1::JobSpec resolve(const v1::JobSpec& spec) {
+  v1::JobSpec resolved = spec;
+  fill_defaults(
+      job_schema(), [&](const FieldRule& rule) { return default_of(resolved, rule); }, resolved);
+  return resolved;
+}
+
+Result<v1::CoordinatorConfig> parse_coordinator_config(const std::string& yaml,
+                                                       const std::string& source_name,
+                                                       const std::vector<std::string>& overrides) {
+  v1::CoordinatorConfig config;
+  Diagnostics diagnostics;
+  const KeyLocations locations = read_into(yaml, source_name, overrides, diagnostics, config);
+  fill_defaults(
+      coordinator_schema(), [](const FieldRule& rule) { return rule.fallback; }, config);
+  check_rows(coordinator_schema(), config, locations, diagnostics);
+  EMOE_RETURN_IF_ERROR(diagnostics.to_status());
+  return config;
+}
+
+Result<v1::CoordinatorConfig> load_coordinator_config(const std::filesystem::path& file,
+                                                      const std::vector<std::string>& overrides) {
+  EMOE_ASSIGN_OR_RETURN(const std::string yaml, read_file(file));
+  return parse_coordinator_config(yaml, file.string(), overrides);
+}
+
+void change_paths(v1::JobSpec& spec, const PathChange& change) {
+  for (const FieldRule& rule : job_schema()) {
+    if (!rule.path) continue;
+    const FieldAt at = find_field(spec, rule.key);
+    if (!at.present()) continue;
+    // The message belongs to `spec`, which is ours to change.
+    auto& message = const_cast<google::protobuf::Message&>(*at.message);
+    const auto path = std::get<std::string>(value_of(message, *at.field));
+    if (!path.empty()) put_value(*at.field, change(rule.key, path), message);
+  }
+}
+
+void make_paths_absolute(v1::JobSpec& spec, const std::filesystem::path& base) {
+  change_paths(spec, [&](const std::string&, const std::string& path) {
+    return (base / path).lexically_normal().string();
+  });
+}
+
+}  // namespace emoe::config

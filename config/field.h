@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+
+#include <google/protobuf/message.h>
+
+namespace emoe::config {
+
+// Fields of messages, found and changed by reflection under dotted keys ("optimizer.learning_rate").
+
+// The field a key names and the message that holds it; message is null when a message on the way is
+// absent.
+struct FieldAt {
+  const google::protobuf::Message* message = nullptr;
+  const google::protobuf::FieldDescriptor* field = nullptr;
+  [[nodiscard]] bool present() const;
+  // Elements of a list or entries of a map; 0 where a message on the way is absent.
+  [[nodiscard]] int size() const;
+};
+[[nodiscard]] FieldAt find_field(const google::protobuf::Message& root, const std::string& key);
+
+// One value. An enum's is its name; the contract has no unsigned and no float fields.
+using FieldValue =
+    std::variant<bool, int64_t, double, std::string, const google::protobuf::Message*>;
+// `index`: of the element of a list or map; -1 for a singular field.
+[[nodiscard]] FieldValue value_of(const google::protobuf::Message& message,
+                                  const google::protobuf::FieldDescriptor& field, int index = -1);
+// Sets a singular field, or adds to a list. The value must have the field's type and fit into it.
+void put_value(const google::protobuf::FieldDescriptor& field, const FieldValue& value,
+               google::protobuf::Message& message);
+
+// A google.protobuf.Duration, or a list of them: in YAML a text, not a mapping.
+[[nodiscard]] bool is_duration(const google::protobuf::FieldDescriptor& field);
+
+// "labels", "emoe.experts": a key below a prefix.
+[[nodiscard]] std::string join_key(const std::string& prefix, const std::string& key);
+// Whether `key` is `outer` or lies inside it ("a.b", "a[1]" in "a"); every key lies inside "".
+[[nodiscard]] bool is_within(const std::string& key, const std::string& outer);
+
+}  // namespace emoe::config
