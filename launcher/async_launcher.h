@@ -23,14 +23,14 @@ namespace emoe::launcher {
 //           a graceful stop.
 //   poll    of every attempt, each poll_interval, from launch() or watch() to forget()
 //
-// Attempts about which something new is wanted come first; a stop waits for one attempt's calls at
+// Attempts with a new wish come first; a stop waits for one attempt's calls at
 // the most. Thread-safe, and all calls but work() and run() return at once. `launcher` outlives it.
 class AsyncLauncher {
  public:
   struct Config {
     std::chrono::milliseconds poll_interval{200};
   };
-  // What is known of an attempt.
+  // The last known state of an attempt.
   struct View {
     // The engine's last answer; nothing before the first. NOT_FOUND is never from before a launch.
     std::optional<Result<AttemptStatus>> status;

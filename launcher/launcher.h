@@ -17,7 +17,7 @@ struct LaunchRequest {
   std::string job_id;
   int attempt = 1;
   int ranks = 1;
-  int threads_per_rank = 1;              // what a rank computes with: OMP_NUM_THREADS
+  int threads_per_rank = 1;              // OMP_NUM_THREADS
   Resources resources;                   // of all ranks together
   std::vector<std::string> worker_argv;  // program and arguments of every rank, no shell
   // For every rank, on top of the launcher's own: base/attempt_contract.h says what those are.
@@ -38,8 +38,8 @@ enum class AttemptPhase {
   unknown,  // the engine cannot be asked just now; ask again
 };
 
-// How an attempt ended, as far as the launcher can tell. Which class of failure that is, the server
-// decides.
+// How an attempt ended, as far as the launcher can tell. The server decides which class of failure
+// that is.
 struct AttemptEnd {
   int exit_code = 0;           // of the first rank that failed, else 0
   int signal = 0;              // that ended it, else 0

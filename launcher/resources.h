@@ -4,7 +4,7 @@
 
 namespace emoe::launcher {
 
-// What an attempt takes, or what an engine has to give. 0: needs none, has none.
+// The resources that an attempt needs, or that an engine has. 0: none.
 struct Resources {
   int64_t nodes = 0;  // whole machines, shared with no other attempt
   int64_t gpus = 0;

@@ -20,7 +20,7 @@ namespace {
 using nlohmann::json;
 
 std::string dump(const json& value) {
-  // What ranks print may be no UTF-8.
+  // Output of ranks may be no UTF-8.
   return value.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

@@ -53,21 +53,26 @@ Status nothing_launched(const AttemptFiles& files) {
   return absl::NotFoundError(absl::StrCat("nothing was launched in ", files.dir().string()));
 }
 
-// What this machine would not do, as launch() tells it: whatever errno stood behind it (a full disk
-// is RESOURCE_EXHAUSTED in Abseil's eyes), it is no matter of room or of settings.
-Status machine_error(const Status& status) {
-  return absl::DataLossError(std::string(status.message()));
+// A failure of this machine as launch() reports it, whatever its errno was: a full disk, to Abseil
+// RESOURCE_EXHAUSTED, is neither a lack of free slots nor a wrong setting.
+Status on_machine(const Status& status) {
+  return status.ok() ? status : absl::DataLossError(std::string(status.message()));
+}
+template <typename T>
+Result<T> on_machine(Result<T> result) {
+  if (result.ok()) return result;
+  return on_machine(result.status());
 }
 
-// Kills what lives of an attempt that nobody guards; whether there was something.
+// Kills the living processes of an attempt without a supervisor; whether there were any.
 Result<bool> kill_unguarded(const AttemptFiles& files) {
   EMOE_ASSIGN_OR_RETURN(const auto left, processes_of_attempt(files.dir(), 0));
   signal_all(left, SIGKILL);
   return !left.empty();
 }
 
-// Whether the attempt was started, be it by a coordinator that is gone. Its record and its marks
-// may have been taken by a cleaner of old files; its processes then still show it.
+// Whether the attempt was started, perhaps by an earlier coordinator. A cleaner of old files may have
+// taken its record and its marks; its processes then still show it.
 Result<bool> was_started(const AttemptFiles& files, bool recorded) {
   for (const auto& mark : {files.supervisor(), files.end()}) {
     EMOE_ASSIGN_OR_RETURN(const bool there, file_exists(mark));
@@ -83,7 +88,7 @@ pid_t supervisor_pid(const AttemptFiles& files) {
   return supervisor.ok() && is_alive(*supervisor) ? supervisor->pid : 0;
 }
 
-// The end of an attempt whose supervisor could not tell it any more.
+// The end of an attempt whose supervisor was killed before it could record it.
 AttemptEnd explain_lost(const AttemptFiles& files, int ranks) {
   if (const auto failure = first_failure(read_rank_exits(files, ranks))) {
     return {failure->status.code, failure->status.signal, failure->rank, false,
@@ -159,25 +164,21 @@ Status LocalLauncher::start_supervisor(const LaunchRequest& request,
   options.new_session = true;
   // The program forks the supervisor proper and ends at once, so no zombie stays with us and the
   // supervisor has no tie to this process.
-  const auto process = spawn(options);
-  if (!process.ok()) return machine_error(process.status());
-  const auto status = wait_child(process->pid);
-  if (!status.ok()) return machine_error(status.status());
-  if (status->signal == 0 && (status->code == 0 || status->code == kAlreadyStarted)) {
+  EMOE_ASSIGN_OR_RETURN(const ProcessId process, on_machine(spawn(options)));
+  EMOE_ASSIGN_OR_RETURN(const ExitStatus status, on_machine(wait_child(process.pid)));
+  if (status.signal == 0 && (status.code == 0 || status.code == kAlreadyStarted)) {
     return ok_status();
   }
-  if (status->signal != 0) {
+  if (status.signal != 0) {
     // Killed, perhaps after it had forked the supervisor, which holds the lock from its birth.
     const AttemptFiles files(request.attempt_dir);
-    const auto alive = FileLock::is_held(files.supervisor_lock());
-    if (!alive.ok()) return machine_error(alive.status());
-    const auto started = was_started(files, true);
-    if (!started.ok()) return machine_error(started.status());
-    if (*alive || *started) return ok_status();
+    EMOE_ASSIGN_OR_RETURN(const bool alive, on_machine(FileLock::is_held(files.supervisor_lock())));
+    EMOE_ASSIGN_OR_RETURN(const bool started, on_machine(was_started(files, true)));
+    if (alive || started) return ok_status();
   }
   const std::string message = absl::StrCat("the supervisor did not start: ",
                                            tail_of(options.output, 1000).value_or(LogTail{}).text);
-  const bool machine = status->code == static_cast<int>(ExitCode::io);
+  const bool machine = status.code == static_cast<int>(ExitCode::io);
   return machine ? absl::DataLossError(message) : absl::InternalError(message);
 }
 
@@ -192,24 +193,21 @@ Result<LaunchHandle> LocalLauncher::launch(const LaunchRequest& request) {
   const LaunchHandle handle = handle_of(request.job_id, request.attempt, request.attempt_dir);
   const std::lock_guard lock(mutex_);
   const auto known = read_launch(files);
-  if (!known.ok() && known.status().code() != StatusCode::kNotFound) {
-    return machine_error(known.status());
-  }
+  if (!known.ok() && known.status().code() != StatusCode::kNotFound)
+    return on_machine(known.status());
   if (known.ok() && (known->job_id != request.job_id || known->attempt != request.attempt)) {
     return absl::FailedPreconditionError(absl::StrCat(files.dir().string(), " belongs to job ",
                                                       known->job_id, " attempt ", known->attempt));
   }
-  const auto started = was_started(files, known.ok());
-  if (!started.ok()) return machine_error(started.status());
-  if (*started) return handle;
+  EMOE_ASSIGN_OR_RETURN(const bool started, on_machine(was_started(files, known.ok())));
+  if (started) return handle;
   // Also for a known attempt: a coordinator may have been killed between the record and the start.
   // The supervisor's lock lets only one through.
   EMOE_RETURN_IF_ERROR(check_programs(request));
   const std::vector<std::string> argv = mpirun_argv(request);
   if (!known.ok()) {
-    const Status written =
-        write_launch(files, {request.job_id, request.attempt, request.ranks, argv});
-    if (!written.ok()) return machine_error(written);
+    const LaunchRecord record{request.job_id, request.attempt, request.ranks, argv};
+    EMOE_RETURN_IF_ERROR(on_machine(write_launch(files, record)));
   }
   if (Status status = start_supervisor(request, argv); !status.ok()) {
     ::unlink(files.launch().c_str());  // also on a full disk: poll() then says NOT_FOUND
@@ -255,7 +253,7 @@ Status LocalLauncher::stop(const LaunchHandle& handle, StopMode mode) {
     if (supervisor != 0) ::kill(supervisor, SIGUSR1);
     return ok_status();
   }
-  // The supervisor writes down why, and the ranks do not wait until it comes to it.
+  // The supervisor records the reason; the ranks are killed at once, without waiting for it.
   if (supervisor != 0) {
     ::kill(supervisor, kill_signal());
     ::kill(supervisor, SIGCONT);

@@ -169,8 +169,8 @@ class RankGuard {
     return static_cast<size_t>(got);
   }
 
-  // What the rank wrote last is in the pipe. Not more than that: a process it left behind may go on
-  // printing for ever.
+  // The rank's last output is still in the pipe. No more than the pipe holds is read: a process that
+  // the rank left behind may go on printing for ever.
   void read_last_output() {
     if (!output_.valid()) return;
     const int capacity = ::fcntl(output_.get(), F_GETPIPE_SZ);
