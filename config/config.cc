@@ -25,7 +25,7 @@ std::string default_of(const v1::JobSpec& spec, const FieldRule& rule) {
   return rule.fallback;
 }
 
-// A YAML text and overrides into an empty message; what reads well, as in load_job().
+// Reads a YAML text and overrides into an empty message, as load_job() does for jobs.
 KeyLocations read_into(const std::string& yaml, const std::string& source_name,
                        const std::vector<std::string>& overrides, Diagnostics& diagnostics,
                        google::protobuf::Message& message) {

@@ -71,8 +71,4 @@ std::string format_duration(const google::protobuf::Duration& duration) {
   return text + "s";
 }
 
-double duration_seconds(const google::protobuf::Duration& duration) {
-  return static_cast<double>(duration.seconds()) + static_cast<double>(duration.nanos()) * 1e-9;
-}
-
 }  // namespace emoe::config

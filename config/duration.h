@@ -15,6 +15,4 @@ namespace emoe::config {
 // "5400s", "0.25s": the shortest form that parse_duration() reads back exactly.
 [[nodiscard]] std::string format_duration(const google::protobuf::Duration& duration);
 
-[[nodiscard]] double duration_seconds(const google::protobuf::Duration& duration);
-
 }  // namespace emoe::config

@@ -10,14 +10,12 @@
 #include <yaml-cpp/yaml.h>
 
 #include "base/check.h"
-#include "config/duration.h"
 #include "config/reader.h"
 #include "config/scalar.h"
 #include "config/suggestion.h"
 
 namespace emoe::config {
 
-using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
 void fill_defaults(const Schema& schema, const DefaultOf& default_of, Message& message) {
@@ -120,7 +118,8 @@ class RowChecker {
       google::protobuf::Duration duration;
       if ((*message)->GetDescriptor() != duration.GetDescriptor()) return;
       duration.CopyFrom(**message);
-      check_number(rule, key, duration_seconds(duration));
+      const auto seconds = static_cast<double>(duration.seconds());
+      check_number(rule, key, seconds + static_cast<double>(duration.nanos()) * 1e-9);
     }
   }
 
