@@ -27,9 +27,9 @@ namespace emoe::cli {
 
 // Columns a UTF-8 text takes on a terminal (wide characters count two, combining ones none).
 [[nodiscard]] int display_width(const std::string& text);
-// At most `width` columns: the middle gives way to "…".
+// At most `width` columns: the middle is replaced by "…".
 [[nodiscard]] std::string shorten_middle(const std::string& text, int width);
-// At most `width` columns: the end gives way to "…".
+// At most `width` columns: the end is replaced by "…".
 [[nodiscard]] std::string shorten_end(const std::string& text, int width);
 // Lines of at most `width` columns (0: one line), broken at spaces only: a path stays whole, so that
 // it can be copied, and may be wider. At least one line.

@@ -9,8 +9,8 @@ namespace emoe::cli {
 namespace {
 
 constexpr int kGap = 2;
-constexpr int kNarrowest = 6;   // an elastic column keeps so much
-constexpr int kWholeRoom = 20;  // and leaves so much to one whose text goes on below
+constexpr int kNarrowest = 6;   // columns that an elastic column keeps
+constexpr int kWholeRoom = 20;  // columns that it leaves to one whose text is wrapped
 
 std::string padded(const std::string& text, int width, bool right) {
   const int missing = std::max(0, width - display_width(text));
@@ -23,7 +23,7 @@ std::string without_trailing_space(std::string line) {
   return line;
 }
 
-// `text` after `head`, and below itself as far as `width` columns do not hold it.
+// `text` behind `head`, wrapped at `width` columns, its further lines indented.
 std::string with_whole_text(const std::string& head, const std::string& text, int width) {
   const std::string indent(static_cast<size_t>(display_width(head)), ' ');
   std::string out;

@@ -11,8 +11,8 @@ class Table {
   struct Column {
     std::string title;
     bool right = false;     // aligned to the right
-    bool elastic = false;   // gives way first (in its middle) when the terminal is narrow
-    bool whole = false;     // only the last: never cut, goes on below; a path may stick out
+    bool elastic = false;   // shortened first (in its middle) when the terminal is narrow
+    bool whole = false;     // only the last: wrapped, never cut; a path may be too wide
     bool optional = false;  // left out while every cell is "-"
   };
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
@@ -29,7 +29,7 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
-// "key:  value" lines with the values in one column. A value is never cut: it goes on below.
+// "key:  value" lines with the values in one column. A value is never cut but wrapped.
 class KeyValues {
  public:
   void add(const std::string& key, const std::string& value);  // nothing for an empty value

@@ -24,8 +24,8 @@ class Watcher {
   Watcher(Client& client, Options options) : client_(client), options_(std::move(options)) {}
 
   // Blocks until the event of a terminal state was handed over (OK), a call failed for good, or
-  // stop() (CANCELLED). `on_note` hears, as a line for people, once that the connection was lost and
-  // once that it is back, however often it had to be tried.
+  // stop() (CANCELLED). `on_note` gets a line for people once when the connection is lost and once
+  // when it is back, however many tries it took.
   [[nodiscard]] grpc::Status run(const std::function<void(const v1::Event&)>& on_event,
                                  const std::function<void(const std::string&)>& on_note);
   // From any thread.

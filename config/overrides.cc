@@ -19,7 +19,7 @@ namespace {
 
 constexpr char kSource[] = "--set";
 
-// Where a key leads: its fields from the root down, and what is left for a map.
+// The fields that a key names, from the root down, and the key of an entry if the last is a map.
 struct Target {
   std::vector<const FieldDescriptor*> fields;
   std::optional<std::string> map_key;

@@ -49,8 +49,8 @@ struct FieldRule {
 using Schema = std::vector<FieldRule>;
 
 [[nodiscard]] const Schema& job_schema();
-// Whether the spec's task uses the key. Tasks that are not there yet count as training: then the
-// task is what is wrong with such a spec, not every key of it.
+// Whether the spec's task uses the key. Tasks that are not there yet count as training: the one
+// violation of such a spec is its task, not every key.
 [[nodiscard]] bool is_used(const FieldRule& rule, const v1::JobSpec& spec);
 [[nodiscard]] const Schema& coordinator_schema();
 

@@ -53,8 +53,7 @@ class AsyncLauncher {
   // Nothing for an attempt that is neither launched nor watched here.
   [[nodiscard]] std::optional<View> view(const LaunchHandle& handle) const;
 
-  // One pass: asks the engine about every attempt and carries out what is wanted of each. One
-  // caller at a time.
+  // One pass: asks the engine about every attempt and carries out the wishes. One caller at a time.
   void work(const std::stop_token& stop = {});
   // Passes until asked to stop: at once when something new is wanted, else every poll_interval.
   void run(const std::stop_token& stop);
