@@ -60,6 +60,10 @@ Result<uint64_t> bytes_of_tensor(const std::string& dtype, const std::vector<int
   return static_cast<uint64_t>(bytes);
 }
 
+bool is_weight_dtype(const std::string& dtype) {
+  return dtype == "F32" || dtype == "BF16" || dtype == "F16";
+}
+
 std::string shape_text(const std::vector<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
 }

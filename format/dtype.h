@@ -13,6 +13,9 @@ namespace emoe {
 [[nodiscard]] Result<uint64_t> bytes_of_tensor(const std::string& dtype,
                                                const std::vector<int64_t>& shape);
 
+// The dtypes that weights may have: F32, BF16, F16.
+[[nodiscard]] bool is_weight_dtype(const std::string& dtype);
+
 // "[3, 4]"
 [[nodiscard]] std::string shape_text(const std::vector<int64_t>& shape);
 

@@ -279,35 +279,33 @@ Result<LlamaConfig> LlamaConfig::parse(const std::string& json_text, const std::
 }
 
 std::string LlamaConfig::to_json(const std::string& dtype) const {
-  nlohmann::ordered_json config;
-  config["architectures"] = {"LlamaForCausalLM"};
-  config["attention_bias"] = false;
-  config["attention_dropout"] = 0.0;
-  config["bos_token_id"] = bos_token_id;
-  if (eos_token_ids.size() == 1) {
-    config["eos_token_id"] = eos_token_ids.front();
-  } else {
-    config["eos_token_id"] = eos_token_ids;
-  }
-  config["head_dim"] = head_dim;
-  config["hidden_act"] = "silu";
-  config["hidden_size"] = hidden_size;
-  config["initializer_range"] = 0.02;
-  config["intermediate_size"] = intermediate_size;
-  config["max_position_embeddings"] = max_position_embeddings;
-  config["mlp_bias"] = false;
-  config["model_type"] = "llama";
-  config["num_attention_heads"] = num_attention_heads;
-  config["num_hidden_layers"] = num_hidden_layers;
-  config["num_key_value_heads"] = num_key_value_heads;
-  config["rms_norm_eps"] = rms_norm_eps;
-  // The keys of transformers 4, which transformers 5 reads too.
-  config["rope_scaling"] = nullptr;
-  config["rope_theta"] = rope_theta;
-  config["tie_word_embeddings"] = tie_word_embeddings;
-  config["torch_dtype"] = dtype;
-  config["use_cache"] = true;
-  config["vocab_size"] = vocab_size;
+  using Json = nlohmann::ordered_json;
+  const bool one_end = eos_token_ids.size() == 1;
+  const Json config = {
+      {"architectures", Json::array({"LlamaForCausalLM"})},
+      {"attention_bias", false},
+      {"attention_dropout", 0.0},
+      {"bos_token_id", bos_token_id},
+      {"eos_token_id", one_end ? Json(eos_token_ids.front()) : Json(eos_token_ids)},
+      {"head_dim", head_dim},
+      {"hidden_act", "silu"},
+      {"hidden_size", hidden_size},
+      {"initializer_range", 0.02},
+      {"intermediate_size", intermediate_size},
+      {"max_position_embeddings", max_position_embeddings},
+      {"mlp_bias", false},
+      {"model_type", "llama"},
+      {"num_attention_heads", num_attention_heads},
+      {"num_hidden_layers", num_hidden_layers},
+      {"num_key_value_heads", num_key_value_heads},
+      {"rms_norm_eps", rms_norm_eps},
+      // The keys of transformers 4, which transformers 5 reads too.
+      {"rope_scaling", nullptr},
+      {"rope_theta", rope_theta},
+      {"tie_word_embeddings", tie_word_embeddings},
+      {"torch_dtype", dtype},
+      {"use_cache", true},
+      {"vocab_size", vocab_size}};
   return config.dump(2) + "\n";
 }
 

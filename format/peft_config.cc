@@ -8,6 +8,7 @@
 
 #include "base/diagnostics.h"
 #include "base/file.h"
+#include "format/dtype.h"
 #include "format/strict_json.h"
 #include "format/tensor_table.h"
 
@@ -133,6 +134,23 @@ Result<PeftConfig> read_peft_config(const std::filesystem::path& folder) {
   PeftConfig settings = read_settings(config, source, problems);
   EMOE_RETURN_IF_ERROR(problems.to_status());
   return settings;
+}
+
+Status check_peft_tensors(const PeftConfig& config,
+                          const std::map<std::string, TensorInfo>& tensors) {
+  Diagnostics problems;
+  for (const auto& [name, info] : tensors) {
+    const size_t rank_dim = name.ends_with(".lora_B.weight") ? 1 : 0;
+    if (!is_weight_dtype(info.dtype)) {
+      problems.add(info.file, name,
+                   absl::StrCat("has dtype ", info.dtype, "; adapters are F32, BF16 or F16"));
+    } else if (info.shape.size() != 2 || info.shape[rank_dim] != config.rank) {
+      problems.add(info.file, name,
+                   absl::StrCat("has shape ", shape_text(info.shape), ", but r is ", config.rank,
+                                " in ", kPeftConfigFile));
+    }
+  }
+  return problems.to_status();
 }
 
 }  // namespace emoe

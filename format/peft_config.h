@@ -2,10 +2,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "format/safetensors_header.h"
 
 namespace emoe {
 
@@ -13,7 +15,7 @@ namespace emoe {
 inline constexpr char kPeftConfigFile[] = "adapter_config.json";
 inline constexpr char kPeftTensorFile[] = "adapter_model.safetensors";
 
-// What adapter_config.json says of a LoRA adapter.
+// The settings of a LoRA adapter, from its adapter_config.json.
 struct PeftConfig {
   int64_t rank = 0;                  // r, from 1
   double alpha = 8.0;                // lora_alpha; the scale is alpha / rank
@@ -25,5 +27,11 @@ struct PeftConfig {
 // and that the engine does not compute (DoRA, rsLoRA, rank patterns, trained biases, …) is
 // INVALID_ARGUMENT naming the key, every problem at once. NOT_FOUND without the file.
 [[nodiscard]] Result<PeftConfig> read_peft_config(const std::filesystem::path& folder);
+
+// Checks the adapter's tensors (of kPeftTensorFile) against its settings, as far as no model is
+// needed: INVALID_ARGUMENT with every tensor that is not F32, BF16 or F16, or whose shape, A [rank,
+// in] or B [out, rank], has another rank.
+[[nodiscard]] Status check_peft_tensors(const PeftConfig& config,
+                                        const std::map<std::string, TensorInfo>& tensors);
 
 }  // namespace emoe

@@ -11,10 +11,6 @@
 namespace emoe {
 namespace {
 
-bool is_weight_dtype(const std::string& dtype) {
-  return dtype == "F32" || dtype == "BF16" || dtype == "F16";
-}
-
 void check_tensor(const TensorInfo& info, const TensorSpec& spec, Diagnostics& problems) {
   if (info.shape != spec.shape) {
     problems.add(info.file, spec.name,

@@ -10,7 +10,7 @@
 
 namespace emoe {
 
-// What a tensor of a decoder does.
+// The part that a tensor plays in a decoder.
 enum class TensorRole {
   embedding,   // [vocab, hidden]
   q,           // [heads * head_dim, hidden]
@@ -29,7 +29,7 @@ enum class TensorRole {
 // The linears of a decoder layer ([out, in], y = x W^T) as checkpoints and LoRA targets name them,
 // in the order of their roles: "q_proj" … "down_proj".
 [[nodiscard]] const std::vector<std::string>& linear_names();
-// The place of a role in linear_names(); -1 for what is no linear of a layer.
+// The place of a role in linear_names(); -1 for roles that are no linear of a layer.
 [[nodiscard]] constexpr int linear_index(TensorRole role) {
   const int index = static_cast<int>(role) - static_cast<int>(TensorRole::q);
   return index >= 0 && role <= TensorRole::down ? index : -1;
@@ -41,7 +41,7 @@ struct TensorSpec {
   TensorRole role = TensorRole::embedding;
   int64_t layer = -1;  // -1: outside the layers
 
-  // "q_proj" … "down_proj"; empty for what is no linear of a layer.
+  // "q_proj" … "down_proj"; empty where the tensor is no linear of a layer.
   [[nodiscard]] std::string linear() const;
   // The dimension that counts the neurons of the feed-forward layer: 0 of gate and up, 1 of down,
   // else -1.
@@ -74,7 +74,7 @@ inline constexpr char kHeadName[] = "lm_head.weight";
 [[nodiscard]] bool is_rotary_buffer(const std::string& name);
 
 // Checks that every tensor of the table is there with its shape in F32, BF16 or F16 and that there
-// is nothing else: INVALID_ARGUMENT with all problems at once, what is missing named with `source`.
+// is nothing else: INVALID_ARGUMENT with all problems at once, missing tensors named with `source`.
 // Two extras are known: rotary buffers, and the lm_head of a tied model (whose data are to be the
 // embedding's; headers cannot say).
 [[nodiscard]] Status check_tensors(const WeightHeaders& weights, const LlamaConfig& config,

@@ -13,7 +13,7 @@ namespace emoe {
 inline constexpr char kSingleFileName[] = "model.safetensors";
 inline constexpr char kIndexFileName[] = "model.safetensors.index.json";
 
-// What the weights of a Hugging Face folder are, without their data.
+// The weights of a Hugging Face folder, without their data.
 struct WeightHeaders {
   std::map<std::string, SafetensorsHeader> shards;  // by file name
   std::map<std::string, TensorInfo> tensors;        // of all shards

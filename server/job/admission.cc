@@ -150,6 +150,16 @@ std::optional<int64_t> check_data_file(const data::DataFile& file, Diagnostics& 
   return diagnostics.size() == before ? std::optional(*rows) : std::nullopt;
 }
 
+// Its settings, and that its tensors fit them; whether they fit the model, the worker says.
+void check_adapter(const fs::path& folder, Diagnostics& diagnostics) {
+  constexpr char kKey[] = "adapter";
+  const auto settings = read_peft_config(folder);
+  const auto header = read_safetensors_header(folder / kPeftTensorFile);
+  const bool unread = add_problems(kKey, settings.status(), diagnostics);
+  if (add_problems(kKey, header.status(), diagnostics) || unread) return;
+  add_problems(kKey, check_peft_tensors(*settings, header->tensors), diagnostics);
+}
+
 // A row of messages gives at most one row to train on. (How many a text gives depends on the
 // tokenizer.)
 void check_batch(const v1::JobSpec& spec, int64_t rows, Diagnostics& diagnostics) {
@@ -190,12 +200,7 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
     add_problems("model.init.tokenizer",
                  tokenizer_file(resolved.model().init().tokenizer()).status(), diagnostics);
   }
-  if (paths.usable("adapter")) {
-    const fs::path folder = resolved.adapter();
-    add_problems("adapter", read_peft_config(folder).status(), diagnostics);
-    add_problems("adapter", read_safetensors_header(folder / kPeftTensorFile).status(),
-                 diagnostics);
-  }
+  if (paths.usable("adapter")) check_adapter(resolved.adapter(), diagnostics);
   check_data(resolved, paths, diagnostics);
   return resolved;
 }

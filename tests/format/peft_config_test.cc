@@ -40,5 +40,19 @@ TEST(PeftConfig, AFolderWithoutOne) {
   EXPECT_EQ(read("[]").status().code(), StatusCode::kInvalidArgument);
 }
 
+TEST(PeftTensors, HaveTheRankOfTheSettings) {
+  const std::map<std::string, TensorInfo> good{{"q.lora_A.weight", {"F32", {4, 8}}},
+                                               {"q.lora_B.weight", {"BF16", {16, 4}}}};
+  EXPECT_TRUE(check_peft_tensors({.rank = 4}, good).ok());
+  auto bad = good;
+  bad["k.lora_B.weight"] = {"F32", {4, 16}};
+  bad["v.lora_A.weight"] = {"I32", {4, 8}};
+  const Status status = check_peft_tensors({.rank = 4}, bad);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(),
+            "k.lora_B.weight: has shape [4, 16], but r is 4 in adapter_config.json\n"
+            "v.lora_A.weight: has dtype I32; adapters are F32, BF16 or F16");
+}
+
 }  // namespace
 }  // namespace emoe

@@ -234,6 +234,10 @@ TEST_F(AdmissionTest, AnEvaluationNeedsHeldOutRowsAndAnAdapterThatCanBeRead) {
   testing::write_bytes(dir_ / "adapter/adapter_model.safetensors",
                        std::string("\x02\0\0\0\0\0\0\0{}", 10));
   EXPECT_EQ(problems(spec), Fields{}) << reasons_;
+  testing::write_bytes(dir_ / "adapter/adapter_model.safetensors",
+                       testing::one_tensor("F32", "[1,2]", "[0,8]", 8));
+  EXPECT_EQ(problems(spec), Fields{"adapter"});
+  EXPECT_NE(reasons_.find("has shape [1, 2], but r is 2"), std::string::npos) << reasons_;
   std::ofstream(config) << R"({"peft_type": "LORA", "r": 0, "target_modules": ["q_proj"]})";
   EXPECT_EQ(problems(spec), Fields{"adapter"});
   EXPECT_NE(reasons_.find("adapter_config.json: r: is 0"), std::string::npos) << reasons_;

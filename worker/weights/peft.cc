@@ -22,12 +22,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The rank that an adapter's tensor, A [rank, in] or B [out, rank], has by its shape; -1 for none.
-int64_t rank_of(const std::string& name, const TensorInfo& info) {
-  if (info.shape.size() != 2) return -1;
-  return info.shape[name.ends_with(".lora_B.weight") ? 1 : 0];
-}
-
 bool is_adapter_parameter(const Parameter& parameter) {
   return parameter.name.ends_with(".lora_A.weight") || parameter.name.ends_with(".lora_B.weight");
 }
@@ -79,30 +73,18 @@ std::string config_text(const LoraOptions& lora, const std::string& base_name) {
 
 Result<PeftAdapter> read_peft_adapter(const fs::path& folder) {
   EMOE_ASSIGN_OR_RETURN(PeftConfig config, read_peft_config(folder));
+  EMOE_ASSIGN_OR_RETURN(const SafetensorsFile file,
+                        SafetensorsFile::open(folder / kPeftTensorFile));
+  EMOE_RETURN_IF_ERROR(check_peft_tensors(config, file.tensors()));
   PeftAdapter adapter;
   adapter.lora = {.rank = config.rank,
                   .alpha = config.alpha,
                   .dropout = config.dropout,
                   .targets = std::move(config.targets)};
-  Diagnostics problems;
-  EMOE_ASSIGN_OR_RETURN(const SafetensorsFile file,
-                        SafetensorsFile::open(folder / kPeftTensorFile));
   for (const auto& [name, info] : file.tensors()) {
-    if (info.dtype != "F32" && info.dtype != "BF16" && info.dtype != "F16") {
-      problems.add(info.file, name,
-                   absl::StrCat("has dtype ", info.dtype, "; adapters are F32, BF16 or F16"));
-      continue;
-    }
-    if (const int64_t rank = rank_of(name, info); rank != adapter.lora.rank) {
-      problems.add(info.file, name,
-                   absl::StrCat("has shape ", shape_text(info.shape), ", but r is ",
-                                adapter.lora.rank, " in ", kPeftConfigFile));
-      continue;
-    }
     EMOE_ASSIGN_OR_RETURN(const at::Tensor tensor, file.tensor(name));
     adapter.tensors[name] = tensor.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   }
-  EMOE_RETURN_IF_ERROR(problems.to_status());
   return adapter;
 }
 
