@@ -30,7 +30,7 @@ std::string json_reason(const nlohmann::json::exception& error) {
   return end == std::string::npos ? what : what.substr(end + 2);
 }
 
-// What one pass over a file carries along.
+// The state of one pass over a file.
 class RowReader {
  public:
   RowReader(const DataFile& file, Diagnostics& diagnostics,
@@ -41,18 +41,115 @@ class RowReader {
         diagnostics_(diagnostics),
         on_row_(on_row) {}
 
-  void read_json_lines(PieceReader& pieces);
-  void read_json_array(PieceReader& pieces);
-  void read_documents(PieceReader& pieces, bool has_marks);
+  void read_json_lines(PieceReader& pieces) {
+    // Blank lines at the end are how some tools write; one in between is a lost row.
+    int64_t blank_lines = 0;
+    Piece line;
+    while (pieces.read_line(line)) {
+      if (is_blank(line.text) && !line.too_long) {
+        ++blank_lines;
+        continue;
+      }
+      for (; blank_lines > 0; --blank_lines) add_json_row({.line = line.line - blank_lines});
+      add_json_row(line);
+    }
+  }
+
+  void read_json_array(PieceReader& pieces) {
+    pieces.skip_whitespace();
+    if (pieces.peek() < 0) return;
+    if (pieces.peek() != '[') {
+      return fail(pieces.line(), "is no JSON array of objects (JSON lines belong in a .jsonl)");
+    }
+    pieces.skip();
+    pieces.skip_whitespace();
+    Piece piece;
+    bool more = pieces.peek() != ']';
+    while (more) {
+      pieces.skip_whitespace();
+      if (!pieces.read_element(piece)) {
+        return fail_row(piece, "is not closed: the file ends inside the array");
+      }
+      add_json_row(piece);
+      more = pieces.peek() == ',';  // else it is the ']'
+      if (more) pieces.skip();
+    }
+    pieces.skip();
+    pieces.skip_whitespace();
+    if (pieces.peek() >= 0) fail(pieces.line(), "has text behind the end of the array");
+  }
+
+  void read_documents(PieceReader& pieces, bool has_marks) {
+    Piece document;
+    Piece line;
+    while (pieces.read_line(line)) {
+      const bool blank = is_blank(line.text) && !line.too_long;
+      if (has_marks ? is_end_of_text(line.text) : blank) {
+        add_document(std::exchange(document, Piece{}));
+      } else if (document.line != 0) {
+        document.append("\n", 1);
+        document.append(line.text.data(), line.text.size());
+        document.too_long = document.too_long || line.too_long;
+      } else if (!blank) {
+        document = line;
+      }
+    }
+    add_document(document);
+  }
+
   [[nodiscard]] int64_t rows() const { return next_index_; }
 
  private:
   // The row of a piece; nothing and a violation if it is none.
-  [[nodiscard]] std::optional<SourceRow> json_row(const Piece& piece);
-  void add_json_row(const Piece& piece);
-  void add_document(const Piece& piece);
+  std::optional<SourceRow> json_row(const Piece& piece) {
+    if (!is_text(piece, "")) return std::nullopt;
+    if (is_blank(piece.text)) return fail_row(piece, "is empty"), std::nullopt;
+    nlohmann::json object;
+    try {
+      object = nlohmann::json::parse(
+          piece.text, [&](int depth, auto, const auto&) { return depth <= format_.json_depth; });
+    } catch (const nlohmann::json::exception& error) {
+      return fail_row(piece, "is not valid JSON: " + json_reason(error)), std::nullopt;
+    }
+    if (!object.is_object()) {
+      fail_row(piece, absl::StrCat("is a JSON ", object.type_name(), ", not an object"));
+      return std::nullopt;
+    }
+    SourceRow row{.index = next_index_, .line = piece.line};
+    const auto fault = [&](const std::string& reason) { fail_row(piece, reason); };
+    return format_.parse(object, fault, row) ? std::optional(std::move(row)) : std::nullopt;
+  }
+
+  void add_json_row(const Piece& piece) {
+    std::optional<SourceRow> row = json_row(piece);
+    ++next_index_;
+    if (row && on_row_) on_row_(*std::move(row));
+  }
+
+  void add_document(const Piece& piece) {
+    if (is_blank(piece.text)) return;
+    if (is_text(piece, "(the document that starts here) ") && on_row_) {
+      on_row_({.index = next_index_,
+               .line = piece.line,
+               .text = piece.text.substr(0, piece.text.find_last_not_of("\r\n") + 1)});
+    }
+    ++next_index_;
+  }
+
   // True for a piece that may be looked into; else a violation.
-  bool is_text(const Piece& piece, const std::string& what);
+  bool is_text(const Piece& piece, const std::string& what) {
+    if (piece.too_long) {
+      fail_row(piece, absl::StrCat(what, "is longer than ", Piece::kMostBytes >> 20, " MiB"));
+    } else if (!is_utf8(piece.text)) {
+      fail_row(piece, what + "is not UTF-8");
+    } else if (piece.text.find('\0') != std::string::npos) {  // the JSON parser would end there
+      fail_row(piece, what + "contains a NUL byte");
+    } else {
+      return true;
+    }
+    return false;
+  }
+
   void fail(int64_t line, const std::string& reason) {
     diagnostics_.add(absl::StrCat(name_, ":", line), key_, reason);
   }
@@ -67,110 +164,6 @@ class RowReader {
   const std::function<void(SourceRow&&)>& on_row_;
   int64_t next_index_ = 0;
 };
-
-bool RowReader::is_text(const Piece& piece, const std::string& what) {
-  if (piece.too_long) {
-    fail_row(piece, absl::StrCat(what, "is longer than ", Piece::kMostBytes >> 20, " MiB"));
-  } else if (!is_utf8(piece.text)) {
-    fail_row(piece, what + "is not UTF-8");
-  } else if (piece.text.find('\0') != std::string::npos) {  // the JSON parser would end there
-    fail_row(piece, what + "contains a NUL byte");
-  } else {
-    return true;
-  }
-  return false;
-}
-
-std::optional<SourceRow> RowReader::json_row(const Piece& piece) {
-  if (!is_text(piece, "")) return std::nullopt;
-  if (is_blank(piece.text)) return fail_row(piece, "is empty"), std::nullopt;
-  nlohmann::json object;
-  try {
-    object = nlohmann::json::parse(
-        piece.text, [&](int depth, auto, const auto&) { return depth <= format_.json_depth; });
-  } catch (const nlohmann::json::exception& error) {
-    return fail_row(piece, "is not valid JSON: " + json_reason(error)), std::nullopt;
-  }
-  if (!object.is_object()) {
-    fail_row(piece, absl::StrCat("is a JSON ", object.type_name(), ", not an object"));
-    return std::nullopt;
-  }
-  SourceRow row{.index = next_index_, .line = piece.line};
-  const auto fault = [&](const std::string& reason) { fail_row(piece, reason); };
-  return format_.parse(object, fault, row) ? std::optional(std::move(row)) : std::nullopt;
-}
-
-void RowReader::add_json_row(const Piece& piece) {
-  std::optional<SourceRow> row = json_row(piece);
-  ++next_index_;
-  if (row && on_row_) on_row_(*std::move(row));
-}
-
-void RowReader::read_json_lines(PieceReader& pieces) {
-  // Blank lines at the end are how some tools write; one in between is a lost row.
-  int64_t blank_lines = 0;
-  Piece line;
-  while (pieces.read_line(line)) {
-    if (is_blank(line.text) && !line.too_long) {
-      ++blank_lines;
-      continue;
-    }
-    for (; blank_lines > 0; --blank_lines) add_json_row({.line = line.line - blank_lines});
-    add_json_row(line);
-  }
-}
-
-void RowReader::read_json_array(PieceReader& pieces) {
-  pieces.skip_whitespace();
-  if (pieces.peek() < 0) return;
-  if (pieces.peek() != '[') {
-    return fail(pieces.line(), "is no JSON array of objects (JSON lines belong in a .jsonl)");
-  }
-  pieces.skip();
-  pieces.skip_whitespace();
-  Piece piece;
-  bool more = pieces.peek() != ']';
-  while (more) {
-    pieces.skip_whitespace();
-    if (!pieces.read_element(piece)) {
-      return fail_row(piece, "is not closed: the file ends inside the array");
-    }
-    add_json_row(piece);
-    more = pieces.peek() == ',';  // else it is the ']'
-    if (more) pieces.skip();
-  }
-  pieces.skip();
-  pieces.skip_whitespace();
-  if (pieces.peek() >= 0) fail(pieces.line(), "has text behind the end of the array");
-}
-
-void RowReader::add_document(const Piece& piece) {
-  if (is_blank(piece.text)) return;
-  if (is_text(piece, "(the document that starts here) ") && on_row_) {
-    on_row_({.index = next_index_,
-             .line = piece.line,
-             .text = piece.text.substr(0, piece.text.find_last_not_of("\r\n") + 1)});
-  }
-  ++next_index_;
-}
-
-void RowReader::read_documents(PieceReader& pieces, bool has_marks) {
-  Piece document;
-  Piece line;
-  while (pieces.read_line(line)) {
-    const bool blank = is_blank(line.text) && !line.too_long;
-    if (has_marks ? is_end_of_text(line.text) : blank) {
-      add_document(std::exchange(document, Piece{}));
-    } else if (document.line != 0) {
-      document.append("\n", 1);
-      document.append(line.text.data(), line.text.size());
-      document.too_long = document.too_long || line.too_long;
-    } else if (!blank) {
-      document = line;
-    }
-  }
-  add_document(document);
-}
 
 bool has_end_marks(PieceReader& pieces) {
   Piece line;

@@ -53,20 +53,28 @@ Json packing_to_json(const std::optional<PackingReport>& packing) {
           {"efficiency", efficiency}};
 }
 
+// Calls visit(key, member) for the members whose JSON is just their value.
+template <typename Report, typename Visit>
+void visit_values(Report& report, const Visit& visit) {
+  visit("file", report.file);
+  visit("sha256", report.sha256);
+  visit("format", report.format);
+  visit("rows_read", report.rows_read);
+  visit("rows_outside_fraction", report.rows_outside_fraction);
+  visit("rows_used", report.rows_used);
+  visit("tokens", report.tokens);
+  visit("target_tokens", report.target_tokens);
+  visit("documents_split", report.documents_split);
+}
+
 Json report_to_json(const DataReport& report) {
-  return {{"file", report.file},
-          {"sha256", report.sha256},
-          {"format", report.format},
-          {"rows_read", report.rows_read},
-          {"rows_outside_fraction", report.rows_outside_fraction},
-          {"rows_used", report.rows_used},
-          {"tokens", report.tokens},
-          {"target_tokens", report.target_tokens},
-          {"documents_split", report.documents_split},
-          {"skipped", counts_to_json(report.skipped)},
-          {"truncated", counts_to_json(report.truncated)},
-          {"lengths", lengths_to_json(report.lengths)},
-          {"packing", packing_to_json(report.packing)}};
+  Json json;
+  visit_values(report, [&](const char* key, const auto& value) { json[key] = value; });
+  json["skipped"] = counts_to_json(report.skipped);
+  json["truncated"] = counts_to_json(report.truncated);
+  json["lengths"] = lengths_to_json(report.lengths);
+  json["packing"] = packing_to_json(report.packing);
+  return json;
 }
 
 }  // namespace
@@ -110,23 +118,16 @@ std::string to_json(const DataReport& report) {
   return report_to_json(report).dump();
 }
 
-bool report_from_json(const std::string& text, DataReport& report) {
+std::optional<DataReport> report_from_json(const std::string& text) {
   try {
     const Json json = Json::parse(text);
-    report = {.file = json.at("file"),
-              .sha256 = json.at("sha256"),
-              .format = json.at("format"),
-              .rows_read = json.at("rows_read"),
-              .rows_outside_fraction = json.at("rows_outside_fraction"),
-              .rows_used = json.at("rows_used"),
-              .tokens = json.at("tokens"),
-              .target_tokens = json.at("target_tokens"),
-              .skipped = counts_from_json(json.at("skipped")),
-              .truncated = counts_from_json(json.at("truncated")),
-              .documents_split = json.at("documents_split")};
-    return true;
+    DataReport report;
+    visit_values(report, [&](const char* key, auto& value) { json.at(key).get_to(value); });
+    report.skipped = counts_from_json(json.at("skipped"));
+    report.truncated = counts_from_json(json.at("truncated"));
+    return report;
   } catch (const nlohmann::json::exception&) {
-    return false;
+    return std::nullopt;
   }
 }
 

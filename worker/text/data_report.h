@@ -20,7 +20,7 @@ struct RowCount {
   void add(int64_t index);
 };
 
-// What the batcher made of the rows; absent until it has.
+// How the rows fill the forward passes; absent until they are batched.
 struct PackingReport {
   bool packed = false;
   int64_t batches = 0;  // forward passes
@@ -61,10 +61,10 @@ struct DataReport {
 
 [[nodiscard]] LengthReport measure_lengths(const std::vector<Row>& rows);
 
-// One data set's report as JSON text, and back (false: it is not one) but for what is computed from
-// the rows: lengths and packing.
+// One data set's report as JSON text, and back (nothing: it is not one). The way back leaves out
+// lengths and packing, which follow from the rows.
 [[nodiscard]] std::string to_json(const DataReport& report);
-[[nodiscard]] bool report_from_json(const std::string& text, DataReport& report);
+[[nodiscard]] std::optional<DataReport> report_from_json(const std::string& text);
 
 // data_report.json: {"train": … or null, "eval": … or null, "warnings": […]}, written atomically.
 [[nodiscard]] Status write_data_report(const std::filesystem::path& path, const DataReport* train,

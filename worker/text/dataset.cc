@@ -186,7 +186,7 @@ Result<Dataset> load_dataset(const DatasetOptions& options, const Tokenizer& tok
   std::filesystem::path cache;
   std::optional<Dataset> dataset;
   if (!options.cache_dir.empty()) {
-    cache = row_cache_file(options.cache_dir, row_cache_key(options, sha256, tokenizer.sha256()));
+    cache = row_cache_file(options, sha256, tokenizer.sha256());
     dataset = read_row_cache(cache);
   }
   if (!dataset) {

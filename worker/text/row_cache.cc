@@ -54,8 +54,9 @@ std::optional<Dataset> parse(std::string_view content) {
   if (sha256_hex(body) != content.substr(body.size())) return std::nullopt;
   Reader reader{body.substr(kMagic.size())};
   const auto header = reader.take<char>();
-  Dataset dataset;
-  if (!report_from_json({header.begin(), header.end()}, dataset.report)) return std::nullopt;
+  const auto report = report_from_json({header.begin(), header.end()});
+  if (!report) return std::nullopt;
+  Dataset dataset{.rows = {}, .report = *report};
   for (const int64_t source : reader.take<int64_t>()) {
     dataset.rows.push_back({.ids = reader.take<int32_t>(),
                             .targets = reader.take<TokenSpan>(),
@@ -68,16 +69,12 @@ std::optional<Dataset> parse(std::string_view content) {
 
 }  // namespace
 
-std::string row_cache_key(const DatasetOptions& options, const std::string& data_sha256,
-                          const std::string& tokenizer_sha256) {
-  return sha256_hex(absl::StrFormat(
+std::filesystem::path row_cache_file(const DatasetOptions& options, const std::string& data_sha256,
+                                     const std::string& tokenizer_sha256) {
+  const std::string key = sha256_hex(absl::StrFormat(
       "%s\n%s\n%s\n%s\n%d\n%d\n%.17g", std::string(kMagic), data_sha256, tokenizer_sha256,
       options.format, options.max_length, options.train_on_prompt ? 1 : 0, options.fraction));
-}
-
-std::filesystem::path row_cache_file(const std::filesystem::path& cache_dir,
-                                     const std::string& key) {
-  return cache_dir / absl::StrCat("rows-", key.substr(0, 32), ".bin");
+  return options.cache_dir / absl::StrCat("rows-", key.substr(0, 32), ".bin");
 }
 
 std::optional<Dataset> read_row_cache(const std::filesystem::path& file) {

@@ -91,21 +91,21 @@ TEST_F(RowCacheTest, a_corrupted_file_is_made_anew) {
 }
 
 TEST_F(RowCacheTest, its_name_depends_on_all_that_the_rows_depend_on) {
-  const std::string base = row_cache_key(options_, "data", "tokenizer");
+  const auto base = row_cache_file(options_, "data", "tokenizer");
   std::vector<DatasetOptions> others(4, options_);
   others[0].format = "alpaca";
   others[1].max_length = 100;
   others[2].train_on_prompt = true;
   others[3].fraction = 0.5;
   for (const DatasetOptions& other : others) {
-    EXPECT_NE(row_cache_key(other, "data", "tokenizer"), base);
+    EXPECT_NE(row_cache_file(other, "data", "tokenizer"), base);
   }
-  EXPECT_NE(row_cache_key(options_, "data2", "tokenizer"), base);
-  EXPECT_NE(row_cache_key(options_, "data", "tokenizer2"), base);
+  EXPECT_NE(row_cache_file(options_, "data2", "tokenizer"), base);
+  EXPECT_NE(row_cache_file(options_, "data", "tokenizer2"), base);
   DatasetOptions same = options_;
   same.threads = 7;
   same.cache_dir = "/elsewhere";
-  EXPECT_EQ(row_cache_key(same, "data", "tokenizer"), base);
+  EXPECT_EQ(row_cache_file(same, "data", "tokenizer").filename(), base.filename());
 }
 
 TEST_F(RowCacheTest, a_folder_that_cannot_be_written_costs_only_the_cache) {
