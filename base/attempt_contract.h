@@ -21,6 +21,8 @@ inline constexpr char kThreadsVariable[] = "OMP_NUM_THREADS";      // threads a 
 inline std::string left_reports_file(int rank) {
   return "rank_" + std::to_string(rank) + ".reports";
 }
+// The phase that rank 0 reports while it exports: the job is EXPORTING then.
+inline constexpr char kExportPhase[] = "export";
 // In a checkpoint's folder, written last: a folder without it is no checkpoint.
 inline constexpr char kCheckpointManifestFile[] = "manifest.json";
 

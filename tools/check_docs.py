@@ -65,7 +65,7 @@ def check_config():
 
 def check_metrics():
     existing = {name for text in sources("server", "worker/report")
-                for name in re.findall(r'(?:counter|gauge|histogram)\(\s*"(emoe_[a-z0-9_]+)"', text)}
+                for name in re.findall(r'\w\(\s*"(emoe_[a-z0-9_]+)"', text)}
     yield from compare("METRICS.md", "metric", names("METRICS.md", "emoe_[a-z0-9_]+"), existing)
 
 

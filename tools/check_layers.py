@@ -32,7 +32,7 @@ ALLOWED = {
     "worker/text": ["data", "format"],
     "worker/model": ["worker/emoe", "worker/tensor", "worker"],
     "worker/weights": ["worker/model"],
-    "worker/report": ["metrics"],
+    "worker/report": ["metrics", "worker/comm"],
     "worker/batching": ["worker/model", "worker/text"],
     "worker/eval": ["worker/batching", "worker/comm", "worker/weights", "worker/report"],
     "worker/train": ["worker/eval"],

@@ -1,5 +1,6 @@
 #include "server/control/report_writer.h"
 
+#include "base/attempt_contract.h"
 #include "base/exit_code.h"
 
 namespace emoe::server {
@@ -88,7 +89,7 @@ Status ReportWriter::phase(const v1::PhaseChange& change) {
   *edit_.add_event().mutable_phase() = change;
   edit_.progress().set_phase(change.phase());
   if (change.steps_planned() > 0) edit_.progress().set_steps_planned(change.steps_planned());
-  if (change.phase() == "export" && edit_.current().state() == v1::RUNNING) {
+  if (change.phase() == kExportPhase && edit_.current().state() == v1::RUNNING) {
     return edit_.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
   }
   return ok_status();

@@ -46,7 +46,7 @@ Result<std::vector<v1::Report>> read_left_reports(const std::filesystem::path& a
 Status run(JobEdit& edit) {
   EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::all_joined, v1::REASON_UNSPECIFIED, ""));
   // Rank 0 may reach the export before the last rank has joined.
-  if (edit.current().progress().phase() != "export") return ok_status();
+  if (edit.current().progress().phase() != kExportPhase) return ok_status();
   return edit.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");
 }
 

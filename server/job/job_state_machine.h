@@ -12,7 +12,7 @@ enum class JobEvent {
   validated,      // admission found nothing wrong
   slots_granted,  // the scheduler gave it all of its slots
   all_joined,     // every rank of the attempt has a session
-  export_began,   // rank 0 reports phase "export"
+  export_began,   // rank 0 reports kExportPhase
   attempt_lost,   // the attempt failed in a way worth a retry; its processes are being removed
   attempt_gone,   // no process of the attempt is left
   completed,      // the attempt ended, everything it had to do is done and verified

@@ -1,6 +1,5 @@
 // Serves /metrics and /sd as a rank does, with a few steps done, until its standard input closes.
 // Prints its address.
-#include <atomic>
 #include <cstdio>
 #include <iostream>
 #include <string>
@@ -14,19 +13,21 @@ int main() {
   metrics::PrometheusRegistry registry;
   const SystemClock clock;
   // As a rank that waits in its tenth collective: no step ends, and yet the counters move.
-  std::atomic<int64_t> reading{0};
-  worker::MetricsProbe probe(registry, clock,
-                             {.job_id = "job-1", .expert_tokens = true, .comm = [&reading] {
-                                const int64_t bytes = 4096 * ++reading;
-                                return worker::CommReading{9, {{"all_reduce", bytes, 0.25}}};
-                              }});
+  worker::CollectiveCounters counters;
+  worker::CollectiveCounters::Totals& all_reduce = counters.totals[0];
+  counters.started = 9;
+  all_reduce.nanoseconds = 250'000'000;
+  worker::MetricsProbe probe(registry, clock, counters, {.job_id = "job-1", .expert_tokens = true});
   std::string address;
   // As the coordinator's /sd has it.
   const auto discovery = [&address] {
     return R"([{"targets":[")" + address + R"("],"labels":{"job_id":"job-1","rank":"0"}}])";
   };
-  const auto exposer = metrics::HttpExposer::start(
-      registry, {.service_discovery = discovery, .before_scrape = [&probe] { probe.refresh(); }});
+  const auto exposer =
+      metrics::HttpExposer::start(registry, {.service_discovery = discovery, .before_scrape = [&] {
+                                               all_reduce.bytes += 4096;
+                                               probe.refresh();
+                                             }});
   if (!exposer.ok()) {
     std::cerr << exposer.status() << "\n";
     return 1;

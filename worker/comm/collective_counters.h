@@ -34,7 +34,7 @@ class CommunicationError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What a rank does in the collectives of all its groups, for other threads (heartbeats, metrics) to
+// A rank's progress in the collectives of all its groups, for other threads (heartbeats, metrics) to
 // read while the step loop runs. In a hang the rank with the lowest `started` never arrived; ranks
 // inside an `operation` wait for it.
 struct CollectiveCounters {

@@ -63,6 +63,12 @@ void HostGroup::reduce(CollectiveKind kind, std::span<double> values) {
   counted.done(values.size_bytes());
 }
 
+bool HostGroup::any(bool mine) {
+  double flag = mine ? 1.0 : 0.0;
+  max({&flag, 1});
+  return flag > 0.0;
+}
+
 void HostGroup::barrier() {
   CountedCollective counted(counters_, CollectiveKind::barrier);
   transport_->barrier();

@@ -31,6 +31,8 @@ class HostGroup {
   // In place, element by element over the ranks; all ranks get the same bits.
   void sum(std::span<double> values) { reduce(CollectiveKind::all_reduce, values); }
   void max(std::span<double> values) { reduce(CollectiveKind::all_reduce_max, values); }
+  // Whether it holds on at least one rank.
+  [[nodiscard]] bool any(bool mine);
   void barrier();
   // The ranks that give the same color (>= 0), ordered by key, then by rank; counted together.
   [[nodiscard]] std::unique_ptr<HostGroup> split(int color, int key);

@@ -20,12 +20,4 @@ int ParallelPlan::group_of(Group kind, int rank) const {
   return data_index(rank) / shard * tensor + tensor_index(rank);
 }
 
-std::vector<int> ParallelPlan::members(Group kind, int rank) const {
-  std::vector<int> ranks;
-  for (int other = 0; other < world_size(); ++other) {
-    if (group_of(kind, other) == group_of(kind, rank)) ranks.push_back(other);
-  }
-  return ranks;
-}
-
 }  // namespace emoe::worker

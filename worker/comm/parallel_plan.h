@@ -1,7 +1,5 @@
 #pragma once
 
-#include <vector>
-
 #include "base/status.h"
 
 namespace emoe::worker {
@@ -27,8 +25,6 @@ struct ParallelPlan {
   [[nodiscard]] int tensor_index(int rank) const { return rank % tensor; }
   // Which of the groups of this kind the rank is in, from 0: the color for a split.
   [[nodiscard]] int group_of(Group kind, int rank) const;
-  // The ranks of that group, ascending.
-  [[nodiscard]] std::vector<int> members(Group kind, int rank) const;
 };
 
 }  // namespace emoe::worker

@@ -38,12 +38,7 @@ std::optional<EvalRecord> evaluate(Model& model, const std::vector<Row>& rows, H
   const int64_t targets = batches.target_tokens;
   if (targets == 0) throw std::invalid_argument("data.eval has no target token");
 
-  const auto stopped = [&] {
-    if (!options.stop) return false;
-    std::array<double, 1> asked = {options.stop() ? 1.0 : 0.0};
-    host.max(asked);
-    return asked[0] > 0;
-  };
+  const auto stopped = [&] { return options.stop && host.any(options.stop()); };
   const bool has_experts = model.options().emoe.routing.num_experts > 0;
   const auto dense = own_loss_sum(model, batches, /*experts_on=*/false, progress, stopped);
   const auto masked = dense && has_experts

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "base/attempt_contract.h"
 #include "base/clock.h"
 
 namespace emoe::worker {
@@ -22,7 +25,12 @@ enum class Phase {
   eval,
   export_model
 };
-[[nodiscard]] const char* to_string(Phase phase);
+inline constexpr std::array<const char*, 9> kPhaseNames = {"prepare",    "data", "forward",
+                                                           "backward",   "comm", "optimizer",
+                                                           "checkpoint", "eval", kExportPhase};
+[[nodiscard]] constexpr const char* to_string(Phase phase) {
+  return kPhaseNames[static_cast<size_t>(phase)];
+}
 
 // The number of optimiser steps is known; `first_step` is 0, or a checkpoint's.
 struct PlanRecord {
@@ -70,7 +78,10 @@ struct ResumeRecord {
   CheckpointRecord from;
 };
 
-[[nodiscard]] std::string to_string(const ResumeRecord& resume);  // for people
+// For people.
+[[nodiscard]] inline std::string to_string(const ResumeRecord& resume) {
+  return "resumed from the checkpoint of step " + std::to_string(resume.from.step);
+}
 
 struct MergeRecord {
   bool verified = false;
@@ -101,7 +112,7 @@ struct ExpertLoad {
   std::vector<int64_t> selections;  // tokens that used each expert
 };
 
-// What the run is to do at the next step edge. Where ranks are asked for different things the
+// What the run is to do before the next step. Where ranks are asked for different things the
 // largest holds: a checkpoint that one of them is asked for is written.
 enum class StopRequest { none, stop, checkpoint_and_stop };
 
@@ -129,8 +140,8 @@ class ProgressSink {
   virtual void on_work_done() = 0;
 };
 
-// What the step loop asks at every step edge: a signal or the coordinator's command, whichever
-// came.
+// Asked by the step loop between two steps (at the "step edge"): has a signal or a command of the
+// coordinator come?
 class StopSource {
  public:
   virtual ~StopSource() = default;

@@ -49,48 +49,32 @@ std::shared_ptr<grpc::Channel> make_channel(const std::string& address) {
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
-}  // namespace
+StopRequest request_of(v1::Command::Kind kind) {
+  switch (kind) {
+    case v1::Command::STOP:
+      return StopRequest::stop;
+    case v1::Command::CHECKPOINT_AND_STOP:
+      return StopRequest::checkpoint_and_stop;
+    default:
+      return StopRequest::none;
+  }
+}
 
-class SessionClient::Impl {
+class GrpcSession final : public SessionClient {
  public:
-  Impl(Config config, Timer& timer)
+  GrpcSession(Config config, Timer& timer)
       : config_(std::move(config)),
         timer_(timer),
         disconnected_since_(timer.now()),
         phase_since_(timer.now()),
         thread_([this](const std::stop_token& stop) { run(stop); }) {}
 
-  void report(const PlanRecord& plan) {
+  void on(const Event& event) override {
     const std::lock_guard lock(mutex_);
-    steps_planned_ = plan.steps_planned;
-    step_ = plan.first_step;
-    progress_phase_.clear();  // reported anew, with the number of steps
-    enter_locked(phase_);
+    std::visit([this](const auto& what) { report_locked(what); }, event);
   }
-  void report(Phase phase) {
-    const std::lock_guard lock(mutex_);
-    enter_locked(phase);
-  }
-  void report(const StepRecord& record) {
-    const std::lock_guard lock(mutex_);
-    step_ = record.step + 1;
-    if (config_.rank == 0) push_locked(to_report(record));
-  }
-  void report(const EvalRecord& record) { push_of_job(to_report(record)); }
-  void report(const CheckpointRecord& record) { push_of_job(to_report(record)); }
-  void report(const MergeRecord& record) { push_of_job(to_report(record)); }
-  void report(const ResumeRecord& resume) {
-    report(Message{to_string(resume)});
-    push_of_job(to_report(resume));
-  }
-  void report(const Message& message) { push(to_log_report(message.text, v1::LogMessage::INFO)); }
-  void report(const CheckpointFailure& failure) {
-    push(to_log_report(failure.text, v1::LogMessage::WARNING));
-  }
-  void report(const NonFiniteStep& /*step*/) {}  // ends the run: the End report says it
-  void report(const ExpertLoad& /*load*/) {}     // served by this rank's /metrics
 
-  void before_checkpoint() {
+  void before_checkpoint() override {
     std::string unacked;
     {
       const std::lock_guard lock(mutex_);
@@ -99,24 +83,24 @@ class SessionClient::Impl {
     leave(unacked);
   }
 
-  void work_done() { work_done_.fetch_add(1, std::memory_order_relaxed); }
+  void on_work_done() override { work_done_.fetch_add(1, std::memory_order_relaxed); }
 
-  StopRequest poll() {
+  StopRequest poll() override {
     const std::lock_guard lock(mutex_);
     if (refused_) return StopRequest::stop;
     return stronger(grace_is_over_locked() ? StopRequest::checkpoint_and_stop : StopRequest::none,
                     command_);
   }
 
-  std::string peer_lost_reason() {
+  bool peer_lost() override {
     const std::lock_guard lock(mutex_);
-    if (refused_) return *refused_;
-    return grace_is_over_locked() ? "no coordinator at " + config_.address : "";
+    return refused_ || grace_is_over_locked();
   }
 
-  bool finish(v1::Report end, std::chrono::milliseconds timeout) {
-    push(std::move(end));
+  bool finish(int exit_code, const std::string& message,
+              std::chrono::milliseconds timeout) override {
     std::unique_lock lock(mutex_);
+    push_locked(EndRecord{exit_code, message});
     const auto deadline = timer_.now() + timeout;
     while (!queue_.empty() && !refused_ && !is_away_locked() && timer_.now() < deadline) {
       const auto given_up =
@@ -130,19 +114,41 @@ class SessionClient::Impl {
   }
 
  private:
-  void push_locked(v1::Report report) {
+  void report_locked(const PlanRecord& plan) {
+    steps_planned_ = plan.steps_planned;
+    step_ = plan.first_step;
+    progress_phase_.clear();  // reported anew, with the number of steps
+    enter_locked(phase_);
+  }
+  void report_locked(Phase phase) { enter_locked(phase); }
+  void report_locked(const StepRecord& record) {
+    step_ = record.step + 1;
+    push_of_job_locked(record);
+  }
+  void report_locked(const EvalRecord& record) { push_of_job_locked(record); }
+  void report_locked(const CheckpointRecord& record) { push_of_job_locked(record); }
+  void report_locked(const MergeRecord& record) { push_of_job_locked(record); }
+  void report_locked(const ResumeRecord& resume) {
+    push_locked(Message{to_string(resume)});
+    push_of_job_locked(resume);
+  }
+  void report_locked(const Message& message) { push_locked(message); }
+  void report_locked(const CheckpointFailure& failure) { push_locked(failure); }
+  void report_locked(const NonFiniteStep& /*step*/) {}  // ends the run: the End report says it
+  void report_locked(const ExpertLoad& /*load*/) {}     // served by this rank's /metrics
+
+  template <typename Record>
+  void push_locked(const Record& record) {
+    v1::Report report;
+    fill(report, record);
     queue_.push(std::move(report));
     changed_.notify_all();
   }
 
-  void push(v1::Report report) {
-    const std::lock_guard lock(mutex_);
-    push_locked(std::move(report));
-  }
-
   // All ranks know it; only rank 0 reports it.
-  void push_of_job(v1::Report report) {
-    if (config_.rank == 0) push(std::move(report));
+  template <typename Record>
+  void push_of_job_locked(const Record& record) {
+    if (config_.rank == 0) push_locked(record);
   }
 
   void enter_locked(Phase phase) {
@@ -151,14 +157,9 @@ class SessionClient::Impl {
     if (now - phase_since_ > config_.heartbeat_interval) heartbeat_due_ = now;
     phase_ = phase;
     phase_since_ = now;
-    const char* name = to_progress_phase(phase);
-    if (config_.rank == 0 && progress_phase_ != name) {
-      progress_phase_ = name;
-      v1::Report report;
-      report.mutable_phase()->set_phase(name);
-      report.mutable_phase()->set_steps_planned(steps_planned_);
-      queue_.push(std::move(report));
-    }
+    const PhaseRecord progress{to_progress_phase(phase), steps_planned_};
+    if (progress_phase_ != progress.phase) push_of_job_locked(progress);
+    progress_phase_ = progress.phase;
     changed_.notify_all();
   }
 
@@ -192,7 +193,10 @@ class SessionClient::Impl {
 
   // Sticky: after one expired grace the rank ends even if the coordinator returns.
   bool grace_is_over_locked() {
-    abandoned_ = abandoned_ || is_away_locked();
+    if (!abandoned_ && is_away_locked()) {
+      log_warning("no coordinator at %s; this rank ends", config_.address);
+      abandoned_ = true;
+    }
     return abandoned_;
   }
 
@@ -209,7 +213,8 @@ class SessionClient::Impl {
         changed_.notify_all();  // finish() counts from here
       }
       if (is_refusal(status)) {
-        refused_ = "the coordinator refuses this rank: " + status.error_message();
+        log_warning("the coordinator refuses this rank: %s", status.error_message());
+        refused_ = true;
         changed_.notify_all();
         return;
       }
@@ -283,11 +288,10 @@ class SessionClient::Impl {
     heartbeat.set_step(step_);
     heartbeat.set_phase(to_string(phase_));
     heartbeat.set_work_done(work_done_.load(std::memory_order_relaxed));
-    if (config_.comm) {
-      const CommSnapshot comm = config_.comm();
-      heartbeat.set_comm_sequence(comm.started);
-      heartbeat.set_comm_completed(comm.completed);
-      heartbeat.set_comm_op(comm.operation);
+    if (config_.counters != nullptr) {
+      heartbeat.set_comm_sequence(config_.counters->started);
+      heartbeat.set_comm_completed(config_.counters->completed);
+      heartbeat.set_comm_op(config_.counters->operation);
     }
     return heartbeat;
   }
@@ -313,24 +317,13 @@ class SessionClient::Impl {
     changed_.notify_all();
   }
 
-  static StopRequest request_of(v1::Command::Kind kind) {
-    switch (kind) {
-      case v1::Command::STOP:
-        return StopRequest::stop;
-      case v1::Command::CHECKPOINT_AND_STOP:
-        return StopRequest::checkpoint_and_stop;
-      default:
-        return StopRequest::none;
-    }
-  }
-
   std::mutex mutex_;
   std::condition_variable_any changed_;
   const Config config_;
   Timer& timer_;
   ReportQueue queue_;
   StopRequest command_ = StopRequest::none;
-  std::optional<std::string> refused_;
+  bool refused_ = false;  // by the coordinator
   bool abandoned_ = false;
   std::optional<SteadyTime> disconnected_since_;  // nothing while connected
   bool welcomed_ = false;                         // on this connection
@@ -346,37 +339,10 @@ class SessionClient::Impl {
   std::jthread thread_;  // last: ends before what it uses
 };
 
-SessionClient::SessionClient(Config config, Timer& timer)
-    : impl_(std::make_unique<Impl>(std::move(config), timer)) {}
-SessionClient::~SessionClient() = default;
+}  // namespace
 
-void SessionClient::on(const Event& event) {
-  std::visit([this](const auto& what) { impl_->report(what); }, event);
-}
-
-void SessionClient::before_checkpoint() {
-  impl_->before_checkpoint();
-}
-
-void SessionClient::on_work_done() {
-  impl_->work_done();
-}
-
-StopRequest SessionClient::poll() {
-  return impl_->poll();
-}
-
-bool SessionClient::peer_lost() const {
-  return !impl_->peer_lost_reason().empty();
-}
-
-std::string SessionClient::peer_lost_reason() const {
-  return impl_->peer_lost_reason();
-}
-
-bool SessionClient::finish(int exit_code, const std::string& message,
-                           std::chrono::milliseconds timeout) {
-  return impl_->finish(to_end_report(exit_code, message), timeout);
+std::unique_ptr<SessionClient> make_session_client(SessionClient::Config config, Timer& timer) {
+  return std::make_unique<GrpcSession>(std::move(config), timer);
 }
 
 }  // namespace emoe::worker

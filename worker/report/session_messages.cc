@@ -3,36 +3,33 @@
 #include <sstream>
 
 #include <google/protobuf/util/delimited_message_util.h>
-#include <nlohmann/json.hpp>
+#include <google/protobuf/util/time_util.h>
+
+#include "base/utf8.h"
 
 namespace emoe::worker {
 namespace {
 
-// Words of errors may quote bytes of a data file; a message with text that is no UTF-8 would not be
-// understood at all.
-std::string to_utf8(const std::string& text) {
-  using nlohmann::json;
-  return json::parse(json(text).dump(-1, ' ', false, json::error_handler_t::replace));
-}
+using google::protobuf::util::TimeUtil;
 
-v1::CheckpointInfo to_info(const CheckpointRecord& record) {
-  v1::CheckpointInfo info;
+void fill(v1::CheckpointInfo& info, const CheckpointRecord& record) {
   info.set_step(record.step);
   info.set_path(record.path);
   info.set_bytes(record.bytes);
   info.set_seconds(record.seconds);
-  const auto nanoseconds =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(record.written.time_since_epoch())
-          .count();
-  info.mutable_create_time()->set_seconds(nanoseconds / 1'000'000'000);
-  info.mutable_create_time()->set_nanos(static_cast<int32_t>(nanoseconds % 1'000'000'000));
-  return info;
+  *info.mutable_create_time() = TimeUtil::NanosecondsToTimestamp(
+      std::chrono::nanoseconds(record.written.time_since_epoch()).count());
+}
+
+// Texts of errors may quote bytes of a data file, and a protobuf string must be UTF-8.
+void fill(v1::LogMessage& log, v1::LogMessage::Level level, const std::string& text) {
+  log.set_level(level);
+  log.set_text(to_valid_utf8(text));
 }
 
 }  // namespace
 
-v1::Report to_report(const StepRecord& record) {
-  v1::Report report;
+void fill(v1::Report& report, const StepRecord& record) {
   v1::StepMetrics& metrics = *report.mutable_step()->mutable_metrics();
   metrics.set_step(record.step);
   metrics.set_loss(record.loss);
@@ -41,34 +38,26 @@ v1::Report to_report(const StepRecord& record) {
   metrics.set_tokens(record.tokens);
   metrics.set_target_tokens(record.target_tokens);
   metrics.set_seconds(record.seconds);
-  return report;
 }
 
-v1::Report to_report(const EvalRecord& record) {
-  v1::Report report;
+void fill(v1::Report& report, const EvalRecord& record) {
   v1::EvalResult& eval = *report.mutable_eval();
   eval.set_step(record.step);
   eval.set_loss(record.loss);
   eval.set_loss_dense(record.loss_dense);
   eval.set_perplexity(record.perplexity);
   eval.set_target_tokens(record.target_tokens);
-  return report;
 }
 
-v1::Report to_report(const CheckpointRecord& record) {
-  v1::Report report;
-  *report.mutable_checkpoint() = to_info(record);
-  return report;
+void fill(v1::Report& report, const CheckpointRecord& record) {
+  fill(*report.mutable_checkpoint(), record);
 }
 
-v1::Report to_report(const ResumeRecord& resume) {
-  v1::Report report;
-  *report.mutable_resumed() = to_info(resume.from);
-  return report;
+void fill(v1::Report& report, const ResumeRecord& record) {
+  fill(*report.mutable_resumed(), record.from);
 }
 
-v1::Report to_report(const MergeRecord& record) {
-  v1::Report report;
+void fill(v1::Report& report, const MergeRecord& record) {
   v1::MergeSummary& merge = *report.mutable_merge();
   merge.set_verified(record.verified);
   merge.set_tensors_changed(record.tensors_changed);
@@ -76,22 +65,24 @@ v1::Report to_report(const MergeRecord& record) {
   merge.set_max_abs_logit_difference(record.max_abs_logit_difference);
   merge.set_model_dir(record.model_dir);
   merge.set_adapter_dir(record.adapter_dir);
-  return report;
 }
 
-v1::Report to_log_report(const std::string& text, v1::LogMessage::Level level) {
-  v1::Report report;
-  v1::LogMessage& log = *report.mutable_log();
-  log.set_level(level);
-  log.set_text(to_utf8(text));
-  return report;
+void fill(v1::Report& report, const Message& record) {
+  fill(*report.mutable_log(), v1::LogMessage::INFO, record.text);
 }
 
-v1::Report to_end_report(int exit_code, const std::string& message) {
-  v1::Report report;
-  report.mutable_end()->set_exit_code(exit_code);
-  report.mutable_end()->set_message(to_utf8(message));
-  return report;
+void fill(v1::Report& report, const CheckpointFailure& record) {
+  fill(*report.mutable_log(), v1::LogMessage::WARNING, record.text);
+}
+
+void fill(v1::Report& report, const PhaseRecord& record) {
+  report.mutable_phase()->set_phase(record.phase);
+  report.mutable_phase()->set_steps_planned(record.steps_planned);
+}
+
+void fill(v1::Report& report, const EndRecord& record) {
+  report.mutable_end()->set_exit_code(record.exit_code);
+  report.mutable_end()->set_message(to_valid_utf8(record.message));
 }
 
 v1::Join to_join(const SessionClient::Config& config) {
@@ -121,13 +112,11 @@ std::string to_delimited(const std::deque<v1::Report>& reports) {
 const char* to_progress_phase(Phase phase) {
   switch (phase) {
     case Phase::prepare:
-      return "prepare";
     case Phase::checkpoint:
-      return "checkpoint";
+    case Phase::export_model:
+      return to_string(phase);
     case Phase::eval:
       return "evaluate";
-    case Phase::export_model:
-      return "export";
     default:
       return "train";
   }

@@ -9,20 +9,32 @@
 
 namespace emoe::worker {
 
-// The messages of proto/emoe/v1/report.proto from the worker's own types.
-[[nodiscard]] v1::Report to_report(const StepRecord& record);
-[[nodiscard]] v1::Report to_report(const EvalRecord& record);
-[[nodiscard]] v1::Report to_report(const CheckpointRecord& record);
-[[nodiscard]] v1::Report to_report(const ResumeRecord& resume);
-[[nodiscard]] v1::Report to_report(const MergeRecord& record);
-[[nodiscard]] v1::Report to_log_report(const std::string& text, v1::LogMessage::Level level);
-[[nodiscard]] v1::Report to_end_report(int exit_code, const std::string& message);
+// Of the whole run, as people see it: all parts of a step are "train".
+struct PhaseRecord {
+  const char* phase = "";
+  int64_t steps_planned = 0;
+};
+[[nodiscard]] const char* to_progress_phase(Phase phase);
+
+struct EndRecord {
+  int exit_code = 0;
+  std::string message;
+};
+
+// The content that `record` is in a report of proto/emoe/v1/report.proto.
+void fill(v1::Report& report, const StepRecord& record);
+void fill(v1::Report& report, const EvalRecord& record);
+void fill(v1::Report& report, const CheckpointRecord& record);
+void fill(v1::Report& report, const ResumeRecord& record);
+void fill(v1::Report& report, const MergeRecord& record);
+void fill(v1::Report& report, const Message& record);
+void fill(v1::Report& report, const CheckpointFailure& record);
+void fill(v1::Report& report, const PhaseRecord& record);
+void fill(v1::Report& report, const EndRecord& record);
+
 [[nodiscard]] v1::Join to_join(const SessionClient::Config& config);
 
 // Each report after its size as a varint, for Config::unacked_file.
 [[nodiscard]] std::string to_delimited(const std::deque<v1::Report>& reports);
-
-// The phase as people see it: all parts of a step are "train".
-[[nodiscard]] const char* to_progress_phase(Phase phase);
 
 }  // namespace emoe::worker

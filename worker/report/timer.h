@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <stop_token>
+#include <utility>
 
 #include "base/clock.h"
 
@@ -22,9 +23,13 @@ class Timer {
 
 class SystemTimer final : public Timer {
  public:
-  [[nodiscard]] SteadyTime now() const override;
+  [[nodiscard]] SteadyTime now() const override { return std::chrono::steady_clock::now(); }
   void wait_until(std::unique_lock<std::mutex>& lock, std::condition_variable_any& changed,
-                  const std::stop_token& stop, SteadyTime deadline) override;
+                  const std::stop_token& stop, SteadyTime deadline) override {
+    // False at the first look, before waiting; true once something woke the thread.
+    bool woken = false;
+    (void)changed.wait_until(lock, stop, deadline, [&] { return std::exchange(woken, true); });
+  }
 };
 
 }  // namespace emoe::worker

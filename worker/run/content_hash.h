@@ -13,7 +13,7 @@
 namespace emoe::worker {
 
 // SHA-256 of the files a run reads, each file hashed once: hashing the weights of a 30B model takes
-// minutes, and every rank and every attempt asks. What is known is kept here and, after remember(),
+// minutes, and every rank and every attempt asks. The hashes are kept here and, after remember(),
 // in `cache_dir`, by the file's path, size, times and inode. Not thread-safe.
 class ContentHasher {
  public:
@@ -28,7 +28,7 @@ class ContentHasher {
   // content. Its first call is what check_model_unchanged() compares with.
   [[nodiscard]] Result<std::string> model(const std::filesystem::path& folder);
 
-  // Writes what was hashed here into the cache; what cannot be written is only logged.
+  // Writes the hashes made here into the cache; a failure is only logged.
   void remember();
   // ABORTED naming a file of model() whose size, time of change or inode is not what it was when
   // it was hashed.

@@ -1,14 +1,12 @@
-#include "worker/run/evaluate_task.h"
-
 #include "worker/eval/evaluation.h"
-#include "worker/run/job_model.h"
 #include "worker/run/rank_session.h"
+#include "worker/run/task.h"
 
 namespace emoe::worker {
 
-TaskResult EvaluateTask::run(RankSession& session) {
+TaskResult evaluate_task(RankSession& session) {
   const auto& plan = std::get<EvaluatePlan>(session.plan().task);
-  const auto model = make_job_model({}, session);
+  const auto model = session.make_model();
   session.progress().on(Phase::eval);
   EvaluationOptions options;
   options.micro_batches = plan.micro_batches;

@@ -74,14 +74,6 @@ ExitCode export_error_code(const Status& status) {
   }
 }
 
-void output_or_throw(const Status& status) {
-  if (!status.ok()) throw JobError(output_error_code(status), std::string(status.message()));
-}
-
-void input_or_throw(const Status& status) {
-  if (!status.ok()) throw JobError(input_error_code(status), std::string(status.message()));
-}
-
 ExitCode exit_code_of(const std::exception& error) {
   if (const auto* job = dynamic_cast<const JobError*>(&error)) return job->code();
   if (dynamic_cast<const CommunicationError*>(&error) != nullptr) return ExitCode::peer_lost;

@@ -14,6 +14,7 @@ namespace emoe::worker {
 class JobError : public std::runtime_error {
  public:
   JobError(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  JobError(ExitCode code, const Status& status) : JobError(code, std::string(status.message())) {}
   [[nodiscard]] ExitCode code() const { return code_; }
 
  private:
@@ -33,12 +34,15 @@ class JobError : public std::runtime_error {
 
 template <typename T>
 T input_or_throw(Result<T> result) {
-  if (!result.ok())
-    throw JobError(input_error_code(result.status()), std::string(result.status().message()));
+  if (!result.ok()) throw JobError(input_error_code(result.status()), result.status());
   return std::move(result).value();
 }
-void output_or_throw(const Status& status);
-void input_or_throw(const Status& status);
+inline void input_or_throw(const Status& status) {
+  if (!status.ok()) throw JobError(input_error_code(status), status);
+}
+inline void output_or_throw(const Status& status) {
+  if (!status.ok()) throw JobError(output_error_code(status), status);
+}
 
 // The exit code of any exception a run may end with.
 [[nodiscard]] ExitCode exit_code_of(const std::exception& error);

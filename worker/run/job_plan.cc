@@ -185,14 +185,14 @@ ContentHashes hashes_of(const v1::JobSpec& spec) {
 
 void throw_if_any(const Diagnostics& diagnostics) {
   const Status status = diagnostics.to_status();
-  if (!status.ok()) throw JobError(ExitCode::configuration, std::string(status.message()));
+  if (!status.ok()) throw JobError(ExitCode::configuration, status);
 }
 
 config::LoadedJob load_or_throw(const std::filesystem::path& file,
                                 const std::vector<std::string>& overrides,
                                 Diagnostics& diagnostics) {
   auto loaded = config::load_job(file, overrides, diagnostics);
-  if (!loaded.ok()) throw JobError(ExitCode::configuration, std::string(loaded.status().message()));
+  if (!loaded.ok()) throw JobError(ExitCode::configuration, loaded.status());
   return std::move(loaded).value();
 }
 
@@ -225,7 +225,7 @@ std::pair<v1::JobSpec, LlamaConfig> check_or_throw(const config::LoadedJob& job,
   return {std::move(spec), input_or_throw(std::move(config))};
 }
 
-// What `logits` takes from a job: nothing else of it need be good.
+// `logits` takes only these keys from a job; the others may be wrong.
 bool concerns_logits(const Violation& violation) {
   const std::string& key = violation.field;
   return key == "model.dtype" || key == "emoe" || key.starts_with("emoe.");

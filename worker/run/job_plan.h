@@ -34,7 +34,7 @@ struct ContentHashes {
   std::string partition;  // the files of emoe.partition.path, with method file
 };
 
-// What is done with each of the hashes: all that goes through them reads this table.
+// How each hash is used: code that goes through all of them reads this table.
 struct ContentField {
   const char* key;  // of the spec's `hashes`
   std::string ContentHashes::*hash;
@@ -72,8 +72,8 @@ struct EvaluatePlan {
   MicroBatchOptions micro_batches;
 };
 
-// A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch. What every
-// task has, and the plan of the one task.
+// A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch. Members
+// common to all tasks, and the plan of the one task.
 struct JobPlan {
   int ranks = 1;
   int threads_per_rank = 0;  // 0: as the launcher says, see threads_of_rank()
@@ -90,9 +90,6 @@ struct JobPlan {
 
   // PEFT folder of the adapter that the model begins with; empty: none, or to train, a new one.
   std::filesystem::path adapter;
-  [[nodiscard]] const char* adapter_key() const {
-    return train() ? "lora.init_adapter" : "adapter";
-  }
 
   struct Emoe {
     ExpertRouting routing;        // no experts: dense
@@ -133,7 +130,7 @@ struct LogitsPlan {
                                      const std::filesystem::path& partition,
                                      const LlamaConfig& config);
 
-// What a job.yaml that an earlier run left says of that run; JobError 64 if it does not read.
+// Reads the job.yaml that an earlier run left; JobError 64 where it cannot be read.
 struct StoredJob {
   std::string identity;
   ContentHashes hashes;  // all empty: that run ended before it had read its files

@@ -33,7 +33,7 @@ void check_output_folder(const OutputFolder& out, const JobPlan& plan, ContentHa
 
 // Rank 0's: makes the folder and takes it for this run alone. The lock is to be held until the run
 // ends; it dies with the process. Waits `patience` for another holder, since an attempt may begin
-// while the one before is still dying. What writes that were killed left behind is removed.
+// while the one before is still dying. Temporary files of killed writes are removed.
 // JobError 64 when the folder is not this job's or another run has it, 74 when it cannot be made
 // or written. Nothing where the file system has no locks (a warning).
 [[nodiscard]] std::optional<FileLock> claim_output_folder(const OutputFolder& out,

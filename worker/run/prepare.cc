@@ -21,7 +21,7 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer& tokenizer) {
   if (!plan.model.path.empty()) {
     BaseWeights base = input_or_throw(BaseWeights::open(plan.model.path));
     const Status fits = tokenizer.check_fits(base.config().vocab_size);
-    if (!fits.ok()) throw JobError(ExitCode::data, std::string(fits.message()));
+    if (!fits.ok()) throw JobError(ExitCode::data, fits);
     return base;
   }
   LlamaConfig config = plan.model.config;
@@ -31,8 +31,8 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer& tokenizer) {
   return BaseWeights::random(config, plan.model.init_seed, plan.model.initializer_range);
 }
 
-// Rows end in the tokenizer's end of text. Whoever generates with the model stops at those of
-// config.json: where they differ, the model is taught an end at which nobody stops.
+// Rows end in the tokenizer's end of text, but generation stops at the ids of config.json: where
+// they differ, the model learns an end at which generation does not stop.
 void check_end_of_text(const LlamaConfig& config, Prepared& prepared) {
   const std::vector<int64_t>& ids = config.eos_token_ids;
   const int64_t taught = prepared.tokenizer->eos_id();
@@ -108,27 +108,18 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
   const std::optional<FileLock> lock = lock_cache(cache_dir);
   auto tokenizer = input_or_throw(load_tokenizer(plan.model.tokenizer));
   BaseWeights base = open_base(plan, *tokenizer);
+  Prepared prepared{.tokenizer = std::move(tokenizer), .base = std::move(base)};
   // Hashed as soon as it is open: what changes from here on is noticed before the export.
   if (!plan.model.path.empty()) input_or_throw(hasher.model(plan.model.path).status());
   const auto load = [&](DatasetOptions options) {
     options.cache_dir = cache_dir;
     options.threads = threads;
     options.on_work_done = on_work_done;
-    return input_or_throw(load_dataset(options, *tokenizer));
+    return input_or_throw(load_dataset(options, *prepared.tokenizer));
   };
-  std::optional<Dataset> train;
-  if (plan.train() != nullptr) train = load(plan.train()->data);
-  std::optional<Dataset> eval;
-  if (plan.eval_data) eval = load(*plan.eval_data);
-  EmoeOptions emoe = make_experts(plan.emoe, base, cache_dir, threads, on_work_done);
-  Prepared prepared{.tokenizer = std::move(tokenizer),
-                    .base = std::move(base),
-                    .train = std::move(train),
-                    .eval = std::move(eval),
-                    .emoe = std::move(emoe),
-                    .hashes = {},
-                    .fingerprint = "",
-                    .warnings = {}};
+  if (plan.train() != nullptr) prepared.train = load(plan.train()->data);
+  if (plan.eval_data) prepared.eval = load(*plan.eval_data);
+  prepared.emoe = make_experts(plan.emoe, prepared.base, cache_dir, threads, on_work_done);
   check_end_of_text(prepared.base.config(), prepared);
   prepared.hashes = hashes_of(plan, prepared, hasher);
   hasher.remember();

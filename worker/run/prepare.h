@@ -16,8 +16,8 @@
 
 namespace emoe::worker {
 
-// What a rank holds before any group of ranks exists. It follows from the job's files alone, so all
-// ranks have the same.
+// The inputs of a rank, made before any group of ranks exists. They follow from the job's files
+// alone, so all ranks have the same.
 struct Prepared {
   std::unique_ptr<Tokenizer> tokenizer;
   BaseWeights base;

@@ -7,7 +7,6 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/attempt_contract.h"
-#include "worker/comm/mpi/mpi_session.h"
 #include "worker/run/job_error.h"
 
 namespace emoe::worker {
@@ -44,20 +43,21 @@ int threads_said() {
 
 RankEnvironment read_rank_environment() {
   RankEnvironment environment;
-  environment.launched = launched_world_size().has_value();
-  environment.rank = launched_rank().value_or(0);
-  environment.world_size = launched_world_size().value_or(1);
-  environment.local_rank = launched_local_rank().value_or(0);
-  environment.local_size = launched_local_size().value_or(environment.world_size);
+  const std::optional<LaunchedRank> launched = launched_rank();
+  environment.launched = launched.has_value();
+  static_cast<LaunchedRank&>(environment) = launched.value_or(LaunchedRank{});
   environment.threads = threads_said();
   if (const std::string address = text_of(kCoordinatorVariable); !address.empty()) {
-    environment.coordinator = RankEnvironment::Coordinator{
-        .address = address,
-        .job_id = text_of(kJobIdVariable),
-        .attempt = number_of(kAttemptVariable, 1),
-        .token = text_of(kAttemptTokenVariable),
-        .attempt_dir = text_of(kAttemptDirVariable),
-        .reconnect_grace_seconds = number_of(kReconnectGraceVariable, 300)};
+    SessionClient::Config& session = environment.coordinator.emplace();
+    session.address = address;
+    session.job_id = text_of(kJobIdVariable);
+    session.attempt = number_of(kAttemptVariable, session.attempt);
+    session.token = text_of(kAttemptTokenVariable);
+    session.reconnect_grace = std::chrono::seconds(
+        number_of(kReconnectGraceVariable, static_cast<int>(session.reconnect_grace.count())));
+    if (const std::filesystem::path folder = text_of(kAttemptDirVariable); !folder.empty()) {
+      session.unacked_file = folder / left_reports_file(environment.rank);
+    }
   }
   environment.cache_dir = text_of("EMOE_CACHE_DIR");
   environment.metrics_listen = text_of("EMOE_METRICS_LISTEN");

@@ -4,27 +4,20 @@
 #include <optional>
 #include <string>
 
+#include "worker/comm/mpi/mpi_session.h"
+#include "worker/report/session_client.h"
+
 namespace emoe::worker {
 
-// What the launcher and the coordinator tell a rank through environment variables; read once, by
+// The environment variables by which launcher and coordinator tell a rank its place; read once, by
 // main.
-struct RankEnvironment {
-  int rank = 0;  // known before MPI starts: OMPI_COMM_WORLD_RANK, PMIX_RANK, …
-  int world_size = 1;
-  int local_rank = 0;     // among the ranks on this host; chooses the GPU
-  int local_size = 1;     // ranks on this host; all of them where the launcher does not say
+struct RankEnvironment : LaunchedRank {
   bool launched = false;  // under mpirun or srun
   int threads = 0;        // OMP_NUM_THREADS, which our launchers always set; 0: nobody said
 
-  struct Coordinator {
-    std::string address;                // EMOE_COORDINATOR, host:port
-    std::string job_id;                 // EMOE_JOB_ID
-    int attempt = 1;                    // EMOE_ATTEMPT
-    std::string token;                  // EMOE_ATTEMPT_TOKEN
-    std::filesystem::path attempt_dir;  // EMOE_ATTEMPT_DIR; empty: the launcher keeps none here
-    int reconnect_grace_seconds = 300;  // EMOE_RECONNECT_GRACE_SECONDS
-  };
-  std::optional<Coordinator> coordinator;
+  // Under a coordinator: what the environment says of the session with it (the variables are those
+  // of base/attempt_contract.h); Reporting adds what a rank knows of itself.
+  std::optional<SessionClient::Config> coordinator;
 
   std::filesystem::path cache_dir;  // EMOE_CACHE_DIR; empty: <out>/cache
   std::string metrics_listen;       // EMOE_METRICS_LISTEN; default 127.0.0.1:0; "off": none

@@ -3,6 +3,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/check.h"
+#include "base/sha256.h"
 #include "worker/comm/mpi/mpi_group.h"
 #include "worker/comm/nccl/nccl_group.h"
 #include "worker/run/job_error.h"
@@ -10,11 +11,11 @@
 namespace emoe::worker {
 namespace {
 
-void check_mpi_world(const MpiSession& mpi, const RankEnvironment& environment) {
-  if (mpi.world_size() == environment.world_size) return;
+void check_mpi_world(const HostGroup& all, const RankEnvironment& environment) {
+  if (all.world_size() == environment.world_size) return;
   throw JobError(ExitCode::configuration,
                  absl::StrCat("the launcher started ", environment.world_size,
-                              " ranks, but MPI sees ", mpi.world_size(),
+                              " ranks, but MPI sees ", all.world_size(),
                               ": launcher and MPI library do not speak the same PMI "
                               "(under Slurm use srun --mpi=pmix)"));
 }
@@ -36,8 +37,8 @@ RankGroups::RankGroups(const ParallelPlan& plan, const RankEnvironment& environm
                        at::Device device, std::shared_ptr<CollectiveCounters> counters) {
   if (environment.launched) {
     mpi_.emplace();
-    check_mpi_world(*mpi_, environment);
     all_ = make_mpi_group(std::move(counters));
+    check_mpi_world(*all_, environment);
   } else {
     all_ = make_single_rank_group(std::move(counters));
   }
@@ -49,6 +50,25 @@ RankGroups::RankGroups(const ParallelPlan& plan, const RankEnvironment& environm
   const bool between_gpus = device.is_cuda() && data_host_->world_size() > 1;
   data_device_ = between_gpus ? make_nccl_group(*data_host_, {.device = device.index()})
                               : make_cpu_group(*data_host_);
+}
+
+void check_same_preparation(const Preparation& mine, const std::string& host_name,
+                            HostGroup& host) {
+  constexpr size_t kDigestBytes = 64;
+  std::string record;  // a digest of each hash: hashes may be empty
+  for (const auto& [what, hash] : mine) record += sha256_hex(hash);
+  const auto hosts = host.all_gather(host_name);
+  const auto records = host.all_gather(record);
+  for (size_t rank = 1; rank < records.size(); ++rank) {
+    for (size_t i = 0; i < mine.size(); ++i) {
+      const size_t at = i * kDigestBytes;
+      if (records[rank].compare(at, kDigestBytes, records[0], at, kDigestBytes) == 0) continue;
+      throw JobError(
+          ExitCode::data,
+          absl::StrCat("rank ", rank, " on host ", hosts[rank], " has another ", mine[i].first,
+                       " than rank 0 on host ", hosts[0], ": all hosts must see the same files"));
+    }
+  }
 }
 
 }  // namespace emoe::worker

@@ -2,6 +2,9 @@
 
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
@@ -33,5 +36,13 @@ class RankGroups {
   std::shared_ptr<HostGroup> data_host_;  // all_ itself where the plan has one data group
   std::unique_ptr<DeviceGroup> data_device_;
 };
+
+// The inputs that a rank prepared by itself: (name, hash), the same names in order on every rank.
+using Preparation = std::vector<std::pair<std::string, std::string>>;
+
+// Each rank reads its files by itself, and a host may see an old copy. Throws JobError 65 on every
+// rank alike, naming the first rank (and its host) whose preparation differs from rank 0's, and the
+// input that differs. Collective.
+void check_same_preparation(const Preparation& mine, const std::string& host_name, HostGroup& host);
 
 }  // namespace emoe::worker

@@ -9,8 +9,8 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "worker/run/experts.h"
-#include "worker/run/rank_agreement.h"
 #include "worker/train/batch_plan.h"
+#include "worker/weights/peft.h"
 
 namespace emoe::worker {
 namespace {
@@ -45,7 +45,7 @@ PackingReport packing_or_throw(const std::vector<Row>& rows, const JobPlan& plan
   const TrainOptions& options = plan.train()->options;
   auto packing = packing_of(rows, options.batches, options.micro_batches, plan.ranks);
   if (packing.ok()) return *packing;
-  throw JobError(ExitCode::configuration, std::string(packing.status().message()));
+  throw JobError(ExitCode::configuration, packing.status());
 }
 
 // Rank 0 leaves for people, before the task begins, what was read and how it was split.
@@ -73,6 +73,14 @@ Preparation preparation_of(const Prepared& prepared) {
   return preparation;
 }
 
+void load_adapter(const PeftAdapter& adapter, const JobPlan& plan, Model& model) {
+  const Status loaded = load_peft_adapter(adapter, model);
+  if (loaded.ok()) return;
+  throw JobError(ExitCode::configuration,
+                 absl::StrCat(plan.train() != nullptr ? "lora.init_adapter" : "adapter", ": ",
+                              std::string(loaded.message())));
+}
+
 }  // namespace
 
 RankSession::RankSession(const RunRequest& request, const RankEnvironment& environment)
@@ -84,8 +92,8 @@ RankSession::RankSession(const RunRequest& request, const RankEnvironment& envir
   device_ = device_of(plan_, environment_);
 }
 
-ExitCode RankSession::run(Task& task) {
-  reporting_.emplace(plan_, environment_, out_, device_.is_cuda() ? "cuda" : "cpu");
+ExitCode RankSession::run(const Task& task) {
+  reporting_.emplace(plan_, environment_, out_, device_.is_cuda() ? "cuda" : "cpu", *counters_);
   ExitCode code = ExitCode::done;
   try {
     code = run_in_session(task);
@@ -99,20 +107,20 @@ ExitCode RankSession::run(Task& task) {
   return code;
 }
 
-ExitCode RankSession::run_in_session(Task& task) {
+ExitCode RankSession::run_in_session(const Task& task) {
   progress().on(Phase::prepare);
   hasher_.emplace(cache_dir_, [this] { progress().on_work_done(); });
   claim();
   prepare_inputs();
   join_ranks();
-  const TaskResult result = task.run(*this);
+  const TaskResult result = task(*this);
   groups_->all().barrier();
   // A run that is done stays done: its reports are stored, or left for the coordinator to find.
   if (result.finished) return ExitCode::done;
   // One rank gives its coordinator up a moment before the others, and stops them: all say so.
   // A run that stopped without a checkpoint was cancelled by its coordinator, or is not the
   // coordinator's any more; the coordinator knows, whatever the code.
-  const bool leaving = on_any_rank(reporting_->must_leave(), groups_->all());
+  const bool leaving = groups_->all().any(reporting_->must_leave());
   return leaving ? ExitCode::peer_lost : ExitCode::preempted;
 }
 
@@ -135,9 +143,38 @@ void RankSession::prepare_inputs() {
 
 // Not earlier: nobody waits in a collective for somebody else's tokeniser.
 void RankSession::join_ranks() {
-  reporting_->watch(*counters_);
   groups_.emplace(ParallelPlan::make(plan_.ranks).value(), environment_, device_, counters_);
   check_same_preparation(preparation_of(*prepared_), host_name(), groups_->all());
+}
+
+std::unique_ptr<Model> RankSession::make_model() {
+  const BaseWeights& base = prepared_->base;
+  ModelOptions options;
+  options.config = base.config();
+  options.dtype = plan_.model.bfloat16 ? at::kBFloat16 : at::kFloat;
+  options.device = device_;
+  options.emoe = prepared_->emoe;
+  std::optional<PeftAdapter> adapter;
+  if (!plan_.adapter.empty()) adapter = input_or_throw(read_peft_adapter(plan_.adapter));
+  if (const TrainPlan* train = plan_.train()) {
+    options.lora = train->lora;
+    options.full = train->full;
+  } else if (adapter) {
+    options.lora = adapter->lora;  // its own rank and targets
+  }
+  auto model =
+      worker::make_model(options, [&](const std::string& name, const std::vector<int64_t>& shape) {
+        progress().on_work_done();
+        return base.tensor(name, shape);
+      });
+  if (adapter) load_adapter(*adapter, plan_, *model);
+  return model;
+}
+
+int run_job(const RunRequest& request, const RankEnvironment& environment) {
+  RankSession session(request, environment);
+  const Task task = session.plan().train() != nullptr ? train_task : evaluate_task;
+  return static_cast<int>(session.run(task));
 }
 
 }  // namespace emoe::worker

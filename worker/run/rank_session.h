@@ -6,6 +6,7 @@
 
 #include "base/file_lock.h"
 #include "worker/device/device.h"
+#include "worker/model/model.h"
 #include "worker/run/commands.h"
 #include "worker/run/content_hash.h"
 #include "worker/run/job_error.h"
@@ -30,7 +31,7 @@ class RankSession {
 
   // Runs `task` in this session; once. The exit code is done, preempted or peer_lost; every other
   // end is an exception, reported to the coordinator before it is thrown on.
-  [[nodiscard]] ExitCode run(Task& task);
+  [[nodiscard]] ExitCode run(const Task& task);
 
   // For the task, while run() runs it.
   [[nodiscard]] const JobPlan& plan() const { return plan_; }
@@ -40,13 +41,17 @@ class RankSession {
   [[nodiscard]] RankGroups& groups() { return *groups_; }
   [[nodiscard]] ProgressSink& progress() { return reporting_->sink(); }
   [[nodiscard]] StopSource& stop() { return reporting_->stop(); }
+  // The plan's model: its base's weights, its experts, its adapter, and of a training run what it
+  // trains. An adapter that does not fit that or the model is a JobError 64 with the key that names
+  // it.
+  [[nodiscard]] std::unique_ptr<Model> make_model();
   // ABORTED when a file of the base model changed since it was hashed.
   [[nodiscard]] Status check_model_unchanged() const { return hasher_->check_model_unchanged(); }
   // Rank 0 writes the output folder.
   [[nodiscard]] bool is_first() const { return environment_.rank == 0; }
 
  private:
-  ExitCode run_in_session(Task& task);
+  ExitCode run_in_session(const Task& task);
   void claim();
   void prepare_inputs();
   void join_ranks();

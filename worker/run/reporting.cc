@@ -1,10 +1,10 @@
 #include "worker/run/reporting.h"
 
+#include <algorithm>
 #include <iostream>
 
 #include <unistd.h>
 
-#include "base/attempt_contract.h"
 #include "base/log.h"
 #include "base/version.h"
 
@@ -17,26 +17,6 @@ constexpr std::chrono::seconds kDelivery{60};
 // leaves on the disk.
 constexpr std::chrono::seconds kPreemptedDelivery{5};
 
-CommReading read_counters(const CollectiveCounters* counters) {
-  CommReading reading;
-  if (counters == nullptr) return reading;  // no group of ranks yet
-  reading.started = counters->started;
-  for (size_t kind = 0; kind < kCollectiveNames.size(); ++kind) {
-    const CollectiveCounters::Totals& totals = counters->totals[kind];
-    reading.operations.push_back({.name = kCollectiveNames[kind],
-                                  .bytes = totals.bytes,
-                                  .seconds = static_cast<double>(totals.nanoseconds) * 1e-9});
-  }
-  return reading;
-}
-
-SessionClient::CommSnapshot snapshot_of(const CollectiveCounters* counters) {
-  if (counters == nullptr) return {};
-  return {.started = counters->started.load(),
-          .completed = counters->completed.load(),
-          .operation = counters->operation.load()};
-}
-
 }  // namespace
 
 std::string host_name() {
@@ -45,7 +25,8 @@ std::string host_name() {
 }
 
 Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
-                     const OutputFolder& out, const std::string& device) {
+                     const OutputFolder& out, const std::string& device,
+                     const CollectiveCounters& counters) {
   const bool alone = !environment.coordinator.has_value();
   signals_ =
       std::make_unique<SignalStopSource>(alone ? SignalStopSource::Interrupt::checkpoint_and_stop
@@ -54,11 +35,9 @@ Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
   std::vector<StopSource*> stops{signals_.get()};
   const std::string job_id = alone ? out.root.filename().string() : environment.coordinator->job_id;
   probe_ = std::make_unique<MetricsProbe>(
-      registry_, clock_,
-      MetricsProbe::Config{.job_id = job_id,
-                           .rank = environment.rank,
-                           .expert_tokens = environment.expert_metrics,
-                           .comm = [this] { return read_counters(counters_.load()); }});
+      registry_, clock_, counters,
+      MetricsProbe::Config{
+          .job_id = job_id, .rank = environment.rank, .expert_tokens = environment.expert_metrics});
   start_metrics(environment);
   sinks.push_back(probe_.get());
   if (environment.rank == 0) {
@@ -70,7 +49,7 @@ Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
     sinks.push_back(console_.get());
   }
   if (!alone) {
-    start_session(environment, device);
+    start_session(environment, device, counters);
     sinks.push_back(session_.get());
     stops.push_back(session_.get());
   }
@@ -97,13 +76,9 @@ void Reporting::start_metrics(const RankEnvironment& environment) {
   }
 }
 
-void Reporting::start_session(const RankEnvironment& environment, const std::string& device) {
-  const RankEnvironment::Coordinator& coordinator = *environment.coordinator;
-  SessionClient::Config config;
-  config.address = coordinator.address;
-  config.job_id = coordinator.job_id;
-  config.attempt = coordinator.attempt;
-  config.token = coordinator.token;
+void Reporting::start_session(const RankEnvironment& environment, const std::string& device,
+                              const CollectiveCounters& counters) {
+  SessionClient::Config config = *environment.coordinator;
   config.rank = environment.rank;
   config.world_size = environment.world_size;
   config.host = host_name();
@@ -111,14 +86,10 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   config.device = device;
   config.version = version();
   config.metrics_address = exposer_ ? exposer_->address() : "";
-  config.comm = [this] { return snapshot_of(counters_.load()); };
-  config.reconnect_grace = std::chrono::seconds(coordinator.reconnect_grace_seconds);
-  if (!coordinator.attempt_dir.empty()) {
-    config.unacked_file = coordinator.attempt_dir / left_reports_file(environment.rank);
-  }
+  config.counters = &counters;
   // At the end of a run too, a coordinator that is away has reconnect_grace to come back.
-  delivery_ = std::max<std::chrono::milliseconds>(kDelivery, config.reconnect_grace);
-  session_ = std::make_unique<SessionClient>(std::move(config), timer_);
+  delivery_ = std::max(kDelivery, config.reconnect_grace);
+  session_ = make_session_client(std::move(config), timer_);
 }
 
 void Reporting::finish(ExitCode code, const std::string& message) {
@@ -133,7 +104,7 @@ void Reporting::finish(ExitCode code, const std::string& message) {
       log_warning("the coordinator has not acknowledged this rank's last reports");
     }
   }
-  if (lost) throw JobError(final_code, std::string(written.message()));
+  if (lost) throw JobError(final_code, written);
 }
 
 bool Reporting::must_leave() const {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -33,20 +32,18 @@ class Reporting {
  public:
   // Signals are taken over from here on; threads (session, HTTP) start. A /metrics address that is
   // taken is a warning: training does not depend on it.
-  // `device` is shown to people: "cpu" or "cuda".
+  // `device` is shown to people: "cpu" or "cuda". `counters`, the collectives of this rank as
+  // heartbeats and metrics show them, outlives this object.
   Reporting(const JobPlan& plan, const RankEnvironment& environment, const OutputFolder& out,
-            const std::string& device);
+            const std::string& device, const CollectiveCounters& counters);
   ~Reporting();
 
   [[nodiscard]] ProgressSink& sink() { return *tee_; }
   [[nodiscard]] StopSource& stop() { return *stop_; }
 
-  // Shows the collectives of this rank in heartbeats and metrics; `counters` outlives this object.
-  void watch(const CollectiveCounters& counters) { counters_ = &counters; }
-
   // Ends the reporting of this run; once. Flushes the files (JobError 74 when that fails and `code`
   // was done), sends the exit code to the coordinator and waits until it has stored every report.
-  // What a coordinator that stays away has not stored is left in the attempt's folder for it.
+  // Reports that it has not stored are left in the attempt's folder for it.
   void finish(ExitCode code, const std::string& message);
 
   // True once the coordinator has refused this rank or stayed away too long: then a run that is not
@@ -55,11 +52,11 @@ class Reporting {
 
  private:
   void start_metrics(const RankEnvironment& environment);
-  void start_session(const RankEnvironment& environment, const std::string& device);
+  void start_session(const RankEnvironment& environment, const std::string& device,
+                     const CollectiveCounters& counters);
 
-  std::chrono::milliseconds delivery_{};
+  std::chrono::seconds delivery_{};
   SystemClock clock_;
-  std::atomic<const CollectiveCounters*> counters_{nullptr};
   metrics::PrometheusRegistry registry_;
   std::unique_ptr<MetricsProbe> probe_;
   std::unique_ptr<metrics::HttpExposer> exposer_;  // asks probe_, so gone before it

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 namespace emoe::worker {
 
 class RankSession;
@@ -8,14 +10,16 @@ struct TaskResult {
   bool finished = false;  // false: stopped as asked, to be continued by another run
 };
 
-// What a job does once its ranks are ready: every rank makes the task of its plan and runs it once,
-// in its session.
-class Task {
- public:
-  virtual ~Task() = default;
-  // Collective: every rank ends in the same way, or throws what becomes its exit code (JobError and
-  // the exceptions of the numeric code, see exit_code.h).
-  [[nodiscard]] virtual TaskResult run(RankSession& session) = 0;
-};
+// What a job does once its ranks are ready: every rank runs the task of its plan once, in its
+// session. Collective: every rank ends in the same way, or throws what becomes its exit code
+// (JobError and the exceptions of the numeric code, see job_error.h).
+using Task = std::function<TaskResult(RankSession& session)>;
+
+// task: train. Trains, counts what the experts were used for, and publishes the export.
+[[nodiscard]] TaskResult train_task(RankSession& session);
+
+// task: evaluate. The loss of a finished model on the held-out rows, with and without its experts;
+// one EvalRecord of step 0 is all it leaves.
+[[nodiscard]] TaskResult evaluate_task(RankSession& session);
 
 }  // namespace emoe::worker

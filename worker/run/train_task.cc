@@ -1,5 +1,3 @@
-#include "worker/run/train_task.h"
-
 #include <algorithm>
 
 #include <absl/strings/str_cat.h>
@@ -7,8 +5,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "worker/run/job_model.h"
 #include "worker/run/rank_session.h"
+#include "worker/run/task.h"
 #include "worker/train/trainer.h"
 #include "worker/weights/export.h"
 
@@ -38,7 +36,7 @@ MergeRecord export_result(Model& model, const TrainPlan::Export& wanted, RankSes
   options.before_publish = [&session] { return session.check_model_unchanged(); };
   auto report = export_model(model, prepared.base, options);
   if (!report.ok()) {
-    throw JobError(export_error_code(report.status()), std::string(report.status().message()));
+    throw JobError(export_error_code(report.status()), report.status());
   }
   return {.verified = report->verified,
           .tensors_changed = report->tensors_changed(),
@@ -80,9 +78,9 @@ void publish(Model& model, const TrainPlan::Export& wanted, RankSession& session
 
 }  // namespace
 
-TaskResult TrainTask::run(RankSession& session) {
+TaskResult train_task(RankSession& session) {
   const TrainPlan& plan = *session.plan().train();
-  const auto model = make_job_model({.lora = plan.lora, .full = plan.full}, session);
+  const auto model = session.make_model();
   const bool finished = train(*model, plan.options, session).end == TrainEnd::finished;
   if (finished && session.is_first()) publish(*model, plan.export_model, session);
   return {.finished = finished};

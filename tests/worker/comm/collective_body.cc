@@ -200,11 +200,14 @@ void check_host_group(HostGroup& group) {
   group.max(largest);
   EXPECT_EQ(largest, (std::vector<double>{world - 1.0, 0.0}));
   group.sum({});
+  EXPECT_FALSE(group.any(false));
+  EXPECT_TRUE(group.any(true));
+  EXPECT_TRUE(group.any(group.rank() == world - 1)) << "one rank is enough";
 
   const auto part = group.split(group.rank() % 2, group.rank());
   EXPECT_EQ(part->rank(), group.rank() / 2);
   EXPECT_EQ(part->all_gather("x").size(), static_cast<size_t>((world + 1 - group.rank() % 2) / 2));
-  EXPECT_EQ(counters.started - before, 1 + 2 * world + 2 + 3 + 2);
+  EXPECT_EQ(counters.started - before, 1 + 2 * world + 2 + 6 + 2);
   EXPECT_EQ(counters.completed, counters.started);
   EXPECT_STREQ(counters.operation, "");
 }

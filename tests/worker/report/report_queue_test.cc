@@ -20,7 +20,7 @@ TEST(ReportQueue, NumbersFromOneAndForgetsWhatIsAcked) {
   queue.ack(1);
   EXPECT_EQ(queue.unacked().front().sequence(), 2);
   EXPECT_EQ(queue.next()->sequence(), 3);
-  EXPECT_FALSE(queue.has_unsent());
+  EXPECT_EQ(queue.next(), nullptr);
   queue.ack(3);
   EXPECT_TRUE(queue.empty());
   queue.push(step(3));
@@ -38,7 +38,7 @@ TEST(ReportQueue, ANewConnectionGetsWhatIsNotStored) {
   EXPECT_EQ(queue.next()->sequence(), 3);
   EXPECT_EQ(queue.next()->sequence(), 4);
   queue.ack(2);  // an ack that comes late changes nothing
-  EXPECT_FALSE(queue.has_unsent());
+  EXPECT_EQ(queue.next(), nullptr);
   EXPECT_FALSE(queue.empty());
 }
 

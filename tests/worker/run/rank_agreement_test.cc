@@ -1,12 +1,10 @@
-#include "worker/run/rank_agreement.h"
-
-#include <algorithm>
 #include <thread>
 
 #include <gtest/gtest.h>
 
 #include "tests/worker/comm/loopback_group.h"
 #include "worker/run/job_error.h"
+#include "worker/run/rank_groups.h"
 
 namespace emoe::worker {
 namespace {
@@ -50,19 +48,6 @@ TEST(RankAgreement, AnotherOneIsNamedWithItsHostOnEveryRank) {
   other[2].second = "some";  // none here, one there
   EXPECT_NE(outcomes({first, first, other})[0].find("rank 2 on host host-2 has another adapter"),
             std::string::npos);
-}
-
-TEST(RankAgreement, OneRankIsEnough) {
-  for (const std::vector<bool>& mine :
-       {std::vector{false}, {true}, {false, false}, {false, true}, {true, false}, {true, true}}) {
-    auto comms = testing::make_loopback_group(static_cast<int>(mine.size()));
-    std::vector<std::jthread> threads;
-    for (size_t rank = 0; rank < mine.size(); ++rank) {
-      threads.emplace_back([&mine, rank, comm = comms[rank].get()] {
-        EXPECT_EQ(on_any_rank(mine[rank], *comm), std::ranges::count(mine, true) > 0);
-      });
-    }
-  }
 }
 
 }  // namespace

@@ -1,8 +1,6 @@
 // A session of one rank with a task that does what the test wants.
 #include "worker/run/rank_session.h"
 
-#include <functional>
-
 #include <gtest/gtest.h>
 
 #include "base/file.h"
@@ -13,16 +11,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::TinyJob;
-
-class FakeTask final : public Task {
- public:
-  using Body = std::function<TaskResult(RankSession&)>;
-  explicit FakeTask(Body body) : body_(std::move(body)) {}
-  TaskResult run(RankSession& session) override { return body_(session); }
-
- private:
-  Body body_;
-};
 
 RankEnvironment environment() {
   RankEnvironment alone;
@@ -37,8 +25,7 @@ RankSession session_of(const TinyJob& job) {
 }
 
 // What the session throws with this task; the message is that of the JobError or exception.
-std::string failure(RankSession& session, const FakeTask::Body& body, ExitCode expected) {
-  FakeTask task(body);
+std::string failure(RankSession& session, const Task& task, ExitCode expected) {
   try {
     (void)session.run(task);
   } catch (const std::exception& error) {
@@ -52,7 +39,7 @@ TEST(RankSession, GivesTheTaskAPreparedJobInAClaimedFolder) {
   const TinyJob job;
   RankSession session = session_of(job);
   bool ran = false;
-  FakeTask task([&](RankSession& own) {
+  const Task task = [&](RankSession& own) {
     ran = true;
     EXPECT_TRUE(own.is_first());
     EXPECT_EQ(own.groups().all().world_size(), 1);
@@ -66,7 +53,7 @@ TEST(RankSession, GivesTheTaskAPreparedJobInAClaimedFolder) {
     EXPECT_NE(yaml.find(own.prepared().hashes.train), std::string::npos) << yaml;
     own.progress().on(EvalRecord{.step = 0, .loss = 2.5, .loss_dense = 2.5, .perplexity = 12.0});
     return TaskResult{.finished = true};
-  });
+  };
   EXPECT_EQ(session.run(task), ExitCode::done);
   EXPECT_TRUE(ran);
   const std::string lines = read_file(job / "out/eval.jsonl").value();
@@ -76,8 +63,8 @@ TEST(RankSession, GivesTheTaskAPreparedJobInAClaimedFolder) {
 TEST(RankSession, AStoppedTaskWantsToBeContinued) {
   const TinyJob job;
   RankSession session = session_of(job);
-  FakeTask task([](RankSession&) { return TaskResult{.finished = false}; });
-  EXPECT_EQ(session.run(task), ExitCode::preempted);
+  EXPECT_EQ(session.run([](RankSession&) { return TaskResult{.finished = false}; }),
+            ExitCode::preempted);
 }
 
 TEST(RankSession, AnErrorOfTheTaskIsThatOfTheRun) {
@@ -110,8 +97,7 @@ TEST(RankSession, AFolderOfAnotherJobIsRefusedBeforeAnythingIsRead) {
 TEST(RankSession, HoldsTheFolderAsLongAsItLives) {
   const TinyJob job;
   RankSession first = session_of(job);
-  FakeTask task([](RankSession&) { return TaskResult{.finished = true}; });
-  EXPECT_EQ(first.run(task), ExitCode::done);
+  EXPECT_EQ(first.run([](RankSession&) { return TaskResult{.finished = true}; }), ExitCode::done);
   EXPECT_TRUE(FileLock::is_held(job / "out/.lock").value());
 }
 

@@ -27,20 +27,20 @@ class ReportingTest : public ::testing::Test {
   }
   [[nodiscard]] RankEnvironment under(const std::string& address, int grace_seconds = 60) const {
     RankEnvironment environment = alone();
-    environment.coordinator =
-        RankEnvironment::Coordinator{.address = address,
-                                     .job_id = "job-1",
-                                     .attempt = 2,
-                                     .token = "secret",
-                                     .attempt_dir = dir_.path(),
-                                     .reconnect_grace_seconds = grace_seconds};
+    environment.coordinator = {.address = address,
+                               .job_id = "job-1",
+                               .attempt = 2,
+                               .token = "secret",
+                               .reconnect_grace = std::chrono::seconds(grace_seconds),
+                               .unacked_file = dir_ / left_reports_file(0)};
     return environment;
   }
   [[nodiscard]] Reporting reporting(const RankEnvironment& environment) const {
-    return Reporting(JobPlan{}, environment, out(), "cpu");
+    return Reporting(JobPlan{}, environment, out(), "cpu", counters_);
   }
 
   emoe::testing::TempDir dir_;
+  CollectiveCounters counters_;
 };
 
 const EvalRecord kEvaluation{

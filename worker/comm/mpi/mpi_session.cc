@@ -13,7 +13,8 @@
 namespace emoe::worker {
 namespace {
 
-std::optional<int> first_number_in_environment(std::initializer_list<const char*> names) {
+// Of the first of these environment variables that has one.
+std::optional<int> first_number(std::initializer_list<const char*> names) {
   for (const char* name : names) {
     const char* text = std::getenv(name);
     int value = 0;
@@ -34,7 +35,7 @@ void check_mpi(int code, const std::string& operation) {
 
 MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()) {
   // A singleton otherwise starts a daemon (orted) that outlives a killed worker.
-  if (!launched_world_size()) setenv("OMPI_MCA_ess_singleton_isolated", "1", /*overwrite=*/0);
+  if (!launched_rank()) setenv("OMPI_MCA_ess_singleton_isolated", "1", /*overwrite=*/0);
   int provided = 0;
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_SERIALIZED) {
@@ -52,34 +53,18 @@ MpiSession::~MpiSession() {
   }
 }
 
-int MpiSession::rank() const {
-  int rank = 0;
-  check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank), "MPI_Comm_rank");
-  return rank;
-}
-
-int MpiSession::world_size() const {
-  int size = 1;
-  check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size), "MPI_Comm_size");
-  return size;
-}
-
-std::optional<int> launched_world_size() {
-  return first_number_in_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"});
-}
-
-std::optional<int> launched_rank() {
-  return first_number_in_environment({"OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"});
-}
-
-std::optional<int> launched_local_rank() {
-  return first_number_in_environment(
-      {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});
-}
-
-std::optional<int> launched_local_size() {
-  return first_number_in_environment(
-      {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"});
+std::optional<LaunchedRank> launched_rank() {
+  const auto world_size = first_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"});
+  if (!world_size) return std::nullopt;
+  const auto rank = first_number({"OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"});
+  const auto local_rank =
+      first_number({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});
+  const auto local_size =
+      first_number({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"});
+  return LaunchedRank{.rank = rank.value_or(0),
+                      .world_size = *world_size,
+                      .local_rank = local_rank.value_or(0),
+                      .local_size = local_size.value_or(*world_size)};
 }
 
 }  // namespace emoe::worker

@@ -21,9 +21,6 @@ class MpiSession {
   MpiSession& operator=(const MpiSession&) = delete;
   ~MpiSession();
 
-  [[nodiscard]] int rank() const;
-  [[nodiscard]] int world_size() const;
-
  private:
   int exceptions_at_start_ = 0;
 };
@@ -31,14 +28,16 @@ class MpiSession {
 // Throws CommunicationError "<operation>: <MPI's text>" unless `code` is MPI_SUCCESS.
 void check_mpi(int code, const std::string& operation);
 
-// The world size the launcher around this process says (mpirun, PMIx, srun), known before MPI is
-// initialised; nothing where there is no launcher. A difference to world_size() means the launcher
-// and the MPI library do not speak the same PMI: N silent singletons.
-[[nodiscard]] std::optional<int> launched_world_size();
-// The same for this process's rank, for its number among the ranks on the same host (from 0;
-// chooses its GPU) and for their count.
-[[nodiscard]] std::optional<int> launched_rank();
-[[nodiscard]] std::optional<int> launched_local_rank();
-[[nodiscard]] std::optional<int> launched_local_size();
+// The place of this process as its launcher (mpirun, PMIx, srun) says, known before MPI is
+// initialised. Another world size than MPI's means that launcher and MPI library do not speak the
+// same PMI: N silent singletons.
+struct LaunchedRank {
+  int rank = 0;
+  int world_size = 1;
+  int local_rank = 0;  // among the ranks on the same host; chooses its GPU
+  int local_size = 1;  // ranks on the same host; all of them where the launcher does not say
+};
+// Nothing where there is no launcher.
+[[nodiscard]] std::optional<LaunchedRank> launched_rank();
 
 }  // namespace emoe::worker

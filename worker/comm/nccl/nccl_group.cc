@@ -31,7 +31,7 @@ Stream make_stream(int device) {
   return {stream, &cudaStreamDestroy};
 }
 
-// What `stream` holds at this moment.
+// An event that comes when all that is on `stream` at this moment is done.
 Event record(cudaStream_t stream, const char* operation) {
   cudaEvent_t raw = nullptr;
   check_cuda(cudaEventCreateWithFlags(&raw, cudaEventDisableTiming), operation);

@@ -1,4 +1,6 @@
-#include <cstdio>
+#include "worker/run/commands.h"
+
+#include <functional>
 #include <iostream>
 #include <utility>
 
@@ -8,21 +10,40 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "format/strict_json.h"
 #include "worker/eval/generate.h"
 #include "worker/model/model.h"
-#include "worker/run/commands.h"
 #include "worker/run/experts.h"
 #include "worker/run/job_error.h"
 #include "worker/run/job_plan.h"
-#include "worker/run/json_list.h"
 #include "worker/tensor/safetensors.h"
 #include "worker/text/chat_template.h"
-#include "worker/text/tokenizer.h"
+#include "worker/text/sentencepiece_tokenizer.h"
 #include "worker/weights/base_weights.h"
 #include "worker/weights/peft.h"
 
 namespace emoe::worker {
 namespace {
+
+// The entries of a JSON file that is one list, `wanted` in words ("a JSON list of strings"). Each
+// entry must pass `good`; JobError 65 naming the first that does not, or what the file is instead.
+std::vector<nlohmann::json> read_json_list(const std::filesystem::path& path,
+                                           const std::string& wanted,
+                                           const std::function<bool(const nlohmann::json&)>& good) {
+  const std::string content = input_or_throw(read_file(path));
+  const nlohmann::json json = input_or_throw(parse_strict_json(content, path.string()));
+  const auto wrong = [&](const std::string& what) {
+    return JobError(ExitCode::data,
+                    absl::StrCat(path.string(), ": ", what, "; wanted is ", wanted));
+  };
+  if (!json.is_array()) throw wrong("is not a list");
+  for (size_t i = 0; i < json.size(); ++i) {
+    if (!good(json[i])) {
+      throw wrong(absl::StrCat("entry ", i, " is ", json[i].dump(-1, ' ', true).substr(0, 60)));
+    }
+  }
+  return json.get<std::vector<nlohmann::json>>();
+}
 
 std::vector<int64_t> read_tokens(const std::filesystem::path& path, const LlamaConfig& config) {
   const auto is_token = [&](const nlohmann::json& entry) {
@@ -123,6 +144,19 @@ void generate_text(const GenerateRequest& request) {
   const std::string before = tokenizer->decode(encoded);
   const std::string text = tokenizer->decode(all);
   std::cout << (text.starts_with(before) ? text.substr(before.size()) : text) << std::endl;
+}
+
+void tokenize_texts(const TokenizeRequest& request) {
+  const auto tokenizer = input_or_throw(load_tokenizer(request.model));
+  nlohmann::json ids = nlohmann::json::array();
+  const auto texts = read_json_list(request.texts, "a JSON list of strings",
+                                    [](const nlohmann::json& entry) { return entry.is_string(); });
+  for (const auto& text : texts) ids.push_back(tokenizer->encode(text.get<std::string>()));
+  output_or_throw(write_file_atomically(request.out, ids.dump() + "\n"));
+}
+
+void train_tokenizer_file(const TrainTokenizerRequest& request) {
+  input_or_throw(train_tokenizer(request.text, {.vocab_size = request.vocab_size}, request.out));
 }
 
 }  // namespace emoe::worker
