@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <utility>
 
 #include <CLI/CLI.hpp>
+#include <absl/strings/str_cat.h>
 
 #include "base/version.h"
 #include "cli/command.h"
@@ -20,7 +22,8 @@ A first job:
 
 Environment:
   EMOE_SERVER       HOST:PORT of the coordinator
-  EMOE_TOKEN_FILE   refused as --token-file is: there is no authentication yet
+  EMOE_TOKEN_FILE, EMOE_TLS_CA   refused as --token-file and --tls-ca are: there is neither
+                    authentication nor TLS yet
 
 Exit codes:
   0   done; with --wait and watch: the job succeeded
@@ -41,17 +44,22 @@ void add_global_options(CLI::App& app, Command& command) {
       ->envname("EMOE_SERVER")
       ->type_name("HOST:PORT")
       ->capture_default_str();
-  app.add_option_function<std::string>(
-         "--token-file",
-         [](const std::string&) {
-           throw CLI::ValidationError(
-               "--token-file (EMOE_TOKEN_FILE)",
-               "the service has no authentication yet: a token would be sent in clear and checked "
-               "by nobody. Leave it out, and let only people you trust reach the coordinator");
-         },
-         "Refused: there is no authentication yet")
-      ->envname("EMOE_TOKEN_FILE")
-      ->type_name("FILE");
+  // What would look like protection and is none.
+  for (const auto& [option, variable] :
+       {std::pair{"--token-file", "EMOE_TOKEN_FILE"}, std::pair{"--tls-ca", "EMOE_TLS_CA"}}) {
+    app.add_option_function<std::string>(
+           option,
+           [option, variable](const std::string&) {
+             throw CLI::ValidationError(
+                 absl::StrCat(option, " (", variable, ")"),
+                 "the service has neither authentication nor TLS yet: everything is sent in clear "
+                 "and a token would be checked by nobody. Leave it out, and let only people you "
+                 "trust reach the coordinator");
+           },
+           "Refused: there is neither authentication nor TLS yet")
+        ->envname(variable)
+        ->type_name("FILE");
+  }
   app.add_option(
          "-o,--output", command.output,
          "Form of results: table for people; json and yaml have the fields of proto/emoe/v1.\n"

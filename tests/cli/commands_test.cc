@@ -1,5 +1,6 @@
 #include <cstdlib>
 #include <latch>
+#include <utility>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -156,16 +157,18 @@ TEST(Commands, ASilentServerIsGivenUp) {
 }
 
 // It would look like a protection, and is none.
-TEST(Commands, ATokenIsRefusedWhileNobodyChecksIt) {
+TEST(Commands, ATokenAndACaAreRefusedWhileNobodyUsesThem) {
   FakeService service;
   service.list = [](const v1::ListJobsRequest&, v1::ListJobsResponse&) { return grpc::Status::OK; };
-  const Outcome option = emoectl(service, {"--token-file", "token", "list"});
-  EXPECT_EQ(option.code, 64);
-  EXPECT_NE(option.err.find("the service has no authentication yet"), std::string::npos)
-      << option.err;
-  ::setenv("EMOE_TOKEN_FILE", "token", 1);
-  EXPECT_EQ(emoectl(service, {"list"}).code, 64);
-  ::unsetenv("EMOE_TOKEN_FILE");
+  for (const auto& [option, variable] :
+       {std::pair{"--token-file", "EMOE_TOKEN_FILE"}, std::pair{"--tls-ca", "EMOE_TLS_CA"}}) {
+    const Outcome refused = emoectl(service, {option, "file", "list"});
+    EXPECT_EQ(refused.code, 64) << option;
+    EXPECT_NE(refused.err.find("neither authentication nor TLS"), std::string::npos) << refused.err;
+    ::setenv(variable, "file", 1);
+    EXPECT_EQ(emoectl(service, {"list"}).code, 64) << variable;
+    ::unsetenv(variable);
+  }
   EXPECT_EQ(emoectl(service, {"list"}).code, 0);
 }
 

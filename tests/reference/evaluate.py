@@ -50,6 +50,18 @@ def test_a_dense_model_has_one_loss(tmp_path):
     assert row["loss"] == row["loss_dense"] and abs(row["loss"] - after["loss"]) < 1e-6 * after["loss"]
 
 
+def test_a_model_tuned_in_full_keeps_the_experts_it_was_tuned_with(tmp_path):
+    """Its gate rows have moved: clusters of them are other experts, those of the run's partition folder are its own."""
+    spec = tools.tiny_job(tuning="full", lora=None, optimizer__learning_rate=1e-2, emoe=tools.TINY_EMOE, data__eval=ROWS)
+    run = tools.run_job(tmp_path / "run", spec)
+    after = tools.read_lines(run / "eval.jsonl")[-1]
+    spec = tools.as_evaluation(spec, model__path=str(run / "export" / "model"))
+    anew = tools.run_job(tmp_path / "anew", spec)
+    assert only_evaluation(anew)["loss"] != pytest.approx(after["loss"], rel=1e-3), "the case shows nothing"
+    spec = tools.changed(spec, emoe__partition={"method": "file", "path": str(run / "partition")})
+    assert_same(only_evaluation(tools.run_job(tmp_path / "own", spec)), after)
+
+
 def test_what_it_leaves(trained, tmp_path):
     spec, run = trained
     spec = tools.as_evaluation(spec, adapter=str(run / "export" / "adapter"), parallel__ranks=2)

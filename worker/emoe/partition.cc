@@ -72,7 +72,8 @@ Result<std::vector<int32_t>> file_labels(int64_t d_ff, const PartitionOptions& o
         absl::StrCat(file, ": has ", stored.num_experts, " experts of ", stored.labels.size(),
                      " neurons, the job wants ", options.num_experts, " of ", d_ff));
   }
-  if (!stored.weight_hash.empty() && stored.weight_hash != weight_hash) {
+  const bool same = stored.weight_hash.empty() || stored.weight_hash == weight_hash;
+  if (!same && !options.tuned_since) {
     return absl::FailedPreconditionError(absl::StrCat(
         file, ": was made from other weights (", stored.weight_hash.substr(0, 12), "…, these are ",
         weight_hash.substr(0, 12), "…); empty its weight_hash to use the labels all the same"));

@@ -18,6 +18,7 @@ struct PartitionOptions {
   int64_t seed = 0;               // kmeans, random
   int64_t layer = 0;              // names the file; layers draw different random numbers
   std::filesystem::path folder;   // file: a partition/ folder of an earlier run
+  bool tuned_since = false;       // file: the weights may have been tuned since it was made
   std::string weight_hash;  // SHA-256 of the gate_proj rows as stored; "" = of gate_rows' bytes
   std::filesystem::path cache_dir;  // kmeans results by content hash; empty: no cache
   int threads = 1;                  // the result does not depend on it
@@ -32,8 +33,9 @@ struct PartitionOptions {
 //   random      a seeded random balanced partition
 //   contiguous  expert e is the block [e·E, (e+1)·E)
 //   file        the labels of layer_NN.json. Its weight_hash must be that of these weights, since
-//               experts of other weights would silently be as good as random; a file whose
-//               weight_hash is "" (labels made by another tool) is taken as it is.
+//               experts of other weights would silently be as good as random, but for weights
+//               that were tuned with them (tuned_since); a file whose weight_hash is "" (labels
+//               made by another tool) is taken as it is.
 //
 // INVALID_ARGUMENT: num_experts does not divide d_ff (the divisors are listed), an unknown method,
 // a file of another shape. FAILED_PRECONDITION: a file made from other weights. DATA_LOSS: weights

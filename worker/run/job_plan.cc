@@ -250,6 +250,7 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
     plan.eval_data = dataset_of(spec, "data.eval", spec.data().eval(), 1.0);
   }
   if (spec.task() == "evaluate") {
+    plan.emoe.partition.tuned_since = true;
     plan.task = EvaluatePlan{.micro_batches = micro_batches_of(spec)};
   } else {
     plan.task = train_plan_of(spec);
@@ -293,8 +294,10 @@ LogitsPlan plan_logits(const std::filesystem::path& job_file,
     mine.add(violation.location, violation.field, violation.reason);
   }
   throw_if_any(mine);
-  return {.bfloat16 = loaded.spec.model().dtype() == "bfloat16",
-          .emoe = emoe_of(spec, config.num_hidden_layers)};
+  LogitsPlan plan{.bfloat16 = loaded.spec.model().dtype() == "bfloat16",
+                  .emoe = emoe_of(spec, config.num_hidden_layers)};
+  plan.emoe.partition.tuned_since = true;
+  return plan;
 }
 
 StoredJob read_stored_job(const std::filesystem::path& job_yaml) {

@@ -68,9 +68,15 @@ RankEnvironment read_rank_environment() {
 }
 
 int threads_of_rank(const RankEnvironment& environment, int wanted, int cores) {
-  if (wanted > 0) return wanted;
-  if (environment.threads > 0) return environment.threads;
-  return std::max(1, cores / std::max(1, environment.local_size));
+  const int said = wanted > 0 ? wanted : environment.threads;
+  if (said == 0) return std::max(1, cores / std::max(1, environment.local_size));
+  // More is a slip of the hand, and thousands of threads are started one by one for minutes.
+  const int most = std::max(64, 4 * cores);
+  if (said <= most) return said;
+  throw JobError(ExitCode::configuration,
+                 absl::StrCat(wanted > 0 ? "resources.threads_per_rank" : kThreadsVariable, ": ",
+                              said, " threads on ", cores, " usable ",
+                              cores == 1 ? "core" : "cores", "; at most ", most));
 }
 
 }  // namespace emoe::worker

@@ -132,6 +132,8 @@ TEST(Partition, a_file_must_fit_the_weights_and_the_job) {
   const Status other = make_partition(weights(2), kWidth, kHidden, use).status();
   EXPECT_EQ(other.code(), StatusCode::kFailedPrecondition);
   EXPECT_NE(message(other).find("made from other weights"), std::string::npos) << other;
+  use.tuned_since = true;  // as if training had made weights(2) of them
+  EXPECT_EQ(make(weights(2), use).labels, made.labels);
   use.num_experts = 6;
   EXPECT_EQ(make_partition(rows, kWidth, kHidden, use).status().code(),
             StatusCode::kInvalidArgument);

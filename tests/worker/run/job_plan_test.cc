@@ -224,6 +224,7 @@ TEST_F(JobPlanTest, WhatFollowsFromOtherKeys) {
 
 TEST_F(JobPlanTest, AnEvaluationHasItsOwnPlan) {
   std::vector<std::string> overrides = kEvaluate;
+  EXPECT_TRUE(plan(overrides).emoe.partition.tuned_since);
   EXPECT_EQ(std::get<EvaluatePlan>(plan(overrides).task).micro_batches.max_tokens, 4096);
   overrides.insert(overrides.end(), {"train.micro_batch_tokens=18", "data.packing=false"});
   const JobPlan evaluation = plan(overrides);
