@@ -49,7 +49,7 @@ void add_global_options(CLI::App& app, Command& command) {
        {std::pair{"--token-file", "EMOE_TOKEN_FILE"}, std::pair{"--tls-ca", "EMOE_TLS_CA"}}) {
     app.add_option_function<std::string>(
            option,
-           [option, variable](const std::string&) {
+           [option = option, variable = variable](const std::string&) {
              throw CLI::ValidationError(
                  absl::StrCat(option, " (", variable, ")"),
                  "the service has neither authentication nor TLS yet: everything is sent in clear "
