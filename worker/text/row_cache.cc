@@ -42,7 +42,7 @@ struct Reader {
     good = good && count <= (rest.size() - sizeof count) / sizeof(T);
     if (!good) return {};
     std::vector<T> values(count);
-    std::memcpy(values.data(), rest.data() + sizeof count, count * sizeof(T));
+    if (count > 0) std::memcpy(values.data(), rest.data() + sizeof count, count * sizeof(T));
     rest.remove_prefix(sizeof count + count * sizeof(T));
     return values;
   }
