@@ -4,39 +4,24 @@
 
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "tests/cli/rich_error.h"
 
 namespace emoe::cli {
 namespace {
-
-grpc::Status rich(grpc::StatusCode code, const std::string& message, const std::string& reason,
-                  const std::vector<std::pair<std::string, std::string>>& violations) {
-  google::rpc::Status details;
-  google::rpc::ErrorInfo info;
-  info.set_reason(reason);
-  details.add_details()->PackFrom(info);
-  google::rpc::BadRequest bad;
-  for (const auto& [field, description] : violations) {
-    auto& violation = *bad.add_field_violations();
-    violation.set_field(field);
-    violation.set_description(description);
-  }
-  if (!violations.empty()) details.add_details()->PackFrom(bad);
-  return {code, message, details.SerializeAsString()};
-}
 
 TEST(ErrorText, ViolationsHaveTheirPlaceInTheFile) {
   const config::KeyLocations locations{
       {"", "job.yaml"},       {"data", "job.yaml:2"},       {"train", "job.yaml:5"},
       {"emoe", "job.yaml:7"}, {"emoe.top_k", "job.yaml:9"}, {"labels.a", "job.yaml:11"}};
-  const auto status = rich(grpc::StatusCode::INVALID_ARGUMENT,
-                           "emoe.top_k: too many\nemoe.layers: missing", "INVALID_SPEC",
-                           {{"emoe.top_k", "too many"},
-                            {"emoe.layers.list[2]", "no layer 9"},
-                            {"labels.a", "too long"},
-                            {"model.path", "is required"},
-                            {"d.jsonl:12", "not UTF-8"},
-                            {"train.jsonl:2", "is empty"},
-                            {"data.json:5", "is empty"}});
+  const auto status = rich_error(grpc::StatusCode::INVALID_ARGUMENT,
+                                 "emoe.top_k: too many\nemoe.layers: missing", "INVALID_SPEC",
+                                 {{"emoe.top_k", "too many"},
+                                  {"emoe.layers.list[2]", "no layer 9"},
+                                  {"labels.a", "too long"},
+                                  {"model.path", "is required"},
+                                  {"d.jsonl:12", "not UTF-8"},
+                                  {"train.jsonl:2", "is empty"},
+                                  {"data.json:5", "is empty"}});
   EXPECT_EQ(error_text(status, "host:1", locations),
             "error: INVALID_ARGUMENT (INVALID_SPEC): 7 problems\n"
             "  job.yaml:9: emoe.top_k: too many\n"
@@ -50,9 +35,9 @@ TEST(ErrorText, ViolationsHaveTheirPlaceInTheFile) {
 }
 
 TEST(ErrorText, OrdinaryErrors) {
-  EXPECT_EQ(
-      error_text(rich(grpc::StatusCode::NOT_FOUND, "no job x", "JOB_NOT_FOUND", {}), "host:1"),
-      "error: NOT_FOUND (JOB_NOT_FOUND): no job x\n");
+  EXPECT_EQ(error_text(rich_error(grpc::StatusCode::NOT_FOUND, "no job x", "JOB_NOT_FOUND", {}),
+                       "host:1"),
+            "error: NOT_FOUND (JOB_NOT_FOUND): no job x\n");
   EXPECT_EQ(error_text(grpc::Status(grpc::StatusCode::ABORTED, "a\x1b[2Jb", "no proto"), "host:1"),
             "error: ABORTED: a [2Jb\n");
 }
@@ -79,7 +64,7 @@ TEST(ErrorText, AnUnreachableServerIsNamed) {
             std::string::npos);
   EXPECT_EQ(exit_code_of(status), kExitUnavailable);
   // A server that says it is draining is there.
-  const auto draining = rich(grpc::StatusCode::UNAVAILABLE, "shutting down", "DRAINING", {});
+  const auto draining = rich_error(grpc::StatusCode::UNAVAILABLE, "shutting down", "DRAINING", {});
   EXPECT_EQ(error_text(draining, "h:1"), "error: UNAVAILABLE (DRAINING): shutting down\n");
 }
 

@@ -140,22 +140,4 @@ v1::Event phase_event(int64_t sequence, int64_t steps_planned) {
   return event;
 }
 
-grpc::Status rich_error(grpc::StatusCode code, const std::string& message,
-                        const std::string& reason,
-                        const std::vector<std::pair<std::string, std::string>>& violations) {
-  google::rpc::Status details;
-  google::rpc::ErrorInfo info;
-  info.set_reason(reason);
-  info.set_domain("emoe.v1");
-  details.add_details()->PackFrom(info);
-  google::rpc::BadRequest bad;
-  for (const auto& [field, description] : violations) {
-    auto& violation = *bad.add_field_violations();
-    violation.set_field(field);
-    violation.set_description(description);
-  }
-  if (!violations.empty()) details.add_details()->PackFrom(bad);
-  return {code, message, details.SerializeAsString()};
-}
-
 }  // namespace emoe::cli

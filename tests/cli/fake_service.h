@@ -81,9 +81,4 @@ v1::Event state_event(int64_t sequence, v1::JobState to,
                       v1::Reason reason = v1::REASON_UNSPECIFIED);
 v1::Event step_event(int64_t sequence, int64_t step);
 v1::Event phase_event(int64_t sequence, int64_t steps_planned);
-// A status with ErrorInfo and field violations.
-grpc::Status rich_error(grpc::StatusCode code, const std::string& message,
-                        const std::string& reason,
-                        const std::vector<std::pair<std::string, std::string>>& violations = {});
-
 }  // namespace emoe::cli

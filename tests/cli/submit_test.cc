@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "tests/cli/fake_service.h"
+#include "tests/cli/rich_error.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe::cli {

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/cli/fake_service.h"
+#include "tests/cli/rich_error.h"
 
 namespace emoe::cli {
 namespace {
