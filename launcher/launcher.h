@@ -78,7 +78,8 @@ class Launcher {
   // FAILED_PRECONDITION when the engine or the program is missing (says how to get it),
   // RESOURCE_EXHAUSTED when the engine has no room now and may have some later (only that),
   // DATA_LOSS when the machine would not: the attempt's files cannot be read or written (disk full
-  // included), or memory, descriptors or processes have run out. INTERNAL: anything else.
+  // included), or memory, descriptors or processes have run out. INVALID_ARGUMENT
+  // for a request that lacks something, whoever launches it. INTERNAL: anything else.
   // A launch that failed has left no process, and poll() says NOT_FOUND.
   [[nodiscard]] virtual Result<LaunchHandle> launch(const LaunchRequest& request) = 0;
   // NOT_FOUND when the engine knows nothing of the handle (its processes are surely gone).

@@ -31,7 +31,8 @@ bool awaits_final_report(const AttemptRecord& attempt, const launcher::AttemptEn
 
 Finding finding_of_launch(StatusCode code) {
   if (code == StatusCode::kResourceExhausted) return Finding::engine_busy;
-  const bool refused = code == StatusCode::kFailedPrecondition || code == StatusCode::kNotFound;
+  const bool refused = code == StatusCode::kFailedPrecondition || code == StatusCode::kNotFound ||
+                       code == StatusCode::kInvalidArgument;
   return refused ? Finding::launch_refused : Finding::join_timeout;
 }
 

@@ -5,9 +5,6 @@
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
-
-#include "base/check.h"
-
 namespace emoe::server {
 namespace {
 
@@ -18,8 +15,11 @@ int64_t seconds(std::chrono::nanoseconds duration) {
 }  // namespace
 
 AttemptMonitor::AttemptMonitor(Config config, SteadyTime now, bool adopted)
-    : config_(config), started_(now), adopted_(adopted), ranks_(static_cast<size_t>(config.ranks)) {
-  EMOE_CHECK(config.ranks > 0);
+    : config_(config), started_(now), adopted_(adopted), ranks_(static_cast<size_t>(std::max(config.ranks, 0))) {
+  if (config.ranks < 1) {
+    mismatch_ = absl::StrCat("the stored job asks for parallel.ranks = ", config.ranks,
+                             ": its row in the database is damaged");
+  }
   for (Rank& rank : ranks_) rank.last_heard = rank.last_progress = now;
 }
 

@@ -15,6 +15,7 @@ LaunchHandle FakeLauncher::handle_of(const std::string& job_id, int attempt) {
 Result<LaunchHandle> FakeLauncher::launch(const LaunchRequest& request) {
   const std::lock_guard lock(mutex_);
   const LaunchHandle handle = handle_of(request.job_id, request.attempt);
+  if (request.ranks < 1) return absl::InvalidArgumentError("a launch needs ranks");
   if (attempts_.contains(handle.text)) return handle;
   if (!launch_error_.ok() && !launch_anyway_) return launch_error_;
   attempts_[handle.text] = {request, {AttemptPhase::running, {}}, false, ""};

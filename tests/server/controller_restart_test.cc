@@ -79,6 +79,35 @@ TEST_F(RestartTest, AWishThatDiedWithTheCoordinatorIsCarriedOutByTheNext) {
   EXPECT_EQ(launcher_.launches().size(), 1U);
 }
 
+// Its siblings go on: a damaged row must not keep the coordinator from starting.
+TEST_F(RestartTest, AStoredJobWithoutRanksFailsByItself) {
+  const std::string running = submit();
+  step();
+  join(running, 0, 1);
+  const std::string waiting = submit();
+  const std::string sound = submit();
+  for (const std::string& id : {running, waiting}) {
+    auto record = store_->job(id);
+    ASSERT_TRUE(record.ok());
+    record->job.mutable_resolved_spec()->clear_parallel();
+    Change change;
+    change.job = *record;
+    ASSERT_TRUE(store_->commit(change).ok());
+  }
+  restart();
+  step();
+  step();
+  launcher_.end(running, 1, {.signal = 9});
+  step();
+  for (const std::string& id : {running, waiting}) {
+    EXPECT_EQ(job(id).state(), v1::FAILED) << job(id).message();
+    EXPECT_EQ(job(id).reason(), v1::REASON_START_FAILED);
+  }
+  EXPECT_NE(job(running).message().find("parallel.ranks = 0"), std::string::npos)
+      << job(running).message();
+  EXPECT_EQ(job(sound).state(), v1::STARTING);
+}
+
 TEST_F(RestartTest, AnAttemptThatIsGoneIsRetried) {
   const std::string id = submit();
   step();
