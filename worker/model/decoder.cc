@@ -32,7 +32,7 @@ Decoder::Decoder(ModelOptions options, std::unique_ptr<WeightStore> store,
                  std::unique_ptr<FfnBackend> ffn)
     : options_(std::move(options)), store_(std::move(store)), ffn_(std::move(ffn)) {}
 
-Decoder::Decoder(ModelOptions options, const WeightSource& weights)
+Decoder::Decoder(const ModelOptions& options, const WeightSource& weights)
     : Decoder(options, make_resident_store(options, weights), default_ffn()) {}
 
 at::Tensor Decoder::embed(const std::vector<int64_t>& ids) const {
@@ -184,8 +184,8 @@ at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& 
   return at::linear(last, outer.head.compute).to(at::kFloat).squeeze(0);
 }
 
-std::unique_ptr<Model> make_model(ModelOptions options, const WeightSource& weights) {
-  return std::make_unique<Decoder>(std::move(options), weights);
+std::unique_ptr<Model> make_model(const ModelOptions& options, const WeightSource& weights) {
+  return std::make_unique<Decoder>(options, weights);
 }
 
 }  // namespace emoe::worker

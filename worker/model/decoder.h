@@ -22,7 +22,7 @@ class Decoder final : public Model {
   Decoder(ModelOptions options, std::unique_ptr<WeightStore> store,
           std::unique_ptr<FfnBackend> ffn);
   // With all weights in memory and the back-end that suits the options; see make_model().
-  Decoder(ModelOptions options, const WeightSource& weights);
+  Decoder(const ModelOptions& options, const WeightSource& weights);
 
   [[nodiscard]] const ModelOptions& options() const override { return options_; }
   void forward(const PackedBatch& batch, const ForwardOptions& forward) override;

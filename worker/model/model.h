@@ -116,6 +116,7 @@ class Model {
 
 // The model of these options with all weights in memory. Throws std::invalid_argument for options
 // that do not fit together, and what `weights` throws.
-[[nodiscard]] std::unique_ptr<Model> make_model(ModelOptions options, const WeightSource& weights);
+[[nodiscard]] std::unique_ptr<Model> make_model(const ModelOptions& options,
+                                                const WeightSource& weights);
 
 }  // namespace emoe::worker

@@ -55,8 +55,9 @@ void ConsoleSink::show(const StepRecord& record) {
 }
 
 void ConsoleSink::show(const EvalRecord& record) {
-  print(absl::StrFormat("held-out after %d steps: loss %.4f, dense %.4f, perplexity %.2f",
-                        record.step, record.loss, record.loss_dense, record.perplexity));
+  const std::string when = record.step == 0 ? "" : absl::StrFormat(" after %d steps", record.step);
+  print(absl::StrFormat("held-out%s: loss %.4f, dense %.4f, perplexity %.2f", when, record.loss,
+                        record.loss_dense, record.perplexity));
 }
 
 void ConsoleSink::show(const CheckpointRecord& record) {

@@ -125,8 +125,8 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
   hasher.remember();
   check_expected(plan.expected, prepared.hashes);
   prepared.fingerprint = fingerprint_of(plan, prepared);
-  log_info("%d rows to train on, %d held out", prepared.train ? prepared.train->rows.size() : 0,
-           prepared.eval ? prepared.eval->rows.size() : 0);
+  if (prepared.train) log_info("%d rows to train on", prepared.train->rows.size());
+  if (prepared.eval) log_info("%d held-out rows", prepared.eval->rows.size());
   return prepared;
 }
 
