@@ -56,7 +56,7 @@ tsan: deps-test ## the coordinator's tests under TSan
 	@ctest --test-dir build/tsan --output-on-failure -R '^($(subst $(space),|,$(strip $(TSAN_TESTS))))$$' $(CTEST_ARGS)
 
 bench: deps-test ## our step against transformers + PEFT and the GEMM replay, in one run
-	@tools/build.sh release $(JOBS)
+	@tools/build.sh release $(JOBS) step_bench
 	@bench/run.py
 
 bundle: build ## build/emoe-bundle.tar.xz: the programs with their libraries, without LibTorch and CUDA
