@@ -17,11 +17,6 @@ struct Selection {
 // std::invalid_argument where N does not divide the layer's d_ff or top_k is not in 1 … N.
 void check_routing(const ExpertRouting& routing, int64_t d_ff);
 
-// Chooses from the pre-SiLU gate activations [T, d_ff] of a layer in block order: expert e is the
-// channels [e * d_ff / N, (e + 1) * d_ff / N), and its score is their mean, in fp32. Errors:
-// those of check_routing().
-[[nodiscard]] Selection select_experts(const at::Tensor& gate, const ExpertRouting& routing);
-
 // From scores [T, N]: top: the k largest; bottom: the k smallest; not_top: all but the k largest.
 // Equal scores: the lower index is taken first. Errors: those of check_routing().
 [[nodiscard]] at::Tensor expert_mask(const at::Tensor& scores, const ExpertRouting& routing);

@@ -1,10 +1,13 @@
 #include "worker/model/decoder.h"
 
+#include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "worker/model/attention.h"
 #include "worker/model/cross_entropy.h"
@@ -28,12 +31,16 @@ void check_batch(const PackedBatch& batch) {
 
 }  // namespace
 
-Decoder::Decoder(ModelOptions options, std::unique_ptr<WeightStore> store,
-                 std::unique_ptr<FfnBackend> ffn)
-    : options_(std::move(options)), store_(std::move(store)), ffn_(std::move(ffn)) {}
+Decoder::Decoder(ModelOptions options, std::unique_ptr<WeightStore> store)
+    : options_(std::move(options)), store_(std::move(store)), ffn_(find_ffn(options_.ffn)) {}
 
 Decoder::Decoder(const ModelOptions& options, const WeightSource& weights)
-    : Decoder(options, make_resident_store(options, weights), default_ffn()) {}
+    : Decoder(options, make_resident_store(options, weights)) {}
+
+void Decoder::use_ffn(const std::string& name) {
+  ffn_ = find_ffn(name);
+  options_.ffn = name;
+}
 
 at::Tensor Decoder::embed(const std::vector<int64_t>& ids) const {
   const at::Tensor index = to_device(ids, options_.device);
@@ -182,6 +189,38 @@ at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& 
   const at::Tensor last =
       rms_norm(x.narrow(0, tokens - 1, 1), outer.final_norm, options_.config.rms_norm_eps);
   return at::linear(last, outer.head.compute).to(at::kFloat).squeeze(0);
+}
+
+std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
+  constexpr int64_t kSmall = 1 << 20;  // multiplications of one token in one matrix
+  constexpr int kRounds = 3;
+  constexpr std::chrono::seconds kEnough{3};
+  const LlamaConfig& config = options_.config;
+  const bool experts = options_.emoe.routing.num_experts > 0 && !options_.emoe.partitions.empty();
+  if (!experts || !options_.device.is_cpu() ||
+      config.hidden_size * config.intermediate_size < kSmall) {
+    return {};
+  }
+  const auto layer = store_->acquire(options_.emoe.partitions.begin()->first);
+  at::Tensor x = at::randn({tokens, config.hidden_size}).to(options_.dtype).set_requires_grad(true);
+  const at::Tensor dy = at::randn({tokens, config.hidden_size}).to(options_.dtype);
+  std::map<std::string, double> seconds;
+  const auto begin = std::chrono::steady_clock::now();
+  const auto since = [](auto start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  // In turns, the first to warm up: what else the machine does meanwhile hits all alike.
+  for (int round = 0; round <= kRounds; ++round) {
+    if (round > 1 && since(begin) > std::chrono::duration<double>(kEnough).count()) break;
+    for (const auto& [name, make] : ffn_backends()) {
+      const auto start = std::chrono::steady_clock::now();
+      const at::Tensor y = make()->forward(x, layer->ffn, &*layer->experts, {}).y;
+      (void)torch::autograd::grad({y}, {x}, {dy});  // not into the parameters' gradients
+      if (round == 1) seconds[name] = since(start);
+      if (round > 1) seconds[name] = std::min(seconds[name], since(start));
+    }
+  }
+  return seconds;
 }
 
 std::unique_ptr<Model> make_model(const ModelOptions& options, const WeightSource& weights) {

@@ -19,9 +19,8 @@ namespace emoe::worker {
 class Decoder final : public Model {
  public:
   // Over any store, whose weights fit `options`; the store's layers are acquired pass by pass.
-  Decoder(ModelOptions options, std::unique_ptr<WeightStore> store,
-          std::unique_ptr<FfnBackend> ffn);
-  // With all weights in memory and the back-end that suits the options; see make_model().
+  Decoder(ModelOptions options, std::unique_ptr<WeightStore> store);
+  // With all weights in memory; see make_model().
   Decoder(const ModelOptions& options, const WeightSource& weights);
 
   [[nodiscard]] const ModelOptions& options() const override { return options_; }
@@ -38,6 +37,8 @@ class Decoder final : public Model {
     return store_->parameters();
   }
   void parameters_changed() override { store_->parameters_changed(); }
+  void use_ffn(const std::string& name) override;
+  [[nodiscard]] std::map<std::string, double> time_ffns(int64_t tokens) override;
 
   // The loss of forward() as an fp32 scalar with its graph.
   [[nodiscard]] at::Tensor loss(const PackedBatch& batch, const ForwardOptions& forward) const;

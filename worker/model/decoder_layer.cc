@@ -54,7 +54,7 @@ Selection choice_of_others(const DecoderLayer& layer, const at::Tensor& x,
                            const TokenRows& rows) {
   const at::NoGradGuard no_grad;
   const Middle middle = middle_of(layer, x, attended, pass, rows.others);
-  return choose_experts(middle.normed, layer.ffn, *layer.experts, middle.dropout);
+  return choose_experts(middle.normed, layer.ffn.gate, *layer.experts, middle.dropout);
 }
 
 }  // namespace
@@ -80,10 +80,10 @@ FfnOutput forward_layer(const DecoderLayer& layer, const at::Tensor& x, const La
                         const Attention& attention, const TokenRows& rows) {
   const at::Tensor attended = attention_block(layer, x, pass, attention);
   const Middle middle = middle_of(layer, x, attended, pass, rows.kept);
-  const ExpertRouting* routing = layer.experts && pass.experts_on ? &*layer.experts : nullptr;
-  FfnOutput output = pass.ffn.forward(middle.normed, layer.ffn, routing, middle.dropout);
+  const ExpertGate* experts = layer.experts && pass.experts_on ? &*layer.experts : nullptr;
+  FfnOutput output = pass.ffn.forward(middle.normed, layer.ffn, experts, middle.dropout);
   output.y = middle.residual + output.y;
-  if (routing != nullptr && rows.others.defined()) {
+  if (experts != nullptr && rows.others.defined()) {
     output.selection =
         with_others(output.selection, choice_of_others(layer, x, attended, pass, rows), rows);
   }

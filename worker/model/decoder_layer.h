@@ -22,7 +22,7 @@ struct DecoderLayer {
   Linear q, k, v, o;
   Weight post_norm;  // [h]
   FfnWeights ffn;
-  std::optional<ExpertRouting> experts;  // set in converted layers, whose ffn is in block order
+  std::optional<ExpertGate> experts;  // set in converted layers, whose ffn is in block order
 
   // The linear or norm of a role; null for a role of the other kind or outside the layers.
   [[nodiscard]] Linear* linear(TensorRole role);

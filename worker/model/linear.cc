@@ -30,7 +30,7 @@ struct LinearsCall : torch::CustomClassHolder {
 at::Tensor adapter_input(const at::Tensor& x, at::Tensor& wide, const LinearsCall& call,
                          const Lora& lora) {
   if (!wide.defined()) wide = x.to(at::kFloat);
-  return call.dropout.active() ? apply_lora_dropout(wide, call.dropout, lora.stream) : wide;
+  return lora_input(wide, lora, call.dropout);
 }
 
 // y += scale * low B^T, computed in fp32 and rounded to y's dtype once.

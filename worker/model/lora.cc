@@ -1,6 +1,7 @@
 #include "worker/model/lora.h"
 
 #include <cmath>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -10,19 +11,44 @@
 namespace emoe::worker {
 namespace {
 
-// Zeroes or scales one token's features. One hash serves two features: 32 bits each are plenty.
-void drop_row(const float* in, float* out, int64_t features, uint64_t key, uint64_t threshold,
-              float scale) {
-  const int64_t pairs = features / 2;
-  for (int64_t i = 0; i < pairs; ++i) {
-    const uint64_t bits = random_bits(key, static_cast<uint64_t>(i));
-    out[2 * i] = (bits & 0xffffffffULL) < threshold ? 0.0F : in[2 * i] * scale;
-    out[2 * i + 1] = (bits >> 32) < threshold ? 0.0F : in[2 * i + 1] * scale;
+struct DropRule {
+  uint64_t threshold = 0;  // of 32 random bits, below which a feature is dropped
+  float scale = 1.0F;      // of the others
+};
+
+// Zeroes or scales the features [first, first + count) of one token. One hash serves two features:
+// 32 bits each are plenty.
+void drop_row(const float* in, float* out, int64_t first, int64_t count, uint64_t key,
+              const DropRule& rule) {
+  const int64_t end = first + count;
+  for (int64_t pair = first / 2; pair * 2 < end; ++pair) {
+    const uint64_t bits = random_bits(key, static_cast<uint64_t>(pair));
+    const int64_t i = 2 * pair - first;
+    if (i >= 0) out[i] = (bits & 0xffffffffULL) < rule.threshold ? 0.0F : in[i] * rule.scale;
+    if (i + 1 < count) out[i + 1] = (bits >> 32) < rule.threshold ? 0.0F : in[i + 1] * rule.scale;
   }
-  if (features % 2 != 0) {
-    const uint64_t bits = random_bits(key, static_cast<uint64_t>(pairs));
-    out[features - 1] = (bits & 0xffffffffULL) < threshold ? 0.0F : in[features - 1] * scale;
-  }
+}
+
+// `block(row)` gives the token and the first feature of a row.
+template <typename Block>
+at::Tensor drop_rows(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream,
+                     const Block& block) {
+  const at::Tensor in = x.to(at::kCPU).contiguous();
+  at::Tensor out = at::empty_like(in);
+  const DropRule rule{static_cast<uint64_t>(std::llround(dropout.probability * 0x1.0p32)),
+                      static_cast<float>(1.0 / (1.0 - dropout.probability))};
+  const int64_t features = in.size(1);
+  const auto* keys = dropout.token_keys.const_data_ptr<int64_t>();
+  const auto* source = in.const_data_ptr<float>();
+  auto* target = out.mutable_data_ptr<float>();
+  at::parallel_for(0, in.size(0), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const auto [token, first] = block(row);
+      drop_row(source + row * features, target + row * features, first, features,
+               derive_key(static_cast<uint64_t>(keys[token]), stream), rule);
+    }
+  });
+  return out.to(x.device());
 }
 
 }  // namespace
@@ -50,21 +76,18 @@ LoraDropout make_lora_dropout(double probability, int64_t seed, const PackedBatc
 }
 
 at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream) {
-  const at::Tensor in = x.to(at::kCPU).contiguous();
-  at::Tensor out = at::empty_like(in);
-  const auto threshold = static_cast<uint64_t>(std::llround(dropout.probability * 0x1.0p32));
-  const auto scale = static_cast<float>(1.0 / (1.0 - dropout.probability));
-  const int64_t features = in.size(1);
-  const auto* keys = dropout.token_keys.const_data_ptr<int64_t>();
-  const auto* source = in.const_data_ptr<float>();
-  auto* target = out.mutable_data_ptr<float>();
-  at::parallel_for(0, in.size(0), 16, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      drop_row(source + t * features, target + t * features, features,
-               derive_key(static_cast<uint64_t>(keys[t]), stream), threshold, scale);
-    }
+  return drop_rows(x, dropout, stream, [](int64_t row) { return std::pair(row, int64_t{0}); });
+}
+
+at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream,
+                              const FeatureBlocks& blocks) {
+  return drop_rows(x, dropout, stream, [&](int64_t row) {
+    return std::pair(int64_t{blocks.tokens[row]}, blocks.starts[row]);
   });
-  return out.to(x.device());
+}
+
+at::Tensor lora_input(const at::Tensor& x, const Lora& lora, const LoraDropout& dropout) {
+  return dropout.active() ? apply_lora_dropout(x, dropout, lora.stream) : x;
 }
 
 at::Tensor initial_lora_a(int64_t rank, int64_t in, int64_t seed, const std::string& name) {

@@ -41,6 +41,19 @@ struct LoraDropout {
 [[nodiscard]] at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout,
                                             uint64_t stream);
 
+// The same of blocks of features: row p of x [P, E] holds the features [first, first + E) of token
+// tokens[p], first = starts[p].
+struct FeatureBlocks {
+  const int32_t* tokens;
+  const int64_t* starts;
+};
+[[nodiscard]] at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout,
+                                            uint64_t stream, const FeatureBlocks& blocks);
+
+// What the adapter of `x` [T, in] fp32 reads: x itself, or with dropout.
+[[nodiscard]] at::Tensor lora_input(const at::Tensor& x, const Lora& lora,
+                                    const LoraDropout& dropout);
+
 // A [rank, in] ~ U(-1/sqrt(in), 1/sqrt(in)): Kaiming uniform with a = sqrt 5, as PEFT. A function
 // of seed, name and index only.
 [[nodiscard]] at::Tensor initial_lora_a(int64_t rank, int64_t in, int64_t seed,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@ struct ModelOptions {
   LoraOptions lora;   // rank 0 and full = false: nothing is trainable (evaluation)
   bool full = false;  // every weight is trainable; the fp32 masters are Parameter::tensor
   EmoeOptions emoe;
+  std::string ffn = "masked";  // how the feed-forward layers are computed, see ffn_backends()
 };
 
 // Gives the base tensor of a Hugging Face name with the shape wanted, in the base's neuron order;
@@ -112,6 +114,13 @@ class Model {
   [[nodiscard]] virtual const std::vector<Parameter>& parameters() const = 0;
   // To be called when their values were changed, before the next pass.
   virtual void parameters_changed() = 0;
+
+  // Changes options().ffn. Throws std::invalid_argument for an unknown name.
+  virtual void use_ffn(const std::string& name) = 0;
+  // The seconds that each back-end takes on this machine for a converted layer of this model,
+  // forward and backward over `tokens` random tokens. Empty where there is no choice: without
+  // converted layers, on a GPU, and for layers so small that the time does not matter.
+  [[nodiscard]] virtual std::map<std::string, double> time_ffns(int64_t tokens) = 0;
 };
 
 // The model of these options with all weights in memory. Throws std::invalid_argument for options

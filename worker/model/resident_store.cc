@@ -43,6 +43,11 @@ struct ResidentWeights {
   std::vector<std::pair<at::Tensor, at::Tensor>> copies;  // bf16 full tuning: of a master, master
 };
 
+void renew_means(DecoderLayer& layer) {
+  layer.experts->means =
+      mean_gate_rows(layer.ffn.gate.weight->values(), layer.experts->routing.num_experts);
+}
+
 class ResidentStore final : public WeightStore {
  public:
   explicit ResidentStore(ResidentWeights weights) : weights_(std::move(weights)) {}
@@ -56,6 +61,9 @@ class ResidentStore final : public WeightStore {
   void parameters_changed() override {
     const at::NoGradGuard no_grad;
     for (const auto& [copy, master] : weights_.copies) copy.copy_(master);
+    for (const auto& layer : weights_.layers) {
+      if (layer->experts && layer->ffn.gate.master.defined()) renew_means(*layer);
+    }
   }
 
  private:
@@ -76,7 +84,7 @@ class Loader {
   [[nodiscard]] ResidentWeights load_all() {
     for (int64_t l = 0; l < options_.config.num_hidden_layers; ++l) {
       into_.layers.push_back(std::make_shared<DecoderLayer>());
-      if (orders_.contains(l)) into_.layers.back()->experts = options_.emoe.routing;
+      if (orders_.contains(l)) into_.layers.back()->experts = {options_.emoe.routing, {}};
     }
     for (const TensorSpec& spec : TensorTable(options_.config)) {
       if (Weight* outer = into_.outer.of(spec.role)) {
@@ -89,6 +97,9 @@ class Loader {
       }
     }
     if (options_.config.tie_word_embeddings) into_.outer.head = into_.outer.embedding;
+    for (const auto& layer : into_.layers) {
+      if (layer->experts) renew_means(*layer);
+    }
     return std::move(into_);
   }
 

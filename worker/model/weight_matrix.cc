@@ -16,9 +16,4 @@ void DenseMatrix::add_transposed_product(const at::Tensor& dy, at::Tensor& sum) 
   }
 }
 
-std::shared_ptr<const WeightMatrix> DenseMatrix::block(int dim, int64_t begin,
-                                                       int64_t count) const {
-  return std::make_shared<DenseMatrix>(values_.detach().narrow(dim, begin, count));
-}
-
 }  // namespace emoe::worker

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <utility>
 
 #include <ATen/core/Tensor.h>
@@ -19,10 +18,9 @@ class WeightMatrix {
   [[nodiscard]] virtual at::Tensor product(const at::Tensor& x) const = 0;
   // sum [T, in] += dy W for dy [T, out], in place; an undefined `sum` is started.
   virtual void add_transposed_product(const at::Tensor& dy, at::Tensor& sum) const = 0;
-  // Rows (dim 0) or columns (dim 1) [begin, begin + count) as a matrix of its own: the block of an
-  // expert. Shares the storage.
-  [[nodiscard]] virtual std::shared_ptr<const WeightMatrix> block(int dim, int64_t begin,
-                                                                  int64_t count) const = 0;
+  // [out, in] as it is stored, for kernels that read single rows; undefined where it is not stored
+  // as one plain tensor.
+  [[nodiscard]] virtual at::Tensor values() const = 0;
 };
 
 // One tensor in the dtype of the activations.
@@ -31,8 +29,7 @@ class DenseMatrix final : public WeightMatrix {
   explicit DenseMatrix(at::Tensor values) : values_(std::move(values)) {}
   [[nodiscard]] at::Tensor product(const at::Tensor& x) const override;
   void add_transposed_product(const at::Tensor& dy, at::Tensor& sum) const override;
-  [[nodiscard]] std::shared_ptr<const WeightMatrix> block(int dim, int64_t begin,
-                                                          int64_t count) const override;
+  [[nodiscard]] at::Tensor values() const override { return values_.detach(); }
 
  private:
   // The tensor itself and not a detached view: in fp32 full tuning it is the trained parameter,

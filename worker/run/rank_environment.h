@@ -22,6 +22,7 @@ struct RankEnvironment : LaunchedRank {
   std::filesystem::path cache_dir;  // EMOE_CACHE_DIR; empty: <out>/cache
   std::string metrics_listen;       // EMOE_METRICS_LISTEN; default 127.0.0.1:0; "off": none
   bool expert_metrics = false;      // EMOE_METRICS_EXPERTS=1: a series for every expert
+  std::string ffn;                  // EMOE_FFN: masked or sparse; empty: as measured
   std::filesystem::path test_hold;  // EMOE_TEST_HOLD, see worker/report/hold_sink.h; empty: none
 };
 

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "worker/run/experts.h"
+#include "worker/run/ffn_choice.h"
 #include "worker/train/batch_plan.h"
 #include "worker/weights/peft.h"
 
@@ -168,6 +169,7 @@ std::unique_ptr<Model> RankSession::make_model() {
         return base.tensor(name, shape);
       });
   if (adapter) load_adapter(*adapter, plan_, *model);
+  choose_ffn(*model, out_, groups_->all(), environment_.ffn);
   return model;
 }
 

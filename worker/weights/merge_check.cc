@@ -61,7 +61,7 @@ at::Tensor logits_from(const TensorReader& source, const LlamaConfig& config,
     if (std::exchange(layer, spec.layer) != spec.layer) options.on_work_done();
     return source(spec);
   };
-  Decoder model({.config = config}, make_streamed_store(config, counted), default_ffn());
+  Decoder model({.config = config}, make_streamed_store(config, counted));
   return model.logits(one_segment(options.probe), {});
 }
 

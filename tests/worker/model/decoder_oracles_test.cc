@@ -18,7 +18,8 @@ using testing::EngineFixture;
 using testing::max_difference;
 using testing::relative_difference;
 
-class DecoderOracles : public ::testing::Test {
+// Over every FFN back-end.
+class DecoderOracles : public ::testing::TestWithParam<std::string> {
  protected:
   [[nodiscard]] Decoder full(const EmoeOptions& emoe, at::ScalarType dtype = at::kFloat) const {
     ModelOptions options;
@@ -26,6 +27,7 @@ class DecoderOracles : public ::testing::Test {
     options.full = true;
     options.emoe = emoe;
     options.dtype = dtype;
+    options.ffn = GetParam();
     return {options, fixture_.base()};
   }
   [[nodiscard]] Decoder adapted(const EmoeOptions& emoe, double dropout = 0.0,
@@ -36,6 +38,7 @@ class DecoderOracles : public ::testing::Test {
     options.lora.dropout = dropout;
     options.emoe = emoe;
     options.dtype = dtype;
+    options.ffn = GetParam();
     Decoder model(options, fixture_.base());
     fixture_.load_adapter(model);
     return model;
@@ -54,7 +57,7 @@ class DecoderOracles : public ::testing::Test {
   EngineFixture fixture_;
 };
 
-TEST_F(DecoderOracles, AllExpertsEqualDenseBitForBit) {
+TEST_P(DecoderOracles, AllExpertsEqualDenseBitForBit) {
   const EmoeOptions all = fixture_.emoe(Selector::top, 6);
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     for (const bool tune_all : {true, false}) {
@@ -72,7 +75,7 @@ TEST_F(DecoderOracles, AllExpertsEqualDenseBitForBit) {
   }
 }
 
-TEST_F(DecoderOracles, FewerExpertsAreAnotherFunction) {
+TEST_P(DecoderOracles, FewerExpertsAreAnotherFunction) {
   Decoder model = full(fixture_.emoe(Selector::top, 2));
   ForwardOptions off;
   off.experts_on = false;
@@ -83,7 +86,7 @@ TEST_F(DecoderOracles, FewerExpertsAreAnotherFunction) {
 
 // Gate and up by their rows, down by its columns; under adapters those are rows of B and columns
 // of A.
-TEST_F(DecoderOracles, ExpertsNeverChosenGetNoGradient) {
+TEST_P(DecoderOracles, ExpertsNeverChosenGetNoGradient) {
   for (const bool tune_all : {true, false}) {
     const EmoeOptions one = fixture_.emoe(Selector::top, 1);
     Decoder model = tune_all ? full(one) : adapted(one);
@@ -113,7 +116,7 @@ TEST_F(DecoderOracles, ExpertsNeverChosenGetNoGradient) {
   }
 }
 
-TEST_F(DecoderOracles, SelectorsComplementEachOther) {
+TEST_P(DecoderOracles, SelectorsComplementEachOther) {
   const auto chosen = [&](Selector selector, int32_t k) {
     Decoder model = full(fixture_.emoe(selector, k));
     std::map<int64_t, at::Tensor> result;
@@ -133,7 +136,7 @@ TEST_F(DecoderOracles, SelectorsComplementEachOther) {
 }
 
 // score = x · mean of the expert's gate rows, with the weights of the moment.
-TEST_F(DecoderOracles, ScoresFollowCurrentWeights) {
+TEST_P(DecoderOracles, ScoresFollowCurrentWeights) {
   Decoder model = full(fixture_.emoe(Selector::top, 2));
   const PackedBatch batch = fixture_.packed();
   const auto scores = [&] {
@@ -166,12 +169,13 @@ TEST_F(DecoderOracles, ScoresFollowCurrentWeights) {
     const at::NoGradGuard no_grad;
     gate.narrow(0, 6, 6).copy_(gate.narrow(0, 0, 6));
   }
+  model.parameters_changed();
   const at::Tensor copied = scores();
   EXPECT_TRUE(at::allclose(copied.select(1, 1), copied.select(1, 0), 1e-5, 1e-6));
   EXPECT_FALSE(at::allclose(old_mean[1], old_mean[0]));
 }
 
-TEST_F(DecoderOracles, JointPermutationLeavesDenseLogitsUnchanged) {
+TEST_P(DecoderOracles, JointPermutationLeavesDenseLogitsUnchanged) {
   const at::Tensor order = NeuronOrder(fixture_.emoe(Selector::top).partitions.at(0)).forward();
   const auto logits = [&](const std::set<std::string>& permuted) {
     ModelOptions options;
@@ -191,7 +195,7 @@ TEST_F(DecoderOracles, JointPermutationLeavesDenseLogitsUnchanged) {
   EXPECT_GT(max_difference(logits({"gate_proj"}), plain), 1e-3);
 }
 
-TEST_F(DecoderOracles, PackedPaddedAndSingleRowsAgree) {
+TEST_P(DecoderOracles, PackedPaddedAndSingleRowsAgree) {
   for (const double dropout : {0.0, 0.3}) {
     Decoder model = adapted(fixture_.emoe(Selector::top), dropout);
     ForwardOptions forward;
@@ -217,7 +221,7 @@ TEST_F(DecoderOracles, PackedPaddedAndSingleRowsAgree) {
   }
 }
 
-TEST_F(DecoderOracles, DropoutActsInTrainingOnlyAndFollowsItsSeed) {
+TEST_P(DecoderOracles, DropoutActsInTrainingOnlyAndFollowsItsSeed) {
   Decoder model = adapted({}, 0.3);
   ForwardOptions forward;
   const double evaluated = model.loss(fixture_.packed(), forward).item<double>();
@@ -234,7 +238,7 @@ TEST_F(DecoderOracles, DropoutActsInTrainingOnlyAndFollowsItsSeed) {
 
 // The last layer computes only targets; whoever watches the experts is told of all tokens, and no
 // bit of the result changes.
-TEST_F(DecoderOracles, WatchingTheExpertsChangesNoBit) {
+TEST_P(DecoderOracles, WatchingTheExpertsChangesNoBit) {
   Decoder model = adapted(fixture_.emoe(Selector::top), 0.3);
   const PackedBatch batch = fixture_.packed();
   ForwardOptions alone;
@@ -254,7 +258,7 @@ TEST_F(DecoderOracles, WatchingTheExpertsChangesNoBit) {
   EXPECT_EQ(masks.at(2).size(0), batch.num_tokens());
 }
 
-TEST_F(DecoderOracles, TokensThatTheLastLayerLeavesOutChooseAsInAFullPass) {
+TEST_P(DecoderOracles, TokensThatTheLastLayerLeavesOutChooseAsInAFullPass) {
   Decoder model = adapted(fixture_.emoe(Selector::top));
   const PackedBatch batch = fixture_.packed();
   ASSERT_TRUE(std::count(batch.targets.begin(), batch.targets.end(), -1) > 0);
@@ -268,7 +272,7 @@ TEST_F(DecoderOracles, TokensThatTheLastLayerLeavesOutChooseAsInAFullPass) {
   EXPECT_LT(relative_difference(trimmed.scores, seen.at(2).scores), 1e-5);
 }
 
-TEST_F(DecoderOracles, BatchWithoutTargetsHasZeroLossAndGradient) {
+TEST_P(DecoderOracles, BatchWithoutTargetsHasZeroLossAndGradient) {
   Decoder model = adapted({});
   PackedBatch batch = fixture_.packed();
   std::fill(batch.targets.begin(), batch.targets.end(), -1);
@@ -283,7 +287,7 @@ TEST_F(DecoderOracles, BatchWithoutTargetsHasZeroLossAndGradient) {
   }
 }
 
-TEST_F(DecoderOracles, FrozenWeightsGetNoGradientAndNothingIsTrainableWithoutATask) {
+TEST_P(DecoderOracles, FrozenWeightsGetNoGradientAndNothingIsTrainableWithoutATask) {
   ModelOptions options;
   options.config = EngineFixture::config();
   Decoder model(options, fixture_.base());
@@ -292,7 +296,7 @@ TEST_F(DecoderOracles, FrozenWeightsGetNoGradientAndNothingIsTrainableWithoutATa
 }
 
 // The trainer keeps all parameters and gradients in two flat buffers.
-TEST_F(DecoderOracles, GradientsAccumulateIntoViewsOfAFlatBuffer) {
+TEST_P(DecoderOracles, GradientsAccumulateIntoViewsOfAFlatBuffer) {
   for (const bool tune_all : {false, true}) {
     Decoder model = tune_all ? full(fixture_.emoe(Selector::top)) : adapted({});
     const auto expected = gradients(model, fixture_.packed(), {});
@@ -327,7 +331,7 @@ TEST_F(DecoderOracles, GradientsAccumulateIntoViewsOfAFlatBuffer) {
   }
 }
 
-TEST_F(DecoderOracles, CacheGivesTheLogitsOfTheFullForward) {
+TEST_P(DecoderOracles, CacheGivesTheLogitsOfTheFullForward) {
   Decoder model = adapted(fixture_.emoe(Selector::top));
   const PackedBatch batch = fixture_.batch({0}, std::nullopt);
   const at::Tensor whole = model.logits(batch, {});
@@ -347,7 +351,7 @@ TEST_F(DecoderOracles, CacheGivesTheLogitsOfTheFullForward) {
       5e-6);
 }
 
-TEST_F(DecoderOracles, HalfPrecisionIsClose) {
+TEST_P(DecoderOracles, HalfPrecisionIsClose) {
   const PackedBatch batch = fixture_.packed();
   Decoder exact = adapted({});
   Decoder rounded = adapted({}, 0.0, at::kBFloat16);
@@ -363,7 +367,7 @@ TEST_F(DecoderOracles, HalfPrecisionIsClose) {
   }
 }
 
-TEST_F(DecoderOracles, HalfPrecisionFullTuningRefreshesItsCopies) {
+TEST_P(DecoderOracles, HalfPrecisionFullTuningRefreshesItsCopies) {
   Decoder model = full({}, at::kBFloat16);
   const PackedBatch batch = fixture_.packed();
   const double before = model.loss(batch, {}).item<double>();
@@ -380,7 +384,7 @@ TEST_F(DecoderOracles, HalfPrecisionFullTuningRefreshesItsCopies) {
 }
 
 // Merging in the original order, then loading the result as a plain model, is the mask-off forward.
-TEST_F(DecoderOracles, MergedWeightsAreTheMaskOffForward) {
+TEST_P(DecoderOracles, MergedWeightsAreTheMaskOffForward) {
   for (const bool tune_all : {false, true}) {
     Decoder trained =
         tune_all ? full(fixture_.emoe(Selector::top)) : adapted(fixture_.emoe(Selector::top));
@@ -406,7 +410,7 @@ TEST_F(DecoderOracles, MergedWeightsAreTheMaskOffForward) {
   }
 }
 
-TEST_F(DecoderOracles, UntrainedMergeIsTheBaseBitForBit) {
+TEST_P(DecoderOracles, UntrainedMergeIsTheBaseBitForBit) {
   Decoder model = full(fixture_.emoe(Selector::top));
   for (const auto& [name, shape, role, layer] : TensorTable(EngineFixture::config())) {
     const at::Tensor base = fixture_.tensor("base/" + name);
@@ -414,7 +418,7 @@ TEST_F(DecoderOracles, UntrainedMergeIsTheBaseBitForBit) {
   }
 }
 
-TEST_F(DecoderOracles, AdapterStartsAsNothingAndDoesNotDependOnThePartition) {
+TEST_P(DecoderOracles, AdapterStartsAsNothingAndDoesNotDependOnThePartition) {
   ModelOptions options;
   options.config = EngineFixture::config();
   options.lora = EngineFixture::lora();
@@ -430,6 +434,9 @@ TEST_F(DecoderOracles, AdapterStartsAsNothingAndDoesNotDependOnThePartition) {
     EXPECT_EQ(a.tensor.detach().any().item<bool>(), a.name.find("lora_A") != std::string::npos);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, DecoderOracles, ::testing::Values("masked", "sparse"),
+                         [](const auto& tested) { return tested.param; });
 
 }  // namespace
 }  // namespace emoe::worker

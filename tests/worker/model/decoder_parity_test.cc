@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/worker/model/engine_fixture.h"
+#include "worker/model/ffn.h"
 
 namespace emoe::worker {
 namespace {
@@ -23,10 +24,11 @@ struct Case {
   bool full = false;
   std::optional<Selector> selector;
   std::string fixture = "engine";
+  std::string ffn = "masked";
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.name;
+  *out << c.name << " " << c.ffn;
 }
 
 class LlamaParity : public ::testing::TestWithParam<Case> {
@@ -37,6 +39,7 @@ class LlamaParity : public ::testing::TestWithParam<Case> {
     options.full = GetParam().full;
     if (!options.full) options.lora = EngineFixture::lora();
     if (GetParam().selector) options.emoe = fixture_.emoe(*GetParam().selector);
+    options.ffn = GetParam().ffn;
     Decoder model(options, fixture_.base());
     if (!options.full) fixture_.load_adapter(model);
     return model;
@@ -94,21 +97,33 @@ TEST(LlamaParityHalf, LogitsAreAsGoodAsTransformers) {
   EXPECT_LT(distance(ours, theirs), 2.0 * distance(theirs, exact));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Cases, LlamaParity,
-    ::testing::Values(Case{"full-dense", true, {}}, Case{"full-top", true, Selector::top},
-                      Case{"full-bottom", true, Selector::bottom},
-                      Case{"full-not_top", true, Selector::not_top}, Case{"lora-dense", false, {}},
-                      Case{"lora-top", false, Selector::top},
-                      Case{"lora-bottom", false, Selector::bottom},
-                      Case{"lora-not_top", false, Selector::not_top},
-                      Case{"full-top", true, Selector::top, "uneven"},
-                      Case{"lora-top", false, Selector::top, "uneven"}),
-    [](const auto& param_info) {
-      std::string name = param_info.param.fixture + "_" + param_info.param.name;
-      std::replace(name.begin(), name.end(), '-', '_');
-      return name;
-    });
+// With experts under every FFN back-end.
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const auto& [ffn, make] : ffn_backends()) {
+    for (const Case& c :
+         {Case{"full-dense", true, {}}, Case{"full-top", true, Selector::top},
+          Case{"full-bottom", true, Selector::bottom},
+          Case{"full-not_top", true, Selector::not_top}, Case{"lora-dense", false, {}},
+          Case{"lora-top", false, Selector::top}, Case{"lora-bottom", false, Selector::bottom},
+          Case{"lora-not_top", false, Selector::not_top},
+          Case{"full-top", true, Selector::top, "uneven"},
+          Case{"lora-top", false, Selector::top, "uneven"}}) {
+      if (!c.selector && ffn != "masked") continue;
+      all.push_back(c);
+      all.back().ffn = ffn;
+    }
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, LlamaParity, ::testing::ValuesIn(cases()),
+                         [](const auto& param_info) {
+                           const Case& c = param_info.param;
+                           std::string name = c.fixture + "_" + c.name + "_" + c.ffn;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace emoe::worker

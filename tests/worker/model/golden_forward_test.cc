@@ -47,11 +47,12 @@ class GoldenForward : public ::testing::TestWithParam<Case> {
   [[nodiscard]] static std::filesystem::path golden() {
     return emoe::testing::reference_folder() / "reference" / "golden";
   }
-  [[nodiscard]] static Decoder model(const EmoeOptions& emoe) {
+  [[nodiscard]] static Decoder model(const EmoeOptions& emoe, const std::string& ffn = "masked") {
     const auto folder = emoe::testing::reference_folder() / "data" / "models" / "stories260K";
     ModelOptions options;
     options.config = LlamaConfig::read(folder / "config.json").value();
     options.emoe = emoe;
+    options.ffn = ffn;
     const WeightFolder weights = WeightFolder::open(folder).value();
     return {options, [&](const std::string& name, const std::vector<int64_t>& shape) {
               return weights.tensor(name, shape).value();
@@ -117,16 +118,18 @@ TEST_P(GoldenForward, MaskedLogitsAndChosenExperts) {
       {"top", Selector::top}, {"bottom", Selector::bottom}, {"not_top", Selector::not_top}};
   for (const auto& [name, selector] : selectors) {
     if (!result_.contains(name)) continue;
-    Decoder masked = model(emoe(selector));
-    size_t seen = 0;
-    ForwardOptions forward;
-    const json& expected = result_[name];
-    forward.on_choice = [&](const ExpertChoice& choice) {
-      ++seen;
-      expect_choice(choice, expected);
-    };
-    expect_logits(masked.logits(prompt(), forward), name);
-    EXPECT_EQ(seen, GetParam().layers.size());
+    for (const char* ffn : {"masked", "sparse"}) {
+      Decoder masked = model(emoe(selector), ffn);
+      size_t seen = 0;
+      ForwardOptions forward;
+      const json& expected = result_[name];
+      forward.on_choice = [&](const ExpertChoice& choice) {
+        ++seen;
+        expect_choice(choice, expected);
+      };
+      expect_logits(masked.logits(prompt(), forward), name);
+      EXPECT_EQ(seen, GetParam().layers.size());
+    }
   }
 }
 

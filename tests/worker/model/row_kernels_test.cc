@@ -59,6 +59,12 @@ std::vector<std::byte> outputs(const RowKernels<T>& kernels, int64_t size) {
   kernels.softmax_scale(logits.data(), size, scalars[1], 0.25F / scalars[2]);
   append(bytes, logits);
   append(bytes, scalars);
+  kernels.swiglu(logits.data(), x.data(), y.data(), size);
+  append(bytes, y);
+  std::vector<T> d_up(x.size());
+  kernels.swiglu_backward(x.data(), w.data(), dy.data(), y.data(), d_up.data(), size);
+  append(bytes, y);
+  append(bytes, d_up);
   return bytes;
 }
 

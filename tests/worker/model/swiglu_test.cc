@@ -1,7 +1,7 @@
+#include "worker/model/swiglu.h"
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-
-#include "worker/model/ffn.h"
 
 namespace emoe::worker {
 namespace {

@@ -37,9 +37,10 @@ struct Case {
   std::string name;
   int world_size = 1;
   MicroBatchOptions micro_batches;
+  std::string ffn = "masked";
 };
 void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.name << " at " << c.world_size;
+  *out << c.name << " at " << c.world_size << " " << c.ffn;
 }
 
 json read_json(const std::filesystem::path& path) {
@@ -98,6 +99,7 @@ class GoldenTraining : public ::testing::TestWithParam<Case> {
     ModelOptions options;
     options.config = base.config();
     options.emoe = emoe();
+    options.ffn = GetParam().ffn;
     options.full = !config_["lora"];
     if (options.full) return std::make_unique<Decoder>(options, base.source());
     const auto adapter = read_peft_adapter(folder_ / "init_adapter").value();
@@ -212,7 +214,10 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(Case{"lora-qv", 2, kPacked}, Case{"lora-example-reduction", 2, kPacked},
                       Case{"full", 2, kPacked}, Case{"emoe-lora-qv", 1, kPacked},
                       Case{"emoe-lora-all", 1, kPadded}, Case{"emoe-lora-all", 4, kPacked},
-                      Case{"emoe-lora-all-n43", 2, kPacked}, Case{"emoe-full", 2, kPacked}));
+                      Case{"emoe-lora-all-n43", 2, kPacked}, Case{"emoe-full", 2, kPacked},
+                      Case{"emoe-lora-all", 2, kPacked, "sparse"},
+                      Case{"emoe-lora-all-n43", 1, kPacked, "sparse"},
+                      Case{"emoe-full", 2, kPacked, "sparse"}));
 
 }  // namespace
 }  // namespace emoe::worker

@@ -89,7 +89,9 @@ std::vector<TinyModel> tiny_methods(at::ScalarType dtype) {
                          .targets = {"q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"}};
   return {{.dtype = dtype},
           {.lora = lora, .experts = 6, .dtype = dtype},
-          {.full = true, .experts = 6, .dtype = dtype}};
+          {.lora = lora, .experts = 6, .dtype = dtype, .ffn = "sparse"},
+          {.full = true, .experts = 6, .dtype = dtype},
+          {.full = true, .experts = 6, .dtype = dtype, .ffn = "sparse"}};
 }
 
 std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny) {
@@ -100,6 +102,7 @@ std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny) {
   options.full = tiny.full;
   options.dtype = tiny.dtype;
   options.emoe = tiny_emoe(tiny.experts);
+  options.ffn = tiny.ffn;
   return std::make_unique<Decoder>(options, [&](const std::string& name, const auto& shape) {
     at::Tensor tensor = tiny_weight(name, shape);
     if (tiny.separated) tensor = separate_experts(name, tiny, tensor);

@@ -25,9 +25,11 @@ struct TinyModel {
   bool separated = false;  // no token is near a choice between two experts
   bool poisoned = false;   // a NaN in the embedding of a token all rows have
   at::ScalarType dtype = at::ScalarType::Float;
+  std::string ffn = "masked";
 };
 [[nodiscard]] std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny);
-// What is to hold for every method: LoRA, LoRA with dropout and experts, full tuning with experts.
+// What is to hold for every method: LoRA; LoRA of all linears with dropout and experts, and full
+// tuning with experts, each with every FFN back-end.
 [[nodiscard]] std::vector<TinyModel> tiny_methods(at::ScalarType dtype = at::ScalarType::Float);
 [[nodiscard]] at::Tensor tiny_weight(const std::string& name, const std::vector<int64_t>& shape);
 

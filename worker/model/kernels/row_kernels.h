@@ -24,6 +24,11 @@ struct RowKernels {
   void (*softmax_sums)(const T* logits, int64_t size, float* largest, float* sum);
   // logits = scale * exp(logits - largest), in place.
   void (*softmax_scale)(T* logits, int64_t size, float largest, float scale);
+  // y = round(SiLU(gate)) * up.
+  void (*swiglu)(const T* gate, const T* up, T* y, int64_t size);
+  // The gradients of gate and up for the gradient dy.
+  void (*swiglu_backward)(const T* gate, const T* up, const T* dy, T* d_gate, T* d_up,
+                          int64_t size);
 };
 
 // All loops, compiled for one instruction set. All sets give the same bits: they add in the same

@@ -1,0 +1,170 @@
+// The products of every instruction set against plain sums in double, at sizes that fill no tile, no
+// panel and no block.
+#include "worker/model/kernels/block_product.h"
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/counter_random.h"
+
+namespace emoe::worker {
+namespace {
+
+Bf16 half(float value) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  return {static_cast<uint16_t>(bits >> 16)};
+}
+float wide(Bf16 value) {
+  const auto bits = static_cast<uint32_t>(value.bits) << 16;
+  float result = 0.0F;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+struct Shape {
+  int64_t m, n, k;
+};
+
+enum class Layout { lines, turned, gathered };
+
+// One product: A's and C's rows lie in reverse order, B is a part of something larger.
+class Problem {
+ public:
+  Problem(const Shape& shape, Layout layout, bool add) : shape_(shape), layout_(layout), add_(add) {
+    const auto [m, n, k] = shape;
+    fill(a_, m * k, 1);
+    fill(b_, (2 * k + 1) * (n + 3), 2);
+    fill(c_, m * n, 3);
+    for (int64_t i = 0; i < m; ++i) {
+      a_rows_.push_back(a_.data() + (m - 1 - i) * k);
+      a_half_rows_.push_back(a_half_.data() + (m - 1 - i) * k);
+    }
+    for (int64_t i = 0; i < k; ++i)
+      gathered_.push_back(static_cast<int32_t>((i * 7 + 1) % (2 * k)));
+  }
+
+  // The largest distance from the exact result, in units of what rounding may do.
+  [[nodiscard]] double error(const BlockProductKernel& kernel, bool half_a, bool half_b) {
+    std::vector<float> c = c_;
+    std::vector<float*> c_rows;
+    for (int64_t i = 0; i < shape_.m; ++i) {
+      c_rows.push_back(c.data() + (shape_.m - 1 - i) * shape_.n);
+    }
+    std::vector<float> workspace(kProductWorkspace);
+    BlockProduct product{.m = shape_.m, .n = shape_.n, .k = shape_.k};
+    if (half_a) {
+      product.a_half = a_half_rows_.data();
+    } else {
+      product.a = a_rows_.data();
+    }
+    if (half_b) {
+      product.b_half = b_half_.data() + 1;
+    } else {
+      product.b = b_.data() + 1;
+    }
+    product.b_k_stride = layout_ == Layout::turned ? 1 : shape_.n + 3;
+    product.b_n_stride = layout_ == Layout::turned ? 2 * shape_.k + 1 : 1;
+    if (layout_ == Layout::gathered) product.b_rows = gathered_.data();
+    product.c = c_rows.data();
+    product.add = add_;
+    product.workspace = workspace.data();
+    kernel.run(product);
+    double worst = 0.0;
+    for (int64_t i = 0; i < shape_.m; ++i) {
+      for (int64_t j = 0; j < shape_.n; ++j) {
+        worst = std::max(worst, error_of(product, i, j, c_rows[i][j], half_b));
+      }
+    }
+    return worst;
+  }
+
+ private:
+  void fill(std::vector<float>& values, int64_t count, uint64_t key) {
+    for (int64_t i = 0; i < count; ++i) {
+      const double value = 2.0 * random_unit(key, static_cast<uint64_t>(i)) - 1.0;
+      values.push_back(wide(half(static_cast<float>(value))));  // exact in both formats
+      if (key == 1) a_half_.push_back(half(values.back()));
+      if (key == 2) b_half_.push_back(half(values.back()));
+    }
+  }
+
+  [[nodiscard]] double error_of(const BlockProduct& p, int64_t i, int64_t j, float got,
+                                bool half_b) const {
+    double sum = 0.0;
+    double size = 1e-30;
+    if (add_) {
+      sum = c_[static_cast<size_t>((p.m - 1 - i) * p.n + j)];
+      size += std::abs(sum);
+    }
+    for (int64_t l = 0; l < p.k; ++l) {
+      const int64_t row = p.b_rows != nullptr ? p.b_rows[l] : l;
+      const int64_t at = row * p.b_k_stride + j * p.b_n_stride;
+      const double term = static_cast<double>(a_rows_[static_cast<size_t>(i)][l]) *
+                          (half_b ? wide(p.b_half[at]) : p.b[at]);
+      sum += term;
+      size += std::abs(term);
+    }
+    return std::abs(got - sum) / (size * 0x1.0p-24 * std::sqrt(static_cast<double>(p.k) + 1.0));
+  }
+
+  Shape shape_;
+  Layout layout_;
+  bool add_;
+  std::vector<float> a_, b_, c_;
+  std::vector<Bf16> a_half_, b_half_;
+  std::vector<const float*> a_rows_;
+  std::vector<const Bf16*> a_half_rows_;
+  std::vector<int32_t> gathered_;
+};
+
+TEST(BlockProduct, EverySetEqualsPlainSumsInDouble) {
+  const std::vector<Shape> shapes = {{1, 1, 1},    {3, 5, 7},     {8, 48, 384}, {9, 49, 385},
+                                     {7, 33, 100}, {17, 200, 33}, {2, 400, 1},  {25, 96, 801}};
+  for (int set = 0; const BlockProductKernel* kernel = supported_block_product(set); ++set) {
+    for (const Shape& shape : shapes) {
+      for (const bool add : {false, true}) {
+        for (const Layout layout : {Layout::lines, Layout::turned, Layout::gathered}) {
+          Problem problem(shape, layout, add);
+          SCOPED_TRACE(::testing::Message()
+                       << "set " << set << ", " << shape.m << " x " << shape.n << " x " << shape.k
+                       << ", add " << add << ", layout " << static_cast<int>(layout));
+          EXPECT_LT(problem.error(*kernel, false, false), 4.0);
+          EXPECT_LT(problem.error(*kernel, false, true), 4.0);
+          if (kernel->multiplies_halves && layout != Layout::gathered) {
+            EXPECT_LT(problem.error(*kernel, true, true), 4.0);
+          }
+        }
+      }
+    }
+  }
+}
+
+// What stands behind the last element of A's rows is not read: it may be no number.
+TEST(BlockProduct, NothingBehindAnOddEndCounts) {
+  const BlockProductKernel& kernel = block_product_kernel();
+  if (!kernel.multiplies_halves) GTEST_SKIP() << "this processor multiplies no halves";
+  const Bf16 nan{0x7fc0};
+  const std::vector<Bf16> a = {half(2.0F), half(3.0F), half(4.0F), nan};
+  const std::vector<Bf16> b = {half(1.0F), half(1.0F), half(1.0F), nan};
+  const Bf16* row = a.data();
+  float c = 0.0F;
+  float* c_row = &c;
+  std::vector<float> workspace(kProductWorkspace);
+  kernel.run({.m = 1,
+              .n = 1,
+              .k = 3,
+              .a_half = &row,
+              .b_half = b.data(),
+              .b_k_stride = 1,
+              .b_n_stride = 4,
+              .c = &c_row,
+              .workspace = workspace.data()});
+  EXPECT_EQ(c, 9.0F);
+}
+
+}  // namespace
+}  // namespace emoe::worker

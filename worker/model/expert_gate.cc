@@ -1,0 +1,28 @@
+#include "worker/model/expert_gate.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+namespace emoe::worker {
+
+at::Tensor mean_gate_rows(const at::Tensor& gate, int64_t num_experts) {
+  check_routing({.num_experts = num_experts, .top_k = 1}, gate.size(0));
+  return gate.detach()
+      .unflatten(0, {num_experts, gate.size(0) / num_experts})
+      .mean(1, /*keepdim=*/false, at::kFloat);
+}
+
+Selection choose_experts(const at::Tensor& x, const Linear& gate, const ExpertGate& experts,
+                         const LoraDropout& dropout) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor wide = x.to(at::kFloat);
+  at::Tensor scores = at::mm(wide, experts.means.t());
+  if (gate.lora.defined()) {
+    const at::Tensor low = at::mm(lora_input(wide, gate.lora, dropout), gate.lora.a.t());
+    const at::Tensor means = mean_gate_rows(gate.lora.b, experts.routing.num_experts);
+    scores.addmm_(low, means.t(), 1.0, gate.lora.scale);
+  }
+  return {expert_mask(scores, experts.routing), scores};
+}
+
+}  // namespace emoe::worker

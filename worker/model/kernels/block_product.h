@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+
+#include "worker/model/kernels/row_kernels.h"
+
+namespace emoe::worker {
+
+// C += A B for small matrices inside larger ones, on the calling thread: what the FFN of experts is
+// made of. The rows of A and C lie anywhere, so tokens are gathered and scattered by pointers and
+// never copied; B is copied block by block into the order in which it is read, whatever its layout.
+// The sums of one product are made in fp32, over k in order.
+struct BlockProduct {
+  int64_t m = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+  const float* const* a = nullptr;      // [m] rows of k
+  const Bf16* const* a_half = nullptr;  // instead of a, where the kernel multiplies halves
+  // Element (i, j) of B [k, n] lies at i * b_k_stride + j * b_n_stride, one of which is 1; where
+  // b_rows is given (b_n_stride is 1 then), row i is row b_rows[i]. Fp32 or bf16.
+  const float* b = nullptr;
+  const Bf16* b_half = nullptr;  // instead of b, and with a_half
+  int64_t b_k_stride = 0;
+  int64_t b_n_stride = 0;
+  const int32_t* b_rows = nullptr;
+  float* const* c = nullptr;   // [m] rows of n
+  bool add = false;            // to what C holds
+  float* workspace = nullptr;  // kProductWorkspace floats
+};
+inline constexpr int64_t kProductWorkspace = int64_t{192} * 384;
+
+// Compiled for one instruction set. Sets differ in the rounding of their sums.
+struct BlockProductKernel {
+  void (*run)(const BlockProduct& product);
+  bool multiplies_halves;  // takes a_half, at twice the rate
+};
+
+// Those that this processor can run, the plainest first; null behind the last one.
+[[nodiscard]] const BlockProductKernel* supported_block_product(int index);
+// The last of them.
+[[nodiscard]] const BlockProductKernel& block_product_kernel();
+
+}  // namespace emoe::worker

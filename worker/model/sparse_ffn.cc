@@ -1,0 +1,223 @@
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/grad_mode.h>
+
+#include "worker/model/expert_products.h"
+#include "worker/model/ffn.h"
+#include "worker/model/swiglu.h"
+
+namespace emoe::worker {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+at::Tensor wide(const at::Tensor& x) {
+  return x.to(at::kFloat).contiguous();
+}
+
+// One of the three linears as the products see it: neurons first.
+struct ExpertLinear {
+  const Linear& linear;
+  at::Tensor weight;   // [d, h]
+  at::Tensor neurons;  // [d, r]: the adapter's B of gate and up, its A of down, transposed
+  at::Tensor tokens;   // [r, h] or [h, r]: the other one, as it is
+
+  [[nodiscard]] bool adapted() const { return linear.lora.defined(); }
+};
+
+ExpertLinear into_neurons(const Linear& linear) {
+  const Lora& lora = linear.lora;
+  if (!lora.defined()) return {linear, linear.weight->values(), {}, {}};
+  return {linear, linear.weight->values(), lora.b.detach(), lora.a.detach()};
+}
+
+ExpertLinear out_of_neurons(const Linear& linear) {
+  const Lora& lora = linear.lora;
+  const at::Tensor weight = linear.weight->values().t();
+  if (!lora.defined()) return {linear, weight, {}, {}};
+  return {linear, weight, lora.a.detach().t(), lora.b.detach()};
+}
+
+// What a backward pass needs besides saved tensors.
+struct ExpertCall : torch::CustomClassHolder {
+  ExpertCall(FfnWeights linears, LoraDropout drop, const at::Tensor& mask)
+      : weights(std::move(linears)), dropout(std::move(drop)), chosen(mask) {}
+
+  FfnWeights weights;
+  LoraDropout dropout;
+  ExpertTokens chosen;
+  bool input_needs_grad = false;
+
+  // What the adapter of down reads, fp32.
+  [[nodiscard]] at::Tensor drop_activations(const at::Tensor& activations) const {
+    if (!dropout.active()) return wide(activations);
+    std::vector<int64_t> starts(chosen.rows());
+    for (int64_t e = 0; e < chosen.experts(); ++e) {
+      std::fill(starts.begin() + chosen.begin[e], starts.begin() + chosen.begin[e + 1],
+                e * activations.size(1));
+    }
+    return apply_lora_dropout(wide(activations), dropout, weights.down.lora.stream,
+                              {chosen.tokens.data(), starts.data()});
+  }
+};
+
+// The pre-activations of gate or up [P, E]; `low` becomes the adapter's scaled x A^T [T, r].
+at::Tensor neurons_of(const ExpertCall& call, const ExpertLinear& linear, const at::Tensor& x,
+                      at::Tensor& low) {
+  at::Tensor out;
+  experts_from_tokens(call.chosen, x, linear.weight, out);
+  if (!linear.adapted()) return out;
+  const Lora& lora = linear.linear.lora;
+  low = at::mm(lora_input(wide(x), lora, call.dropout), linear.tokens.t()).mul_(lora.scale);
+  experts_from_tokens(call.chosen, low, linear.neurons, out);
+  return out;
+}
+
+// Gradients of gate or up for that of its outputs, d [P, E]: adds to dx, and appends those of
+// whatever is trained.
+void backward_of_neurons(const ExpertCall& call, const ExpertLinear& linear, const at::Tensor& d,
+                         const at::Tensor& x, const at::Tensor& low, at::Tensor& dx,
+                         variable_list& gradients) {
+  if (call.input_needs_grad) tokens_from_experts(call.chosen, d, linear.weight, dx);
+  if (linear.linear.master.defined()) {
+    gradients.push_back(expert_weight_gradient(call.chosen, wide(d), wide(x)));
+  }
+  if (!linear.adapted()) return;
+  const Lora& lora = linear.linear.lora;
+  at::Tensor d_low = at::zeros_like(low);
+  tokens_from_experts(call.chosen, d, linear.neurons, d_low);
+  d_low.mul_(lora.scale);
+  gradients.push_back(at::mm(d_low.t(), lora_input(wide(x), lora, call.dropout)));
+  gradients.push_back(expert_weight_gradient(call.chosen, wide(d), low));
+  if (call.input_needs_grad) dx.add_(lora_input(at::mm(d_low, linear.tokens), lora, call.dropout));
+}
+
+// Arguments: x, then of gate, up and down whichever they have of master, A, B.
+class ApplyExperts : public torch::autograd::Function<ApplyExperts> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList /*trained*/,
+                            const c10::intrusive_ptr<ExpertCall>& call) {
+    const at::ScalarType type = x.scalar_type();
+    at::Tensor low_gate;
+    at::Tensor low_up;
+    const at::Tensor gate =
+        neurons_of(*call, into_neurons(call->weights.gate), x, low_gate).to(type);
+    const at::Tensor up = neurons_of(*call, into_neurons(call->weights.up), x, low_up).to(type);
+    const at::Tensor activations = swiglu(gate, up, {});
+    const ExpertLinear down = out_of_neurons(call->weights.down);
+    const auto fp32 = x.options().dtype(at::kFloat);
+    at::Tensor y = at::zeros({x.size(0), down.weight.size(1)}, fp32);
+    tokens_from_experts(call->chosen, activations, down.weight, y);
+    at::Tensor low_down;
+    if (down.adapted()) {
+      low_down = at::zeros({x.size(0), down.neurons.size(1)}, fp32);
+      tokens_from_experts(call->chosen, call->drop_activations(activations), down.neurons,
+                          low_down);
+      low_down.mul_(down.linear.lora.scale);
+      y.addmm_(low_down, down.tokens.t());
+    }
+    const bool input = call->weights.gate.trainable() || call->weights.up.trainable();
+    ctx->save_for_backward({input ? x : at::Tensor(), gate, up, low_gate, low_up, low_down});
+    ctx->saved_data["call"] = c10::IValue::make_capsule(call);
+    return y.to(type);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto capsule = ctx->saved_data["call"].toCapsule();
+    const auto& call = static_cast<const ExpertCall&>(*capsule);
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor dy = grads[0].contiguous();
+    const at::Tensor& x = saved[0];
+    const at::Tensor& gate = saved[1];
+    const at::Tensor& up = saved[2];
+    variable_list of_down;
+    const at::Tensor d = backward_of_down(call, dy, gate, up, saved[5], of_down);
+    const auto [d_gate, d_up] = swiglu_backward(gate, up, {}, d);
+    at::Tensor dx;
+    if (call.input_needs_grad) {
+      dx = at::zeros({dy.size(0), call.weights.gate.weight->values().size(1)},
+                     dy.options().dtype(at::kFloat));
+    }
+    variable_list result = {at::Tensor()};
+    backward_of_neurons(call, into_neurons(call.weights.gate), d_gate, x, saved[3], dx, result);
+    backward_of_neurons(call, into_neurons(call.weights.up), d_up, x, saved[4], dx, result);
+    if (dx.defined()) result[0] = dx.to(dy.scalar_type());
+    result.insert(result.end(), of_down.begin(), of_down.end());
+    result.emplace_back();  // `call`
+    return result;
+  }
+
+ private:
+  // The gradient of the activations [P, E] for that of the output, dy [T, h], in its dtype; appends
+  // those of whatever down trains.
+  static at::Tensor backward_of_down(const ExpertCall& call, const at::Tensor& dy,
+                                     const at::Tensor& gate, const at::Tensor& up,
+                                     const at::Tensor& low, variable_list& gradients) {
+    const ExpertLinear down = out_of_neurons(call.weights.down);
+    at::Tensor d;
+    experts_from_tokens(call.chosen, dy, down.weight, d);
+    if (down.linear.master.defined()) {
+      const at::Tensor activations = wide(swiglu(gate, up, {}));
+      gradients.push_back(expert_weight_gradient(call.chosen, activations, wide(dy)).t());
+    }
+    if (!down.adapted()) return d.to(dy.scalar_type());
+    const at::Tensor d_low = at::mm(wide(dy), down.tokens).mul_(down.linear.lora.scale);
+    at::Tensor of_adapter;
+    experts_from_tokens(call.chosen, d_low, down.neurons, of_adapter);
+    d.add_(call.drop_activations(of_adapter));
+    const at::Tensor read = call.drop_activations(swiglu(gate, up, {}));
+    gradients.push_back(expert_weight_gradient(call.chosen, read, d_low).t());
+    gradients.push_back(at::mm(wide(dy).t(), low));
+    return d.to(dy.scalar_type());
+  }
+};
+
+bool has_plain_weights(const FfnWeights& weights) {
+  for (const Linear* linear : {&weights.gate, &weights.up, &weights.down}) {
+    const at::Tensor values = linear->weight->values();
+    if (!values.defined() || !values.is_cpu()) return false;
+    if (values.scalar_type() != at::kFloat && values.scalar_type() != at::kBFloat16) return false;
+  }
+  return true;
+}
+
+class SparseFfn final : public FfnBackend {
+ public:
+  [[nodiscard]] FfnOutput forward(const at::Tensor& x, const FfnWeights& weights,
+                                  const ExpertGate* experts,
+                                  const LoraDropout& dropout) const override {
+    // With all experts it is the dense function, bit for bit.
+    if (experts == nullptr || experts->routing.top_k == experts->routing.num_experts ||
+        !has_plain_weights(weights)) {
+      return masked_->forward(x, weights, experts, dropout);
+    }
+    FfnOutput output;
+    output.selection = choose_experts(x, weights.gate, *experts, dropout);
+    auto call = c10::make_intrusive<ExpertCall>(weights, dropout, output.selection.mask);
+    call->input_needs_grad = at::GradMode::is_enabled() && x.requires_grad();
+    variable_list trained;
+    for (const Linear* linear : {&weights.gate, &weights.up, &weights.down}) {
+      for (const at::Tensor& tensor : {linear->master, linear->lora.a, linear->lora.b}) {
+        if (tensor.defined()) trained.push_back(tensor);
+      }
+    }
+    output.y = ApplyExperts::apply(x, at::TensorList(trained), call);
+    return output;
+  }
+
+ private:
+  std::unique_ptr<FfnBackend> masked_ = make_masked_ffn();
+};
+
+}  // namespace
+
+std::unique_ptr<FfnBackend> make_sparse_ffn() {
+  return std::make_unique<SparseFfn>();
+}
+
+}  // namespace emoe::worker
