@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include "worker/model/products.h"
+
 namespace emoe::worker {
 namespace {
 
@@ -31,6 +33,10 @@ at::Tensor equal_segments(const at::Tensor& q, const at::Tensor& k, const at::Te
 
 at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                              const std::vector<int64_t>& lengths) {
+  if (widens_halves(q)) {
+    return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), lengths)
+        .to(q.scalar_type());
+  }
   const at::Tensor keys = repeated(k, q.size(1), 1);
   const at::Tensor values = repeated(v, q.size(1), 1);
   const bool equal = std::all_of(lengths.begin(), lengths.end(),
@@ -49,6 +55,10 @@ at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at:
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  if (widens_halves(q)) {
+    return cached_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat))
+        .to(q.scalar_type());
+  }
   const int64_t tokens = q.size(0);
   const int64_t total = k.size(1);
   const auto options = q.options().dtype(at::kBool);

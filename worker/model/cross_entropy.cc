@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "worker/model/kernels/with_row_kernels.h"
+#include "worker/model/products.h"
 
 namespace emoe::worker {
 namespace {
@@ -75,7 +76,7 @@ void plain_losses(at::Tensor& logits, const at::Tensor& targets, const at::Tenso
 std::pair<at::Tensor, at::Tensor> chunk_losses(const at::Tensor& hidden, const at::Tensor& head,
                                                const at::Tensor& targets,
                                                const at::Tensor& weights) {
-  at::Tensor logits = at::linear(hidden, head);
+  at::Tensor logits = product(hidden, head);
   at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
   const bool done = with_row_kernels(
       logits, [&](const auto& kernels) { row_losses(kernels, logits, targets, weights, losses); });
@@ -101,9 +102,8 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
           chunk_losses(x, head, target, needs_gradient ? weight : at::Tensor());
       total += (losses.to(at::kDouble) * weight).sum();
       if (!needs_gradient) return;
-      at::Tensor slice = d_hidden.narrow(0, begin, count);
-      at::mm_out(slice, gradient, head);
-      if (head_gradient) d_head.add_(at::mm(gradient.t(), x));
+      d_hidden.narrow(0, begin, count).copy_(transposed_product(gradient, head));
+      if (head_gradient) d_head.add_(weight_gradient(gradient, x));
     });
     ctx->save_for_backward({d_hidden, d_head});
     return total.to(at::kFloat);

@@ -11,6 +11,7 @@
 
 #include "worker/model/attention.h"
 #include "worker/model/cross_entropy.h"
+#include "worker/model/products.h"
 #include "worker/model/rms_norm.h"
 
 namespace emoe::worker {
@@ -160,7 +161,7 @@ at::Tensor Decoder::logits(const PackedBatch& batch, const ForwardOptions& forwa
   const at::NoGradGuard no_grad;
   check_batch(batch);
   const at::Tensor states = hidden(batch, forward, {});
-  return at::linear(states, store_->outer().head.compute).to(at::kFloat);
+  return product(states, store_->outer().head.compute).to(at::kFloat);
 }
 
 at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& cache,
@@ -188,7 +189,7 @@ at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& 
   const OuterWeights& outer = store_->outer();
   const at::Tensor last =
       rms_norm(x.narrow(0, tokens - 1, 1), outer.final_norm, options_.config.rms_norm_eps);
-  return at::linear(last, outer.head.compute).to(at::kFloat).squeeze(0);
+  return product(last, outer.head.compute).to(at::kFloat).squeeze(0);
 }
 
 std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {

@@ -7,6 +7,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
+#include "worker/model/products.h"
+
 namespace emoe::worker {
 namespace {
 
@@ -101,7 +103,7 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
       const Linear& linear = call.linears[i];
       const at::Tensor& dy = grads[i];
       if (call.input_needs_grad) linear.weight->add_transposed_product(dy, dx);
-      if (linear.master.defined()) result.push_back(at::mm(dy.t(), x).to(at::kFloat));
+      if (linear.master.defined()) result.push_back(weight_gradient(dy, x));
       if (linear.lora.defined()) {
         const at::Tensor input = adapter_input(x, wide, call, linear.lora);
         auto [da, db] = adapter_backward(call, linear.lora, dy, input, saved[1 + i], dx);

@@ -1,13 +1,16 @@
 // Each custom autograd function against the plain expression and against finite differences.
+#include <array>
 #include <cmath>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
+#include "tests/worker/model/engine_fixture.h"
 #include "worker/model/attention.h"
 #include "worker/model/cross_entropy.h"
 #include "worker/model/linear.h"
+#include "worker/model/products.h"
 #include "worker/model/rms_norm.h"
 #include "worker/model/rotary.h"
 
@@ -269,6 +272,33 @@ TEST(Lora, FirstMatrixIsUniformInKaimingsBoundAndNamed) {
   EXPECT_FALSE(at::equal(a, initial_lora_a(8, 1024, 1, "b")));
   EXPECT_EQ(lora_name("model.layers.3.self_attn.q_proj.weight", 'A'),
             "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight");
+}
+
+using testing::relative_difference;
+
+// Both below and above the size from which another library may compute them.
+TEST(Products, EqualSumsInDouble) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const double tolerance = dtype == at::kFloat ? 1e-5 : 6e-3;
+    for (const auto& [tokens, in, out] :
+         {std::array<int64_t, 3>{1, 7, 5}, {13, 33, 65}, {512, 768, 769}}) {
+      const at::Tensor x = at::randn({tokens, in}).to(dtype);
+      const at::Tensor dy = at::randn({tokens, out}).to(dtype);
+      const at::Tensor w = at::randn({out, in}).to(dtype);
+      const auto wide = [](const at::Tensor& t) { return t.to(at::kDouble); };
+      EXPECT_LT(relative_difference(product(x, w), at::mm(wide(x), wide(w).t())), tolerance);
+      const at::Tensor back = at::mm(wide(dy), wide(w));
+      EXPECT_LT(relative_difference(transposed_product(dy, w), back), tolerance);
+      at::Tensor sum;
+      add_transposed_product(dy, w, sum);
+      EXPECT_EQ(sum.scalar_type(), dtype);
+      add_transposed_product(dy, w, sum);
+      EXPECT_LT(relative_difference(sum, back * 2), 2 * tolerance);
+      const at::Tensor gradient = weight_gradient(dy, x);
+      EXPECT_EQ(gradient.scalar_type(), at::kFloat);
+      EXPECT_LT(relative_difference(gradient, at::mm(wide(dy).t(), wide(x))), tolerance);
+    }
+  }
 }
 
 }  // namespace

@@ -21,16 +21,19 @@ extern const BlockProductKernel kBlockProduct;
 namespace {
 
 #if defined(__x86_64__)
-// LibTorch's own kernels are limited in the same way.
 constexpr const BlockProductKernel* kSets[] = {&base::kBlockProduct, &avx2::kBlockProduct,
                                                &avx512::kBlockProduct, &avx512bf16::kBlockProduct};
 
-int supported_sets() {
+// Libraries obey these variables too.
+bool only_avx2() {
   const char* limit = std::getenv("ATEN_CPU_CAPABILITY");
-  const bool only_avx2 = limit != nullptr && std::string_view(limit) == "avx2";
+  return limit != nullptr && std::string_view(limit) == "avx2";
+}
+
+int supported_sets() {
   if (!__builtin_cpu_supports("fma") || !__builtin_cpu_supports("avx2")) return 1;
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") || only_avx2) {
+      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") || only_avx2()) {
     return 2;
   }
   return __builtin_cpu_supports("avx512bf16") ? 4 : 3;
@@ -47,6 +50,12 @@ int supported_sets() {
 
 const BlockProductKernel* supported_block_product(int index) {
   return index < supported_sets() ? kSets[index] : nullptr;
+}
+
+bool multiplies_halves() {
+  // Every processor with AMX has AVX-512 BF16.
+  static const bool has = kSets[supported_sets() - 1]->multiplies_halves;
+  return has;
 }
 
 const BlockProductKernel& block_product_kernel() {

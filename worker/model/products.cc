@@ -1,0 +1,112 @@
+#include "worker/model/products.h"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include "worker/model/kernels/block_product.h"
+
+namespace emoe::worker {
+namespace {
+
+// MKL's fp32 kernels for processors of other makers use half of AVX-512; oneDNN's use it all. But
+// oneDNN compiles a kernel for each shape, which small products would not repay.
+bool prefers_onednn(const at::Tensor& x, const at::Tensor& w) {
+  constexpr int64_t kWorthwhile = int64_t{1} << 28;  // multiplications
+#if defined(__x86_64__)
+  static const bool other_maker =
+      !__builtin_cpu_is("intel") && __builtin_cpu_supports("avx512f") && at::hasMKLDNN();
+#else
+  constexpr bool other_maker = false;
+#endif
+  return other_maker && x.is_cpu() && x.scalar_type() == at::kFloat &&
+         x.size(0) * w.numel() >= kWorthwhile;
+}
+
+// x w^T, plus `sum` where that is defined. The operators are those that torch.compile uses.
+at::Tensor onednn_product(const at::Tensor& x, const at::Tensor& w, const at::Tensor& sum) {
+  using Plain = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                           std::string_view, c10::List<std::optional<at::Scalar>>,
+                           std::optional<std::string_view>);
+  using Binary = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                            const std::optional<at::Tensor>&, std::string_view);
+  auto& operators = c10::Dispatcher::singleton();
+  static const auto plain =
+      operators.findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Plain>();
+  static const auto binary =
+      operators.findSchemaOrThrow("mkldnn::_linear_pointwise", "binary").typed<Binary>();
+  if (sum.defined()) return binary.call(x, sum, w, std::nullopt, "add");
+  return plain.call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
+
+// a [m, k] times b [k, n] in bf16, any strides of b of which one is 1: summed in fp32 and rounded
+// once. Threads share the columns.
+at::Tensor widened_product(const at::Tensor& a, const at::Tensor& b) {
+  constexpr int64_t kColumns = 48;  // or a multiple of this
+  const int64_t m = a.size(0);
+  const int64_t n = b.size(1);
+  const at::Tensor rows = a.to(at::kFloat).contiguous();
+  at::Tensor out = at::empty({m, n}, rows.options());
+  std::vector<const float*> a_rows(m);
+  for (int64_t i = 0; i < m; ++i) a_rows[i] = rows.const_data_ptr<float>() + i * a.size(1);
+  at::parallel_for(0, (n + kColumns - 1) / kColumns, 1, [&](int64_t first, int64_t last) {
+    std::vector<float> workspace(kProductWorkspace);
+    std::vector<float*> c_rows(m);
+    for (int64_t i = 0; i < m; ++i) {
+      c_rows[i] = out.mutable_data_ptr<float>() + i * n + first * kColumns;
+    }
+    const auto* half = static_cast<const Bf16*>(b.const_data_ptr());
+    block_product_kernel().run({.m = m,
+                                .n = std::min(last * kColumns, n) - first * kColumns,
+                                .k = a.size(1),
+                                .a = a_rows.data(),
+                                .b_half = half + first * kColumns * b.stride(1),
+                                .b_k_stride = b.stride(0),
+                                .b_n_stride = b.stride(1),
+                                .c = c_rows.data(),
+                                .workspace = workspace.data()});
+  });
+  return out.to(at::kBFloat16);
+}
+
+}  // namespace
+
+bool widens_halves(const at::Tensor& x) {
+  return x.is_cpu() && x.scalar_type() == at::kBFloat16 && !multiplies_halves();
+}
+
+at::Tensor product(const at::Tensor& x, const at::Tensor& w) {
+  if (widens_halves(x)) return widened_product(x, w.t());
+  if (prefers_onednn(x, w)) return onednn_product(x, w, {});
+  return at::linear(x, w);
+}
+
+at::Tensor transposed_product(const at::Tensor& dy, const at::Tensor& w) {
+  if (widens_halves(dy)) return widened_product(dy, w);
+  if (prefers_onednn(dy, w)) return onednn_product(dy, w.t(), {});
+  return at::mm(dy, w);
+}
+
+void add_transposed_product(const at::Tensor& dy, const at::Tensor& w, at::Tensor& sum) {
+  if (!sum.defined()) {
+    sum = transposed_product(dy, w);
+  } else if (widens_halves(dy)) {
+    sum.add_(widened_product(dy, w));
+  } else if (prefers_onednn(dy, w)) {
+    sum = onednn_product(dy, w.t(), sum);
+  } else {
+    sum.addmm_(dy, w);
+  }
+}
+
+at::Tensor weight_gradient(const at::Tensor& dy, const at::Tensor& x) {
+  if (widens_halves(x)) return at::mm(dy.to(at::kFloat).t(), x.to(at::kFloat));
+  return at::mm(dy.t(), x).to(at::kFloat);
+}
+
+}  // namespace emoe::worker
