@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""`make bench`: training steps of ours, of transformers + PEFT, and the step's bare matrix products, in turn.
+"""`make bench`: training steps of ours, of transformers + PEFT, and the step's bare matrix products, in turn; then the
+FFN of experts beside the dense one.
 
     bench/run.py [--rounds 3] [--only float32|bfloat16] [--threads N] [--seconds 480]
     bench/run.py --against DIR    step times of another build (its step_bench lies in DIR/bin or DIR) beside this one's
@@ -23,7 +24,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench"
-OURS = pathlib.Path(os.environ.get("EMOE_BIN_DIR") or ROOT / "build" / "bin") / "step_bench"
+BIN = pathlib.Path(os.environ.get("EMOE_BIN_DIR") or ROOT / "build" / "bin")
+OURS = BIN / "step_bench"
 PYTHON = ROOT / "build" / "python" / "bin" / "python"
 DTYPES = ("float32", "bfloat16")
 FULL = {"hidden": 768, "ffn": 2048, "layers": 12, "heads": 12, "kv-heads": 12, "vocab": 32000, "rows": 4, "length": 512}
@@ -32,6 +34,12 @@ SHAPES = [FULL, {**FULL, "layers": 4, "rows": 2, "length": 256}, {**FULL, "layer
 PROBES = [{**FULL, "layers": 1, "vocab": 4000, "rows": 1, "length": 32}, {**FULL, "layers": 2, "rows": 1, "length": 256}]
 TINY = {"hidden": 64, "ffn": 96, "layers": 2, "heads": 4, "kv-heads": 2, "vocab": 128, "rows": 2, "length": 32}
 STEPS = 3  # measured in each round, after one to warm up
+# The FFN of 64 experts against the dense one: shapes with rounds, and by 1 / share of the experts how many times faster it is
+# to be. The larger shape is that of a 7B model.
+FFN_SHAPES = [({"hidden": 768, "ffn": 2048, "tokens": 2048}, 5), ({"hidden": 4096, "ffn": 11008, "tokens": 1024}, 1)]
+TINY_FFN = [({"hidden": 32, "ffn": 128, "tokens": 16}, 1)]
+FFN_GOALS = {4: 2.5, 2: 1.4}
+FFN_SECONDS = 90  # kept for them
 # Over the peer at least, over the replay at most.
 GOALS = {"float32": (1.35, 1.25), "bfloat16 AMX": (3.0, 1.4), "bfloat16 AVX-512": (1.8, 1.3)}
 
@@ -152,7 +160,31 @@ def rows_of(result):
             row(f"P1.{dtype}.replay", "time of a LoRA step over its matrix products", median(result, over_replay), "lower", replay)]
 
 
-def report(results, args):
+def bench_ffn(args):
+    """Rows of the sparse FFN, as far as the time suffices."""
+    rows = []
+    for dtype in DTYPES:
+        for shape, rounds in TINY_FFN if args.tiny else FFN_SHAPES:
+            options = [f"--{name}={value}" for name, value in shape.items()]
+            command = [BIN / "ffn_bench", f"--dtype={dtype}", f"--threads={args.threads}", f"--rounds={rounds}", *options]
+            command = [word for part in command for word in str(part).split("=")]
+            name = f"{dtype}.{shape['hidden']}x{shape['ffn']}"
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=True,
+                                      timeout=max(args.deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                print(f"NOTE: the FFN of {name} is not measured: time is up", flush=True)
+                continue
+            for line in map(json.loads, done.stdout.splitlines()):
+                share = line["share"]
+                rows.append(row(f"P4.{name}.1/{share}", f"dense FFN over that of 1/{share} of 64 experts, forward and input gradient",
+                                line["dense_over_sparse"], "higher", FFN_GOALS[share]))
+                print(f"FFN {name:<22} 1/{share} of 64 experts {line['dense_over_sparse']:>8.2f}x the dense one "
+                      f"(goal {FFN_GOALS[share]})", flush=True)
+    return rows
+
+
+def report(results, ffn, args):
     print(f"{'tokens/s':<10}{'ours':>8}{'peer':>8}{'replay':>8}{'ours/peer':>12}{'step/replay':>13}")
     for result in results:
         print(f"{result['dtype']:<10}{median(result, speed('ours')):>8.0f}{median(result, speed('peer')):>8.0f}"
@@ -160,7 +192,7 @@ def report(results, args):
               f"{median(result, over_peer):>11.2f}x{median(result, over_replay):>12.2f}x")
     if args.tiny:
         return
-    rows = [each for result in results for each in rows_of(result)]
+    rows = [each for result in results for each in rows_of(result)] + ffn
     machine = {"name": platform.node(), "system": platform.platform(), "instruction_set": instruction_set(),
                "cores": os.cpu_count(), "threads": args.threads}
     OUT.mkdir(parents=True, exist_ok=True)
@@ -196,16 +228,17 @@ def main():
             sys.exit(f"no step_bench in {args.against}: build it there first")
         programs = {"ours": [OURS], "other": [found[0]]}
     dtypes = [dtype for dtype in DTYPES if args.only in (None, dtype)]
+    kept = 0 if args.against or args.tiny else FFN_SECONDS
     results = []
     for left, dtype in zip(range(len(dtypes), 0, -1), dtypes):
         try:
-            results.append(bench(dtype, programs, args, (args.deadline - time.monotonic()) / left))
+            results.append(bench(dtype, programs, args, (args.deadline - kept - time.monotonic()) / left))
         except TimeIsUp:
             print(f"NOTE: {dtype} is not measured: time is up", flush=True)
     results = list(filter(None, results))
     if not results:
         sys.exit(f"nothing could be measured within {args.seconds:.0f} s")
-    report_against(results) if args.against else report(results, args)
+    report_against(results) if args.against else report(results, bench_ffn(args), args)
 
 
 if __name__ == "__main__":

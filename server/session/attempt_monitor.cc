@@ -15,7 +15,10 @@ int64_t seconds(std::chrono::nanoseconds duration) {
 }  // namespace
 
 AttemptMonitor::AttemptMonitor(Config config, SteadyTime now, bool adopted)
-    : config_(config), started_(now), adopted_(adopted), ranks_(static_cast<size_t>(std::max(config.ranks, 0))) {
+    : config_(config),
+      started_(now),
+      adopted_(adopted),
+      ranks_(static_cast<size_t>(std::max(config.ranks, 0))) {
   if (config.ranks < 1) {
     mismatch_ = absl::StrCat("the stored job asks for parallel.ranks = ", config.ranks,
                              ": its row in the database is damaged");
