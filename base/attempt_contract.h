@@ -21,6 +21,9 @@ inline constexpr char kThreadsVariable[] = "OMP_NUM_THREADS";      // threads a 
 inline std::string left_reports_file(int rank) {
   return "rank_" + std::to_string(rank) + ".reports";
 }
+// Beside the job file that the coordinator gives its ranks, which is resolved: what was to be said of
+// the job before, a list as in the output folder's file of that name.
+inline constexpr char kWarningsFile[] = "warnings.json";
 // The phase that rank 0 reports while it exports: the job is EXPORTING then.
 inline constexpr char kExportPhase[] = "export";
 // In a checkpoint's folder, written last: a folder without it is no checkpoint.

@@ -5,6 +5,8 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
 
+#include "base/utf8.h"
+
 namespace emoe {
 namespace {
 
@@ -30,6 +32,21 @@ void Diagnostics::add(std::string location, std::string field, std::string reaso
   }
   violations_.push_back({on_one_line(std::move(location)), on_one_line(std::move(field)),
                          on_one_line(std::move(reason))});
+}
+
+void Diagnostics::warn(Warning warning) {
+  for (std::string* text : {&warning.text, &warning.where, &warning.first}) {
+    *text = on_one_line(to_valid_utf8(*text));
+  }
+  merge_warning(warnings_, std::move(warning));
+}
+
+void Diagnostics::forbid_warnings() {
+  for (const Warning& warning : warnings_) {
+    add(warning.where,
+        absl::StrCat(warning.text, warning.first.empty() ? "" : ", first " + warning.first, " (",
+                     warning.code, ", an error with data.strict)"));
+  }
 }
 
 std::string to_string(const Violation& violation) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/warning.h"
 
 namespace emoe {
 
@@ -15,8 +16,8 @@ struct Violation {
   std::string reason;    // what is wrong and what to do, one sentence, no final dot
 };
 
-// Collects every problem of an input, so that a user can mend all of them at once.
-// Not thread-safe.
+// Collects every problem of an input, so that a user can mend all of them at once, and what is to be
+// said of an input that is taken all the same. Not thread-safe.
 class Diagnostics {
  public:
   // At most `limit` violations are kept (a bad data set has one per row); the rest is counted.
@@ -25,6 +26,14 @@ class Diagnostics {
   void add(std::string location, std::string field, std::string reason);
   void add(std::string field, std::string reason) { add("", std::move(field), std::move(reason)); }
 
+  // The same warning told again takes the place of the earlier one. Texts may quote what a user
+  // wrote, in any bytes.
+  void warn(Warning warning);
+  // Makes each warning a violation too (data.strict).
+  void forbid_warnings();
+  [[nodiscard]] const std::vector<Warning>& warnings() const { return warnings_; }
+
+  // Of violations; warnings do not count.
   [[nodiscard]] bool empty() const { return violations_.empty(); }
   [[nodiscard]] size_t size() const { return violations_.size() + dropped_; }
   [[nodiscard]] const std::vector<Violation>& violations() const { return violations_; }
@@ -37,6 +46,7 @@ class Diagnostics {
   size_t limit_;
   size_t dropped_ = 0;
   std::vector<Violation> violations_;
+  std::vector<Warning> warnings_;
 };
 
 // "job.yaml:12: optimizer.learning_rate: must be above 0"

@@ -93,7 +93,17 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
   values.add("output", job.output_dir());
   std::string text = values.render(width);
   if (job.attempts_size() > 0) absl::StrAppend(&text, "\n", attempts_table(job, now, width));
+  if (job.warnings_size() > 0) absl::StrAppend(&text, "\n", warnings_table(job, width));
   return text;
+}
+
+std::string warnings_table(const v1::Job& job, int width) {
+  if (job.warnings_size() == 0) return "";
+  Table table({{"WARNING"}, {.title = "TEXT", .whole = true}});
+  for (const v1::Warning& warning : job.warnings()) {
+    table.add({warning.code(), warning_text(warning)});
+  }
+  return table.render(width);
 }
 
 std::string job_table(const v1::ListJobsResponse& jobs, WallTime now, int width) {

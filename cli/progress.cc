@@ -6,6 +6,7 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 
+#include "base/warning.h"
 #include "cli/format.h"
 
 namespace emoe::cli {
@@ -64,6 +65,8 @@ std::string event_text(const v1::Event& event) {
                           event.phase().steps_planned() > 0
                               ? absl::StrCat(", ", event.phase().steps_planned(), " steps planned")
                               : "");
+    case v1::Event::kWarning:
+      return absl::StrCat("warning ", event.warning().code(), ": ", warning_text(event.warning()));
     case v1::Event::kLagged:
       return absl::StrCat("fell behind by ", event.lagged().missed(), " events, catching up");
     case v1::Event::kMerge:
@@ -94,6 +97,14 @@ std::string reason_name(v1::Reason reason) {
 std::string eval_text(const v1::EvalResult& eval) {
   return absl::StrFormat("loss %s, dense %s, perplexity %s", human_number(eval.loss()),
                          human_number(eval.loss_dense()), human_number(eval.perplexity()));
+}
+
+std::string warning_text(const v1::Warning& warning) {
+  return to_string(Warning{.code = warning.code(),
+                           .text = warning.text(),
+                           .where = warning.where(),
+                           .count = warning.count(),
+                           .first = warning.first()});
 }
 
 std::string merge_text(const v1::MergeSummary& merge) {
@@ -169,7 +180,8 @@ std::string event_line(const v1::Event& event) {
 
 bool is_milestone(const v1::Event& event) {
   return event.has_state_change() || event.has_eval() || event.has_checkpoint() ||
-         event.has_merge() || (event.has_log() && event.log().level() != v1::LogMessage::INFO);
+         event.has_merge() || event.has_warning() ||
+         (event.has_log() && event.log().level() != v1::LogMessage::INFO);
 }
 
 }  // namespace emoe::cli

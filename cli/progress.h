@@ -15,6 +15,8 @@ namespace emoe::cli {
 [[nodiscard]] std::string reason_name(v1::Reason reason);
 // "loss 2.1000, dense 2.2000, perplexity 9.0250"
 [[nodiscard]] std::string eval_text(const v1::EvalResult& eval);
+// "12 of 15 rows …; see data.train: "system", first train.jsonl:4"
+[[nodiscard]] std::string warning_text(const v1::Warning& warning);
 // "verified, 28 tensors changed, 10 unchanged, largest logit difference 1e-05"
 [[nodiscard]] std::string merge_text(const v1::MergeSummary& merge);
 

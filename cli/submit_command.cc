@@ -7,6 +7,7 @@
 
 #include "base/id.h"
 #include "cli/command.h"
+#include "cli/job_view.h"
 #include "config/config.h"
 
 namespace emoe::cli {
@@ -52,7 +53,9 @@ grpc::Status create_job(const Command& command, Client& client, const v1::Create
 }
 
 std::string submitted_text(const Command& command, const v1::Job& job, bool validate_only) {
-  if (validate_only) return "valid; nothing was submitted\n";
+  if (validate_only)
+    return absl::StrCat("valid; nothing was submitted\n",
+                        warnings_table(job, command.terminal.out_width));
   return absl::StrCat("submitted ", job.id(), "\n", command.text_of(job));
 }
 
@@ -94,6 +97,9 @@ void add_job_file(CLI::App& app, SubmitOptions& options) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->delimiter('\0');
+  app.add_flag_callback(
+      "--strict", [&options] { options.set.emplace_back("data.strict=true"); },
+      "Warnings are errors: --set data.strict=true");
 }
 
 constexpr char kSubmitHelp[] =

@@ -45,6 +45,7 @@ const Schema& job_schema() {
       {.key = "data.packing", .fallback = "true"},
       {.key = "data.shuffle", .fallback = "true", .task = "train"},
       {.key = "data.fraction", .fallback = "1.0", .task = "train", .low = above(0), .high = at_most(1)},
+      {.key = "data.strict", .fallback = "false"},
       {.key = "tuning", .fallback = "lora", .task = "train", .words = {"lora", "full"}},
       {.key = "lora", .task = "train"},
       {.key = "lora.rank", .fallback = "8", .low = at_least(1), .high = at_most(65536)},

@@ -11,6 +11,7 @@
 
 #include "base/utf8.h"
 #include "data/piece_reader.h"
+#include "data/row_warnings.h"
 
 namespace emoe::data {
 namespace {
@@ -28,6 +29,34 @@ std::string json_reason(const nlohmann::json::exception& error) {
   const size_t column = what.find("column ");
   const size_t end = column == std::string::npos ? what.find("] ") : what.find(": ", column);
   return end == std::string::npos ? what : what.substr(end + 2);
+}
+
+// A JSON object and which of its keys have something in them: an empty text, null, [] or {} have not.
+struct ParsedObject {
+  nlohmann::json object;
+  std::vector<std::string> filled;
+};
+
+// Throws what nlohmann's parser throws.
+ParsedObject parse_object(const std::string& text, int most_depth) {
+  using Event = nlohmann::json::parse_event_t;
+  ParsedObject parsed;
+  std::string key;
+  const auto look = [&](int depth, Event event, const nlohmann::json& value) {
+    const auto is_new = [&] { return parsed.filled.empty() || parsed.filled.back() != key; };
+    if (depth == 1 && event == Event::key) {
+      key = value.get<std::string>();
+    } else if (depth == 1 && event == Event::value) {
+      const bool blank =
+          value.is_null() || (value.is_string() && value.get_ref<const std::string&>().empty());
+      if (!blank) parsed.filled.push_back(key);
+    } else if (depth > 1 && is_new()) {
+      parsed.filled.push_back(key);
+    }
+    return depth <= most_depth;
+  };
+  parsed.object = nlohmann::json::parse(text, look);
+  return parsed;
 }
 
 // The state of one pass over a file.
@@ -98,26 +127,41 @@ class RowReader {
   }
 
   [[nodiscard]] int64_t rows() const { return next_index_; }
+  // To the diagnostics, once all rows are read.
+  void report_warnings() const { warnings_.report(key_, rows(), diagnostics_); }
 
  private:
   // The row of a piece; nothing and a violation if it is none.
   std::optional<SourceRow> json_row(const Piece& piece) {
     if (!is_text(piece, "")) return std::nullopt;
     if (is_blank(piece.text)) return fail_row(piece, "is empty"), std::nullopt;
-    nlohmann::json object;
+    ParsedObject parsed;
     try {
-      object = nlohmann::json::parse(
-          piece.text, [&](int depth, auto, const auto&) { return depth <= format_.json_depth; });
+      parsed = parse_object(piece.text, format_.json_depth);
     } catch (const nlohmann::json::exception& error) {
       return fail_row(piece, "is not valid JSON: " + json_reason(error)), std::nullopt;
     }
+    const nlohmann::json& object = parsed.object;
     if (!object.is_object()) {
       fail_row(piece, absl::StrCat("is a JSON ", object.type_name(), ", not an object"));
       return std::nullopt;
     }
     SourceRow row{.index = next_index_, .line = piece.line};
     const auto fault = [&](const std::string& reason) { fail_row(piece, reason); };
-    return format_.parse(object, fault, row) ? std::optional(std::move(row)) : std::nullopt;
+    if (!format_.parse(object, fault, row)) return std::nullopt;
+    warn_of_unread_keys(parsed.filled, piece);
+    return row;
+  }
+
+  void warn_of_unread_keys(const std::vector<std::string>& filled, const Piece& piece) {
+    for (const std::string& key : filled) {
+      if (std::find(format_.keys.begin(), format_.keys.end(), key) != format_.keys.end()) continue;
+      const std::string name = absl::StrCat("\"", shorten_utf8(key, 40), "\"");
+      warnings_.add(
+          warning::kUnreadKey, name,
+          absl::StrCat("with a key ", name, ", which data.format ", format_.name, " does not read"),
+          place_of(piece.line));
+    }
   }
 
   void add_json_row(const Piece& piece) {
@@ -150,8 +194,9 @@ class RowReader {
     return false;
   }
 
+  [[nodiscard]] std::string place_of(int64_t line) const { return absl::StrCat(name_, ":", line); }
   void fail(int64_t line, const std::string& reason) {
-    diagnostics_.add(absl::StrCat(name_, ":", line), key_, reason);
+    diagnostics_.add(place_of(line), key_, reason);
   }
   void fail_row(const Piece& piece, const std::string& reason) {
     fail(piece.line, absl::StrCat("row ", next_index_, " ", reason));
@@ -162,6 +207,7 @@ class RowReader {
   const RowFormat& format_;
   Diagnostics& diagnostics_;
   const std::function<void(SourceRow&&)>& on_row_;
+  RowWarnings warnings_;
   int64_t next_index_ = 0;
 };
 
@@ -200,6 +246,7 @@ Result<int64_t> read_rows(const DataFile& file, Diagnostics& diagnostics,
     reader.read_json_lines(pieces);
   }
   EMOE_RETURN_IF_ERROR(pieces.status());
+  reader.report_warnings();
   if (reader.rows() == 0 && diagnostics.size() == problems) {
     diagnostics.add(name, file.key, "has no rows");
   }

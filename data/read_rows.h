@@ -30,7 +30,8 @@ struct DataFile {
 // A row has at most 16 MiB (the file any size: it is read in pieces, and another process may cut it
 // short meanwhile). Returns the number of rows, bad ones counted; an error only when the file
 // cannot be read. Everything wrong with its content, an ending that is not the format's and a file
-// without rows included, goes to `diagnostics`. Thread-safe.
+// without rows included, goes to `diagnostics`, and so does what a good row has and nobody reads, as
+// a warning. Thread-safe.
 [[nodiscard]] Result<int64_t> read_rows(const DataFile& file, Diagnostics& diagnostics,
                                         const std::function<void(SourceRow&&)>& on_row);
 

@@ -53,15 +53,17 @@ bool parse_text(const nlohmann::json& object, const ReportFault& fault, SourceRo
 
 const std::vector<RowFormat>& row_formats() {
   static const std::vector<RowFormat> formats{
-      // Objects with the strings instruction, output and optionally input; other keys are ignored.
+      // Objects with the strings instruction, output and optionally input.
       {.name = "alpaca",
        .endings = {".json", ".jsonl"},
        .chat_template = "alpaca",
+       .keys = {"instruction", "input", "output"},
        .parse = parse_alpaca},
       // Objects with the string text, or a .txt of documents.
       {.name = "text",
        .endings = {".json", ".jsonl", ".txt"},
        .chat_template = "",
+       .keys = {"text"},
        .parse = parse_text},
   };
   return formats;

@@ -36,6 +36,7 @@ struct RowFormat {
   // The chat template that turns a row's messages into text (worker/text/chat_template.h). Empty:
   // the rows are texts, of which a long one makes several rows to train on.
   std::string chat_template;
+  std::vector<std::string> keys;  // of an object that parse() reads
   int json_depth = 1;  // values nested deeper are parsed and dropped before parse() sees the row
   // Takes what the format needs out of a JSON object; false, and every fault reported, if it is no
   // good row. Not called for documents of a .txt file.

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Fails when docs/ and the code name different things: job keys and their defaults, metrics, reasons, exit codes.
+"""Fails when docs/ and the code name different things: job keys and their defaults, metrics, reasons,
+warnings, exit codes.
 
 A page's names are the first cells of its tables ("| `name` | …"), so text around them is free.
 """
@@ -80,6 +81,11 @@ def check_reasons():
     yield from compare("ERRORS.md", "reason", names("ERRORS.md", r"REASON_\w+"), ends)
 
 
+def check_warnings():
+    existing = set(re.findall(r'\bk\w+\[\] = "([A-Z_]+)";', read("base/warning.h")))
+    yield from compare("ERRORS.md", "warning", names("ERRORS.md", "[A-Z_]+", "Warnings"), existing)
+
+
 def check_exit_codes():
     worker = set(re.findall(r"^\s+\w+ = (\d+),", read("base/exit_code.h"), re.MULTILINE))
     client = worker | set(re.findall(r"\bkExit\w+ = (\d+)", "".join(sources("cli"))))
@@ -89,7 +95,7 @@ def check_exit_codes():
 
 
 def main():
-    found = [*check_config(), *check_metrics(), *check_reasons(), *check_exit_codes()]
+    found = [*check_config(), *check_metrics(), *check_reasons(), *check_warnings(), *check_exit_codes()]
     print("\n".join(found), end="\n" if found else "")
     sys.exit(bool(found))
 

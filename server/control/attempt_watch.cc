@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "config/config.h"
 #include "server/control/attempt_starter.h"
+#include "server/job/job_warnings.h"
 
 namespace emoe::server {
 namespace {
@@ -96,12 +97,14 @@ void AttemptWatch::hand_over(const LiveJob& live) {
     return;
   }
   const auto request = launch_request(parts_.config, job, attempt, address_);
-  parts_.launcher.launch(handle, request,
-                         [folder = request.attempt_dir, file = parts_.config.spec_file(job.id()),
-                          spec = job.resolved_spec()] {
-                           EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
-                           return write_file_atomically(file, config::message_to_yaml(spec));
-                         });
+  parts_.launcher.launch(
+      handle, request,
+      [folder = request.attempt_dir, file = parts_.config.spec_file(job.id()),
+       spec = job.resolved_spec(), warnings = warnings_json(job)] {
+        EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
+        EMOE_RETURN_IF_ERROR(write_file_atomically(file.parent_path() / kWarningsFile, warnings));
+        return write_file_atomically(file, config::message_to_yaml(spec));
+      });
 }
 
 Status AttemptWatch::confirm(LiveJob& live) {

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/warning.h"
 #include "server/control/attempt_settlement.h"
 #include "server/control/attempt_starter.h"
 #include "server/control/attempt_watch.h"
@@ -69,7 +70,8 @@ class Controller {
   // RESOURCE_EXHAUSTED / QUEUE_FULL, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS.
   [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved);
   [[nodiscard]] Result<v1::Job> create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
-                                       const RequestKey& request);
+                                       const RequestKey& request,
+                                       const std::vector<Warning>& warnings = {});
   // NOT_FOUND, ABORTED / ETAG_MISMATCH, FAILED_PRECONDITION / WRONG_STATE.
   [[nodiscard]] Result<v1::Job> update(const std::string& id, const JobUpdate& update,
                                        const std::string& etag, const RequestKey& request);

@@ -4,6 +4,7 @@
 #include "base/id.h"
 #include "server/control/controller.h"
 #include "server/job/errors.h"
+#include "server/job/job_warnings.h"
 
 namespace emoe::server {
 namespace {
@@ -70,7 +71,8 @@ Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
 }
 
 Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
-                                   const RequestKey& request) {
+                                   const RequestKey& request,
+                                   const std::vector<Warning>& warnings) {
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
@@ -87,10 +89,12 @@ Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& r
   job.set_priority(resolved.resources().priority());
   JobEdit edit(fresh, clock_);
   EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::validated, v1::REASON_UNSPECIFIED, ""));
+  for (const Warning& warning : warnings) edit.warn(to_message(warning));
   edit.touch();
   const std::string id = job.id();
   edit.rows().request = record_of(request, id);
   EMOE_RETURN_IF_ERROR(jobs_.add(std::move(edit)));
+  for (const Warning& warning : warnings) probe_.warned(warning.code);
   poke();
   return jobs_.find(id)->record.job;
 }

@@ -75,6 +75,14 @@ void CoordinatorProbe::attempt_started(const std::string& cause) {
   }).increment();
 }
 
+void CoordinatorProbe::warned(const std::string& code) {
+  const std::lock_guard lock(mutex_);
+  series(warnings_, code, [&] {
+    return registry_.counter("emoe_job_warnings_total", "Warnings that jobs got.",
+                             {{"code", code}});
+  }).increment();
+}
+
 void CoordinatorProbe::job_finished(v1::JobState outcome, v1::Reason reason) {
   const std::lock_guard lock(mutex_);
   series(finished_, to_string(outcome) + to_string(reason), [&] {

@@ -19,6 +19,7 @@ class CoordinatorProbe {
   void slots(int used, int total);
   void job_started(double seconds_in_queue);
   void attempt_started(const std::string& cause);  // first, or why the one before ended
+  void warned(const std::string& code);            // a job has a new warning
   void job_finished(v1::JobState outcome, v1::Reason reason);
   void committed(double seconds);
   void rpc(const std::string& method, const std::string& code, double seconds);
@@ -40,6 +41,7 @@ class CoordinatorProbe {
   std::shared_ptr<metrics::Histogram> commit_seconds_;
   std::shared_ptr<metrics::Gauge> goodput_;
   std::map<std::string, std::shared_ptr<metrics::Counter>> attempts_;
+  std::map<std::string, std::shared_ptr<metrics::Counter>> warnings_;  // by code
   std::map<std::string, std::shared_ptr<metrics::Counter>> finished_;
   std::map<std::string, std::shared_ptr<metrics::Histogram>> rpcs_;
   std::map<std::string, std::shared_ptr<metrics::Gauge>> last_checkpoint_;  // by job id

@@ -1,5 +1,7 @@
 #include "server/control/job_registry.h"
 
+#include <algorithm>
+
 #include <absl/strings/str_format.h>
 #include <google/protobuf/util/time_util.h>
 
@@ -59,6 +61,19 @@ void JobEdit::log(v1::LogMessage::Level level, const std::string& text, int rank
   message.set_text(text);
   message.set_rank(rank);
   message.set_attempt(attempt_ ? attempt_->number : 0);
+}
+
+bool JobEdit::warn(const v1::Warning& warning) {
+  const auto& known = record_.job.warnings();
+  const auto same = std::find_if(known.begin(), known.end(), [&](const v1::Warning& earlier) {
+    return earlier.code() == warning.code() && earlier.where() == warning.where();
+  });
+  const auto index = static_cast<int>(same - known.begin());
+  if (same != known.end() && same->SerializeAsString() == warning.SerializeAsString()) return false;
+  *(same == known.end() ? job().add_warnings() : job().mutable_warnings(index)) = warning;
+  *add_event().mutable_warning() = warning;
+  touch();
+  return true;
 }
 
 AttemptRecord& JobEdit::attempt() {

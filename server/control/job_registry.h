@@ -62,6 +62,9 @@ class JobEdit {
   // Adds an event with the next sequence number and the time; its content is the caller's to set.
   [[nodiscard]] v1::Event& add_event();
   void log(v1::LogMessage::Level level, const std::string& text, int rank = -1);
+  // Adds a warning with its event, or brings up to date the one with its code and place; false, and
+  // no event, where the job has it already.
+  bool warn(const v1::Warning& warning);
   // Marks a change that clients with an etag must notice (not needed for progress).
   void touch() { touched_ = job_changed_ = true; }
   // Side effects outside the store (metrics, liveness): `action` runs once the change is stored.

@@ -28,6 +28,9 @@ Status ReportWriter::write(int rank, const v1::Report& report) {
       break;
     case v1::Report::kResumed:
       return resumed(report.resumed());
+    case v1::Report::kWarning:
+      warn(report.warning());
+      break;
     case v1::Report::KIND_NOT_SET:
       break;  // a kind that a newer worker added: acknowledged, not understood
   }
@@ -122,6 +125,12 @@ void ReportWriter::log(int rank, v1::LogMessage message) {
   message.set_rank(rank);
   message.set_attempt(live_.attempt->record.number);
   *edit_.add_event().mutable_log() = std::move(message);
+}
+
+// Every attempt tells what it finds: only what is new is stored.
+void ReportWriter::warn(const v1::Warning& warning) {
+  if (!edit_.warn(warning)) return;
+  edit_.after_commit([probe = &probe_, code = warning.code()] { probe->warned(code); });
 }
 
 void ReportWriter::merge(const v1::MergeSummary& summary) {

@@ -24,6 +24,7 @@ class ReportWriter {
   void checkpoint(const v1::CheckpointInfo& info);
   [[nodiscard]] Status resumed(const v1::CheckpointInfo& from);
   void log(int rank, v1::LogMessage message);
+  void warn(const v1::Warning& warning);
   void merge(const v1::MergeSummary& summary);
   void end(int rank, const v1::End& end);
 

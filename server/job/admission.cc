@@ -202,6 +202,7 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   }
   if (paths.usable("adapter")) check_adapter(resolved.adapter(), diagnostics);
   check_data(resolved, paths, diagnostics);
+  if (resolved.data().strict()) diagnostics.forbid_warnings();
   return resolved;
 }
 

@@ -17,8 +17,9 @@ struct AdmissionConfig {
 // features that this version lacks, paths (absolute, allowed, there, readable; of a folder also the
 // files in it), the model's shape, every data row. Adds each problem to `diagnostics` and returns
 // the resolved spec, which is valid if there was none. With allowed roots its paths have their links
-// resolved, so that a link changed later leads nowhere else. Reads whole data files, which takes
-// time. Thread-safe.
+// resolved, so that a link changed later leads nowhere else. What a user should know of a spec that is
+// taken all the same becomes a warning, with data.strict a problem. Reads whole data files, which
+// takes time. Thread-safe.
 [[nodiscard]] v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
                                 Diagnostics& diagnostics);
 

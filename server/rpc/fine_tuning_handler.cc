@@ -11,6 +11,7 @@
 #include "base/version.h"
 #include "server/job/errors.h"
 #include "server/job/job_state_machine.h"
+#include "server/job/job_warnings.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/requests.h"
 #include "server/rpc/watch_stream.h"
@@ -84,9 +85,10 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::Create
       *job->mutable_resolved_spec() = resolved;
       job->set_state(v1::VALIDATING);
       job->set_priority(resolved.resources().priority());
+      for (const Warning& warning : problems.warnings()) *job->add_warnings() = to_message(warning);
       return ok_status();
     }
-    return answer(controller_.create(request->spec(), resolved, key), *job);
+    return answer(controller_.create(request->spec(), resolved, key, problems.warnings()), *job);
   });
 }
 
@@ -116,6 +118,7 @@ grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext*, const v1::ListJob
       controller_.decorate(job);
       job.clear_spec();
       job.clear_resolved_spec();
+      job.clear_warnings();
       *response->add_jobs() = std::move(job);
     }
     if (page.next) {

@@ -43,5 +43,33 @@ TEST(Diagnostics, ControlCharactersOfTheInputDoNoHarm) {
   EXPECT_EQ(to_string(violations[0]), "job.yaml:1: na me : unknown key");
 }
 
+TEST(Diagnostics, WarningsAreNoProblemUntilTheyAreForbidden) {
+  Diagnostics diagnostics;
+  const Warning cut{"ROWS_CUT", "2 of 9 rows cut", "data.train", 2, "a.json:4"};
+  diagnostics.warn(cut);
+  diagnostics.warn({"ROWS_CUT", "1 of 3 rows\ncut", "data.eval", 1, "\xff:1"});
+  EXPECT_TRUE(diagnostics.empty());
+  EXPECT_TRUE(diagnostics.to_status().ok());
+  ASSERT_EQ(diagnostics.warnings().size(), 2u);
+  EXPECT_EQ(to_string(diagnostics.warnings()[0]),
+            "2 of 9 rows cut; see data.train, first a.json:4");
+  EXPECT_EQ(diagnostics.warnings()[1].text, "1 of 3 rows cut");
+  EXPECT_EQ(diagnostics.warnings()[1].first, "\uFFFD:1");
+  diagnostics.forbid_warnings();
+  ASSERT_EQ(diagnostics.violations().size(), 2u);
+  EXPECT_EQ(to_string(diagnostics.violations()[0]),
+            "data.train: 2 of 9 rows cut, first a.json:4 (ROWS_CUT, an error with data.strict)");
+}
+
+TEST(Diagnostics, AWarningToldAgainTakesThePlaceOfTheFirst) {
+  Diagnostics diagnostics;
+  diagnostics.warn({"A", "1 row", "here", 1, ""});
+  diagnostics.warn({"B", "x", "here", 1, ""});
+  diagnostics.warn({"A", "2 rows", "here", 2, ""});
+  diagnostics.warn({"A", "x", "there", 1, ""});
+  ASSERT_EQ(diagnostics.warnings().size(), 3u);
+  EXPECT_EQ(diagnostics.warnings()[0].count, 2);
+}
+
 }  // namespace
 }  // namespace emoe

@@ -90,6 +90,15 @@ TEST(EventLine, SaysWhatHappened) {
   log.mutable_log()->set_level(v1::LogMessage::WARNING);
   log.mutable_log()->set_text("two\nlines");
   EXPECT_NE(event_line(log).find("warning coordinator: two lines"), std::string::npos);
+  v1::Event warning;
+  warning.mutable_warning()->set_code("ROWS_CUT");
+  warning.mutable_warning()->set_text("2 of 9 rows cut");
+  warning.mutable_warning()->set_where("data.train");
+  warning.mutable_warning()->set_first("a.json:4");
+  EXPECT_NE(
+      event_line(warning).find("warning ROWS_CUT: 2 of 9 rows cut; see data.train, first a.json:4"),
+      std::string::npos);
+  EXPECT_TRUE(is_milestone(warning));
 }
 
 }  // namespace

@@ -55,6 +55,28 @@ TEST_F(Submit, SendsTheSpecWithAbsolutePathsAndOverrides) {
   EXPECT_FALSE(requests[0].request_id().empty());
 }
 
+TEST_F(Submit, StrictIsAShortFormOfAKeyAndWarningsAreShown) {
+  service_.create = [](const v1::CreateJobRequest& request, v1::Job& job) {
+    job.set_id(request.validate_only() ? "" : "job-1");
+    v1::Warning& warning = *job.add_warnings();
+    warning.set_code("UNREAD_KEY");
+    warning.set_text("3 of 9 rows with a key");
+    warning.set_where("data.train");
+    return grpc::Status::OK;
+  };
+  Outcome outcome = emoectl(service_, {"submit", file_, "--strict", "--set", "data.strict=false"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_TRUE(service_.create_requests()[0].spec().data().strict());
+  EXPECT_NE(outcome.out.find("UNREAD_KEY  3 of 9 rows with a key; see data.train\n"),
+            std::string::npos)
+      << outcome.out;
+  outcome = emoectl(service_, {"submit", file_, "--validate-only"});
+  EXPECT_FALSE(service_.create_requests()[1].spec().data().has_strict());
+  EXPECT_EQ(outcome.out,
+            "valid; nothing was submitted\nWARNING     TEXT\n"
+            "UNREAD_KEY  3 of 9 rows with a key; see data.train\n");
+}
+
 TEST_F(Submit, SetBeforeTheFileLeavesTheFileAlone) {
   const Outcome outcome = emoectl(service_, {"submit", "--set", "name=x", file_});
   ASSERT_EQ(outcome.code, 0) << outcome.err;

@@ -84,6 +84,7 @@ data:
   packing: true
   shuffle: true
   fraction: 1
+  strict: false
 tuning: lora
 lora:
   rank: 8
@@ -149,6 +150,7 @@ data:
   max_length: 512
   train_on_prompt: false
   packing: true
+  strict: false
 train:
   micro_batch_tokens: 0
 parallel:

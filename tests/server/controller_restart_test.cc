@@ -1,5 +1,6 @@
 // The coordinator dies at every point of a job's life and comes back: nothing is lost, nothing runs
 // twice.
+#include "base/file.h"
 #include "server/control/controller.h"
 #include "tests/server/support.h"
 
@@ -213,6 +214,40 @@ TEST_F(RestartTest, TwoCoordinatorsOnOneFolderAreRefused) {
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.status().code(), StatusCode::kAborted);
   EXPECT_NE(std::string(second.status().message()).find("another coordinator"), std::string::npos);
+}
+
+TEST_F(RestartTest, WarningsStayWithTheJobAndAreStoredOnce) {
+  const v1::JobSpec spec = small_spec(dir_.path());
+  const auto created = controller_->create(spec, config::resolve(spec), {},
+                                           {{"UNREAD_KEY", "3 rows", "data.train", 3, "a.json:1"}});
+  ASSERT_TRUE(created.ok());
+  ASSERT_EQ(created->warnings_size(), 1);
+  EXPECT_EQ(created->warnings(0).first(), "a.json:1");
+  const std::string id = created->id();
+  step();
+  EXPECT_EQ(read_file(config_.job_dir(id) / "warnings.json").value(),
+            "[\n {\n  \"code\": \"UNREAD_KEY\",\n  \"text\": \"3 rows\",\n  \"where\": "
+            "\"data.train\",\n  \"count\": 3,\n  \"first\": \"a.json:1\"\n }\n]\n");
+  auto channel = join(id, 0, 1);
+  report(channel, 1, created->warnings(0));  // found by the rank too
+  report(channel, 2, make_warning("ROWS_CUT", "data.train", 2));
+  launcher_.end(id, 1, {.signal = 9});
+  advance(seconds(6));
+  ASSERT_EQ(launcher_.launches().size(), 2u);
+  channel = join(id, 0, 1, 2);
+  report(channel, 1, make_warning("ROWS_CUT", "data.train", 2));  // once more
+  report(channel, 2, make_warning("ROWS_CUT", "data.eval", 2));
+  report(channel, 3, make_warning("ROWS_CUT", "data.train", 4));  // takes the place of the first
+  restart();
+  const v1::Job found = job(id);
+  ASSERT_EQ(found.warnings_size(), 3);
+  EXPECT_EQ(found.warnings(1).where(), "data.train");
+  EXPECT_EQ(found.warnings(1).count(), 4);
+  int events = 0;
+  for (const v1::Event& event : store_->events(id, 1, 1000).value()) events += event.has_warning();
+  EXPECT_EQ(events, 4);
+  EXPECT_EQ(registry_.value("emoe_job_warnings_total", {{"code", "ROWS_CUT"}}), 3);
+  EXPECT_EQ(registry_.value("emoe_job_warnings_total", {{"code", "UNREAD_KEY"}}), 1);
 }
 
 }  // namespace

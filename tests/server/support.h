@@ -88,6 +88,15 @@ inline v1::End make_end(int exit_code, const std::string& message = "") {
   return end;
 }
 
+inline v1::Warning make_warning(const std::string& code, const std::string& where, int64_t count) {
+  v1::Warning warning;
+  warning.set_code(code);
+  warning.set_text(std::to_string(count) + " rows");
+  warning.set_where(where);
+  warning.set_count(count);
+  return warning;
+}
+
 inline void set_body(v1::Report& r, const v1::StepMetrics& b) {
   *r.mutable_step()->mutable_metrics() = b;
 }
@@ -108,6 +117,9 @@ inline void set_body(v1::Report& r, const v1::PhaseChange& b) {
 }
 inline void set_body(v1::Report& r, const v1::MergeSummary& b) {
   *r.mutable_merge() = b;
+}
+inline void set_body(v1::Report& r, const v1::Warning& b) {
+  *r.mutable_warning() = b;
 }
 inline void set_body(v1::Report& r, const v1::End& b) {
   *r.mutable_end() = b;

@@ -65,6 +65,12 @@ void ConsoleSink::show(const CheckpointRecord& record) {
                         static_cast<double>(record.bytes) / 1e6, duration_text(record.seconds)));
 }
 
+void ConsoleSink::show(const Warnings& warnings) {
+  for (const Warning& warning : warnings) {
+    print(absl::StrCat("warning ", warning.code, ": ", to_string(warning)));
+  }
+}
+
 void ConsoleSink::show(const MergeRecord& record) {
   print(absl::StrFormat("export %s: %d tensors changed, %d unchanged, logits within %.2g: %s",
                         record.verified ? "verified" : "not verified", record.tensors_changed,

@@ -36,6 +36,7 @@ class ConsoleSink final : public ProgressSink {
   void show(const ResumeRecord& resume) { print(to_string(resume)); }
   void show(const MergeRecord& record);
   void show(const Message& message) { print(message.text); }
+  void show(const Warnings& warnings);
   void show(Phase /*phase*/) {}
   void show(const NonFiniteStep& /*step*/) {}  // ends the run; its error says so
   void show(const ExpertLoad& /*load*/) {}

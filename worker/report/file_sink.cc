@@ -66,7 +66,9 @@ Status JsonLines::flush() {
 }
 
 FileSink::FileSink(const std::filesystem::path& out_dir)
-    : steps_(out_dir / "metrics.jsonl"), evals_(out_dir / "eval.jsonl") {}
+    : steps_(out_dir / "metrics.jsonl"),
+      evals_(out_dir / "eval.jsonl"),
+      warnings_file_(out_dir / kWarningsFile) {}
 
 void FileSink::write(const PlanRecord& plan) {
   note(steps_.drop([&](int64_t step) { return step >= plan.first_step; }));
@@ -100,7 +102,24 @@ void FileSink::write(const EvalRecord& record) {
                          .dump()));
 }
 
+void FileSink::write(const Warnings& warnings) {
+  for (const Warning& warning : warnings) merge_warning(warnings_, warning);
+  warnings_unwritten_ = true;
+  note(write_warnings());
+}
+
+// Few and small: the whole list each time.
+Status FileSink::write_warnings() {
+  if (!warnings_unwritten_) return ok_status();
+  const ordered_json list = warnings_;
+  EMOE_RETURN_IF_ERROR(write_file_atomically(
+      warnings_file_, list.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n"));
+  warnings_unwritten_ = false;
+  return ok_status();
+}
+
 Status FileSink::finish() {
+  EMOE_RETURN_IF_ERROR(write_warnings());
   EMOE_RETURN_IF_ERROR(steps_.flush());
   return evals_.flush();
 }

@@ -34,7 +34,7 @@ class JsonLines {
   std::string unwritten_;
 };
 
-// metrics.jsonl and eval.jsonl in the output folder, floats in full precision (the shortest text
+// metrics.jsonl, eval.jsonl and warnings.json in the output folder, floats in full precision (the shortest text
 // that reads back to the same double; null for NaN and infinities). Rank 0 has one.
 //
 // A PlanRecord, before the first step or evaluation, drops what a resumed run will do again: steps
@@ -66,12 +66,18 @@ class FileSink final : public ProgressSink {
   void write(const ResumeRecord& /*resume*/) {}
   void write(const MergeRecord& /*record*/) {}
   void write(const Message& /*message*/) {}
+  void write(const Warnings& warnings);
   void write(const NonFiniteStep& /*step*/) {}
   void write(const ExpertLoad& /*load*/) {}
   void note(const Status& status);
 
+  [[nodiscard]] Status write_warnings();
+
   JsonLines steps_;
   JsonLines evals_;
+  std::filesystem::path warnings_file_;
+  Warnings warnings_;  // all so far
+  bool warnings_unwritten_ = false;
   bool warned_ = false;
 };
 

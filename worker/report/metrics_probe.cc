@@ -171,6 +171,14 @@ void MetricsProbe::count_failures(double checkpoints, double non_finite_steps) {
       non_finite_steps);
 }
 
+void MetricsProbe::measure(const Warnings& warnings) {
+  if (!serves_job()) return;
+  for (const Warning& warning : warnings) {
+    add("emoe_warnings_total", "Warnings of this attempt", with(job_labels_, "code", warning.code),
+        1.0);
+  }
+}
+
 void MetricsProbe::measure(const ExpertLoad& load) {
   const std::string layer = std::to_string(load.layer);
   // Every rank counts its own tokens: the sum over ranks is the job's.

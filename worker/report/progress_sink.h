@@ -10,6 +10,7 @@
 
 #include "base/attempt_contract.h"
 #include "base/clock.h"
+#include "base/warning.h"
 
 namespace emoe::worker {
 
@@ -97,6 +98,9 @@ struct Message {
   std::string text;
 };
 
+// What is to be told to the user from here on; none is an event too, of a run that found nothing.
+using Warnings = std::vector<Warning>;
+
 // Step `step` (0-based) gave a loss or gradient that is not finite; the run ends with it.
 struct NonFiniteStep {
   int64_t step = 0;
@@ -119,7 +123,7 @@ enum class StopRequest { none, stop, checkpoint_and_stop };
 // What can happen in a run. A Phase says that the rank enters it, several times a step.
 using Event =
     std::variant<PlanRecord, Phase, StepRecord, EvalRecord, CheckpointRecord, CheckpointFailure,
-                 ResumeRecord, MergeRecord, Message, NonFiniteStep, ExpertLoad>;
+                 ResumeRecord, MergeRecord, Message, Warnings, NonFiniteStep, ExpertLoad>;
 
 // Where the progress of this rank goes: the output folder's files, Prometheus, the coordinator's
 // session, or several of them. Called by the thread of the step loop, except for on_work_done(); no

@@ -133,6 +133,9 @@ class GrpcSession final : public SessionClient {
     push_of_job_locked(resume);
   }
   void report_locked(const Message& message) { push_locked(message); }
+  void report_locked(const Warnings& warnings) {
+    for (const Warning& warning : warnings) push_of_job_locked(warning);
+  }
   void report_locked(const CheckpointFailure& failure) { push_locked(failure); }
   void report_locked(const NonFiniteStep& /*step*/) {}  // ends the run: the End report says it
   void report_locked(const ExpertLoad& /*load*/) {}     // served by this rank's /metrics

@@ -71,6 +71,15 @@ void fill(v1::Report& report, const Message& record) {
   fill(*report.mutable_log(), v1::LogMessage::INFO, record.text);
 }
 
+void fill(v1::Report& report, const Warning& record) {
+  v1::Warning& warning = *report.mutable_warning();
+  warning.set_code(record.code);
+  warning.set_text(to_valid_utf8(record.text));
+  warning.set_where(to_valid_utf8(record.where));
+  warning.set_count(record.count);
+  warning.set_first(to_valid_utf8(record.first));
+}
+
 void fill(v1::Report& report, const CheckpointFailure& record) {
   fill(*report.mutable_log(), v1::LogMessage::WARNING, record.text);
 }

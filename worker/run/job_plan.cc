@@ -158,6 +158,7 @@ std::string identity_of_spec(v1::JobSpec spec) {
   spec.mutable_train()->clear_eval_every();
   spec.mutable_train()->clear_micro_batch_tokens();
   spec.mutable_data()->clear_packing();
+  spec.mutable_data()->clear_strict();
   spec.mutable_data()->clear_train();
   spec.mutable_data()->clear_eval();
   spec.mutable_model()->clear_path();
@@ -256,6 +257,8 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
     plan.task = train_plan_of(spec);
     plan.log_every = spec.train().log_every();
   }
+  plan.strict = spec.data().strict();
+  plan.warnings = diagnostics.warnings();
   plan.expected = hashes_of(spec);
   plan.identity = identity_of_spec(spec);
   plan.spec = std::make_shared<const v1::JobSpec>(std::move(spec));

@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/warning.h"
 #include "format/llama_config.h"
 #include "worker/emoe/options.h"
 #include "worker/emoe/partition.h"
@@ -103,6 +104,8 @@ struct JobPlan {
   std::variant<TrainPlan, EvaluatePlan> task;
   [[nodiscard]] const TrainPlan* train() const { return std::get_if<TrainPlan>(&task); }
 
+  bool strict = false;                      // warnings are errors
+  std::vector<Warning> warnings;            // about the spec
   ContentHashes expected;                   // those the job came with
   std::shared_ptr<const v1::JobSpec> spec;  // with every default; only job_plan.cc sees into it
   std::string identity;  // its keys that change numbers, paths left out: two runs with one identity

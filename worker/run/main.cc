@@ -29,6 +29,9 @@ void add_run(CLI::App& app, RunRequest& request) {
   run->add_option("--set", request.overrides,
                   "KEY=VALUE over the job file, e.g. optimizer.learning_rate=1e-4")
       ->allow_extra_args(false);
+  run->add_flag_callback(
+      "--strict", [&request] { request.overrides.emplace_back("data.strict=true"); },
+      "warnings are errors: --set data.strict=true");
 }
 
 void add_logits(CLI::App& app, LogitsRequest& request) {

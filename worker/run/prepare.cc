@@ -48,7 +48,20 @@ void check_end_of_text(const LlamaConfig& config, Prepared& prepared) {
                                        "they do not belong together, or config.json is to be "
                                        "mended");
   }
-  prepared.warnings.push_back(absl::StrCat(text, "put \"eos_token_id\": ", taught, " into it"));
+  merge_warning(prepared.warnings,
+                {.code = warning::kDefaultDiffers,
+                 .text = absl::StrCat(text, "put \"eos_token_id\": ", taught, " into it"),
+                 .where = "config.json: eos_token_id"});
+}
+
+// What there is to be said, before a task begins.
+void collect_warnings(const JobPlan& plan, Prepared& prepared) {
+  prepared.warnings = plan.warnings;
+  for (const auto* dataset : {&prepared.train, &prepared.eval}) {
+    if (!*dataset) continue;
+    for (const Warning& more : (*dataset)->report.warnings) merge_warning(prepared.warnings, more);
+  }
+  check_end_of_text(prepared.base.config(), prepared);
 }
 
 ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHasher& hasher) {
@@ -120,7 +133,7 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
   if (plan.train() != nullptr) prepared.train = load(plan.train()->data);
   if (plan.eval_data) prepared.eval = load(*plan.eval_data);
   prepared.emoe = make_experts(plan.emoe, prepared.base, cache_dir, threads, on_work_done);
-  check_end_of_text(prepared.base.config(), prepared);
+  collect_warnings(plan, prepared);
   prepared.hashes = hashes_of(plan, prepared, hasher);
   hasher.remember();
   check_expected(plan.expected, prepared.hashes);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/warning.h"
 #include "worker/emoe/options.h"
 #include "worker/run/content_hash.h"
 #include "worker/run/job_plan.h"
@@ -25,8 +26,8 @@ struct Prepared {
   std::optional<Dataset> eval;
   EmoeOptions emoe;
   ContentHashes hashes;
-  std::string fingerprint;  // of all that a resumed run must find unchanged
-  std::vector<std::string> warnings;
+  std::string fingerprint;        // of all that a resumed run must find unchanged
+  std::vector<Warning> warnings;  // all up to here
 };
 
 // Tokenises, opens the weights, clusters the experts; through `cache_dir`, so that the other ranks

@@ -5,7 +5,10 @@
 
 #include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
+#include <nlohmann/json.hpp>
 
+#include "base/attempt_contract.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "worker/run/experts.h"
@@ -58,9 +61,7 @@ void write_preparation(const OutputFolder& out, const JobPlan& plan, const Prepa
     train->packing = packing_or_throw(prepared.train->rows, plan);
   }
   output_or_throw(write_data_report(out.data_report(), train ? &*train : nullptr,
-                                    prepared.eval ? &prepared.eval->report : nullptr,
-                                    prepared.warnings));
-  for (const std::string& warning : prepared.warnings) log_warning("%s", warning);
+                                    prepared.eval ? &prepared.eval->report : nullptr));
   write_partitions(prepared.emoe, out.partition());
 }
 
@@ -82,6 +83,14 @@ void load_adapter(const PeftAdapter& adapter, const JobPlan& plan, Model& model)
                               std::string(loaded.message())));
 }
 
+// What the coordinator has said of the job it gave us. Its file is resolved: what was left to a
+// default cannot be seen in it any more.
+Warnings told_by_coordinator(const std::filesystem::path& job_file) {
+  const Result<std::string> text = read_file(job_file.parent_path() / kWarningsFile);
+  if (!text.ok()) return {};  // an older coordinator's
+  return nlohmann::json::parse(*text).get<Warnings>();
+}
+
 }  // namespace
 
 RankSession::RankSession(const RunRequest& request, const RankEnvironment& environment)
@@ -91,6 +100,10 @@ RankSession::RankSession(const RunRequest& request, const RankEnvironment& envir
       cache_dir_(environment.cache_dir.empty() ? out_.cache() : environment.cache_dir) {
   check_world_size(plan_, environment_);
   device_ = device_of(plan_, environment_);
+  if (!environment.coordinator) return;
+  for (const Warning& told : told_by_coordinator(request.job_file)) {
+    merge_warning(plan_.warnings, told);
+  }
 }
 
 ExitCode RankSession::run(const Task& task) {
@@ -140,6 +153,16 @@ void RankSession::prepare_inputs() {
   prepared_.emplace(
       prepare(plan_, cache_dir_, threads, *hasher_, [this] { progress().on_work_done(); }));
   if (is_first()) write_preparation(out_, plan_, *prepared_);
+  warn(prepared_->warnings);
+}
+
+void RankSession::warn(const Warnings& warnings) {
+  progress().on(warnings);
+  if (!plan_.strict) return;
+  Diagnostics problems;
+  for (const Warning& warning : warnings) problems.warn(warning);
+  problems.forbid_warnings();
+  if (!problems.empty()) throw JobError(ExitCode::data, problems.to_status());
 }
 
 // Not earlier: nobody waits in a collective for somebody else's tokeniser.

@@ -115,7 +115,9 @@ LengthReport measure_lengths(const std::vector<Row>& rows) {
 }
 
 std::string to_json(const DataReport& report) {
-  return report_to_json(report).dump();
+  Json json = report_to_json(report);
+  json["warnings"] = report.warnings;
+  return json.dump();
 }
 
 std::optional<DataReport> report_from_json(const std::string& text) {
@@ -125,6 +127,7 @@ std::optional<DataReport> report_from_json(const std::string& text) {
     visit_values(report, [&](const char* key, auto& value) { json.at(key).get_to(value); });
     report.skipped = counts_from_json(json.at("skipped"));
     report.truncated = counts_from_json(json.at("truncated"));
+    json.at("warnings").get_to(report.warnings);
     return report;
   } catch (const nlohmann::json::exception&) {
     return std::nullopt;
@@ -132,8 +135,8 @@ std::optional<DataReport> report_from_json(const std::string& text) {
 }
 
 Status write_data_report(const std::filesystem::path& path, const DataReport* train,
-                         const DataReport* eval, const std::vector<std::string>& warnings) {
-  Json json = {{"train", nullptr}, {"eval", nullptr}, {"warnings", warnings}};
+                         const DataReport* eval) {
+  Json json = {{"train", nullptr}, {"eval", nullptr}};
   if (train != nullptr) json["train"] = report_to_json(*train);
   if (eval != nullptr) json["eval"] = report_to_json(*eval);
   return write_file_atomically(path,

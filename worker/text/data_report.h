@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/warning.h"
 #include "worker/text/row.h"
 
 namespace emoe::worker {
@@ -57,18 +58,18 @@ struct DataReport {
   int64_t documents_split = 0;                // text: longer than a row, nothing lost
   LengthReport lengths;                       // of the training rows, in tokens
   std::optional<PackingReport> packing;
+  std::vector<Warning> warnings;  // about its rows; they stand in warnings.json
 };
 
 [[nodiscard]] LengthReport measure_lengths(const std::vector<Row>& rows);
 
-// One data set's report as JSON text, and back (nothing: it is not one). The way back leaves out
-// lengths and packing, which follow from the rows.
+// One data set's report as JSON text with its warnings, and back (nothing: it is not one). The way
+// back leaves out lengths and packing, which follow from the rows.
 [[nodiscard]] std::string to_json(const DataReport& report);
 [[nodiscard]] std::optional<DataReport> report_from_json(const std::string& text);
 
-// data_report.json: {"train": … or null, "eval": … or null, "warnings": […]}, written atomically.
+// data_report.json: {"train": … or null, "eval": … or null}, written atomically.
 [[nodiscard]] Status write_data_report(const std::filesystem::path& path, const DataReport* train,
-                                       const DataReport* eval,
-                                       const std::vector<std::string>& warnings);
+                                       const DataReport* eval);
 
 }  // namespace emoe::worker

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "data/read_rows.h"
+#include "data/row_warnings.h"
 #include "worker/text/row_cache.h"
 
 namespace emoe::worker {
@@ -26,6 +27,11 @@ struct Tokenised {
   std::vector<Row> rows;
   bool cut = false;  // tokens were lost
 };
+
+// "train.jsonl:4"
+std::string place_of(const data::SourceRow& row, const DatasetOptions& options) {
+  return absl::StrCat(options.file.filename().string(), ":", row.line);
+}
 
 // Leaves the first `length` tokens and the targets among them.
 void cut_row(Row& row, size_t length) {
@@ -88,18 +94,31 @@ std::vector<Tokenised> tokenise_all(const std::vector<data::SourceRow>& source,
   return result;
 }
 
-void collect(Tokenised&& tokenised, int64_t index, Dataset& dataset) {
-  DataReport& report = dataset.report;
+// What rows of a file become, and what is to be said of them.
+struct Collected {
+  Dataset dataset;
+  data::RowWarnings warnings;
+};
+
+void collect(Tokenised&& tokenised, const data::SourceRow& source, const DatasetOptions& options,
+             Collected& all) {
+  DataReport& report = all.dataset.report;
+  const std::string limit = absl::StrCat("data.max_length ", options.max_length, " tokens");
   if (tokenised.rows.size() > 1) ++report.documents_split;
   for (Row& row : tokenised.rows) {
     if (row.target_tokens() == 0) {
-      report.skipped[kNoTarget].add(index);
+      report.skipped[kNoTarget].add(source.index);
+      all.warnings.add(warning::kRowsDropped, "", "dropped: nothing to learn within " + limit,
+                       place_of(source, options));
       continue;
     }
-    if (tokenised.cut) report.truncated[kTooLong].add(index);
+    if (tokenised.cut) {
+      report.truncated[kTooLong].add(source.index);
+      all.warnings.add(warning::kRowsCut, "", "cut at " + limit, place_of(source, options));
+    }
     report.tokens += static_cast<int64_t>(row.ids.size());
     report.target_tokens += row.target_tokens();
-    dataset.rows.push_back(std::move(row));
+    all.dataset.rows.push_back(std::move(row));
   }
 }
 
@@ -124,8 +143,8 @@ Result<Dataset> tokenise_file(const DatasetOptions& options, const Tokenizer& to
                                     });
   EMOE_RETURN_IF_ERROR(read.status());
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
-  Dataset dataset;
-  DataReport& report = dataset.report;
+  Collected all;
+  DataReport& report = all.dataset.report;
   report.rows_read = static_cast<int64_t>(source.size());
   const auto wanted =
       static_cast<size_t>(std::ceil(options.fraction * static_cast<double>(source.size())));
@@ -133,12 +152,14 @@ Result<Dataset> tokenise_file(const DatasetOptions& options, const Tokenizer& to
   report.rows_outside_fraction = report.rows_read - static_cast<int64_t>(source.size());
   std::vector<Tokenised> tokenised = tokenise_all(source, *format, options, tokenizer);
   for (size_t i = 0; i < source.size(); ++i) {
-    collect(std::move(tokenised[i]), source[i].index, dataset);
+    collect(std::move(tokenised[i]), source[i], options, all);
   }
-  report.rows_used = static_cast<int64_t>(dataset.rows.size());
-  report.lengths = measure_lengths(dataset.rows);
+  report.rows_used = std::ssize(all.dataset.rows);
+  report.lengths = measure_lengths(all.dataset.rows);
   report.format = options.format;
-  return dataset;
+  all.warnings.report(options.key, std::ssize(source), diagnostics);
+  report.warnings = diagnostics.warnings();
+  return std::move(all.dataset);
 }
 
 Status check_not_empty(const Dataset& dataset, const DatasetOptions& options) {

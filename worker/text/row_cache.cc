@@ -17,7 +17,7 @@
 namespace emoe::worker {
 namespace {
 
-constexpr std::string_view kMagic = "EMOEROW2";  // the number is the format's version
+constexpr std::string_view kMagic = "EMOEROW3";  // the number is the format's version
 constexpr size_t kDigest = 64;
 
 // An array: the number of its values, and these.
@@ -72,8 +72,9 @@ std::optional<Dataset> parse(std::string_view content) {
 std::filesystem::path row_cache_file(const DatasetOptions& options, const std::string& data_sha256,
                                      const std::string& tokenizer_sha256) {
   const std::string key = sha256_hex(absl::StrFormat(
-      "%s\n%s\n%s\n%s\n%d\n%d\n%.17g", std::string(kMagic), data_sha256, tokenizer_sha256,
-      options.format, options.max_length, options.train_on_prompt ? 1 : 0, options.fraction));
+      "%s\n%s\n%s\n%s\n%d\n%d\n%.17g\n%s\n%s", std::string(kMagic), data_sha256, tokenizer_sha256,
+      options.format, options.max_length, options.train_on_prompt ? 1 : 0, options.fraction,
+      options.key, options.file.filename().string()));
   return options.cache_dir / absl::StrCat("rows-", key.substr(0, 32), ".bin");
 }
 

@@ -13,7 +13,7 @@ namespace emoe::worker {
 // magic, JSON header (the report's counts), the rows and their targets as arrays, SHA-256 of all
 // before. Written under a temporary name and renamed: several ranks may write the same file at once.
 
-// In options.cache_dir, named by the hash of all that the rows depend on.
+// In options.cache_dir, named by the hash of all that the rows and the warnings about them depend on.
 [[nodiscard]] std::filesystem::path row_cache_file(const DatasetOptions& options,
                                                    const std::string& data_sha256,
                                                    const std::string& tokenizer_sha256);

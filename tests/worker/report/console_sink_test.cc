@@ -36,6 +36,16 @@ TEST(ConsoleSink, ALineEveryFewStepsAndForTheLast) {
   EXPECT_THAT(text, Not(HasSubstr("\x1b")));
 }
 
+TEST(ConsoleSink, AWarningIsALine) {
+  std::ostringstream out;
+  ConsoleSink sink(out, {});
+  sink.on(Warnings{{"ROWS_CUT", "2 of 9 rows cut", "data.train", 2, "a.json:4"},
+                   {"OTHER", "x", "model.dtype"}});
+  EXPECT_EQ(out.str(),
+            "warning ROWS_CUT: 2 of 9 rows cut; see data.train, first a.json:4\n"
+            "warning OTHER: x; see model.dtype\n");
+}
+
 TEST(ConsoleSink, OnATerminalTheLineChangesAndGivesWayToOthers) {
   std::ostringstream out;
   {

@@ -133,5 +133,24 @@ TEST(FileSink, AFullDiskLeavesNoHalfLineAndLosesNothing) {
   EXPECT_THAT(steps_of(dir / "metrics.jsonl"), ElementsAre(0, 1, 2));
 }
 
+// A script finds the file also where there is nothing to tell.
+TEST(FileSink, WarningsAreAListThatGrows) {
+  const testing::TempDir dir;
+  const auto file = dir / "warnings.json";
+  {
+    FileSink earlier(dir.path());
+    earlier.on(Warnings{{"OLD", "of an attempt before", "here"}});
+  }
+  FileSink sink(dir.path());
+  sink.on(Warnings{});
+  EXPECT_EQ(read_file(file).value(), "[]\n");
+  sink.on(Warnings{{"ROWS_CUT", "2 of 9 rows cut \xff", "data.train", 2, "a.json:4"}});
+  sink.on(Warnings{{"OTHER", "x", "here"}, {"ROWS_CUT", "3 of 9", "data.train", 3, "a.json:4"}});
+  ASSERT_TRUE(sink.finish().ok());
+  EXPECT_EQ(nlohmann::json::parse(read_file(file).value()), nlohmann::json::parse(R"([
+    {"code": "ROWS_CUT", "text": "3 of 9", "where": "data.train", "count": 3, "first": "a.json:4"},
+    {"code": "OTHER", "text": "x", "where": "here", "count": 1, "first": ""}])"));
+}
+
 }  // namespace
 }  // namespace emoe::worker

@@ -64,6 +64,7 @@ TEST(MetricsProbe, OtherRanksServeOnlyThemselves) {
   probe.on(EvalRecord{});
   probe.on(CheckpointRecord{});
   probe.on(CheckpointFailure{"disk full"});
+  probe.on(Warnings{{"ROWS_CUT", "text", "data.train"}});
   probe.on(ExpertLoad{});
   EXPECT_THAT(registry.names(),
               ::testing::ElementsAre("emoe_comm_bytes_total", "emoe_comm_seconds_total",
@@ -89,6 +90,16 @@ TEST(MetricsProbe, CheckpointsEvaluationsAndExperts) {
   EXPECT_EQ(registry.value("emoe_checkpoint_failures_total", kJob), 1.0);
   EXPECT_EQ(registry.value("emoe_dead_experts", {{"job_id", "j"}, {"layer", "3"}}), 1.0);
   EXPECT_EQ(registry.value("emoe_expert_load_cv", {{"job_id", "j"}, {"layer", "3"}}), 0.5);
+}
+
+TEST(MetricsProbe, CountsWarningsByCode) {
+  FakeRegistry registry;
+  testing::FakeClock clock;
+  MetricsProbe probe(registry, clock, kNoCollectives, {.job_id = "j"});
+  probe.on(Warnings{{"A", "x", "here"}, {"B", "x", "here"}});
+  probe.on(Warnings{{"A", "x", "there", 7}});
+  EXPECT_EQ(registry.value("emoe_warnings_total", {{"job_id", "j"}, {"code", "A"}}), 2.0);
+  EXPECT_EQ(registry.value("emoe_warnings_total", {{"job_id", "j"}, {"code", "B"}}), 1.0);
 }
 
 TEST(MetricsProbe, RefreshReadsTheCollectivesWithoutAStep) {

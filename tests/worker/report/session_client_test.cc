@@ -83,6 +83,7 @@ TEST(SessionClient, EverythingArrivesAndTheEndIsClean) {
       CheckpointRecord{3, "/out/checkpoints/step_00000003", 1234, 0.5, WallTime(1'700'000'000s)});
   client->on(MergeRecord{.verified = true, .tensors_changed = 2, .model_dir = "/out/export/model"});
   client->on(Message{"bad byte \xff here"});
+  client->on(Warnings{{"ROWS_CUT", "2 of 9 rows cut", "data.train", 2, "\xff.json:4"}});
   ASSERT_TRUE(client->finish(0, "done", kPatience));
   EXPECT_TRUE(coordinator.wait([](const auto& c) { return c.clean_ends() == 1; }));
   EXPECT_EQ(client->poll(), StopRequest::none);
@@ -104,7 +105,11 @@ TEST(SessionClient, EverythingArrivesAndTheEndIsClean) {
   EXPECT_EQ(reports[6].checkpoint().create_time().seconds(), 1'700'000'000);
   EXPECT_EQ(reports[7].merge().model_dir(), "/out/export/model");
   EXPECT_EQ(reports[8].log().text(), "bad byte \xef\xbf\xbd here");
-  EXPECT_EQ(reports[9].end().message(), "done");
+  EXPECT_EQ(reports[9].warning().code(), "ROWS_CUT");
+  EXPECT_EQ(reports[9].warning().where(), "data.train");
+  EXPECT_EQ(reports[9].warning().count(), 2);
+  EXPECT_EQ(reports[9].warning().first(), "\xef\xbf\xbd.json:4");
+  EXPECT_EQ(reports[10].end().message(), "done");
 }
 
 TEST(SessionClient, OtherRanksReportNoSteps) {

@@ -45,6 +45,7 @@ const std::vector<Row>& rows() {
       {"data.packing=false", false},  // changes speed, and numbers by rounding only
       {"data.shuffle=false", true},
       {"data.fraction=0.5", true},
+      {"data.strict=true", false},
       {"tuning=full", true},
       {"lora.rank=64", true},
       {"lora.alpha=64", true},

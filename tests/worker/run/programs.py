@@ -115,8 +115,8 @@ def test_a_missing_end_of_text_is_told(tmp_path):
     with open(model / "tokenizer.model", "ab") as tokenizer:
         tokenizer.write(b"\x12\x06\xfa\x02\x03<s>")  # trainer_spec.eos_piece = "<s>", merged into the one before
     out = tools.run_job(tmp_path, tools.tiny_job(model__path=str(model)))
-    warnings = tools.read_json(out / "data_report.json")["warnings"]
-    assert len(warnings) == 1 and "eos_token_id" in warnings[0], warnings
+    told = [w for w in tools.read_json(out / "warnings.json") if w["code"] == "DEFAULT_DIFFERS"]
+    assert len(told) == 1 and "eos_token_id" in told[0]["where"], told
 
 
 def test_generate_needs_a_tokenizer_that_fits(tmp_path):

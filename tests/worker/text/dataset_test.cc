@@ -229,14 +229,12 @@ TEST_F(DatasetTest, the_report_is_written_whole_with_train_and_eval) {
   ASSERT_TRUE(dataset.ok());
   dataset->report.packing =
       PackingReport{.packed = true, .batches = 2, .real_tokens = 75, .computed_tokens = 100};
-  ASSERT_TRUE(
-      write_data_report(folder_ / "r.json", &dataset->report, &dataset->report, {"beware"}).ok());
+  ASSERT_TRUE(write_data_report(folder_ / "r.json", &dataset->report, &dataset->report).ok());
   const auto json = nlohmann::json::parse(*read_file(folder_ / "r.json"));
   EXPECT_EQ(json["train"]["rows_read"], 3);
   EXPECT_EQ(json["train"]["packing"]["efficiency"], 0.75);
   EXPECT_EQ(json["eval"], json["train"]);
-  EXPECT_EQ(json["warnings"], nlohmann::json{"beware"});
-  ASSERT_TRUE(write_data_report(folder_ / "r.json", &dataset->report, nullptr, {}).ok());
+  ASSERT_TRUE(write_data_report(folder_ / "r.json", &dataset->report, nullptr).ok());
   EXPECT_TRUE(nlohmann::json::parse(*read_file(folder_ / "r.json"))["eval"].is_null());
 }
 

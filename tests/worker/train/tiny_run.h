@@ -70,6 +70,9 @@ class RecordingSink final : public ProgressSink {
   void keep(const ResumeRecord& resume) { messages.push_back(to_string(resume)); }
   void keep(const MergeRecord& /*record*/) {}
   void keep(const Message& message) { messages.push_back(message.text); }
+  void keep(const Warnings& warnings) {
+    for (const Warning& warning : warnings) messages.push_back(to_string(warning));
+  }
   void keep(const NonFiniteStep& bad) { non_finite.push_back(bad.step); }
   void keep(const ExpertLoad& load) { loads.push_back(load); }
 };

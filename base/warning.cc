@@ -1,0 +1,26 @@
+#include "base/warning.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+
+namespace emoe {
+
+std::string to_string(const Warning& warning) {
+  return absl::StrCat(warning.text, "; see ", warning.where,
+                      warning.first.empty() ? "" : ", first " + warning.first);
+}
+
+void merge_warning(std::vector<Warning>& warnings, Warning warning) {
+  const auto same = std::find_if(warnings.begin(), warnings.end(), [&](const Warning& earlier) {
+    return earlier.code == warning.code && earlier.where == warning.where;
+  });
+  if (same == warnings.end()) {
+    warnings.push_back(std::move(warning));
+  } else {
+    *same = std::move(warning);
+  }
+}
+
+}  // namespace emoe

@@ -1,0 +1,96 @@
+#include "data/row_warnings.h"
+
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "data/read_rows.h"
+#include "tests/support/temp_dir.h"
+
+namespace emoe::data {
+namespace {
+
+std::vector<Warning> warnings_of(const std::string& name, const std::string& content,
+                                 const std::string& format) {
+  const emoe::testing::TempDir folder;
+  EXPECT_TRUE(write_file_atomically(folder / name, content).ok());
+  Diagnostics diagnostics;
+  const auto rows =
+      read_rows({folder / name, *find_row_format(format), "data.train"}, diagnostics, nullptr);
+  EXPECT_TRUE(rows.ok() && diagnostics.empty()) << diagnostics.to_status();
+  return diagnostics.warnings();
+}
+
+TEST(RowWarnings, CountsEachKindAndNamesTheFirst) {
+  RowWarnings warnings;
+  warnings.add("CUT", "", "cut", "a.json:3");
+  warnings.add("CUT", "", "cut", "a.json:9");
+  warnings.add("KEY", "\"x\"", "with a key \"x\"", "a.json:1");
+  Diagnostics diagnostics;
+  warnings.report("data.eval", 300, diagnostics);
+  ASSERT_EQ(diagnostics.warnings().size(), 2u);
+  const Warning& cut = diagnostics.warnings()[0];
+  EXPECT_EQ(cut.code, "CUT");
+  EXPECT_EQ(cut.text, "2 of 300 rows (0.67 %) cut");
+  EXPECT_EQ(cut.where, "data.eval");
+  EXPECT_EQ(cut.count, 2);
+  EXPECT_EQ(cut.first, "a.json:3");
+  EXPECT_EQ(diagnostics.warnings()[1].where, "data.eval: \"x\"");
+}
+
+TEST(RowWarnings, ShareIsShort) {
+  EXPECT_EQ(share_text(12, 15, "rows"), "12 of 15 rows (80 %)");
+  EXPECT_EQ(share_text(15, 15, "rows"), "15 of 15 rows (100 %)");
+  EXPECT_EQ(share_text(1, 52002, "rows"), "1 of 52002 rows (0.0019 %)");
+}
+
+// A file of a million keys is one line, and nothing of it is kept silent.
+TEST(RowWarnings, ManyKindsOfOneCodeEndInOneForTheRest) {
+  RowWarnings warnings;
+  for (int i = 0; i < 100; ++i) warnings.add("KEY", std::to_string(i), "x", std::to_string(i));
+  warnings.add("CUT", "", "cut", "here");
+  Diagnostics diagnostics;
+  warnings.report("data.train", 100, diagnostics);
+  ASSERT_EQ(diagnostics.warnings().size(), 22u);
+  const Warning& rest = diagnostics.warnings().back();
+  EXPECT_EQ(rest.where, "data.train: …");
+  EXPECT_EQ(rest.count, 80);
+  EXPECT_EQ(rest.first, "20");
+}
+
+TEST(RowWarnings, KeysThatNobodyReads) {
+  const auto found = warnings_of(
+      "a.jsonl",
+      R"({"instruction": "a", "output": "b", "system": "", "history": []})"
+      "\n"
+      R"({"instruction": "a", "output": "b", "system": "be brief", "history": [["q", "a"]]})"
+      "\n"
+      R"({"instruction": "a", "input": "c", "output": "b", "system": "x", "meta": {"n": 1}})"
+      "\n",
+      "alpaca");
+  ASSERT_EQ(found.size(), 3u);
+  EXPECT_EQ(found[0].where, "data.train: \"history\"");
+  EXPECT_EQ(found[0].text,
+            "1 of 3 rows (33 %) with a key \"history\", which data.format alpaca does not read");
+  EXPECT_EQ(found[0].first, "a.jsonl:2");
+  EXPECT_EQ(found[1].where, "data.train: \"meta\"");
+  EXPECT_EQ(found[2].where, "data.train: \"system\"");
+  EXPECT_EQ(found[2].code, warning::kUnreadKey);
+  EXPECT_EQ(found[2].count, 2);
+  EXPECT_EQ(found[2].first, "a.jsonl:2");
+}
+
+TEST(RowWarnings, KeysWithNothingInThemAndThoseInsideOthersAreNone) {
+  EXPECT_TRUE(warnings_of("a.json",
+                          R"([{"text": "a", "x": null, "y": "", "z": {}, "u": []},
+                              {"text": "b"}])",
+                          "text")
+                  .empty());
+  EXPECT_TRUE(warnings_of("a.txt", "a\n\nb\n", "text").empty());
+  const auto found =
+      warnings_of("a.json", R"([{"text": "a", "x": {"text": 1, "y": [2]}}])", "text");
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].where, "data.train: \"x\"");
+}
+
+}  // namespace
+}  // namespace emoe::data
