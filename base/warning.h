@@ -22,6 +22,12 @@ inline constexpr char kUnreadKey[] = "UNREAD_KEY";
 inline constexpr char kRowsCut[] = "ROWS_CUT";
 inline constexpr char kRowsDropped[] = "ROWS_DROPPED";
 inline constexpr char kDefaultDiffers[] = "DEFAULT_DIFFERS";
+inline constexpr char kBaseRounded[] = "BASE_ROUNDED";
+inline constexpr char kWarmupOnly[] = "WARMUP_ONLY";
+inline constexpr char kEvalInTrain[] = "EVAL_IN_TRAIN";
+inline constexpr char kTokenAsText[] = "TOKEN_AS_TEXT";
+inline constexpr char kDeltaZero[] = "DELTA_ZERO";
+inline constexpr char kDeltaLost[] = "DELTA_LOST";
 }  // namespace warning
 
 // For people: "12 of 15 rows …; see data.train: "system", first train.jsonl:4".

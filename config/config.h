@@ -43,6 +43,7 @@ struct ModelShape {
   int64_t num_hidden_layers = 0;
   int64_t intermediate_size = 0;
   int64_t max_position_embeddings = 0;
+  std::string dtype;  // that config.json names; or empty
 };
 
 // All that can be checked of a spec without its files: fills in the defaults, then applies ranges,
@@ -50,7 +51,8 @@ struct ModelShape {
 // what works instead), and applies the rules about the model where `shape` is known; a random start
 // brings its own shape. A violation's location is that of its key where `locations` knows it. A key
 // that `diagnostics` names already, or that lies inside one it names, is not reported again.
-// Returns the resolved spec, which is good if nothing was added.
+// Returns the resolved spec, which is good if nothing was added. A default that goes against what the
+// model says is a warning.
 [[nodiscard]] v1::JobSpec check(const v1::JobSpec& spec, const KeyLocations& locations,
                                 const std::optional<ModelShape>& shape, Diagnostics& diagnostics);
 // The converted layers a spec names in a model of so many layers, ascending.

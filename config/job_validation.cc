@@ -7,6 +7,7 @@
 #include "config/config.h"
 #include "config/schema.h"
 #include "config/validation.h"
+#include "config/warnings.h"
 
 namespace emoe::config {
 namespace {
@@ -85,7 +86,9 @@ v1::JobSpec check(const v1::JobSpec& spec, const KeyLocations& locations,
   v1::JobSpec resolved = resolve(spec);
   validate(resolved, locations, diagnostics);
   reject_unsupported(resolved, locations, diagnostics);
-  if (shape) validate_against_model(resolved, *shape, locations, diagnostics);
+  if (!shape) return resolved;
+  validate_against_model(resolved, *shape, locations, diagnostics);
+  warn_of_dtype(spec.model().has_dtype(), resolved.model().dtype(), shape->dtype, diagnostics);
   return resolved;
 }
 

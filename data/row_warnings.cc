@@ -5,6 +5,8 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 
+#include "base/counter_random.h"
+
 namespace emoe::data {
 namespace {
 
@@ -34,6 +36,28 @@ void RowWarnings::report(const std::string& key, int64_t rows, Diagnostics& diag
                       .count = kind.count,
                       .first = kind.first});
   }
+}
+
+RowKey key_of(const SourceRow& row) {
+  uint64_t content = name_key(row.text);
+  for (const Message& message : row.messages) {
+    content = derive_key(derive_key(content, name_key(message.role)), name_key(message.content));
+  }
+  return {.content = content, .line = row.line};
+}
+
+void warn_of_shared_rows(const std::vector<RowKey>& train, const std::vector<RowKey>& eval,
+                         const std::filesystem::path& eval_file, Diagnostics& diagnostics) {
+  std::vector<uint64_t> trained;
+  for (const RowKey& key : train) trained.push_back(key.content);
+  std::sort(trained.begin(), trained.end());
+  RowWarnings warnings;
+  for (const RowKey& key : eval) {
+    if (!std::binary_search(trained.begin(), trained.end(), key.content)) continue;
+    warnings.add(warning::kEvalInTrain, "", "stand in data.train too: their loss is not held out",
+                 absl::StrCat(eval_file.filename().string(), ":", key.line));
+  }
+  warnings.report("data.eval", std::ssize(eval), diagnostics);
 }
 
 std::string share_text(int64_t count, int64_t total, const std::string& what) {

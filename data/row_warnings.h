@@ -1,11 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/diagnostics.h"
+#include "data/row_format.h"
 
 namespace emoe::data {
 
@@ -28,6 +31,18 @@ class RowWarnings {
   };
   std::map<std::pair<std::string, std::string>, Kind> kinds_;  // by code and detail
 };
+
+// A row of a file, to find it in another one again.
+struct RowKey {
+  uint64_t content = 0;  // a hash of all its texts
+  int64_t line = 0;      // of the file, 1-based
+};
+[[nodiscard]] RowKey key_of(const SourceRow& row);
+
+// Rows to evaluate on that are also trained on: what their loss says is not held out. `eval_file` is
+// that of `eval`.
+void warn_of_shared_rows(const std::vector<RowKey>& train, const std::vector<RowKey>& eval,
+                         const std::filesystem::path& eval_file, Diagnostics& diagnostics);
 
 // "12 of 15 rows (80 %)"
 [[nodiscard]] std::string share_text(int64_t count, int64_t total, const std::string& what);

@@ -24,6 +24,7 @@ struct LlamaConfig {
   bool tie_word_embeddings = false;
   int64_t bos_token_id = 1;
   std::vector<int64_t> eos_token_ids{2};  // each of them ends a text
+  std::string dtype;                      // that the file names ("float16"); or empty
   bool eos_token_given = true;            // false: config.json names none, this is the default
 
   // Reads config.json strictly: another architecture, or a setting this engine does not compute

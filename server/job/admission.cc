@@ -15,12 +15,14 @@
 #include "config/config.h"
 #include "config/validation.h"
 #include "data/read_rows.h"
+#include "data/row_warnings.h"
 #include "format/llama_config.h"
 #include "format/peft_config.h"
 #include "format/safetensors_header.h"
 #include "format/tensor_table.h"
 #include "format/tokenizer_file.h"
 #include "format/weight_headers.h"
+#include "server/job/job_warnings.h"
 
 namespace emoe::server {
 namespace {
@@ -128,26 +130,32 @@ bool add_problems(const std::string& key, const Status& status, Diagnostics& dia
 
 // Everything but the weights' data: config.json, the headers of all shards, every tensor's shape;
 // and the tokenizer's file. Nothing where config.json cannot be used.
-std::optional<config::ModelShape> check_model(const fs::path& folder, Diagnostics& diagnostics) {
+std::optional<config::ModelShape> check_model(const fs::path& folder, Diagnostics& diagnostics,
+                                              SpecFacts& facts) {
   constexpr char kKey[] = "model.path";
   add_problems(kKey, tokenizer_file(folder).status(), diagnostics);
   const auto config = LlamaConfig::read(folder / "config.json");
   if (add_problems(kKey, config.status(), diagnostics)) return std::nullopt;
-  const auto weights = read_weight_headers(folder);
+  auto weights = read_weight_headers(folder);
   if (!add_problems(kKey, weights.status(), diagnostics)) {
     add_problems(kKey, check_tensors(*weights, *config, folder.string()), diagnostics);
+    facts.tensors = std::move(weights->tensors);
   }
   return config::ModelShape{.num_hidden_layers = config->num_hidden_layers,
                             .intermediate_size = config->intermediate_size,
-                            .max_position_embeddings = config->max_position_embeddings};
+                            .max_position_embeddings = config->max_position_embeddings,
+                            .dtype = config->dtype};
 }
 
-// The number of its rows; nothing if something is wrong with the file.
-std::optional<int64_t> check_data_file(const data::DataFile& file, Diagnostics& diagnostics) {
+// Its rows; nothing if something is wrong with the file.
+std::optional<std::vector<data::RowKey>> check_data_file(const data::DataFile& file,
+                                                         Diagnostics& diagnostics) {
   const size_t before = diagnostics.size();
-  const auto rows = data::read_rows(file, diagnostics, nullptr);
+  std::vector<data::RowKey> keys;
+  const auto rows = data::read_rows(
+      file, diagnostics, [&](data::SourceRow&& row) { keys.push_back(data::key_of(row)); });
   if (!rows.ok()) diagnostics.add(file.key, std::string(rows.status().message()));
-  return diagnostics.size() == before ? std::optional(*rows) : std::nullopt;
+  return diagnostics.size() == before ? std::optional(std::move(keys)) : std::nullopt;
 }
 
 // Its settings, and that its tensors fit them; whether they fit the model, the worker says.
@@ -162,7 +170,7 @@ void check_adapter(const fs::path& folder, Diagnostics& diagnostics) {
 
 // A row of messages gives at most one row to train on. (How many a text gives depends on the
 // tokenizer.)
-void check_batch(const v1::JobSpec& spec, int64_t rows, Diagnostics& diagnostics) {
+void check_batch(const v1::JobSpec& spec, size_t rows, Diagnostics& diagnostics) {
   const double usable = std::ceil(spec.data().fraction() * static_cast<double>(rows));
   const int32_t batch = spec.train().global_batch();
   if (!spec.train().drop_last() || !(usable < batch)) return;
@@ -171,16 +179,21 @@ void check_batch(const v1::JobSpec& spec, int64_t rows, Diagnostics& diagnostics
                                          " usable rows: with train.drop_last no step is left"));
 }
 
-void check_data(const v1::JobSpec& spec, const PathCheck& paths, Diagnostics& diagnostics) {
+void check_data(const v1::JobSpec& spec, const PathCheck& paths, Diagnostics& diagnostics,
+                SpecFacts& facts) {
   const v1::Data& data = spec.data();
   const data::RowFormat* format = data::find_row_format(data.format());
   if (format == nullptr) return;  // reported as a value of data.format
   if (paths.usable("data.train")) {
     const auto rows = check_data_file({data.train(), *format, "data.train"}, diagnostics);
-    if (rows && format->has_messages()) check_batch(spec, *rows, diagnostics);
+    if (rows && format->has_messages()) check_batch(spec, rows->size(), diagnostics);
+    if (rows) facts.train_rows = *rows;
   }
-  if (paths.usable("data.eval") && data.eval() != data.train()) {
-    (void)check_data_file({data.eval(), *format, "data.eval"}, diagnostics);
+  if (!paths.usable("data.eval")) return;
+  if (data.eval() == data.train()) {
+    facts.eval_rows = facts.train_rows;
+  } else if (auto rows = check_data_file({data.eval(), *format, "data.eval"}, diagnostics)) {
+    facts.eval_rows = *std::move(rows);
   }
 }
 
@@ -191,9 +204,10 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   v1::JobSpec given = spec;
   PathCheck paths(config, diagnostics);
   config::change_paths(given, std::ref(paths));
+  SpecFacts facts;
   std::optional<config::ModelShape> shape;
   if (paths.usable("model.path") && !given.model().has_init()) {
-    shape = check_model(given.model().path(), diagnostics);
+    shape = check_model(given.model().path(), diagnostics, facts);
   }
   const v1::JobSpec resolved = config::check(given, {}, shape, diagnostics);
   if (paths.usable("model.init.tokenizer")) {
@@ -201,7 +215,8 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
                  tokenizer_file(resolved.model().init().tokenizer()).status(), diagnostics);
   }
   if (paths.usable("adapter")) check_adapter(resolved.adapter(), diagnostics);
-  check_data(resolved, paths, diagnostics);
+  check_data(resolved, paths, diagnostics, facts);
+  if (diagnostics.empty()) warn_of(resolved, std::move(facts), diagnostics);
   if (resolved.data().strict()) diagnostics.forbid_warnings();
   return resolved;
 }

@@ -1,11 +1,24 @@
 #pragma once
 
+#include <map>
 #include <string>
+#include <vector>
 
-#include "base/warning.h"
+#include "base/diagnostics.h"
+#include "data/row_warnings.h"
 #include "emoe/v1/job.pb.h"
+#include "format/safetensors_header.h"
 
 namespace emoe::server {
+
+// What admission has read of a spec's files.
+struct SpecFacts {
+  std::map<std::string, TensorInfo> tensors;  // of the base; of a random start none
+  std::vector<data::RowKey> train_rows;       // all of the file
+  std::vector<data::RowKey> eval_rows;
+};
+// What is to be said of a resolved spec without problems.
+void warn_of(const v1::JobSpec& spec, SpecFacts facts, Diagnostics& diagnostics);
 
 [[nodiscard]] v1::Warning to_message(const Warning& warning);
 // As in a run's warnings.json.

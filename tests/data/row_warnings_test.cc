@@ -92,5 +92,27 @@ TEST(RowWarnings, KeysWithNothingInThemAndThoseInsideOthersAreNone) {
   EXPECT_EQ(found[0].where, "data.train: \"x\"");
 }
 
+TEST(RowWarnings, RowsOfBothSets) {
+  const auto row = [](const std::string& question, const std::string& answer, int64_t line) {
+    return key_of({.line = line, .messages = {{"user", question}, {"assistant", answer}}});
+  };
+  const std::vector<RowKey> train{row("a", "b", 1), row("c", "d", 2), row("a", "b", 3)};
+  const std::vector<RowKey> eval{row("a", "d", 1), row("ab", "", 2), row("c", "d", 5),
+                                 row("a", "b", 7)};
+  Diagnostics diagnostics;
+  warn_of_shared_rows(train, eval, "/x/held-out.jsonl", diagnostics);
+  ASSERT_EQ(diagnostics.warnings().size(), 1u);
+  const Warning& told = diagnostics.warnings()[0];
+  EXPECT_EQ(told.code, warning::kEvalInTrain);
+  EXPECT_EQ(told.text, "2 of 4 rows (50 %) stand in data.train too: their loss is not held out");
+  EXPECT_EQ(told.where, "data.eval");
+  EXPECT_EQ(told.first, "held-out.jsonl:5");
+  Diagnostics none;
+  warn_of_shared_rows(train, {row("a", "d", 1)}, "/x", none);
+  warn_of_shared_rows({}, eval, "/x", none);
+  EXPECT_TRUE(none.warnings().empty());
+  EXPECT_NE(key_of({.text = "a"}).content, key_of({.text = "b"}).content);
+}
+
 }  // namespace
 }  // namespace emoe::data

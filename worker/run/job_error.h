@@ -29,7 +29,7 @@ class JobError : public std::runtime_error {
 [[nodiscard]] ExitCode output_error_code(const Status& status);
 
 // The error of an export (weights/export.h): a check that failed → internal, a merge that is not
-// finite → non_finite, a base that changed meanwhile → data, anything else as for an output.
+// finite → non_finite, a base that changed meanwhile, or a warning that is an error → data, anything else as for an output.
 [[nodiscard]] ExitCode export_error_code(const Status& status);
 
 template <typename T>

@@ -200,7 +200,8 @@ config::LoadedJob load_or_throw(const std::filesystem::path& file,
 config::ModelShape shape_of(const LlamaConfig& config) {
   return {.num_hidden_layers = config.num_hidden_layers,
           .intermediate_size = config.intermediate_size,
-          .max_position_embeddings = config.max_position_embeddings};
+          .max_position_embeddings = config.max_position_embeddings,
+          .dtype = config.dtype};
 }
 
 // The spec with its defaults and the configuration of its model. Throws every problem there is: a

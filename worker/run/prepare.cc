@@ -5,10 +5,13 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
 
+#include "base/diagnostics.h"
 #include "base/file.h"
 #include "base/file_lock.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "config/warnings.h"
+#include "data/row_warnings.h"
 #include "worker/run/content_hash.h"
 #include "worker/run/experts.h"
 #include "worker/run/job_error.h"
@@ -33,7 +36,8 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer& tokenizer) {
 
 // Rows end in the tokenizer's end of text, but generation stops at the ids of config.json: where
 // they differ, the model learns an end at which generation does not stop.
-void check_end_of_text(const LlamaConfig& config, Prepared& prepared) {
+void check_end_of_text(const Prepared& prepared, Diagnostics& diagnostics) {
+  const LlamaConfig& config = prepared.base.config();
   const std::vector<int64_t>& ids = config.eos_token_ids;
   const int64_t taught = prepared.tokenizer->eos_id();
   if (std::find(ids.begin(), ids.end(), taught) != ids.end()) return;
@@ -48,20 +52,43 @@ void check_end_of_text(const LlamaConfig& config, Prepared& prepared) {
                                        "they do not belong together, or config.json is to be "
                                        "mended");
   }
-  merge_warning(prepared.warnings,
-                {.code = warning::kDefaultDiffers,
-                 .text = absl::StrCat(text, "put \"eos_token_id\": ", taught, " into it"),
-                 .where = "config.json: eos_token_id"});
+  diagnostics.warn({.code = warning::kDefaultDiffers,
+                    .text = absl::StrCat(text, "put \"eos_token_id\": ", taught, " into it"),
+                    .where = "config.json: eos_token_id"});
+}
+
+void warn_of_training(const TrainPlan& plan, const Prepared& prepared, Diagnostics& diagnostics) {
+  const auto rows = std::ssize(prepared.train->rows);
+  const BatchPlan::Options& batches = plan.options.batches;
+  if (prepared.eval) {
+    data::warn_of_shared_rows(prepared.train->sources, prepared.eval->sources,
+                              prepared.eval->report.file, diagnostics);
+  }
+  if (const auto steps = BatchPlan::make(rows, batches); steps.ok()) {
+    config::warn_of_warmup(plan.options.warmup_ratio, steps->steps(), diagnostics);
+  }
+  config::warn_of_rest({.rows = rows,
+                        .global_batch = batches.global_batch,
+                        .epochs = batches.max_steps > 0 ? 0 : batches.epochs,
+                        .drop_last = batches.drop_last,
+                        .shuffle = batches.shuffle},
+                       diagnostics);
+  if (plan.full || !plan.export_model.merged || prepared.base.folder() == nullptr) return;
+  config::warn_of_rounding(prepared.base.folder()->tensors(), plan.lora.targets,
+                           plan.export_model.bfloat16 ? "bfloat16" : "float32", diagnostics);
 }
 
 // What there is to be said, before a task begins.
 void collect_warnings(const JobPlan& plan, Prepared& prepared) {
-  prepared.warnings = plan.warnings;
+  Diagnostics diagnostics;
+  for (const Warning& told : plan.warnings) diagnostics.warn(told);
   for (const auto* dataset : {&prepared.train, &prepared.eval}) {
     if (!*dataset) continue;
-    for (const Warning& more : (*dataset)->report.warnings) merge_warning(prepared.warnings, more);
+    for (const Warning& told : (*dataset)->report.warnings) diagnostics.warn(told);
   }
-  check_end_of_text(prepared.base.config(), prepared);
+  check_end_of_text(prepared, diagnostics);
+  if (plan.train() != nullptr) warn_of_training(*plan.train(), prepared, diagnostics);
+  prepared.warnings = diagnostics.warnings();
 }
 
 ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHasher& hasher) {

@@ -153,16 +153,17 @@ void RankSession::prepare_inputs() {
   prepared_.emplace(
       prepare(plan_, cache_dir_, threads, *hasher_, [this] { progress().on_work_done(); }));
   if (is_first()) write_preparation(out_, plan_, *prepared_);
-  warn(prepared_->warnings);
+  const Status allowed = warn(prepared_->warnings);
+  if (!allowed.ok()) throw JobError(ExitCode::data, allowed);
 }
 
-void RankSession::warn(const Warnings& warnings) {
+Status RankSession::warn(const Warnings& warnings) {
   progress().on(warnings);
-  if (!plan_.strict) return;
+  if (!plan_.strict) return ok_status();
   Diagnostics problems;
   for (const Warning& warning : warnings) problems.warn(warning);
   problems.forbid_warnings();
-  if (!problems.empty()) throw JobError(ExitCode::data, problems.to_status());
+  return problems.to_status(StatusCode::kAborted);
 }
 
 // Not earlier: nobody waits in a collective for somebody else's tokeniser.

@@ -47,8 +47,8 @@ class RankSession {
   [[nodiscard]] std::unique_ptr<Model> make_model();
   // ABORTED when a file of the base model changed since it was hashed.
   [[nodiscard]] Status check_model_unchanged() const { return hasher_->check_model_unchanged(); }
-  // Tells the user; with data.strict, JobError 65 if there is any. All ranks have the same.
-  void warn(const Warnings& warnings);
+  // Tells the user; with data.strict ABORTED, with all of them, if there is any.
+  [[nodiscard]] Status warn(const Warnings& warnings);
   // Rank 0 writes the output folder.
   [[nodiscard]] bool is_first() const { return environment_.rank == 0; }
 

@@ -33,7 +33,10 @@ MergeRecord export_result(Model& model, const TrainPlan::Export& wanted, RankSes
   if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer->file();
   options.probe = probe_of(prepared);
   options.on_work_done = [&session] { session.progress().on_work_done(); };
-  options.before_publish = [&session] { return session.check_model_unchanged(); };
+  options.before_publish = [&session](const Warnings& warnings) -> Status {
+    EMOE_RETURN_IF_ERROR(session.warn(warnings));
+    return session.check_model_unchanged();
+  };
   auto report = export_model(model, prepared.base, options);
   if (!report.ok()) {
     throw JobError(export_error_code(report.status()), report.status());

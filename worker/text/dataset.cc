@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -25,7 +26,8 @@ constexpr char kTooLong[] = "longer than max_length";
 // The training rows of one row of the file.
 struct Tokenised {
   std::vector<Row> rows;
-  bool cut = false;  // tokens were lost
+  bool cut = false;                      // tokens were lost
+  std::set<std::string> tokens_as_text;  // special ones, read as letters
 };
 
 // "train.jsonl:4"
@@ -70,6 +72,33 @@ Tokenised tokenise_text(const data::SourceRow& row, const DatasetOptions& option
   return result;
 }
 
+// Appends what looks like a special token: <s>, </s>, <unk>, <pad>, and all that is written as
+// <|im_start|> is.
+void find_tokens(const std::string& text, std::set<std::string>& found) {
+  constexpr size_t kLongest = 40;
+  for (const char* token : {"<s>", "</s>", "<unk>", "<pad>"}) {
+    if (text.find(token) != std::string::npos) found.insert(token);
+  }
+  for (size_t at = text.find("<|"); at != std::string::npos; at = text.find("<|", at + 2)) {
+    const size_t end = text.find_first_of("|< \t\r\n", at + 2);
+    if (end == std::string::npos || text[end] != '|' || end - at > kLongest) continue;
+    if (end > at + 2 && text.compare(end, 2, "|>") == 0)
+      found.insert(text.substr(at, end + 2 - at));
+  }
+}
+
+// Special tokens that a row has as text and that the tokenizer reads as several pieces.
+std::set<std::string> tokens_as_text(const data::SourceRow& row, const Tokenizer& tokenizer) {
+  std::set<std::string> found;
+  find_tokens(row.text, found);
+  for (const data::Message& message : row.messages) find_tokens(message.content, found);
+  // A second one beside the first adds one id, if it is a token.
+  std::erase_if(found, [&](const std::string& token) {
+    return tokenizer.encode(token + token).size() <= tokenizer.encode(token).size() + 1;
+  });
+  return found;
+}
+
 std::vector<Tokenised> tokenise_all(const std::vector<data::SourceRow>& source,
                                     const data::RowFormat& format, const DatasetOptions& options,
                                     const Tokenizer& tokenizer) {
@@ -80,6 +109,7 @@ std::vector<Tokenised> tokenise_all(const std::vector<data::SourceRow>& source,
     for (size_t i = begin; i < end; ++i) {
       result[i] = chat != nullptr ? tokenise_messages(source[i], options, *chat, tokenizer)
                                   : tokenise_text(source[i], options, tokenizer);
+      result[i].tokens_as_text = tokens_as_text(source[i], tokenizer);
       options.on_work_done();
     }
   };
@@ -105,6 +135,12 @@ void collect(Tokenised&& tokenised, const data::SourceRow& source, const Dataset
   DataReport& report = all.dataset.report;
   const std::string limit = absl::StrCat("data.max_length ", options.max_length, " tokens");
   if (tokenised.rows.size() > 1) ++report.documents_split;
+  for (const std::string& token : tokenised.tokens_as_text) {
+    all.warnings.add(warning::kTokenAsText, absl::StrCat("\"", token, "\""),
+                     absl::StrCat("with ", token, " in a text: read as letters, not as the token"),
+                     place_of(source, options));
+  }
+  all.dataset.sources.push_back(data::key_of(source));
   for (Row& row : tokenised.rows) {
     if (row.target_tokens() == 0) {
       report.skipped[kNoTarget].add(source.index);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "data/row_warnings.h"
 #include "worker/text/chat_template.h"
 #include "worker/text/data_report.h"
 #include "worker/text/row.h"
@@ -30,6 +31,7 @@ struct DatasetOptions {
 struct Dataset {
   std::vector<Row> rows;  // in file order
   DataReport report;
+  std::vector<data::RowKey> sources;  // the file's rows that they are of
 };
 
 // Reads and tokenises a data set.

@@ -56,7 +56,7 @@ std::optional<Dataset> parse(std::string_view content) {
   const auto header = reader.take<char>();
   const auto report = report_from_json({header.begin(), header.end()});
   if (!report) return std::nullopt;
-  Dataset dataset{.rows = {}, .report = *report};
+  Dataset dataset{.rows = {}, .report = *report, .sources = reader.take<data::RowKey>()};
   for (const int64_t source : reader.take<int64_t>()) {
     dataset.rows.push_back({.ids = reader.take<int32_t>(),
                             .targets = reader.take<TokenSpan>(),
@@ -94,6 +94,7 @@ Status write_row_cache(const std::filesystem::path& file, const Dataset& dataset
   for (const Row& row : dataset.rows) sources.push_back(row.source_index);
   std::string content(kMagic);
   append<char>(content, to_json(dataset.report));
+  append<data::RowKey>(content, dataset.sources);
   append<int64_t>(content, sources);
   for (const Row& row : dataset.rows) {
     append<int32_t>(content, row.ids);

@@ -76,6 +76,29 @@ Status write_rounded(const ExportJob& job, const MergeItem& item, ShardedWriter&
   return writer.write(stored);
 }
 
+// Tells of the trained tensors that `is_so` holds for, as "3 of 21 trained tensors …".
+void warn_of_tensors(ExportReport& report, const char* code, const std::string& what,
+                     bool (*is_so)(const TensorReport&)) {
+  Warning warning{.code = code, .where = "export/merge_report.json", .count = 0};
+  for (const TensorReport& entry : report.tensors) {
+    if (!entry.expected_changed || !is_so(entry)) continue;
+    if (warning.count++ == 0) warning.first = entry.name;
+  }
+  if (warning.count == 0) return;
+  warning.text =
+      absl::StrCat(warning.count, " of ", report.tensors_expected(), " trained tensors ", what);
+  report.warnings.push_back(std::move(warning));
+}
+
+void warn_of_lost_deltas(ExportReport& report) {
+  warn_of_tensors(report, warning::kDeltaZero, "with a delta of exactly 0: training moved nothing",
+                  [](const TensorReport& entry) { return entry.max_abs_delta == 0.0; });
+  warn_of_tensors(
+      report, warning::kDeltaLost,
+      absl::StrCat("equal to the base: rounding to ", report.dtype, " erased their delta"),
+      [](const TensorReport& entry) { return entry.max_abs_delta > 0.0 && !entry.changed; });
+}
+
 Status write_model(ExportJob& job) {
   const at::NoGradGuard no_grad;
   EMOE_ASSIGN_OR_RETURN(ShardedWriter writer,
@@ -89,6 +112,7 @@ Status write_model(ExportJob& job) {
     job.report.tensors.push_back(std::move(entry));
     job.options.on_work_done();
   }
+  warn_of_lost_deltas(job.report);
   return writer.close();
 }
 
@@ -125,12 +149,7 @@ void verify(ExportJob& job) {
   if (!job.options.verify) return;
   if (job.options.merged) check_merged_model(job);
   if (has_adapter(job)) check_adapter(job);
-  ExportReport& report = job.report;
-  report.verified = report.problems.empty();
-  if (!report.warnings.empty()) {
-    log_warning("export: %d warnings, all in %s; the first: %s", report.warnings.size(),
-                kReportFile, report.warnings.front());
-  }
+  job.report.verified = job.report.problems.empty();
 }
 
 // The new folder takes the name; what had it before is removed.
@@ -172,7 +191,7 @@ Status run(ExportJob& job) {
   EMOE_RETURN_IF_ERROR(write_all(job));
   verify(job);
   if (!job.report.problems.empty()) return keep_failed(job.report, options.out);
-  if (options.before_publish) EMOE_RETURN_IF_ERROR(options.before_publish());
+  if (options.before_publish) EMOE_RETURN_IF_ERROR(options.before_publish(job.report.warnings));
   EMOE_RETURN_IF_ERROR(write_file_atomically(job.folder / kReportFile, job.report.to_json()));
   return publish(job.folder, options.out);
 }

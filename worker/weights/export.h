@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/warning.h"
 #include "worker/model/model.h"
 #include "worker/weights/base_weights.h"
 
@@ -25,8 +26,9 @@ struct ExportOptions {
   uint64_t max_shard_bytes = 5'000'000'000;  // only without a base, whose layout is kept else
   // Called for each tensor written or checked and each layer of the check's passes.
   std::function<void()> on_work_done = [] {};
-  // Asked when everything is checked; on an error nothing is published. Empty: no question.
-  std::function<Status()> before_publish;
+  // Asked when everything is checked, with what is to be said of it; on an error nothing is
+  // published. Empty: no question.
+  std::function<Status(const std::vector<Warning>&)> before_publish;
   // For tests: called when everything is written and nothing is checked yet, with the folder.
   std::function<void(const std::filesystem::path&)> before_verify;
 };
@@ -48,7 +50,7 @@ struct ExportReport {
   std::string base;  // folder; empty for a random start
   std::vector<TensorReport> tensors;
   std::vector<std::string> problems;  // why the check failed
-  std::vector<std::string> warnings;  // e.g. a delta that rounding to the dtype erased
+  std::vector<Warning> warnings;      // a delta that rounding to the dtype erased, or takes much of
   bool erased = false;                // the problem is that rounding erased every delta
   int64_t probe_tokens = 0;
   double max_abs_logit = 0.0;

@@ -74,12 +74,6 @@ void check_changed(ExportJob& job, const MergeItem& item, const at::Tensor& stor
         absl::StrCat(item.name, ": the file does not hold the merged weight"));
   }
   entry.changed = !same_bits(stored, job.original(item).to(type));
-  if (entry.max_abs_delta == 0.0) {
-    report.warnings.push_back(absl::StrCat(item.name, ": trained, but its delta is exactly 0"));
-  } else if (!entry.changed) {
-    report.warnings.push_back(absl::StrCat(item.name, ": rounding to ", report.dtype,
-                                           " erased its delta of at most ", entry.max_abs_delta));
-  }
 }
 
 void check_tensor(ExportJob& job, const MergeItem& item, const WeightFolder& written,
@@ -132,10 +126,12 @@ void explain_logits(ExportJob& job, const at::Tensor& of_base, const at::Tensor&
   // The bits of every tensor were compared with the rounded merge before.
   const bool is_rounding =
       report.problems.empty() && largest_difference(merged, trained) <= tolerance;
-  (is_rounding ? report.warnings : report.problems)
-      .push_back(absl::StrCat(is_rounding ? absl::StrCat("rounding to ", report.dtype, ": ") : "",
-                              "logits of the folder and of the trained model differ by ", off,
-                              ", training changed them by ", change));
+  const std::string text = absl::StrCat("logits of the folder and of the trained model differ by ",
+                                        off, ", training changed them by ", change);
+  if (!is_rounding) return report.problems.push_back(text);
+  report.warnings.push_back({.code = warning::kDeltaLost,
+                             .text = absl::StrCat("rounding to ", report.dtype, ": ", text),
+                             .where = "export.dtype"});
 }
 
 void check_logits(ExportJob& job, const BaseWeights& written) {

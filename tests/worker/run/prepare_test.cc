@@ -1,5 +1,8 @@
 #include "worker/run/prepare.h"
 
+#include <set>
+
+#include <absl/strings/str_cat.h>
 #include <gtest/gtest.h>
 
 #include "base/file.h"
@@ -81,6 +84,32 @@ TEST(Prepare, AModelThatDoesNotStopWhereRowsEnd) {
   ASSERT_TRUE(write_file_atomically(config, text.replace(at, 17, "\"eos_token_id\": 5")).ok());
   const std::string said = failure(job, {}, ExitCode::data);
   EXPECT_NE(said.find("eos_token_id of config.json is 5"), std::string::npos) << said;
+}
+
+// The tiny base is float32.
+TEST(Prepare, CollectsWhatIsToBeSaid) {
+  const TinyJob job;
+  std::string rows = "[";
+  for (int i = 0; i < 7; ++i)
+    rows += absl::StrCat(i > 0 ? ",\n" : "", R"({"text": "row )", i, "\"}");
+  ASSERT_TRUE(write_file_atomically(job.rows(), rows + "]").ok());
+  const auto codes = [&](Overrides overrides) {
+    overrides.emplace_back("data.format=text");
+    std::set<std::string> found;
+    for (const Warning& told : prepare_job(job, job.plan(overrides)).warnings) {
+      EXPECT_TRUE(found.insert(told.code).second) << to_string(told);
+    }
+    return found;
+  };
+  using Codes = std::set<std::string>;
+  const std::string same = "model.dtype=float32";
+  EXPECT_EQ(codes({}), (Codes{"BASE_ROUNDED", "DEFAULT_DIFFERS"}));
+  EXPECT_EQ(codes({same}), Codes{});
+  EXPECT_EQ(codes({same, "data.eval=" + job.rows().string()}), Codes{"EVAL_IN_TRAIN"});
+  EXPECT_EQ(codes({same, "train.max_steps=1"}), Codes{"WARMUP_ONLY"});
+  EXPECT_EQ(codes({same, "train.max_steps=0", "train.epochs=1", "train.global_batch=3"}),
+            Codes{"ROWS_DROPPED"});
+  EXPECT_EQ(codes({"tuning=full", "model.dtype=bfloat16"}), Codes{});  // asked for, and all changes
 }
 
 }  // namespace

@@ -135,6 +135,14 @@ TEST_F(DatasetTest, cuts_counts_and_skips_long_rows) {
                   cut.first_indices.end());
   }
   EXPECT_EQ(report.lengths.max, prompt + 3);
+  ASSERT_EQ(report.warnings.size(), 2u);
+  EXPECT_EQ(report.warnings[0].code, warning::kRowsCut);
+  EXPECT_EQ(report.warnings[0].count, cut.count);
+  EXPECT_EQ(report.warnings[0].where, "data.train");
+  EXPECT_EQ(report.warnings[1].code, warning::kRowsDropped);
+  EXPECT_EQ(report.warnings[1].first, "a.jsonl:1");
+  EXPECT_TRUE(report.warnings[1].text.starts_with("1 of 7 rows (14 %) dropped: nothing to learn"))
+      << report.warnings[1].text;
 }
 
 TEST_F(DatasetTest, a_set_without_any_target_is_an_error_that_says_so) {
@@ -236,6 +244,29 @@ TEST_F(DatasetTest, the_report_is_written_whole_with_train_and_eval) {
   EXPECT_EQ(json["eval"], json["train"]);
   ASSERT_TRUE(write_data_report(folder_ / "r.json", &dataset->report, nullptr).ok());
   EXPECT_TRUE(nlohmann::json::parse(*read_file(folder_ / "r.json"))["eval"].is_null());
+}
+
+// As they stand in a row, a person reads them; the tokenizer reads letters.
+TEST_F(DatasetTest, special_tokens_in_a_text_are_told) {
+  const auto row = [](const std::string& output) {
+    return nlohmann::json{{"instruction", "the dog"}, {"output", output}}.dump() + "\n";
+  };
+  const auto dataset =
+      load_dataset({.file = write("a.jsonl", row("a < b | c") + row("ran</s>") +
+                                                 row("<|im_start|>x<|im_end|></s>") +
+                                                 row("<| not one |> <|nor\nthis|> <||> <|a")),
+                    .key = "data.eval"},
+                   tokenizer_);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  const std::vector<Warning>& told = dataset->report.warnings;
+  ASSERT_EQ(told.size(), 3u);
+  EXPECT_EQ(told[0].code, warning::kTokenAsText);
+  EXPECT_EQ(told[0].where, "data.eval: \"</s>\"");
+  EXPECT_EQ(told[0].text,
+            "2 of 4 rows (50 %) with </s> in a text: read as letters, not as the token");
+  EXPECT_EQ(told[0].first, "a.jsonl:2");
+  EXPECT_EQ(told[1].where, "data.eval: \"<|im_end|>\"");
+  EXPECT_EQ(told[2].where, "data.eval: \"<|im_start|>\"");
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ using testing::TempDir;
 class RowCacheTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(write_file_atomically(folder_ / "a.txt", "the cat\n\nthe dog ran\n").ok());
+    ASSERT_TRUE(write_file_atomically(folder_ / "a.txt", "the cat</s>\n\nthe dog ran\n").ok());
   }
   Dataset load() {
     Result<Dataset> dataset = load_dataset(options_, tokenizer_);
@@ -30,7 +30,12 @@ class RowCacheTest : public ::testing::Test {
     return found;
   }
   static void expect_equal(const Dataset& a, const Dataset& b) {
-    EXPECT_EQ(to_json(a.report), to_json(b.report));
+    EXPECT_EQ(to_json(a.report), to_json(b.report));  // with its warnings
+    ASSERT_EQ(a.sources.size(), b.sources.size());
+    for (size_t i = 0; i < a.sources.size(); ++i) {
+      EXPECT_EQ(a.sources[i].content, b.sources[i].content);
+      EXPECT_EQ(a.sources[i].line, b.sources[i].line);
+    }
     ASSERT_EQ(a.rows.size(), b.rows.size());
     for (size_t i = 0; i < a.rows.size(); ++i) {
       EXPECT_EQ(a.rows[i].ids, b.rows[i].ids);
@@ -92,11 +97,13 @@ TEST_F(RowCacheTest, a_corrupted_file_is_made_anew) {
 
 TEST_F(RowCacheTest, its_name_depends_on_all_that_the_rows_depend_on) {
   const auto base = row_cache_file(options_, "data", "tokenizer");
-  std::vector<DatasetOptions> others(4, options_);
+  std::vector<DatasetOptions> others(6, options_);
   others[0].format = "alpaca";
   others[1].max_length = 100;
   others[2].train_on_prompt = true;
   others[3].fraction = 0.5;
+  others[4].key = "data.eval";  // what is told of the rows
+  others[5].file = folder_ / "b.txt";
   for (const DatasetOptions& other : others) {
     EXPECT_NE(row_cache_file(other, "data", "tokenizer"), base);
   }

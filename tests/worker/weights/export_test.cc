@@ -62,7 +62,7 @@ TEST(Export, TellsOfEachPieceOfWork) {
   int64_t written = 0;
   options.before_verify = [&](const fs::path&) { written = work; };
   int64_t checked = 0;
-  options.before_publish = [&] {
+  options.before_publish = [&](const std::vector<Warning>&) {
     checked = work - written;
     return ok_status();
   };
@@ -221,8 +221,11 @@ TEST(Export, UntrainedAdapterIsReportedAndAnErasedDeltaIsRefused) {
   const auto report = export_model(model, base, options_for(dir, "bfloat16"));
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(report->tensors_changed(), 0);
-  ASSERT_EQ(report->warnings.size(), 21);
-  EXPECT_NE(report->warnings[0].find("delta is exactly 0"), std::string::npos);
+  ASSERT_EQ(report->warnings.size(), 1);
+  EXPECT_EQ(report->warnings[0].code, warning::kDeltaZero);
+  EXPECT_EQ(report->warnings[0].count, 21);
+  EXPECT_TRUE(report->warnings[0].text.starts_with("21 of 21 trained tensors with a delta"));
+  EXPECT_EQ(report->warnings[0].first, "model.layers.0.mlp.down_proj.weight");
 
   perturb(model, 1e-9);
   const Status refused = export_model(model, base, options_for(dir, "bfloat16")).status();
@@ -281,9 +284,10 @@ TEST(Export, ADeltaThatRoundingMostlyTakesIsPublishedWithAWarning) {
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_TRUE(report->verified);
   ASSERT_FALSE(report->warnings.empty());
-  EXPECT_NE(report->warnings.back().find("rounding to bfloat16: logits of the folder"),
+  EXPECT_EQ(report->warnings.back().code, warning::kDeltaLost);
+  EXPECT_NE(report->warnings.back().text.find("rounding to bfloat16: logits of the folder"),
             std::string::npos)
-      << report->warnings.back();
+      << report->warnings.back().text;
 }
 
 TEST(Export, WhatIsOnlyConvertedIsCountedApartWithItsRoundingLoss) {
@@ -313,7 +317,9 @@ TEST(Export, AskedLastWhetherItMayBePublished) {
   Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
   ExportOptions options = options_for(dir);
-  options.before_publish = [] { return absl::AbortedError("the base changed"); };
+  options.before_publish = [](const std::vector<Warning>&) {
+    return absl::AbortedError("the base changed");
+  };
   EXPECT_EQ(export_model(model, base, options).status().code(), StatusCode::kAborted);
   EXPECT_FALSE(fs::exists(dir / "export"));
   EXPECT_FALSE(fs::exists(dir / "export.tmp"));
