@@ -177,7 +177,8 @@ def summarise(name, job):
     out = pathlib.Path(job["output_dir"])
     row = {"name": name, "id": job["id"], "state": job["state"], "out": str(out), "eval_loss_base": None,
            "eval_loss": None, "eval_loss_as_trained": None, "tokens_per_second": None, "seconds": None,
-           "verified": False, "experts": "-", "sample": "", "message": job.get("message", "")}
+           "verified": False, "experts": "-", "sample": "", "message": job.get("message", ""),
+           "warnings": job.get("warnings", [])}
     if job["state"] != "SUCCEEDED":
         return row
     report = json.loads((out / "export" / "merge_report.json").read_text())
@@ -207,6 +208,10 @@ def print_summary(rows, before, state):
         else:
             print(f"  {row['name']:<12}{row['state']}, NOT verified: {row['message']}\n{'':14}what its processes printed: "
                   f"{state}/jobs/{row['id']}/attempt_*/output.log")
+    told = [(row["name"], warning) for row in rows for warning in row["warnings"]]
+    for number, (name, warning) in enumerate(told):
+        print(("" if number else "\nWarnings (warnings.json of each job)\n\n") +
+              f"  {name:<12}{warning['code']}: {warning['text']}; see {warning['where']}")
 
 
 def demo(coordinator, folder, overrides):
