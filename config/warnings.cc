@@ -25,13 +25,13 @@ bool holds(const std::string& export_dtype, const std::string& stored) {
 void warn_of_warmup(double warmup_ratio, int64_t steps, Diagnostics& diagnostics) {
   const auto warmup = static_cast<int64_t>(std::ceil(warmup_ratio * static_cast<double>(steps)));
   if (steps == 0 || warmup < steps) return;
-  const std::string text =
-      steps == 1 ? "1 of 1 steps has the rate 0, with which a warm-up begins: nothing is learned"
-                 : absl::StrCat(steps, " of ", steps,
-                                " steps lie in the warm-up: the rate stays below "
-                                "optimizer.learning_rate");
+  const std::string text = steps == 1
+                               ? "1 of 1 steps lies in the warm-up, with rate 0: nothing is learned"
+                               : absl::StrCat(steps, " of ", steps,
+                                              " steps lie in the warm-up: the rate stays below "
+                                              "optimizer.learning_rate");
   diagnostics.warn({.code = warning::kWarmupOnly,
-                    .text = text + "; more steps, or optimizer.warmup_ratio 0",
+                    .text = text + "; take more steps, or optimizer.warmup_ratio=0",
                     .where = "optimizer.warmup_ratio",
                     .count = steps});
 }
@@ -64,9 +64,8 @@ void warn_of_rounding(const std::map<std::string, TensorInfo>& base,
     }
   }
   if (warning.count == 0) return;
-  warning.text = absl::StrCat(warning.count, " of ", base.size(),
-                              " tensors that training leaves alone are stored in ", stored,
-                              " and get rounded to ", export_dtype);
+  warning.text = absl::StrCat(warning.count, " of ", base.size(), " tensors, stored in ", stored,
+                              " and not trained, get rounded to ", export_dtype);
   diagnostics.warn(std::move(warning));
 }
 

@@ -16,7 +16,8 @@ TEST(Warnings, AWarmUpThatIsAllThereIs) {
     EXPECT_EQ(diagnostics.warnings()[0].count, steps);
     return diagnostics.warnings()[0].text;
   };
-  EXPECT_TRUE(text(0.03, 1).starts_with("1 of 1 steps has the rate 0")) << text(0.03, 1);
+  EXPECT_TRUE(text(0.03, 1).starts_with("1 of 1 steps lies in the warm-up, with rate 0"))
+      << text(0.03, 1);
   EXPECT_EQ(text(0.03, 2), "");
   EXPECT_EQ(text(0.0, 1), "");
   EXPECT_EQ(text(0.9, 10), "");
@@ -57,9 +58,7 @@ TEST(Warnings, TensorsThatLoseBits) {
   EXPECT_EQ(warning.code, warning::kBaseRounded);
   EXPECT_EQ(warning.count, 2);
   EXPECT_EQ(warning.first, "model.embed_tokens.weight");
-  EXPECT_EQ(warning.text,
-            "2 of 4 tensors that training leaves alone are stored in F16 and get rounded to "
-            "bfloat16");
+  EXPECT_EQ(warning.text, "2 of 4 tensors, stored in F16 and not trained, get rounded to bfloat16");
 }
 
 TEST(Warnings, ADefaultDtypeThatIsNotTheModels) {
