@@ -56,7 +56,7 @@ void warn_of_rounding(const std::map<std::string, TensorInfo>& base,
   for (const auto& [name, info] : base) {
     const bool changes =
         std::any_of(trained.begin(), trained.end(),
-                    [&](const std::string& linear) { return is_of(name, linear); });
+                    [&tensor = name](const std::string& linear) { return is_of(tensor, linear); });
     if (changes || holds(export_dtype, info.dtype)) continue;
     if (warning.count++ == 0) {
       warning.first = name;
