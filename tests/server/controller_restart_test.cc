@@ -244,7 +244,9 @@ TEST_F(RestartTest, WarningsStayWithTheJobAndAreStoredOnce) {
   EXPECT_EQ(found.warnings(1).where(), "data.train");
   EXPECT_EQ(found.warnings(1).count(), 4);
   int events = 0;
-  for (const v1::Event& event : store_->events(id, 1, 1000).value()) events += event.has_warning();
+  const auto stored = store_->events(id, 1, 1000);
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  for (const v1::Event& event : *stored) events += event.has_warning() ? 1 : 0;
   EXPECT_EQ(events, 4);
   EXPECT_EQ(registry_.value("emoe_job_warnings_total", {{"code", "ROWS_CUT"}}), 3);
   EXPECT_EQ(registry_.value("emoe_job_warnings_total", {{"code", "UNREAD_KEY"}}), 1);
