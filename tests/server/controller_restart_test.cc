@@ -232,6 +232,7 @@ TEST_F(RestartTest, WarningsStayWithTheJobAndAreStoredOnce) {
   report(channel, 1, created->warnings(0));  // found by the rank too
   report(channel, 2, make_warning("ROWS_CUT", "data.train", 2));
   launcher_.end(id, 1, {.signal = 9});
+  step();
   advance(seconds(6));
   ASSERT_EQ(launcher_.launches().size(), 2u);
   channel = join(id, 0, 1, 2);

@@ -93,6 +93,7 @@ const std::vector<Arrival>& arrivals() {
       {"data.packing=false", AT(train()->options.micro_batches.packing)},
       {"data.shuffle=false", AT(train()->options.batches.shuffle)},
       {"data.fraction=0.5", AT(train()->data.fraction)},
+      {"data.strict=true", AT(strict)},
       {"tuning=full", AT(train()->full), "true"},
       {"lora.rank=3", AT(train()->lora.rank)},
       {"lora.alpha=5.5", AT(train()->lora.alpha)},

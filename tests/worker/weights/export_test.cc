@@ -225,7 +225,7 @@ TEST(Export, UntrainedAdapterIsReportedAndAnErasedDeltaIsRefused) {
   EXPECT_EQ(report->warnings[0].code, warning::kDeltaZero);
   EXPECT_EQ(report->warnings[0].count, 21);
   EXPECT_TRUE(report->warnings[0].text.starts_with("21 of 21 trained tensors with a delta"));
-  EXPECT_EQ(report->warnings[0].first, "model.layers.0.mlp.down_proj.weight");
+  EXPECT_TRUE(report->warnings[0].first.starts_with("model.layers.0."));
 
   perturb(model, 1e-9);
   const Status refused = export_model(model, base, options_for(dir, "bfloat16")).status();
