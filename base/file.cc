@@ -19,6 +19,20 @@ Status file_error(const std::string& what, const std::filesystem::path& path) {
   return errno_status(errno, absl::StrCat(what, " ", path.string()));
 }
 
+// Of an absent file: the link on its way that leads to nothing, as in a hub's cache that lost its
+// blobs; empty if it is just absent.
+std::string broken_link(std::filesystem::path path) {
+  std::error_code error;
+  for (; path.has_relative_path(); path = path.parent_path()) {
+    if (!std::filesystem::is_symlink(path, error)) continue;
+    if (std::filesystem::exists(path, error)) return "";
+    return absl::StrCat(path.string(), " is a link to ",
+                        std::filesystem::read_symlink(path, error).string(),
+                        ", which is not there");
+  }
+  return "";
+}
+
 Result<FileDescriptor> open_file(const std::filesystem::path& path, int flags) {
   FileDescriptor fd(::open(path.c_str(), flags | O_CLOEXEC, 0644));
   if (!fd.valid()) return file_error("cannot open", path);
@@ -27,7 +41,13 @@ Result<FileDescriptor> open_file(const std::filesystem::path& path, int flags) {
 
 // For reading. A FIFO or a device would block, or never end: only what has a size is a file.
 Result<FileDescriptor> open_regular(const std::filesystem::path& path, struct stat& info) {
-  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_RDONLY | O_NONBLOCK));
+  Result<FileDescriptor> opened = open_file(path, O_RDONLY | O_NONBLOCK);
+  if (absl::IsNotFound(opened.status())) {
+    const std::string link = broken_link(path);
+    if (!link.empty())
+      return absl::NotFoundError(absl::StrCat("cannot open ", path.string(), ": ", link));
+  }
+  EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, std::move(opened));
   if (::fstat(fd.get(), &info) != 0) return file_error("cannot stat", path);
   if (S_ISREG(info.st_mode)) return fd;
   return absl::InvalidArgumentError(absl::StrCat(path.string(), S_ISDIR(info.st_mode)
@@ -99,6 +119,21 @@ Result<size_t> FileReader::read(char* data, size_t size) {
   }
 }
 
+Result<std::string> FileReader::front(size_t size) const {
+  std::string bytes(size, '\0');
+  size_t filled = 0;
+  while (filled < size) {
+    const ssize_t got =
+        ::pread(fd_.get(), bytes.data() + filled, size - filled, static_cast<off_t>(filled));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return file_error("cannot read", path_);
+    if (got == 0) break;
+    filled += static_cast<size_t>(got);
+  }
+  bytes.resize(filled);
+  return bytes;
+}
+
 Result<FileWriter> FileWriter::create(const std::filesystem::path& path) {
   EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_file(path, O_WRONLY | O_CREAT | O_TRUNC));
   return FileWriter(std::move(fd), path.string());
@@ -123,6 +158,10 @@ Status FileWriter::close() {
 
 Result<std::string> read_file(const std::filesystem::path& path, size_t most) {
   EMOE_ASSIGN_OR_RETURN(FileReader file, FileReader::open(path));
+  return read_rest(file, most);
+}
+
+Result<std::string> read_rest(FileReader& file, size_t most) {
   std::string content;
   while (true) {
     const size_t begin = content.size();
@@ -132,7 +171,7 @@ Result<std::string> read_file(const std::filesystem::path& path, size_t most) {
     content.resize(begin + got);
     if (content.size() > most) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path.string(), " is larger than ", most, " bytes"));
+          absl::StrCat(file.path(), " is larger than ", most, " bytes"));
     }
     if (got == 0) return content;
   }

@@ -33,8 +33,8 @@ class FileDescriptor {
 // somebody cuts short meanwhile ends the process (SIGBUS): where that must not be, FileReader.
 class MappedFile {
  public:
-  // NOT_FOUND, PERMISSION_DENIED, or what open/mmap say; INVALID_ARGUMENT for a folder, FIFO or
-  // device. An empty file maps to an empty span.
+  // NOT_FOUND (a link to nothing says where it points), PERMISSION_DENIED, or what open/mmap say;
+  // INVALID_ARGUMENT for a folder, FIFO or device. An empty file maps to an empty span.
   [[nodiscard]] static Result<MappedFile> open(const std::filesystem::path& path);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -55,7 +55,10 @@ class FileReader {
   [[nodiscard]] static Result<FileReader> open(const std::filesystem::path& path);
   // At most `size` bytes; 0 at the end.
   [[nodiscard]] Result<size_t> read(char* data, size_t size);
+  // The file's first bytes, `size` or all it has; read() goes on where it was.
+  [[nodiscard]] Result<std::string> front(size_t size) const;
   [[nodiscard]] uint64_t size() const { return size_; }  // when it was opened
+  [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
   FileReader(FileDescriptor fd, std::string path, uint64_t size)
@@ -88,6 +91,8 @@ class FileWriter {
 // Errors as for MappedFile; INVALID_ARGUMENT for a file of more than `most` bytes. Reads /proc and /sys too.
 [[nodiscard]] Result<std::string> read_file(const std::filesystem::path& path,
                                             size_t most = std::numeric_limits<size_t>::max());
+// The same for what a reader has not read yet.
+[[nodiscard]] Result<std::string> read_rest(FileReader& file, size_t most);
 
 // Readers see the old content or the new, never a part: temporary file, fsync, rename, fsync of the
 // folder.

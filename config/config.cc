@@ -2,7 +2,7 @@
 
 #include <yaml-cpp/yaml.h>
 
-#include "base/file.h"
+#include "base/input_file.h"
 #include "config/reader.h"
 #include "config/schema.h"
 #include "config/validation.h"
@@ -54,8 +54,12 @@ LoadedJob parse_job(const std::string& yaml, const std::string& source_name,
 
 Result<LoadedJob> load_job(const std::filesystem::path& file,
                            const std::vector<std::string>& overrides, Diagnostics& diagnostics) {
-  EMOE_ASSIGN_OR_RETURN(const std::string yaml, read_file(file));
-  return parse_job(yaml, file.string(), overrides, diagnostics);
+  const Result<std::string> yaml = read_input(file, InputKind::text);
+  if (absl::IsDataLoss(yaml.status())) {  // a job is configuration, not data
+    return absl::InvalidArgumentError(std::string(yaml.status().message()));
+  }
+  EMOE_RETURN_IF_ERROR(yaml.status());
+  return parse_job(*yaml, file.string(), overrides, diagnostics);
 }
 
 v1::JobSpec resolve(const v1::JobSpec& spec) {

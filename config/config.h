@@ -27,7 +27,8 @@ struct LoadedJob {
 // Structure only: unknown keys (with near misses), wrong types and malformed YAML are added to
 // `diagnostics` with "file:line" each; the keys that read well are in the answer all the same. Callers
 // go on with check() into the same `diagnostics`, and report all of it at once.
-// An error (NOT_FOUND, …) only if the file cannot be read.
+// An error only if the file cannot be read (NOT_FOUND, …) or is something else than text (INVALID_ARGUMENT,
+// base/input_file.h).
 [[nodiscard]] Result<LoadedJob> load_job(const std::filesystem::path& file,
                                          const std::vector<std::string>& overrides,
                                          Diagnostics& diagnostics);
@@ -73,6 +74,11 @@ struct ModelShape {
 // for streams of messages.
 [[nodiscard]] std::string message_to_yaml(const google::protobuf::Message& message);
 [[nodiscard]] std::string message_to_json(const google::protobuf::Message& message, int indent = 2);
+
+// The keys in which two texts of message_to_yaml() differ, each with both values: "train.max_steps is 12,
+// was 8".
+[[nodiscard]] std::vector<std::string> changed_keys(const std::string& before,
+                                                    const std::string& now);
 
 // Calls `change` with every file or folder a spec names (key, path) and puts its answer there.
 using PathChange = std::function<std::string(const std::string& key, const std::string& path)>;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/input_file.h"
+
 namespace emoe::data {
 
 void Piece::append(const char* data, size_t size) {
@@ -14,6 +16,8 @@ void Piece::append(const char* data, size_t size) {
 Result<PieceReader> PieceReader::open(const std::filesystem::path& path) {
   EMOE_ASSIGN_OR_RETURN(FileReader file, FileReader::open(path));
   PieceReader reader(std::move(file));
+  EMOE_ASSIGN_OR_RETURN(const std::string front, reader.file_.front(kFrontBytes));
+  reader.stand_in_ = emoe::stand_in(front, InputKind::text);
   reader.fill();
   constexpr char kMark[] = "\xEF\xBB\xBF";  // some editors write it
   if (reader.end_ >= 3 && std::memcmp(reader.buffer_.data(), kMark, 3) == 0) reader.at_ = 3;
@@ -25,7 +29,29 @@ bool PieceReader::fill() {
   if (!got.ok()) status_ = got.status();
   at_ = 0;
   end_ = got.ok() ? *got : 0;
-  return end_ > 0;
+  if (end_ == 0) return false;
+  unify_line_ends();
+  return end_ > 0 || fill();  // it may have been the '\n' of a CR alone
+}
+
+void PieceReader::unify_line_ends() {
+  char* const begin = buffer_.data();
+  char* const end = begin + end_;
+  const bool ends_in_cr = end[-1] == '\r';
+  char* from = begin + (ended_in_cr_ && *begin == '\n' ? 1 : 0);
+  ended_in_cr_ = ends_in_cr;
+  char* to = begin;
+  while (from < end) {
+    auto* cr = static_cast<char*>(std::memchr(from, '\r', static_cast<size_t>(end - from)));
+    if (cr == nullptr) cr = end;
+    std::memmove(to, from, static_cast<size_t>(cr - from));
+    to += cr - from;
+    from = cr;
+    if (from == end) break;
+    *to++ = '\n';
+    from += from + 1 < end && from[1] == '\n' ? 2 : 1;
+  }
+  end_ = static_cast<size_t>(to - begin);
 }
 
 int PieceReader::peek() {

@@ -27,11 +27,15 @@ struct Piece {
 }
 
 // Cuts a data file into pieces while reading it, whatever its size. A byte order mark at its front
-// is passed over. When the file cannot be read further, it ends; status() then says why.
+// is passed over, and every line end, CR LF or CR too, is read as '\n': line ends are the file's, not
+// its text's (JSON has none in its strings). When the file cannot be read further, it ends; status()
+// then says why.
 class PieceReader {
  public:
   [[nodiscard]] static Result<PieceReader> open(const std::filesystem::path& path);
 
+  // What the file is instead of text, as stand_in() says it; asked before anything is read.
+  [[nodiscard]] std::string stand_in() const { return stand_in_; }
   // The next byte, or -1 at the end.
   [[nodiscard]] int peek();
   void skip();  // the byte that peek() showed
@@ -49,8 +53,12 @@ class PieceReader {
  private:
   explicit PieceReader(FileReader file) : file_(std::move(file)) {}
   bool fill();
+  // Puts '\n' for each line end in the buffer.
+  void unify_line_ends();
 
   FileReader file_;
+  std::string stand_in_;
+  bool ended_in_cr_ = false;  // of the buffer before
   std::vector<char> buffer_ = std::vector<char>(256 << 10);
   size_t at_ = 0;
   size_t end_ = 0;

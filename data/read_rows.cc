@@ -9,6 +9,7 @@
 #include <absl/strings/str_join.h>
 #include <nlohmann/json.hpp>
 
+#include "base/json_parsing.h"
 #include "base/utf8.h"
 #include "data/piece_reader.h"
 #include "data/row_warnings.h"
@@ -17,11 +18,6 @@ namespace emoe::data {
 namespace {
 
 constexpr std::string_view kEndOfText = "<|endoftext|>";
-
-bool is_end_of_text(std::string_view line) {
-  if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-  return line == kEndOfText;
-}
 
 // The text of the parser's error without its class and the position inside the row.
 std::string json_reason(const nlohmann::json::exception& error) {
@@ -35,6 +31,7 @@ std::string json_reason(const nlohmann::json::exception& error) {
 struct ParsedObject {
   nlohmann::json object;
   std::vector<std::string> filled;
+  DuplicateKeys keys;
 };
 
 // Throws what nlohmann's parser throws.
@@ -43,6 +40,7 @@ ParsedObject parse_object(const std::string& text, int most_depth) {
   ParsedObject parsed;
   std::string key;
   const auto look = [&](int depth, Event event, const nlohmann::json& value) {
+    parsed.keys.see(depth, event, value);
     const auto is_new = [&] { return parsed.filled.empty() || parsed.filled.back() != key; };
     if (depth == 1 && event == Event::key) {
       key = value.get<std::string>();
@@ -59,6 +57,28 @@ ParsedObject parse_object(const std::string& text, int most_depth) {
   return parsed;
 }
 
+// By the first line of a file, and whether it is the last: what its lines are where they are no rows;
+// empty where they may be, this one being good or faulty.
+std::string way_of(std::string_view line, bool last) {
+  while (!line.empty() && is_blank(line.substr(line.size() - 1))) line.remove_suffix(1);
+  if (line.starts_with('{') && line.ends_with(',')) {
+    return "has commas behind its rows: an array stands in [ ], rows on lines of their own have no "
+           "commas between them";
+  }
+  try {
+    const auto dropped = nlohmann::json::parse(line, [](int, auto, const auto&) { return false; });
+  } catch (const nlohmann::json::exception& error) {
+    if (!line.starts_with('{')) {
+      return absl::StrCat("is no JSON: it begins with \"",
+                          shorten_utf8(to_valid_utf8(std::string(line)), 40), "\"");
+    }
+    if (!last && is_cut_off(error)) {
+      return "has objects of several lines: write each on one line (jq -c), or an array in [ ]";
+    }
+  }
+  return "";
+}
+
 // The state of one pass over a file.
 class RowReader {
  public:
@@ -70,42 +90,9 @@ class RowReader {
         diagnostics_(diagnostics),
         on_row_(on_row) {}
 
-  void read_json_lines(PieceReader& pieces) {
-    // Blank lines at the end are how some tools write; one in between is a lost row.
-    int64_t blank_lines = 0;
-    Piece line;
-    while (pieces.read_line(line)) {
-      if (is_blank(line.text) && !line.too_long) {
-        ++blank_lines;
-        continue;
-      }
-      for (; blank_lines > 0; --blank_lines) add_json_row({.line = line.line - blank_lines});
-      add_json_row(line);
-    }
-  }
-
-  void read_json_array(PieceReader& pieces) {
+  void read_json(PieceReader& pieces) {
     pieces.skip_whitespace();
-    if (pieces.peek() < 0) return;
-    if (pieces.peek() != '[') {
-      return fail(pieces.line(), "is no JSON array of objects (JSON lines belong in a .jsonl)");
-    }
-    pieces.skip();
-    pieces.skip_whitespace();
-    Piece piece;
-    bool more = pieces.peek() != ']';
-    while (more) {
-      pieces.skip_whitespace();
-      if (!pieces.read_element(piece)) {
-        return fail_row(piece, "is not closed: the file ends inside the array");
-      }
-      add_json_row(piece);
-      more = pieces.peek() == ',';  // else it is the ']'
-      if (more) pieces.skip();
-    }
-    pieces.skip();
-    pieces.skip_whitespace();
-    if (pieces.peek() >= 0) fail(pieces.line(), "has text behind the end of the array");
+    return pieces.peek() == '[' ? read_json_array(pieces) : read_json_lines(pieces);
   }
 
   void read_documents(PieceReader& pieces, bool has_marks) {
@@ -113,7 +100,7 @@ class RowReader {
     Piece line;
     while (pieces.read_line(line)) {
       const bool blank = is_blank(line.text) && !line.too_long;
-      if (has_marks ? is_end_of_text(line.text) : blank) {
+      if (has_marks ? line.text == kEndOfText : blank) {
         add_document(std::exchange(document, Piece{}));
       } else if (document.line != 0) {
         document.append("\n", 1);
@@ -126,27 +113,71 @@ class RowReader {
     add_document(document);
   }
 
-  [[nodiscard]] int64_t rows() const { return next_index_; }
+  [[nodiscard]] int64_t rows() const { return rows_; }
   // To the diagnostics, once all rows are read.
   void report_warnings() const { warnings_.report(key_, rows(), diagnostics_); }
 
  private:
-  // The row of a piece; nothing and a violation if it is none.
-  std::optional<SourceRow> json_row(const Piece& piece) {
-    if (!is_text(piece, "")) return std::nullopt;
+  void read_json_lines(PieceReader& pieces) {
+    Piece line;
+    while (pieces.read_line(line)) {
+      if (is_blank(line.text) && !line.too_long) continue;
+      place_ = absl::StrCat("line ", line.line);
+      const bool last = pieces.peek() < 0;
+      // What a first row shows is the whole file's way, and would be said of every line.
+      const std::string way = rows_ == 0 ? way_of(line.text, last) : "";
+      if (!way.empty()) return fail(line.line, way);
+      add_json_row(line, last);
+    }
+  }
+
+  void read_json_array(PieceReader& pieces) {
+    pieces.skip();
+    pieces.skip_whitespace();
+    Piece piece;
+    bool more = pieces.peek() != ']';
+    while (more) {
+      pieces.skip_whitespace();
+      if (rows_ > 0 && pieces.peek() == ']') {
+        fail(pieces.line(), "has a comma behind its last row, before the ']': take it out");
+        break;
+      }
+      place_ = absl::StrCat("row ", rows_ + 1, " (counted from 1)");
+      if (!pieces.read_element(piece)) {
+        return fail_row(piece, "is not closed: the file ends inside the array");
+      }
+      add_json_row(piece, false);
+      more = pieces.peek() == ',';  // else it is the ']'
+      if (more) pieces.skip();
+    }
+    pieces.skip();
+    pieces.skip_whitespace();
+    if (pieces.peek() >= 0) fail(pieces.line(), "has text behind the end of the array");
+  }
+
+  // The row of a piece; nothing and a violation if it is none. `last`: the file ends behind it.
+  std::optional<SourceRow> json_row(const Piece& piece, bool last) {
+    if (!is_text(piece)) return std::nullopt;
     if (is_blank(piece.text)) return fail_row(piece, "is empty"), std::nullopt;
     ParsedObject parsed;
     try {
       parsed = parse_object(piece.text, format_.json_depth);
     } catch (const nlohmann::json::exception& error) {
-      return fail_row(piece, "is not valid JSON: " + json_reason(error)), std::nullopt;
+      fail_row(piece, last && is_cut_off(error) ? "is cut off: the file ends inside it"
+                                                : "is not valid JSON: " + json_reason(error));
+      return std::nullopt;
     }
     const nlohmann::json& object = parsed.object;
     if (!object.is_object()) {
       fail_row(piece, absl::StrCat("is a JSON ", object.type_name(), ", not an object"));
       return std::nullopt;
     }
-    SourceRow row{.index = next_index_, .line = piece.line};
+    if (parsed.keys.found()) {
+      fail_row(piece,
+               absl::StrCat("has the key \"", parsed.keys.first(), "\" twice in one object"));
+      return std::nullopt;
+    }
+    SourceRow row{.index = rows_, .line = piece.line};
     const auto fault = [&](const std::string& reason) { fail_row(piece, reason); };
     if (!format_.parse(object, fault, row)) return std::nullopt;
     warn_of_unread_keys(parsed.filled, piece);
@@ -164,30 +195,31 @@ class RowReader {
     }
   }
 
-  void add_json_row(const Piece& piece) {
-    std::optional<SourceRow> row = json_row(piece);
-    ++next_index_;
+  void add_json_row(const Piece& piece, bool last) {
+    std::optional<SourceRow> row = json_row(piece, last);
+    ++rows_;
     if (row && on_row_) on_row_(*std::move(row));
   }
 
   void add_document(const Piece& piece) {
     if (is_blank(piece.text)) return;
-    if (is_text(piece, "(the document that starts here) ") && on_row_) {
-      on_row_({.index = next_index_,
+    place_ = absl::StrCat("document ", rows_ + 1, " (counted from 1)");
+    if (is_text(piece) && on_row_) {
+      on_row_({.index = rows_,
                .line = piece.line,
-               .text = piece.text.substr(0, piece.text.find_last_not_of("\r\n") + 1)});
+               .text = piece.text.substr(0, piece.text.find_last_not_of('\n') + 1)});
     }
-    ++next_index_;
+    ++rows_;
   }
 
   // True for a piece that may be looked into; else a violation.
-  bool is_text(const Piece& piece, const std::string& what) {
+  bool is_text(const Piece& piece) {
     if (piece.too_long) {
-      fail_row(piece, absl::StrCat(what, "is longer than ", Piece::kMostBytes >> 20, " MiB"));
+      fail_row(piece, absl::StrCat("is longer than ", Piece::kMostBytes >> 20, " MiB"));
     } else if (!is_utf8(piece.text)) {
-      fail_row(piece, what + "is not UTF-8");
+      fail_row(piece, "is not UTF-8");
     } else if (piece.text.find('\0') != std::string::npos) {  // the JSON parser would end there
-      fail_row(piece, what + "contains a NUL byte");
+      fail_row(piece, "contains a NUL byte");
     } else {
       return true;
     }
@@ -199,7 +231,7 @@ class RowReader {
     diagnostics_.add(place_of(line), key_, reason);
   }
   void fail_row(const Piece& piece, const std::string& reason) {
-    fail(piece.line, absl::StrCat("row ", next_index_, " ", reason));
+    fail(piece.line, absl::StrCat(place_, " ", reason));
   }
 
   std::string name_;
@@ -208,13 +240,14 @@ class RowReader {
   Diagnostics& diagnostics_;
   const std::function<void(SourceRow&&)>& on_row_;
   RowWarnings warnings_;
-  int64_t next_index_ = 0;
+  int64_t rows_ = 0;   // so far
+  std::string place_;  // of the row at hand, as people count
 };
 
 bool has_end_marks(PieceReader& pieces) {
   Piece line;
   while (pieces.read_line(line)) {
-    if (is_end_of_text(line.text)) return true;
+    if (line.text == kEndOfText) return true;
   }
   return false;
 }
@@ -234,16 +267,18 @@ Result<int64_t> read_rows(const DataFile& file, Diagnostics& diagnostics,
   }
   EMOE_ASSIGN_OR_RETURN(PieceReader pieces, PieceReader::open(file.path));
   const size_t problems = diagnostics.size();
+  if (!pieces.stand_in().empty()) {
+    diagnostics.add(name, file.key, pieces.stand_in());
+    return 0;
+  }
   RowReader reader(file, diagnostics, on_row);
   if (ending == ".txt") {
     const bool has_marks = has_end_marks(pieces);
     EMOE_RETURN_IF_ERROR(pieces.status());
     EMOE_ASSIGN_OR_RETURN(pieces, PieceReader::open(file.path));
     reader.read_documents(pieces, has_marks);
-  } else if (ending == ".json") {
-    reader.read_json_array(pieces);
   } else {
-    reader.read_json_lines(pieces);
+    reader.read_json(pieces);
   }
   EMOE_RETURN_IF_ERROR(pieces.status());
   reader.report_warnings();

@@ -19,19 +19,20 @@ struct DataFile {
 
 // Reads the rows of a data file, in order, and hands every good one to `on_row` (which may be
 // empty: admission only checks). A bad row is a violation of the file's key at "train.jsonl:1234"
-// (1-based line) that names its index; the rows after it are read all the same, so that one pass
-// finds every fault. The file's ending says how it is cut into rows:
+// (1-based line) that names it as people count
+// in such a file ("line 5", "row 3 (counted from 1)" of an array); the rows after it are read all the same, so
+// that one pass finds every fault. How a file is cut into rows:
 //
-//   .json   an array of objects, a row each
-//   .jsonl  an object on each line
-//   .txt    one row per document. Documents end at lines that are exactly <|endoftext|>; in a file
-//           without such a line, at blank lines.
+//   .json, .jsonl   as it begins: with '[', an array of objects, a row each; else an object on
+//                   each line, blank lines between them passed over
+//   .txt            one row per document. Documents end at lines that are exactly <|endoftext|>; in a
+//                   file without such a line, at blank lines.
 //
 // A row has at most 16 MiB (the file any size: it is read in pieces, and another process may cut it
 // short meanwhile). Returns the number of rows, bad ones counted; an error only when the file
-// cannot be read. Everything wrong with its content, an ending that is not the format's and a file
-// without rows included, goes to `diagnostics`, and so does what a good row has and nobody reads, as
-// a warning. Thread-safe.
+// cannot be read. Everything wrong with its content, an ending that is not the format's, a file that is
+// something else (base/input_file.h) and one without rows included, goes to `diagnostics`, and so does
+// what a good row has and nobody reads, as a warning. Thread-safe.
 [[nodiscard]] Result<int64_t> read_rows(const DataFile& file, Diagnostics& diagnostics,
                                         const std::function<void(SourceRow&&)>& on_row);
 

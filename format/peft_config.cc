@@ -5,9 +5,10 @@
 #include <set>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 
 #include "base/diagnostics.h"
-#include "base/file.h"
+#include "base/input_file.h"
 #include "format/dtype.h"
 #include "format/strict_json.h"
 #include "format/tensor_table.h"
@@ -45,7 +46,8 @@ const std::set<std::string> kMustBeOff{"fan_in_fan_out",    "use_rslora",
                                        "lora_bias",         "target_parameters",
                                        "use_bdlora",        "arrow_config",
                                        "kasa_config",       "ensure_weight_tying",
-                                       "exclude_modules"};
+                                       "exclude_modules",   "enable_lora",
+                                       "merge_weights"};
 
 bool is_off(const json& value) {
   return value.is_null() || value == false ||
@@ -74,7 +76,9 @@ void check_settings(const json& config, const std::string& source, Diagnostics& 
       }
     } else if (!kUnderstoodSettings.contains(key) && !kHarmlessSettings.contains(key) &&
                key != "task_type" && key != "init_lora_weights") {
-      problems.add(source, key, "is not known here, and it may change what the adapter computes");
+      problems.add(source, key,
+                   "is a key this program does not know and cannot tell what it changes: take it "
+                   "out if the adapter computes the same without");
     }
   }
 }
@@ -113,7 +117,9 @@ PeftConfig read_settings(const json& config, const std::string& source, Diagnost
       names.insert(target.get<std::string>());
     } else {
       problems.add(source, "target_modules",
-                   absl::StrCat("names ", target.dump(), ", which is no linear of a Llama layer"));
+                   absl::StrCat("names ", target.dump(), "; possible are ",
+                                absl::StrJoin(linear_names(), ", "),
+                                ", each in all layers: paths and other modules are not supported"));
     }
   }
   lora.targets.assign(names.begin(), names.end());
@@ -124,7 +130,8 @@ PeftConfig read_settings(const json& config, const std::string& source, Diagnost
 
 Result<PeftConfig> read_peft_config(const std::filesystem::path& folder) {
   const std::string source = (folder / kPeftConfigFile).string();
-  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(folder / kPeftConfigFile));
+  EMOE_ASSIGN_OR_RETURN(const std::string text,
+                        read_input(folder / kPeftConfigFile, InputKind::text));
   EMOE_ASSIGN_OR_RETURN(const json config, parse_strict_json(text, source));
   if (!config.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(source, ": is not a JSON object"));
@@ -136,10 +143,27 @@ Result<PeftConfig> read_peft_config(const std::filesystem::path& folder) {
   return settings;
 }
 
+Result<SafetensorsHeader> read_peft_header(const std::filesystem::path& folder) {
+  Result<SafetensorsHeader> header = read_safetensors_header(folder / kPeftTensorFile);
+  if (!absl::IsNotFound(header.status()) || has_entry(folder / kPeftTensorFile)) return header;
+  if (!has_entry(folder / "adapter_model.bin")) return header;
+  return absl::NotFoundError(
+      absl::StrCat(folder.string(),
+                   ": has its tensors in adapter_model.bin, a PyTorch pickle, which this program "
+                   "does not read: load it with PEFT once and save it, which writes ",
+                   kPeftTensorFile));
+}
+
 Status check_peft_tensors(const PeftConfig& config,
                           const std::map<std::string, TensorInfo>& tensors) {
   Diagnostics problems;
   for (const auto& [name, info] : tensors) {
+    if (name.ends_with(".default.weight")) {  // the state dict of a model in memory
+      return absl::InvalidArgumentError(
+          absl::StrCat(info.file, ": ", name,
+                       ": the names carry the adapter's name \"default\"; PEFT's files do "
+                       "not: write them with save_pretrained()"));
+    }
     const size_t rank_dim = name.ends_with(".lora_B.weight") ? 1 : 0;
     if (!is_weight_dtype(info.dtype)) {
       problems.add(info.file, name,

@@ -28,6 +28,10 @@ struct PeftConfig {
 // INVALID_ARGUMENT naming the key, every problem at once. NOT_FOUND without the file.
 [[nodiscard]] Result<PeftConfig> read_peft_config(const std::filesystem::path& folder);
 
+// The header of the folder's kPeftTensorFile; errors as read_safetensors_header(), and what to do where
+// the folder has an adapter_model.bin instead.
+[[nodiscard]] Result<SafetensorsHeader> read_peft_header(const std::filesystem::path& folder);
+
 // Checks the adapter's tensors (of kPeftTensorFile) against its settings, as far as no model is
 // needed: INVALID_ARGUMENT with every tensor that is not F32, BF16 or F16, or whose shape, A [rank,
 // in] or B [out, rank], has another rank.

@@ -6,7 +6,7 @@
 
 #include <absl/strings/str_cat.h>
 
-#include "base/file.h"
+#include "base/input_file.h"
 #include "format/dtype.h"
 #include "format/strict_json.h"
 
@@ -18,6 +18,7 @@ using nlohmann::json;
 constexpr uint64_t kLengthBytes = 8;
 // The format allows 100 MB, of which a parser makes gigabytes; a Llama's shard has kilobytes.
 constexpr uint64_t kMaxHeaderBytes = 16 << 20;
+constexpr char kCutShort[] = ": the file is cut short, as by a download that was not finished";
 static_assert(std::endian::native == std::endian::little, "the format is little-endian");
 
 Status damaged(const std::string& file, const std::string& what) {
@@ -42,7 +43,7 @@ Result<uint64_t> header_length(const std::string& start, uint64_t file_bytes,
   }
   if (length > file_bytes - kLengthBytes) {
     return damaged(file, absl::StrCat("header length ", length, " is beyond the end of the file (",
-                                      file_bytes, " bytes)"));
+                                      file_bytes, " bytes)", kCutShort));
   }
   return length;
 }
@@ -107,7 +108,7 @@ Status check_ranges(const std::map<std::string, TensorInfo>& tensors, uint64_t d
     if (info.end > data_bytes) {
       return damaged(file, name,
                      absl::StrCat("bytes ", info.begin, " … ", info.end, " reach beyond the data (",
-                                  data_bytes, " bytes)"));
+                                  data_bytes, " bytes)", kCutShort));
     }
     if (info.begin < expected) {
       return damaged(file, name,
@@ -156,7 +157,7 @@ Result<std::string> read_up_to(FileReader& reader, uint64_t size) {
 
 Result<SafetensorsHeader> read_safetensors_header(const std::filesystem::path& path) {
   const std::string file = path.string();
-  EMOE_ASSIGN_OR_RETURN(FileReader reader, FileReader::open(path));
+  EMOE_ASSIGN_OR_RETURN(FileReader reader, open_input(path, InputKind::safetensors));
   SafetensorsHeader header;
   header.file_bytes = reader.size();
   EMOE_ASSIGN_OR_RETURN(const std::string start, read_up_to(reader, kLengthBytes));

@@ -1,10 +1,10 @@
 #include "format/strict_json.h"
 
 #include <exception>
-#include <set>
-#include <vector>
 
 #include <absl/strings/str_cat.h>
+
+#include "base/json_parsing.h"
 
 namespace emoe {
 namespace {
@@ -18,34 +18,33 @@ struct TooDeep : std::exception {
 }  // namespace
 
 Result<nlohmann::json> parse_strict_json(std::string_view text, const std::string& source) {
+  const auto not_json = [&](const std::string& why) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": not JSON: ", why));
+  };
   // The library takes a NUL for the end of the text and skips a byte-order mark.
-  if (text.find('\0') != std::string_view::npos || text.starts_with("\xEF\xBB\xBF")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": not JSON: a NUL byte or a byte-order mark"));
+  if (text.starts_with("\xEF\xBB\xBF")) {
+    return not_json("it begins with a byte-order mark; save it as UTF-8 without one");
   }
+  if (text.find('\0') != std::string_view::npos) return not_json("it has a NUL byte");
   using Json = nlohmann::json;
-  std::vector<std::set<std::string>> open_objects;
-  std::string duplicate;
+  DuplicateKeys keys;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     if (depth > kMaxDepth) throw TooDeep();
-    if (event == Json::parse_event_t::object_start) {
-      open_objects.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      open_objects.pop_back();
-    } else if (event == Json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!open_objects.back().insert(key).second && duplicate.empty()) duplicate = key;
-    }
+    keys.see(depth, event, parsed);
     return true;
   };
   try {
     Json json = Json::parse(text.begin(), text.end(), watch);
-    if (duplicate.empty()) return json;
-  } catch (const std::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": not JSON: ", error.what()));
+    if (!keys.found()) return json;
+  } catch (const Json::exception& error) {
+    return not_json(is_cut_off(error)
+                        ? "it ends in the middle; was it written, or downloaded, to its end?"
+                        : error.what());
+  } catch (const TooDeep& error) {
+    return not_json(error.what());
   }
   return absl::InvalidArgumentError(
-      absl::StrCat(source, ": the key \"", duplicate, "\" stands twice in one object"));
+      absl::StrCat(source, ": the key \"", keys.first(), "\" stands twice in one object"));
 }
 
 }  // namespace emoe

@@ -1,6 +1,8 @@
 #include "format/tensor_table.h"
 
 #include <algorithm>
+#include <map>
+#include <optional>
 
 #include <absl/strings/str_cat.h>
 
@@ -11,26 +13,81 @@
 namespace emoe {
 namespace {
 
-void check_tensor(const TensorInfo& info, const TensorSpec& spec, Diagnostics& problems) {
+// What is wrong with a checkpoint's tensors, by kind: of many alike, one line with examples.
+class TensorFaults {
+ public:
+  // `kind` completes "12 tensors …".
+  void add(const char* kind, Violation violation) { faults_[kind].push_back(std::move(violation)); }
+
+  [[nodiscard]] Status to_status() const {
+    Diagnostics problems;
+    for (const auto& [kind, all] : faults_) {
+      if (all.size() > kExamples) {
+        problems.add(all.front().location, "", summary(kind, all));
+        continue;
+      }
+      for (const Violation& fault : all) problems.add(fault.location, fault.field, fault.reason);
+    }
+    return problems.to_status();
+  }
+
+ private:
+  static std::string summary(const std::string& kind, const std::vector<Violation>& all) {
+    std::string text = absl::StrCat(all.size(), " tensors ", kind, ", e.g. ");
+    const bool says_more = std::ranges::any_of(
+        all, [&](const Violation& fault) { return fault.reason != all.front().reason; });
+    for (size_t i = 0; i < kExamples; ++i) {
+      absl::StrAppend(&text, i == 0 ? "" : "; ", all[i].field,
+                      says_more ? absl::StrCat(" ", all[i].reason) : "");
+    }
+    return text;
+  }
+
+  static constexpr size_t kExamples = 3;
+  std::map<std::string, std::vector<Violation>> faults_;
+};
+
+void check_tensor(const TensorInfo& info, const TensorSpec& spec, TensorFaults& faults) {
   if (info.shape != spec.shape) {
-    problems.add(info.file, spec.name,
-                 absl::StrCat("has shape ", shape_text(info.shape), ", config.json asks for ",
-                              shape_text(spec.shape)));
+    faults.add("have another shape than config.json asks for",
+               {info.file, spec.name,
+                absl::StrCat("has shape ", shape_text(info.shape), ", config.json asks for ",
+                             shape_text(spec.shape))});
   }
   if (!is_weight_dtype(info.dtype)) {
-    problems.add(info.file, spec.name,
-                 absl::StrCat("has dtype ", info.dtype, "; weights are F32, BF16 or F16"));
+    faults.add("have a dtype that weights do not have here",
+               {info.file, spec.name,
+                absl::StrCat("has dtype ", info.dtype, "; weights are F32, BF16 or F16")});
   }
+}
+
+// Where every tensor is named with another prefix ("" or "module.model." in place of "model."), that
+// is the one thing to say.
+Status check_prefix(const WeightHeaders& weights, const std::string& source) {
+  constexpr char kPrefix[] = "model.";
+  constexpr char kInner[] = "layers.0.self_attn.q_proj.weight";
+  std::optional<std::string> other;
+  for (const auto& [name, info] : weights.tensors) {
+    if (!name.ends_with(kInner)) continue;
+    const std::string prefix = name.substr(0, name.size() - (sizeof kInner - 1));
+    if (prefix == kPrefix) return ok_status();
+    if (prefix.empty() || prefix.ends_with('.')) other = prefix;
+  }
+  if (!other) return ok_status();
+  return absl::InvalidArgumentError(absl::StrCat(
+      source, ": its tensors are named \"", *other, kInner, "\", where a LlamaForCausalLM has \"",
+      kPrefix, kInner, "\": ",
+      other->empty() ? "a bare LlamaModel was saved; save the LlamaForCausalLM with its head"
+                     : "a wrapper was saved; save the model inside it"));
 }
 
 // A tied model may carry its head a second time.
 void check_tied_head(const TensorInfo& head, const WeightHeaders& weights, const TensorTable& table,
-                     Diagnostics& problems) {
+                     TensorFaults& faults) {
   const auto embedding = weights.tensors.find(table.of(TensorRole::embedding).name);
   if (embedding == weights.tensors.end()) return;  // reported as missing
   if (head.dtype == embedding->second.dtype && head.shape == embedding->second.shape) return;
-  problems.add(head.file, kHeadName,
-               "differs from the embedding, though config.json says tie_word_embeddings");
+  faults.add("differ", {head.file, kHeadName, kOtherHead});
 }
 
 }  // namespace
@@ -102,25 +159,27 @@ bool is_rotary_buffer(const std::string& name) {
 
 Status check_tensors(const WeightHeaders& weights, const LlamaConfig& config,
                      const std::string& source) {
-  Diagnostics problems;
+  EMOE_RETURN_IF_ERROR(check_prefix(weights, source));
+  TensorFaults faults;
   const TensorTable table(config);
   for (const TensorSpec& spec : table) {
     const auto found = weights.tensors.find(spec.name);
     if (found == weights.tensors.end()) {
-      problems.add(source, spec.name, "tensor is missing");
+      faults.add("are missing", {source, spec.name, "tensor is missing"});
     } else {
-      check_tensor(found->second, spec, problems);
+      check_tensor(found->second, spec, faults);
     }
   }
   for (const auto& [name, info] : weights.tensors) {
     if (table.find(name) != nullptr || is_rotary_buffer(name)) continue;
     if (config.tie_word_embeddings && name == kHeadName) {
-      check_tied_head(info, weights, table, problems);
+      check_tied_head(info, weights, table, faults);
     } else {
-      problems.add(info.file, name, "is no tensor of the model that config.json describes");
+      faults.add("do not belong to the model that config.json describes",
+                 {info.file, name, "is no tensor of the model that config.json describes"});
     }
   }
-  return problems.to_status();
+  return faults.to_status();
 }
 
 }  // namespace emoe

@@ -69,12 +69,19 @@ class TensorTable {
 
 // The head's name, also where a tied model stores it a second time.
 inline constexpr char kHeadName[] = "lm_head.weight";
+// What is said of a tied model whose head is another.
+inline constexpr char kOtherHead[] =
+    "differs from the embedding, though config.json says tie_word_embeddings; set that to false to "
+    "use this head (as transformers 5 does), or take the tensor out of the file to use the "
+    "embedding "
+    "(as transformers 4)";
 
 // True for the rotary buffers that old checkpoints carry; they follow from the configuration.
 [[nodiscard]] bool is_rotary_buffer(const std::string& name);
 
 // Checks that every tensor of the table is there with its shape in F32, BF16 or F16 and that there
-// is nothing else: INVALID_ARGUMENT with all problems at once, missing tensors named with `source`.
+// is nothing else: INVALID_ARGUMENT with all problems at once, missing tensors named with `source`;
+// of many that lack the same, one line with examples.
 // Two extras are known: rotary buffers, and the lm_head of a tied model (whose data are to be the
 // embedding's; headers cannot say).
 [[nodiscard]] Status check_tensors(const WeightHeaders& weights, const LlamaConfig& config,

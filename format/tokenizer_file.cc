@@ -2,6 +2,8 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "base/input_file.h"
+
 namespace emoe {
 
 Result<std::filesystem::path> tokenizer_file(const std::filesystem::path& path) {
@@ -10,18 +12,19 @@ Result<std::filesystem::path> tokenizer_file(const std::filesystem::path& path) 
     if (path.extension() == ".json") {
       return absl::UnimplementedError(
           absl::StrCat(path.string(),
-                       ": tokenizer.json is not supported yet, give a SentencePiece "
-                       "tokenizer.model"));
+                       ": tokenizer.json is not supported yet, only SentencePiece's "
+                       "tokenizer.model is"));
     }
     return path;
   }
   std::filesystem::path file = path / "tokenizer.model";
-  if (std::filesystem::exists(file, ignored)) return file;
-  if (std::filesystem::exists(path / "tokenizer.json", ignored)) {
+  if (has_entry(file)) return file;
+  if (has_entry(path / "tokenizer.json")) {
     return absl::UnimplementedError(
         absl::StrCat(path.string(),
-                     ": has only a tokenizer.json, which is not supported yet; put the model's "
-                     "SentencePiece tokenizer.model beside it"));
+                     ": has only a tokenizer.json, which is not supported yet: models without a "
+                     "SentencePiece tokenizer.model (Llama 3 and others never had one) cannot be "
+                     "used"));
   }
   return absl::NotFoundError(absl::StrCat(path.string(), ": has no tokenizer.model"));
 }

@@ -1,10 +1,12 @@
 #include "format/weight_headers.h"
 
 #include <algorithm>
+#include <set>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 
-#include "base/file.h"
+#include "base/input_file.h"
 #include "base/log.h"
 #include "format/strict_json.h"
 
@@ -30,11 +32,16 @@ std::vector<std::string> in_file_order(const SafetensorsHeader& header) {
 Status no_weights(const fs::path& folder) {
   std::string hint;
   std::error_code error;
-  if (fs::exists(folder / "pytorch_model.bin", error) ||
-      fs::exists(folder / "pytorch_model.bin.index.json", error)) {
+  if (has_entry(folder / "pytorch_model.bin") ||
+      has_entry(folder / "pytorch_model.bin.index.json")) {
     hint =
         "; it has PyTorch .bin weights, which this program does not read: save it once with "
         "safe_serialization=True";
+  }
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (!hint.empty() || entry.path().extension() != ".safetensors") continue;
+    hint = absl::StrCat("; it has ", entry.path().filename().string(),
+                        ", but not the index that says what lies where");
   }
   return absl::NotFoundError(
       absl::StrCat(folder.string(), ": neither ", kSingleFileName, " nor ", kIndexFileName, hint));
@@ -47,7 +54,7 @@ struct Index {
 
 Result<Index> read_index(const fs::path& path) {
   const std::string source = path.string();
-  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(path, kMaxIndexBytes));
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_input(path, InputKind::text, kMaxIndexBytes));
   const Result<json> object = parse_strict_json(text, source);
   if (!object.ok()) return absl::DataLossError(std::string(object.status().message()));
   if (!object->is_object() || !object->contains("weight_map") ||
@@ -102,15 +109,32 @@ void add_shard(const std::string& name, SafetensorsHeader header, WeightHeaders&
   weights.shards.emplace(name, std::move(header));
 }
 
+// All that are missing, in one sentence.
+Status check_shards_are_there(const fs::path& folder, const std::set<std::string>& shards) {
+  std::vector<std::string> missing;
+  std::error_code ignored;
+  for (const std::string& shard : shards) {
+    if (!fs::exists(folder / shard, ignored)) missing.push_back(shard);
+  }
+  if (missing.empty()) return ok_status();
+  constexpr size_t kExamples = 3;
+  const size_t count = missing.size();
+  const bool link = has_entry(folder / missing.front());
+  missing.resize(std::min(count, kExamples));
+  return absl::NotFoundError(absl::StrCat(
+      (folder / kIndexFileName).string(), ": ", count, " of its ", shards.size(), " shards ",
+      count == 1 ? "is" : "are", " missing", link ? " (links to nothing)" : "", ": ",
+      absl::StrJoin(missing, ", "), count > kExamples ? ", …" : ""));
+}
+
 Result<WeightHeaders> read_shards(const fs::path& folder, const Index& index) {
+  std::set<std::string> shards;
+  for (const auto& [name, shard] : index.shard_of) shards.insert(shard);
+  EMOE_RETURN_IF_ERROR(check_shards_are_there(folder, shards));
   WeightHeaders weights;
-  for (const auto& [name, shard] : index.shard_of) {
-    if (weights.shards.contains(shard)) continue;
-    Result<SafetensorsHeader> header = read_safetensors_header(folder / shard);
-    if (!header.ok()) {
-      return with_context(header.status(), absl::StrCat("shard of tensor \"", name, "\""));
-    }
-    add_shard(shard, *std::move(header), weights);
+  for (const std::string& shard : shards) {
+    EMOE_ASSIGN_OR_RETURN(SafetensorsHeader header, read_safetensors_header(folder / shard));
+    add_shard(shard, std::move(header), weights);
   }
   EMOE_RETURN_IF_ERROR(check_index(folder, index, weights));
   return weights;
@@ -132,9 +156,13 @@ Result<WeightHeaders> read_weight_headers(const fs::path& folder) {
     add_shard(kSingleFileName, *std::move(single), weights);
     return weights;
   }
-  if (!absl::IsNotFound(single.status())) return single.status();
+  if (!absl::IsNotFound(single.status()) || has_entry(folder / kSingleFileName)) {
+    return single.status();
+  }
   const Result<Index> index = read_index(folder / kIndexFileName);
-  if (absl::IsNotFound(index.status())) return no_weights(folder);
+  if (absl::IsNotFound(index.status()) && !has_entry(folder / kIndexFileName)) {
+    return no_weights(folder);
+  }
   EMOE_RETURN_IF_ERROR(index.status());
   return read_shards(folder, *index);
 }

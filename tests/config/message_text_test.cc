@@ -56,6 +56,23 @@ TEST(MessageText, ResolvedSpecsRoundTrip) {
   EXPECT_TRUE(same(read_job(message_to_yaml(spec), "j", {})->spec, spec));
 }
 
+TEST(MessageText, ChangedKeysAreNamedWithBothValues) {
+  v1::JobSpec before;
+  before.mutable_train()->set_max_steps(8);
+  before.mutable_lora()->add_targets("q_proj");
+  before.mutable_data()->set_max_length(64);
+  v1::JobSpec now = before;
+  EXPECT_TRUE(changed_keys(message_to_yaml(before), message_to_yaml(now)).empty());
+  now.mutable_train()->set_max_steps(12);
+  now.mutable_lora()->add_targets("v_proj");
+  now.clear_data();
+  now.set_tuning("full");
+  EXPECT_EQ(changed_keys(message_to_yaml(before), message_to_yaml(now)),
+            (std::vector<std::string>{"lora.targets is [q_proj, v_proj], was [q_proj]",
+                                      "train.max_steps is 12, was 8", "tuning is full, was not set",
+                                      "data.max_length is not set, was 64"}));
+}
+
 TEST(MessageText, JsonIsStableForScripts) {
   v1::Job job;
   job.set_id("job-1");

@@ -73,46 +73,111 @@ TEST(ReadRows, reports_every_bad_row_of_a_jsonl_and_keeps_the_good_ones) {
                                "{\"instruction\": \"c\", \"output\": \"d\"}\n\n",
                                "alpaca");
   ASSERT_EQ(outcome.rows.size(), 2u);
-  EXPECT_EQ(outcome.rows[1].index, 7);
+  EXPECT_EQ(outcome.rows[1].index, 6);
   EXPECT_EQ(outcome.rows[1].line, 8);
-  ASSERT_EQ(outcome.problems.size(), 7u);
-  EXPECT_EQ(outcome.problems[0], "t.jsonl:2: data.train: row 1 is a JSON array, not an object");
-  EXPECT_EQ(outcome.problems[1], "t.jsonl:3: data.train: row 2 lacks the key \"output\"");
-  EXPECT_EQ(outcome.problems[2], "t.jsonl:4: data.train: row 3 is empty");
-  EXPECT_EQ(outcome.problems[3], "t.jsonl:5: data.train: row 4 is not UTF-8");
-  EXPECT_EQ(outcome.problems[4], "t.jsonl:6: data.train: row 5 has an empty \"instruction\"");
-  EXPECT_EQ(outcome.problems[5],
-            "t.jsonl:6: data.train: row 5 has a number at \"output\", must be a string");
-  EXPECT_TRUE(outcome.problems[6].starts_with("t.jsonl:7: data.train: row 6 is not valid JSON: "))
-      << outcome.problems[6];
+  ASSERT_EQ(outcome.problems.size(), 6u);
+  EXPECT_EQ(outcome.problems[0], "t.jsonl:2: data.train: line 2 is a JSON array, not an object");
+  EXPECT_EQ(outcome.problems[1], "t.jsonl:3: data.train: line 3 lacks the key \"output\"");
+  EXPECT_EQ(outcome.problems[2], "t.jsonl:5: data.train: line 5 is not UTF-8");
+  EXPECT_EQ(outcome.problems[3], "t.jsonl:6: data.train: line 6 has an empty \"instruction\"");
+  EXPECT_EQ(outcome.problems[4],
+            "t.jsonl:6: data.train: line 6 has a number at \"output\", must be a string");
+  EXPECT_TRUE(outcome.problems[5].starts_with("t.jsonl:7: data.train: line 7 is not valid JSON: "))
+      << outcome.problems[5];
 }
 
 TEST(ReadRows, a_broken_element_of_an_array_costs_only_itself) {
   const Outcome outcome =
-      read("a.json", "[{\"text\": \"a\"},\n {\"text\": },\n{\"text\": \"c\"},\n\n]", "text");
-  ASSERT_EQ(outcome.rows.size(), 2u);
+      read("a.json", "[{\"text\": \"a\"},\n {\"text\": },\n{\"text\": \"c\"},\n,{\"text\": \"d\"}]",
+           "text");
+  ASSERT_EQ(outcome.rows.size(), 3u);
   ASSERT_EQ(outcome.problems.size(), 2u);
-  EXPECT_TRUE(outcome.problems[0].starts_with("a.json:2: data.train: row 1 is not valid JSON"));
-  EXPECT_EQ(outcome.problems[1], "a.json:5: data.train: row 3 is empty");
+  EXPECT_TRUE(outcome.problems[0].starts_with(
+      "a.json:2: data.train: row 2 (counted from 1) is not valid JSON"))
+      << outcome.problems[0];
+  EXPECT_EQ(outcome.problems[1], "a.json:4: data.train: row 4 (counted from 1) is empty");
 }
 
 TEST(ReadRows, says_what_is_wrong_with_a_file_as_a_whole) {
-  EXPECT_EQ(
-      read("a.json", "{\"text\": \"a\"}", "text").problems,
-      Problems{
-          "a.json:1: data.train: is no JSON array of objects (JSON lines belong in a .jsonl)"});
   EXPECT_EQ(read("a.json", "[{\"text\": \"a\"},\n{\"text\": \"b", "text").problems,
-            Problems{"a.json:2: data.train: row 1 is not closed: the file ends inside the array"});
+            Problems{"a.json:2: data.train: row 2 (counted from 1) is not closed: the file ends "
+                     "inside the array"});
   EXPECT_EQ(read("a.json", "[{\"text\": \"a\"}]\n[]", "text").problems,
             Problems{"a.json:2: data.train: has text behind the end of the array"});
   EXPECT_EQ(read("a.json", "[]", "alpaca").problems, Problems{"a.json: data.train: has no rows"});
-  EXPECT_EQ(read("a.jsonl", "", "alpaca").problems, Problems{"a.jsonl: data.train: has no rows"});
+  EXPECT_EQ(read("a.jsonl", "\n", "alpaca").problems, Problems{"a.jsonl: data.train: has no rows"});
   EXPECT_EQ(read("a.txt", "\n\n", "text").problems, Problems{"a.txt: data.train: has no rows"});
+  EXPECT_EQ(read("a.jsonl", "instruction,output\na,b\n", "alpaca").problems,
+            Problems{"a.jsonl:1: data.train: is no JSON: it begins with \"instruction,output\""});
   EXPECT_EQ(read("a.txt", "x", "alpaca").problems,
             Problems{"a.txt: data.train: ends in '.txt', format alpaca needs .json or .jsonl"});
   EXPECT_EQ(
       read("a.csv", "x", "text").problems,
       Problems{"a.csv: data.train: ends in '.csv', format text needs .json or .jsonl or .txt"});
+}
+
+// Names mean little: people write arrays into a .jsonl and lines into a .json.
+TEST(ReadRows, an_array_or_lines_whatever_the_ending_says) {
+  for (const std::string name : {"a.json", "a.jsonl"}) {
+    const Outcome lines = read(name, "\n{\"text\": \"a\"}\n\n \t\n{\"text\": \"b\"}", "text");
+    EXPECT_EQ(lines.problems, Problems{}) << name;
+    ASSERT_EQ(lines.count, 2) << name;
+    EXPECT_EQ(lines.rows[1].line, 5);
+    EXPECT_EQ(lines.rows[1].index, 1);
+    const Outcome array =
+        read(name, "[\n  {\n    \"text\": \"a\"\n  },\n  {\n    \"text\": \"b\"\n  }\n]\n", "text");
+    EXPECT_EQ(array.problems, Problems{}) << name;
+    ASSERT_EQ(array.count, 2) << name;
+    EXPECT_EQ(array.rows[1].line, 5);
+  }
+}
+
+// Each as one sentence, not one a line.
+TEST(ReadRows, says_what_the_lines_of_a_file_are) {
+  const auto only_problem = [](const std::string& name, const std::string& content) {
+    const Problems problems = read(name, content, "text").problems;
+    EXPECT_EQ(problems.size(), 1u) << content;
+    return problems.empty() ? "" : problems[0];
+  };
+  EXPECT_EQ(only_problem("a.json", "[{\"text\": \"a\"},\n{\"text\": \"b\"},\n]"),
+            "a.json:3: data.train: has a comma behind its last row, before the ']': take it out");
+  EXPECT_NE(only_problem("a.jsonl", "{\"text\": \"a\"},\n{\"text\": \"b\"},\n")
+                .find("a.jsonl:1: data.train: has commas behind its rows"),
+            std::string::npos);
+  EXPECT_NE(only_problem("a.jsonl", "{\n  \"text\": \"a\"\n}\n{\n  \"text\": \"b\"\n}\n")
+                .find("has objects of several lines"),
+            std::string::npos);
+  EXPECT_EQ(only_problem("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b"),
+            "a.jsonl:2: data.train: line 2 is cut off: the file ends inside it");
+}
+
+TEST(ReadRows, a_key_that_stands_twice_is_an_error) {
+  EXPECT_EQ(read("a.jsonl",
+                 "{\"text\": \"a\", \"text\": \"b\"}\n"
+                 "{\"text\": \"c\", \"extra\": {\"text\": 1, \"n\": [{\"text\": 2}]}}\n"
+                 "{\"text\": \"d\", \"extra\": [{\"k\": 1}, {\"k\": 2, \"k\": 3}]}\n",
+                 "text")
+                .problems,
+            (Problems{"a.jsonl:1: data.train: line 1 has the key \"text\" twice in one object",
+                      "a.jsonl:3: data.train: line 3 has the key \"k\" twice in one object"}));
+  EXPECT_EQ(
+      read("a.json", "[{\"text\": \"a\"}, {\"text\": \"b\", \"text\": \"b\"}]", "text").problems,
+      Problems{"a.json:1: data.train: row 2 (counted from 1) has the key \"text\" twice in one "
+               "object"});
+}
+
+TEST(ReadRows, a_file_that_is_something_else_is_one_problem) {
+  const std::string utf16("\xFF\xFE{\0\"\0t\0\n\0{\0", 12);
+  for (const char* name : {"a.jsonl", "a.json", "a.txt"}) {
+    EXPECT_EQ(read(name, "", "text").problems,
+              Problems{std::string(name) + ": data.train: is empty (0 bytes)"});
+    const Problems problems = read(name, utf16, "text").problems;
+    ASSERT_EQ(problems.size(), 1u);
+    EXPECT_NE(problems[0].find("data.train: is UTF-16 text"), std::string::npos) << problems[0];
+    EXPECT_EQ(
+        read(name, "version https://git-lfs.github.com/spec/v1\nsize 5\n", "text").problems.size(),
+        1u);
+  }
 }
 
 TEST(ReadRows, files_that_cannot_be_read_are_errors) {
@@ -135,18 +200,19 @@ TEST(ReadRows, numbers_no_double_holds_are_a_bad_row_and_not_an_exception) {
   EXPECT_EQ(outcome.rows.size(), 1u);
   ASSERT_EQ(outcome.problems.size(), 1u);
   EXPECT_TRUE(outcome.problems[0].starts_with(
-      "a.jsonl:1: data.train: row 0 is not valid JSON: number overflow"))
+      "a.jsonl:1: data.train: line 1 is not valid JSON: number overflow"))
       << outcome.problems[0];
 }
 
 // The parser takes a NUL for the end of its text.
 TEST(ReadRows, a_nul_byte_hides_nothing) {
   const std::string nul(1, '\0');
-  const Problems bad{"a.jsonl:1: data.train: row 0 contains a NUL byte"};
+  const Problems bad{"a.jsonl:1: data.train: line 1 contains a NUL byte"};
   EXPECT_EQ(read("a.jsonl", "{\"text\": \"a\"}" + nul + "{rubbish\n", "text").problems, bad);
   const Outcome array =
       read("a.json", "[{\"text\": \"a\"}" + nul + ",\n{\"text\": \"b\"}]", "text");
-  EXPECT_EQ(array.problems, Problems{"a.json:1: data.train: row 0 contains a NUL byte"});
+  EXPECT_EQ(array.problems,
+            Problems{"a.json:1: data.train: row 1 (counted from 1) contains a NUL byte"});
   EXPECT_EQ(array.rows.size(), 1u);
   EXPECT_EQ(read("a.txt", "a" + nul + "b", "text").problems.size(), 1u);
   EXPECT_EQ(read("a.jsonl", "{\"text\": \"a\\u0000b\"}", "text").rows.size(), 1u);  // written out
@@ -159,7 +225,8 @@ TEST(ReadRows, brackets_that_fit_nothing_do_not_swallow_what_follows) {
         "a.json", std::string("[{\"text\": \"a\"},\n") + broken + ",\n{\"text\": \"c\"}]", "text");
     EXPECT_EQ(outcome.rows.size(), 2u) << broken;
     ASSERT_EQ(outcome.problems.size(), 1u) << broken;
-    EXPECT_TRUE(outcome.problems[0].starts_with("a.json:2: data.train: row 1 is not valid JSON"))
+    EXPECT_TRUE(outcome.problems[0].starts_with(
+        "a.json:2: data.train: row 2 (counted from 1) is not valid JSON"))
         << outcome.problems[0];
   }
 }
@@ -167,26 +234,35 @@ TEST(ReadRows, brackets_that_fit_nothing_do_not_swallow_what_follows) {
 TEST(ReadRows, byte_order_marks_and_carriage_returns_are_no_content) {
   const std::string mark = "\xEF\xBB\xBF";
   const std::string row = "{\"text\": \"a\"}";
-  EXPECT_EQ(read("a.jsonl", mark + row + "\r\n" + row + "\r\n\r\n", "text").rows.size(), 2u);
-  const Outcome array = read("a.json", mark + "[\r\n" + row + ",\r\n" + row + "\r\n]\r\n", "text");
-  EXPECT_EQ(array.problems, Problems{});
-  ASSERT_EQ(array.rows.size(), 2u);
-  EXPECT_EQ(array.rows[1].line, 3);
+  for (const std::string end : {"\n", "\r\n", "\r"}) {
+    const Outcome lines = read("a.jsonl", mark + row + end + row + end + end, "text");
+    EXPECT_EQ(lines.problems, Problems{});
+    ASSERT_EQ(lines.rows.size(), 2u);
+    EXPECT_EQ(lines.rows[1].line, 2);
+    const Outcome array =
+        read("a.json", mark + "[" + end + row + "," + end + row + end + "]", "text");
+    EXPECT_EQ(array.problems, Problems{});
+    ASSERT_EQ(array.rows.size(), 2u);
+    EXPECT_EQ(array.rows[1].line, 3);
+  }
   EXPECT_EQ(read("a.jsonl", mark, "text").problems, Problems{"a.jsonl: data.train: has no rows"});
+  // A CR that a text writes out is the text's.
+  EXPECT_EQ(read("a.jsonl", "{\"text\": \"a\\r\\nb\"}", "text").rows.at(0).text, "a\r\nb");
 }
 
-// Ten times as many take ten times as long, not a hundred.
-TEST(ReadRows, blank_lines_are_counted_once_each) {
-  const Outcome within =
-      read("a.jsonl", std::string(2'000'000, '\n') + "{\"text\": \"a\"}", "text");
-  EXPECT_EQ(within.count, 2'000'001);
-  EXPECT_EQ(within.problems.size(), 100u);
-  EXPECT_EQ(within.problems[1], "a.jsonl:2: data.train: row 1 is empty");
-  ASSERT_EQ(within.rows.size(), 1u);
-  EXPECT_EQ(within.rows[0].line, 2'000'001);
-  const Outcome behind = read("a.jsonl", "{\"text\": \"a\"}" + std::string(1000, '\n'), "text");
-  EXPECT_EQ(behind.problems, Problems{});
-  EXPECT_EQ(behind.count, 1);
+// Whatever the buffer cuts in two.
+TEST(ReadRows, line_ends_at_the_borders_of_the_buffer) {
+  constexpr size_t kBuffer = 256 << 10;
+  for (size_t length = kBuffer - 3; length <= kBuffer + 1; ++length) {
+    const std::string text(length, 'x');
+    for (const std::string end : {"\r\n", "\r"}) {
+      const Outcome outcome = read("a.txt", text + end + "y" + end + end + "z" + end, "text");
+      ASSERT_EQ(outcome.rows.size(), 2u) << length;
+      EXPECT_EQ(outcome.rows[0].text, text + "\ny");
+      EXPECT_EQ(outcome.rows[1].text, "z");
+      EXPECT_EQ(outcome.rows[1].line, 4);
+    }
+  }
 }
 
 TEST(ReadRows, a_row_has_at_most_16_mib) {
@@ -222,9 +298,9 @@ TEST(ReadRows, a_file_cut_short_while_it_is_read_ends_there) {
 }
 
 TEST(ReadRows, text_documents_end_at_blank_lines_or_at_marks) {
-  const Outcome blank = read("a.txt", "\xEF\xBB\xBFone\r\n two\r\n\r\n  \nthree\n", "text");
+  const Outcome blank = read("a.txt", "\xEF\xBB\xBFone\n two\n\n  \nthree\n", "text");
   ASSERT_EQ(blank.rows.size(), 2u);
-  EXPECT_EQ(blank.rows[0].text, "one\r\n two");
+  EXPECT_EQ(blank.rows[0].text, "one\n two");
   EXPECT_EQ(blank.rows[1].text, "three");
   EXPECT_EQ(blank.rows[1].line, 5);
   const Outcome marks = read("a.txt", "one\n\ntwo\n\n<|endoftext|>\n<|endoftext|>\nthree", "text");
@@ -233,8 +309,28 @@ TEST(ReadRows, text_documents_end_at_blank_lines_or_at_marks) {
   EXPECT_EQ(marks.rows[1].text, "three");
   const Outcome bad = read("a.txt", "one\n\n\xC0\x80\n\nthree", "text");
   EXPECT_EQ(bad.problems,
-            Problems{"a.txt:3: data.train: row 1 (the document that starts here) is not UTF-8"});
+            Problems{"a.txt:3: data.train: document 2 (counted from 1) is not UTF-8"});
   EXPECT_EQ(bad.rows.size(), 2u);
+}
+
+// What Python's text mode gives other trainers.
+TEST(ReadRows, the_line_ends_of_a_text_file_are_no_text) {
+  const std::string text = "one\n two\n\nthree\n\n\n<|endoftext|>\nfour\n";
+  const auto with = [&](const std::string& end) {
+    std::string changed;
+    for (const char c : text) changed += c == '\n' ? end : std::string(1, c);
+    return read("a.txt", changed, "text").rows;
+  };
+  const auto wanted = with("\n");
+  ASSERT_EQ(wanted.size(), 2u);
+  for (const char* end : {"\r\n", "\r"}) {
+    const auto rows = with(end);
+    ASSERT_EQ(rows.size(), 2u);
+    for (size_t i = 0; i < 2; ++i) {
+      EXPECT_EQ(rows[i].text, wanted[i].text);
+      EXPECT_EQ(rows[i].line, wanted[i].line);
+    }
+  }
 }
 
 }  // namespace

@@ -35,6 +35,34 @@ TEST(PeftConfig, NamesEveryProblemAtOnce) {
   }
 }
 
+// PEFT wrote them in 2023; null and false mean off.
+TEST(PeftConfig, OldKeysThatAreOffArePassedOver) {
+  const std::string rest = R"("peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]})";
+  EXPECT_EQ(read(R"({"enable_lora": null, "merge_weights": false, )" + rest).status(), ok_status());
+  EXPECT_NE(read(R"({"merge_weights": true, )" + rest).status().message().find("merge_weights"),
+            std::string::npos);
+}
+
+TEST(PeftConfig, TensorsInOtherFormsSayHowToMendThem) {
+  const testing::TempDir folder;
+  const auto message = [](const Status& status) { return std::string(status.message()); };
+  EXPECT_EQ(message(read_peft_header(folder.path()).status()).find("adapter_model.bin"),
+            std::string::npos);
+  ASSERT_TRUE(write_file_atomically(folder / "adapter_model.bin", "x").ok());
+  EXPECT_NE(
+      message(read_peft_header(folder.path()).status()).find("in adapter_model.bin, a PyTorch"),
+      std::string::npos);
+  const Status names =
+      check_peft_tensors({.rank = 4}, {{"q.lora_A.default.weight", {"F32", {4, 8}}}});
+  EXPECT_NE(message(names).find("save_pretrained()"), std::string::npos) << names;
+  const Status modules = read(R"({"peft_type": "LORA", "r": 4,
+                                  "target_modules": ["self_attn.q_proj"]})")
+                             .status();
+  EXPECT_NE(message(modules).find("names \"self_attn.q_proj\"; possible are q_proj, "),
+            std::string::npos)
+      << modules;
+}
+
 TEST(PeftConfig, AFolderWithoutOne) {
   EXPECT_EQ(read_peft_config("/nowhere").status().code(), StatusCode::kNotFound);
   EXPECT_EQ(read("[]").status().code(), StatusCode::kInvalidArgument);

@@ -32,10 +32,13 @@ std::string with_length(uint64_t length, const std::string& rest) {
 
 std::vector<BadFile> bad_files() {
   return {
-      {"empty file", "", "only 0 bytes"},
-      {"shorter than the length", "abc", "only 3 bytes"},
+      {"empty file", "", "is empty (0 bytes)"},
+      {"shorter than the length", "abc", "begins with \"abc\""},
       {"header length 0", with_length(0, "{}"), "header length 0"},
       {"header length 1", with_length(1, "{}"), "header length 1"},
+      {"shorter than the length, no text", "\1\2\3", "only 3 bytes"},
+      {"a pointer of git-LFS", "version https://git-lfs.github.com/spec/v1\nsize 9\n",
+       "git-LFS pointer"},
       {"header beyond the file", with_length(100, "{}"), "beyond the end"},
       {"header above the limit", with_length((16 << 20) + 1, "{}"), "limit"},
       {"header length all ones", with_length(UINT64_MAX, "{}"), "limit"},
@@ -78,7 +81,8 @@ std::vector<BadFile> bad_files() {
        "\"a\": data_offsets"},
       {"three offsets", one_tensor("F32", "[1]", "[0,4,8]", 4), "\"a\": data_offsets"},
       {"beyond the data", one_tensor("F32", "[2]", "[0,8]", 4), "\"a\": bytes 0 … 8 reach beyond"},
-      {"truncated data", two("[0,4]", "[4,8]", 7), "\"b\": bytes 4 … 8 reach beyond"},
+      {"truncated data", two("[0,4]", "[4,8]", 7),
+       "\"b\": bytes 4 … 8 reach beyond the data (7 bytes): the file is cut short"},
       {"overlap", two("[0,4]", "[2,6]", 6), "\"b\": overlaps"},
       {"the same range", two("[0,4]", "[0,4]", 4), "overlaps"},
       {"hole", two("[0,4]", "[8,12]", 12), "\"b\": a hole of 4 bytes"},

@@ -18,6 +18,7 @@ TEST(StrictJson, ReadsJson) {
 TEST(StrictJson, RefusesWhatParsersPassOver) {
   EXPECT_NE(error_of("\xEF\xBB\xBF{}").find("byte-order mark"), std::string::npos);
   EXPECT_NE(error_of(std::string("{}\0", 3)).find("NUL"), std::string::npos);
+  EXPECT_NE(error_of("{\"a\": [1,").find("ends in the middle"), std::string::npos);
   EXPECT_NE(error_of("{} {}").find("a.json: not JSON"), std::string::npos);
   EXPECT_NE(error_of(R"({"b": [{"a": 1, "a": 2}]})").find("\"a\" stands twice"), std::string::npos);
 }

@@ -81,6 +81,42 @@ TEST(TensorTable, AllProblemsAreNamedAtOnce) {
       << error;
 }
 
+TEST(TensorTable, ManyAlikeAreOneLineWithExamples) {
+  LlamaConfig config = tied_config();
+  config.num_hidden_layers = 40;
+  const Status missing = check_tensors(headers_of(tied_config()), config, "model");
+  const std::string first = "model.layers.2.self_attn.";
+  EXPECT_EQ(missing.message(), "model: 342 tensors are missing, e.g. " + first + "q_proj.weight; " +
+                                   first + "k_proj.weight; " + first + "v_proj.weight");
+  config = tied_config();
+  config.intermediate_size = 32;
+  const std::string shapes(check_tensors(headers_of(tied_config()), config, "model").message());
+  EXPECT_NE(
+      shapes.find("6 tensors have another shape than config.json asks for, e.g. "
+                  "model.layers.0.mlp.gate_proj.weight has shape [64, 8], config.json asks for "
+                  "[32, 8]; "),
+      std::string::npos)
+      << shapes;
+  EXPECT_EQ(shapes.find('\n'), std::string::npos) << shapes;
+}
+
+TEST(TensorTable, TensorsOfAWrapperOrOfTheBareModelAreOneSentence) {
+  for (const auto& [prefix, reason] :
+       std::map<std::string, std::string>{{"", "a bare LlamaModel was saved"},
+                                          {"module.model.", "a wrapper was saved"},
+                                          {"base_model.model.model.", "a wrapper was saved"}}) {
+    WeightHeaders weights;
+    for (const auto& [name, info] : headers_of(tied_config()).tensors) {
+      weights.tensors[prefix + name.substr(6)] = info;
+    }
+    const std::string error = error_of(weights);
+    EXPECT_NE(error.find("named \"" + prefix + "layers.0.self_attn.q_proj.weight\", where"),
+              std::string::npos)
+        << error;
+    EXPECT_NE(error.find(reason), std::string::npos) << error;
+  }
+}
+
 TEST(TensorTable, ExtrasOfOldCheckpointsAreKnown) {
   WeightHeaders weights = headers_of(tied_config());
   weights.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = {.dtype = "F32", .shape = {1}};

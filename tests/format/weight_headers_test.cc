@@ -64,8 +64,24 @@ TEST(WeightHeaders, MissingShardIsNotFound) {
   const TempDir dir;
   write_shards(dir.path());
   std::filesystem::remove(dir / "model-00002-of-00003.safetensors");
-  EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound).find("model-00002-of-00003"),
+  EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound)
+                .find("1 of its 3 shards is missing: model-00002-of-00003.safetensors"),
             std::string::npos);
+  std::filesystem::remove(dir / "model-00001-of-00003.safetensors");
+  std::filesystem::create_symlink("../blobs/5f", dir / "model-00001-of-00003.safetensors");
+  EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound)
+                .find("2 of its 3 shards are missing (links to nothing): model-00001-of-00003"),
+            std::string::npos);
+}
+
+// The blobs of a hub's cache are gone: what is there must not be taken for absent.
+TEST(WeightHeaders, ALinkToNothingIsNamed) {
+  for (const char* name : {kSingleFileName, kIndexFileName}) {
+    const TempDir dir;
+    std::filesystem::create_symlink("../../blobs/5f", dir / name);
+    EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound).find("is a link to ../../blobs/5f"),
+              std::string::npos);
+  }
 }
 
 TEST(WeightHeaders, DamagedShardIsDataLoss) {
@@ -113,6 +129,10 @@ TEST(WeightHeaders, MalformedIndexIsDataLoss) {
 TEST(WeightHeaders, FolderWithoutWeightsSaysWhatWasLookedFor) {
   const TempDir dir;
   EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound).find("model.safetensors"),
+            std::string::npos);
+  write_bytes(dir / "model-00001-of-00002.safetensors", "x");
+  EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound)
+                .find("it has model-00001-of-00002.safetensors, but not the index"),
             std::string::npos);
   write_bytes(dir / "pytorch_model.bin", "x");
   EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound).find("safe_serialization"),

@@ -12,8 +12,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/input_file.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "format/strict_json.h"
 #include "worker/emoe/balanced_kmeans.h"
 
 namespace emoe::worker {
@@ -114,7 +116,8 @@ std::string partition_to_json(int64_t layer, const Partition& partition) {
 Result<Partition> partition_from_json(const std::string& text) {
   Partition partition;
   try {
-    const nlohmann::json json = nlohmann::json::parse(text);
+    EMOE_ASSIGN_OR_RETURN(const nlohmann::json json,
+                          parse_strict_json(text, "is no partition file"));
     for (const nlohmann::json& label : json.at("labels")) {
       EMOE_ASSIGN_OR_RETURN(const int32_t value, strict_integer<int32_t>(label, "labels"));
       partition.labels.push_back(value);
@@ -261,7 +264,7 @@ Status write_partition(const std::filesystem::path& folder, int64_t layer,
 
 Result<Partition> read_partition(const std::filesystem::path& folder, int64_t layer) {
   const std::filesystem::path file = partition_file(folder, layer);
-  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(file));
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_input(file, InputKind::text));
   Result<Partition> partition = partition_from_json(text);
   if (!partition.ok()) return with_context(partition.status(), file.string());
   return partition;

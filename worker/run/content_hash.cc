@@ -21,9 +21,10 @@ constexpr size_t kDigits = 64;
 
 Result<struct stat> stamp_of(const std::filesystem::path& file) {
   struct stat info {};
-  if (::stat(file.c_str(), &info) != 0)
-    return errno_status(errno, absl::StrCat("cannot read ", file.string()));
-  return info;
+  if (::stat(file.c_str(), &info) == 0) return info;
+  const int error = errno;
+  EMOE_RETURN_IF_ERROR(FileReader::open(file).status());  // says more of a link to nothing
+  return errno_status(error, absl::StrCat("cannot read ", file.string()));
 }
 
 // Changes whenever the file may have changed.

@@ -312,4 +312,8 @@ StoredJob read_stored_job(const std::filesystem::path& job_yaml) {
   return {.identity = identity_of_spec(spec), .hashes = hashes_of(spec)};
 }
 
+std::vector<std::string> changed_keys(const StoredJob& before, const JobPlan& now) {
+  return config::changed_keys(before.identity, now.identity);
+}
+
 }  // namespace emoe::worker

@@ -139,5 +139,7 @@ struct StoredJob {
   ContentHashes hashes;  // all empty: that run ended before it had read its files
 };
 [[nodiscard]] StoredJob read_stored_job(const std::filesystem::path& job_yaml);
+// Where the identities of the two differ: "train.max_steps is 12, was 8".
+[[nodiscard]] std::vector<std::string> changed_keys(const StoredJob& before, const JobPlan& now);
 
 }  // namespace emoe::worker

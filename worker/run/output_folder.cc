@@ -4,6 +4,7 @@
 #include <thread>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -109,7 +110,9 @@ void check_output_folder(const OutputFolder& out, const JobPlan& plan, ContentHa
                        "empty it");
   }
   const StoredJob stored = read_stored_job(out.job_yaml());
-  if (stored.identity != plan.identity) refuse(out, "its job.yaml differs");
+  if (stored.identity != plan.identity) {
+    refuse(out, absl::StrJoin(changed_keys(stored, plan), "; "));
+  }
   check_same_content(out, plan, stored.hashes, hasher);
 }
 

@@ -24,8 +24,7 @@ Status check_tied_head(const WeightFolder& folder, const LlamaConfig& config) {
   const auto b = folder.raw(TensorTable(config).of(TensorRole::embedding).name);
   if (std::equal(a.begin(), a.end(), b.begin(), b.end())) return ok_status();
   return absl::InvalidArgumentError(
-      absl::StrCat(head->second.file, ": ", kHeadName,
-                   " differs from the embedding, though config.json says tie_word_embeddings"));
+      absl::StrCat(head->second.file, ": ", kHeadName, ": ", kOtherHead));
 }
 
 // Box-Muller on two uniform numbers; element i is a function of (key, i) alone.
@@ -72,6 +71,21 @@ at::Tensor BaseWeights::tensor(const std::string& name, const std::vector<int64_
   Result<at::Tensor> tensor = folder_->tensor(name, shape);
   if (!tensor.ok()) throw std::runtime_error(std::string(tensor.status().message()));
   return *std::move(tensor);
+}
+
+Status BaseWeights::check_finite(const std::function<void()>& on_work_done) const {
+  if (folder_ == nullptr) return ok_status();
+  for (const TensorSpec& spec : TensorTable(config_)) {
+    const at::Tensor bad = tensor(spec.name, spec.shape).isfinite().logical_not_();
+    on_work_done();
+    if (!bad.any().item<bool>()) continue;
+    const int64_t count = bad.sum().item<int64_t>();
+    return absl::DataLossError(absl::StrCat(folder_->tensors().at(spec.name).file, ": ", spec.name,
+                                            ": ", count, " of its ", bad.numel(),
+                                            " values are not finite (NaN or infinite); the file "
+                                            "is damaged, or its model was ruined in training"));
+  }
+  return ok_status();
 }
 
 WeightSource BaseWeights::source() const {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -35,6 +36,9 @@ class BaseWeights {
   // shape.
   [[nodiscard]] at::Tensor tensor(const std::string& name, const std::vector<int64_t>& shape) const;
   [[nodiscard]] WeightSource source() const;
+  // DATA_LOSS naming the first tensor with a value that is NaN or infinite. Reads every weight, so it
+  // is for a run whose numbers are not finite. `on_work_done` is called for each tensor.
+  [[nodiscard]] Status check_finite(const std::function<void()>& on_work_done) const;
 
  private:
   explicit BaseWeights(LlamaConfig config) : config_(std::move(config)) {}

@@ -73,8 +73,9 @@ std::string config_text(const LoraOptions& lora, const std::string& base_name) {
 
 Result<PeftAdapter> read_peft_adapter(const fs::path& folder) {
   EMOE_ASSIGN_OR_RETURN(PeftConfig config, read_peft_config(folder));
+  EMOE_ASSIGN_OR_RETURN(SafetensorsHeader header, read_peft_header(folder));
   EMOE_ASSIGN_OR_RETURN(const SafetensorsFile file,
-                        SafetensorsFile::open(folder / kPeftTensorFile));
+                        SafetensorsFile::open(folder / kPeftTensorFile, std::move(header)));
   EMOE_RETURN_IF_ERROR(check_peft_tensors(config, file.tensors()));
   PeftAdapter adapter;
   adapter.lora = {.rank = config.rank,
@@ -83,6 +84,10 @@ Result<PeftAdapter> read_peft_adapter(const fs::path& folder) {
                   .targets = std::move(config.targets)};
   for (const auto& [name, info] : file.tensors()) {
     EMOE_ASSIGN_OR_RETURN(const at::Tensor tensor, file.tensor(name));
+    if (!at::isfinite(tensor).all().item<bool>()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(info.file, ": ", name, ": has values that are not finite"));
+    }
     adapter.tensors[name] = tensor.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   }
   return adapter;

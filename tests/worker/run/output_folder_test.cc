@@ -80,7 +80,7 @@ TEST(OutputFolder, WhatIsNoRunsOrAnotherJobsIsLeftAlone) {
   EXPECT_NE(refusal(thesis, job.plan()).find("is not the output folder of a run"),
             std::string::npos);
   const OutputFolder out = finished_run(job, job.plan());
-  EXPECT_NE(refusal(out, job.plan({"train.seed=8"})).find("its job.yaml differs"),
+  EXPECT_NE(refusal(out, job.plan({"train.seed=8"})).find("train.seed is 8, was 42"),
             std::string::npos);
   EXPECT_THROW((void)claim({job.rows()}, job.plan()), JobError);
 }

@@ -1,5 +1,7 @@
 #include "worker/weights/base_weights.h"
 
+#include <cmath>
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -45,6 +47,31 @@ TEST(BaseWeights, FoldersInAllWeightDtypesAndLayoutsAreRead) {
     EXPECT_THROW((void)base->tensor("model.norm.weight", {31}), std::runtime_error);
     EXPECT_THROW((void)base->tensor("model.nonsense", {32}), std::runtime_error);
   }
+}
+
+TEST(BaseWeights, ATensorThatIsNotFiniteIsNamed) {
+  const TempDir dir;
+  const auto folder = write_tiny_base(dir / "base", {});
+  EXPECT_TRUE(BaseWeights::open(folder)->check_finite([] {}).ok());
+  std::vector<Planned> plan;
+  for (const auto& [name, shape, role, layer] : TensorTable(tiny_config({}))) {
+    plan.push_back({name, "F32", shape});
+  }
+  auto writer = ShardedWriter::create(folder, plan_shards(plan, 1 << 30).value());
+  ASSERT_TRUE(writer.ok());
+  for (const Planned& planned : plan) {
+    at::Tensor values = at::ones(planned.shape);
+    if (planned.name == "model.layers.1.mlp.up_proj.weight") values[0][3] = std::nan("");
+    ASSERT_TRUE(writer->write(values).ok());
+  }
+  ASSERT_TRUE(writer->close().ok());
+  int64_t work = 0;
+  const Status status = BaseWeights::open(folder)->check_finite([&] { ++work; });
+  EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+  EXPECT_NE(status.message().find("model.layers.1.mlp.up_proj.weight: 1 of its "),
+            std::string::npos)
+      << status;
+  EXPECT_GT(work, 1);
 }
 
 TEST(BaseWeights, AllWrongTensorsAreNamedAtOnce) {
