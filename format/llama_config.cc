@@ -7,7 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/diagnostics.h"
-#include "base/file.h"
+#include "base/input_file.h"
+#include "format/config_keys.h"
 #include "format/strict_json.h"
 
 namespace emoe {
@@ -19,8 +20,8 @@ constexpr size_t kMaxBytes = 4 << 20;           // of the file
 constexpr int64_t kMaxSize = int64_t{1} << 31;  // of any one dimension; keeps products below 2^63
 constexpr int64_t kMaxLayers = 4096;            // the list of tensors is made before a file is read
 
-// Read by Reader::…; listed once more so that a key is either here, in one of the two lists below,
-// or an error.
+// Read by Reader::…; listed once more so that a key is either here, one of fixed_keys(), one that
+// changes_nothing(), or an error.
 const std::set<std::string> kUnderstood{"architectures",       "model_type",
                                         "hidden_size",         "intermediate_size",
                                         "num_hidden_layers",   "num_attention_heads",
@@ -30,23 +31,6 @@ const std::set<std::string> kUnderstood{"architectures",       "model_type",
                                         "rope_scaling",        "rope_parameters",
                                         "tie_word_embeddings", "bos_token_id",
                                         "eos_token_id"};
-
-// Without influence on what the forward pass computes.
-const std::set<std::string> kHarmless{"use_cache",
-                                      "torch_dtype",
-                                      "dtype",
-                                      "transformers_version",
-                                      "pad_token_id",
-                                      "initializer_range",
-                                      "_name_or_path",
-                                      "_from_model_config",
-                                      "max_sequence_length",
-                                      "id2label",
-                                      "label2id",
-                                      "problem_type",
-                                      "is_llama_config",
-                                      "transformers.js_config",
-                                      "unk_token_id"};
 
 // Keys with the only values this engine computes; any other value is an error.
 struct Fixed {
@@ -72,6 +56,7 @@ const std::vector<Fixed>& fixed_keys() {
       {"pruned_heads", {json::object()}},
       {"torchscript", {false}},
       {"rope_interleaved", {false}},
+      {"partial_rotary_factor", {1, nullptr}},
   };
   return *keys;
 }
@@ -162,10 +147,10 @@ void check_keys(const json& object, Reader& reader) {
     }
   }
   for (const auto& [key, value] : object.items()) {
-    if (!kUnderstood.contains(key) && !kHarmless.contains(key) && !fixed.contains(key)) {
+    if (!kUnderstood.contains(key) && !changes_nothing(key) && !fixed.contains(key)) {
       reader.fail(key, absl::StrCat("is ", value.dump().substr(0, 60),
-                                    "; this engine does not know the key, and it may change what "
-                                    "the model computes"));
+                                    "; this program does not know the key and cannot tell what it "
+                                    "changes: take it out if the model computes the same without"));
     }
   }
   if (!reader.has("model_type") && !reader.has("architectures")) {
@@ -211,6 +196,14 @@ double read_rope(const json& object, Reader& reader) {
   return theta;
 }
 
+void check_ids(const char* key, const std::vector<int64_t>& ids, const LlamaConfig& config,
+               Reader& reader) {
+  for (const int64_t id : ids) {
+    if (config.vocab_size == 0 || id < config.vocab_size) continue;
+    reader.fail(key, absl::StrCat("is ", id, ", must be below vocab_size ", config.vocab_size));
+  }
+}
+
 void check_shape(const LlamaConfig& config, bool head_dim_given, Reader& reader) {
   const auto divides = [](int64_t part, int64_t whole) { return part > 0 && whole % part == 0; };
   if (config.hidden_size == 0 || config.num_attention_heads == 0) return;  // reported already
@@ -230,20 +223,49 @@ void check_shape(const LlamaConfig& config, bool head_dim_given, Reader& reader)
                              head_dim_given ? "" : " (hidden_size / num_attention_heads)",
                              ", must be even: rotary positions turn pairs"));
   }
-  const auto check_id = [&](const char* key, int64_t id) {
-    if (config.vocab_size > 0 && id >= config.vocab_size) {
-      reader.fail(key, absl::StrCat("is ", id, ", must be below vocab_size ", config.vocab_size));
-    }
-  };
-  check_id("bos_token_id", config.bos_token_id);
-  for (const int64_t id : config.eos_token_ids) check_id("eos_token_id", id);
+  check_ids("bos_token_id", {config.bos_token_id}, config, reader);
+  check_ids("eos_token_id", config.eos_token_ids, config, reader);
+}
+
+// The ends of a text by generation_config.json, where it is there and names any.
+Status read_generation(const std::filesystem::path& folder, LlamaConfig& config) {
+  constexpr char kFile[] = "generation_config.json";
+  if (!has_entry(folder / kFile)) return ok_status();
+  const std::string source = (folder / kFile).string();
+  EMOE_ASSIGN_OR_RETURN(const std::string text,
+                        read_input(folder / kFile, InputKind::text, kMaxBytes));
+  EMOE_ASSIGN_OR_RETURN(const json object, parse_strict_json(text, source));
+  Diagnostics problems;
+  Reader reader(object, source, problems);
+  if (!object.is_object()) reader.fail("", "is not a JSON object");
+  if (!object.is_object() || !reader.has("eos_token_id")) return problems.to_status();
+  config.eos_token_ids = reader.token_ids("eos_token_id", 2);
+  config.eos_token_file = kFile;
+  check_ids("eos_token_id", config.eos_token_ids, config, reader);
+  return problems.to_status();
+}
+
+// What people name in place of a model folder.
+Status no_config(const std::filesystem::path& folder, const Status& status) {
+  const char* hint = nullptr;
+  if (has_entry(folder / "adapter_config.json")) {
+    hint = "the folder is a LoRA adapter, name the model it was made for";
+  } else if (has_entry(folder / "snapshots")) {
+    hint = "the folder is a hub's cache, name the one below its snapshots/";
+  }
+  if (hint == nullptr) return status;
+  return absl::NotFoundError(absl::StrCat(std::string(status.message()), "; ", hint));
 }
 
 }  // namespace
 
 Result<LlamaConfig> LlamaConfig::read(const std::filesystem::path& config_json) {
-  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(config_json, kMaxBytes));
-  return parse(text, config_json.string());
+  const Result<std::string> text = read_input(config_json, InputKind::text, kMaxBytes);
+  if (absl::IsNotFound(text.status())) return no_config(config_json.parent_path(), text.status());
+  EMOE_RETURN_IF_ERROR(text.status());
+  EMOE_ASSIGN_OR_RETURN(LlamaConfig config, parse(*text, config_json.string()));
+  EMOE_RETURN_IF_ERROR(read_generation(config_json.parent_path(), config));
+  return config;
 }
 
 Result<LlamaConfig> LlamaConfig::parse(const std::string& json_text, const std::string& source) {
@@ -272,7 +294,7 @@ Result<LlamaConfig> LlamaConfig::parse(const std::string& json_text, const std::
   config.tie_word_embeddings = reader.flag("tie_word_embeddings", false);
   config.bos_token_id = reader.token_ids("bos_token_id", 1).front();
   config.eos_token_ids = reader.token_ids("eos_token_id", 2);
-  config.eos_token_given = reader.has("eos_token_id");
+  if (!reader.has("eos_token_id")) config.eos_token_file = "";
   for (const char* key : {"torch_dtype", "dtype"}) {  // as transformers 4 and 5 write it
     if (reader.has(key) && object[key].is_string()) config.dtype = object[key].get<std::string>();
   }

@@ -24,12 +24,14 @@ struct LlamaConfig {
   bool tie_word_embeddings = false;
   int64_t bos_token_id = 1;
   std::vector<int64_t> eos_token_ids{2};  // each of them ends a text
-  std::string dtype;                      // that the file names ("float16"); or empty
-  bool eos_token_given = true;            // false: config.json names none, this is the default
+  // The file that names these; empty: none does, they are the default.
+  std::string eos_token_file = "config.json";
+  std::string dtype;  // that the file names ("float16"); or empty
 
   // Reads config.json strictly: another architecture, or a setting this engine does not compute
   // (rope scaling, biases, another activation, …), is INVALID_ARGUMENT naming file and key; nothing
-  // is silently ignored.
+  // is silently ignored. The tokens that end a text are those of a generation_config.json beside it,
+  // if that names any: transformers generates by it.
   [[nodiscard]] static Result<LlamaConfig> read(const std::filesystem::path& config_json);
   // The same from text; `source` names it in errors.
   [[nodiscard]] static Result<LlamaConfig> parse(const std::string& json_text,

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/diagnostics.h"
+#include "base/file.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe {
@@ -113,12 +114,64 @@ TEST(LlamaConfig, EverySettingThatIsNotComputedIsAnErrorNamingTheKey) {
   }
 }
 
+// Mirrors, wrappers and several versions of transformers leave them.
+TEST(LlamaConfig, KeysThatChangeNothingArePassedOver) {
+  json object = stories();
+  object.update({{"unsloth_fixed", true},
+                 {"_attn_implementation_autoset", true},
+                 {"tokenizer_class", "LlamaTokenizer"},
+                 {"do_sample", true},
+                 {"temperature", 0.9},
+                 {"max_length", 4096},
+                 {"bad_words_ids", nullptr},
+                 {"gradient_checkpointing", true},
+                 {"partial_rotary_factor", 1.0}});
+  EXPECT_EQ(parse(object).status(), ok_status());
+  object["scale_of_nobody"] = 3;
+  EXPECT_NE(parse(object).status().message().find(
+                "scale_of_nobody: is 3; this program does not know the key"),
+            std::string::npos);
+}
+
+TEST(LlamaConfig, AFolderThatIsNoModelSaysWhatItIs) {
+  const emoe::testing::TempDir dir;
+  std::filesystem::create_directory(dir / "snapshots");
+  const auto message = [&] {
+    return std::string(LlamaConfig::read(dir / "config.json").status().message());
+  };
+  EXPECT_NE(message().find("name the one below its snapshots/"), std::string::npos);
+  std::filesystem::create_symlink("x", dir / "adapter_config.json");
+  EXPECT_NE(message().find("is a LoRA adapter"), std::string::npos);
+  std::filesystem::create_symlink("../blobs/7", dir / "config.json");
+  EXPECT_NE(message().find("is a link to ../blobs/7, which is not there"), std::string::npos);
+}
+
 TEST(LlamaConfig, TellsWhetherTheEndOfTextIsNamed) {
   json object = stories();
-  EXPECT_TRUE(parse(object)->eos_token_given);
+  EXPECT_EQ(parse(object)->eos_token_file, "config.json");
   object.erase("eos_token_id");
-  EXPECT_FALSE(parse(object)->eos_token_given);
+  EXPECT_EQ(parse(object)->eos_token_file, "");
   EXPECT_EQ(parse(object)->eos_token_ids, std::vector<int64_t>{2});
+}
+
+TEST(LlamaConfig, TheEndsOfAGenerationConfigGoFirst) {
+  const emoe::testing::TempDir dir;
+  ASSERT_TRUE(write_file_atomically(dir / "config.json", stories().dump()).ok());
+  const auto with = [&](const std::string& text) {
+    EXPECT_TRUE(write_file_atomically(dir / "generation_config.json", text).ok());
+    return LlamaConfig::read(dir / "config.json");
+  };
+  EXPECT_EQ(with(R"({"temperature": 0.6})")->eos_token_file, "config.json");
+  const auto config = with(R"({"eos_token_id": [7, 9]})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->eos_token_ids, (std::vector<int64_t>{7, 9}));
+  EXPECT_EQ(config->eos_token_file, "generation_config.json");
+  EXPECT_NE(with(R"({"eos_token_id": 512})")
+                .status()
+                .message()
+                .find("generation_config.json: eos_token_id"),
+            std::string::npos);
+  EXPECT_FALSE(with("[]").ok());
 }
 
 TEST(LlamaConfig, AllProblemsComeAtOnce) {

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
-#include "base/file.h"
+#include "base/input_file.h"
 #include "format/strict_json.h"
 #include "worker/eval/generate.h"
 #include "worker/model/model.h"
@@ -30,7 +30,7 @@ namespace {
 std::vector<nlohmann::json> read_json_list(const std::filesystem::path& path,
                                            const std::string& wanted,
                                            const std::function<bool(const nlohmann::json&)>& good) {
-  const std::string content = input_or_throw(read_file(path));
+  const std::string content = input_or_throw(read_input(path, InputKind::text));
   const nlohmann::json json = input_or_throw(parse_strict_json(content, path.string()));
   const auto wrong = [&](const std::string& what) {
     return JobError(ExitCode::data,
@@ -119,7 +119,9 @@ void write_logits(const LogitsRequest& request) {
   forward.on_choice = [&tensors](const ExpertChoice& choice) {
     tensors[absl::StrCat("experts.", choice.layer)] = expert_indices(choice.selection.mask);
   };
-  tensors["logits"] = model->logits(one_segment(ids), forward).contiguous();
+  const at::Tensor logits = model->logits(one_segment(ids), forward).contiguous();
+  if (!logits.isfinite().all().item<bool>()) input_or_throw(base.check_finite([] {}));
+  tensors["logits"] = logits;
   write_tensors_atomically(request.out, tensors);
 }
 
@@ -131,6 +133,7 @@ void generate_text(const GenerateRequest& request) {
     throw JobError(ExitCode::configuration, "generate: give --prompt or --instruction");
   }
   const std::vector<int32_t> encoded = tokenizer->encode(prompt_of(request));
+  input_or_throw(tokenizer->check_ids(encoded, base.config().vocab_size));
   const auto model = load_model(base, {}, /*bfloat16=*/false, request.adapter);
   const Generated generated = generate(*model, std::vector<int64_t>(encoded.begin(), encoded.end()),
                                        {.max_new_tokens = request.max_tokens,
@@ -151,7 +154,7 @@ void tokenize_texts(const TokenizeRequest& request) {
   nlohmann::json ids = nlohmann::json::array();
   const auto texts = read_json_list(request.texts, "a JSON list of strings",
                                     [](const nlohmann::json& entry) { return entry.is_string(); });
-  for (const auto& text : texts) ids.push_back(tokenizer->encode(text.get<std::string>()));
+  for (const auto& text : texts) ids.push_back(tokenizer->tokenize(text.get<std::string>()));
   output_or_throw(write_file_atomically(request.out, ids.dump() + "\n"));
 }
 

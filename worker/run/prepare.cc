@@ -29,7 +29,7 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer& tokenizer) {
   }
   LlamaConfig config = plan.model.config;
   config.vocab_size = tokenizer.vocab_size();
-  config.bos_token_id = tokenizer.bos_id();
+  if (tokenizer.bos_id() >= 0) config.bos_token_id = tokenizer.bos_id();
   config.eos_token_ids = {tokenizer.eos_id()};
   return BaseWeights::random(config, plan.model.init_seed, plan.model.initializer_range);
 }
@@ -41,16 +41,16 @@ void check_end_of_text(const Prepared& prepared, Diagnostics& diagnostics) {
   const std::vector<int64_t>& ids = config.eos_token_ids;
   const int64_t taught = prepared.tokenizer->eos_id();
   if (std::find(ids.begin(), ids.end(), taught) != ids.end()) return;
+  const bool given = !config.eos_token_file.empty();
   const std::string text =
       absl::StrCat(prepared.base.path().string(), ": the tokenizer's end of text is token ", taught,
                    ", by which every row ends; ",
-                   config.eos_token_given ? "eos_token_id of config.json is "
-                                          : "config.json names no eos_token_id, which means ",
+                   given ? absl::StrCat("eos_token_id of ", config.eos_token_file, " is ")
+                         : "config.json names no eos_token_id, which means ",
                    absl::StrJoin(ids, ", "), ": generated text would not stop; ");
-  if (config.eos_token_given) {
-    throw JobError(ExitCode::data, text +
-                                       "they do not belong together, or config.json is to be "
-                                       "mended");
+  if (given) {
+    throw JobError(ExitCode::data, absl::StrCat(text, "they do not belong together, or ",
+                                                config.eos_token_file, " is to be mended"));
   }
   diagnostics.warn({.code = warning::kDefaultDiffers,
                     .text = absl::StrCat(text, "put \"eos_token_id\": ", taught, " into it"),
@@ -89,6 +89,19 @@ void collect_warnings(const JobPlan& plan, Prepared& prepared) {
   check_end_of_text(prepared, diagnostics);
   if (plan.train() != nullptr) warn_of_training(*plan.train(), prepared, diagnostics);
   prepared.warnings = diagnostics.warnings();
+}
+
+// Of added tokens beyond the embedding: no row may have one.
+void check_embedded(const Dataset& dataset, const DatasetOptions& options,
+                    const Prepared& prepared) {
+  for (const Row& row : dataset.rows) {
+    const Status status = prepared.tokenizer->check_ids(row.ids, prepared.base.config().vocab_size);
+    if (status.ok()) continue;
+    throw JobError(
+        ExitCode::data,
+        with_context(status, absl::StrCat(options.key, ": ", options.file.string(), ": row ",
+                                          row.source_index + 1, " (counted from 1)")));
+  }
 }
 
 ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHasher& hasher) {
@@ -155,7 +168,9 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
     options.cache_dir = cache_dir;
     options.threads = threads;
     options.on_work_done = on_work_done;
-    return input_or_throw(load_dataset(options, *prepared.tokenizer));
+    Dataset dataset = input_or_throw(load_dataset(options, *prepared.tokenizer));
+    check_embedded(dataset, options, prepared);
+    return dataset;
   };
   if (plan.train() != nullptr) prepared.train = load(plan.train()->data);
   if (plan.eval_data) prepared.eval = load(*plan.eval_data);

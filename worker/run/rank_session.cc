@@ -8,9 +8,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/attempt_contract.h"
+#include "base/diagnostics.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/sha256.h"
+#include "worker/errors.h"
 #include "worker/run/experts.h"
 #include "worker/run/ffn_choice.h"
 #include "worker/train/batch_plan.h"
@@ -72,6 +75,8 @@ Preparation preparation_of(const Prepared& prepared) {
     preparation.emplace_back(content.rank_word, prepared.hashes.*content.hash);
   }
   preparation.emplace_back("partition or job", prepared.fingerprint);
+  preparation.emplace_back("settings of the tokenizer",
+                           sha256_hex(prepared.tokenizer->rules().to_text()));
   return preparation;
 }
 
@@ -127,7 +132,7 @@ ExitCode RankSession::run_in_session(const Task& task) {
   claim();
   prepare_inputs();
   join_ranks();
-  const TaskResult result = task(*this);
+  const TaskResult result = run_task(task);
   groups_->all().barrier();
   // A run that is done stays done: its reports are stored, or left for the coordinator to find.
   if (result.finished) return ExitCode::done;
@@ -136,6 +141,16 @@ ExitCode RankSession::run_in_session(const Task& task) {
   // coordinator's any more; the coordinator knows, whatever the code.
   const bool leaving = groups_->all().any(reporting_->must_leave());
   return leaving ? ExitCode::peer_lost : ExitCode::preempted;
+}
+
+// A base that has a NaN shows it in the first loss: only then its weights are looked through.
+TaskResult RankSession::run_task(const Task& task) {
+  try {
+    return task(*this);
+  } catch (const NonFiniteError&) {
+    input_or_throw(prepared_->base.check_finite([this] { progress().on_work_done(); }));
+    throw;
+  }
 }
 
 // Before anything is written.

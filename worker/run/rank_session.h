@@ -54,6 +54,7 @@ class RankSession {
 
  private:
   ExitCode run_in_session(const Task& task);
+  TaskResult run_task(const Task& task);
   void claim();
   void prepare_inputs();
   void join_ranks();

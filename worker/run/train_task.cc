@@ -32,6 +32,9 @@ MergeRecord export_result(Model& model, const TrainPlan::Export& wanted, RankSes
   options.base_name = plan.model.path.string();
   if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer->file();
   options.probe = probe_of(prepared);
+  const std::vector<ProbeText>& probe = prepared.train->probe;
+  options.tokenizer_probe = to_json(probe);
+  options.check_tokenizer = [&probe](const auto& folder) { return check_probe(probe, folder); };
   options.on_work_done = [&session] { session.progress().on_work_done(); };
   options.before_publish = [&session](const Warnings& warnings) -> Status {
     EMOE_RETURN_IF_ERROR(session.warn(warnings));

@@ -58,11 +58,12 @@ Tokenised tokenise_text(const data::SourceRow& row, const DatasetOptions& option
                         const Tokenizer& tokenizer) {
   std::vector<int32_t> ids = tokenizer.encode(row.text);
   ids.push_back(tokenizer.eos_id());
-  const auto payload = static_cast<size_t>(options.max_length) - 1;  // beside each row's BOS
+  const auto payload =
+      static_cast<size_t>(options.max_length) - 1;  // beside what each row begins with
   Tokenised result;
   for (size_t at = 1; at < ids.size(); at += payload) {
     Row piece{.source_index = row.index};
-    piece.ids.push_back(tokenizer.bos_id());
+    piece.ids.push_back(tokenizer.has_bos() ? tokenizer.bos_id() : ids[at - 1]);
     const size_t end = std::min(at + payload, ids.size());
     piece.ids.insert(piece.ids.end(), ids.begin() + static_cast<ptrdiff_t>(at),
                      ids.begin() + static_cast<ptrdiff_t>(end));
@@ -122,6 +123,18 @@ std::vector<Tokenised> tokenise_all(const std::vector<data::SourceRow>& source,
   work(0, source.size() / threads);
   others.clear();  // joins
   return result;
+}
+
+// What the first rows are as texts.
+std::vector<std::string> first_texts(const std::vector<data::SourceRow>& source,
+                                     const data::RowFormat& format) {
+  constexpr size_t kRows = 4;
+  const ChatTemplate* chat = find_chat_template(format.chat_template);
+  std::vector<std::string> texts;
+  for (size_t i = 0; i < std::min(source.size(), kRows); ++i) {
+    texts.push_back(chat == nullptr ? source[i].text : text_of(chat->render(source[i].messages)));
+  }
+  return texts;
 }
 
 // What rows of a file become, and what is to be said of them.
@@ -186,6 +199,7 @@ Result<Dataset> tokenise_file(const DatasetOptions& options, const Tokenizer& to
       static_cast<size_t>(std::ceil(options.fraction * static_cast<double>(source.size())));
   source.resize(std::min(wanted, source.size()));
   report.rows_outside_fraction = report.rows_read - static_cast<int64_t>(source.size());
+  all.dataset.probe = make_probe(first_texts(source, *format), tokenizer);
   std::vector<Tokenised> tokenised = tokenise_all(source, *format, options, tokenizer);
   for (size_t i = 0; i < source.size(); ++i) {
     collect(std::move(tokenised[i]), source[i], options, all);
@@ -243,7 +257,8 @@ Result<Dataset> load_dataset(const DatasetOptions& options, const Tokenizer& tok
   std::filesystem::path cache;
   std::optional<Dataset> dataset;
   if (!options.cache_dir.empty()) {
-    cache = row_cache_file(options, sha256, tokenizer.sha256());
+    cache = row_cache_file(options, sha256,
+                           absl::StrCat(tokenizer.sha256(), " ", tokenizer.rules().to_text()));
     dataset = read_row_cache(cache);
   }
   if (!dataset) {

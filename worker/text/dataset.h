@@ -12,6 +12,7 @@
 #include "worker/text/data_report.h"
 #include "worker/text/row.h"
 #include "worker/text/tokenizer.h"
+#include "worker/text/tokenizer_probe.h"
 
 namespace emoe::worker {
 
@@ -32,9 +33,12 @@ struct Dataset {
   std::vector<Row> rows;  // in file order
   DataReport report;
   std::vector<data::RowKey> sources;  // the file's rows that they are of
+  std::vector<ProbeText> probe;       // of the first rows
 };
 
 // Reads and tokenises a data set.
+//   (Without Tokenizer::has_bos() there is no BOS; a long document's rows then begin with the last
+//   token of the row before, which is read there and not predicted again.)
 //   messages  ids = ([BOS] + SP(text) + [EOS]) cut to max_length, with the text of all parts that
 //             the format's chat template gives; targets are the parts to be learned and the EOS
 //             behind the last of them (all but the BOS with train_on_prompt). Where a part ends

@@ -17,7 +17,8 @@
 namespace emoe::worker {
 namespace {
 
-constexpr std::string_view kMagic = "EMOEROW3";  // the number is the format's version
+constexpr std::string_view kMagic =
+    "EMOEROW3";  // raised with the format, and where rows are read in another way
 constexpr size_t kDigest = 64;
 
 // An array: the number of its values, and these.
@@ -57,6 +58,8 @@ std::optional<Dataset> parse(std::string_view content) {
   const auto report = report_from_json({header.begin(), header.end()});
   if (!report) return std::nullopt;
   Dataset dataset{.rows = {}, .report = *report, .sources = reader.take<data::RowKey>()};
+  const auto probe = reader.take<char>();
+  dataset.probe = probe_from_json({probe.begin(), probe.end()});
   for (const int64_t source : reader.take<int64_t>()) {
     dataset.rows.push_back({.ids = reader.take<int32_t>(),
                             .targets = reader.take<TokenSpan>(),
@@ -70,9 +73,9 @@ std::optional<Dataset> parse(std::string_view content) {
 }  // namespace
 
 std::filesystem::path row_cache_file(const DatasetOptions& options, const std::string& data_sha256,
-                                     const std::string& tokenizer_sha256) {
+                                     const std::string& tokenizer) {
   const std::string key = sha256_hex(absl::StrFormat(
-      "%s\n%s\n%s\n%s\n%d\n%d\n%.17g\n%s\n%s", std::string(kMagic), data_sha256, tokenizer_sha256,
+      "%s\n%s\n%s\n%s\n%d\n%d\n%.17g\n%s\n%s", std::string(kMagic), data_sha256, tokenizer,
       options.format, options.max_length, options.train_on_prompt ? 1 : 0, options.fraction,
       options.key, options.file.filename().string()));
   return options.cache_dir / absl::StrCat("rows-", key.substr(0, 32), ".bin");
@@ -95,6 +98,7 @@ Status write_row_cache(const std::filesystem::path& file, const Dataset& dataset
   std::string content(kMagic);
   append<char>(content, to_json(dataset.report));
   append<data::RowKey>(content, dataset.sources);
+  append<char>(content, to_json(dataset.probe));
   append<int64_t>(content, sources);
   for (const Row& row : dataset.rows) {
     append<int32_t>(content, row.ids);

@@ -31,9 +31,6 @@ struct SentencePieceApi {
 
   void* (*parse)(const char* model, size_t size, TextSink error);  // nullptr on error
   void (*destroy)(void* processor);
-  int32_t (*size)(const void* processor);
-  int32_t (*bos)(const void* processor);
-  int32_t (*eos)(const void* processor);
   void (*encode)(const void* processor, const char* text, size_t size, IdSink ids, TextSink error);
   void (*decode)(const void* processor, const int32_t* ids, size_t count, TextSink text,
                  TextSink error);

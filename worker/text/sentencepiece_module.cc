@@ -85,9 +85,6 @@ void train(const Api::Sentence* sentences, size_t count, const Api::Option* opti
 constexpr Api kApi{
     .parse = parse,
     .destroy = [](void* handle) { delete static_cast<SentencePieceProcessor*>(handle); },
-    .size = [](const void* handle) -> int32_t { return processor_of(handle).GetPieceSize(); },
-    .bos = [](const void* handle) -> int32_t { return processor_of(handle).bos_id(); },
-    .eos = [](const void* handle) -> int32_t { return processor_of(handle).eos_id(); },
     .encode = encode,
     .decode = decode,
     .train = train,

@@ -6,9 +6,11 @@
 #include <dlfcn.h>
 
 #include "base/check.h"
-#include "base/file.h"
+#include "base/input_file.h"
 #include "base/sha256.h"
 #include "base/utf8.h"
+#include "format/sentencepiece_model.h"
+#include "worker/text/added_tokens.h"
 #include "worker/text/sentencepiece_api.h"
 
 namespace emoe::worker {
@@ -54,45 +56,82 @@ using Processor = std::unique_ptr<void, void (*)(void*)>;
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(std::filesystem::path file, std::string sha256,
-                         const SentencePieceApi& api, Processor processor)
-      : Tokenizer(std::move(file), std::move(sha256)),
-        api_(api),
-        processor_(std::move(processor)) {}
+  struct Processors {
+    const SentencePieceApi& api;
+    Processor prefixed;  // puts a space before a text
+    Processor bare;      // does not
+  };
+  SentencePieceTokenizer(std::filesystem::path file, std::string sha256, TokenizerRules rules,
+                         const SentencePieceModel& model, Processors processors)
+      : Tokenizer(std::move(file), std::move(sha256), std::move(rules)),
+        pieces_(static_cast<int32_t>(model.pieces.size())),
+        vocab_size_(this->rules().vocab_size(model)),
+        removes_spaces_(model.remove_extra_whitespaces),
+        api_(processors.api),
+        prefixed_(std::move(processors.prefixed)),
+        bare_(std::move(processors.bare)),
+        added_(this->rules()) {}
 
-  [[nodiscard]] std::vector<int32_t> encode(const std::string& text) const override {
-    std::vector<int32_t> ids{bos_id()};
-    std::string error;  // a loaded model takes any text
-    api_.encode(processor_.get(), text.data(), text.size(), into(ids), into(error));
-    EMOE_CHECK(error.empty(), error);
-    return ids;
-  }
+  [[nodiscard]] std::vector<int32_t> encode(const std::string& text) const override;
   [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override;
-  [[nodiscard]] int32_t vocab_size() const override { return api_.size(processor_.get()); }
-  [[nodiscard]] int32_t bos_id() const override { return api_.bos(processor_.get()); }
-  [[nodiscard]] int32_t eos_id() const override { return api_.eos(processor_.get()); }
+  [[nodiscard]] int32_t pieces() const override { return pieces_; }
+  [[nodiscard]] int32_t vocab_size() const override { return vocab_size_; }
 
  private:
+  [[nodiscard]] bool has_prefix(std::string_view stretch, bool first) const;
+
+  int32_t pieces_;
+  int32_t vocab_size_;
+  bool removes_spaces_;  // at the edges of a stretch
   const SentencePieceApi& api_;
-  Processor processor_;
+  Processor prefixed_;
+  Processor bare_;
+  AddedTokenFinder added_;
 };
+
+// The first stretch of a text that the rules set apart begins the text.
+bool SentencePieceTokenizer::has_prefix(std::string_view stretch, bool first) const {
+  if (!rules().prefix_space) return false;
+  if (rules().legacy) return true;
+  const bool has_space = stretch.starts_with(' ') && !removes_spaces_;
+  return first && !has_space && !stretch.starts_with("\u2581");
+}
+
+std::vector<int32_t> SentencePieceTokenizer::encode(const std::string& text) const {
+  std::vector<int32_t> ids;
+  if (has_bos()) ids.push_back(bos_id());
+  added_.split(text, [&](std::string_view stretch, const AddedToken* token) {
+    if (token != nullptr) return ids.push_back(token->id);
+    const bool prefix = has_prefix(stretch, stretch.data() == text.data());
+    std::string error;  // a loaded model takes any text
+    api_.encode((prefix ? prefixed_ : bare_).get(), stretch.data(), stretch.size(), into(ids),
+                into(error));
+    EMOE_CHECK(error.empty(), error);
+  });
+  return ids;
+}
 
 std::string SentencePieceTokenizer::decode(std::span<const int32_t> ids) const {
   std::string text;
   std::string error;
   std::vector<int32_t> known;
+  bool first = true;
   const auto flush = [&] {
-    api_.decode(processor_.get(), known.data(), known.size(), into(text), into(error));
+    const Processor& processor = has_prefix("", first) ? prefixed_ : bare_;
+    api_.decode(processor.get(), known.data(), known.size(), into(text), into(error));
     EMOE_CHECK(error.empty(), error);
+    first = first && known.empty();
     known.clear();
   };
   for (const int32_t id : ids) {
-    if (id >= 0 && id < vocab_size()) {
+    const AddedToken* added = rules().find(id);
+    if (added == nullptr && id >= 0 && id < pieces_) {
       known.push_back(id);
       continue;
     }
     flush();
-    text += "\uFFFD";
+    if (added == nullptr) text += "\uFFFD";
+    if (added != nullptr && !added->special) text += added->content;
   }
   flush();
   return text;
@@ -113,6 +152,7 @@ size_t cut_position(std::string_view line) {
 }
 
 Result<std::vector<std::string>> read_sentences(const std::filesystem::path& text_file) {
+  EMOE_RETURN_IF_ERROR(open_input(text_file, InputKind::text).status());
   EMOE_ASSIGN_OR_RETURN(const MappedFile mapping, MappedFile::open(text_file));
   std::string_view text(reinterpret_cast<const char*>(mapping.bytes().data()),
                         mapping.bytes().size());
@@ -138,22 +178,26 @@ Result<std::vector<std::string>> read_sentences(const std::filesystem::path& tex
 }  // namespace
 
 Result<std::unique_ptr<Tokenizer>> load_sentencepiece(const std::filesystem::path& file) {
-  EMOE_ASSIGN_OR_RETURN(const std::string bytes, read_file(file));
+  EMOE_ASSIGN_OR_RETURN(const std::string bytes, read_input(file, InputKind::sentencepiece));
+  EMOE_ASSIGN_OR_RETURN(const SentencePieceModel model, parse_sentencepiece(bytes, file.string()));
+  EMOE_ASSIGN_OR_RETURN(TokenizerRules rules, read_tokenizer_rules(file.parent_path(), model));
+  if (rules.eos_id < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file.string(), ": has no end of text, by which every row ends"));
+  }
   EMOE_ASSIGN_OR_RETURN(const SentencePieceApi* api, load_api());
-  // An empty protobuf message is well-formed; the library would take it.
-  std::string error = bytes.empty() ? "the file is empty" : "";
-  Processor processor(nullptr, api->destroy);
-  if (error.empty()) processor.reset(api->parse(bytes.data(), bytes.size(), into(error)));
+  std::string error;
+  const auto parse = [&](bool prefix) {
+    const std::string changed = with_dummy_prefix(bytes, prefix);
+    return Processor(api->parse(changed.data(), changed.size(), into(error)), api->destroy);
+  };
+  SentencePieceTokenizer::Processors processors{*api, parse(true), parse(false)};
   if (!error.empty()) {
     return absl::DataLossError(
         absl::StrCat(file.string(), ": is no SentencePiece model (", error, ")"));
   }
-  if (api->bos(processor.get()) < 0 || api->eos(processor.get()) < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        file.string(), ": has no begin or no end of text piece (<s>, </s>), which a Llama needs"));
-  }
-  return std::make_unique<SentencePieceTokenizer>(file, sha256_hex(bytes), *api,
-                                                  std::move(processor));
+  return std::make_unique<SentencePieceTokenizer>(file, sha256_hex(bytes), std::move(rules), model,
+                                                  std::move(processors));
 }
 
 Status train_tokenizer(const std::filesystem::path& text_file, const TokenizerTraining& options,

@@ -8,10 +8,11 @@
 #include <vector>
 
 #include "base/status.h"
+#include "format/tokenizer_rules.h"
 
 namespace emoe::worker {
 
-// Text to token ids and back. BOS and EOS are ids, never text: "</s>" in a text is four characters.
+// Text to token ids and back, by the rules that stand beside its file (format/tokenizer_rules.h).
 // Thread-safe.
 class Tokenizer {
  public:
@@ -19,33 +20,46 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
-  // [BOS] + the ids of `text`.
+  // The ids of `text`, the BOS before them where has_bos().
   [[nodiscard]] virtual std::vector<int32_t> encode(const std::string& text) const = 0;
-  // Text of the ids; BOS and EOS have none, ids outside the vocabulary become U+FFFD.
+  // What transformers gives for a text by itself: encode(), and the EOS behind it where has_eos().
+  [[nodiscard]] std::vector<int32_t> tokenize(const std::string& text) const;
+  // Text of the ids; special tokens have none, ids outside the vocabulary become U+FFFD.
   [[nodiscard]] virtual std::string decode(std::span<const int32_t> ids) const = 0;
+  // Pieces of the file; and one more than the largest id, added tokens included.
+  [[nodiscard]] virtual int32_t pieces() const = 0;
   [[nodiscard]] virtual int32_t vocab_size() const = 0;
-  [[nodiscard]] virtual int32_t bos_id() const = 0;
-  [[nodiscard]] virtual int32_t eos_id() const = 0;
+
+  [[nodiscard]] int32_t bos_id() const { return rules_.bos_id; }  // -1: none
+  [[nodiscard]] int32_t eos_id() const { return rules_.eos_id; }
+  // Whether texts begin with the BOS, and whether transformers puts the EOS behind any text.
+  [[nodiscard]] bool has_bos() const { return rules_.add_bos; }
+  [[nodiscard]] bool has_eos() const { return rules_.add_eos; }
+  [[nodiscard]] const TokenizerRules& rules() const { return rules_; }
 
   [[nodiscard]] const std::filesystem::path& file() const { return file_; }
   [[nodiscard]] const std::string& sha256() const { return sha256_; }  // of the file
 
-  // INVALID_ARGUMENT when the tokenizer has more pieces than the model has embeddings.
+  // INVALID_ARGUMENT when the tokenizer has more pieces than the model has embeddings. An added token
+  // may lie beyond them (folders of Llama 2 have such a <pad>); a text that has it is the fault.
   [[nodiscard]] Status check_fits(int64_t model_vocab_size) const;
+  // INVALID_ARGUMENT naming the first of the ids that the model has no embedding for.
+  [[nodiscard]] Status check_ids(std::span<const int32_t> ids, int64_t model_vocab_size) const;
 
  protected:
-  Tokenizer(std::filesystem::path file, std::string sha256)
-      : file_(std::move(file)), sha256_(std::move(sha256)) {}
+  Tokenizer(std::filesystem::path file, std::string sha256, TokenizerRules rules)
+      : file_(std::move(file)), sha256_(std::move(sha256)), rules_(std::move(rules)) {}
 
  private:
   std::filesystem::path file_;
   std::string sha256_;
+  TokenizerRules rules_;
 };
 
 // The tokenizer of a model folder, or that of a file, of the kind its files are (one today:
 // SentencePiece's tokenizer.model). The errors of tokenizer_file(path), and NOT_FOUND: no such file.
-// DATA_LOSS: no SentencePiece model. INVALID_ARGUMENT: a model without BOS or EOS. INTERNAL:
-// SentencePiece cannot be loaded.
+// DATA_LOSS: no SentencePiece model. INVALID_ARGUMENT: what read_tokenizer_rules() cannot obey, or no
+// EOS, by which every row ends. INTERNAL: SentencePiece cannot be loaded.
 [[nodiscard]] Result<std::unique_ptr<Tokenizer>> load_tokenizer(const std::filesystem::path& path);
 
 }  // namespace emoe::worker

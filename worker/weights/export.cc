@@ -137,6 +137,10 @@ Status write_all(ExportJob& job) {
     EMOE_RETURN_IF_ERROR(emoe::create_directories(model));
     EMOE_RETURN_IF_ERROR(write_side_files(job.base, options.dtype, options.tokenizer, model));
     EMOE_RETURN_IF_ERROR(write_model(job));
+    if (!options.tokenizer_probe.empty()) {
+      EMOE_RETURN_IF_ERROR(
+          write_file_atomically(job.folder / "tokenizer_probe.json", options.tokenizer_probe));
+    }
   }
   if (has_adapter(job)) {
     EMOE_RETURN_IF_ERROR(write_peft_adapter(job.model, options.base_name, job.folder / "adapter"));
@@ -148,6 +152,11 @@ Status write_all(ExportJob& job) {
 void verify(ExportJob& job) {
   if (!job.options.verify) return;
   if (job.options.merged) check_merged_model(job);
+  if (job.options.merged && job.options.check_tokenizer) {
+    for (std::string& problem : job.options.check_tokenizer(job.folder / "model")) {
+      job.report.problems.push_back(std::move(problem));
+    }
+  }
   if (has_adapter(job)) check_adapter(job);
   job.report.verified = job.report.problems.empty();
 }

@@ -15,7 +15,7 @@
 namespace emoe::worker {
 
 struct ExportOptions {
-  std::filesystem::path out;        // becomes out/model, out/adapter, out/merge_report.json
+  std::filesystem::path out;        // becomes out/model, out/adapter and reports
   std::string dtype = "bfloat16";   // of the merged model: float32 | bfloat16
   bool merged = true;               // write out/model
   bool adapter = true;              // write out/adapter (a model with LoRA only)
@@ -23,6 +23,11 @@ struct ExportOptions {
   std::string base_name;            // the base model's name in adapter_config.json
   std::filesystem::path tokenizer;  // tokenizer.model of a model without a base folder; or empty
   std::vector<int64_t> probe;       // token ids whose logits are compared; empty: made up
+  // What tokenizer_probe.json is to say, texts and the ids they had in training; empty: no such file.
+  std::string tokenizer_probe;
+  // With `verify`, asked of the written model folder: what its tokenizer reads in another way, a
+  // sentence each. Empty: not asked.
+  std::function<std::vector<std::string>(const std::filesystem::path& model)> check_tokenizer;
   uint64_t max_shard_bytes = 5'000'000'000;  // only without a base, whose layout is kept else
   // Called for each tensor written or checked and each layer of the check's passes.
   std::function<void()> on_work_done = [] {};

@@ -3,6 +3,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/log.h"
+#include "format/sentencepiece_model.h"
+#include "format/tokenizer_json.h"
+#include "format/tokenizer_rules.h"
 
 namespace emoe::worker {
 namespace {
@@ -27,6 +31,32 @@ Status copy_tokenizer_files(const fs::path& from, const fs::path& to) {
   return ok_status();
 }
 
+// A tokenizer.model with what lies beside it, and with the files by which transformers reads texts as
+// they were read in training.
+Status write_tokenizer(const fs::path& model_file, const fs::path& to) {
+  const fs::path from = model_file.parent_path();
+  EMOE_RETURN_IF_ERROR(copy_whole(model_file, to / "tokenizer.model"));
+  EMOE_RETURN_IF_ERROR(copy_tokenizer_files(from, to));
+  EMOE_ASSIGN_OR_RETURN(const std::string bytes, read_file(model_file));
+  EMOE_ASSIGN_OR_RETURN(const SentencePieceModel model,
+                        parse_sentencepiece(bytes, model_file.string()));
+  EMOE_ASSIGN_OR_RETURN(const TokenizerRules rules, read_tokenizer_rules(from, model));
+  if (has_tokenizer_json(model)) {
+    EMOE_RETURN_IF_ERROR(
+        write_file_atomically(to / "tokenizer.json", make_tokenizer_json(model, rules)));
+  } else {
+    log_warning("%s: no BPE of Llama's kind; transformers may read texts in another way",
+                model_file.string());
+  }
+  const fs::path config = from / "tokenizer_config.json";
+  std::string text = "{}";
+  if (fs::exists(config)) {
+    EMOE_ASSIGN_OR_RETURN(text, read_file(config));
+  }
+  EMOE_ASSIGN_OR_RETURN(text, make_tokenizer_config(text, model, rules));
+  return write_file_atomically(to / "tokenizer_config.json", text);
+}
+
 Status write_new(const LlamaConfig& config, const std::string& dtype, const fs::path& tokenizer,
                  const fs::path& folder) {
   EMOE_RETURN_IF_ERROR(write_file_atomically(folder / "config.json", config.to_json(dtype)));
@@ -35,9 +65,7 @@ Status write_new(const LlamaConfig& config, const std::string& dtype, const fs::
   generation["eos_token_id"] = config.eos_token_ids.front();  // of a new model: the tokenizer's
   EMOE_RETURN_IF_ERROR(
       write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n"));
-  if (tokenizer.empty()) return ok_status();
-  EMOE_RETURN_IF_ERROR(copy_whole(tokenizer, folder / "tokenizer.model"));
-  return copy_tokenizer_files(tokenizer.parent_path(), folder);
+  return tokenizer.empty() ? ok_status() : write_tokenizer(tokenizer, folder);
 }
 
 Result<std::string> config_with_dtype(const std::string& config_json, const std::string& dtype) {
@@ -60,8 +88,9 @@ Status write_side_files(const BaseWeights& base, const std::string& dtype,
                         const fs::path& tokenizer, const fs::path& folder) {
   if (base.folder() == nullptr) return write_new(base.config(), dtype, tokenizer, folder);
   EMOE_RETURN_IF_ERROR(copy_if_there(base.path(), "generation_config.json", folder));
-  EMOE_RETURN_IF_ERROR(copy_if_there(base.path(), "tokenizer.model", folder));
-  EMOE_RETURN_IF_ERROR(copy_tokenizer_files(base.path(), folder));
+  const fs::path model_file = base.path() / "tokenizer.model";
+  EMOE_RETURN_IF_ERROR(fs::exists(model_file) ? write_tokenizer(model_file, folder)
+                                              : copy_tokenizer_files(base.path(), folder));
   EMOE_ASSIGN_OR_RETURN(const std::string config, read_file(base.path() / "config.json"));
   EMOE_ASSIGN_OR_RETURN(const std::string updated, config_with_dtype(config, dtype));
   return write_file_atomically(folder / "config.json", updated);

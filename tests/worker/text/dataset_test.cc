@@ -205,6 +205,28 @@ TEST_F(DatasetTest, text_is_cut_into_rows_that_lose_no_token) {
   EXPECT_EQ(joined, expected);
 }
 
+// A row then begins with the last token of the one before, which is not predicted again.
+TEST_F(DatasetTest, without_a_bos_no_target_is_lost) {
+  ASSERT_TRUE(
+      write_file_atomically(folder_ / "tokenizer_config.json", R"({"add_bos_token": false})").ok());
+  const auto tokenizer = load_tokenizer(folder_.path()).value();
+  std::string words;
+  for (int i = 0; i < 50; ++i) words += "dog" + std::to_string(i) + " ";
+  const auto dataset =
+      load_dataset({.file = write("a.txt", words), .format = "text", .max_length = 16}, *tokenizer);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  std::vector<int32_t> joined{dataset->rows[0].ids[0]};
+  for (const Row& row : dataset->rows) {
+    EXPECT_EQ(row.ids.front(), joined.back());
+    EXPECT_EQ(row.target_tokens(), std::ssize(row.ids) - 1);
+    joined.insert(joined.end(), row.ids.begin() + 1, row.ids.end());
+  }
+  auto expected = tokenizer->encode(words.substr(0, words.size()));
+  expected.push_back(tokenizer->eos_id());
+  EXPECT_EQ(joined, expected);
+  EXPECT_EQ(parts_to_row({{"the cat", true}}, *tokenizer).targets.front().begin, 1);
+}
+
 TEST_F(DatasetTest, the_rows_do_not_depend_on_the_threads) {
   const auto path = write("a.jsonl", rows(600));
   const auto one = load_dataset({.file = path, .threads = 1}, tokenizer_);

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/text/tiny_tokenizer.h"
+#include "worker/text/tokenizer_probe.h"
 
 namespace emoe::worker {
 namespace {
@@ -26,7 +27,7 @@ TEST(Tokenizer, trains_with_the_ids_and_rules_of_llama) {
   const auto digits = tokenizer->encode("12341234");
   EXPECT_GE(digits.size(), 1u + 8u);  // never merged
   EXPECT_EQ(tokenizer->encode(""), std::vector<int32_t>{1});
-  EXPECT_NE(tokenizer->encode("</s>").back(), 2);  // text is never a control id
+  EXPECT_NE(tokenizer->encode("</s>").back(), 2);  // text is no control id
 }
 
 TEST(Tokenizer, decodes_what_it_encoded) {
@@ -79,12 +80,16 @@ TEST(Tokenizer, load_errors_name_file_and_remedy) {
   EXPECT_EQ(json.code(), StatusCode::kUnimplemented);
   EXPECT_NE(message(json).find("tokenizer.json"), std::string::npos);
   EXPECT_EQ(load_tokenizer(folder / "tokenizer.json").status().code(), StatusCode::kUnimplemented);
-  for (const char* content : {"", "no protobuf at all", "\x0a\x00"}) {
+  for (const auto& [content, reason] : std::vector<std::pair<std::string, std::string>>{
+           {"", "is empty"},
+           {"IQ== 0\nIg== 1\n",
+            "is no SentencePiece model; it is text that begins with \"IQ== 0\""},
+           {"version https://git-lfs.github.com/spec/v1\n", "is a git-LFS pointer"},
+           {"\x0a\x01", "is no SentencePiece model"}}) {
     ASSERT_TRUE(write_file_atomically(folder / "tokenizer.model", content).ok());
     const Status broken = load_tokenizer(folder.path()).status();
     EXPECT_EQ(broken.code(), StatusCode::kDataLoss) << broken;
-    EXPECT_NE(message(broken).find("tokenizer.model: is no SentencePiece model"),
-              std::string::npos);
+    EXPECT_NE(message(broken).find("tokenizer.model: " + reason), std::string::npos) << broken;
   }
 }
 
@@ -94,7 +99,83 @@ TEST(Tokenizer, a_torn_model_is_refused) {
   const std::string whole = *read_file(folder / "tokenizer.model");
   ASSERT_TRUE(
       write_file_atomically(folder / "tokenizer.model", whole.substr(0, whole.size() / 2)).ok());
-  EXPECT_EQ(load_tokenizer(folder.path()).status().code(), StatusCode::kDataLoss);
+  const Status torn = load_tokenizer(folder.path()).status();
+  EXPECT_EQ(torn.code(), StatusCode::kDataLoss);
+  EXPECT_NE(message(torn).find("is cut short"), std::string::npos) << torn;
+}
+
+// The numbers are those of transformers 4.57 and 5.23 up to the ids of our own pieces.
+TEST(Tokenizer, reads_texts_as_the_folder_says) {
+  TempDir folder;
+  const auto plain = train_tiny_tokenizer(folder);
+  const auto ids = [&](const std::string& text) {
+    std::vector<int32_t> all = plain->encode(text);
+    all.erase(all.begin());
+    return all;
+  };
+  const auto with = [&](const std::string& config) {
+    EXPECT_TRUE(write_file_atomically(folder / "tokenizer_config.json", config).ok());
+    auto tokenizer = load_tokenizer(folder.path());
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return *std::move(tokenizer);
+  };
+  const auto joined = [](std::vector<std::vector<int32_t>> parts) {
+    std::vector<int32_t> all;
+    for (const auto& part : parts) all.insert(all.end(), part.begin(), part.end());
+    return all;
+  };
+  const std::string added =
+      R"("added_tokens_decoder": {"300": {"content": "<|x|>", "special": true},
+                                  "301": {"content": "<|x|>>"},
+                                  "302": {"content": "[r]", "rstrip": true}})";
+  const std::string text = "the<|x|>cat<|x|>> [r]  dog";
+  const auto legacy = with("{" + added + "}");
+  EXPECT_EQ(legacy->vocab_size(), 303);
+  EXPECT_EQ(legacy->encode(text),
+            joined({{1}, ids("the"), {300}, ids("cat"), {301}, ids(" "), {302}, ids("dog")}));
+  EXPECT_EQ(legacy->decode(legacy->encode("the<|x|>cat[r]")), "thecat[r]");
+
+  // Not legacy: only the text's own front has a space before it.
+  const auto modern = with("{\"legacy\": false, \"add_bos_token\": false, " + added + "}");
+  const auto bare = with("{\"add_prefix_space\": false, \"add_bos_token\": false}");
+  EXPECT_NE(bare->encode("cat"), ids("cat"));
+  EXPECT_EQ(bare->encode(" cat"), ids("cat"));
+  EXPECT_EQ(modern->encode("the<|x|>cat"), joined({ids("the"), {300}, bare->encode("cat")}));
+  EXPECT_EQ(modern->encode("<|x|>cat"), joined({{300}, bare->encode("cat")}));
+  EXPECT_EQ(modern->encode(" cat"), ids("cat"));
+  EXPECT_EQ(modern->decode(modern->encode("the<|x|> cat")), "the cat");
+
+  const auto closed = with("{\"add_eos_token\": true, \"split_special_tokens\": true}");
+  EXPECT_EQ(closed->tokenize("cat"), joined({{1}, ids("cat"), {2}}));
+  EXPECT_EQ(closed->encode("cat"), joined({{1}, ids("cat")}));
+  EXPECT_NE(closed->encode("</s>").back(), 2);
+}
+
+TEST(Tokenizer, needs_an_end_of_text) {
+  TempDir folder;
+  (void)train_tiny_tokenizer(folder);
+  ASSERT_TRUE(
+      write_file_atomically(folder / "tokenizer_config.json", R"({"eos_token": null})").ok());
+  EXPECT_NE(message(load_tokenizer(folder.path()).status()).find("has no end of text"),
+            std::string::npos);
+}
+
+// What the probe of an export is for.
+TEST(Tokenizer, a_folder_that_reads_otherwise_fails_the_probe) {
+  TempDir folder;
+  const auto tokenizer = train_tiny_tokenizer(folder);
+  const auto probe = make_probe({std::string(5000, 'x'), "the cat"}, *tokenizer);
+  EXPECT_LE(probe[0].text.size(), 2048u);
+  EXPECT_EQ(probe[1].ids, tokenizer->encode("the cat"));
+  const auto again = probe_from_json(to_json(probe));
+  ASSERT_EQ(again.size(), probe.size());
+  EXPECT_EQ(again.back().ids, probe.back().ids);
+  EXPECT_EQ(check_probe(again, folder.path()), std::vector<std::string>{});
+  ASSERT_TRUE(
+      write_file_atomically(folder / "tokenizer_config.json", R"({"add_bos_token": false})").ok());
+  const auto problems = check_probe(probe, folder.path());
+  ASSERT_EQ(problems.size(), probe.size());
+  EXPECT_NE(problems[1].find("reads \"the cat\" as "), std::string::npos) << problems[1];
 }
 
 TEST(Tokenizer, must_not_be_larger_than_the_embedding) {
@@ -105,6 +186,14 @@ TEST(Tokenizer, must_not_be_larger_than_the_embedding) {
   const Status status = tokenizer->check_fits(299);
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_NE(message(status).find("300 pieces"), std::string::npos) << status;
+  // As in folders of Llama 2: nobody writes it, and the embedding has no row for it.
+  ASSERT_TRUE(write_file_atomically(folder / "added_tokens.json", R"({"<pad>": 300})").ok());
+  const auto padded = load_tokenizer(folder.path()).value();
+  EXPECT_EQ(padded->vocab_size(), 301);
+  EXPECT_TRUE(padded->check_fits(300).ok());
+  EXPECT_TRUE(padded->check_ids(padded->encode("the cat"), 300).ok());
+  EXPECT_EQ(message(padded->check_ids(padded->encode("the <pad>"), 300)),
+            "the token \"<pad>\" has id 300, but the model's embedding only 300 rows");
 }
 
 }  // namespace

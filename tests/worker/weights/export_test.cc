@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "format/tensor_table.h"
+#include "tests/format/sentencepiece_bytes.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/weights/tiny_model.h"
 #include "worker/weights/peft.h"
@@ -113,7 +114,13 @@ TEST(Export, ReportNamesTheFilesAndFiguresOfTheContract) {
   const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
   Decoder model = make_model(base, Tuning::lora);
   perturb(model, 0.1);
-  ASSERT_TRUE(export_model(model, base, options_for(dir)).ok());
+  ExportOptions options = options_for(dir);
+  options.tokenizer_probe = "[]";
+  options.check_tokenizer = [&](const fs::path& folder) {
+    EXPECT_EQ(folder, dir / "export.tmp" / "model");
+    return std::vector<std::string>{};
+  };
+  ASSERT_TRUE(export_model(model, base, options).ok());
   const json report = json::parse(read_file(dir / "export" / "merge_report.json").value());
   EXPECT_EQ(report["verified"], true);
   EXPECT_EQ(report["tensors_expected"], 21);
@@ -123,11 +130,28 @@ TEST(Export, ReportNamesTheFilesAndFiguresOfTheContract) {
   EXPECT_EQ(report["rounding_loss"], 0.0);
   EXPECT_GT(report["logits"]["probe_tokens"], 30);
   EXPECT_EQ(report["problems"], json::array());
-  for (const char* file : {"model/model.safetensors", "model/config.json",
-                           "model/generation_config.json", "model/tokenizer.model",
-                           "adapter/adapter_model.safetensors", "adapter/adapter_config.json"}) {
+  for (const char* file :
+       {"model/model.safetensors", "model/config.json", "model/generation_config.json",
+        "model/tokenizer.model", "model/tokenizer.json", "model/tokenizer_config.json",
+        "tokenizer_probe.json", "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json"}) {
     EXPECT_EQ(report["sha256"][file].get<std::string>().size(), 64) << file;
   }
+}
+
+TEST(Export, ATokenizerThatReadsOtherwiseIsNotPublished) {
+  const TempDir dir;
+  const auto base = BaseWeights::open(write_tiny_base(dir / "base", {})).value();
+  Decoder model = make_model(base, Tuning::lora);
+  perturb(model, 0.1);
+  ExportOptions options = options_for(dir);
+  options.check_tokenizer = [](const fs::path&) {
+    return std::vector<std::string>{"the written tokenizer reads \"a\" as 7"};
+  };
+  const auto report = export_model(model, base, options);
+  EXPECT_EQ(report.status().code(), StatusCode::kDataLoss);
+  EXPECT_NE(report.status().message().find("reads \"a\" as 7"), std::string::npos);
+  EXPECT_FALSE(fs::exists(dir / "export"));
 }
 
 TEST(Export, FullTuningOfATiedModelKeepsAHeadThatIsStoredTooEqual) {
@@ -202,13 +226,18 @@ TEST(Export, RandomStartHasConfigTokenizerAndShards) {
   perturb(model, 0.01);
   ExportOptions options = options_for(dir);
   options.max_shard_bytes = 20000;
-  ASSERT_TRUE(write_file_atomically(dir / "some.model", "pieces").ok());
-  ASSERT_TRUE(write_file_atomically(dir / "tokenizer_config.json", "{}").ok());
+  const std::string pieces = emoe::testing::sentencepiece_bytes({"a", "b", "ab"});
+  ASSERT_TRUE(write_file_atomically(dir / "some.model", pieces).ok());
+  ASSERT_TRUE(write_file_atomically(dir / "tokenizer_config.json", R"({"legacy": false})").ok());
   options.tokenizer = dir / "some.model";
   const auto report = export_model(model, base, options);
   ASSERT_TRUE(report.ok()) << report.status();
-  EXPECT_EQ(read_file(dir / "export" / "model" / "tokenizer.model").value(), "pieces");
-  EXPECT_TRUE(fs::exists(dir / "export" / "model" / "tokenizer_config.json"));
+  EXPECT_EQ(read_file(dir / "export" / "model" / "tokenizer.model").value(), pieces);
+  const json config =
+      json::parse(read_file(dir / "export" / "model" / "tokenizer_config.json").value());
+  EXPECT_EQ(config["legacy"], false);
+  EXPECT_EQ(config["tokenizer_class"], "PreTrainedTokenizerFast");
+  EXPECT_TRUE(fs::exists(dir / "export" / "model" / "tokenizer.json"));
   const auto written = BaseWeights::open(dir / "export" / "model");
   ASSERT_TRUE(written.ok()) << written.status();
   EXPECT_GT(written->folder()->headers().layout().size(), 3);

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "format/tensor_table.h"
+#include "tests/format/sentencepiece_bytes.h"
 #include "worker/tensor/sharded_writer.h"
 
 namespace emoe::worker::testing {
@@ -18,7 +19,7 @@ std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const
   };
   write("config.json", config.to_json(dtype));
   write("generation_config.json", "{\"bos_token_id\": 1, \"eos_token_id\": 2}\n");
-  write("tokenizer.model", "no tokenizer, only bytes to be copied");
+  write("tokenizer.model", emoe::testing::sentencepiece_bytes({"a", "b", "ab"}));
 
   // Larger than a fresh model's, so that logits spread and a mistake shows.
   const BaseWeights values = BaseWeights::random(config, 5, 0.15);

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <string>
+
+namespace emoe {
+
+// True for a key of config.json that changes nothing in what a Llama computes, whatever its value:
+// notes of the program that wrote it, settings of training, and settings of generation as
+// transformers kept them there before generation_config.json.
+[[nodiscard]] bool changes_nothing(const std::string& key);
+
+}  // namespace emoe
