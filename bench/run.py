@@ -4,6 +4,7 @@ FFN of experts beside the dense one.
 
     bench/run.py [--rounds 3] [--only float32|bfloat16] [--threads N] [--seconds 480]
     bench/run.py --against DIR    step times of another build (its step_bench lies in DIR/bin or DIR) beside this one's
+    bench/run.py --docs           also puts the table into docs/PERFORMANCE.md, in the place of the last one of such a machine
     bench/run.py --tiny           a model of no consequence, to see that the programs run; writes nothing
 
 A 110 M Llama (random weights), 4 x 512 tokens, LoRA r=8 on q and v, dropout 0, no padding. A step is what a training
@@ -13,10 +14,12 @@ the median over the rounds counts. Where the time (--seconds, for everything) do
 model are measured, and the output says so. Writes build/bench/results.json and prints a table.
 """
 import argparse
+import datetime
 import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -184,6 +187,32 @@ def bench_ffn(args):
     return rows
 
 
+def processor():
+    found = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    return found.group(1).strip() if found else platform.machine()
+
+
+def write_docs(rows, machine):
+    """The section of this kind of machine in docs/PERFORMANCE.md, written anew."""
+    file = ROOT / "docs" / "PERFORMANCE.md"
+    head = f"## {machine['processor']}, {machine['instruction_set']}, {machine['threads']} threads"
+    lines = [head, f"{datetime.date.today()}, {machine['versions']}.", "", "| id | what | measured | goal | met |", "|---|---|---|---|---|"]
+    for each in rows:
+        goal = "" if each["goal"] is None else f"{'≥' if each['better'] == 'higher' else '≤'} {each['goal']}"
+        met = {None: "", True: "yes", False: "no"}[each["met"]]
+        lines.append(f"| {each['id']} | {each['what']} | {each['value']:.2f} | {goal} | {met} |")
+    text = file.read_text(encoding="utf-8")
+    section = re.compile(re.escape(head) + r"\n.*?(?=\n## |\Z)", re.S)
+    block = "\n".join(lines) + "\n"
+    text = section.sub(lambda _: block, text) if section.search(text) else text.rstrip("\n") + "\n\n" + block
+    file.write_text(text, encoding="utf-8")
+
+
+def versions():
+    code = "import torch, transformers, peft; print(f'LibTorch {torch.__version__}, transformers {transformers.__version__}, PEFT {peft.__version__}')"
+    return subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def report(results, ffn, args):
     print(f"{'tokens/s':<10}{'ours':>8}{'peer':>8}{'replay':>8}{'ours/peer':>12}{'step/replay':>13}")
     for result in results:
@@ -193,10 +222,12 @@ def report(results, ffn, args):
     if args.tiny:
         return
     rows = [each for result in results for each in rows_of(result)] + ffn
-    machine = {"name": platform.node(), "system": platform.platform(), "instruction_set": instruction_set(),
-               "cores": os.cpu_count(), "threads": args.threads}
+    machine = {"name": platform.node(), "system": platform.platform(), "processor": processor(),
+               "instruction_set": instruction_set(), "cores": os.cpu_count(), "threads": args.threads, "versions": versions()}
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "results.json").write_text(json.dumps({"machine": machine, "rows": rows, "details": results}, indent=1) + "\n")
+    if args.docs:
+        write_docs(rows, machine)
     for result in results:
         if median(result, over_peer) < 1:
             print(f"WARNING: in {result['dtype']} our step is slower than transformers + PEFT", file=sys.stderr)
@@ -217,6 +248,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=480, help="for everything; no program runs longer than this")
     parser.add_argument("--only", choices=DTYPES)
     parser.add_argument("--against", metavar="DIR", help="another build folder, with a step_bench of its own")
+    parser.add_argument("--docs", action="store_true", help="put the table into docs/PERFORMANCE.md")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     args.deadline = time.monotonic() + args.seconds
