@@ -1,5 +1,6 @@
 #include "format/llama_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -227,7 +228,8 @@ void check_shape(const LlamaConfig& config, bool head_dim_given, Reader& reader)
   check_ids("eos_token_id", config.eos_token_ids, config, reader);
 }
 
-// The ends of a text by generation_config.json, where it is there and names any.
+// The ends of a text by generation_config.json, where it is there and names any: they count beside those of
+// config.json.
 Status read_generation(const std::filesystem::path& folder, LlamaConfig& config) {
   constexpr char kFile[] = "generation_config.json";
   if (!has_entry(folder / kFile)) return ok_status();
@@ -239,9 +241,15 @@ Status read_generation(const std::filesystem::path& folder, LlamaConfig& config)
   Reader reader(object, source, problems);
   if (!object.is_object()) reader.fail("", "is not a JSON object");
   if (!object.is_object() || !reader.has("eos_token_id")) return problems.to_status();
-  config.eos_token_ids = reader.token_ids("eos_token_id", 2);
-  config.eos_token_file = kFile;
-  check_ids("eos_token_id", config.eos_token_ids, config, reader);
+  const std::vector<int64_t> ids = reader.token_ids("eos_token_id", 2);
+  check_ids("eos_token_id", ids, config, reader);
+  const bool alone = config.eos_token_file.empty();
+  if (alone) config.eos_token_ids.clear();
+  for (const int64_t id : ids) {
+    const auto& known = config.eos_token_ids;
+    if (std::ranges::find(known, id) == known.end()) config.eos_token_ids.push_back(id);
+  }
+  config.eos_token_file = alone ? kFile : "config.json and generation_config.json";
   return problems.to_status();
 }
 

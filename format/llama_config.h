@@ -30,8 +30,8 @@ struct LlamaConfig {
 
   // Reads config.json strictly: another architecture, or a setting this engine does not compute
   // (rope scaling, biases, another activation, …), is INVALID_ARGUMENT naming file and key; nothing
-  // is silently ignored. The tokens that end a text are those of a generation_config.json beside it,
-  // if that names any: transformers generates by it.
+  // is silently ignored. The tokens that end a text by a generation_config.json beside it count as
+  // well.
   [[nodiscard]] static Result<LlamaConfig> read(const std::filesystem::path& config_json);
   // The same from text; `source` names it in errors.
   [[nodiscard]] static Result<LlamaConfig> parse(const std::string& json_text,

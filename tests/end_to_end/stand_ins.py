@@ -7,7 +7,7 @@ import struct
 import pytest
 
 import emoe_tools as tools
-from emoe_tools import DATA, FIXTURES, NON_FINITE, TINY, USAGE
+from emoe_tools import DATA, FIXTURES, TINY, USAGE
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 32 + b"\nsize 13476835328\n"
 CONTENTS = {  # in place of the file: (its bytes, or how it is made; what the message says)
@@ -95,7 +95,6 @@ def poison(model, name):
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
 def test_a_nan_of_the_base_is_named(name, tmp_path):
-    """Only when a number is not finite is the base looked through: a run whose own numbers explode ends with another code."""
     model = tmp_path / "model"
     shutil.copytree(TINY, model)
     poison(model, name)
@@ -108,8 +107,6 @@ def test_a_nan_of_the_base_is_named(name, tmp_path):
     done = tools.worker("logits", "--model", model, "--tokens", tmp_path / "tokens.json", "--out",
                         tmp_path / "logits.safetensors").expect(DATA)
     assert name in done.err, done.err
-    explosive = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(optimizer={"learning_rate": 1e30, "warmup_ratio": 0.0}))
-    tools.worker("run", explosive, "--out", tmp_path / "explosive").expect(NON_FINITE)
 
 
 def test_a_resume_with_other_keys_names_them(tmp_path):

@@ -154,7 +154,7 @@ TEST(LlamaConfig, TellsWhetherTheEndOfTextIsNamed) {
   EXPECT_EQ(parse(object)->eos_token_ids, std::vector<int64_t>{2});
 }
 
-TEST(LlamaConfig, TheEndsOfAGenerationConfigGoFirst) {
+TEST(LlamaConfig, TheEndsOfAGenerationConfigCountToo) {
   const emoe::testing::TempDir dir;
   ASSERT_TRUE(write_file_atomically(dir / "config.json", stories().dump()).ok());
   const auto with = [&](const std::string& text) {
@@ -164,8 +164,8 @@ TEST(LlamaConfig, TheEndsOfAGenerationConfigGoFirst) {
   EXPECT_EQ(with(R"({"temperature": 0.6})")->eos_token_file, "config.json");
   const auto config = with(R"({"eos_token_id": [7, 9]})");
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->eos_token_ids, (std::vector<int64_t>{7, 9}));
-  EXPECT_EQ(config->eos_token_file, "generation_config.json");
+  EXPECT_EQ(config->eos_token_ids, (std::vector<int64_t>{2, 7, 9}));
+  EXPECT_EQ(config->eos_token_file, "config.json and generation_config.json");
   EXPECT_NE(with(R"({"eos_token_id": 512})")
                 .status()
                 .message()

@@ -37,7 +37,7 @@ FOLDERS = {  # what lies beside the tokenizer.model
 }
 TEXTS = ["Say hen.", "the hen\n\n said:  it\t", "<|im_start|>user\nhi<|im_end|>", "hen</s>", "<s>hen and</s> hen", "hen <l> hen",
          "hen <r>\n hen", "é 中文 😀", "a\u00a0b", ""]
-SPACES = [" hen", "  two", "<|im_end|> hen", "\n", "▁hen"]  # transformers 5 puts no space before these in a base's folder
+SPACES = [" hen", "  two", "<|im_end|> hen", "\n", "▁hen"]  # where its classes for a Llama disagree
 
 
 def tokenizer_folder(folder, files):
@@ -58,12 +58,6 @@ def our_ids(folder, texts, tmp_path):
 def their_ids(folder, texts):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return [tokenizer(text)["input_ids"] for text in texts]
-
-
-@pytest.mark.parametrize("what", FOLDERS)
-def test_a_folder_is_read_as_transformers_reads_it(what, tmp_path):
-    folder = tokenizer_folder(tmp_path / "model", FOLDERS[what])
-    assert our_ids(folder, TEXTS, tmp_path) == their_ids(folder, TEXTS)
 
 
 def trained(tmp_path, folder):
@@ -101,9 +95,11 @@ def test_rows_end_in_the_end_that_the_folder_names(tmp_path):
     job = tools.tiny_job(model__path=str(model), lora__targets=["q_proj"], train__max_steps=1)
     tools.run_job(tmp_path / "again", job)
     tools.write_json(model / "generation_config.json", {"eos_token_id": 2})
+    tools.run_job(tmp_path / "in one of two", job)
+    tools.write_json(model / "config.json", {**tools.read_json(model / "config.json"), "eos_token_id": 2})
     job = tools.write_yaml(tmp_path / "job.yaml", job)
     done = tools.worker("run", job, "--out", tmp_path / "out").expect(tools.DATA)
-    assert f"end of text is token {PIECES + 1}" in done.err and "generation_config.json is 2" in done.err, done.err
+    assert f"end of text is token {PIECES + 1}" in done.err and "is 2: generated text would not stop" in done.err, done.err
 
 
 def test_what_cannot_be_obeyed_is_refused_by_name(tmp_path):
