@@ -111,6 +111,11 @@ Result<FileReader> FileReader::open(const std::filesystem::path& path) {
   return FileReader(std::move(fd), path.string(), static_cast<uint64_t>(info.st_size));
 }
 
+Status FileReader::seek(uint64_t offset) {
+  const auto at = ::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_SET);
+  return at < 0 ? file_error("cannot read", path_) : ok_status();
+}
+
 Result<size_t> FileReader::read(char* data, size_t size) {
   while (true) {
     const ssize_t got = ::read(fd_.get(), data, size);
@@ -201,10 +206,19 @@ Status sync_file(const std::filesystem::path& path) {
   return ok_status();
 }
 
+std::filesystem::path absolute_path(const std::filesystem::path& path,
+                                    const std::filesystem::path& base) {
+  std::filesystem::path result;
+  for (const std::filesystem::path& part : base / path) {
+    if (part != ".") result /= part;
+  }
+  return result.has_filename() ? result : result.parent_path();
+}
+
 Status create_directories(const std::filesystem::path& path) {
   std::error_code error;
   std::vector<std::filesystem::path> parents;  // of what is missing, innermost first
-  for (auto missing = std::filesystem::absolute(path).lexically_normal();
+  for (auto missing = absolute_path(path);
        missing.has_relative_path() && !std::filesystem::exists(missing, error);
        missing = missing.parent_path()) {
     parents.push_back(missing.parent_path());

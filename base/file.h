@@ -48,11 +48,12 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// Reads a file front to back. A file that shrinks meanwhile ends earlier.
+// Reads a file front to back, or from an offset on. A file that shrinks meanwhile ends earlier.
 class FileReader {
  public:
   // Errors as for MappedFile.
   [[nodiscard]] static Result<FileReader> open(const std::filesystem::path& path);
+  [[nodiscard]] Status seek(uint64_t offset);
   // At most `size` bytes; 0 at the end.
   [[nodiscard]] Result<size_t> read(char* data, size_t size);
   // The file's first bytes, `size` or all it has; read() goes on where it was.
@@ -104,6 +105,12 @@ class FileWriter {
 
 // Once this returns OK, what was appended survives a power cut (if the name of the file does).
 [[nodiscard]] Status sync_file(const std::filesystem::path& path);
+
+// `path`, below `base` where it is relative, without "." and superfluous slashes. ".." stays: behind a
+// symbolic link it leads elsewhere than the text says.
+[[nodiscard]] std::filesystem::path absolute_path(
+    const std::filesystem::path& path,
+    const std::filesystem::path& base = std::filesystem::current_path());
 
 // Makes the folder and those above it that are missing; their names survive a power cut.
 [[nodiscard]] Status create_directories(const std::filesystem::path& path);

@@ -1,6 +1,7 @@
 #include "base/sha256.h"
 
 #include <algorithm>
+#include <vector>
 
 #include <absl/strings/escaping.h>
 #include <openssl/evp.h>
@@ -43,6 +44,22 @@ Result<std::string> sha256_of_file(const std::filesystem::path& path,
     hash.update(rest.data(), size);
     rest = rest.subspan(size);
     on_work_done();
+  }
+  return hash.hex_digest();
+}
+
+Result<std::string> sha256_of_range(const std::filesystem::path& path, uint64_t begin,
+                                    uint64_t end) {
+  EMOE_ASSIGN_OR_RETURN(FileReader file, FileReader::open(path));
+  EMOE_RETURN_IF_ERROR(file.seek(begin));
+  std::vector<char> piece(1 << 20);
+  Sha256 hash;
+  for (uint64_t at = begin; at < end;) {
+    const auto wanted = static_cast<size_t>(std::min<uint64_t>(piece.size(), end - at));
+    EMOE_ASSIGN_OR_RETURN(const size_t got, file.read(piece.data(), wanted));
+    if (got == 0) return absl::DataLossError(path.string() + ": ends too early");
+    hash.update(piece.data(), got);
+    at += got;
   }
   return hash.hex_digest();
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -30,5 +31,9 @@ class Sha256 {
 // `on_work_done` is called after every 64 MiB: a large file on a slow disk takes minutes.
 [[nodiscard]] Result<std::string> sha256_of_file(
     const std::filesystem::path& path, const std::function<void()>& on_work_done = [] {});
+
+// Of the bytes [begin, end) of a file, which may be cut short by others meanwhile: DATA_LOSS then.
+[[nodiscard]] Result<std::string> sha256_of_range(const std::filesystem::path& path, uint64_t begin,
+                                                  uint64_t end);
 
 }  // namespace emoe

@@ -135,7 +135,7 @@ set(EMOE_MPIRUN mpirun --allow-run-as-root --oversubscribe --bind-to none)
 
 # ASan: leaks are looked for in programs of one process only (Open MPI keeps what it allocated, in modules it has unloaded
 # by then, which no suppression can name); no check of new against free, because SentencePiece's module binds its own
-# operator new (RTLD_DEEPBIND, see worker/text/sentencepiece_model.cc).
+# operator new (RTLD_DEEPBIND, see format/sentencepiece_module.cc).
 function(_emoe_test_properties test labels timeout processors leaks)
   if(EMOE_SANITIZE)
     math(EXPR timeout "${timeout} * 4")

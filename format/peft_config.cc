@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <string_view>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
@@ -126,6 +127,29 @@ PeftConfig read_settings(const json& config, const std::string& source, Diagnost
   return lora;
 }
 
+// The tensors of an adapter with these settings, by PEFT's names.
+std::map<std::string, std::vector<int64_t>> wanted_shapes(const PeftConfig& config,
+                                                          const LlamaConfig& model) {
+  constexpr std::string_view kEnding = ".weight";
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const TensorSpec& spec : TensorTable(model)) {
+    if (std::ranges::find(config.targets, spec.linear()) == config.targets.end()) continue;
+    const std::string stem =
+        absl::StrCat("base_model.model.", spec.name.substr(0, spec.name.size() - kEnding.size()));
+    shapes[stem + ".lora_A.weight"] = {config.rank, spec.shape[1]};
+    shapes[stem + ".lora_B.weight"] = {spec.shape[0], config.rank};
+  }
+  return shapes;
+}
+
+// One line for all of them, which are usually many.
+void add_together(const std::vector<std::string>& names, const char* what, Diagnostics& problems) {
+  if (names.empty()) return;
+  const size_t more = names.size() - 1;
+  problems.add(names.front(), more == 0 ? absl::StrCat("is ", what)
+                                        : absl::StrCat("and ", more, " more are ", what));
+}
+
 }  // namespace
 
 Result<PeftConfig> read_peft_config(const std::filesystem::path& folder) {
@@ -155,8 +179,14 @@ Result<SafetensorsHeader> read_peft_header(const std::filesystem::path& folder) 
 }
 
 Status check_peft_tensors(const PeftConfig& config,
-                          const std::map<std::string, TensorInfo>& tensors) {
-  Diagnostics problems;
+                          const std::map<std::string, TensorInfo>& tensors,
+                          const LlamaConfig& model) {
+  const auto wanted = wanted_shapes(config, model);
+  std::vector<std::string> missing;
+  std::vector<std::string> superfluous;
+  for (const auto& [name, shape] : wanted) {
+    if (!tensors.contains(name)) missing.push_back(name);
+  }
   for (const auto& [name, info] : tensors) {
     if (name.ends_with(".default.weight")) {  // the state dict of a model in memory
       return absl::InvalidArgumentError(
@@ -164,15 +194,41 @@ Status check_peft_tensors(const PeftConfig& config,
                        ": the names carry the adapter's name \"default\"; PEFT's files do "
                        "not: write them with save_pretrained()"));
     }
-    const size_t rank_dim = name.ends_with(".lora_B.weight") ? 1 : 0;
+    if (!wanted.contains(name)) superfluous.push_back(name);
+  }
+  Diagnostics problems;
+  add_together(missing, "missing in the adapter", problems);
+  add_together(superfluous, "in the adapter, but not among the model's target_modules", problems);
+  for (const auto& [name, info] : tensors) {
+    const auto found = wanted.find(name);
+    if (found == wanted.end()) continue;
     if (!is_weight_dtype(info.dtype)) {
       problems.add(info.file, name,
                    absl::StrCat("has dtype ", info.dtype, "; adapters are F32, BF16 or F16"));
-    } else if (info.shape.size() != 2 || info.shape[rank_dim] != config.rank) {
-      problems.add(info.file, name,
-                   absl::StrCat("has shape ", shape_text(info.shape), ", but r is ", config.rank,
-                                " in ", kPeftConfigFile));
     }
+    if (info.shape != found->second) {
+      problems.add(info.file, name,
+                   absl::StrCat("has shape ", shape_text(info.shape), "; with r ", config.rank,
+                                " the model needs ", shape_text(found->second)));
+    }
+  }
+  return problems.to_status();
+}
+
+Status check_peft_settings(const PeftConfig& adapter, const PeftConfig& wanted) {
+  const std::set<std::string> targets(wanted.targets.begin(), wanted.targets.end());
+  Diagnostics problems;
+  if (adapter.rank != wanted.rank) {
+    problems.add("r", absl::StrCat("is ", adapter.rank, ", lora.rank is ", wanted.rank));
+  }
+  if (adapter.alpha != wanted.alpha) {
+    problems.add("lora_alpha",
+                 absl::StrCat("is ", adapter.alpha, ", lora.alpha is ", wanted.alpha));
+  }
+  if (std::set<std::string>(adapter.targets.begin(), adapter.targets.end()) != targets) {
+    problems.add("target_modules",
+                 absl::StrCat("is ", absl::StrJoin(adapter.targets, ", "), "; lora.targets is ",
+                              absl::StrJoin(targets, ", ")));
   }
   return problems.to_status();
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "format/llama_config.h"
 #include "format/safetensors_header.h"
 
 namespace emoe {
@@ -32,10 +33,15 @@ struct PeftConfig {
 // the folder has an adapter_model.bin instead.
 [[nodiscard]] Result<SafetensorsHeader> read_peft_header(const std::filesystem::path& folder);
 
-// Checks the adapter's tensors (of kPeftTensorFile) against its settings, as far as no model is
-// needed: INVALID_ARGUMENT with every tensor that is not F32, BF16 or F16, or whose shape, A [rank,
-// in] or B [out, rank], has another rank.
+// Checks that the adapter's tensors (of kPeftTensorFile) are those that its settings ask for in a
+// model, A [rank, in] and B [out, rank] of each target in each layer, and F32, BF16 or F16:
+// INVALID_ARGUMENT with every one that is missing, differs or is there for nothing.
 [[nodiscard]] Status check_peft_tensors(const PeftConfig& config,
-                                        const std::map<std::string, TensorInfo>& tensors);
+                                        const std::map<std::string, TensorInfo>& tensors,
+                                        const LlamaConfig& model);
+
+// Checks that an adapter can be trained on with these settings: INVALID_ARGUMENT with each that
+// differs. Dropout may.
+[[nodiscard]] Status check_peft_settings(const PeftConfig& adapter, const PeftConfig& wanted);
 
 }  // namespace emoe

@@ -90,6 +90,19 @@ TEST(File, FoldersAreMadeWithThoseAboveThem) {
   EXPECT_EQ(sync_file(dir / "none").code(), StatusCode::kNotFound);
 }
 
+TEST(File, APathIsMadeAbsoluteAndLeadsWhereItLed) {
+  EXPECT_EQ(absolute_path("a/./b/", "/home"), "/home/a/b");
+  EXPECT_EQ(absolute_path("../x//y/.", "/home/me"), "/home/me/../x/y");
+  EXPECT_EQ(absolute_path("/x/", "/home"), "/x");
+  EXPECT_EQ(absolute_path("/", "/home"), "/");
+  testing::TempDir dir;  // link → deep/folder, so link/.. is deep
+  ASSERT_TRUE(emoe::create_directories(dir / "deep/folder").ok());
+  std::filesystem::create_directory_symlink(dir / "deep/folder", dir / "link");
+  ASSERT_TRUE(emoe::create_directories(dir / "link/../made").ok());
+  EXPECT_TRUE(std::filesystem::is_directory(dir / "deep/made"));
+  EXPECT_TRUE(std::filesystem::exists(absolute_path("link/../made", dir.path())));
+}
+
 TEST(File, AppendAndWriterSizes) {
   testing::TempDir dir;
   ASSERT_TRUE(append_to_file(dir / "log", "a\n").ok());

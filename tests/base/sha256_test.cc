@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/file.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe {
@@ -34,6 +35,18 @@ TEST(Sha256, TellsHowFarAFileIs) {
   ASSERT_TRUE(hash.ok()) << hash.status();
   EXPECT_EQ(*hash, sha256_hex(std::string(kSize, '\0')));
   EXPECT_EQ(pieces, 2);
+}
+
+TEST(Sha256, OfARangeOfAFile) {
+  testing::TempDir dir;
+  std::string text(3'000'000, 'a');
+  text += "bcd";
+  ASSERT_TRUE(write_file_atomically(dir / "file", text).ok());
+  EXPECT_EQ(sha256_of_range(dir / "file", 5, text.size() - 1).value(),
+            sha256_hex(std::string_view(text).substr(5, text.size() - 6)));
+  EXPECT_EQ(sha256_of_range(dir / "file", 0, text.size() + 1).status().code(),
+            StatusCode::kDataLoss);
+  EXPECT_EQ(sha256_of_range(dir / "none", 0, 1).status().code(), StatusCode::kNotFound);
 }
 
 }  // namespace

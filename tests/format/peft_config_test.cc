@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "tests/format/tiny_config.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe {
@@ -53,7 +54,7 @@ TEST(PeftConfig, TensorsInOtherFormsSayHowToMendThem) {
       message(read_peft_header(folder.path()).status()).find("in adapter_model.bin, a PyTorch"),
       std::string::npos);
   const Status names =
-      check_peft_tensors({.rank = 4}, {{"q.lora_A.default.weight", {"F32", {4, 8}}}});
+      check_peft_tensors({.rank = 4}, {{"q.lora_A.default.weight", {"F32", {4, 8}}}}, {});
   EXPECT_NE(message(names).find("save_pretrained()"), std::string::npos) << names;
   const Status modules = read(R"({"peft_type": "LORA", "r": 4,
                                   "target_modules": ["self_attn.q_proj"]})")
@@ -68,18 +69,43 @@ TEST(PeftConfig, AFolderWithoutOne) {
   EXPECT_EQ(read("[]").status().code(), StatusCode::kInvalidArgument);
 }
 
-TEST(PeftTensors, HaveTheRankOfTheSettings) {
-  const std::map<std::string, TensorInfo> good{{"q.lora_A.weight", {"F32", {4, 8}}},
-                                               {"q.lora_B.weight", {"BF16", {16, 4}}}};
-  EXPECT_TRUE(check_peft_tensors({.rank = 4}, good).ok());
+TEST(PeftTensors, AreThoseOfTheTargetsInEachLayer) {
+  const LlamaConfig model = testing::tiny_config({.hidden = 8, .d_ff = 12, .layers = 2});
+  const PeftConfig config{.rank = 4, .targets = {"down_proj"}};
+  const std::string first = "base_model.model.model.layers.0.mlp.down_proj.lora_";
+  const std::string second = "base_model.model.model.layers.1.mlp.down_proj.lora_";
+  const std::map<std::string, TensorInfo> good{{first + "A.weight", {"F32", {4, 12}}},
+                                               {first + "B.weight", {"BF16", {8, 4}}},
+                                               {second + "A.weight", {"F16", {4, 12}}},
+                                               {second + "B.weight", {"F32", {8, 4}}}};
+  EXPECT_TRUE(check_peft_tensors(config, good, model).ok());
   auto bad = good;
-  bad["k.lora_B.weight"] = {"F32", {4, 16}};
-  bad["v.lora_A.weight"] = {"I32", {4, 8}};
-  const Status status = check_peft_tensors({.rank = 4}, bad);
+  bad.erase(first + "A.weight");
+  bad["base_model.model.model.layers.2.mlp.down_proj.lora_A.weight"] = {"F32", {4, 12}};
+  bad[first + "B.weight"] = {"F32", {4, 8}};
+  bad[second + "A.weight"] = {"I32", {4, 12}};
+  const Status status = check_peft_tensors(config, bad, model);
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(status.message(),
-            "k.lora_B.weight: has shape [4, 16], but r is 4 in adapter_config.json\n"
-            "v.lora_A.weight: has dtype I32; adapters are F32, BF16 or F16");
+            first +
+                "A.weight: is missing in the adapter\n"
+                "base_model.model.model.layers.2.mlp.down_proj.lora_A.weight: is in the adapter, "
+                "but not among the model's target_modules\n" +
+                first + "B.weight: has shape [4, 8]; with r 4 the model needs [8, 4]\n" + second +
+                "A.weight: has dtype I32; adapters are F32, BF16 or F16");
+  EXPECT_EQ(check_peft_tensors(config, {}, model).message(),
+            first + "A.weight: and 3 more are missing in the adapter");
+}
+
+TEST(PeftSettings, AreThoseOfTheJob) {
+  const PeftConfig adapter{.rank = 4, .alpha = 8, .dropout = 0.1, .targets = {"q_proj", "v_proj"}};
+  EXPECT_TRUE(
+      check_peft_settings(adapter, {.rank = 4, .alpha = 8, .targets = {"v_proj", "q_proj"}}).ok());
+  const Status status =
+      check_peft_settings(adapter, {.rank = 8, .alpha = 16, .targets = {"o_proj", "k_proj"}});
+  EXPECT_EQ(status.message(),
+            "r: is 4, lora.rank is 8\nlora_alpha: is 8, lora.alpha is 16\n"
+            "target_modules: is q_proj, v_proj; lora.targets is k_proj, o_proj");
 }
 
 }  // namespace

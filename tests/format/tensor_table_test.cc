@@ -61,7 +61,7 @@ TEST(TensorTable, TheHeadIsThereWhereItIsNotTied) {
   EXPECT_EQ(TensorTable(config).output().role, TensorRole::embedding);
   config.tie_word_embeddings = false;
   EXPECT_EQ(TensorTable(config).output().name, kHeadName);
-  EXPECT_EQ(TensorTable(config).output().shape, (std::vector<int64_t>{16, 8}));
+  EXPECT_EQ(TensorTable(config).output().shape, (std::vector<int64_t>{320, 8}));
 }
 
 TEST(TensorTable, AllProblemsAreNamedAtOnce) {
@@ -120,9 +120,9 @@ TEST(TensorTable, TensorsOfAWrapperOrOfTheBareModelAreOneSentence) {
 TEST(TensorTable, ExtrasOfOldCheckpointsAreKnown) {
   WeightHeaders weights = headers_of(tied_config());
   weights.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = {.dtype = "F32", .shape = {1}};
-  weights.tensors["lm_head.weight"] = {.dtype = "F32", .shape = {16, 8}};
+  weights.tensors["lm_head.weight"] = {.dtype = "F32", .shape = {320, 8}};
   EXPECT_EQ(error_of(weights), "");
-  weights.tensors["lm_head.weight"].shape = {8, 16};
+  weights.tensors["lm_head.weight"].shape = {8, 320};
   EXPECT_NE(error_of(weights).find("lm_head.weight: differs from the embedding"),
             std::string::npos);
 }

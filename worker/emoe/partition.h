@@ -7,7 +7,7 @@
 #include <string>
 
 #include "base/status.h"
-#include "worker/emoe/options.h"
+#include "format/partition_file.h"
 
 namespace emoe::worker {
 
@@ -42,25 +42,5 @@ struct PartitionOptions {
 // that are not finite. File errors as they come.
 [[nodiscard]] Result<Partition> make_partition(std::span<const float> gate_rows, int64_t d_ff,
                                                int64_t hidden, const PartitionOptions& options);
-
-// OK, or INVALID_ARGUMENT with the numbers of experts that are possible.
-[[nodiscard]] Status check_divides(int64_t d_ff, int32_t num_experts);
-
-// OK when each of num_experts labels stands there d_ff / num_experts times; INVALID_ARGUMENT with
-// the first thing that is wrong.
-[[nodiscard]] Status check_labels(const Partition& partition, int64_t d_ff);
-
-// partition/layer_NN.json: {"layer", "experts", "method", "seed", "inertia", "weight_hash",
-// "labels": [d_ff]}. NN has two digits, or as many as the layer needs.
-[[nodiscard]] std::filesystem::path partition_file(const std::filesystem::path& folder,
-                                                   int64_t layer);
-
-// Creates the folder where it is missing; atomic.
-[[nodiscard]] Status write_partition(const std::filesystem::path& folder, int64_t layer,
-                                     const Partition& partition);
-
-// NOT_FOUND, or INVALID_ARGUMENT for what is no such file or has labels that are not balanced.
-// weight_hash and seed may be missing (labels of another tool).
-[[nodiscard]] Result<Partition> read_partition(const std::filesystem::path& folder, int64_t layer);
 
 }  // namespace emoe::worker

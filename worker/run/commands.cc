@@ -9,7 +9,9 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/input_file.h"
+#include "format/sentencepiece_tokenizer.h"
 #include "format/strict_json.h"
 #include "worker/eval/generate.h"
 #include "worker/model/model.h"
@@ -18,7 +20,6 @@
 #include "worker/run/job_plan.h"
 #include "worker/tensor/safetensors.h"
 #include "worker/text/chat_template.h"
-#include "worker/text/sentencepiece_tokenizer.h"
 #include "worker/weights/base_weights.h"
 #include "worker/weights/peft.h"
 
@@ -71,7 +72,7 @@ std::unique_ptr<Model> load_model(const BaseWeights& base, EmoeOptions emoe, boo
   options.dtype = bfloat16 ? at::kBFloat16 : at::kFloat;
   options.emoe = std::move(emoe);
   if (adapter.empty()) return make_model(options, base.source());
-  const PeftAdapter peft = input_or_throw(read_peft_adapter(adapter));
+  const PeftAdapter peft = input_or_throw(read_peft_adapter(adapter, base.config()));
   options.lora = peft.lora;
   std::unique_ptr<Model> model = make_model(options, base.source());
   input_or_throw(load_peft_adapter(peft, *model));
@@ -83,6 +84,15 @@ bool wants_bfloat16(const std::string& dtype, bool otherwise) {
   if (dtype == "bfloat16") return true;
   if (dtype == "float32") return false;
   throw JobError(ExitCode::configuration, absl::StrCat("--dtype ", dtype, ": float32 or bfloat16"));
+}
+
+// Before anything is computed for it.
+void check_folder_of(const std::filesystem::path& out) {
+  const std::filesystem::path folder = absolute_path(out).parent_path();
+  std::error_code error;
+  if (std::filesystem::is_directory(folder, error)) return;
+  throw JobError(ExitCode::configuration,
+                 absl::StrCat("--out ", out.string(), ": there is no folder ", folder.string()));
 }
 
 // Under a temporary name first: `path` is whole or as it was.
@@ -103,6 +113,7 @@ std::string prompt_of(const GenerateRequest& request) {
 }  // namespace
 
 void write_logits(const LogitsRequest& request) {
+  check_folder_of(request.out);
   const BaseWeights base = input_or_throw(BaseWeights::open(request.model));
   LogitsPlan plan;
   if (!request.emoe_job.empty()) {
@@ -150,6 +161,7 @@ void generate_text(const GenerateRequest& request) {
 }
 
 void tokenize_texts(const TokenizeRequest& request) {
+  check_folder_of(request.out);
   const auto tokenizer = input_or_throw(load_tokenizer(request.model));
   nlohmann::json ids = nlohmann::json::array();
   const auto texts = read_json_list(request.texts, "a JSON list of strings",
@@ -159,6 +171,7 @@ void tokenize_texts(const TokenizeRequest& request) {
 }
 
 void train_tokenizer_file(const TrainTokenizerRequest& request) {
+  check_folder_of(request.out);
   input_or_throw(train_tokenizer(request.text, {.vocab_size = request.vocab_size}, request.out));
 }
 

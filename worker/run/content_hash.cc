@@ -11,8 +11,8 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "format/peft_config.h"
+#include "format/tokenizer.h"
 #include "format/tokenizer_file.h"
-#include "worker/text/tokenizer.h"
 
 namespace emoe::worker {
 namespace {

@@ -1,9 +1,6 @@
 #include "worker/run/prepare.h"
 
-#include <algorithm>
-
 #include <absl/strings/str_cat.h>
-#include <absl/strings/str_join.h>
 
 #include "base/diagnostics.h"
 #include "base/file.h"
@@ -34,27 +31,13 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer& tokenizer) {
   return BaseWeights::random(config, plan.model.init_seed, plan.model.initializer_range);
 }
 
-// Rows end in the tokenizer's end of text, but generation stops at the ids of config.json: where
-// they differ, the model learns an end at which generation does not stop.
 void check_end_of_text(const Prepared& prepared, Diagnostics& diagnostics) {
   const LlamaConfig& config = prepared.base.config();
-  const std::vector<int64_t>& ids = config.eos_token_ids;
-  const int64_t taught = prepared.tokenizer->eos_id();
-  if (std::find(ids.begin(), ids.end(), taught) != ids.end()) return;
-  const bool given = !config.eos_token_file.empty();
-  const std::string text =
-      absl::StrCat(prepared.base.path().string(), ": the tokenizer's end of text is token ", taught,
-                   ", by which every row ends; ",
-                   given ? absl::StrCat("eos_token_id of ", config.eos_token_file, " is ")
-                         : "config.json names no eos_token_id, which means ",
-                   absl::StrJoin(ids, ", "), ": generated text would not stop; ");
-  if (given) {
-    throw JobError(ExitCode::data, absl::StrCat(text, "they do not belong together, or ",
-                                                config.eos_token_file, " is to be mended"));
-  }
-  diagnostics.warn({.code = warning::kDefaultDiffers,
-                    .text = absl::StrCat(text, "put \"eos_token_id\": ", taught, " into it"),
-                    .where = "config.json: eos_token_id"});
+  const std::string text = end_of_text_mismatch(*prepared.tokenizer, config, prepared.base.path());
+  if (text.empty()) return;
+  if (!config.eos_token_file.empty()) throw JobError(ExitCode::data, text);
+  diagnostics.warn(
+      {.code = warning::kDefaultDiffers, .text = text, .where = "config.json: eos_token_id"});
 }
 
 void warn_of_training(const TrainPlan& plan, const Prepared& prepared, Diagnostics& diagnostics) {

@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "base/warning.h"
+#include "format/tokenizer.h"
 #include "worker/emoe/options.h"
 #include "worker/run/content_hash.h"
 #include "worker/run/job_plan.h"
 #include "worker/text/dataset.h"
-#include "worker/text/tokenizer.h"
 #include "worker/weights/base_weights.h"
 
 namespace emoe::worker {

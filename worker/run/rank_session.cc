@@ -24,9 +24,13 @@ namespace {
 
 void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
   if (plan.ranks == environment.world_size) return;
+  const std::string started = environment.launched
+                                  ? absl::StrCat(environment.said_by, "=", environment.world_size,
+                                                 " says how many were started")
+                                  : "this process was started by itself";
   throw JobError(ExitCode::configuration,
-                 absl::StrCat("parallel.ranks is ", plan.ranks, ", but ", environment.world_size,
-                              " rank(s) were started; start them with mpirun -n ", plan.ranks,
+                 absl::StrCat("parallel.ranks is ", plan.ranks, ", but ", started,
+                              "; start it with mpirun -n ", plan.ranks,
                               ", or set parallel.ranks=", environment.world_size));
 }
 
@@ -80,12 +84,20 @@ Preparation preparation_of(const Prepared& prepared) {
   return preparation;
 }
 
-void load_adapter(const PeftAdapter& adapter, const JobPlan& plan, Model& model) {
+// Only a training run has settings of its own, which its adapter may not fit.
+void load_adapter(const PeftAdapter& adapter, Model& model) {
   const Status loaded = load_peft_adapter(adapter, model);
   if (loaded.ok()) return;
   throw JobError(ExitCode::configuration,
-                 absl::StrCat(plan.train() != nullptr ? "lora.init_adapter" : "adapter", ": ",
-                              std::string(loaded.message())));
+                 absl::StrCat("lora.init_adapter: ", std::string(loaded.message())));
+}
+
+std::string end_text(ExitCode code, const JobPlan& plan) {
+  if (code == ExitCode::done) return "";
+  if (code == ExitCode::peer_lost) return "its coordinator is gone or refuses it";
+  return plan.train() != nullptr
+             ? "stopped as asked; started again it goes on from its newest checkpoint"
+             : "stopped as asked; an evaluation keeps nothing: started again it begins anew";
 }
 
 // What the coordinator has said of the job it gave us. Its file is resolved: what was left to a
@@ -120,7 +132,9 @@ ExitCode RankSession::run(const Task& task) {
     reporting_->finish(exit_code_of(error), error.what());
     throw;
   }
-  reporting_->finish(code, code == ExitCode::done ? "" : "stopped as asked");
+  const std::string end = end_text(code, plan_);
+  if (is_first() && !end.empty()) log_info("%s", end);
+  reporting_->finish(code, end);
   // Together: mpirun ends the others as soon as one rank exits with a code that is not 0.
   groups_->all().barrier();
   return code;
@@ -195,7 +209,9 @@ std::unique_ptr<Model> RankSession::make_model() {
   options.device = device_;
   options.emoe = prepared_->emoe;
   std::optional<PeftAdapter> adapter;
-  if (!plan_.adapter.empty()) adapter = input_or_throw(read_peft_adapter(plan_.adapter));
+  if (!plan_.adapter.empty()) {
+    adapter = input_or_throw(read_peft_adapter(plan_.adapter, base.config()));
+  }
   if (const TrainPlan* train = plan_.train()) {
     options.lora = train->lora;
     options.full = train->full;
@@ -207,7 +223,7 @@ std::unique_ptr<Model> RankSession::make_model() {
         progress().on_work_done();
         return base.tensor(name, shape);
       });
-  if (adapter) load_adapter(*adapter, plan_, *model);
+  if (adapter) load_adapter(*adapter, *model);
   choose_ffn(*model, out_, groups_->all(), environment_.ffn);
   return model;
 }

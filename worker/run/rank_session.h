@@ -42,8 +42,8 @@ class RankSession {
   [[nodiscard]] ProgressSink& progress() { return reporting_->sink(); }
   [[nodiscard]] StopSource& stop() { return reporting_->stop(); }
   // The plan's model: its base's weights, its experts, its adapter, and of a training run what it
-  // trains. An adapter that does not fit that or the model is a JobError 64 with the key that names
-  // it.
+  // trains. An adapter that does not fit the model is a JobError 65, one that does not fit the job's
+  // settings 64.
   [[nodiscard]] std::unique_ptr<Model> make_model();
   // ABORTED when a file of the base model changed since it was hashed.
   [[nodiscard]] Status check_model_unchanged() const { return hasher_->check_model_unchanged(); }

@@ -8,10 +8,10 @@
 
 #include "base/status.h"
 #include "data/row_warnings.h"
+#include "format/tokenizer.h"
 #include "worker/text/chat_template.h"
 #include "worker/text/data_report.h"
 #include "worker/text/row.h"
-#include "worker/text/tokenizer.h"
 #include "worker/text/tokenizer_probe.h"
 
 namespace emoe::worker {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "worker/text/tokenizer.h"
+#include "format/tokenizer.h"
 
 namespace emoe::worker {
 

@@ -185,7 +185,8 @@ void check_merged_model(ExportJob& job) {
 
 void check_adapter(ExportJob& job) {
   ExportReport& report = job.report;
-  const Result<PeftAdapter> written = read_peft_adapter(job.folder / "adapter");
+  const Result<PeftAdapter> written =
+      read_peft_adapter(job.folder / "adapter", job.model.options().config);
   if (!written.ok()) {
     report.problems.push_back(std::string(written.status().message()));
     return;

@@ -2,18 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
-#include <absl/strings/str_join.h>
 #include <nlohmann/json.hpp>
 
-#include "base/diagnostics.h"
+#include "base/check.h"
 #include "base/file.h"
-#include "format/dtype.h"
 #include "format/peft_config.h"
 #include "worker/tensor/safetensors.h"
 
@@ -31,19 +28,8 @@ std::vector<std::string> sorted(std::vector<std::string> names) {
   return names;
 }
 
-void check_same_options(const LoraOptions& adapter, const LoraOptions& model,
-                        Diagnostics& problems) {
-  if (adapter.rank != model.rank) {
-    problems.add("r", absl::StrCat("is ", adapter.rank, ", the model has ", model.rank));
-  }
-  if (adapter.alpha != model.alpha) {
-    problems.add("lora_alpha", absl::StrCat("is ", adapter.alpha, ", the model has ", model.alpha));
-  }
-  if (sorted(adapter.targets) != sorted(model.targets)) {
-    problems.add("target_modules",
-                 absl::StrCat("is ", absl::StrJoin(sorted(adapter.targets), ", "),
-                              "; the model has ", absl::StrJoin(sorted(model.targets), ", ")));
-  }
+PeftConfig settings_of(const LoraOptions& lora) {
+  return {.rank = lora.rank, .alpha = lora.alpha, .dropout = lora.dropout, .targets = lora.targets};
 }
 
 std::string config_text(const LoraOptions& lora, const std::string& base_name) {
@@ -71,12 +57,12 @@ std::string config_text(const LoraOptions& lora, const std::string& base_name) {
 
 }  // namespace
 
-Result<PeftAdapter> read_peft_adapter(const fs::path& folder) {
+Result<PeftAdapter> read_peft_adapter(const fs::path& folder, const LlamaConfig& model) {
   EMOE_ASSIGN_OR_RETURN(PeftConfig config, read_peft_config(folder));
   EMOE_ASSIGN_OR_RETURN(SafetensorsHeader header, read_peft_header(folder));
   EMOE_ASSIGN_OR_RETURN(const SafetensorsFile file,
                         SafetensorsFile::open(folder / kPeftTensorFile, std::move(header)));
-  EMOE_RETURN_IF_ERROR(check_peft_tensors(config, file.tensors()));
+  EMOE_RETURN_IF_ERROR(check_peft_tensors(config, file.tensors(), model));
   PeftAdapter adapter;
   adapter.lora = {.rank = config.rank,
                   .alpha = config.alpha,
@@ -95,29 +81,16 @@ Result<PeftAdapter> read_peft_adapter(const fs::path& folder) {
 
 Status load_peft_adapter(const PeftAdapter& adapter, Model& model) {
   const at::NoGradGuard no_grad;
-  Diagnostics problems;
-  check_same_options(adapter.lora, model.options().lora, problems);
-  std::vector<std::pair<at::Tensor, at::Tensor>> copies;  // into, from
-  std::set<std::string> wanted;
+  EMOE_RETURN_IF_ERROR(
+      check_peft_settings(settings_of(adapter.lora), settings_of(model.options().lora)));
   for (const Parameter& parameter : model.parameters()) {
     if (!is_adapter_parameter(parameter)) continue;
-    wanted.insert(parameter.name);
     const auto found = adapter.tensors.find(parameter.name);
-    if (found == adapter.tensors.end()) {
-      problems.add(parameter.name, "is missing in the adapter");
-    } else if (found->second.sizes() != parameter.tensor.sizes()) {
-      problems.add(parameter.name,
-                   absl::StrCat("has shape ", shape_text(found->second.sizes().vec()),
-                                ", the model needs ", shape_text(parameter.tensor.sizes().vec())));
-    } else {
-      copies.emplace_back(parameter.tensor, parameter.to_memory(found->second));
-    }
+    EMOE_CHECK(found != adapter.tensors.end() && found->second.sizes() == parameter.tensor.sizes(),
+               parameter.name);  // read_peft_adapter() has seen to it
+    at::Tensor into = parameter.tensor;
+    into.copy_(parameter.to_memory(found->second));
   }
-  for (const auto& [name, tensor] : adapter.tensors) {
-    if (!wanted.contains(name)) problems.add(name, "is in the adapter, but not in the model");
-  }
-  EMOE_RETURN_IF_ERROR(problems.to_status());
-  for (auto& [into, from] : copies) into.copy_(from);
   model.parameters_changed();
   return ok_status();
 }

@@ -18,14 +18,15 @@ struct PeftAdapter {
   std::map<std::string, at::Tensor> tensors;  // "base_model.model.model.layers.0.…lora_A.weight"
 };
 
-// Reads strictly: a setting that changes what the adapter computes and that this engine does not
-// compute (DoRA, rsLoRA, rank patterns, trained biases, …) is INVALID_ARGUMENT naming the key.
-// The same for a tensor whose shape is not that of the rank in the settings: a model is made of that
-// number. NOT_FOUND without the two files; DATA_LOSS for a damaged one.
-[[nodiscard]] Result<PeftAdapter> read_peft_adapter(const std::filesystem::path& folder);
+// Reads an adapter of such a model strictly: a setting that changes what the adapter computes and that
+// this engine does not compute (DoRA, rsLoRA, rank patterns, trained biases, …) is INVALID_ARGUMENT
+// naming the key, and so is a tensor that is missing, superfluous or of another shape. NOT_FOUND
+// without the two files; DATA_LOSS for a damaged one.
+[[nodiscard]] Result<PeftAdapter> read_peft_adapter(const std::filesystem::path& folder,
+                                                    const LlamaConfig& model);
 
-// Copies the adapter into a model made with LoRA. INVALID_ARGUMENT naming what differs: rank,
-// alpha, targets, a missing or additional tensor, a shape. Dropout may differ.
+// Copies the adapter, read for such a model, into one made with LoRA. INVALID_ARGUMENT naming what
+// differs: rank, alpha, targets. Dropout may differ.
 [[nodiscard]] Status load_peft_adapter(const PeftAdapter& adapter, Model& model);
 
 // Writes the model's adapter into `folder` (made if absent), tensors in fp32. `base_name` is what

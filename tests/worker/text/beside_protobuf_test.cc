@@ -1,9 +1,9 @@
 // Linked with libprotobuf as emoe-worker is: with SentencePiece in the program's own link this test
-// crashed before main (worker/text/sentencepiece_api.h).
+// crashed before main (format/sentencepiece_api.h).
 #include <gtest/gtest.h>
 
 #include "config/config.h"
-#include "tests/worker/text/tiny_tokenizer.h"
+#include "tests/format/tiny_tokenizer.h"
 
 namespace emoe::worker {
 namespace {

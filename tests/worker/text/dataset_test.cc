@@ -7,8 +7,8 @@
 
 #include "base/diagnostics.h"
 #include "base/file.h"
+#include "tests/format/tiny_tokenizer.h"
 #include "tests/support/temp_dir.h"
-#include "tests/worker/text/tiny_tokenizer.h"
 
 namespace emoe::worker {
 namespace {

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "tests/format/tiny_tokenizer.h"
 #include "tests/support/temp_dir.h"
-#include "tests/worker/text/tiny_tokenizer.h"
 
 namespace emoe::worker {
 namespace {

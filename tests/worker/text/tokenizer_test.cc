@@ -1,10 +1,10 @@
-#include "worker/text/tokenizer.h"
+#include "format/tokenizer.h"
 
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "tests/format/tiny_tokenizer.h"
 #include "tests/support/temp_dir.h"
-#include "tests/worker/text/tiny_tokenizer.h"
 #include "worker/text/tokenizer_probe.h"
 
 namespace emoe::worker {

@@ -102,7 +102,7 @@ class GoldenTraining : public ::testing::TestWithParam<Case> {
     options.ffn = GetParam().ffn;
     options.full = !config_["lora"];
     if (options.full) return std::make_unique<Decoder>(options, base.source());
-    const auto adapter = read_peft_adapter(folder_ / "init_adapter").value();
+    const auto adapter = read_peft_adapter(folder_ / "init_adapter", options.config).value();
     options.lora = adapter.lora;
     options.lora.dropout = 0.0;
     auto llama = std::make_unique<Decoder>(options, base.source());

@@ -93,7 +93,7 @@ TEST(Export, LoraMergesIntoTheBasesShardsAndLeavesTheRestByteForByte) {
   ASSERT_TRUE(merged.ok()) << merged.status();
   EXPECT_EQ(merged->folder()->headers().layout(), base.folder()->headers().layout());
   EXPECT_GT(merged->folder()->headers().layout().size(), 2);
-  const auto adapter = read_peft_adapter(dir / "export" / "adapter").value();
+  const auto adapter = read_peft_adapter(dir / "export" / "adapter", base.config()).value();
   for (const auto& [name, shape, role, layer] : TensorTable(base.config())) {
     const at::Tensor expected = merged_from_files(base, adapter, name, shape);
     const at::Tensor stored = merged->tensor(name, shape);
@@ -186,7 +186,7 @@ TEST(Export, Bf16BaseStaysUntouchedInBf16AndIsConvertedForFloat32) {
   const auto merged = BaseWeights::open(dir / "export" / "model").value();
   EXPECT_TRUE(
       same_bytes(merged.folder()->raw("lm_head.weight"), base.folder()->raw("lm_head.weight")));
-  const auto adapter = read_peft_adapter(dir / "export" / "adapter").value();
+  const auto adapter = read_peft_adapter(dir / "export" / "adapter", base.config()).value();
   for (const auto& [name, shape, role, layer] :
        TensorTable(base.config())) {  // rounded once, to nearest
     const at::Tensor exact = merged_from_files(base, adapter, name, shape);

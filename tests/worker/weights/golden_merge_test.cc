@@ -36,7 +36,8 @@ TEST(GoldenMerge, AdapterOfTheReferenceMergesToItsFolderAndLogits) {
       emoe::testing::reference_folder() / "data" / "models" / "stories260K";
   const auto base = BaseWeights::open(base_folder);
   ASSERT_TRUE(base.ok()) << base.status();
-  const auto adapter = read_peft_adapter(golden / "emoe-lora-all" / "final_adapter");
+  const auto adapter =
+      read_peft_adapter(golden / "emoe-lora-all" / "final_adapter", base->config());
   ASSERT_TRUE(adapter.ok()) << adapter.status();
   ModelOptions options;
   options.config = base->config();

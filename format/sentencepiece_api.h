@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace emoe::worker {
+namespace emoe {
 
 // SentencePiece, reached through a module of our own (libemoe_sentencepiece.so) that is loaded when
 // first needed. Debian's libsentencepiece.so exports the old protobuf it carries inside; linked into
@@ -40,4 +40,4 @@ struct SentencePieceApi {
 
 inline constexpr char kSentencePieceEntry[] = "emoe_sentencepiece_api";  // () -> const Api*
 
-}  // namespace emoe::worker
+}  // namespace emoe

@@ -7,9 +7,9 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
-#include "worker/text/sentencepiece_api.h"
+#include "format/sentencepiece_api.h"
 
-namespace emoe::worker {
+namespace emoe {
 namespace {
 
 using Api = SentencePieceApi;
@@ -91,9 +91,9 @@ constexpr Api kApi{
 };
 
 }  // namespace
-}  // namespace emoe::worker
+}  // namespace emoe
 
-extern "C" __attribute__((visibility("default"))) const emoe::worker::SentencePieceApi*
+extern "C" __attribute__((visibility("default"))) const emoe::SentencePieceApi*
 emoe_sentencepiece_api() {
-  return &emoe::worker::kApi;
+  return &emoe::kApi;
 }

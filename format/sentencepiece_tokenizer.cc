@@ -1,4 +1,4 @@
-#include "worker/text/sentencepiece_tokenizer.h"
+#include "format/sentencepiece_tokenizer.h"
 
 #include <algorithm>
 
@@ -9,11 +9,11 @@
 #include "base/input_file.h"
 #include "base/sha256.h"
 #include "base/utf8.h"
+#include "format/added_tokens.h"
+#include "format/sentencepiece_api.h"
 #include "format/sentencepiece_model.h"
-#include "worker/text/added_tokens.h"
-#include "worker/text/sentencepiece_api.h"
 
-namespace emoe::worker {
+namespace emoe {
 namespace {
 
 // Beside the program (an installed or bundled one), else where the build put it.
@@ -178,7 +178,8 @@ Result<std::vector<std::string>> read_sentences(const std::filesystem::path& tex
 }  // namespace
 
 Result<std::unique_ptr<Tokenizer>> load_sentencepiece(const std::filesystem::path& file) {
-  EMOE_ASSIGN_OR_RETURN(const std::string bytes, read_input(file, InputKind::sentencepiece));
+  EMOE_ASSIGN_OR_RETURN(const std::string bytes,
+                        read_input(file, InputKind::sentencepiece, 256 << 20));
   EMOE_ASSIGN_OR_RETURN(const SentencePieceModel model, parse_sentencepiece(bytes, file.string()));
   EMOE_ASSIGN_OR_RETURN(TokenizerRules rules, read_tokenizer_rules(file.parent_path(), model));
   if (rules.eos_id < 0) {
@@ -241,4 +242,4 @@ Status train_tokenizer(const std::filesystem::path& text_file, const TokenizerTr
   return with_context(write_file_atomically(out, model), "train tokenizer");
 }
 
-}  // namespace emoe::worker
+}  // namespace emoe

@@ -4,9 +4,9 @@
 #include <filesystem>
 #include <memory>
 
-#include "worker/text/tokenizer.h"
+#include "format/tokenizer.h"
 
-namespace emoe::worker {
+namespace emoe {
 
 // Reads a SentencePiece tokenizer.model of the Llama family; the normaliser stored in it decides
 // about runs of spaces. Errors as load_tokenizer().
@@ -27,4 +27,4 @@ struct TokenizerTraining {
                                      const TokenizerTraining& options,
                                      const std::filesystem::path& out);
 
-}  // namespace emoe::worker
+}  // namespace emoe

@@ -7,7 +7,7 @@
 
 #include "format/tokenizer_rules.h"
 
-namespace emoe::worker {
+namespace emoe {
 
 // Finds the added tokens of a text: from left to right, the longest at each place. `rules` must
 // outlive it. Thread-safe.
@@ -26,4 +26,4 @@ class AddedTokenFinder {
   std::array<std::vector<const AddedToken*>, 256> by_first_byte_;  // long ones first
 };
 
-}  // namespace emoe::worker
+}  // namespace emoe

@@ -3,10 +3,10 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "format/sentencepiece_tokenizer.h"
 #include "tests/support/temp_dir.h"
-#include "worker/text/sentencepiece_tokenizer.h"
 
-namespace emoe::worker {
+namespace emoe {
 
 // A tokenizer trained on the spot (milliseconds), so that these tests need no file from elsewhere.
 inline std::unique_ptr<Tokenizer> train_tiny_tokenizer(const testing::TempDir& folder,
@@ -26,4 +26,4 @@ inline std::unique_ptr<Tokenizer> train_tiny_tokenizer(const testing::TempDir& f
   return *std::move(tokenizer);
 }
 
-}  // namespace emoe::worker
+}  // namespace emoe

@@ -8,9 +8,10 @@
 #include <vector>
 
 #include "base/status.h"
+#include "format/llama_config.h"
 #include "format/tokenizer_rules.h"
 
-namespace emoe::worker {
+namespace emoe {
 
 // Text to token ids and back, by the rules that stand beside its file (format/tokenizer_rules.h).
 // Thread-safe.
@@ -56,10 +57,17 @@ class Tokenizer {
   TokenizerRules rules_;
 };
 
+// Every row ends in the tokenizer's end of text, but generation stops at the ids of config.json:
+// where they differ, the model learns an end at which generation does not stop. Empty, or one
+// sentence that says so of the folder and what to do; it is an error where config.json names ids.
+[[nodiscard]] std::string end_of_text_mismatch(const Tokenizer& tokenizer,
+                                               const LlamaConfig& config,
+                                               const std::filesystem::path& folder);
+
 // The tokenizer of a model folder, or that of a file, of the kind its files are (one today:
 // SentencePiece's tokenizer.model). The errors of tokenizer_file(path), and NOT_FOUND: no such file.
 // DATA_LOSS: no SentencePiece model. INVALID_ARGUMENT: what read_tokenizer_rules() cannot obey, or no
 // EOS, by which every row ends. INTERNAL: SentencePiece cannot be loaded.
 [[nodiscard]] Result<std::unique_ptr<Tokenizer>> load_tokenizer(const std::filesystem::path& path);
 
-}  // namespace emoe::worker
+}  // namespace emoe

@@ -1,10 +1,10 @@
-#include "worker/text/added_tokens.h"
+#include "format/added_tokens.h"
 
 #include <algorithm>
 
 #include "base/utf8.h"
 
-namespace emoe::worker {
+namespace emoe {
 namespace {
 
 // Unicode's White_Space.
@@ -76,4 +76,4 @@ void AddedTokenFinder::split(std::string_view text, const Visit& visit) const {
   if (done < text.size()) visit(text.substr(done), nullptr);
 }
 
-}  // namespace emoe::worker
+}  // namespace emoe
