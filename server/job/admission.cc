@@ -7,20 +7,22 @@
 #include <functional>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
 #include <unistd.h>
 
+#include "base/sha256.h"
 #include "config/config.h"
 #include "config/validation.h"
 #include "data/read_rows.h"
 #include "data/row_warnings.h"
 #include "format/llama_config.h"
+#include "format/partition_file.h"
 #include "format/peft_config.h"
-#include "format/safetensors_header.h"
 #include "format/tensor_table.h"
-#include "format/tokenizer_file.h"
+#include "format/tokenizer.h"
 #include "format/weight_headers.h"
 #include "server/job/job_warnings.h"
 
@@ -128,23 +130,49 @@ bool add_problems(const std::string& key, const Status& status, Diagnostics& dia
   return !status.ok();
 }
 
-// Everything but the weights' data: config.json, the headers of all shards, every tensor's shape;
-// and the tokenizer's file. Nothing where config.json cannot be used.
-std::optional<config::ModelShape> check_model(const fs::path& folder, Diagnostics& diagnostics,
-                                              SpecFacts& facts) {
-  constexpr char kKey[] = "model.path";
-  add_problems(kKey, tokenizer_file(folder).status(), diagnostics);
-  const auto config = LlamaConfig::read(folder / "config.json");
-  if (add_problems(kKey, config.status(), diagnostics)) return std::nullopt;
-  auto weights = read_weight_headers(folder);
-  if (!add_problems(kKey, weights.status(), diagnostics)) {
-    add_problems(kKey, check_tensors(*weights, *config, folder.string()), diagnostics);
-    facts.tensors = std::move(weights->tensors);
+// What of a model's files could be read.
+struct ModelFiles {
+  std::optional<LlamaConfig> config;
+  std::optional<WeightHeaders> weights;
+
+  [[nodiscard]] std::optional<config::ModelShape> shape() const {
+    if (!config) return std::nullopt;
+    return config::ModelShape{.num_hidden_layers = config->num_hidden_layers,
+                              .intermediate_size = config->intermediate_size,
+                              .max_position_embeddings = config->max_position_embeddings,
+                              .dtype = config->dtype};
   }
-  return config::ModelShape{.num_hidden_layers = config->num_hidden_layers,
-                            .intermediate_size = config->intermediate_size,
-                            .max_position_embeddings = config->max_position_embeddings,
-                            .dtype = config->dtype};
+};
+
+// The key's tokenizer, alone and with its model.
+void check_tokenizer(const std::string& key, const fs::path& path,
+                     const std::optional<LlamaConfig>& model, Diagnostics& diagnostics) {
+  const auto tokenizer = load_tokenizer(path);
+  if (add_problems(key, tokenizer.status(), diagnostics) || !model) return;
+  if (add_problems(key, (*tokenizer)->check_fits(model->vocab_size), diagnostics)) return;
+  const std::string mismatch = end_of_text_mismatch(**tokenizer, *model, path);
+  if (mismatch.empty()) return;
+  if (!model->eos_token_file.empty()) return diagnostics.add(key, mismatch);
+  diagnostics.warn(
+      {.code = warning::kDefaultDiffers, .text = mismatch, .where = "config.json: eos_token_id"});
+}
+
+// Everything but the weights' data: config.json, the headers of all shards, every tensor's shape;
+// and the tokenizer.
+ModelFiles check_model(const fs::path& folder, Diagnostics& diagnostics) {
+  constexpr char kKey[] = "model.path";
+  ModelFiles model;
+  Result<LlamaConfig> config = LlamaConfig::read(folder / "config.json");
+  if (!add_problems(kKey, config.status(), diagnostics)) model.config = std::move(*config);
+  check_tokenizer(kKey, folder, model.config, diagnostics);
+  if (!model.config) return model;
+  Result<WeightHeaders> weights = read_weight_headers(folder);
+  if (add_problems(kKey, weights.status(), diagnostics)) return model;
+  if (add_problems(kKey, check_tensors(*weights, *model.config, folder.string()), diagnostics)) {
+    return model;
+  }
+  model.weights = std::move(*weights);
+  return model;
 }
 
 // Its rows; nothing if something is wrong with the file.
@@ -158,14 +186,65 @@ std::optional<std::vector<data::RowKey>> check_data_file(const data::DataFile& f
   return diagnostics.size() == before ? std::optional(std::move(keys)) : std::nullopt;
 }
 
-// Its settings, and that its tensors fit them; whether they fit the model, the worker says.
-void check_adapter(const fs::path& folder, Diagnostics& diagnostics) {
-  constexpr char kKey[] = "adapter";
+// Its settings, and that its tensors are those of the settings and the model; an adapter to train
+// on has the job's settings.
+void check_adapter(const std::string& key, const fs::path& folder, const v1::JobSpec& spec,
+                   const std::optional<LlamaConfig>& model, Diagnostics& diagnostics) {
   const auto settings = read_peft_config(folder);
-  const auto header = read_safetensors_header(folder / kPeftTensorFile);
-  const bool unread = add_problems(kKey, settings.status(), diagnostics);
-  if (add_problems(kKey, header.status(), diagnostics) || unread) return;
-  add_problems(kKey, check_peft_tensors(*settings, header->tensors), diagnostics);
+  const auto header = read_peft_header(folder);
+  const bool unread = add_problems(key, settings.status(), diagnostics);
+  if (add_problems(key, header.status(), diagnostics) || unread) return;
+  if (model) {
+    add_problems(key, check_peft_tensors(*settings, header->tensors, *model), diagnostics);
+  }
+  if (!spec.has_lora()) return;
+  const PeftConfig wanted{.rank = spec.lora().rank(),
+                          .alpha = spec.lora().alpha(),
+                          .targets = {spec.lora().targets().begin(), spec.lora().targets().end()}};
+  add_problems(key, check_peft_settings(*settings, wanted), diagnostics);
+}
+
+// That a partition is of the model's weights is asked of one layer: of another model all differ, and
+// to hash the gate_proj of all takes long.
+void check_partition(const v1::JobSpec& spec, const ModelFiles& model, Diagnostics& diagnostics) {
+  constexpr char kKey[] = "emoe.partition.path";
+  const fs::path folder = spec.emoe().partition().path();
+  const auto layers = config::converted_layers(spec, model.config->num_hidden_layers);
+  const TensorTable table(*model.config);
+  bool compared = spec.task() == "evaluate";  // a model that was tuned with it
+  for (const int64_t layer : layers) {
+    const auto stored =
+        read_partition_for(folder, layer, spec.emoe().experts(), model.config->intermediate_size);
+    if (add_problems(kKey, stored.status(), diagnostics) || !model.weights) continue;
+    if (std::exchange(compared, true)) continue;
+    const TensorInfo& info = model.weights->tensors.at(table.of(TensorRole::gate, layer).name);
+    const auto hash = sha256_of_range(info.file, info.begin, info.end);
+    if (add_problems("model.path", hash.status(), diagnostics)) continue;
+    add_problems(kKey, check_partition_weights(*stored, partition_file(folder, layer), *hash),
+                 diagnostics);
+  }
+}
+
+// The files of its other keys, read as the worker reads them.
+void check_files(const v1::JobSpec& spec, const PathCheck& paths, const ModelFiles& model,
+                 Diagnostics& diagnostics) {
+  if (paths.usable("model.init.tokenizer")) {
+    check_tokenizer("model.init.tokenizer", spec.model().init().tokenizer(), std::nullopt,
+                    diagnostics);
+  }
+  if (paths.usable("adapter")) {
+    check_adapter("adapter", spec.adapter(), spec, model.config, diagnostics);
+  }
+  if (paths.usable("lora.init_adapter") && spec.tuning() == "lora") {
+    check_adapter("lora.init_adapter", spec.lora().init_adapter(), spec, model.config, diagnostics);
+  }
+  const v1::Emoe& emoe = spec.emoe();
+  const bool emoe_is_wrong = std::ranges::any_of(
+      diagnostics.violations(), [](const Violation& v) { return v.field.starts_with("emoe"); });
+  if (paths.usable("emoe.partition.path") && emoe.partition().method() == "file" &&
+      emoe.experts() > 0 && model.config && !emoe_is_wrong) {
+    check_partition(spec, model, diagnostics);
+  }
 }
 
 // A row of messages gives at most one row to train on. (How many a text gives depends on the
@@ -204,18 +283,15 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   v1::JobSpec given = spec;
   PathCheck paths(config, diagnostics);
   config::change_paths(given, std::ref(paths));
-  SpecFacts facts;
-  std::optional<config::ModelShape> shape;
+  ModelFiles model;
   if (paths.usable("model.path") && !given.model().has_init()) {
-    shape = check_model(given.model().path(), diagnostics, facts);
+    model = check_model(given.model().path(), diagnostics);
   }
-  const v1::JobSpec resolved = config::check(given, {}, shape, diagnostics);
-  if (paths.usable("model.init.tokenizer")) {
-    add_problems("model.init.tokenizer",
-                 tokenizer_file(resolved.model().init().tokenizer()).status(), diagnostics);
-  }
-  if (paths.usable("adapter")) check_adapter(resolved.adapter(), diagnostics);
+  const v1::JobSpec resolved = config::check(given, {}, model.shape(), diagnostics);
+  check_files(resolved, paths, model, diagnostics);
+  SpecFacts facts;
   check_data(resolved, paths, diagnostics, facts);
+  if (model.weights) facts.tensors = std::move(model.weights->tensors);
   if (diagnostics.empty()) warn_of(resolved, std::move(facts), diagnostics);
   if (resolved.data().strict()) diagnostics.forbid_warnings();
   return resolved;

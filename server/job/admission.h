@@ -15,7 +15,7 @@ struct AdmissionConfig {
 
 // Checks everything about a spec that can be checked without starting anything: keys, values,
 // features that this version lacks, paths (absolute, allowed, there, readable; of a folder also the
-// files in it), the model's shape, every data row. Adds each problem to `diagnostics` and returns
+// files in it), the model's shape, tokenizer, adapter and partition, every data row. Adds each problem to `diagnostics` and returns
 // the resolved spec, which is valid if there was none. With allowed roots its paths have their links
 // resolved, so that a link changed later leads nowhere else. What a user should know of a spec that is
 // taken all the same becomes a warning, with data.strict a problem. Reads whole data files, which

@@ -6,6 +6,8 @@
 #include <absl/strings/str_replace.h>
 #include <sys/stat.h>
 
+#include "base/sha256.h"
+#include "format/partition_file.h"
 #include "tests/server/support.h"
 
 namespace emoe::server {
@@ -86,9 +88,9 @@ TEST_F(AdmissionTest, ModelFoldersThatAreNone) {
   EXPECT_EQ(with_config("no json"), Fields{"model.path"});
   EXPECT_EQ(with_config("[]"), Fields{"model.path"});
   EXPECT_EQ(with_config(std::string(100'000, '[')), Fields{"model.path"});
-  const std::string bad =
-      absl::StrReplaceAll(testing::small_config().to_json("float32"),
-                          {{"\"silu\"", "\"gelu\""}, {"\"vocab_size\": 16", "\"vocab_size\": -1"}});
+  const std::string bad = absl::StrReplaceAll(
+      testing::small_config().to_json("float32"),
+      {{"\"silu\"", "\"gelu\""}, {"\"vocab_size\": 320", "\"vocab_size\": -1"}});
   EXPECT_EQ(with_config(bad), (Fields{"model.path", "model.path"}));
   EXPECT_NE(reasons_.find("config.json: hidden_act: is \"gelu\""), std::string::npos) << reasons_;
   std::filesystem::remove(dir_ / "model" / "config.json");
@@ -107,7 +109,7 @@ TEST_F(AdmissionTest, TheHeadersOfTheWeightsAreRead) {
   EXPECT_EQ(problems(spec), Fields{"model.path"});
   EXPECT_NE(
       reasons_.find("39 tensors have another shape than config.json asks for, e.g. "
-                    "model.embed_tokens.weight has shape [16, 16], config.json asks for [16, 8]"),
+                    "model.embed_tokens.weight has shape [320, 16], config.json asks for [320, 8]"),
       std::string::npos)
       << reasons_;
   std::filesystem::resize_file(weights, std::filesystem::file_size(weights) - 1);
@@ -168,7 +170,7 @@ TEST_F(AdmissionTest, NothingIsReportedTwice) {
   init.set_intermediate_size(40);
   init.set_num_hidden_layers(2);
   init.set_num_attention_heads(2);
-  init.set_tokenizer((dir_ / "train.jsonl").string());
+  init.set_tokenizer((dir_ / "model/tokenizer.model").string());
   spec.set_tuning("full");
   spec.mutable_emoe()->set_experts(16);
   spec.mutable_emoe()->set_top_k(4);
@@ -247,18 +249,86 @@ TEST_F(AdmissionTest, AnEvaluationNeedsHeldOutRowsAndAnAdapterThatCanBeRead) {
   EXPECT_EQ(problems(spec), Fields{"adapter"});
   std::filesystem::create_directories(dir_ / "adapter");
   EXPECT_EQ(problems(spec), (Fields{"adapter", "adapter"})) << "neither of its files";
-  const auto config = dir_ / "adapter/adapter_config.json";
-  std::ofstream(config) << R"({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]})";
-  testing::write_bytes(dir_ / "adapter/adapter_model.safetensors",
-                       std::string("\x02\0\0\0\0\0\0\0{}", 10));
+  testing::write_adapter_folder(dir_ / "adapter", testing::small_config());
   EXPECT_EQ(problems(spec), Fields{}) << reasons_;
-  testing::write_bytes(dir_ / "adapter/adapter_model.safetensors",
-                       testing::one_tensor("F32", "[1,2]", "[0,8]", 8));
-  EXPECT_EQ(problems(spec), Fields{"adapter"});
-  EXPECT_NE(reasons_.find("has shape [1, 2], but r is 2"), std::string::npos) << reasons_;
-  std::ofstream(config) << R"({"peft_type": "LORA", "r": 0, "target_modules": ["q_proj"]})";
+  std::ofstream(dir_ / "adapter/adapter_config.json")
+      << R"({"peft_type": "LORA", "r": 0, "target_modules": ["q_proj"]})";
   EXPECT_EQ(problems(spec), Fields{"adapter"});
   EXPECT_NE(reasons_.find("adapter_config.json: r: is 0"), std::string::npos) << reasons_;
+}
+
+// What the worker would say in attempt 1, and by the same code.
+TEST_F(AdmissionTest, AnAdapterOfAnotherModelOrOfOtherSettingsIsRefused) {
+  LlamaConfig longer = testing::small_config();
+  longer.num_hidden_layers = 5;
+  v1::JobSpec spec = small_spec(dir_.path());
+  v1::Lora& lora = *spec.mutable_lora();
+  lora.set_rank(2);
+  lora.set_alpha(4);
+  lora.add_targets("q_proj");
+  lora.set_init_adapter((dir_ / "adapter").string());
+  testing::write_adapter_folder(dir_ / "adapter", testing::small_config());
+  EXPECT_EQ(problems(spec), Fields{}) << reasons_;
+  lora.set_rank(8);
+  EXPECT_EQ(problems(spec), Fields{"lora.init_adapter"});
+  EXPECT_NE(reasons_.find("r: is 2, lora.rank is 8"), std::string::npos) << reasons_;
+  lora.set_rank(2);
+  testing::write_adapter_folder(dir_ / "adapter", longer);
+  EXPECT_EQ(problems(spec), Fields{"lora.init_adapter"});
+  EXPECT_NE(reasons_.find("layers.4.self_attn.q_proj.lora_A.weight: and 1 more are in the adapter"),
+            std::string::npos)
+      << reasons_;
+  spec.set_tuning("full");  // which takes none
+  EXPECT_EQ(problems(spec), Fields{}) << reasons_;
+}
+
+TEST_F(AdmissionTest, ATokenizerIsOpened) {
+  const v1::JobSpec spec = small_spec(dir_.path());
+  testing::write_bytes(dir_ / "model/tokenizer.model", "no tokenizer");
+  EXPECT_EQ(problems(spec), Fields{"model.path"});
+  EXPECT_NE(reasons_.find("tokenizer.model: is no SentencePiece model"), std::string::npos)
+      << reasons_;
+  LlamaConfig small = testing::small_config();
+  small.vocab_size = 200;
+  testing::write_model_folder(dir_ / "model", small);
+  EXPECT_EQ(problems(spec), Fields{"model.path"});
+  EXPECT_NE(reasons_.find("has 300 pieces"), std::string::npos) << reasons_;
+  LlamaConfig other_end = testing::small_config();
+  other_end.eos_token_ids = {7};
+  testing::write_model_folder(dir_ / "model", other_end);
+  EXPECT_EQ(problems(spec), Fields{"model.path"});
+  EXPECT_NE(reasons_.find("generated text would not stop"), std::string::npos) << reasons_;
+}
+
+TEST_F(AdmissionTest, APartitionIsOpenedAndOfTheseWeights) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  v1::Emoe& emoe = *spec.mutable_emoe();
+  emoe.set_experts(4);
+  emoe.set_top_k(2);
+  emoe.mutable_layers()->add_list(1);
+  emoe.mutable_layers()->add_list(2);
+  emoe.mutable_partition()->set_method("file");
+  emoe.mutable_partition()->set_path((dir_ / "partition").string());
+  Partition partition{.num_experts = 4};
+  for (int32_t i = 0; i < 64; ++i) partition.labels.push_back(i % 4);
+  const auto write = [&](int64_t layer) {
+    ASSERT_TRUE(write_partition(dir_ / "partition", layer, partition).ok());
+  };
+  partition.weight_hash = sha256_hex(std::string(64 * 8 * 4, '\0'));  // gate_proj [64, 8] of zeros
+  write(1);
+  EXPECT_EQ(problems(spec), Fields{"emoe.partition.path"});
+  EXPECT_NE(reasons_.find("layer_02.json"), std::string::npos) << reasons_;
+  write(2);
+  EXPECT_EQ(problems(spec), Fields{}) << reasons_;
+  partition.weight_hash = "other";
+  write(1);
+  EXPECT_EQ(problems(spec), Fields{"emoe.partition.path"});
+  EXPECT_NE(reasons_.find("layer_01.json: was made from other weights"), std::string::npos)
+      << reasons_;
+  emoe.set_experts(8);
+  EXPECT_EQ(problems(spec), (Fields{"emoe.partition.path", "emoe.partition.path"}));
+  EXPECT_NE(reasons_.find("has 4 experts of 64 neurons, the job wants 8 of 64"), std::string::npos)
+      << reasons_;
 }
 
 TEST_F(AdmissionTest, RootsThatCannotBeResolvedAllowNothing) {
@@ -275,13 +345,18 @@ TEST_F(AdmissionTest, LinksInsideAFolderThatLeadOutAreRefused) {
   const auto in = dir_ / "in";
   std::filesystem::create_directories(in);
   write_inputs(in);
-  std::filesystem::create_directories(in / "adapter");
-  std::filesystem::create_directories(in / "partition");
+  testing::write_adapter_folder(in / "adapter", testing::small_config());
   v1::JobSpec spec = small_spec(in);
+  spec.mutable_lora()->set_rank(2);
+  spec.mutable_lora()->set_alpha(4);
+  spec.mutable_lora()->add_targets("q_proj");
   spec.mutable_lora()->set_init_adapter((in / "adapter").string());
-  spec.mutable_emoe()->set_experts(8);
-  spec.mutable_emoe()->set_top_k(2);
-  spec.mutable_emoe()->mutable_layers()->set_start(0);
+  spec.mutable_emoe()->set_experts(2);
+  spec.mutable_emoe()->set_top_k(1);
+  spec.mutable_emoe()->mutable_layers()->add_list(3);
+  Partition partition{.num_experts = 2, .labels = std::vector<int32_t>(64, 0)};
+  std::fill_n(partition.labels.begin(), 32, 1);
+  ASSERT_TRUE(write_partition(in / "partition", 3, partition).ok());
   spec.mutable_emoe()->mutable_partition()->set_method("file");
   spec.mutable_emoe()->mutable_partition()->set_path((in / "partition").string());
   const auto with_link = [&](const std::string& link, const std::filesystem::path& target) {
@@ -297,8 +372,10 @@ TEST_F(AdmissionTest, LinksInsideAFolderThatLeadOutAreRefused) {
   std::filesystem::create_symlink(in / "weights", in / "model/model.safetensors");
   std::filesystem::remove(in / "model/tokenizer.model");
   EXPECT_EQ(with_link("model/tokenizer.model", "/etc/passwd"), Fields{"model.path"});
-  testing::write_bytes(in / "model/tokenizer.model", "no tokenizer");
+  testing::write_bytes(in / "model/tokenizer.model", testing::tiny_tokenizer_bytes());
+  std::filesystem::remove(in / "adapter/adapter_config.json");
   EXPECT_EQ(with_link("adapter/adapter_config.json", outside), Fields{"lora.init_adapter"});
+  testing::write_adapter_folder(in / "adapter", testing::small_config());
   EXPECT_EQ(with_link("partition/layer_00.json", "../../train.jsonl"),
             Fields{"emoe.partition.path"});
   EXPECT_EQ(with_link("model/README.md", outside), Fields{}) << "nothing reads it";
