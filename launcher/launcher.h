@@ -44,6 +44,7 @@ struct AttemptEnd {
   int exit_code = 0;           // of the first rank that failed, else 0
   int signal = 0;              // that ended it, else 0
   std::optional<int> rank;     // whose exit that is, where known
+  std::string process;         // where it is no rank's: whose, for people ("mpirun")
   bool out_of_memory = false;  // the kernel's OOM killer or the engine said so
   std::string detail;          // for people: last lines that explain it
 };

@@ -106,6 +106,7 @@ Status write_end(const AttemptFiles& files, const AttemptEnd& end) {
   json value = {{"exit_code", end.exit_code},
                 {"signal", end.signal},
                 {"out_of_memory", end.out_of_memory},
+                {"process", end.process},
                 {"detail", end.detail}};
   if (end.rank) value["rank"] = *end.rank;
   return write_file_atomically(files.end(), dump(value));
@@ -117,6 +118,7 @@ Result<AttemptEnd> read_end(const AttemptFiles& files) {
   end.exit_code = value.value("exit_code", 0);
   end.signal = value.value("signal", 0);
   end.out_of_memory = value.value("out_of_memory", false);
+  end.process = value.value("process", "");
   end.detail = value.value("detail", "");
   if (value.contains("rank")) end.rank = value.value("rank", 0);
   return end;

@@ -91,11 +91,14 @@ pid_t supervisor_pid(const AttemptFiles& files) {
 // The end of an attempt whose supervisor was killed before it could record it.
 AttemptEnd explain_lost(const AttemptFiles& files, int ranks) {
   if (const auto failure = first_failure(read_rank_exits(files, ranks))) {
-    return {failure->status.code, failure->status.signal, failure->rank, false,
-            failure->last_lines};
+    return {.exit_code = failure->status.code,
+            .signal = failure->status.signal,
+            .rank = failure->rank,
+            .detail = failure->last_lines};
   }
   return {.signal = SIGKILL,
-          .detail = "the supervisor of the attempt was killed, and with it what it had started"};
+          .process = "the supervisor of the attempt (emoe-supervise)",
+          .detail = "what it had started died with it"};
 }
 
 }  // namespace

@@ -1,11 +1,13 @@
 #include "launcher/local/supervisor.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <limits>
 #include <optional>
+#include <sstream>
 #include <thread>
 
 #include <absl/strings/str_cat.h>
@@ -44,6 +46,20 @@ sigset_t watched_signals() {
     sigaddset(&set, signal);
   }
   return set;
+}
+
+// What mpirun itself printed, without its frames: lines of ranks begin with "[N] ".
+std::string words_of_mpirun(const std::string& log) {
+  std::istringstream lines(log);
+  std::string words;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t number = line.find_first_not_of("0123456789", 1);
+    const bool of_rank = line.starts_with('[') && number > 1 && line.substr(number, 2) == "] ";
+    if (!of_rank && line.find_first_not_of("-") != std::string::npos) {
+      absl::StrAppend(&words, line, "\n");
+    }
+  }
+  return words;
 }
 
 // One attempt from its start to end.json, in the background process.
@@ -165,15 +181,29 @@ class Supervisor {
     }
   }
 
-  // mpirun's own end, or what it tells of a rank's: it ends with the code of the first that failed,
-  // or 128 + signal.
+  // mpirun's own end, or what it tells of another process: it ends with the code of the first that
+  // failed, or 128 + signal.
   [[nodiscard]] RankExit word_of_mpirun() const {
     ExitStatus status = *mpirun_exit_;
-    if (status.code > kSignalBase && status.code <= kSignalBase + SIGRTMAX) {
-      status = {0, status.code - kSignalBase};
+    if (tells_of_a_signal()) status = {0, status.code - kSignalBase};
+    const LogTail tail = tail_of(files_.output(), kDetailBytes).value_or(LogTail{});
+    return {kNoRank, status, std::numeric_limits<int64_t>::max(), words_of_mpirun(tail.text)};
+  }
+  [[nodiscard]] bool tells_of_a_signal() const {
+    return mpirun_exit_->code > kSignalBase && mpirun_exit_->code <= kSignalBase + SIGRTMAX;
+  }
+
+  // Whose end that is: a rank that leaves no record was killed with its guard.
+  void name_process(const std::vector<RankExit>& exits, AttemptEnd& end) const {
+    end.process = tells_of_a_signal() ? "a process that mpirun watched" : "mpirun";
+    if (!tells_of_a_signal()) return;
+    std::vector<int> without_record;
+    for (int rank = 0; rank < ranks_; ++rank) {
+      if (std::ranges::find(exits, rank, &RankExit::rank) == exits.end()) {
+        without_record.push_back(rank);
+      }
     }
-    return {kNoRank, status, std::numeric_limits<int64_t>::max(),
-            tail_of(files_.output(), kDetailBytes).value_or(LogTail{}).text};
+    if (without_record.size() == 1) end.rank = without_record.front();
   }
 
   AttemptEnd explain() {
@@ -188,7 +218,11 @@ class Supervisor {
                    .signal = failure->status.signal,
                    .out_of_memory = killed_for_memory(*failure, oom_seen_ns_),
                    .detail = failure->last_lines};
-    if (failure->rank != kNoRank) end.rank = failure->rank;
+    if (failure->rank != kNoRank) {
+      end.rank = failure->rank;
+    } else {
+      name_process(exits, end);
+    }
     if (end.out_of_memory) {
       absl::StrAppend(&end.detail, "the kernel's OOM killer struck in this control group within ",
                       "moments of the rank's SIGKILL\n");

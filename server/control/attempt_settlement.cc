@@ -45,7 +45,9 @@ std::string end_message(const AttemptRecord& attempt, const AttemptMonitor& moni
   if (outcome.exit_code == 0 && outcome.signal == 0) {
     return "the processes ended with exit code 0, but rank 0 did not report a verified end";
   }
-  const std::string who = end.rank ? monitor.describe(*end.rank) : std::string("a process");
+  const std::string who = end.rank               ? monitor.describe(*end.rank)
+                          : !end.process.empty() ? end.process
+                                                 : std::string("a process");
   return absl::StrCat(who, ": ", describe_exit(outcome), end.detail.empty() ? "" : "; ",
                       end.detail);
 }

@@ -18,7 +18,7 @@ TEST(AttemptFiles, EndIsReadAsWritten) {
   const testing::TempDir dir;
   const AttemptFiles files(dir.path());
   EXPECT_EQ(read_end(files).status().code(), StatusCode::kNotFound);
-  ASSERT_TRUE(write_end(files, {76, 0, 1, false, "not finite\xff\n"}).ok());
+  ASSERT_TRUE(write_end(files, {.exit_code = 76, .rank = 1, .detail = "not finite\xff\n"}).ok());
   const auto end = read_end(files);
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_EQ(end->exit_code, 76);

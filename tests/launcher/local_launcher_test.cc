@@ -5,6 +5,7 @@
 #include <map>
 #include <sstream>
 
+#include <absl/strings/str_cat.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -178,6 +179,27 @@ TEST_F(LocalLauncherTest, MpirunKilledTakesTheRanksWithIt) {
   const AttemptEnd end = wait_for_end();
   EXPECT_EQ(end.signal, SIGKILL);
   EXPECT_FALSE(end.rank);
+  EXPECT_EQ(end.process, "mpirun");
+  EXPECT_EQ(end.detail, "") << "what the ranks printed does not explain it";
+}
+
+TEST_F(LocalLauncherTest, AGuardKilledIsNamedWithoutTheRanksOutput) {
+  launch_and_wait_until_ready("stubborn");
+  pid_t guard = 0;
+  const std::vector<ProcessId> watched = descendants(mpirun()).value();
+  for (const ProcessId& process : watched) {
+    const auto below = descendants(process.pid).value();
+    if (below.size() == 1 && absl::StrCat(below[0].pid, "\n") == *read_file(dir_ / "ready.1")) {
+      guard = process.pid;
+    }
+  }
+  ASSERT_NE(guard, 0);
+  ASSERT_EQ(::kill(guard, SIGKILL), 0);
+  const AttemptEnd end = wait_for_end();
+  EXPECT_EQ(end.signal, SIGKILL);
+  EXPECT_EQ(end.process, "a process that mpirun watched");
+  EXPECT_THAT(end.detail, HasSubstr("rank 1")) << "mpirun says which";
+  EXPECT_THAT(end.detail, ::testing::Not(HasSubstr("[0] ")));
 }
 
 TEST_F(LocalLauncherTest, OutlivesTheCoordinatorAndIsFoundAgain) {
