@@ -15,7 +15,8 @@ inline constexpr char kReconnectGraceVariable[] = "EMOE_RECONNECT_GRACE_SECONDS"
 inline constexpr char kJobIdVariable[] = "EMOE_JOB_ID";
 inline constexpr char kAttemptVariable[] = "EMOE_ATTEMPT";         // its number, from 1
 inline constexpr char kAttemptDirVariable[] = "EMOE_ATTEMPT_DIR";  // absolute
-inline constexpr char kThreadsVariable[] = "OMP_NUM_THREADS";      // threads a rank computes with
+// Threads a rank computes with. The coordinator's own value is what its launcher passes on.
+inline constexpr char kThreadsVariable[] = "OMP_NUM_THREADS";
 
 // In the attempt's folder: reports that a rank could not send, because no coordinator was there.
 inline std::string left_reports_file(int rank) {

@@ -110,6 +110,30 @@ void run_child(const SpawnOptions& options, char* const* argv, char* const* env,
   fail();
 }
 
+// The folder of a membership's hierarchy, of a line "0::/path" (version 2) or "4:cpu,cpuacct:/path"
+// (version 1); empty for one that limits no CPU time.
+std::filesystem::path mount_of(const std::string& line, const std::filesystem::path& root) {
+  if (line.starts_with("0::")) return root;
+  const size_t begin = line.find(':') + 1;
+  const std::string controllers = line.substr(begin, line.rfind(':') - begin);
+  const bool has_cpu = absl::StrCat(",", controllers, ",").find(",cpu,") != std::string::npos;
+  return has_cpu ? root / "cpu" : "";
+}
+
+// The cores that a control group's quota pays for, rounded up; nothing without a quota.
+std::optional<int64_t> quota_of(const std::filesystem::path& group) {
+  // "150000 100000": microseconds of CPU time in each period of so many; "max" or -1: no limit.
+  const std::string both =
+      read_file(group / "cpu.max")
+          .value_or(absl::StrCat(read_file(group / "cpu.cfs_quota_us").value_or(""), " ",
+                                 read_file(group / "cpu.cfs_period_us").value_or("")));
+  std::istringstream limit(both);
+  int64_t quota = 0;
+  int64_t period = 0;
+  if (!(limit >> quota >> period) || quota <= 0 || period <= 0) return std::nullopt;
+  return (quota + period - 1) / period;
+}
+
 }  // namespace
 
 Result<ProcessId> spawn(const SpawnOptions& options) {
@@ -212,19 +236,33 @@ Result<std::vector<ProcessId>> descendants(pid_t pid) {
   return found;
 }
 
-int usable_cores() {
+int usable_cores(const ControlGroups& groups) {
   cpu_set_t mask;
   int cores = ::sched_getaffinity(0, sizeof mask, &mask) == 0
                   ? CPU_COUNT(&mask)
                   : static_cast<int>(std::thread::hardware_concurrency());
-  // "150000 100000": microseconds of CPU time in each period of so many; "max" without a quota.
-  int64_t quota = 0;
-  int64_t period = 0;
-  std::istringstream limit(read_file("/sys/fs/cgroup/cpu.max").value_or(""));
-  if (limit >> quota >> period && quota > 0 && period > 0) {
-    cores = static_cast<int>(std::min<int64_t>(cores, (quota + period - 1) / period));
+  std::istringstream memberships(read_file(groups.own).value_or(""));
+  for (std::string line; std::getline(memberships, line);) {
+    const size_t path_at = line.rfind(':') + 1;
+    const std::filesystem::path mount = mount_of(line, groups.mount);
+    // Up to the root, which in a container is its own group, whatever path the line has.
+    for (std::filesystem::path path = "." + line.substr(path_at); !mount.empty();
+         path = path.parent_path()) {
+      const auto limit = quota_of(mount / path);
+      if (limit) cores = static_cast<int>(std::min<int64_t>(cores, *limit));
+      if (path.empty()) break;
+    }
   }
   return std::max(cores, 1);
+}
+
+Result<int> threads_of_variable(const char* name) {
+  const char* value = std::getenv(name);
+  if (value == nullptr || *value == '\0') return 0;
+  const std::string list(value);
+  int threads = 0;
+  if (absl::SimpleAtoi(list.substr(0, list.find(',')), &threads) && threads >= 1) return threads;
+  return absl::InvalidArgumentError(absl::StrCat(name, "=", list, ": not a number of threads"));
 }
 
 }  // namespace emoe

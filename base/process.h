@@ -55,8 +55,19 @@ struct ExitStatus {
 // All living processes below this one, breadth first; errors as above.
 [[nodiscard]] Result<std::vector<ProcessId>> descendants(pid_t pid);
 
+// Where the kernel shows control groups, and which of them are this process's.
+struct ControlGroups {
+  std::filesystem::path mount = "/sys/fs/cgroup";
+  std::filesystem::path own = "/proc/self/cgroup";
+};
+
 // Cores that the calling thread may use: those of its affinity mask (taskset, a cpuset), and no more
-// than the CPU quota of this container (cgroup v2), rounded up. At least 1.
-[[nodiscard]] int usable_cores();
+// than the CPU quotas of its control group and of those around it, rounded up. At least 1.
+[[nodiscard]] int usable_cores(const ControlGroups& groups = {});
+
+// The number of threads that an environment variable says: of a list, one number for each level of
+// OpenMP's nesting, the first. 0 where it is not set or empty; INVALID_ARGUMENT
+// "OMP_NUM_THREADS=many: not a number of threads".
+[[nodiscard]] Result<int> threads_of_variable(const char* name);
 
 }  // namespace emoe

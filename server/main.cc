@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <pthread.h>
 
+#include "base/attempt_contract.h"
 #include "base/clock.h"
 #include "base/diagnostics.h"
 #include "base/exit_code.h"
@@ -39,10 +40,6 @@ struct Options {
   bool done = false;
 };
 
-std::string absolute(const std::string& path) {
-  return std::filesystem::absolute(path).lexically_normal().string();
-}
-
 // A root that cannot be resolved would allow nothing: refused at the start.
 Status check_roots(const v1::CoordinatorConfig& config) {
   Diagnostics diagnostics;
@@ -58,17 +55,17 @@ Status check_roots(const v1::CoordinatorConfig& config) {
 }
 
 void fill_in_paths(v1::CoordinatorConfig& config) {
-  config.set_state_dir(absolute(config.state_dir()));
+  config.set_state_dir(absolute_path(config.state_dir()).string());
   if (config.output_root().empty()) config.set_output_root(config.state_dir() + "/outputs");
-  config.set_output_root(absolute(config.output_root()));
-  for (std::string& root : *config.mutable_allowed_roots()) root = absolute(root);
+  config.set_output_root(absolute_path(config.output_root()).string());
+  for (std::string& root : *config.mutable_allowed_roots()) root = absolute_path(root).string();
   std::string& worker = *config.mutable_launcher()->mutable_worker_program();
   if (worker.empty()) {
     std::error_code error;
     worker = (std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "emoe-worker")
                  .string();
   }
-  worker = absolute(worker);
+  worker = absolute_path(worker).string();
 }
 
 // INVALID_ARGUMENT for a bad command line or configuration (all of its problems), NOT_FOUND when
@@ -121,11 +118,12 @@ std::chrono::milliseconds milliseconds(const google::protobuf::Duration& duratio
       google::protobuf::util::TimeUtil::DurationToMilliseconds(duration));
 }
 
-ControlConfig control_config(const v1::CoordinatorConfig& config) {
+ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_per_rank) {
   ControlConfig control;
   control.state_dir = config.state_dir();
   control.output_root = config.output_root();
   control.worker_program = config.launcher().worker_program();
+  control.threads_per_rank = threads_per_rank;
   control.cores = usable_cores();
   control.capacity.cpus = config.slots().total() > 0 ? config.slots().total() : control.cores;
   control.max_jobs = config.queue().max_jobs();
@@ -231,6 +229,7 @@ void serve_until_signal(RpcServer& rpc, const sigset_t& signals, std::chrono::mi
 
 Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   const SystemClock clock;
+  EMOE_ASSIGN_OR_RETURN(const int threads, threads_of_variable(kThreadsVariable));
   metrics::PrometheusRegistry registry;
   CoordinatorProbe probe(registry);
   EMOE_ASSIGN_OR_RETURN(
@@ -240,7 +239,7 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
   launcher::LocalLauncher local(launcher_config(config.launcher()));
   launcher::AsyncLauncher engine(local, {});
-  Controller controller(control_config(config), *store, engine, clock, probe);
+  Controller controller(control_config(config, threads), *store, engine, clock, probe);
   EMOE_RETURN_IF_ERROR(controller.recover());
   EMOE_ASSIGN_OR_RETURN(const auto rpc, RpcServer::start(rpc_config(config, local.name(), clock),
                                                          controller, *store, clock, probe));

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "config/config.h"
+#include "config/duration.h"
 #include "server/control/attempt_starter.h"
 #include "server/job/job_warnings.h"
 
@@ -37,16 +38,21 @@ Finding finding_of_launch(StatusCode code) {
   return refused ? Finding::launch_refused : Finding::join_timeout;
 }
 
+int threads_of(const ControlConfig& config, const v1::Job& job) {
+  const int wanted = job.resolved_spec().resources().threads_per_rank();
+  if (wanted > 0) return wanted;
+  if (config.threads_per_rank > 0) return config.threads_per_rank;
+  const int slots = std::max(static_cast<int>(config.capacity.cpus), 1);
+  return std::max(config.cores / slots, 1);  // other jobs have the other slots
+}
+
 launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Job& job,
                                        const AttemptRecord& attempt, const std::string& address) {
   launcher::LaunchRequest request;
   request.job_id = job.id();
   request.attempt = attempt.number;
   request.ranks = job.resolved_spec().parallel().ranks();
-  // A slot's share of the cores: other jobs have the other slots.
-  const int threads = job.resolved_spec().resources().threads_per_rank();
-  const int slots = std::max(static_cast<int>(config.capacity.cpus), 1);
-  request.threads_per_rank = threads > 0 ? threads : std::max(config.cores / slots, 1);
+  request.threads_per_rank = threads_of(config, job);
   request.resources = resources_of(job);
   request.attempt_dir = config.attempt_dir(job.id(), attempt.number);
   request.worker_argv = {config.worker_program.string(), "run", config.spec_file(job.id()).string(),
@@ -147,12 +153,13 @@ Status AttemptWatch::after_end(LiveJob& live, const launcher::AttemptEnd& end, S
 Status AttemptWatch::check(LiveJob& live, SteadyTime now) {
   const AttemptRecord& attempt = live.attempt->record;
   if (attempt.stop_reason) return ok_status();
-  const std::chrono::nanoseconds limit(google::protobuf::util::TimeUtil::DurationToNanoseconds(
-      live.record.job.resolved_spec().resources().max_runtime()));
+  const auto& given = live.record.job.resolved_spec().resources().max_runtime();
+  const std::chrono::nanoseconds limit(
+      google::protobuf::util::TimeUtil::DurationToNanoseconds(given));
   if (limit.count() > 0 && live.record.run_time >= limit) {
-    return give_up(live, Finding::max_runtime,
-                   absl::StrCat("resources.max_runtime of ",
-                                std::chrono::duration<double>(limit).count(), " s is over"));
+    return give_up(
+        live, Finding::max_runtime,
+        absl::StrCat("resources.max_runtime of ", config::format_duration(given), " is over"));
   }
   if (attempt.fault_code) {
     // A rank said why it fails; the others should follow at once. Its word stands as the cause.
@@ -161,7 +168,12 @@ Status AttemptWatch::check(LiveJob& live, SteadyTime now) {
     return ok_status();
   }
   if (const auto alarm = live.attempt->monitor->check(now)) {
-    return give_up(live, alarm->finding, alarm->message);
+    std::string message = alarm->message;
+    if (alarm->finding == Finding::join_timeout) {
+      absl::StrAppend(&message, "; they were told to connect to ", address_,
+                      " (listen, or advertise where that is set)");
+    }
+    return give_up(live, alarm->finding, message);
   }
   return ok_status();
 }

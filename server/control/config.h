@@ -18,7 +18,10 @@ struct ControlConfig {
   std::filesystem::path worker_program;     // emoe-worker
   launcher::Resources capacity{.cpus = 1};  // of all attempts at once; a cpu is a slot
   int max_jobs = 1000;                      // unfinished jobs
-  int cores = 1;  // shared by the slots where a job asks for no thread count
+  // Where a job asks for no thread count: what the coordinator was told for each rank, or (0) the
+  // share of the cores that a slot has.
+  int threads_per_rank = 0;
+  int cores = 1;
   // Deletes a folder; slow where the folder is large.
   std::function<Status(const std::filesystem::path&)> remove_folder = emoe::remove_tree;
   std::chrono::milliseconds join_timeout{};

@@ -100,6 +100,47 @@ TEST(Process, CoresOfTheAffinityMaskCount) {
   ASSERT_EQ(::sched_setaffinity(0, sizeof before, &before), 0);
 }
 
+// As the kernel shows them: the own group's quota and those of the groups around it, in both versions.
+TEST(Process, CpuQuotasOfAllGroupsAroundCount) {
+  if (usable_cores() < 2) GTEST_SKIP() << "needs two usable cores";
+  testing::TempDir dir;
+  const ControlGroups groups{dir / "mount", dir / "own"};
+  const auto write = [&](const std::string& file, const std::string& text) {
+    ASSERT_TRUE(emoe::create_directories((dir / file).parent_path()).ok());
+    ASSERT_TRUE(write_file_atomically(dir / file, text).ok());
+  };
+  EXPECT_GE(usable_cores(groups), 2) << "no control groups at all";
+  write("own", "0::/slice/unit\n");
+  write("mount/cpu.max", "max 100000\n");
+  write("mount/slice/unit/cpu.max", "250000 100000\n");
+  EXPECT_GE(usable_cores(groups), 2);
+  write("mount/slice/cpu.max", "50000 100000\n");
+  EXPECT_EQ(usable_cores(groups), 1);
+  write("own", "3:cpuset:/a\n5:cpu,cpuacct:/a/b\n");
+  EXPECT_GE(usable_cores(groups), 2);
+  write("mount/cpu/a/b/cpu.cfs_quota_us", "-1\n");
+  write("mount/cpu/a/b/cpu.cfs_period_us", "100000\n");
+  write("mount/cpu/cpu.cfs_quota_us", "90000\n");  // a container sees its own group as the root
+  write("mount/cpu/cpu.cfs_period_us", "100000\n");
+  EXPECT_EQ(usable_cores(groups), 1);
+}
+
+TEST(Process, ThreadsOfAVariable) {
+  constexpr char kName[] = "EMOE_TEST_THREADS";
+  ::unsetenv(kName);
+  EXPECT_EQ(threads_of_variable(kName).value(), 0);
+  for (const auto& [text, threads] : {std::pair{"", 0}, std::pair{"3", 3}, std::pair{"4,2", 4}}) {
+    ::setenv(kName, text, 1);
+    EXPECT_EQ(threads_of_variable(kName).value(), threads) << text;
+  }
+  for (const char* text : {"many", "0", "-2", ",3", "2x"}) {
+    ::setenv(kName, text, 1);
+    EXPECT_EQ(std::string(threads_of_variable(kName).status().message()),
+              std::string(kName) + "=" + text + ": not a number of threads");
+  }
+  ::unsetenv(kName);
+}
+
 TEST(Process, TheBootHasOneName) {
   const auto id = boot_id();
   ASSERT_TRUE(id.ok()) << id.status();

@@ -164,6 +164,14 @@ TEST_F(AttemptEndTest, ACancelBeforeTheLaunchLaunchesNothing) {
   EXPECT_TRUE(launcher_.launches().empty());
 }
 
+TEST_F(AttemptEndTest, AnEndThatIsNoRanksNamesTheProcess) {
+  const std::string id = submit();
+  step();
+  launcher_.end(id, 1, {.signal = 9, .process = "mpirun"});
+  step();
+  EXPECT_EQ(job(id).attempts(0).message(), "mpirun: signal 9");
+}
+
 TEST_F(AttemptEndTest, RanksShareTheCoresWithOtherJobs) {
   config_.cores = 8;
   config_.capacity.cpus = 4;
@@ -171,6 +179,15 @@ TEST_F(AttemptEndTest, RanksShareTheCoresWithOtherJobs) {
   submit(2);
   step();
   EXPECT_EQ(launcher_.launches()[0].threads_per_rank, 2);
+}
+
+TEST_F(AttemptEndTest, WhatTheCoordinatorWasToldOfThreadsHolds) {
+  config_.cores = 8;
+  config_.threads_per_rank = 3;
+  restart();
+  submit(2);
+  step();
+  EXPECT_EQ(launcher_.launches()[0].threads_per_rank, 3);
 }
 
 TEST_F(AttemptEndTest, RequeuesWithoutProgressPauseLongerAndLonger) {

@@ -248,7 +248,10 @@ TEST_F(ControllerTest, RanksThatDoNotJoinInTimeAreGivenUp) {
   }
   step();
   EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_START_FAILED);
-  EXPECT_NE(job(id).attempts(0).message().find("(ranks 0)"), std::string::npos);
+  const std::string message = job(id).attempts(0).message();
+  EXPECT_NE(message.find("(ranks 0); they were told to connect to 127.0.0.1:7070"),
+            std::string::npos)
+      << message;
 }
 
 TEST_F(ControllerTest, RefusesStrangersAndStaleAttempts) {

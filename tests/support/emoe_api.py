@@ -170,13 +170,14 @@ class Coordinator:
              "liveness.retry_pause": "0.2s", "liveness.reconnect_grace": "60s",
              "liveness.drain_period": "0s"}
 
-    def __init__(self, folder, slots=2, state=None, **settings):
+    def __init__(self, folder, slots=2, state=None, env=None, **settings):
         self.folder = pathlib.Path(folder)
         self.state = pathlib.Path(state or self.folder / "state")
         self.state.mkdir(parents=True, exist_ok=True)
         self.settings = {**self.QUICK, "slots.total": slots, **{k.replace("__", "."): v for k, v in settings.items()}}
         self.marker = tools.new_marker()
         self.holds = tools.Holds(self.folder / "holds")  # of every job's ranks
+        self.env = {**self.holds.env, **(env or {})}
         self.running = self.process = self.api = None
         self.starts = 0
         # Ranks come back to the address they know: it stays this coordinator's while nobody listens there.
@@ -207,7 +208,7 @@ class Coordinator:
         addresses.unlink(missing_ok=True)
         self.starts += 1
         self.running = tools.Background(self.command(), self.folder / f"coordinator-{self.starts}.log", self.marker,
-                                        self.holds.env)
+                                        self.env)
         self.process = self.running.process
 
         def ready():

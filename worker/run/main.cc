@@ -1,8 +1,12 @@
 // emoe-worker: one rank of a job, and the small tools around it. Everything that fails ends here,
 // as a message on standard error and one of the exit codes of base/exit_code.h.
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
+#include <iterator>
 #include <string>
+#include <string_view>
 
 #include <CLI/CLI.hpp>
 #include <absl/strings/str_cat.h>
@@ -102,7 +106,8 @@ int dispatch(int argc, char** argv, RankEnvironment& environment) {
   app.footer(
       "Exit codes: 0 done, 64 configuration, 65 data, 70 internal, 71 peer or coordinator lost, 74 "
       "I/O,\n"
-      "75 checkpointed after a signal, 76 non-finite numbers, 77 not enough memory.");
+      "75 stopped by a signal, a training run with a checkpoint, 76 non-finite numbers, 77 not "
+      "enough memory.");
   RunRequest run;
   LogitsRequest logits;
   TokenizeRequest tokenize;
@@ -129,10 +134,28 @@ int dispatch(int argc, char** argv, RankEnvironment& environment) {
   return code;
 }
 
+// OpenMP's threads wait for their next piece of work by asking without a pause, for some ten
+// milliseconds, and so keep the core from whoever needs it: beside other work a step took ten times
+// as long. They are to ask for about as long as waking one up takes. OpenMP reads that as it is
+// loaded, before main: the process starts itself again with the variable set, unless its user has
+// said how threads wait.
+void let_threads_wait_asleep(int argc, char** argv) {
+  constexpr std::string_view kComputing[] = {"run", "logits", "generate"};
+  const bool computes =
+      argc > 1 && std::ranges::find(kComputing, std::string_view(argv[1])) != std::end(kComputing);
+  if (!computes) return;
+  for (const char* variable : {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}) {
+    if (std::getenv(variable) != nullptr) return;
+  }
+  ::setenv("GOMP_SPINCOUNT", "300", /*overwrite=*/1);
+  ::execv("/proc/self/exe", argv);  // fails: they wait as they did
+}
+
 }  // namespace
 }  // namespace emoe::worker
 
 int main(int argc, char** argv) {
+  emoe::worker::let_threads_wait_asleep(argc, argv);
   emoe::worker::RankEnvironment environment;
   int code = 0;
   try {

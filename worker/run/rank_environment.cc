@@ -7,6 +7,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/attempt_contract.h"
+#include "base/process.h"
 #include "worker/run/job_error.h"
 
 namespace emoe::worker {
@@ -27,16 +28,15 @@ int number_of(const char* name, int fallback) {
   return value;
 }
 
-// OpenMP's own variable may be a list, one number for each level of nesting.
-int threads_said() {
-  const std::string list = text_of(kThreadsVariable);
-  int threads = 0;
-  if (list.empty()) return 0;
-  if (!absl::SimpleAtoi(list.substr(0, list.find(',')), &threads) || threads < 1) {
-    throw JobError(ExitCode::configuration,
-                   absl::StrCat(kThreadsVariable, "=", list, ": not a number of threads"));
+// OpenMP's variable comes first, then what srun or sbatch gave each task.
+void read_threads(RankEnvironment& environment) {
+  for (const char* name : {kThreadsVariable, "SLURM_CPUS_PER_TASK"}) {
+    const Result<int> said = threads_of_variable(name);
+    if (!said.ok()) throw JobError(ExitCode::configuration, said.status());
+    environment.threads = *said;
+    environment.threads_variable = name;
+    if (*said > 0) return;
   }
-  return threads;
 }
 
 }  // namespace
@@ -46,7 +46,7 @@ RankEnvironment read_rank_environment() {
   const std::optional<LaunchedRank> launched = launched_rank();
   environment.launched = launched.has_value();
   static_cast<LaunchedRank&>(environment) = launched.value_or(LaunchedRank{});
-  environment.threads = threads_said();
+  read_threads(environment);
   if (const std::string address = text_of(kCoordinatorVariable); !address.empty()) {
     SessionClient::Config& session = environment.coordinator.emplace();
     session.address = address;
@@ -74,10 +74,11 @@ int threads_of_rank(const RankEnvironment& environment, int wanted, int cores) {
   // More is a slip of the hand, and thousands of threads are started one by one for minutes.
   const int most = std::max(64, 4 * cores);
   if (said <= most) return said;
-  throw JobError(ExitCode::configuration,
-                 absl::StrCat(wanted > 0 ? "resources.threads_per_rank" : kThreadsVariable, ": ",
-                              said, " threads on ", cores, " usable ",
-                              cores == 1 ? "core" : "cores", "; at most ", most));
+  throw JobError(
+      ExitCode::configuration,
+      absl::StrCat(wanted > 0 ? "resources.threads_per_rank" : environment.threads_variable, ": ",
+                   said, " threads on ", cores, " usable ", cores == 1 ? "core" : "cores",
+                   "; at most ", most));
 }
 
 }  // namespace emoe::worker

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "base/attempt_contract.h"
 #include "worker/comm/mpi/mpi_session.h"
 #include "worker/report/session_client.h"
 
@@ -13,7 +14,8 @@ namespace emoe::worker {
 // main.
 struct RankEnvironment : LaunchedRank {
   bool launched = false;  // under mpirun or srun
-  int threads = 0;        // OMP_NUM_THREADS, which our launchers always set; 0: nobody said
+  int threads = 0;        // what the launcher said, ours always in OMP_NUM_THREADS; 0: nobody said
+  std::string threads_variable = kThreadsVariable;  // in which
 
   // Under a coordinator: what the environment says of the session with it (the variables are those
   // of base/attempt_contract.h); Reporting adds what a rank knows of itself.
