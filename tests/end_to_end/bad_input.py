@@ -231,12 +231,10 @@ def test_a_bad_model_folder(what, tmp_path):
 
 
 def test_a_coordinator_refuses_a_bad_model_folder(tmp_path):
-    """All that headers tell is told at submission. (What a tokenizer holds, the worker finds.)"""
+    """All that headers and the tokenizer tell is told at submission."""
     from emoe_api import ApiError, Coordinator
     with Coordinator(tmp_path) as coordinator:
         for what, (make, texts) in MODELS.items():
-            if what.startswith("tokenizer"):
-                continue
             model = model_copy(tmp_path / what.replace(" ", "-"))
             make(model)
             with pytest.raises(ApiError) as caught:
@@ -260,7 +258,7 @@ def test_an_adapter_of_another_shape(tmp_path):
     adapter = FIXTURES / "lora" / "final_adapter"
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(lora__rank=8, lora__init_adapter=str(adapter)))
     done = tools.worker("run", job, "--out", tmp_path / "out").expect(USAGE)
-    assert "lora.init_adapter: r: is 4, the model has 8" in done.err, done.err
+    assert "lora.init_adapter: r: is 4, lora.rank is 8" in done.err, done.err
 
 
 def test_a_partition_of_other_weights(tmp_path):
@@ -334,6 +332,12 @@ def test_output_folder_that_cannot_be_used(tmp_path):
     (tmp_path / "full" / "thesis.txt").write_text("x")
     done = tools.worker("run", job, "--out", tmp_path / "full").expect(USAGE)
     assert "full" in done.err and (tmp_path / "full" / "thesis.txt").exists()
+    for below in ("file/x", "file/x/y"):
+        done = tools.worker("run", job, "--out", tmp_path / below).expect(USAGE)
+        assert below in done.err, done.err
+        texts = tools.write_json(tmp_path / "texts.json", ["a"])
+        done = tools.worker("tokenize", "--model", tools.TINY, "--texts", texts, "--out", tmp_path / below).expect(USAGE)
+        assert f"--out {tmp_path / below}: there is no folder" in done.err, done.err
     done = tools.worker("run", job, "--out", "/proc/nothing").expect(IO_ERROR)
     assert "/proc/nothing" in done.err, done.text
     # The folder of another job is not overwritten.
@@ -350,7 +354,22 @@ def test_a_world_size_other_than_the_plan(tmp_path):
         assert "parallel.ranks" in done.text and str(ranks) in done.text and str(planned) in done.text, done.text
     job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(parallel__ranks=2))
     done = tools.worker("run", job, "--out", tmp_path / "out-alone").expect(USAGE)
-    assert "mpirun" in done.text, "says how to start two ranks:\n" + done.text
+    assert "this process was started by itself" in done.text and "mpirun -n 2" in done.text, done.text
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}
+    done = tools.worker("run", job, "--out", tmp_path / "out-srun", env=step).expect(USAGE)
+    assert "parallel.ranks is 2, but SLURM_NTASKS=4 says" in done.text, done.text
+
+
+@pytest.mark.parametrize("shell", [
+    {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_NNODES": "1",
+     "SLURM_NODELIST": "localhost"},
+    {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"},
+], ids=["srun --pty", "salloc -n 4"])
+def test_one_rank_needs_no_mpi_in_a_shell_of_slurm(shell, tmp_path):
+    """Open MPI would look for Slurm's PMI and abort."""
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(train__max_steps=2))
+    tools.worker("run", job, "--out", tmp_path / "out", env=shell).expect()
+    assert len(tools.read_lines(tmp_path / "out" / "metrics.jsonl")) == 2
 
 
 def test_a_gpu_that_is_not_there(tmp_path):

@@ -35,7 +35,7 @@ void check_same_device(HostGroup& all, at::Device device) {
 
 RankGroups::RankGroups(const ParallelPlan& plan, const RankEnvironment& environment,
                        at::Device device, std::shared_ptr<CollectiveCounters> counters) {
-  if (environment.launched) {
+  if (environment.world_size > 1) {  // one rank needs no MPI, and no MPI library of its launcher's
     mpi_.emplace();
     all_ = make_mpi_group(std::move(counters));
     check_mpi_world(*all_, environment);

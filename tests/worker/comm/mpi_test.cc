@@ -1,5 +1,7 @@
 // Run by mpirun at several world sizes, and alone (a world of one).
+#include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -82,6 +84,34 @@ TEST(Mpi, TheCountersShowWhoStaysAway) {
   EXPECT_TRUE(tensor.eq(host->world_size()).all().item<bool>());
   host->barrier();
   if (host->rank() == 0) std::filesystem::remove_all(folder);
+}
+
+double cpu_seconds() {
+  timespec used{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return static_cast<double>(used.tv_sec) + static_cast<double>(used.tv_nsec) * 1e-9;
+}
+
+// The others wait for the last rank, by hardly looking.
+TEST(Mpi, AWaitingRankLeavesItsCoreToOthers) {
+  const auto host = make_mpi_group();
+  const auto group = make_cpu_group(*host);
+  if (host->world_size() == 1) GTEST_SKIP() << "nobody to wait for";
+  const at::Tensor tensor = at::ones({3});
+  host->barrier();
+  const bool late = host->rank() == host->world_size() - 1;
+  if (late) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  const auto begin = std::chrono::steady_clock::now();
+  const double used_before = cpu_seconds();
+  group->all_reduce(tensor).wait();
+  const double used = cpu_seconds() - used_before;
+  const double waited =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (!late) {
+    EXPECT_GT(waited, 0.2);
+    EXPECT_LT(used, 0.2 * waited);
+  }
+  host->barrier();
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
 #include "worker/comm/mpi/mpi_group.h"
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
+#include <thread>
 
 #include <mpi.h>
 
@@ -42,6 +44,7 @@ class MpiTransport final : public Transport {
 
   void all_reduce(CollectiveKind kind, void* data, size_t count, Number number) override {
     const MPI_Op op = kind == CollectiveKind::all_reduce_max ? MPI_MAX : MPI_SUM;
+    wait_for_all();
     for_pieces(count, [&](size_t begin, int piece) {
       auto* place = static_cast<std::byte*>(data) + begin * size_of(number);
       check(MPI_Allreduce(MPI_IN_PLACE, place, piece, type_of(number), op, comm_), to_string(kind));
@@ -50,6 +53,7 @@ class MpiTransport final : public Transport {
 
   void reduce_scatter(const void* in, void* out, size_t count, Number number) override {
     const MPI_Datatype type = type_of(number);
+    wait_for_all();
     if (count <= max_count_) {
       check(MPI_Reduce_scatter_block(in, out, static_cast<int>(count), type, MPI_SUM, comm_),
             "reduce_scatter");
@@ -67,6 +71,7 @@ class MpiTransport final : public Transport {
 
   void broadcast(std::span<std::byte> buffer, int root) override {
     EMOE_CHECK(root >= 0 && root < world_size_);
+    wait_for_all();
     for_pieces(buffer.size(), [&](size_t begin, int count) {
       check(MPI_Bcast(buffer.data() + begin, count, MPI_BYTE, root, comm_), "broadcast");
     });
@@ -74,6 +79,7 @@ class MpiTransport final : public Transport {
 
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override {
     EMOE_CHECK(all.size() == mine.size() * static_cast<size_t>(world_size_));
+    wait_for_all();
     if (mine.size() <= max_count_) {
       const auto count = static_cast<int>(mine.size());
       check(MPI_Allgather(mine.data(), count, MPI_BYTE, all.data(), count, MPI_BYTE, comm_),
@@ -87,15 +93,34 @@ class MpiTransport final : public Transport {
     }
   }
 
-  void barrier() override { check(MPI_Barrier(comm_), "barrier"); }
+  void barrier() override { wait_for_all(); }
 
   std::shared_ptr<Transport> split(int color, int key) override {
+    wait_for_all();
     MPI_Comm part = MPI_COMM_NULL;
     check(MPI_Comm_split(comm_, color, key, &part), "MPI_Comm_split");
     return std::make_shared<MpiTransport>(part, max_count_);
   }
 
  private:
+  // Until every rank is here. MPI waits by asking without a pause, which takes the core away from a
+  // rank or another program that needs it; so the ranks come together first, asking ever more
+  // rarely, and then wait for nobody inside the collective itself.
+  void wait_for_all() {
+    constexpr std::chrono::microseconds kShort{50};  // what waking up takes anyway
+    constexpr std::chrono::microseconds kLongestPause{1000};
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibarrier(comm_, &request), "barrier");
+    const auto begin = std::chrono::steady_clock::now();
+    for (int all_here = 0;;) {
+      check(MPI_Test(&request, &all_here, MPI_STATUS_IGNORE), "barrier");
+      if (all_here != 0) return;
+      const auto waited = std::chrono::steady_clock::now() - begin;
+      if (waited < kShort) continue;
+      std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(waited / 10, kLongestPause));
+    }
+  }
+
   void check(int code, const char* operation) {
     failed_ = failed_ || code != MPI_SUCCESS;
     check_mpi(code, operation);

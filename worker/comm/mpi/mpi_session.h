@@ -34,10 +34,12 @@ void check_mpi(int code, const std::string& operation);
 struct LaunchedRank {
   int rank = 0;
   int world_size = 1;
-  int local_rank = 0;  // among the ranks on the same host; chooses its GPU
-  int local_size = 1;  // ranks on the same host; all of them where the launcher does not say
+  int local_rank = 0;   // among the ranks on the same host; chooses its GPU
+  int local_size = 1;   // ranks on the same host; all of them where the launcher does not say
+  std::string said_by;  // "SLURM_NTASKS": the variable that has world_size
 };
-// Nothing where there is no launcher.
+// Nothing where there is no launcher: in the shell of an allocation, which has variables of Slurm,
+// nothing was started yet.
 [[nodiscard]] std::optional<LaunchedRank> launched_rank();
 
 }  // namespace emoe::worker
