@@ -102,7 +102,7 @@ void change_paths(v1::JobSpec& spec, const PathChange& change) {
 
 void make_paths_absolute(v1::JobSpec& spec, const std::filesystem::path& base) {
   change_paths(spec, [&](const std::string&, const std::string& path) {
-    return (base / path).lexically_normal().string();
+    return absolute_path(path, base).string();
   });
 }
 

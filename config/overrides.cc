@@ -79,6 +79,12 @@ YAML::Node value_node(const std::string& key, const std::string& text, bool is_t
                       Diagnostics& diagnostics) {
   const bool quoted = !text.empty() && (text[0] == '"' || text[0] == '\'');
   const bool is_null = text == "null" || text == "~";
+  if (is_text && text.empty()) {
+    diagnostics.add(kSource, key,
+                    absl::StrCat("has no value (an unset variable of the shell?); ", key,
+                                 "=null takes the key out"));
+    return YAML::Node(YAML::NodeType::Undefined);
+  }
   if (is_text && !quoted && !is_null) return text_node(text);
   Diagnostics inner;
   YAML::Node node = parse_yaml(text, kSource, inner);

@@ -148,7 +148,7 @@ const Schema& coordinator_schema() {
       {.key = "launcher.mpirun_args"},
       {.key = "launcher.log_limit_bytes", .fallback = "67108864", .low = at_least(65536), .high = at_most(1e15)},
       {.key = "log_level", .fallback = "info", .words = {"debug", "info", "warning", "error"}},
-      {.key = "advertise", .fallback = "\"\"", .address = true, .max_bytes = 256},
+      {.key = "advertise", .fallback = "\"\"", .address = true, .reachable = true, .max_bytes = 256},
   };
   return rows;
 }

@@ -41,6 +41,7 @@ struct FieldRule {
   bool required = false;           // once the message it lies in is there
   bool path = false;               // names a file or folder
   bool address = false;            // "host:port", "[::1]:7070"; port 0 to 65535
+  bool reachable = false;          // an address that others connect to: not port 0
   size_t max_bytes = 4096;         // of a text
   int max_entries = kMaxEntries;   // of a list, or of the labels
 };

@@ -10,6 +10,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include "base/check.h"
+#include "config/duration.h"
 #include "config/reader.h"
 #include "config/scalar.h"
 #include "config/suggestion.h"
@@ -71,14 +72,16 @@ bool is_label_key(const std::string& key) {
   });
 }
 
-bool is_host_and_port(const std::string& text) {
+// No scheme before it.
+bool is_host_and_port(const std::string& text, unsigned lowest_port) {
   const size_t colon = text.rfind(':');
   if (colon == std::string::npos || colon == 0) return false;
+  if (text.find_first_of("/ ") != std::string::npos) return false;
   const char* begin = text.data() + colon + 1;
   const char* end = text.data() + text.size();
   unsigned port = 0;
   const auto [rest, error] = std::from_chars(begin, end, port);
-  return error == std::errc() && rest == end && port <= 65535;
+  return error == std::errc() && rest == end && port >= lowest_port && port <= 65535;
 }
 
 class RowChecker {
@@ -118,8 +121,7 @@ class RowChecker {
       google::protobuf::Duration duration;
       if ((*message)->GetDescriptor() != duration.GetDescriptor()) return;
       duration.CopyFrom(**message);
-      const auto seconds = static_cast<double>(duration.seconds());
-      check_number(rule, key, seconds + static_cast<double>(duration.nanos()) * 1e-9);
+      check_number(rule, key, seconds_of(duration));
     }
   }
 
@@ -159,8 +161,10 @@ class RowChecker {
       report_(key, "must not contain control characters");
       break;
     }
-    if (rule.address && !value.empty() && !is_host_and_port(value)) {
-      report_(key, absl::StrCat("expected host:port such as 127.0.0.1:7070, got \"", value, "\""));
+    if (rule.address && !value.empty() && !is_host_and_port(value, rule.reachable ? 1 : 0)) {
+      report_(key, absl::StrCat("expected host:port such as 127.0.0.1:7070, ",
+                                rule.reachable ? "a port that others can connect to, " : "",
+                                "got \"", value, "\""));
     }
     const auto& words = rule.words;
     if (words.empty() || std::find(words.begin(), words.end(), value) != words.end()) return;

@@ -112,9 +112,10 @@ TEST(Paths, RelativeOnesBecomeAbsolute) {
     return path + "!";
   });
   using Paths = std::vector<std::pair<std::string, std::string>>;
-  EXPECT_EQ(paths, (Paths{{"model.path", "/home/m/x"},
+  // ".." behind a symbolic link is not where the text says: the kernel decides, as for the worker.
+  EXPECT_EQ(paths, (Paths{{"model.path", "/home/me/../m/x"},
                           {"data.train", "/d.json"},
-                          {"emoe.partition.path", "/home/me/p/"}}));
+                          {"emoe.partition.path", "/home/me/p"}}));
   EXPECT_EQ(spec.data().eval(), "");
 }
 

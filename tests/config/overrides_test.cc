@@ -31,12 +31,21 @@ TEST(Overrides, ReplaceScalarsListsAndMappings) {
 
 TEST(Overrides, TextNeedsNoQuotesAndKeepsItsSigns) {
   const auto spec = with("", {"name=2026", "data.train=/a b/#c: [d].json", "data.eval='x y'",
-                              "labels.on=true", "model.path="});
+                              "labels.on=true", "model.path=''"});
   EXPECT_EQ(spec.name(), "2026");
   EXPECT_EQ(spec.data().train(), "/a b/#c: [d].json");
   EXPECT_EQ(spec.data().eval(), "x y");
   EXPECT_EQ(spec.labels().at("on"), "true");
   EXPECT_EQ(spec.model().path(), "");
+}
+
+// As `--set adapter=$ADAPTER` is where nobody set the variable.
+TEST(Overrides, NothingBehindTheSignIsNoText) {
+  const auto lines = parse_problems("", {"adapter=", "labels.team=", "name=\"\""});
+  EXPECT_EQ(lines.size(), 2u) << joined(lines);
+  EXPECT_PROBLEM(lines, "--set: adapter: has no value");
+  EXPECT_PROBLEM(lines, "adapter=null takes the key out");
+  EXPECT_PROBLEM(lines, "--set: labels.team: has no value");
 }
 
 TEST(Overrides, NullRemovesAKey) {

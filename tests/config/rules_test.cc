@@ -235,7 +235,7 @@ export: {merged: false}
   }
   EXPECT_PROBLEM(rule_problems(kGood, {"adapter=/a"}),
                  "--set: adapter: is not used by task: train; leave it out");
-  EXPECT_TRUE(rule_problems(kGood, {"adapter="}).empty()) << "an empty text is none";
+  EXPECT_TRUE(rule_problems(kGood, {"adapter=''"}).empty()) << "an empty text is none";
 }
 
 TEST(ConvertedLayers, StartEveryAndList) {

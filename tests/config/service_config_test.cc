@@ -38,6 +38,21 @@ TEST(CoordinatorConfig, ReportsStructureAndValuesTogether) {
   EXPECT_PROBLEM(lines, "c.yaml:8: queue.max_jobs: expected a whole number");
 }
 
+TEST(CoordinatorConfig, RanksCanConnectToWhatIsAdvertised) {
+  for (const char* bad :
+       {"host:0", "http://host:7070", "grpc://host:7070", "host:7070/", "host 1:7070"}) {
+    const auto lines = problems_of(
+        parse_coordinator_config("", "c.yaml", {std::string("advertise=") + bad}).status());
+    EXPECT_EQ(lines.size(), 1u) << bad;
+    EXPECT_PROBLEM(lines, "--set: advertise: expected host:port");
+  }
+  for (const char* good : {"host:7070", "[fd00::1]:7070", "10.0.0.1:1"}) {
+    EXPECT_TRUE(parse_coordinator_config("", "c.yaml", {std::string("advertise=") + good}).ok())
+        << good;
+  }
+  EXPECT_FALSE(parse_coordinator_config("", "c.yaml", {"listen=http://127.0.0.1:0"}).ok());
+}
+
 // An empty root would be made an absolute path: the folder the service was started in.
 TEST(CoordinatorConfig, AListHasNoEmptyTexts) {
   const auto lines = problems_of(parse_coordinator_config("allowed_roots: [/data, \"\"]", "c.yaml",

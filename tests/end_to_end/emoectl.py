@@ -84,6 +84,22 @@ def test_submit_wait_and_get(cli, finished):
     assert yaml.safe_load(cli("-o", "yaml", "get", finished).out)["id"] == finished
 
 
+def test_a_job_by_its_name_or_the_beginning_of_its_id(cli, finished):
+    assert cli.json("get", "from-a-file")["id"] == finished == cli.json("get", finished[:-2])["id"]
+    assert "JOB_NOT_FOUND" in cli("logs", "no-such-job", code=1).err
+
+
+def test_paths_lead_where_the_worker_finds_them(cli, tmp_path):
+    """Behind a symbolic link ".." is another folder than the text says."""
+    (tmp_path / "deep" / "folder").mkdir(parents=True)
+    (tmp_path / "deep" / "model").symlink_to(tools.TINY)
+    (tmp_path / "link").symlink_to("deep/folder")
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job(model__path="link/../model", train__max_steps=1))
+    cli("submit", job, "--validate-only", cwd=tmp_path)
+    tools.worker("run", job, "--out", "link/../out", cwd=tmp_path).expect()
+    assert (tmp_path / "deep" / "out" / "job.yaml").exists() and not (tmp_path / "out").exists()
+
+
 def test_tables_fit_a_terminal(cli, finished):
     for arguments in (["list"], ["metrics", finished]):
         code, text = on_a_terminal(cli.command(*arguments))
