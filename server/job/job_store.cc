@@ -21,7 +21,7 @@ constexpr int kNoLimit = -1;  // as SQLite counts
 
 // The database holds the secrets that ranks join with: a new folder is this user's alone.
 Status make_private_folder(const std::filesystem::path& folder) {
-  const auto path = (std::filesystem::absolute(folder) / "").lexically_normal().parent_path();
+  const auto path = absolute_path(folder);
   EMOE_RETURN_IF_ERROR(emoe::create_directories(path.parent_path()));
   if (::mkdir(path.c_str(), 0700) == 0) return ok_status();
   if (errno != EEXIST) return errno_status(errno, "cannot create folder " + folder.string());
@@ -35,6 +35,18 @@ Result<FileLock> lock_folder(const std::filesystem::path& folder) {
   return absl::AbortedError(
       absl::StrCat("state folder ", folder.string(), " is used by another coordinator (lock file ",
                    path.string(), "); stop that one or use another --state-dir"));
+}
+
+// A database that cannot be used, with what can be done about it.
+Status unusable(const std::filesystem::path& path, const Status& status) {
+  const Status named = with_context(status, path.string());
+  if (!absl::IsDataLoss(status)) return named;
+  return Status(
+      named.code(),
+      absl::StrCat(std::string(named.message()), "; put a backup in its place, or move it with ",
+                   kDatabaseName, "-wal and ", kDatabaseName,
+                   "-shm out of the folder to begin without jobs (their output folders "
+                   "are not touched)"));
 }
 
 // Errors that are not about the database itself have a reason already.
@@ -57,7 +69,9 @@ Result<std::unique_ptr<JobStore>> JobStore::open(Config config) {
   EMOE_ASSIGN_OR_RETURN(auto writer, Database::open(path, Database::Mode::read_write));
   auto store = std::unique_ptr<JobStore>(
       new JobStore(std::move(config), std::move(lock), std::move(writer)));
-  EMOE_RETURN_IF_ERROR(with_context(prepare_schema(*store->writer_), path.string()));
+  if (const Status prepared = prepare_schema(*store->writer_); !prepared.ok()) {
+    return unusable(path, prepared);
+  }
   return store;
 }
 

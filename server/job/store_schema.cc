@@ -123,9 +123,15 @@ constexpr int64_t kSchemaVersion = kMigrations.size();
 
 // 0 for a new file.
 Result<int64_t> stored_version(Database& database) {
-  Statement exists(database, "SELECT count(*) FROM sqlite_master WHERE name='meta'");
-  if (!exists.next()) return exists.status();
-  if (exists.integer(0) == 0) return 0;
+  Statement tables(database,
+                   "SELECT count(*), count(*) FILTER (WHERE name IN "
+                   "('meta','jobs','attempts','events')) FROM sqlite_master WHERE type='table'");
+  if (!tables.next()) return tables.status();
+  if (tables.integer(0) == 0) return 0;
+  if (tables.integer(1) != 4) {
+    return absl::FailedPreconditionError(
+        "is the database of another program; use another --state-dir");
+  }
   Statement version(database, "SELECT value FROM meta WHERE key='schema_version'");
   if (version.next()) return version.integer(0);
   EMOE_RETURN_IF_ERROR(version.status());
@@ -151,6 +157,7 @@ Status check_file(Database& database) {
 }  // namespace
 
 Status prepare_schema(Database& database) {
+  EMOE_RETURN_IF_ERROR(stored_version(database).status());  // before a stranger's file is changed
   EMOE_RETURN_IF_ERROR(check_file(database));
   Transaction transaction(database);
   EMOE_RETURN_IF_ERROR(transaction.begun());

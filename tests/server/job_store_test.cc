@@ -7,6 +7,7 @@
 #include <sqlite3.h>
 
 #include "server/job/errors.h"
+#include "server/job/sqlite.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe::server {
@@ -286,7 +287,11 @@ TEST_F(JobStoreTest, KnowsStepsOfAnAttemptAndTheLastCheckpoints) {
 TEST_F(JobStoreTest, RefusesADamagedFile) {
   fs::create_directories(dir_ / "state");
   std::ofstream(dir_ / "state" / "jobs.db") << std::string(8192, 'x');
-  EXPECT_EQ(JobStore::open({dir_ / "state", {}}).status().code(), StatusCode::kDataLoss);
+  const Status no_database = JobStore::open({dir_ / "state", {}}).status();
+  EXPECT_EQ(no_database.code(), StatusCode::kDataLoss);
+  const std::string said(no_database.message());
+  EXPECT_TRUE(said.starts_with((dir_ / "state" / "jobs.db").string())) << said;
+  EXPECT_NE(said.find("put a backup in its place, or move it"), std::string::npos) << said;
   {
     const auto store = open("holes");
     for (int i = 0; i < 100; ++i) {
@@ -301,6 +306,26 @@ TEST_F(JobStoreTest, RefusesADamagedFile) {
   const auto damaged = JobStore::open({dir_ / "holes", {}});
   EXPECT_EQ(damaged.status().code(), StatusCode::kDataLoss);
   EXPECT_NE(std::string(damaged.status().message()).find("jobs.db"), std::string::npos);
+}
+
+TEST_F(JobStoreTest, RefusesTheDatabaseOfAnotherProgramAndLeavesItAlone) {
+  for (const std::string table : {"notes(text)", "meta(x, y)", "jobs(id)"}) {
+    const fs::path folder = dir_ / table.substr(0, 4);
+    fs::create_directories(folder);
+    {
+      auto other = Database::open(folder / "jobs.db", Database::Mode::read_write);
+      ASSERT_TRUE((*other)->execute("CREATE TABLE " + table).ok());
+    }
+    const Status status = JobStore::open({folder, {}}).status();
+    EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition) << table;
+    EXPECT_EQ(std::string(status.message()),
+              (folder / "jobs.db").string() +
+                  ": is the database of another program; use another --state-dir");
+    auto other = Database::open(folder / "jobs.db", Database::Mode::read_write);
+    Statement tables(**other, "SELECT count(*) FROM sqlite_master");
+    ASSERT_TRUE(tables.next());
+    EXPECT_EQ(tables.integer(0), 1) << table;
+  }
 }
 
 TEST_F(JobStoreTest, RefusesAFolderThatCannotBeMade) {
