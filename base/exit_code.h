@@ -11,8 +11,8 @@ enum class ExitCode {
   internal = 70,       // a bug
   peer_lost = 71,      // another rank or the coordinator is gone
   io = 74,             // disk full, cannot write
-  preempted = 75,      // checkpointed after a signal; wants to be started again
-  non_finite = 76,     // a loss or gradient is NaN or infinite
+  preempted = 75,   // stopped by a signal, where it trains with a checkpoint; to be started again
+  non_finite = 76,  // a loss or gradient is NaN or infinite
   out_of_memory = 77,
 };
 

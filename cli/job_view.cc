@@ -34,11 +34,14 @@ std::string run_time(const v1::Job& job, WallTime now) {
 
 void add_progress(const v1::Job& job, KeyValues& values) {
   const v1::Progress& progress = job.progress();
-  if (progress.steps_planned() == 0 && progress.step() == 0) return;
-  std::string text = absl::StrCat("step ", progress_text(progress));
-  if (!progress.phase().empty() && !is_terminal(job.state())) {
-    absl::StrAppend(&text, ", ", progress.phase());
+  const std::string phase =
+      is_terminal(job.state()) ? "" : phase_text(progress.phase(), progress.phase_percent());
+  if (progress.steps_planned() == 0 && progress.step() == 0) {  // nothing was trained
+    values.add("progress", phase);
+    return;
   }
+  std::string text = absl::StrCat("step ", progress_text(progress));
+  if (!phase.empty()) absl::StrAppend(&text, ", ", phase);
   absl::StrAppend(&text, ", loss ", human_number(progress.loss()), ", ",
                   human_count(progress.tokens_per_second()), " tok/s, ",
                   human_count(static_cast<double>(progress.tokens())), " tokens");

@@ -61,7 +61,7 @@ std::string event_text(const v1::Event& event) {
     case v1::Event::kLog:
       return log_text(event.log());
     case v1::Event::kPhase:
-      return absl::StrCat("phase ", event.phase().phase(),
+      return absl::StrCat("phase ", phase_text(event.phase().phase(), event.phase().percent()),
                           event.phase().steps_planned() > 0
                               ? absl::StrCat(", ", event.phase().steps_planned(), " steps planned")
                               : "");
@@ -94,6 +94,10 @@ std::string reason_name(v1::Reason reason) {
   return name.rfind("REASON_", 0) == 0 ? name.substr(7) : name;
 }
 
+std::string phase_text(const std::string& phase, int percent) {
+  return percent > 0 ? absl::StrCat(phase, " ", percent, "%") : phase;
+}
+
 std::string eval_text(const v1::EvalResult& eval) {
   return absl::StrFormat("loss %s, dense %s, perplexity %s", human_number(eval.loss()),
                          human_number(eval.loss_dense()), human_number(eval.perplexity()));
@@ -122,7 +126,7 @@ void Progress::apply(const v1::Event& event) {
     loss_ = step.loss();
   }
   if (!event.has_phase()) return;
-  phase_ = event.phase().phase();
+  phase_ = phase_text(event.phase().phase(), event.phase().percent());
   if (event.phase().steps_planned() > 0) steps_planned_ = event.phase().steps_planned();
 }
 

@@ -13,6 +13,8 @@ namespace emoe::cli {
 [[nodiscard]] std::string state_name(v1::JobState state);
 // "PEER_LOST"; empty when unspecified
 [[nodiscard]] std::string reason_name(v1::Reason reason);
+// "evaluate 35%"; without the number where it is 0
+[[nodiscard]] std::string phase_text(const std::string& phase, int percent);
 // "loss 2.1000, dense 2.2000, perplexity 9.0250"
 [[nodiscard]] std::string eval_text(const v1::EvalResult& eval);
 // "12 of 15 rows …; see data.train: "system", first train.jsonl:4"
@@ -43,7 +45,7 @@ class Progress {
   [[nodiscard]] std::string facts() const;
 
   v1::JobState state_ = v1::JOB_STATE_UNSPECIFIED;
-  std::string phase_;
+  std::string phase_;  // as phase_text()
   int64_t steps_done_ = 0;
   int64_t steps_planned_ = 0;
   double loss_ = 0.0;

@@ -43,6 +43,7 @@ Status AttemptStarter::start(LiveJob& live) {
   *shown.mutable_start_time() = to_timestamp(parts_.clock.wall_now());
   if (first) *edit.job().mutable_start_time() = shown.start_time();
   edit.job().mutable_progress()->clear_phase();  // of the attempt before
+  edit.job().mutable_progress()->clear_phase_percent();
   auto& all = *edit.job().mutable_attempts();
   all.DeleteSubrange(0, std::max(all.size() - kShownAttempts, 0));
   edit.record().not_before.reset();

@@ -91,6 +91,7 @@ Status ReportWriter::step(const v1::StepMetrics& reported) {
 Status ReportWriter::phase(const v1::PhaseChange& change) {
   *edit_.add_event().mutable_phase() = change;
   edit_.progress().set_phase(change.phase());
+  edit_.progress().set_phase_percent(change.percent());
   if (change.steps_planned() > 0) edit_.progress().set_steps_planned(change.steps_planned());
   if (change.phase() == kExportPhase && edit_.current().state() == v1::RUNNING) {
     return edit_.apply(JobEvent::export_began, v1::REASON_UNSPECIFIED, "");

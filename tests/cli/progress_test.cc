@@ -40,6 +40,18 @@ TEST(Progress, BarOfARunningJob) {
   EXPECT_EQ(progress.line(), "RUNNING train  12/24  50%  loss 0.9000  2.0k tok/s  ETA 6s");
 }
 
+TEST(Progress, AnEvaluationShowsHowFarItIs) {
+  Progress progress;
+  progress.apply(state(v1::RUNNING));
+  v1::Event event = phase("evaluate", 0);
+  progress.apply(event);
+  EXPECT_EQ(progress.bar(80), "RUNNING evaluate");
+  event.mutable_phase()->set_percent(35);
+  progress.apply(event);
+  EXPECT_EQ(progress.bar(80), "RUNNING evaluate 35%");
+  EXPECT_NE(event_line(event).find("phase evaluate 35%"), std::string::npos);
+}
+
 TEST(Progress, FitsAnyTerminal) {
   Progress progress;
   progress.apply(state(v1::RUNNING));

@@ -12,9 +12,11 @@
 namespace emoe::worker {
 namespace {
 
-// Sum of the cross-entropies of this rank's targets; nothing after a stop.
+// Sum of the cross-entropies of this rank's targets; nothing after a stop. `done` is told how many
+// micro-batches are.
 std::optional<double> own_loss_sum(Model& model, const StepBatches& batches, bool experts_on,
-                                   ProgressSink& progress, const std::function<bool()>& stopped) {
+                                   const std::function<void(int64_t)>& done,
+                                   const std::function<bool()>& stopped) {
   double sum = 0.0;
   for (int64_t i = 0; i < batches.rounds; ++i) {
     if (stopped()) return std::nullopt;
@@ -22,7 +24,7 @@ std::optional<double> own_loss_sum(Model& model, const StepBatches& batches, boo
     ForwardOptions forward;
     forward.experts_on = experts_on;
     sum += model.token_losses(batches.mine[i], forward).to(at::kDouble).sum().item<double>();
-    progress.on_work_done();
+    done(i + 1);
   }
   return sum;
 }
@@ -40,10 +42,17 @@ std::optional<EvalRecord> evaluate(Model& model, const std::vector<Row>& rows, H
 
   const auto stopped = [&] { return options.stop && host.any(options.stop()); };
   const bool has_experts = model.options().emoe.routing.num_experts > 0;
-  const auto dense = own_loss_sum(model, batches, /*experts_on=*/false, progress, stopped);
-  const auto masked = dense && has_experts
-                          ? own_loss_sum(model, batches, /*experts_on=*/true, progress, stopped)
-                          : dense;
+  const int64_t own = std::ssize(batches.mine);
+  const auto pass = [&](bool experts_on) {
+    const int64_t before = experts_on ? own : 0;
+    const auto done = [&, before](int64_t batch) {
+      progress.on_work_done();
+      progress.on(EvalProgress{before + batch, has_experts ? 2 * own : own});
+    };
+    return own_loss_sum(model, batches, experts_on, done, stopped);
+  };
+  const auto dense = pass(/*experts_on=*/false);
+  const auto masked = dense && has_experts ? pass(/*experts_on=*/true) : dense;
   if (!masked) return std::nullopt;
   std::array<double, 2> sums = {*masked, *dense};
   host.sum(sums);

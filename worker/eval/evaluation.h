@@ -23,7 +23,7 @@ struct EvaluationOptions {
 // Token-mean cross-entropy of `rows` as trained (mask on) and dense (mask off; one pass where the
 // model is dense). Collective: each rank of `host` takes its share of the rows and the
 // double sums are added, so the result is the same on all ranks, and at any number of ranks to 1e-7.
-// `progress` is told of each finished micro-batch. Nothing is returned after a stop. Throws
+// `progress` is told of each finished micro-batch, and how many there are. Nothing is returned after a stop. Throws
 // NonFiniteError where the loss is not finite, std::invalid_argument when no row has a target.
 [[nodiscard]] std::optional<EvalRecord> evaluate(Model& model, const std::vector<Row>& rows,
                                                  HostGroup& host, ProgressSink& progress,

@@ -30,6 +30,12 @@ void ConsoleSink::print(const std::string& line) {
   out_ << line << "\n" << std::flush;
 }
 
+// On a terminal.
+void ConsoleSink::redraw(const std::string& line) {
+  out_ << kClearLine << line << std::flush;
+  line_open_ = true;
+}
+
 void ConsoleSink::show(const PlanRecord& plan) {
   steps_planned_ = plan.steps_planned;
   print(plan.first_step == 0 ? absl::StrFormat("training: %d steps", plan.steps_planned)
@@ -48,10 +54,24 @@ void ConsoleSink::show(const StepRecord& record) {
                       pace_.tokens_per_second(), duration_text(pace_.eta_seconds(steps_planned_)));
   if (!config_.terminal || last) {
     print(line);
-    return;
+  } else {
+    redraw(line);
   }
-  out_ << kClearLine << line << std::flush;
-  line_open_ = true;
+}
+
+void ConsoleSink::show(const EvalProgress& progress) {
+  constexpr std::chrono::seconds kPause{10};
+  const SteadyTime now = clock_.steady_now();
+  if (progress.done <= 1) evaluation_shown_ = now;
+  if (progress.done == progress.planned) return;  // its result says that it is done
+  const std::string line =
+      absl::StrFormat("evaluation: %d%%", 100 * progress.done / progress.planned);
+  if (config_.terminal) {
+    redraw(line);
+  } else if (now - evaluation_shown_ >= kPause) {
+    print(line);
+    evaluation_shown_ = now;
+  }
 }
 
 void ConsoleSink::show(const EvalRecord& record) {

@@ -3,22 +3,24 @@
 #include <iosfwd>
 #include <string>
 
+#include "base/clock.h"
 #include "base/pace.h"
 #include "worker/report/progress_sink.h"
 
 namespace emoe::worker {
 
 // Progress of a run without a coordinator, for the person who started it: a line every `log_every`
-// steps, or on a terminal one line that changes. Rank 0 has one, on standard error. Not
-// thread-safe.
+// steps and every ten seconds of an evaluation, or on a terminal one line that changes. Rank 0 has
+// one, on standard error. Not thread-safe.
 class ConsoleSink final : public ProgressSink {
  public:
   struct Config {
     int64_t log_every = 1;
     bool terminal = false;
   };
-  // `out` outlives it.
-  ConsoleSink(std::ostream& out, Config config) : out_(out), config_(config) {}
+  // `out` and `clock` outlive it.
+  ConsoleSink(std::ostream& out, const Clock& clock, Config config)
+      : out_(out), clock_(clock), config_(config) {}
   ~ConsoleSink() override;
 
   void on(const Event& event) override {
@@ -30,6 +32,7 @@ class ConsoleSink final : public ProgressSink {
  private:
   void show(const PlanRecord& plan);
   void show(const StepRecord& record);
+  void show(const EvalProgress& progress);
   void show(const EvalRecord& record);
   void show(const CheckpointRecord& record);
   void show(const CheckpointFailure& failure) { print(failure.text); }
@@ -41,9 +44,12 @@ class ConsoleSink final : public ProgressSink {
   void show(const NonFiniteStep& /*step*/) {}  // ends the run; its error says so
   void show(const ExpertLoad& /*load*/) {}
   void print(const std::string& line);
+  void redraw(const std::string& line);
 
   std::ostream& out_;
+  const Clock& clock_;
   Config config_;
+  SteadyTime evaluation_shown_;  // or begun
   Pace pace_;
   int64_t steps_planned_ = 0;
   bool line_open_ = false;  // the changing line stands on the terminal

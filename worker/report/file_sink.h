@@ -61,6 +61,7 @@ class FileSink final : public ProgressSink {
   void write(const StepRecord& record);
   void write(const EvalRecord& record);
   void write(Phase /*phase*/) {}
+  void write(const EvalProgress& /*progress*/) {}
   void write(const CheckpointRecord& /*record*/) {}
   void write(const CheckpointFailure& /*failure*/) {}
   void write(const ResumeRecord& /*resume*/) {}

@@ -49,6 +49,7 @@ class MetricsProbe final : public ProgressSink {
   void measure(const NonFiniteStep& /*step*/) { count_failures(0.0, 1.0); }
   void measure(const ExpertLoad& load);
   void measure(Phase /*phase*/) {}
+  void measure(const EvalProgress& /*progress*/) {}
   void measure(const ResumeRecord& /*resume*/) {}
   void measure(const MergeRecord& /*record*/) {}
   void measure(const Message& /*message*/) {}

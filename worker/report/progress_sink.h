@@ -61,6 +61,12 @@ struct EvalRecord {
   int64_t target_tokens = 0;
 };
 
+// So much of an evaluation is done, in pieces of about the same size.
+struct EvalProgress {
+  int64_t done = 0;
+  int64_t planned = 0;
+};
+
 struct CheckpointRecord {
   int64_t step = 0;  // optimiser steps done
   std::string path;
@@ -121,9 +127,9 @@ struct ExpertLoad {
 enum class StopRequest { none, stop, checkpoint_and_stop };
 
 // What can happen in a run. A Phase says that the rank enters it, several times a step.
-using Event =
-    std::variant<PlanRecord, Phase, StepRecord, EvalRecord, CheckpointRecord, CheckpointFailure,
-                 ResumeRecord, MergeRecord, Message, Warnings, NonFiniteStep, ExpertLoad>;
+using Event = std::variant<PlanRecord, Phase, StepRecord, EvalProgress, EvalRecord,
+                           CheckpointRecord, CheckpointFailure, ResumeRecord, MergeRecord, Message,
+                           Warnings, NonFiniteStep, ExpertLoad>;
 
 // Where the progress of this rank goes: the output folder's files, Prometheus, the coordinator's
 // session, or several of them. Called by the thread of the step loop, except for on_work_done(); no

@@ -7,6 +7,7 @@
 #include <optional>
 #include <thread>
 
+#include <absl/strings/str_cat.h>
 #include <grpcpp/grpcpp.h>
 
 #include "base/file.h"
@@ -125,6 +126,15 @@ class GrpcSession final : public SessionClient {
     step_ = record.step + 1;
     push_of_job_locked(record);
   }
+  // Each report is stored: not more than one for a percent, nor one a second.
+  void report_locked(const EvalProgress& progress) {
+    const auto percent = static_cast<int>(100 * progress.done / progress.planned);
+    const auto now = timer_.now();
+    if (percent == percent_ || now - percent_reported_ < std::chrono::seconds(1)) return;
+    percent_ = percent;
+    percent_reported_ = now;
+    push_of_job_locked(PhaseRecord{to_progress_phase(phase_), steps_planned_, percent});
+  }
   void report_locked(const EvalRecord& record) { push_of_job_locked(record); }
   void report_locked(const CheckpointRecord& record) { push_of_job_locked(record); }
   void report_locked(const MergeRecord& record) { push_of_job_locked(record); }
@@ -161,7 +171,11 @@ class GrpcSession final : public SessionClient {
     phase_ = phase;
     phase_since_ = now;
     const PhaseRecord progress{to_progress_phase(phase), steps_planned_};
-    if (progress_phase_ != progress.phase) push_of_job_locked(progress);
+    if (progress_phase_ != progress.phase) {
+      push_of_job_locked(progress);
+      percent_ = 0;
+      percent_reported_ = now;
+    }
     progress_phase_ = progress.phase;
     changed_.notify_all();
   }
@@ -203,6 +217,16 @@ class GrpcSession final : public SessionClient {
     return abandoned_;
   }
 
+  [[nodiscard]] std::string refusal_text(const grpc::Status& status) const {
+    const bool stranger = status.error_code() == grpc::StatusCode::NOT_FOUND;
+    return absl::StrCat(
+        "the coordinator at ", config_.address, " refuses this rank: ", status.error_message(),
+        stranger ? "; it is another coordinator than the one that started this rank, or the job "
+                   "was deleted"
+                 : "",
+        "; this rank ends");
+  }
+
   // The session's thread: connection after connection.
   void run(const std::stop_token& stop) {
     auto pause = config_.backoff_min;
@@ -216,7 +240,7 @@ class GrpcSession final : public SessionClient {
         changed_.notify_all();  // finish() counts from here
       }
       if (is_refusal(status)) {
-        log_warning("the coordinator refuses this rank: %s", status.error_message());
+        log_warning("%s", refusal_text(status));
         refused_ = true;
         changed_.notify_all();
         return;
@@ -334,6 +358,8 @@ class GrpcSession final : public SessionClient {
   bool closing_ = false;                          // finish() was called
   Phase phase_ = Phase::prepare;
   std::string progress_phase_;
+  int percent_ = 0;  // of this phase, as reported
+  SteadyTime percent_reported_;
   SteadyTime phase_since_;
   SteadyTime heartbeat_due_;
   int64_t step_ = 0;

@@ -87,6 +87,7 @@ void fill(v1::Report& report, const CheckpointFailure& record) {
 void fill(v1::Report& report, const PhaseRecord& record) {
   report.mutable_phase()->set_phase(record.phase);
   report.mutable_phase()->set_steps_planned(record.steps_planned);
+  report.mutable_phase()->set_percent(record.percent);
 }
 
 void fill(v1::Report& report, const EndRecord& record) {

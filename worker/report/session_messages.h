@@ -13,6 +13,7 @@ namespace emoe::worker {
 struct PhaseRecord {
   const char* phase = "";
   int64_t steps_planned = 0;
+  int percent = 0;
 };
 [[nodiscard]] const char* to_progress_phase(Phase phase);
 

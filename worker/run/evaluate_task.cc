@@ -6,6 +6,13 @@ namespace emoe::worker {
 
 TaskResult evaluate_task(RankSession& session) {
   const auto& plan = std::get<EvaluatePlan>(session.plan().task);
+  const JobPlan::Emoe& emoe = session.plan().emoe;
+  if (session.is_first() && emoe.routing.num_experts > 0 && emoe.partition.method != "file") {
+    session.progress().on(Message{
+        "the experts are made anew from the weights of model.path; of a model whose gate_proj was "
+        "tuned they are not those it was tuned with, which emoe.partition: {method: file, path: "
+        "RUN/partition} names"});
+  }
   const auto model = session.make_model();
   session.progress().on(Phase::eval);
   EvaluationOptions options;

@@ -44,8 +44,9 @@ Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
     files_ = std::make_unique<FileSink>(out.root);
     sinks.push_back(files_.get());
     console_ = std::make_unique<ConsoleSink>(
-        std::cerr, ConsoleSink::Config{.log_every = plan.log_every,
-                                       .terminal = alone && ::isatty(STDERR_FILENO) == 1});
+        std::cerr, clock_,
+        ConsoleSink::Config{.log_every = plan.log_every,
+                            .terminal = alone && ::isatty(STDERR_FILENO) == 1});
     sinks.push_back(console_.get());
   }
   if (!alone) {

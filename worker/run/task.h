@@ -7,7 +7,7 @@ namespace emoe::worker {
 class RankSession;
 
 struct TaskResult {
-  bool finished = false;  // false: stopped as asked, to be continued by another run
+  bool finished = false;  // false: stopped as asked, to be continued or done anew by another run
 };
 
 // What a job does once its ranks are ready: every rank runs the task of its plan once, in its

@@ -99,6 +99,11 @@ TEST(Evaluation, TellsOfEachMicroBatch) {
     testing::RecordingSink sink;
     (void)evaluate(*model, rows, *host, sink, {one_row, 0, nullptr});
     EXPECT_EQ(sink.work_done, experts == 0 ? 15 : 30);  // mask off, and on
+    ASSERT_EQ(std::ssize(sink.eval_progress), sink.work_done);
+    for (int64_t i = 0; i < sink.work_done; ++i) {
+      EXPECT_EQ(sink.eval_progress[static_cast<size_t>(i)].done, i + 1);
+      EXPECT_EQ(sink.eval_progress[static_cast<size_t>(i)].planned, sink.work_done);
+    }
   }
 }
 

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/fake_clock.h"
+
 namespace emoe::worker {
 namespace {
 
@@ -24,7 +26,8 @@ StepRecord step(int64_t number) {
 
 TEST(ConsoleSink, ALineEveryFewStepsAndForTheLast) {
   std::ostringstream out;
-  ConsoleSink sink(out, {.log_every = 2});
+  const emoe::testing::FakeClock clock;
+  ConsoleSink sink(out, clock, {.log_every = 2});
   sink.on(PlanRecord{5, 0});
   for (int64_t i = 0; i < 5; ++i) sink.on(step(i));
   const std::string text = out.str();
@@ -38,7 +41,8 @@ TEST(ConsoleSink, ALineEveryFewStepsAndForTheLast) {
 
 TEST(ConsoleSink, AWarningIsALine) {
   std::ostringstream out;
-  ConsoleSink sink(out, {});
+  const emoe::testing::FakeClock clock;
+  ConsoleSink sink(out, clock, {});
   sink.on(Warnings{{"ROWS_CUT", "2 of 9 rows cut", "data.train", 2, "a.json:4"},
                    {"OTHER", "x", "model.dtype"}});
   EXPECT_EQ(out.str(),
@@ -48,8 +52,9 @@ TEST(ConsoleSink, AWarningIsALine) {
 
 TEST(ConsoleSink, OnATerminalTheLineChangesAndGivesWayToOthers) {
   std::ostringstream out;
+  const emoe::testing::FakeClock clock;
   {
-    ConsoleSink sink(out, {.terminal = true});
+    ConsoleSink sink(out, clock, {.terminal = true});
     sink.on(PlanRecord{3, 1});
     sink.on(step(1));
     EXPECT_THAT(out.str(), HasSubstr("resumed at step 1 of 3\n"));
@@ -57,6 +62,34 @@ TEST(ConsoleSink, OnATerminalTheLineChangesAndGivesWayToOthers) {
     sink.on(Message{"checkpoint failed"});
   }
   EXPECT_THAT(out.str(), EndsWith("\r\x1b[Kcheckpoint failed\n"));
+}
+
+TEST(ConsoleSink, ALongEvaluationTellsHowFarItIs) {
+  std::ostringstream out;
+  emoe::testing::FakeClock clock;
+  ConsoleSink sink(out, clock, {});
+  for (int64_t done = 1; done <= 200; ++done) {
+    sink.on(EvalProgress{done, 200});
+    clock.advance(std::chrono::milliseconds(100));
+  }
+  EXPECT_EQ(out.str(), "evaluation: 50%\n");
+  sink.on(EvalProgress{1, 20});  // the next one counts from its own begin
+  clock.advance(std::chrono::seconds(9));
+  sink.on(EvalProgress{2, 20});
+  clock.advance(std::chrono::seconds(1));
+  sink.on(EvalProgress{3, 20});
+  EXPECT_EQ(out.str(), "evaluation: 50%\nevaluation: 15%\n");
+}
+
+TEST(ConsoleSink, OnATerminalAnEvaluationIsALineThatChanges) {
+  std::ostringstream out;
+  const emoe::testing::FakeClock clock;
+  ConsoleSink sink(out, clock, {.terminal = true});
+  sink.on(EvalProgress{1, 4});
+  sink.on(EvalProgress{2, 4});
+  EXPECT_THAT(out.str(), EndsWith("\r\x1b[Kevaluation: 50%"));
+  sink.on(EvalRecord{});
+  EXPECT_THAT(out.str(), HasSubstr("\r\x1b[Kheld-out"));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <fstream>
 #include <future>
+#include <numeric>
 #include <thread>
 
 #include <google/protobuf/io/zero_copy_stream_impl.h>
@@ -179,6 +180,20 @@ TEST(SessionClient, ARefusedRankMustEnd) {
   EXPECT_EQ(coordinator.joins().size(), 1u);        // and does not ask again
 }
 
+TEST(SessionClient, AStrangeCoordinatorIsNamedAsOne) {
+  FakeCoordinator coordinator;
+  coordinator.refuse_with({grpc::StatusCode::NOT_FOUND, "no job job-1"});
+  ::testing::internal::CaptureStdout();  // where the log goes before a program says otherwise
+  const auto client = make_session_client(config_for(coordinator.address()), timer);
+  EXPECT_TRUE(eventually([&] { return client->peer_lost(); }));
+  const std::string log = ::testing::internal::GetCapturedStdout();
+  EXPECT_NE(log.find("the coordinator at " + coordinator.address() +
+                     " refuses this rank: no job job-1; it "
+                     "is another coordinator than the one that started this rank"),
+            std::string::npos)
+      << log;
+}
+
 TEST(SessionClient, ADrainingCoordinatorIsAskedAgain) {
   FakeCoordinator coordinator;
   coordinator.refuse_with({grpc::StatusCode::UNAVAILABLE, "draining"});
@@ -292,6 +307,27 @@ TEST_F(SessionGraceTest, AHeartbeatComesEveryInterval) {
   client->on(Phase::eval);  // after 3.5 s in one phase: the coordinator must not take it for a hang
   ASSERT_TRUE(coordinator.wait([](const auto& c) { return c.heartbeats().size() == 5; }));
   EXPECT_EQ(coordinator.heartbeats().back().phase(), "eval");
+}
+
+// The coordinator stores each report: at most one a second, and one for each whole percent.
+TEST_F(SessionGraceTest, AnEvaluationReportsItsWholePercents) {
+  FakeCoordinator coordinator;
+  const auto client = make_session_client(config(coordinator.address()), timer_);
+  ASSERT_TRUE(coordinator.wait([](const auto& c) { return !c.heartbeats().empty(); }));
+  client->on(Phase::eval);
+  for (int64_t done = 1; done <= 300; ++done) {
+    client->on(EvalProgress{done, 1000});
+    timer_.advance(250ms);
+  }
+  client->on(EvalRecord{});
+  ASSERT_TRUE(client->finish(0, "", kPatience));
+  std::vector<int> percents;
+  for (const v1::Report& report : coordinator.stored()) {
+    if (report.has_phase()) percents.push_back(report.phase().percent());
+  }
+  std::vector<int> expected(31);  // 0 as it begins, 1 to 30
+  std::iota(expected.begin(), expected.end(), 0);
+  EXPECT_EQ(percents, expected);
 }
 
 // The messages of a file as the coordinator reads them.

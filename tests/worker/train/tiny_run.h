@@ -50,6 +50,7 @@ class RecordingSink final : public ProgressSink {
   std::vector<Phase> phases;
   std::vector<StepRecord> steps;
   std::vector<EvalRecord> evals;
+  std::vector<EvalProgress> eval_progress;
   std::vector<CheckpointRecord> checkpoints;
   std::vector<size_t> steps_before_checkpoints;  // reported so far, at each before_checkpoint()
   std::vector<std::string> messages;             // of failures and resumptions too
@@ -64,6 +65,7 @@ class RecordingSink final : public ProgressSink {
     if (phase_hook) phase_hook(phase);
   }
   void keep(const StepRecord& record) { steps.push_back(record); }
+  void keep(const EvalProgress& progress) { eval_progress.push_back(progress); }
   void keep(const EvalRecord& record) { evals.push_back(record); }
   void keep(const CheckpointRecord& record) { checkpoints.push_back(record); }
   void keep(const CheckpointFailure& failure) { messages.push_back(failure.text); }
