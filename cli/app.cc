@@ -2,12 +2,14 @@
 #include <utility>
 
 #include <CLI/CLI.hpp>
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 
 #include "base/version.h"
 #include "cli/command.h"
 #include "cli/job_view.h"
 #include "config/config.h"
+#include "config/duration.h"
 
 namespace emoe::cli {
 namespace {
@@ -24,6 +26,7 @@ Environment:
   EMOE_SERVER       HOST:PORT of the coordinator
   EMOE_TOKEN_FILE, EMOE_TLS_CA   refused as --token-file and --tls-ca are: there is neither
                     authentication nor TLS yet
+  http_proxy and the like are not used for the coordinator, unless --proxy is given
 
 Exit codes:
   0   done; with --wait and watch: the job succeeded
@@ -39,22 +42,33 @@ Exit codes:
 The keys of a job file are in docs/CONFIG.md, the reasons of errors in docs/ERRORS.md.
 `emoectl COMMAND --help` tells more about a command.)";
 
+// A duration as in a job file, or a bare number of seconds.
+std::chrono::duration<double> timeout_of(const std::string& text) {
+  double seconds = 0;
+  if (const auto duration = config::parse_duration(text)) {
+    seconds = config::seconds_of(*duration);
+  } else if (!absl::SimpleAtod(text, &seconds)) {
+    throw CLI::ValidationError(
+        "--timeout", absl::StrCat("\"", text, "\" is no duration such as 5s, 1m30s or 0.5s"));
+  }
+  constexpr double kLongest = 1e6;
+  if (seconds >= 0.001 && seconds <= kLongest) return std::chrono::duration<double>(seconds);
+  throw CLI::ValidationError("--timeout",
+                             absl::StrCat("\"", text, "\" is not from 1ms to 1000000s"));
+}
+
 void add_global_options(CLI::App& app, Command& command) {
   app.add_option("--server", command.client_options.server, "Coordinator to talk to")
       ->envname("EMOE_SERVER")
       ->type_name("HOST:PORT")
       ->capture_default_str();
-  // What would look like protection and is none.
+  // What would look like protection and is none: refused, but not where help is asked for.
   for (const auto& [option, variable] :
        {std::pair{"--token-file", "EMOE_TOKEN_FILE"}, std::pair{"--tls-ca", "EMOE_TLS_CA"}}) {
     app.add_option_function<std::string>(
            option,
-           [option = option, variable = variable](const std::string&) {
-             throw CLI::ValidationError(
-                 absl::StrCat(option, " (", variable, ")"),
-                 "the service has neither authentication nor TLS yet: everything is sent in clear "
-                 "and a token would be checked by nobody. Leave it out, and let only people you "
-                 "trust reach the coordinator");
+           [&command, option = option, variable = variable](const std::string&) {
+             command.refused = absl::StrCat(option, " (", variable, ")");
            },
            "Refused: there is neither authentication nor TLS yet")
         ->envname(variable)
@@ -67,14 +81,24 @@ void add_global_options(CLI::App& app, Command& command) {
       ->check(CLI::IsMember({"table", "json", "yaml"}))
       ->type_name("table|json|yaml")
       ->capture_default_str();
-  app.add_option_function<double>(
+  app.add_option_function<std::string>(
          "--timeout",
-         [&command](double seconds) {
-           command.client_options.timeout = std::chrono::duration<double>(seconds);
-         },
-         "Longest wait for one answer; following a job has no limit [30]")
-      ->check(CLI::Range(0.001, 1e6))
-      ->type_name("SECONDS");
+         [&command](const std::string& text) { command.client_options.timeout = timeout_of(text); },
+         "Longest wait for one answer, such as 5s or 1m30s; a bare number is seconds. Following a "
+         "job has no limit [30s]")
+      ->type_name("DURATION");
+  app.add_flag("--proxy", command.client_options.proxy,
+               "Reach the coordinator through the proxy that the environment names (grpc_proxy,\n"
+               "https_proxy, http_proxy); without it proxies are for the outside world");
+}
+
+void check_not_refused(const Command& command) {
+  if (command.refused.empty()) return;
+  throw CLI::ValidationError(
+      command.refused,
+      "the service has neither authentication nor TLS yet: everything is sent in clear and a token "
+      "would be checked by nobody. Leave it out, and let only people you trust reach the "
+      "coordinator");
 }
 
 }  // namespace
@@ -123,6 +147,7 @@ int run(const std::vector<std::string>& arguments, Terminal& terminal) {
   try {
     // CLI11 takes them last first.
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
+    check_not_refused(command);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error, terminal.out, terminal.err);
     return code == 0 ? kExitOk : kExitUsage;

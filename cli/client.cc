@@ -13,6 +13,7 @@ Client::Client(Options options) : options_(std::move(options)) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, options_.proxy ? 1 : 0);
   channel_ =
       grpc::CreateCustomChannel(options_.server, grpc::InsecureChannelCredentials(), arguments);
   stub_ = v1::FineTuning::NewStub(channel_);

@@ -19,6 +19,7 @@ class Client {
   struct Options {
     std::string server = "127.0.0.1:7070";  // HOST:PORT
     std::chrono::duration<double> timeout{30.0};
+    bool proxy = false;  // through the HTTP proxy of the environment
   };
   // Opens no connection yet.
   explicit Client(Options options);

@@ -31,6 +31,7 @@ struct Command {
   Terminal& terminal;
   Client::Options client_options;
   std::string output = "table";  // table | json | yaml
+  std::string refused;           // an option that was given although there is no such thing yet
   std::function<int()> action;   // set by the subcommand that was named
 
   // Prints a result in the wanted form; `table` makes the one for people.
@@ -60,12 +61,23 @@ void on_call(CLI::App& app, Command& command, const std::shared_ptr<Options>& op
     };
   });
 }
-// The same for a command about one job, whose id is its argument.
+// Replaces what names a job, an unambiguous beginning of its id or a name that only one job has, by
+// its id. NOT_FOUND, or INVALID_ARGUMENT with the jobs that it may mean.
+[[nodiscard]] grpc::Status find_job(Client& client, std::string& job);
+
+// The same for a command about one job, which its argument names.
 template <typename Options>
 void on_job(CLI::App& app, Command& command, const std::shared_ptr<Options>& options,
             int (*run)(const Command&, const Options&, Client&)) {
-  app.add_option("JOB", options->id, "Id of the job")->required();
-  on_call(app, command, options, run);
+  app.add_option("JOB", options->id, "Id of the job, the beginning of one, or the job's name")
+      ->required();
+  app.callback([&command, options, run] {
+    command.action = [&command, options, run] {
+      Client client(command.client_options);
+      const grpc::Status found = find_job(client, options->id);
+      return found.ok() ? run(command, *options, client) : command.fail(found);
+    };
+  });
 }
 
 // Each adds its subcommands to the program.

@@ -168,9 +168,93 @@ TEST(Commands, ATokenAndACaAreRefusedWhileNobodyUsesThem) {
     EXPECT_NE(refused.err.find("neither authentication nor TLS"), std::string::npos) << refused.err;
     ::setenv(variable, "file", 1);
     EXPECT_EQ(emoectl(service, {"list"}).code, 64) << variable;
+    for (const std::vector<std::string>& help :
+         {std::vector<std::string>{"--help"}, {"list", "--help"}, {"--version"}}) {
+      EXPECT_EQ(emoectl(service, help).code, 0) << variable << " " << help.front();
+    }
     ::unsetenv(variable);
   }
   EXPECT_EQ(emoectl(service, {"list"}).code, 0);
+}
+
+v1::Job job_of(const std::string& id, const std::string& name) {
+  v1::Job job;
+  job.set_id(id);
+  job.set_name(name);
+  job.set_state(v1::QUEUED);
+  return job;
+}
+
+TEST(Commands, AJobIsNamedByTheBeginningOfItsIdOrByItsName) {
+  FakeService service;
+  const std::vector<v1::Job> jobs{job_of("job-20260102-aa", "plain"),
+                                  job_of("job-20260102-ab", "twice"),
+                                  job_of("job-20260103-aa", "twice")};
+  service.get = [&](const v1::GetJobRequest& request, v1::Job& job) {
+    for (const v1::Job& known : jobs) {
+      if (known.id() != request.id()) continue;
+      job = known;
+      return grpc::Status::OK;
+    }
+    return rich_error(grpc::StatusCode::NOT_FOUND, "no job " + request.id(), "JOB_NOT_FOUND");
+  };
+  service.list = [&](const v1::ListJobsRequest& request, v1::ListJobsResponse& response) {
+    const size_t page = request.page_token().empty() ? 0 : 1;  // of two jobs
+    for (size_t i = 2 * page; i < std::min(jobs.size(), 2 * page + 2); ++i) {
+      *response.add_jobs() = jobs[i];
+    }
+    if (page == 0) response.set_next_page_token("more");
+    return grpc::Status::OK;
+  };
+  std::string cancelled;
+  service.cancel = [&](const v1::CancelJobRequest& request, v1::Job& job) {
+    cancelled = request.id();
+    job.set_id(request.id());
+    return grpc::Status::OK;
+  };
+  for (const auto& [text, id] :
+       {std::pair{"job-20260103", "job-20260103-aa"}, std::pair{"plain", "job-20260102-aa"},
+        std::pair{"job-20260102-ab", "job-20260102-ab"}}) {
+    EXPECT_NE(emoectl(service, {"get", text}).out.find(id), std::string::npos) << text;
+    EXPECT_EQ(emoectl(service, {"cancel", text}).code, 0) << text;
+    EXPECT_EQ(cancelled, id) << text;
+  }
+  const Outcome twice = emoectl(service, {"cancel", "twice"});
+  EXPECT_EQ(twice.code, 64);
+  EXPECT_EQ(twice.err,
+            "error: INVALID_ARGUMENT: \"twice\" may mean 2 jobs; give more of the id\n"
+            "  job-20260102-ab: QUEUED twice\n  job-20260103-aa: QUEUED twice\n");
+  EXPECT_EQ(emoectl(service, {"get", "job-20260102"}).code, 64);
+  for (const char* nothing : {"", "other"}) {
+    const Outcome outcome = emoectl(service, {"cancel", nothing});
+    EXPECT_EQ(outcome.code, 1) << nothing;
+    EXPECT_NE(outcome.err.find("JOB_NOT_FOUND"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST(Commands, ATimeoutIsWrittenAsOtherDurationsAre) {
+  FakeService service;
+  service.list = [](const v1::ListJobsRequest&, v1::ListJobsResponse&) { return grpc::Status::OK; };
+  for (const char* good : {"5", "5s", "1m30s", "0.5s", "250ms"}) {
+    EXPECT_EQ(emoectl(service, {"--timeout", good, "list"}).code, 0) << good;
+  }
+  for (const char* bad : {"0", "0s", "soon", "5 s", "-1s", "1000d"}) {
+    const Outcome outcome = emoectl(service, {"--timeout", bad, "list"});
+    EXPECT_EQ(outcome.code, 64) << bad;
+    EXPECT_NE(outcome.err.find("--timeout"), std::string::npos) << outcome.err;
+  }
+}
+
+// Proxies of company networks are for the outside world; nobody listens at this one.
+TEST(Commands, AProxyOfTheEnvironmentIsUsedOnlyWhereItIsAskedFor) {
+  FakeService service;
+  service.list = [](const v1::ListJobsRequest&, v1::ListJobsResponse&) { return grpc::Status::OK; };
+  for (const char* variable : {"http_proxy", "https_proxy", "grpc_proxy"}) {
+    ::setenv(variable, "http://127.0.0.1:9", 1);
+    EXPECT_EQ(emoectl(service, {"list"}).code, 0) << variable;
+    EXPECT_EQ(emoectl(service, {"--proxy", "--timeout", "300ms", "list"}).code, 69) << variable;
+    ::unsetenv(variable);
+  }
 }
 
 TEST(Commands, WrongArgumentsAre64AndHelpIsTheManual) {

@@ -16,7 +16,7 @@
 namespace emoe::cli {
 
 // A FineTuning service on a free port whose answers a test scripts; it keeps what it was asked.
-// Calls without a script answer UNIMPLEMENTED.
+// Calls without a script answer UNIMPLEMENTED; GetJob knows every id.
 class FakeService final : public v1::FineTuning::Service {
  public:
   FakeService();
