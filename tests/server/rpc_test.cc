@@ -27,10 +27,11 @@ TEST_F(RpcApiTest, ABadSpecComesBackWithEveryViolationAndStoresNothing) {
   for (const auto& violation : bad.field_violations()) {
     fields.insert(violation.field());
   }
-  for (const char* field : {"optimizer.learning_rate", "model.path", "data.eval", "train.jsonl:2",
-                            "train.jsonl:3", "train.jsonl:4"}) {
+  for (const char* field :
+       {"optimizer.learning_rate", "model.path", "data.eval", "train.jsonl:2", "train.jsonl:4"}) {
     EXPECT_TRUE(fields.contains(field)) << field;
   }
+  EXPECT_FALSE(fields.contains("train.jsonl:3")) << "a blank line is no row";
   EXPECT_TRUE(store_->count_by_state()->empty());
 }
 
