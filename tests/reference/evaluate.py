@@ -67,7 +67,8 @@ def test_what_it_leaves(trained, tmp_path):
     spec = tools.as_evaluation(spec, adapter=str(run / "export" / "adapter"), parallel__ranks=2)
     out = tools.run_job(tmp_path, spec, ranks=2)
     left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and "cache" not in path.parts}
-    assert left == {".lock", "job.yaml", "data_report.json", "eval.jsonl", "partition/layer_00.json", "partition/layer_02.json"}
+    assert left == {".lock", "job.yaml", "data_report.json", "eval.jsonl", "warnings.json", "partition/layer_00.json",
+                    "partition/layer_02.json"}
     report = tools.read_json(out / "data_report.json")
     assert report["train"] is None and report["eval"]["rows_used"] > 0
     # Again in the same folder, from the job.yaml that the first one left: the same line, once.
