@@ -15,6 +15,10 @@ target_include_directories(emoe_torch SYSTEM INTERFACE
   "${EMOE_TORCH_DIR}/include" "${EMOE_TORCH_DIR}/include/torch/csrc/api/include")
 target_link_libraries(emoe_torch INTERFACE
   "${EMOE_TORCH_DIR}/lib/libtorch_cpu.so" "${EMOE_TORCH_DIR}/lib/libc10.so")
+# at::parallel_for is a template: without OpenMP in *our* compilation it runs its loop on one thread, and says nothing. The
+# library is the wheel's own, of the same name.
+target_compile_options(emoe_torch INTERFACE -fopenmp)
+target_link_options(emoe_torch INTERFACE -fopenmp)
 # RPATH, not RUNPATH: libtorch_cpu finds libcudart and libcupti of the wheels beside it through it.
 target_link_options(emoe_torch INTERFACE
   "-Wl,--disable-new-dtags,-rpath,${EMOE_TORCH_DIR}/lib"

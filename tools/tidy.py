@@ -64,7 +64,7 @@ def prepare():
                    stdout=subprocess.DEVNULL)
     entries = json.loads((BUILD / "compile_commands.json").read_text())
     for entry in entries:
-        words = [word for word in shlex.split(entry.pop("command")) if word != "-Winvalid-pch"]
+        words = [word for word in shlex.split(entry.pop("command")) if word not in ("-Winvalid-pch", "-fopenmp")]  # clang has no omp.h
         entry["arguments"] = [str(ROOT / "worker" / "torch_pch.h") if word.endswith("/cmake_pch.hxx") else word
                               for word in words]
     LINT.mkdir(exist_ok=True)
