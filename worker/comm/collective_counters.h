@@ -61,8 +61,8 @@ class CountedCollective {
  public:
   CountedCollective(std::shared_ptr<CollectiveCounters> counters, CollectiveKind kind)
       : counters_(std::move(counters)), kind_(kind) {
+    enter();  // who sees it started sees what it is
     counters_->started.fetch_add(1, std::memory_order_release);
-    enter();
   }
   // The thread does other things between leave() and the next enter(): that time is not counted.
   void enter() {
