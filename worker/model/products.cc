@@ -77,7 +77,9 @@ at::Tensor widened_product(const at::Tensor& a, const at::Tensor& b) {
 }  // namespace
 
 bool widens_halves(const at::Tensor& x) {
-  return x.is_cpu() && x.scalar_type() == at::kBFloat16 && !multiplies_halves();
+  // Every processor with AMX has AVX-512 BF16.
+  return x.is_cpu() && x.scalar_type() == at::kBFloat16 &&
+         !block_product_kernel().multiplies_halves;
 }
 
 at::Tensor product(const at::Tensor& x, const at::Tensor& w) {

@@ -52,12 +52,6 @@ const BlockProductKernel* supported_block_product(int index) {
   return index < supported_sets() ? kSets[index] : nullptr;
 }
 
-bool multiplies_halves() {
-  // Every processor with AMX has AVX-512 BF16.
-  static const bool has = kSets[supported_sets() - 1]->multiplies_halves;
-  return has;
-}
-
 const BlockProductKernel& block_product_kernel() {
   static const BlockProductKernel& best = *kSets[supported_sets() - 1];
   return best;

@@ -35,9 +35,6 @@ struct BlockProductKernel {
   bool multiplies_halves;  // takes a_half, at twice the rate
 };
 
-// Whether this processor has instructions that multiply bf16.
-[[nodiscard]] bool multiplies_halves();
-
 // Those that this processor can run, the plainest first; null behind the last one.
 [[nodiscard]] const BlockProductKernel* supported_block_product(int index);
 // The last of them.
