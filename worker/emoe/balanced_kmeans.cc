@@ -1,18 +1,21 @@
 #include "worker/emoe/balanced_kmeans.h"
 
 #include <algorithm>
-#include <cmath>
-#include <functional>
+#include <atomic>
 #include <limits>
+#include <mutex>
+#include <numeric>
 #include <optional>
-#include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "base/counter_random.h"
 #include "worker/emoe/balanced_assignment.h"
+#include "worker/emoe/cluster_costs.h"
 #include "worker/emoe/dot_products.h"
 #include "worker/emoe/index.h"
 #include "worker/emoe/local_search.h"
+#include "worker/emoe/parallel.h"
 
 namespace emoe::worker {
 namespace {
@@ -23,102 +26,53 @@ namespace {
 constexpr int64_t kMostSearchedAlways = 1024;
 constexpr int64_t kMostSearched = 4096;
 
-float squared_length(const float* row, int64_t width) {
-  float square = 0.0F;
-  for (int64_t k = 0; k < width; ++k) square += row[k] * row[k];
-  return square;
+FloatRows copied(std::span<const float> rows, int64_t width) {
+  FloatRows copy(std::ssize(rows) / width, width);
+  for (int64_t i = 0; i < copy.rows(); ++i) {
+    std::copy_n(rows.data() + i * width, width, copy.row(i));
+  }
+  return copy;
 }
 
-// The state all restarts share: the rows and their squared lengths.
+// How a restart begins.
+struct Start {
+  std::vector<int64_t> centres;  // rows, by index
+  std::vector<float> dots;       // [count, clusters] all rows · these
+};
+
+// What all restarts share. Const member functions may be called by several threads at once.
 class Kmeans {
  public:
   Kmeans(std::span<const float> rows, int64_t width, const KmeansOptions& options);
 
-  // Rows that start each restart's clusters: [restarts][clusters].
-  [[nodiscard]] std::vector<std::vector<int64_t>> seeds() const;
-  [[nodiscard]] KmeansResult run(int32_t restart, const std::vector<int64_t>& seeds) const;
+  [[nodiscard]] std::vector<Start> starts() const;
+  [[nodiscard]] KmeansResult run(int32_t restart, const Start& start, int threads) const;
   // Goes on with exchanges where run() did without.
   [[nodiscard]] KmeansResult refine(KmeansResult best) const;
-  [[nodiscard]] int64_t count() const { return rows_.rows(); }
 
  private:
-  [[nodiscard]] KmeansResult iterate(KmeansResult result, FloatRows& centres,
+  [[nodiscard]] KmeansResult iterate(KmeansResult result, ClusterCosts& costs,
                                      bool with_search) const;
-  void products(const FloatRows& centres, std::span<float> out) const;
-  void costs(const FloatRows& centres, std::span<float> products, std::span<int32_t> costs) const;
-  void means(const std::vector<int32_t>& labels, FloatRows& centres) const;
-  [[nodiscard]] int64_t draw_seed(const std::vector<double>& weights, uint64_t bits,
-                                  const std::vector<int64_t>& taken) const;
+  [[nodiscard]] int64_t draw_centre(const std::vector<double>& weights, uint64_t bits,
+                                    const std::vector<int64_t>& taken) const;
+  void weigh(const Start& start, int64_t draw, std::vector<double>& weights) const;
+  [[nodiscard]] int64_t count() const { return rows_.rows.rows(); }
 
   const KmeansOptions& options_;
-  FloatRows rows_;
-  std::vector<float> squares_;  // of the rows
-  std::vector<float> gram_;     // [count, count] inner products, empty above kMostSearched rows
-  float scale_ = 0.0F;          // costs in units of 1 / scale_
+  KmeansRows rows_;
+  std::vector<float> gram_;  // [count, count] inner products, empty above kMostSearched rows
 };
 
 Kmeans::Kmeans(std::span<const float> rows, int64_t width, const KmeansOptions& options)
-    : options_(options), rows_(std::ssize(rows) / width, width), squares_(at(rows_.rows())) {
-  float longest = 0.0F;
-  for (int64_t i = 0; i < count(); ++i) {
-    std::copy_n(rows.data() + i * width, width, rows_.row(i));
-    squares_[at(i)] = squared_length(rows_.row(i), width);
-    longest = std::max(longest, squares_[at(i)]);
-  }
-  // |c|² − 2 x·c lies within ±3 · longest, which must stay below 2^30.
-  EMOE_CHECK(std::isfinite(longest), "rows must be finite");
-  scale_ = longest > 0.0F ? 0x1.0p28F / longest : 1.0F;
+    : options_(options), rows_(copied(rows, width)) {
   if (count() <= kMostSearched) {
     gram_.resize(at(count() * count()));
-    products(rows_, gram_);
+    all_products(rows_.rows, rows_.rows, options_.threads, gram_);
   }
 }
 
-void Kmeans::products(const FloatRows& centres, std::span<float> out) const {
-  const int64_t threads = std::clamp<int64_t>(options_.threads, 1, count() / 64 + 1);
-  const auto work = [&](int64_t part) {
-    const int64_t begin = count() * part / threads;
-    const int64_t end = count() * (part + 1) / threads;
-    dot_products(rows_, begin, end, centres, out.subspan(at(begin * centres.rows())));
-  };
-  std::vector<std::jthread> others;
-  for (int64_t part = 1; part < threads; ++part) others.emplace_back(work, part);
-  work(0);
-}
-
-// Squared distances without the row's own square, which no assignment changes, as integers fine
-// enough (2^-28) to keep every bit of a float near 1.
-void Kmeans::costs(const FloatRows& centres, std::span<float> dots,
-                   std::span<int32_t> costs) const {
-  products(centres, dots);
-  std::vector<float> squares(at(centres.rows()));
-  for (int64_t c = 0; c < centres.rows(); ++c) {
-    squares[at(c)] = squared_length(centres.row(c), centres.width());
-  }
-  for (size_t i = 0, item = 0; item < at(count()); ++item) {
-    for (size_t c = 0; c < squares.size(); ++c, ++i) {
-      costs[i] = static_cast<int32_t>(std::lrintf((squares[c] - 2.0F * dots[i]) * scale_));
-    }
-  }
-}
-
-void Kmeans::means(const std::vector<int32_t>& labels, FloatRows& centres) const {
-  for (int64_t c = 0; c < centres.rows(); ++c) {
-    std::fill_n(centres.row(c), centres.stride(), 0.0F);
-  }
-  for (int64_t i = 0; i < count(); ++i) {
-    float* centre = centres.row(labels[at(i)]);
-    const float* row = rows_.row(i);
-    for (int64_t k = 0; k < rows_.stride(); ++k) centre[k] += row[k];
-  }
-  const float share = static_cast<float>(centres.rows()) / static_cast<float>(count());
-  for (int64_t c = 0; c < centres.rows(); ++c) {
-    for (int64_t k = 0; k < centres.stride(); ++k) centres.row(c)[k] *= share;
-  }
-}
-
-int64_t Kmeans::draw_seed(const std::vector<double>& weights, uint64_t bits,
-                          const std::vector<int64_t>& taken) const {
+int64_t Kmeans::draw_centre(const std::vector<double>& weights, uint64_t bits,
+                            const std::vector<int64_t>& taken) const {
   double total = 0.0;
   for (const double weight : weights) total += weight;
   double left = unit_of(bits) * total;
@@ -130,64 +84,74 @@ int64_t Kmeans::draw_seed(const std::vector<double>& weights, uint64_t bits,
     if (left < 0.0) return i;
   }
   if (last >= 0) return last;
-  // Every row equals a seed: any other row will do.
+  // Every row equals a centre: any other row will do.
   for (int64_t i = 0;; ++i) {
     if (std::find(taken.begin(), taken.end(), i) == taken.end()) return i;
   }
 }
 
+// A row's squared distance to the nearest centre, after one more was drawn.
+void Kmeans::weigh(const Start& start, int64_t draw, std::vector<double>& weights) const {
+  const int64_t centre = start.centres[at(draw)];
+  for (int64_t i = 0; i < count(); ++i) {
+    const double distance = static_cast<double>(rows_.squares[at(i)]) +
+                            static_cast<double>(rows_.squares[at(centre)]) -
+                            2.0 * static_cast<double>(start.dots[at(i * options_.clusters + draw)]);
+    double& weight = weights[at(i)];
+    weight = draw == 0 ? distance : std::min(weight, distance);
+    if (weight < 1e-6 * static_cast<double>(rows_.squares[at(i)])) weight = 0.0;  // rounding alone
+  }
+  weights[at(centre)] = 0.0;
+}
+
 // k-means++ (Arthur, Vassilvitskii 2007), all restarts in step: one pass over the rows per draw.
-std::vector<std::vector<int64_t>> Kmeans::seeds() const {
+std::vector<Start> Kmeans::starts() const {
   const int64_t restarts = options_.restarts;
-  std::vector<std::vector<int64_t>> seeds(at(restarts));
+  std::vector<Start> starts(at(restarts));
+  for (Start& start : starts) start.dots.resize(at(count() * options_.clusters));
   std::vector<std::vector<double>> weights(at(restarts), std::vector<double>(at(count()), 1.0));
-  FloatRows newest(restarts, rows_.width());
+  FloatRows newest(restarts, rows_.rows.width());
   std::vector<float> dots(at(count() * restarts));
   for (int64_t draw = 0; draw < options_.clusters; ++draw) {
     for (int64_t r = 0; r < restarts; ++r) {
+      std::vector<int64_t>& centres = starts[at(r)].centres;
       const uint64_t bits = partition_random_bits(options_.seed, options_.stream, r, draw);
-      seeds[at(r)].push_back(draw_seed(weights[at(r)], bits, seeds[at(r)]));
-      std::copy_n(rows_.row(seeds[at(r)].back()), rows_.stride(), newest.row(r));
+      centres.push_back(draw_centre(weights[at(r)], bits, centres));
+      std::copy_n(rows_.rows.row(centres.back()), newest.stride(), newest.row(r));
     }
-    products(newest, dots);
+    all_products(rows_.rows, newest, options_.threads, dots);
     options_.on_work_done();
-    for (int64_t r = 0; r < restarts; ++r) {
-      const int64_t seed = seeds[at(r)].back();
-      for (int64_t i = 0; i < count(); ++i) {
-        const double distance = static_cast<double>(squares_[at(i)]) +
-                                static_cast<double>(squares_[at(seed)]) -
-                                2.0 * static_cast<double>(dots[at(i * restarts + r)]);
-        double& weight = weights[at(r)][at(i)];
-        weight = draw == 0 ? distance : std::min(weight, distance);
-        if (weight < 1e-6 * static_cast<double>(squares_[at(i)])) weight = 0.0;  // rounding alone
+    in_parts(options_.threads, restarts, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        for (int64_t i = 0; i < count(); ++i) {
+          starts[at(r)].dots[at(i * options_.clusters + draw)] = dots[at(i * restarts + r)];
+        }
+        weigh(starts[at(r)], draw, weights[at(r)]);
       }
-      weights[at(r)][at(seed)] = 0.0;
-    }
+    });
   }
-  return seeds;
+  return starts;
 }
 
-KmeansResult Kmeans::run(int32_t restart, const std::vector<int64_t>& seeds) const {
-  FloatRows centres(options_.clusters, rows_.width());
-  for (int64_t c = 0; c < centres.rows(); ++c) {
-    std::copy_n(rows_.row(seeds[at(c)]), rows_.stride(), centres.row(c));
-  }
-  return iterate({.restart = restart}, centres, count() <= kMostSearchedAlways);
+KmeansResult Kmeans::run(int32_t restart, const Start& start, int threads) const {
+  ClusterCosts costs(rows_, options_.clusters, threads);
+  costs.start_from(start.centres, start.dots);
+  KmeansResult result;
+  result.restart = restart;
+  return iterate(std::move(result), costs, count() <= kMostSearchedAlways);
 }
 
 KmeansResult Kmeans::refine(KmeansResult best) const {
   if (count() <= kMostSearchedAlways || count() > kMostSearched) return best;
-  FloatRows centres(options_.clusters, rows_.width());
-  means(best.labels, centres);
-  return iterate(std::move(best), centres, true);
+  ClusterCosts costs(rows_, options_.clusters, options_.threads);
+  costs.move_to(best.labels);
+  return iterate(std::move(best), costs, true);
 }
 
 // Assignments and means in turn until the assignment changes nothing; from there, exchanges
 // of members, and again. Every change lowers the objective, and the end is a fixed point of both.
-KmeansResult Kmeans::iterate(KmeansResult result, FloatRows& centres, bool with_search) const {
+KmeansResult Kmeans::iterate(KmeansResult result, ClusterCosts& costs, bool with_search) const {
   const int32_t clusters = options_.clusters;
-  std::vector<float> dots(at(count() * clusters));
-  std::vector<int32_t> present(at(count() * clusters));
   BalancedAssignment assignment(count(), clusters);
   std::optional<LocalSearch> search;
   if (with_search) {
@@ -196,19 +160,18 @@ KmeansResult Kmeans::iterate(KmeansResult result, FloatRows& centres, bool with_
   }
   result.converged = false;
   while (!result.converged && result.iterations < options_.max_iterations) {
-    costs(centres, dots, present);
-    assignment.solve(present);
+    assignment.solve(costs.values());
     ++result.iterations;
     // Only a strictly cheaper assignment is a change: equal ones could alternate for ever.
     const bool changed =
-        result.labels.empty() || total_cost(present, assignment.labels(), clusters) <
-                                     total_cost(present, result.labels, clusters);
+        result.labels.empty() || total_cost(costs.values(), assignment.labels(), clusters) <
+                                     total_cost(costs.values(), result.labels, clusters);
     if (changed) {
       result.labels = assignment.labels();
     } else if (!search || search->improve(result.labels) == 0) {
       result.converged = true;
     }
-    means(result.labels, centres);
+    costs.move_to(result.labels);
     options_.on_work_done();
   }
   return result;
@@ -240,14 +203,25 @@ KmeansResult balanced_kmeans(std::span<const float> rows, int64_t count, int64_t
   EMOE_CHECK(options.clusters > 0 && count % options.clusters == 0, "clusters must divide count");
   EMOE_CHECK(options.restarts > 0 && options.max_iterations > 0);
   const Kmeans kmeans(rows, width, options);
-  const std::vector<std::vector<int64_t>> seeds = kmeans.seeds();
+  std::vector<Start> starts = kmeans.starts();
   KmeansResult best;
   best.inertia = std::numeric_limits<double>::infinity();
-  for (int32_t r = 0; r < options.restarts; ++r) {
-    KmeansResult result = kmeans.run(r, seeds[at(r)]);
-    result.inertia = inertia_of(rows, width, result.labels, options.clusters);
-    if (result.inertia < best.inertia) best = std::move(result);
-  }
+  // Whole restarts at once; threads that are left over share the work of one.
+  const int at_once = std::clamp(options.threads, 1, options.restarts);
+  const int threads_each = std::max(options.threads / at_once, 1);
+  std::atomic<int32_t> next = 0;
+  std::mutex mutex;
+  in_parts(at_once, at_once, [&](int64_t, int64_t) {
+    for (int32_t r = next++; r < options.restarts; r = next++) {
+      const Start start = std::move(starts[at(r)]);
+      KmeansResult result = kmeans.run(r, start, threads_each);
+      result.inertia = inertia_of(rows, width, result.labels, options.clusters);
+      const std::scoped_lock lock(mutex);
+      if (std::pair(result.inertia, r) < std::pair(best.inertia, best.restart)) {
+        best = std::move(result);
+      }
+    }
+  });
   best = kmeans.refine(std::move(best));
   best.inertia = inertia_of(rows, width, best.labels, options.clusters);
   renumber(best.labels, options.clusters);
@@ -256,25 +230,31 @@ KmeansResult balanced_kmeans(std::span<const float> rows, int64_t count, int64_t
 
 double inertia_of(std::span<const float> rows, int64_t width, std::span<const int32_t> labels,
                   int32_t clusters) {
-  std::vector<double> sums(at(clusters * width), 0.0);
+  std::vector<double> means(at(clusters * width), 0.0);
   std::vector<int64_t> sizes(at(clusters), 0);
   for (size_t i = 0; i < labels.size(); ++i) {
     const float* row = rows.data() + static_cast<int64_t>(i) * width;
-    double* sum = sums.data() + labels[i] * width;
+    double* sum = means.data() + labels[i] * width;
     for (int64_t k = 0; k < width; ++k) sum[k] += static_cast<double>(row[k]);
     ++sizes[at(labels[i])];
   }
-  double total = 0.0;
+  for (int64_t c = 0; c < clusters; ++c) {
+    const auto size = static_cast<double>(std::max<int64_t>(sizes[at(c)], 1));
+    for (int64_t k = 0; k < width; ++k) means[at(c * width + k)] /= size;
+  }
+  constexpr int64_t kLanes = 8;  // sums that do not wait for each other
+  double lanes[kLanes] = {};
   for (size_t i = 0; i < labels.size(); ++i) {
     const float* row = rows.data() + static_cast<int64_t>(i) * width;
-    const double* sum = sums.data() + labels[i] * width;
-    const auto size = static_cast<double>(sizes[at(labels[i])]);
-    for (int64_t k = 0; k < width; ++k) {
-      const double difference = static_cast<double>(row[k]) - sum[k] / size;
-      total += difference * difference;
+    const double* mean = means.data() + labels[i] * width;
+    for (int64_t k = 0; k < width; k += kLanes) {
+      for (int64_t l = 0; l < std::min(kLanes, width - k); ++l) {
+        const double difference = static_cast<double>(row[k + l]) - mean[k + l];
+        lanes[l] += difference * difference;
+      }
     }
   }
-  return total;
+  return std::accumulate(lanes, lanes + kLanes, 0.0);
 }
 
 }  // namespace emoe::worker

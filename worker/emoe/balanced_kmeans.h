@@ -14,7 +14,8 @@ struct KmeansOptions {
   int64_t stream = 0;  // a second seed: the layer, so that layers draw different starts
   int32_t max_iterations = 1000;
   int threads = 1;  // the result does not depend on it
-  // Called for each row drawn to start clusters, and for each iteration.
+  // Called for each row drawn to start clusters, and for each iteration; by several threads at once
+  // where restarts run side by side.
   std::function<void()> on_work_done = [] {};
 };
 

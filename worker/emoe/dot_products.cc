@@ -1,69 +1,117 @@
 #include "worker/emoe/dot_products.h"
 
 #include <algorithm>
-#include <array>
 
 #include "base/check.h"
+#include "worker/emoe/index.h"
 
 namespace emoe::worker {
 namespace {
 
 typedef float Vector __attribute__((vector_size(FloatRows::kLanes * sizeof(float)), may_alias));
 
-// A block of kA × kB products with its sums in registers. The block's size only decides the speed:
-// every product is summed alike.
+struct alignas(64) PartialSums {
+  Vector lanes;
+};
+
+// Products are summed block by block, so that what a block reads stays in the caches: so many
+// columns of so many rows of `a` with so many rows of `b`. Partial sums wait in memory in between.
+constexpr int64_t kBlockColumns = 512;
+constexpr int64_t kBlockRows = 36;
+constexpr int64_t kBlockCentres = 64;
+
+// One block: rows of `a` and `b` from their first of its columns on, and the partial sums
+// [a_rows, b_rows].
+struct Block {
+  const float* a;
+  const float* b;
+  int64_t stride;
+  int64_t a_rows;
+  int64_t b_rows;
+  int64_t columns;
+  PartialSums* sums;
+};
+
+// kA x kB products with their sums in registers. How many only decides the speed: every product is
+// summed alike.
 template <int kA, int kB>
-[[gnu::always_inline]] inline void block(const float* a, const float* b, int64_t stride, float* out,
-                                         int64_t out_stride) {
-  Vector sums[kA][kB] = {};
-  for (int64_t at = 0; at < stride; at += FloatRows::kLanes) {
-    for (int i = 0; i < kA; ++i) {
-      const Vector x = *reinterpret_cast<const Vector*>(a + i * stride + at);
-      for (int j = 0; j < kB; ++j) {
-        sums[i][j] += x * *reinterpret_cast<const Vector*>(b + j * stride + at);
-      }
-    }
-  }
+[[gnu::always_inline]] inline void tile(const Block& block, int64_t first_a, int64_t first_b) {
+  const float* a = block.a + first_a * block.stride;
+  const float* b = block.b + first_b * block.stride;
+  PartialSums* sums_at = block.sums + first_a * block.b_rows + first_b;
+  Vector sums[kA][kB];
+#pragma GCC unroll 8
   for (int i = 0; i < kA; ++i) {
-    for (int j = 0; j < kB; ++j) {
-      std::array<float, FloatRows::kLanes> lanes;
-      for (size_t l = 0; l < lanes.size(); ++l) lanes[l] = sums[i][j][l];
-      for (size_t half = lanes.size() / 2; half > 0; half /= 2) {
-        for (size_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+#pragma GCC unroll 8
+    for (int j = 0; j < kB; ++j) sums[i][j] = sums_at[i * block.b_rows + j].lanes;
+  }
+  for (int64_t at = 0; at < block.columns; at += FloatRows::kLanes) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kA; ++i) {
+      const Vector x = *reinterpret_cast<const Vector*>(a + i * block.stride + at);
+#pragma GCC unroll 8
+      for (int j = 0; j < kB; ++j) {
+        sums[i][j] += x * *reinterpret_cast<const Vector*>(b + j * block.stride + at);
       }
-      out[i * out_stride + j] = lanes[0];
     }
   }
+#pragma GCC unroll 8
+  for (int i = 0; i < kA; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kB; ++j) sums_at[i * block.b_rows + j].lanes = sums[i][j];
+  }
+}
+
+template <int kA, int kB>
+[[gnu::always_inline]] inline void all_tiles(const Block& block) {
+  int64_t j = 0;
+  for (; j + kB <= block.b_rows; j += kB) {
+    int64_t i = 0;
+    for (; i + kA <= block.a_rows; i += kA) tile<kA, kB>(block, i, j);
+    for (; i < block.a_rows; ++i) tile<1, kB>(block, i, j);
+  }
+  for (; j < block.b_rows; ++j) {
+    int64_t i = 0;
+    for (; i + kA <= block.a_rows; i += kA) tile<kA, 1>(block, i, j);
+    for (; i < block.a_rows; ++i) tile<1, 1>(block, i, j);
+  }
+}
+
+[[gnu::always_inline]] inline float sum_of_lanes(const Vector& v) {
+  const auto by8 = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                   __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const auto by4 =
+      __builtin_shufflevector(by8, by8, 0, 1, 2, 3) + __builtin_shufflevector(by8, by8, 4, 5, 6, 7);
+  return (by4[0] + by4[2]) + (by4[1] + by4[3]);
 }
 
 template <int kA, int kB>
 [[gnu::always_inline]] inline void all_blocks(const FloatRows& a, int64_t begin, int64_t end,
                                               const FloatRows& b, float* out) {
   const int64_t stride = a.stride();
-  const int64_t columns = b.rows();
-  for (int64_t i = begin; i < end;) {
-    const bool whole_rows = i + kA <= end;
-    const int64_t rows = whole_rows ? kA : 1;  // NOLINT(bugprone-branch-clone): kA may be 1
-    float* line = out + (i - begin) * columns;
-    for (int64_t j = 0; j < columns;) {
-      if (whole_rows && j + kB <= columns) {
-        block<kA, kB>(a.row(i), b.row(j), stride, line + j, columns);
-        j += kB;
-      } else {
-        for (int64_t r = 0; r < rows; ++r) {
-          block<1, 1>(a.row(i + r), b.row(j), stride, line + r * columns + j, columns);
-        }
-        ++j;
+  std::vector<PartialSums> sums(at(kBlockRows * kBlockCentres));
+  for (int64_t i = begin; i < end; i += kBlockRows) {
+    const int64_t a_rows = std::min(kBlockRows, end - i);
+    for (int64_t j = 0; j < b.rows(); j += kBlockCentres) {
+      const int64_t b_rows = std::min(kBlockCentres, b.rows() - j);
+      std::fill(sums.begin(), sums.end(), PartialSums{});
+      for (int64_t k = 0; k < stride; k += kBlockColumns) {
+        const int64_t columns = std::min(kBlockColumns, stride - k);
+        all_tiles<kA, kB>(
+            {a.row(i) + k, b.row(j) + k, stride, a_rows, b_rows, columns, sums.data()});
+      }
+      for (int64_t r = 0; r < a_rows; ++r) {
+        float* line = out + (i - begin + r) * b.rows() + j;
+        for (int64_t c = 0; c < b_rows; ++c) line[c] = sum_of_lanes(sums[at(r * b_rows + c)].lanes);
       }
     }
-    i += rows;
   }
 }
 
 #if defined(__x86_64__)
 [[gnu::target("avx512f")]] void products_avx512(const FloatRows& a, int64_t begin, int64_t end,
                                                 const FloatRows& b, float* out) {
-  all_blocks<4, 4>(a, begin, end, b, out);
+  all_blocks<6, 4>(a, begin, end, b, out);
 }
 [[gnu::target("avx2")]] void products_avx2(const FloatRows& a, int64_t begin, int64_t end,
                                            const FloatRows& b, float* out) {
@@ -88,6 +136,36 @@ void dot_products(const FloatRows& a, int64_t begin, int64_t end, const FloatRow
   if (__builtin_cpu_supports("avx2")) return products_avx2(a, begin, end, b, out.data());
 #endif
   all_blocks<1, 2>(a, begin, end, b, out.data());
+}
+
+// Several rows at once: the sum of one waits for its last addition at every column.
+std::vector<float> squared_lengths(const FloatRows& rows) {
+  constexpr int64_t kAtOnce = 8;
+  std::vector<float> squares(at(rows.rows()), 0.0F);
+  for (int64_t first = 0; first < rows.rows(); first += kAtOnce) {
+    const int64_t count = std::min(kAtOnce, rows.rows() - first);
+    const float* row = rows.row(first);
+    float sums[kAtOnce] = {};
+    for (int64_t k = 0; k < rows.width(); ++k) {
+      for (int64_t r = 0; r < count; ++r) {
+        const float value = row[r * rows.stride() + k];
+        sums[r] += value * value;
+      }
+    }
+    std::copy_n(sums, count, squares.data() + first);
+  }
+  return squares;
+}
+
+void scaled_sum(const FloatRows& rows, std::span<const int32_t> which, float scale, float* out) {
+  const int64_t vectors = rows.stride() / FloatRows::kLanes;
+  Vector* sum = reinterpret_cast<Vector*>(out);
+  std::fill_n(sum, vectors, Vector{});
+  for (const int32_t index : which) {
+    const Vector* row = reinterpret_cast<const Vector*>(rows.row(index));
+    for (int64_t k = 0; k < vectors; ++k) sum[k] += row[k];
+  }
+  for (int64_t k = 0; k < vectors; ++k) sum[k] *= scale;
 }
 
 }  // namespace emoe::worker

@@ -30,10 +30,16 @@ class FloatRows {
   std::vector<Lanes> storage_;
 };
 
-// out[i · b.rows() + j] = a.row(begin + i) · b.row(j) for begin <= begin + i < end. Sixteen partial
-// sums, each in the order of the columns, then added in pairs, without fused multiply-add: the same
-// bits on every processor, whatever instructions it has.
+// out[(i - begin) · b.rows() + j] = a.row(i) · b.row(j) for begin <= i < end. Sixteen partial sums,
+// each in the order of the columns, then added in pairs, without fused multiply-add: the same bits
+// on every processor, whatever instructions it has.
 void dot_products(const FloatRows& a, int64_t begin, int64_t end, const FloatRows& b,
                   std::span<float> out);
+
+// Each row's product with itself, summed in the order of the columns.
+[[nodiscard]] std::vector<float> squared_lengths(const FloatRows& rows);
+
+// out [rows.stride()] = scale · sum of the rows named, added in that order.
+void scaled_sum(const FloatRows& rows, std::span<const int32_t> which, float scale, float* out);
 
 }  // namespace emoe::worker
