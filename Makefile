@@ -8,10 +8,11 @@ TSAN_TESTS := server_unit_test controller_test controller_threads_test watch_hub
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-test build demo test test-full chaos test-gpu lint format asan tsan bench bundle clean
+PYTHON_DEPLOY := build/deploy-tools/.installed
+.PHONY: help deps deps-test build demo test test-full test-deploy chaos test-gpu lint format asan tsan bench bundle clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## Debian packages and LibTorch, as far as they are missing
 	@tools/setup/setup.sh build
@@ -32,6 +33,15 @@ test: deps-test ## the whole CPU suite
 test-full: test ## test, then the golden cases in every combination of ranks, packing and micro-batches
 	@for which in own shared; do \
 	  build/python/bin/python tests/reference/golden.py $$which --full || [ $$? = 77 ] || exit 1; done
+
+test-deploy: deps-test $(PYTHON_DEPLOY) ## what is in deploy/, with kubectl, schemas and linters (from PyPI) that test does without
+	@tools/build.sh release $(JOBS) programs
+	@PATH="$(CURDIR)/build/deploy-tools/bin:$$PATH" ctest --test-dir build/release --output-on-failure -L deploy $(CTEST_ARGS)
+
+$(PYTHON_DEPLOY): tools/python/requirements-deploy.txt
+	@rm -rf $(@D) && python3 -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 chaos: deps-test ## random kills for ten minutes; every job must come out as if nothing had happened
 	@tools/build.sh release $(JOBS) programs

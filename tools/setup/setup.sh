@@ -4,12 +4,13 @@
 #
 #   tools/setup/setup.sh build    Debian packages and LibTorch (a PyPI wheel) for building and running
 #   tools/setup/setup.sh test     the above, and what make test and make lint use besides
+#   tools/setup/setup.sh cuda     what build does, and the CUDA libraries of the wheel, for a build that uses GPUs
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 profile=${1:-build}
-case $profile in build | test) ;; *)
-  sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+case $profile in build | test | cuda) ;; *)
+  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
   exit 64
   ;;
 esac
@@ -73,6 +74,10 @@ install_wheels() {
 
 install_all_wheels() {
   install_wheels LibTorch tools/python/requirements-build.txt
+  # Torch's Python side maps the CUDA libraries even where there is no GPU.
+  if [ "$profile" != build ]; then
+    install_wheels "CUDA libraries of the wheel" tools/python/requirements-cuda.txt
+  fi
   if [ "$profile" = test ]; then
     install_wheels "Python test environment (transformers, PEFT, grpcio)" tools/python/requirements-test.txt
   fi
