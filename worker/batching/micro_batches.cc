@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "worker/batching/shared_prefixes.h"
 
 namespace emoe::worker {
 namespace {
@@ -16,25 +17,49 @@ std::vector<int64_t> longest_first(std::span<const int64_t> lengths, std::vector
   return rows;
 }
 
-// Puts one row at the end of the batch, filled up with padding to `width` tokens.
-void append_row(PackedBatch& batch, const Row& row, float weight, int64_t width) {
+// Puts one row at the end of the batch, filled up with padding to `width` tokens. Its first `shared`
+// tokens are those of the row before it.
+void append_row(PackedBatch& batch, const Row& row, float weight, int64_t width, int64_t shared) {
   const auto length = static_cast<int64_t>(row.ids.size());
-  for (int64_t t = 0; t < width; ++t) {
+  const int64_t before = batch.num_segments() == 0 ? 0 : *(batch.segment_starts.end() - 2);
+  for (int64_t t = 0; t < shared; ++t) batch.row_tokens.push_back(batch.row_tokens[before + t]);
+  for (int64_t t = shared; t < width; ++t) {
+    batch.row_tokens.push_back(batch.num_tokens());
     batch.ids.push_back(t < length ? row.ids[t] : 0);
     batch.positions.push_back(t);
   }
-  const size_t start = batch.targets.size();
   batch.targets.resize(batch.ids.size(), -1);
   batch.weights.resize(batch.ids.size(), 0.0F);
+  const int64_t start = std::ssize(batch.row_tokens) - width;
   for (const TokenSpan& span : row.targets) {
     for (int32_t t = span.begin; t < span.end; ++t) {  // predicted by the token before it
-      batch.targets[start + t - 1] = row.ids[t];
-      batch.weights[start + t - 1] = weight;
+      const int64_t token = batch.row_tokens[start + t - 1];
+      batch.targets[token] = row.ids[t];
+      batch.weights[token] = weight;
     }
   }
-  batch.segment_starts.push_back(batch.num_tokens());
+  batch.segment_starts.push_back(std::ssize(batch.row_tokens));
   batch.segment_lengths.push_back(length);
   batch.real_tokens += length;
+}
+
+bool shares(const MicroBatchOptions& options) {
+  return options.packing && options.share_prefixes;
+}
+
+// What a row costs a rank: its tokens, without those that it shares with another row of the step.
+// These cost every rank about the same, once in each micro-batch.
+std::vector<int64_t> costs_of(const RowRefs& rows, const MicroBatchOptions& options) {
+  std::vector<int64_t> costs = lengths_of(rows);
+  if (!shares(options)) return costs;
+  std::vector<int64_t> all(rows.size());
+  std::iota(all.begin(), all.end(), 0);
+  const PrefixOrder order = order_by_prefix(rows, all);
+  for (size_t i = 0; i < all.size(); ++i) {
+    const int64_t with_next = i + 1 < all.size() ? order.shared[i + 1] : 0;
+    costs[order.rows[i]] -= std::max(order.shared[i], with_next);
+  }
+  return costs;
 }
 
 }  // namespace
@@ -75,6 +100,13 @@ std::vector<std::vector<int64_t>> cut_micro_batches(std::span<const int64_t> len
     room[place] -= need;
   }
   return batches;
+}
+
+int64_t shared_tokens(const RowRefs& rows, std::span<const int64_t> which,
+                      const MicroBatchOptions& options) {
+  if (!shares(options)) return 0;
+  const PrefixOrder order = order_by_prefix(rows, which);
+  return std::reduce(order.shared.begin(), order.shared.end());
 }
 
 int64_t padding_tokens(std::span<const int64_t> lengths,
@@ -124,14 +156,22 @@ PackedBatch make_micro_batch(const RowRefs& rows, std::span<const int64_t> which
   for (const int64_t i : which) {
     longest = std::max(longest, static_cast<int64_t>(rows[i]->ids.size()));
   }
+  PrefixOrder order;
+  if (shares(options)) {
+    order = order_by_prefix(rows, which);
+  } else {
+    order = {.rows = {which.begin(), which.end()}, .shared = std::vector<int64_t>(which.size())};
+  }
   PackedBatch batch;
   batch.segment_starts.push_back(0);
-  for (const int64_t i : which) {
-    const Row& row = *rows[i];
-    append_row(batch, row, weights[i],
-               options.packing ? static_cast<int64_t>(row.ids.size()) : longest);
-    batch.row_keys.push_back(i);
+  for (size_t i = 0; i < which.size(); ++i) {
+    const int64_t key = order.rows[i];
+    const Row& row = *rows[key];
+    append_row(batch, row, weights[key],
+               options.packing ? static_cast<int64_t>(row.ids.size()) : longest, order.shared[i]);
+    batch.row_keys.push_back(key);
   }
+  if (std::ssize(batch.row_tokens) == batch.num_tokens()) batch.row_tokens.clear();
   return batch;
 }
 
@@ -145,12 +185,13 @@ StepBatches make_step_batches(const RowRefs& rows, LossReduction reduction,
   step.squared_lengths =
       std::inner_product(lengths.begin(), lengths.end(), lengths.begin(), int64_t{0});
   step.target_tokens = target_tokens_of(rows);
-  const auto ranks = balance_rows(lengths, world_size);
+  const auto ranks = balance_rows(costs_of(rows, options), world_size);
   for (int r = 0; r < world_size; ++r) {
     const auto cut = cut_micro_batches(lengths, ranks[r], options);
     step.micro_batches += std::ssize(cut);
     step.rounds = std::max<int64_t>(step.rounds, std::ssize(cut));
     step.padding_tokens += padding_tokens(lengths, cut, options);
+    for (const auto& which : cut) step.shared_tokens += shared_tokens(rows, which, options);
     if (r != rank) continue;
     for (const auto& which : cut) {
       step.mine.push_back(make_micro_batch(rows, which, weights, options));

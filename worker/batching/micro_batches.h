@@ -9,11 +9,18 @@
 
 namespace emoe::worker {
 
-// How rows become micro-batches (one forward pass each). Neither choice changes a result beyond
+// The rows of one optimiser step or one evaluation: all ranks' rows, in a fixed order. A row's
+// place in it is its row key.
+using RowRefs = std::vector<const Row*>;
+
+// How rows become micro-batches (one forward pass each). No choice changes a result beyond
 // rounding.
 struct MicroBatchOptions {
   int64_t max_tokens = 4096;  // budget, padding included; a row longer than it goes alone
   bool packing = true;        // rows side by side; false: padded to the longest of the micro-batch
+  // With packing: what rows have in common at their beginnings (a template's text) is computed once
+  // in each micro-batch. Not with dropout, which draws for each row.
+  bool share_prefixes = false;
 };
 
 // Which loss a target token's cross-entropy counts into.
@@ -33,14 +40,15 @@ enum class LossReduction {
                                                                   std::span<const int64_t> mine,
                                                                   const MicroBatchOptions& options);
 
+// Tokens of the micro-batch of the rows `which` that are not computed, since another row has them.
+[[nodiscard]] int64_t shared_tokens(const RowRefs& rows, std::span<const int64_t> which,
+                                    const MicroBatchOptions& options);
+
 // Tokens of padding those micro-batches have; 0 with packing.
 [[nodiscard]] int64_t padding_tokens(std::span<const int64_t> lengths,
                                      const std::vector<std::vector<int64_t>>& micro_batches,
                                      const MicroBatchOptions& options);
 
-// The rows of one optimiser step or one evaluation: all ranks' rows, in a fixed order. A row's
-// place in it is its row key.
-using RowRefs = std::vector<const Row*>;
 [[nodiscard]] std::vector<int64_t> lengths_of(const RowRefs& rows);
 [[nodiscard]] int64_t target_tokens_of(const RowRefs& rows);
 
@@ -64,6 +72,7 @@ struct StepBatches {
   int64_t tokens = 0;  // real ones
   int64_t target_tokens = 0;
   int64_t padding_tokens = 0;
+  int64_t shared_tokens = 0;    // of `tokens`, those not computed again
   int64_t squared_lengths = 0;  // sum over the rows of length²
 };
 

@@ -13,17 +13,19 @@
 namespace emoe::worker {
 namespace {
 
-// [T] bool, true for real tokens, false for the padding at the end of each segment; undefined where
-// there is none.
-at::Tensor real_token_mask(const PackedBatch& batch) {
-  if (batch.real_tokens == batch.num_tokens()) return {};
-  at::Tensor mask = at::zeros({batch.num_tokens()}, at::kBool);
-  auto* real = mask.data_ptr<bool>();
+// [T] int64, how many real tokens of the rows each of the batch's tokens is: 0 for the padding at
+// the end of a segment, several for one that rows share; undefined where each is one.
+at::Tensor copies_of(const PackedBatch& batch) {
+  if (batch.row_tokens.empty() && batch.real_tokens == batch.num_tokens()) return {};
+  at::Tensor copies = at::zeros({batch.num_tokens()}, at::kLong);
+  auto* count = copies.data_ptr<int64_t>();
   for (int64_t s = 0; s < batch.num_segments(); ++s) {
     const int64_t begin = batch.segment_starts[s];
-    std::fill_n(real + begin, batch.segment_lengths[s], true);
+    for (int64_t r = begin; r < begin + batch.segment_lengths[s]; ++r) {
+      ++count[batch.row_tokens.empty() ? r : batch.row_tokens[r]];
+    }
   }
-  return mask;
+  return copies;
 }
 
 std::vector<double> ratios(const std::vector<int64_t>& counts, int64_t total) {
@@ -137,10 +139,9 @@ ExpertCounter::ExpertCounter(const EmoeOptions& emoe) : routing_(emoe.routing) {
 
 std::function<void(const ExpertChoice&)> ExpertCounter::of(const PackedBatch& batch) {
   if (layers_.empty()) return {};
-  return [this, tokens = batch.real_tokens,
-          real = real_token_mask(batch)](const ExpertChoice& choice) {
+  return [this, tokens = batch.real_tokens, copies = copies_of(batch)](const ExpertChoice& choice) {
     at::Tensor counted = at::stack({choice.selection.mask, choice.selection.scores.gt(0)});
-    if (real.defined()) counted.logical_and_(real.to(counted.device()).unsqueeze(1));
+    if (copies.defined()) counted = counted * copies.to(counted.device()).unsqueeze(1);
     Layer& layer = layers_.at(choice.layer);
     layer.tokens += tokens;
     const at::Tensor sums = counted.sum(1);

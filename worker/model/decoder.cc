@@ -13,6 +13,7 @@
 #include "worker/model/cross_entropy.h"
 #include "worker/model/products.h"
 #include "worker/model/rms_norm.h"
+#include "worker/model/shared_tokens.h"
 
 namespace emoe::worker {
 namespace {
@@ -25,7 +26,7 @@ void check_batch(const PackedBatch& batch) {
   const auto tokens = static_cast<size_t>(batch.num_tokens());
   if (tokens == 0 || batch.positions.size() != tokens || batch.targets.size() != tokens ||
       batch.weights.size() != tokens || batch.segment_starts.size() != batch.row_keys.size() + 1 ||
-      batch.segment_starts.front() != 0 || batch.segment_starts.back() != batch.num_tokens()) {
+      batch.segment_starts.front() != 0 || batch.segment_starts.back() != batch.num_row_tokens()) {
     throw std::invalid_argument("a packed batch whose parts do not fit together");
   }
 }
@@ -117,9 +118,11 @@ at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forwa
   for (int64_t s = 0; s < batch.num_segments(); ++s) {
     lengths.push_back(batch.segment_starts[s + 1] - batch.segment_starts[s]);
   }
-  const auto attention = [&lengths](int64_t /*layer*/) -> Attention {
-    return [&lengths](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-      return segment_attention(q, k, v, lengths);
+  const SharedTokens shared(batch, options_.device);
+  const auto attention = [&](int64_t /*layer*/) -> Attention {
+    return [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+      return shared.from_rows(
+          segment_attention(shared.to_rows(q), shared.to_rows(k), shared.to_rows(v), lengths));
     };
   };
   const at::Tensor x = walk(embed(batch.ids), pass, attention, rows, forward);

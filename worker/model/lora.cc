@@ -1,6 +1,7 @@
 #include "worker/model/lora.h"
 
 #include <cmath>
+#include <stdexcept>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -62,6 +63,9 @@ LoraDropout make_lora_dropout(double probability, int64_t seed, const PackedBatc
   LoraDropout dropout;
   dropout.probability = probability;
   if (!dropout.active()) return dropout;
+  if (!batch.row_tokens.empty()) {
+    throw std::invalid_argument("dropout draws for each row, so rows cannot share tokens");
+  }
   dropout.token_keys = at::empty({batch.num_tokens()}, at::kLong);
   auto* keys = dropout.token_keys.mutable_data_ptr<int64_t>();
   for (int64_t s = 0; s < batch.num_segments(); ++s) {

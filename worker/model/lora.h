@@ -34,6 +34,7 @@ struct LoraDropout {
   [[nodiscard]] LoraDropout select(const at::Tensor& rows) const;
 };
 
+// Throws std::invalid_argument for a batch whose rows share tokens.
 [[nodiscard]] LoraDropout make_lora_dropout(double probability, int64_t seed,
                                             const PackedBatch& batch);
 

@@ -96,10 +96,12 @@ DatasetOptions dataset_of(const v1::JobSpec& spec, const std::string& key, const
 // stay small.
 constexpr int32_t kMicroBatchTokens = 4096;
 
-MicroBatchOptions micro_batches_of(const v1::JobSpec& spec) {
+// `dropout`: random numbers are drawn for each row.
+MicroBatchOptions micro_batches_of(const v1::JobSpec& spec, bool dropout) {
   const int32_t wanted = spec.train().micro_batch_tokens();
   return {.max_tokens = wanted > 0 ? wanted : std::max(kMicroBatchTokens, spec.data().max_length()),
-          .packing = spec.data().packing()};
+          .packing = spec.data().packing(),
+          .share_prefixes = spec.data().packing() && !dropout};
 }
 
 TrainOptions train_of(const v1::JobSpec& spec) {
@@ -112,7 +114,8 @@ TrainOptions train_of(const v1::JobSpec& spec) {
                    .seed = spec.train().seed()};
   train.loss_reduction =
       spec.train().loss_reduction() == "example" ? LossReduction::example : LossReduction::token;
-  train.micro_batches = micro_batches_of(spec);
+  train.micro_batches =
+      micro_batches_of(spec, spec.tuning() == "lora" && spec.lora().dropout() > 0);
   const v1::Optimizer& optimizer = spec.optimizer();
   train.adamw = {.beta1 = optimizer.beta1(),
                  .beta2 = optimizer.beta2(),
@@ -253,7 +256,7 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   }
   if (spec.task() == "evaluate") {
     plan.emoe.partition.tuned_since = true;
-    plan.task = EvaluatePlan{.micro_batches = micro_batches_of(spec)};
+    plan.task = EvaluatePlan{.micro_batches = micro_batches_of(spec, /*dropout=*/false)};
   } else {
     plan.task = train_plan_of(spec);
     plan.log_every = spec.train().log_every();

@@ -49,6 +49,8 @@ Json packing_to_json(const std::optional<PackingReport>& packing) {
   return {{"packed", packing->packed},
           {"batches", packing->batches},
           {"real_tokens", packing->real_tokens},
+          {"common_tokens", packing->common_tokens},
+          {"shares_prefixes", packing->shares_prefixes},
           {"computed_tokens", packing->computed_tokens},
           {"efficiency", efficiency}};
 }

@@ -26,7 +26,9 @@ struct PackingReport {
   bool packed = false;
   int64_t batches = 0;  // forward passes
   int64_t real_tokens = 0;
-  int64_t computed_tokens = 0;  // real and padding
+  int64_t common_tokens = 0;  // of these, at the beginning of a row as of another one's beside it
+  bool shares_prefixes = false;  // those are computed once
+  int64_t computed_tokens = 0;   // real, padding included, without what is shared
 };
 
 struct LengthReport {

@@ -92,14 +92,19 @@ Result<PackingReport> packing_of(const std::vector<Row>& rows, const BatchPlan::
   EMOE_ASSIGN_OR_RETURN(BatchPlan steps, BatchPlan::make(std::ssize(rows), plan));
   PackingReport report;
   report.packed = micro_batches.packing;
+  report.shares_prefixes = micro_batches.share_prefixes;
+  MicroBatchOptions sharing = micro_batches;
+  sharing.share_prefixes = true;
   for (int64_t step = 0; step < std::min(steps.steps(), steps.steps_per_epoch()); ++step) {
     const StepBatches batches =
-        make_step_batches(steps.rows_of_step(step, rows), LossReduction::token, micro_batches,
+        make_step_batches(steps.rows_of_step(step, rows), LossReduction::token, sharing,
                           /*rank=*/-1, world_size);
     report.batches += batches.micro_batches;
     report.real_tokens += batches.tokens;
+    report.common_tokens += batches.shared_tokens;
     report.computed_tokens += batches.tokens + batches.padding_tokens;
   }
+  if (report.shares_prefixes) report.computed_tokens -= report.common_tokens;
   return report;
 }
 

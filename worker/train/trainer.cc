@@ -121,10 +121,10 @@ bool Trainer::at_edge(int64_t done, StopRequest stop) {
 
 void Trainer::evaluate_now(int64_t done) {
   phases_.enter(Phase::eval);
+  EvaluationOptions options{.micro_batches = options_.micro_batches, .step = done, .stop = nullptr};
+  options.micro_batches.share_prefixes = options.micro_batches.packing;  // no dropout here
   const EvalRecord record =
-      evaluate(parts_.model, parts_.eval_rows, parts_.host, parts_.progress,
-               {.micro_batches = options_.micro_batches, .step = done, .stop = nullptr})
-          .value();
+      evaluate(parts_.model, parts_.eval_rows, parts_.host, parts_.progress, options).value();
   state_.last_eval_step = done;
   parts_.progress.on(record);
 }

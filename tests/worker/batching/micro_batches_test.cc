@@ -135,6 +135,105 @@ TEST(MakeMicroBatch, OnlyTheSpansOfARowAreTargets) {
   }
 }
 
+// Rows of a template: [1, 2, 3] or [1, 2, 4] and then their own.
+Row templated_row(const std::vector<int32_t>& ids, int32_t first_target) {
+  Row row;
+  row.ids = ids;
+  row.targets = {{first_target, static_cast<int32_t>(ids.size())}};
+  return row;
+}
+
+TEST(MakeMicroBatch, CommonBeginningsStandOnce) {
+  const Row a = templated_row({1, 2, 3, 9, 8}, 4);
+  const Row b = templated_row({1, 2, 4, 7}, 3);
+  const Row c = templated_row({1, 2, 3, 9, 6, 5}, 4);
+  const RowRefs rows = {&a, &b, &c};
+  const std::vector<float> weights = {0.5F, 0.25F, 0.125F};
+  const std::vector<int64_t> which = {2, 1, 0};
+  const MicroBatchOptions options{.packing = true, .share_prefixes = true};
+  const PackedBatch batch = make_micro_batch(rows, which, weights, options);
+  // b's 4 predicts its first target, and so do the 9s of a and c.
+  EXPECT_EQ(batch.row_keys, (std::vector<int64_t>{1, 0, 2}));
+  EXPECT_EQ(batch.ids, (std::vector<int64_t>{1, 2, 4, 7, 3, 9, 8, 9, 6, 5}));
+  EXPECT_EQ(batch.positions, (std::vector<int64_t>{0, 1, 2, 3, 2, 3, 4, 3, 4, 5}));
+  EXPECT_EQ(batch.targets, (std::vector<int64_t>{-1, -1, 7, -1, -1, 8, -1, 6, 5, -1}));
+  EXPECT_EQ(batch.weights, (std::vector<float>{0, 0, 0.25F, 0, 0, 0.5F, 0, 0.125F, 0.125F, 0}));
+  EXPECT_EQ(batch.row_tokens, (std::vector<int64_t>{0, 1, 2, 3, 0, 1, 4, 5, 6, 0, 1, 4, 7, 8, 9}));
+  EXPECT_EQ(batch.segment_starts, (std::vector<int64_t>{0, 4, 9, 15}));
+  EXPECT_EQ(batch.segment_lengths, (std::vector<int64_t>{4, 5, 6}));
+  EXPECT_EQ(batch.real_tokens, 15);
+  EXPECT_EQ(batch.num_row_tokens(), 15);
+  EXPECT_EQ(shared_tokens(rows, which, options), 5);
+}
+
+TEST(MakeMicroBatch, NothingIsSharedWhereTargetsBegin) {
+  const Row a = templated_row({1, 2, 3}, 1);
+  const Row b = templated_row({1, 2, 3}, 1);
+  const std::vector<int64_t> which = {0, 1};
+  const MicroBatchOptions options{.packing = true, .share_prefixes = true};
+  const PackedBatch batch = make_micro_batch({&a, &b}, which, std::vector<float>{1, 1}, options);
+  EXPECT_EQ(batch.num_tokens(), 6);
+  EXPECT_TRUE(batch.row_tokens.empty());
+}
+
+TEST(MakeMicroBatch, EveryRowIsWholeInItsSharedTokens) {
+  std::vector<Row> all;
+  for (int32_t i = 0; i < 60; ++i) {
+    std::vector<int32_t> ids(3 + i % 17);
+    for (int32_t t = 0; t < std::ssize(ids); ++t) ids[t] = t < 8 ? (i >> (t / 3)) % 2 : i + t;
+    all.push_back(templated_row(ids, 1 + (i * 7) % static_cast<int32_t>(ids.size() - 1)));
+    if (i % 9 == 0) all.back().targets.clear();
+  }
+  RowRefs rows;
+  for (const Row& row : all) rows.push_back(&row);
+  const auto which = all_of(rows.size());
+  const std::vector<float> weights(rows.size(), 1.0F);
+  const MicroBatchOptions options{.packing = true, .share_prefixes = true};
+  const PackedBatch batch = make_micro_batch(rows, which, weights, options);
+  EXPECT_EQ(batch.num_tokens() + shared_tokens(rows, which, options), batch.real_tokens);
+  EXPECT_LT(batch.num_tokens(), batch.real_tokens);
+  int64_t next = 0;  // tokens come up first in their own order
+  std::multiset<int64_t> targets;
+  for (int64_t s = 0; s < batch.num_segments(); ++s) {
+    const Row& row = *rows[batch.row_keys[s]];
+    ASSERT_EQ(batch.segment_starts[s + 1] - batch.segment_starts[s], std::ssize(row.ids));
+    for (int64_t t = 0; t < std::ssize(row.ids); ++t) {
+      const int64_t token = batch.row_tokens[batch.segment_starts[s] + t];
+      ASSERT_LE(token, next);
+      next = std::max(next, token + 1);
+      EXPECT_EQ(batch.ids[token], row.ids[t]);
+      EXPECT_EQ(batch.positions[token], t);
+    }
+    for (const TokenSpan& span : row.targets) {
+      for (int32_t t = span.begin; t < span.end; ++t) targets.insert(row.ids[t]);
+    }
+  }
+  EXPECT_EQ(next, batch.num_tokens());
+  std::multiset<int64_t> wanted(batch.targets.begin(), batch.targets.end());
+  wanted.erase(-1);
+  EXPECT_EQ(wanted, targets);
+}
+
+TEST(MakeStepBatches, RanksAreBalancedByWhatTheyCompute) {
+  std::vector<Row> all;
+  for (int32_t i = 0; i < 8; ++i) {  // a template of 100 tokens, and 10 of their own
+    std::vector<int32_t> ids(110, 3);
+    ids[100] = 50 + i;
+    all.push_back(templated_row(ids, 101));
+  }
+  for (int32_t i = 0; i < 4; ++i) all.push_back(templated_row(std::vector<int32_t>(20, 4 + i), 1));
+  RowRefs rows;
+  for (const Row& row : all) rows.push_back(&row);
+  const MicroBatchOptions options{.packing = true, .share_prefixes = true};
+  for (int rank = 0; rank < 2; ++rank) {
+    const StepBatches step = make_step_batches(rows, LossReduction::token, options, rank, 2);
+    ASSERT_EQ(step.mine.size(), 1);
+    EXPECT_EQ(step.mine[0].num_tokens(), 100 + 4 * 10 + 2 * 20);
+    EXPECT_EQ(step.tokens, 960);
+    EXPECT_EQ(step.shared_tokens, 600);
+  }
+}
+
 TEST(MakeMicroBatch, PaddedRowsHaveOneLength) {
   const Row a = make_row(4, 3, 10);
   const Row b = make_row(2, 1, 20);

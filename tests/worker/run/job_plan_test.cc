@@ -205,6 +205,11 @@ TEST_F(JobPlanTest, WhatFollowsFromOtherKeys) {
   EXPECT_EQ(lora.model.tokenizer, job_.model());
   EXPECT_EQ(lora.model.config.intermediate_size, 48);
   EXPECT_EQ(lora.train()->options.micro_batches.max_tokens, 4096);
+  EXPECT_FALSE(lora.train()->options.micro_batches.share_prefixes);  // dropout is on
+  EXPECT_TRUE(plan({"lora.dropout=0"}).train()->options.micro_batches.share_prefixes);
+  EXPECT_TRUE(plan({"tuning=full"}).train()->options.micro_batches.share_prefixes);
+  EXPECT_FALSE(
+      plan({"tuning=full", "data.packing=false"}).train()->options.micro_batches.share_prefixes);
   EXPECT_TRUE(lora.train()->export_model.adapter);
 
   const JobPlan full = plan({"tuning=full", "export.adapter=true"});

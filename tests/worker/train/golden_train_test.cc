@@ -209,6 +209,7 @@ TEST_P(GoldenTraining, EqualsTheReference) {
 
 constexpr MicroBatchOptions kPadded{.max_tokens = 2048, .packing = false};
 constexpr MicroBatchOptions kPacked{.max_tokens = 700, .packing = true};
+constexpr MicroBatchOptions kShared{.max_tokens = 700, .packing = true, .share_prefixes = true};
 INSTANTIATE_TEST_SUITE_P(
     Cases, GoldenTraining,
     ::testing::Values(Case{"lora-qv", 2, kPacked}, Case{"lora-example-reduction", 2, kPacked},
@@ -217,7 +218,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"emoe-lora-all-n43", 2, kPacked}, Case{"emoe-full", 2, kPacked},
                       Case{"emoe-lora-all", 2, kPacked, "sparse"},
                       Case{"emoe-lora-all-n43", 1, kPacked, "sparse"},
-                      Case{"emoe-full", 2, kPacked, "sparse"}));
+                      Case{"emoe-full", 2, kPacked, "sparse"}, Case{"lora-qv", 1, kShared},
+                      Case{"full", 2, kShared}, Case{"emoe-lora-all", 1, kShared, "sparse"}));
 
 }  // namespace
 }  // namespace emoe::worker

@@ -78,6 +78,18 @@ TEST(Trainer, RecordsCountTheGlobalBatch) {
   }
 }
 
+// The row behind the text of one of two templates, which begin alike.
+Row with_template(Row row, bool first) {
+  const std::vector<int32_t> text =
+      first ? std::vector<int32_t>{1, 5, 6, 7, 20, 21} : std::vector<int32_t>{1, 5, 6, 30};
+  row.ids.insert(row.ids.begin(), text.begin(), text.end());
+  for (TokenSpan& span : row.targets) {
+    span.begin += static_cast<int32_t>(text.size());
+    span.end += static_cast<int32_t>(text.size());
+  }
+  return row;
+}
+
 struct Variant {
   int world_size;
   MicroBatchOptions micro_batches;
@@ -123,6 +135,46 @@ TEST(Trainer, RanksMicroBatchesAndPackingDoNotChangeTheResult) {
       }
     }
   }
+}
+
+// What rows have in common at their beginnings, computed once, gives what computing it for each row
+// gives, but for rounding: weights, losses, expert counts.
+TEST(Trainer, SharedPrefixesDoNotChangeTheResult) {
+  for (TinyModel model : tiny_methods()) {
+    model.lora.dropout = 0.0;
+    TinyRun run = standard_run();
+    run.model = model;
+    for (auto* rows : {&run.train, &run.eval}) {
+      for (size_t i = 0; i < rows->size(); ++i) (*rows)[i] = with_template((*rows)[i], i % 2 == 0);
+    }
+    const auto plain = run_ranks(run);
+    ASSERT_EQ(plain[0].error, "");
+    for (const int world_size : {1, 2, 3, 4}) {
+      run.world_size = world_size;
+      run.options.micro_batches = {.max_tokens = 200, .packing = true, .share_prefixes = true};
+      const auto shared = run_ranks(run);
+      ASSERT_EQ(shared[0].error, "");
+      EXPECT_LT(distance(plain[0], shared[0], model), kRounding) << world_size;
+      for (size_t s = 0; s < plain[0].sink.steps.size(); ++s) {
+        const StepRecord& a = plain[0].sink.steps[s];
+        const StepRecord& b = shared[0].sink.steps[s];
+        EXPECT_NEAR(a.loss, b.loss, 1e-5 * a.loss);
+        EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-5 * a.grad_norm);
+        EXPECT_EQ(a.tokens, b.tokens);
+        EXPECT_EQ(a.flops, b.flops);
+      }
+      EXPECT_NEAR(plain[0].sink.evals[0].loss, shared[0].sink.evals[0].loss, 3e-7);
+      EXPECT_TRUE(plain[0].expert_stats == shared[0].expert_stats);
+    }
+  }
+}
+
+TEST(Trainer, RowsDoNotShareTokensWithDropout) {
+  TinyRun run = standard_run();
+  run.model.lora.dropout = 0.1;
+  for (Row& row : run.train) row = with_template(row, true);
+  run.options.micro_batches = {.packing = true, .share_prefixes = true};
+  EXPECT_NE(run_ranks(run)[0].error.find("dropout"), std::string::npos);
 }
 
 // A step of many micro-batches, and a checkpoint of many tensors, may take longer than a rank may be
