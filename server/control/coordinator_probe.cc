@@ -48,6 +48,31 @@ CoordinatorProbe::CoordinatorProbe(metrics::Registry& registry) : registry_(regi
   goodput_ = registry.gauge("emoe_goodput_ratio",
                             "Rank-seconds in steps that count over rank-seconds slots were held, "
                             "since the coordinator started.");
+  // These begin at 0: the first increase of a counter is then seen.
+  attempts("first");
+  finished(v1::SUCCEEDED, v1::REASON_COMPLETED);
+  finished(v1::CANCELLED, v1::REASON_CANCELLED);
+  for (int value = v1::REASON_CONFIGURATION; value <= v1::Reason_MAX; ++value) {
+    if (value == v1::REASON_CANCELLED) continue;
+    attempts(to_string(static_cast<v1::Reason>(value)));
+    finished(v1::FAILED, static_cast<v1::Reason>(value));
+  }
+}
+
+metrics::Counter& CoordinatorProbe::attempts(const std::string& cause) {
+  return series(attempts_, cause, [&] {
+    return registry_.counter("emoe_attempts_total",
+                             "Attempts started, by why: first, or how the one before ended.",
+                             {{"cause", lower(cause)}});
+  });
+}
+
+metrics::Counter& CoordinatorProbe::finished(v1::JobState outcome, v1::Reason reason) {
+  return series(finished_, to_string(outcome) + to_string(reason), [&] {
+    return registry_.counter(
+        "emoe_jobs_finished_total", "Jobs that reached a terminal state.",
+        {{"outcome", lower(to_string(outcome))}, {"reason", lower(to_string(reason))}});
+  });
 }
 
 void CoordinatorProbe::jobs(const std::map<v1::JobState, int>& by_state) {
@@ -68,11 +93,7 @@ void CoordinatorProbe::job_started(double seconds_in_queue) {
 
 void CoordinatorProbe::attempt_started(const std::string& cause) {
   const std::lock_guard lock(mutex_);
-  series(attempts_, cause, [&] {
-    return registry_.counter("emoe_attempts_total",
-                             "Attempts started, by why: first, or how the one before ended.",
-                             {{"cause", lower(cause)}});
-  }).increment();
+  attempts(cause).increment();
 }
 
 void CoordinatorProbe::warned(const std::string& code) {
@@ -85,11 +106,7 @@ void CoordinatorProbe::warned(const std::string& code) {
 
 void CoordinatorProbe::job_finished(v1::JobState outcome, v1::Reason reason) {
   const std::lock_guard lock(mutex_);
-  series(finished_, to_string(outcome) + to_string(reason), [&] {
-    return registry_.counter(
-        "emoe_jobs_finished_total", "Jobs that reached a terminal state.",
-        {{"outcome", lower(to_string(outcome))}, {"reason", lower(to_string(reason))}});
-  }).increment();
+  finished(outcome, reason).increment();
 }
 
 void CoordinatorProbe::committed(double seconds) {

@@ -32,6 +32,10 @@ class CoordinatorProbe {
   void add_held(double rank_seconds);
 
  private:
+  // Made when they are first named; with mutex_ held, or in the constructor.
+  metrics::Counter& attempts(const std::string& cause);
+  metrics::Counter& finished(v1::JobState outcome, v1::Reason reason);
+
   metrics::Registry& registry_;
   std::mutex mutex_;
   std::map<v1::JobState, std::shared_ptr<metrics::Gauge>> jobs_;

@@ -20,7 +20,7 @@ BOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in so
 PROMETHEUS = {"up", "ALERTS"}  # its own
 
 # Panels and annotations that find nothing while a sound job runs on CPUs: they need a failure, or a warning. None needs a GPU.
-NEED_A_FAILURE = {("fleet", "Jobs failed in 24 hours"), ("fleet", "Alerts that fire"), ("fleet", "Calls that failed"),
+NEED_A_FAILURE = {("fleet", "Alerts that fire"), ("fleet", "Calls that failed"),
                   ("fleet", "Attempts started again"), ("fleet", "Warnings that jobs got"), ("job", "Warnings")}
 
 
@@ -130,7 +130,7 @@ class Prometheus:
         with contextlib.suppress(urllib.error.URLError):
             url = f"http://{self.address}/api/v1/query?query={urllib.parse.quote(expression)}"
             with urllib.request.urlopen(url, timeout=30) as answer:
-                return bool(json.load(answer)["data"]["result"])
+                return any(row["value"][1] != "NaN" for row in json.load(answer)["data"]["result"])
         return False
 
 
@@ -156,9 +156,12 @@ def test_every_panel_finds_data_of_the_demos_job(tmp_path):
     with emoe_api.Coordinator(tmp_path, env={"EMOE_METRICS_EXPERTS": "1"}) as coordinator:
         server = Prometheus(tmp_path, coordinator)
         with server.port, server.running:
-            empty = every_query(coordinator.api.create(spec).id)
+            tools.wait_until(lambda: server.finds("emoe_slots"), 60, "the coordinator in Prometheus, before it does anything")
+            job_id = coordinator.api.create(spec).id
+            empty = every_query(job_id)
 
             def all_found():
+                coordinator.api.get(job_id)  # somebody who calls, for the panels about calls
                 for key in [key for key, text in empty.items() if server.finds(text)]:
                     del empty[key]
                 return {key[:2] for key in empty} <= NEED_A_FAILURE

@@ -18,6 +18,17 @@ class FailingStoreTest : public ControllerTest {
   double goodput() { return registry_.value("emoe_goodput_ratio").value_or(-1); }
 };
 
+// Whoever counts an increase, an alert say, must have seen the count before it.
+TEST_F(FailingStoreTest, CountsOfFailuresBeginAtZero) {
+  for (const char* reason : {"configuration", "non_finite", "peer_lost", "coordinator_lost"}) {
+    EXPECT_EQ(
+        registry_.value("emoe_jobs_finished_total", {{"outcome", "failed"}, {"reason", reason}}),
+        0);
+    EXPECT_EQ(registry_.value("emoe_attempts_total", {{"cause", reason}}), 0);
+  }
+  EXPECT_EQ(registry_.value("emoe_attempts_total", {{"cause", "first"}}), 0);
+}
+
 TEST_F(FailingStoreTest, EachCallFailsWholeAndWorksWhenRepeated) {
   const v1::JobSpec spec = small_spec(dir_.path());
   const RequestKey create_key{"c", "CreateJob", "h"};
