@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "worker/emoe/price_scan.h"
+
 namespace emoe::worker {
 
 // The transport problem of balanced k-means: n items, N clusters with room for E = n / N items
@@ -12,7 +14,7 @@ namespace emoe::worker {
 // moved along shortest paths in the graph of clusters, where the edge a → b costs the cheapest move
 // of one item from a to b (successive shortest paths; Ahuja, Magnanti, Orlin, "Network Flows",
 // ch. 9). All arithmetic is in integers, so the result is optimal without a tolerance and the same
-// everywhere. Memory: N² · 12 bytes beside the costs. Not thread-safe.
+// everywhere. Memory: N² · 16 bytes beside the costs and a copy of them. Not thread-safe.
 class BalancedAssignment {
  public:
   // clusters must divide items; both above 0.
@@ -27,9 +29,9 @@ class BalancedAssignment {
   [[nodiscard]] const std::vector<int64_t>& prices() const { return prices_; }
 
  private:
-  struct Best;  // cheapest and second cheapest cluster of an item under the prices
   void balance_prices();
-  bool sweep(std::vector<Best>& best);
+  void set_price(int32_t cluster, std::span<const int32_t> costs);
+  [[nodiscard]] int64_t surplus() const;
   void assign_to_cheapest();
   void rebuild_row(int32_t from);
   void offer_moves(int32_t from, int32_t item);
@@ -53,7 +55,9 @@ class BalancedAssignment {
   std::vector<int64_t> prices_;
   std::vector<std::vector<int32_t>> members_;
   std::vector<int64_t> edge_cost_;  // [N, N] cheapest move of one item
-  std::vector<int32_t> edge_item_;  // [N, N] that item
+  std::vector<int64_t> edge_item_;  // [N, N] that item; -1: none
+  std::vector<TwoCheapest> best_;   // [items] under the prices
+  std::vector<int64_t> worth_;      // [items] the highest price at which each would still come
   std::vector<int64_t> distance_;
   std::vector<int32_t> parent_;
 };

@@ -64,7 +64,9 @@ class Kmeans {
 };
 
 Kmeans::Kmeans(std::span<const float> rows, int64_t width, const KmeansOptions& options)
-    : options_(options), rows_(copied(rows, width)) {
+    : options_(options),
+      rows_(copied(rows, width), options.estimates && std::ssize(rows) / width > kMostSearched,
+            options.threads) {
   if (count() <= kMostSearched) {
     gram_.resize(at(count() * count()));
     all_products(rows_.rows, rows_.rows, options_.threads, gram_);
@@ -160,12 +162,13 @@ KmeansResult Kmeans::iterate(KmeansResult result, ClusterCosts& costs, bool with
   }
   result.converged = false;
   while (!result.converged && result.iterations < options_.max_iterations) {
-    assignment.solve(costs.values());
+    do {
+      assignment.solve(costs.values());
+    } while (costs.settle(assignment.labels(), assignment.prices()) > 0);
     ++result.iterations;
     // Only a strictly cheaper assignment is a change: equal ones could alternate for ever.
     const bool changed =
-        result.labels.empty() || total_cost(costs.values(), assignment.labels(), clusters) <
-                                     total_cost(costs.values(), result.labels, clusters);
+        result.labels.empty() || costs.difference(assignment.labels(), result.labels) < 0;
     if (changed) {
       result.labels = assignment.labels();
     } else if (!search || search->improve(result.labels) == 0) {

@@ -13,7 +13,8 @@ struct KmeansOptions {
   int64_t seed = 0;
   int64_t stream = 0;  // a second seed: the layer, so that layers draw different starts
   int32_t max_iterations = 1000;
-  int threads = 1;  // the result does not depend on it
+  int threads = 1;        // the result does not depend on it
+  bool estimates = true;  // of costs, see cluster_costs.h; nor on this, but for equal optima
   // Called for each row drawn to start clusters, and for each iteration; by several threads at once
   // where restarts run side by side.
   std::function<void()> on_work_done = [] {};
@@ -33,6 +34,8 @@ struct KmeansResult {
 // (balanced_assignment.h); when that changes nothing, exchanges are tried (local_search.h,
 // up to 1024 rows), and the restart ends when they change nothing either. The restart of least
 // inertia wins, the lower one at equal inertia; up to 4096 rows it alone is improved by exchanges.
+// Above 4096 rows distances are estimated in eight bits first, and computed where the bound of an
+// estimate leaves open which assignment is the cheapest (cluster_costs.h).
 // Random numbers are functions of (seed, stream, restart, draw) and every sum has a fixed order:
 // one result on every machine and for any number of threads.
 //

@@ -108,7 +108,41 @@ template <int kA, int kB>
   }
 }
 
+// Products of one row with kB others, anywhere.
+template <int kB>
+[[gnu::always_inline]] inline void few(const float* a, const FloatRows& b, const int32_t* which,
+                                       float* out) {
+  const float* rows[kB];
+  Vector sums[kB] = {};
+  for (int j = 0; j < kB; ++j) rows[j] = b.row(which[j]);
+  for (int64_t k = 0; k < b.stride(); k += FloatRows::kLanes) {
+    const Vector x = *reinterpret_cast<const Vector*>(a + k);
+#pragma GCC unroll 8
+    for (int j = 0; j < kB; ++j) sums[j] += x * *reinterpret_cast<const Vector*>(rows[j] + k);
+  }
+  for (int j = 0; j < kB; ++j) out[j] = sum_of_lanes(sums[j]);
+}
+
+[[gnu::always_inline]] inline void each(const float* a, const FloatRows& b,
+                                        std::span<const int32_t> which, float* out) {
+  size_t n = 0;
+  for (; n + 4 <= which.size(); n += 4) few<4>(a, b, &which[n], out + n);
+  if (n + 2 <= which.size()) {
+    few<2>(a, b, &which[n], out + n);
+    n += 2;
+  }
+  if (n < which.size()) few<1>(a, b, &which[n], out + n);
+}
+
 #if defined(__x86_64__)
+[[gnu::target("avx512f")]] void each_avx512(const float* a, const FloatRows& b,
+                                            std::span<const int32_t> which, float* out) {
+  each(a, b, which, out);
+}
+[[gnu::target("avx2")]] void each_avx2(const float* a, const FloatRows& b,
+                                       std::span<const int32_t> which, float* out) {
+  each(a, b, which, out);
+}
 [[gnu::target("avx512f")]] void products_avx512(const FloatRows& a, int64_t begin, int64_t end,
                                                 const FloatRows& b, float* out) {
   all_blocks<6, 4>(a, begin, end, b, out);
@@ -136,6 +170,16 @@ void dot_products(const FloatRows& a, int64_t begin, int64_t end, const FloatRow
   if (__builtin_cpu_supports("avx2")) return products_avx2(a, begin, end, b, out.data());
 #endif
   all_blocks<1, 2>(a, begin, end, b, out.data());
+}
+
+void dot_products(const float* a, const FloatRows& b, std::span<const int32_t> which,
+                  std::span<float> out) {
+  EMOE_CHECK(out.size() >= which.size());
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return each_avx512(a, b, which, out.data());
+  if (__builtin_cpu_supports("avx2")) return each_avx2(a, b, which, out.data());
+#endif
+  each(a, b, which, out.data());
 }
 
 // Several rows at once: the sum of one waits for its last addition at every column.

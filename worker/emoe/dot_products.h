@@ -36,6 +36,11 @@ class FloatRows {
 void dot_products(const FloatRows& a, int64_t begin, int64_t end, const FloatRows& b,
                   std::span<float> out);
 
+// out[n] = a · b.row(which[n]) for each n, the same bits as above. `a` is a row as wide as those of
+// b.
+void dot_products(const float* a, const FloatRows& b, std::span<const int32_t> which,
+                  std::span<float> out);
+
 // Each row's product with itself, summed in the order of the columns.
 [[nodiscard]] std::vector<float> squared_lengths(const FloatRows& rows);
 

@@ -18,7 +18,7 @@ namespace emoe::worker {
 namespace {
 
 // Part of the cache's names: raise it whenever the labels of a k-means could change.
-constexpr int kAlgorithmVersion = 1;
+constexpr int kAlgorithmVersion = 2;
 
 // L2-normalised copy; a row of zeros stays one (torch's F.normalize does the same).
 Result<std::vector<float>> normalised(std::span<const float> rows, int64_t width) {

@@ -1,46 +1,20 @@
 #include "worker/emoe/balanced_kmeans.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <set>
 
 #include <gtest/gtest.h>
 
 #include "tests/worker/emoe/duality_gap.h"
+#include "tests/worker/emoe/random_rows.h"
 #include "worker/emoe/balanced_assignment.h"
-#include "worker/emoe/cluster_costs.h"
-#include "worker/emoe/dot_products.h"
 
 namespace emoe::worker {
 namespace {
 
-double normal(int64_t seed, int64_t draw) {  // sum of uniforms: near enough
-  double sum = 0.0;
-  for (int64_t i = 0; i < 12; ++i) {
-    sum += static_cast<double>(partition_random_bits(seed, 1, i, draw) >> 11) * 0x1.0p-53;
-  }
-  return sum - 6.0;
-}
-
-std::vector<float> random_rows(int64_t count, int64_t width, int64_t seed) {
-  std::vector<float> rows;
-  for (int64_t i = 0; i < count * width; ++i) rows.push_back(static_cast<float>(normal(seed, i)));
-  return rows;
-}
-
-// `clusters` far centres, rows around them in an order that mixes the clusters.
-std::vector<float> planted_rows(int64_t count, int64_t width, int32_t clusters, double noise) {
-  const std::vector<float> centres = random_rows(clusters, width, 5);
-  std::vector<float> rows;
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t k = 0; k < width; ++k) {
-      rows.push_back(centres[static_cast<size_t>(i % clusters * width + k)] +
-                     static_cast<float>(noise * normal(6, i * width + k)));
-    }
-  }
-  return rows;
-}
+using testing::planted_rows;
+using testing::random_rows;
 
 // Adjusted Rand index (Hubert, Arabie 1985) of the labels against i % clusters.
 double adjusted_rand_index(const std::vector<int32_t>& labels, int32_t clusters) {
@@ -192,6 +166,23 @@ TEST(BalancedKmeans, restarts_side_by_side_give_the_same_result) {
   }
 }
 
+// Above 4096 rows costs are estimated, and computed where that matters.
+TEST(BalancedKmeans, estimates_change_nothing) {
+  for (const int64_t width : {3, 40, 200}) {
+    for (const double noise : {0.2, 2.0, 100.0}) {
+      const std::vector<float> rows = planted_rows(4104, width, 24, noise);
+      KmeansOptions options{.clusters = 24, .restarts = 2, .estimates = false};
+      const KmeansResult plain = balanced_kmeans(rows, 4104, width, options);
+      options.estimates = true;
+      options.threads = 2;
+      const KmeansResult result = balanced_kmeans(rows, 4104, width, options);
+      EXPECT_EQ(result.labels, plain.labels) << width << " " << noise;
+      EXPECT_EQ(result.iterations, plain.iterations);
+      EXPECT_TRUE(result.converged);
+    }
+  }
+}
+
 TEST(BalancedKmeans, more_restarts_are_never_worse) {
   const std::vector<float> rows = random_rows(128, 16, 9);
   double last = 1e300;
@@ -201,109 +192,6 @@ TEST(BalancedKmeans, more_restarts_are_never_worse) {
     EXPECT_LE(result.inertia, last);
     EXPECT_LT(result.restart, restarts);
     last = result.inertia;
-  }
-}
-
-FloatRows float_rows(int64_t count, int64_t width, int64_t seed) {
-  const std::vector<float> values = random_rows(count, width, seed);
-  FloatRows rows(count, width);
-  for (int64_t i = 0; i < count; ++i) {
-    std::copy_n(&values[static_cast<size_t>(i * width)], width, rows.row(i));
-  }
-  return rows;
-}
-
-// The documented order, written out.
-float product_in_order(const float* a, const float* b, int64_t width) {
-  float lanes[16] = {};
-  for (int64_t k = 0; k < width; ++k) {
-    volatile float product = a[k] * b[k];
-    lanes[k % 16] += product;
-  }
-  for (int half = 8; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-  }
-  return lanes[0];
-}
-
-// Sizes below, at and above those of a tile and of a block, in rows, columns and width.
-TEST(DotProducts, every_block_shape_sums_in_the_same_order) {
-  for (const auto& [rows, columns, width] : {std::array<int64_t, 3>{13, 11, 37},
-                                             {1, 1, 1},
-                                             {6, 4, 16},
-                                             {36, 64, 512},
-                                             {37, 65, 513},
-                                             {79, 131, 1100}}) {
-    const FloatRows a = float_rows(rows, width, 8);
-    const FloatRows b = float_rows(columns, width, 9);
-    std::vector<float> all(static_cast<size_t>(rows * columns));
-    dot_products(a, 0, rows, b, all);
-    for (int64_t i = 0; i < rows; ++i) {
-      std::vector<float> one(static_cast<size_t>(columns));
-      dot_products(a, i, i + 1, b, one);  // single rows use the smallest tile
-      for (int64_t j = 0; j < columns; ++j) {
-        const float expected = product_in_order(a.row(i), b.row(j), width);
-        ASSERT_EQ(all[static_cast<size_t>(i * columns + j)], expected) << i << " " << j;
-        ASSERT_EQ(one[static_cast<size_t>(j)], expected) << i << " " << j;
-      }
-    }
-  }
-}
-
-TEST(DotProducts, squares_and_sums_are_those_of_plain_loops) {
-  for (const int64_t count : {1, 7, 8, 19}) {
-    const int64_t width = 37;
-    const FloatRows rows = float_rows(count, width, 4);
-    const std::vector<float> squares = squared_lengths(rows);
-    for (int64_t i = 0; i < count; ++i) {
-      float square = 0.0F;
-      for (int64_t k = 0; k < width; ++k) {
-        volatile float product = rows.row(i)[k] * rows.row(i)[k];
-        square += product;
-      }
-      EXPECT_EQ(squares[static_cast<size_t>(i)], square);
-    }
-    const std::vector<int32_t> which = {static_cast<int32_t>(count - 1), 0};
-    FloatRows sum(1, width);
-    scaled_sum(rows, which, 0.3F, sum.row(0));
-    for (int64_t k = 0; k < width; ++k) {
-      const float plain = 0.0F + rows.row(count - 1)[k] + rows.row(0)[k];
-      EXPECT_EQ(sum.row(0)[k], plain * 0.3F);
-    }
-  }
-}
-
-// What is kept between iterations is what would be made anew.
-TEST(ClusterCosts, only_changed_clusters_are_computed_and_all_are_right) {
-  const KmeansRows rows(float_rows(60, 21, 3));
-  std::vector<int32_t> labels(60);
-  for (size_t i = 0; i < 60; ++i) labels[i] = static_cast<int32_t>(i % 6);
-  ClusterCosts kept(rows, 6, 2);
-  kept.move_to(labels);
-  for (size_t swap = 0; swap < 8; ++swap) {
-    std::swap(labels[swap], labels[3 * swap + 7]);
-    kept.move_to(labels);
-    ClusterCosts fresh(rows, 6, 1);
-    fresh.move_to(labels);
-    EXPECT_TRUE(std::ranges::equal(kept.values(), fresh.values())) << swap;
-  }
-}
-
-TEST(ClusterCosts, a_start_from_rows_is_the_same_as_from_their_products) {
-  const KmeansRows rows(float_rows(24, 9, 6));
-  const std::vector<int64_t> centres = {5, 0, 23};
-  FloatRows picked(3, 9);
-  for (int64_t c = 0; c < 3; ++c) {
-    std::copy_n(rows.rows.row(centres[static_cast<size_t>(c)]), 9, picked.row(c));
-  }
-  std::vector<float> dots(24 * 3);
-  dot_products(rows.rows, 0, 24, picked, dots);
-  ClusterCosts costs(rows, 3, 1);
-  costs.start_from(centres, dots);
-  for (size_t c = 0; c < 3; ++c) {  // a centre is nearest to itself: cost −|x|²
-    const float square = rows.squares[static_cast<size_t>(centres[c])];
-    const int32_t own = costs.values()[static_cast<size_t>(centres[c]) * 3 + c];
-    EXPECT_NEAR(own, -square * rows.scale, 1e-5 * square * rows.scale);
   }
 }
 

@@ -1,0 +1,2 @@
+#define EMOE_KERNELS base
+#include "worker/emoe/byte_products_body.inc"

@@ -1,0 +1,196 @@
+#include "worker/emoe/price_scan.h"
+
+#include <cstring>
+
+#include "worker/emoe/index.h"
+
+namespace emoe::worker {
+namespace {
+
+constexpr int32_t kWide = 8;
+typedef int64_t Wide __attribute__((vector_size(kWide * sizeof(int64_t))));
+constexpr int32_t kLanes = 16;
+typedef int32_t Whole __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t Half __attribute__((vector_size(kWide * sizeof(int32_t))));
+
+[[gnu::always_inline]] inline void load(const int64_t* from, Wide& to) {
+  std::memcpy(&to, from, sizeof to);
+}
+
+[[gnu::always_inline]] inline void load(const int32_t* from, Wide& to) {
+  Half half;
+  std::memcpy(&half, from, sizeof half);
+  to = __builtin_convertvector(half, Wide);
+}
+
+// In each lane the two cheapest of every eighth cluster, then the two cheapest of all lanes.
+[[gnu::always_inline]] inline TwoCheapest two_of(const int32_t* costs, const int64_t* prices,
+                                                 int32_t clusters) {
+  const Wide none = Wide{} - 1;
+  Wide first_cost = Wide{} + kFarCost;
+  Wide second_cost = first_cost;
+  Wide first = none;
+  Wide second = none;
+  Wide index = {0, 1, 2, 3, 4, 5, 6, 7};
+  int32_t c = 0;
+  for (; c + kWide <= clusters; c += kWide, index += kWide) {
+    Wide cost;
+    Wide price;
+    load(costs + c, cost);
+    load(prices + c, price);
+    const Wide value = cost + price;
+    const Wide is_first = value < first_cost;
+    const Wide is_second = value < second_cost;
+    second_cost = is_first ? first_cost : (is_second ? value : second_cost);
+    second = is_first ? first : (is_second ? index : second);
+    first_cost = is_first ? value : first_cost;
+    first = is_first ? index : first;
+  }
+  TwoCheapest best;
+  const auto offer = [&best](int64_t cluster, int64_t value) {
+    if (cluster < 0) return;
+    const auto number = static_cast<int32_t>(cluster);
+    // Lanes come in any order: of equal ones the lower cluster is to win.
+    if (value < best.first_cost || (value == best.first_cost && number < best.first)) {
+      best.second_cost = best.first_cost;
+      best.second = best.first;
+      best.first_cost = value;
+      best.first = number;
+    } else if (value < best.second_cost || (value == best.second_cost && number < best.second)) {
+      best.second_cost = value;
+      best.second = number;
+    }
+  };
+  for (int32_t lane = 0; lane < kWide; ++lane) {
+    offer(first[lane], first_cost[lane]);
+    offer(second[lane], second_cost[lane]);
+  }
+  for (; c < clusters; ++c) offer(c, costs[c] + prices[c]);
+  return best;
+}
+
+[[gnu::always_inline]] inline void scan(const int32_t* costs, std::span<const int64_t> prices,
+                                        std::span<TwoCheapest> best) {
+  const auto clusters = static_cast<int32_t>(prices.size());
+  for (size_t i = 0; i < best.size(); ++i) {
+    best[i] = two_of(costs + i * prices.size(), prices.data(), clusters);
+  }
+}
+
+[[gnu::always_inline]] inline void offer_all(const int32_t* costs, int64_t here, int64_t item,
+                                             std::span<int64_t> edge_cost, int64_t* edge_item) {
+  const auto clusters = static_cast<int32_t>(edge_cost.size());
+  int32_t c = 0;
+  for (; c + kWide <= clusters; c += kWide) {
+    Wide cost;
+    Wide present;
+    Wide present_item;
+    load(costs + c, cost);
+    load(&edge_cost[at(c)], present);
+    load(edge_item + c, present_item);
+    const Wide move = cost - here;
+    const Wide cheaper = move < present;
+    present = cheaper ? move : present;
+    present_item = cheaper ? Wide{} + item : present_item;
+    std::memcpy(&edge_cost[at(c)], &present, sizeof present);
+    std::memcpy(edge_item + c, &present_item, sizeof present_item);
+  }
+  for (; c < clusters; ++c) {
+    const int64_t move = costs[c] - here;
+    if (move >= edge_cost[at(c)]) continue;
+    edge_cost[at(c)] = move;
+    edge_item[c] = item;
+  }
+}
+
+[[gnu::always_inline]] inline int32_t count_all(std::span<const int32_t> costs, const float* levels,
+                                                const float* slopes, float slack, float most) {
+  const auto clusters = static_cast<int32_t>(costs.size());
+  Whole counts = {};
+  int32_t c = 0;
+  for (; c + kLanes <= clusters; c += kLanes) {
+    Whole cost;
+    Floats level;
+    Floats slope;
+    std::memcpy(&cost, &costs[at(c)], sizeof cost);
+    std::memcpy(&level, levels + c, sizeof level);
+    std::memcpy(&slope, slopes + c, sizeof slope);
+    counts += __builtin_convertvector(cost, Floats) + level - slack * slope <= most;
+  }
+  int32_t count = 0;
+  for (int32_t lane = 0; lane < kLanes; ++lane) count -= counts[lane];
+  for (; c < clusters; ++c) {
+    count += static_cast<float>(costs[at(c)]) + levels[c] - slack * slopes[c] <= most ? 1 : 0;
+  }
+  return count;
+}
+
+#if defined(__x86_64__)
+[[gnu::target("avx512f,avx512vl")]] int32_t count_avx512(std::span<const int32_t> costs,
+                                                         const float* levels, const float* slopes,
+                                                         float slack, float most) {
+  return count_all(costs, levels, slopes, slack, most);
+}
+[[gnu::target("avx2")]] int32_t count_avx2(std::span<const int32_t> costs, const float* levels,
+                                           const float* slopes, float slack, float most) {
+  return count_all(costs, levels, slopes, slack, most);
+}
+[[gnu::target("avx512f,avx512vl")]] void scan_avx512(const int32_t* costs,
+                                                     std::span<const int64_t> prices,
+                                                     std::span<TwoCheapest> best) {
+  scan(costs, prices, best);
+}
+[[gnu::target("avx2")]] void scan_avx2(const int32_t* costs, std::span<const int64_t> prices,
+                                       std::span<TwoCheapest> best) {
+  scan(costs, prices, best);
+}
+[[gnu::target("avx512f,avx512vl")]] void offer_avx512(const int32_t* costs, int64_t here,
+                                                      int64_t item, std::span<int64_t> edge_cost,
+                                                      int64_t* edge_item) {
+  offer_all(costs, here, item, edge_cost, edge_item);
+}
+[[gnu::target("avx2")]] void offer_avx2(const int32_t* costs, int64_t here, int64_t item,
+                                        std::span<int64_t> edge_cost, int64_t* edge_item) {
+  offer_all(costs, here, item, edge_cost, edge_item);
+}
+#endif
+
+}  // namespace
+
+void two_cheapest(std::span<const int32_t> costs, std::span<const int64_t> prices,
+                  std::span<TwoCheapest> best) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vl")) return scan_avx512(costs.data(), prices, best);
+  if (__builtin_cpu_supports("avx2")) return scan_avx2(costs.data(), prices, best);
+#endif
+  scan(costs.data(), prices, best);
+}
+
+void offer_item(std::span<const int32_t> costs, int64_t here, int64_t item,
+                std::span<int64_t> edge_cost, std::span<int64_t> edge_item) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vl")) {
+    return offer_avx512(costs.data(), here, item, edge_cost, edge_item.data());
+  }
+  if (__builtin_cpu_supports("avx2")) {
+    return offer_avx2(costs.data(), here, item, edge_cost, edge_item.data());
+  }
+#endif
+  offer_all(costs.data(), here, item, edge_cost, edge_item.data());
+}
+
+int32_t count_below(std::span<const int32_t> costs, std::span<const float> levels,
+                    std::span<const float> slopes, float slack, float most) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vl")) {
+    return count_avx512(costs, levels.data(), slopes.data(), slack, most);
+  }
+  if (__builtin_cpu_supports("avx2")) {
+    return count_avx2(costs, levels.data(), slopes.data(), slack, most);
+  }
+#endif
+  return count_all(costs, levels.data(), slopes.data(), slack, most);
+}
+
+}  // namespace emoe::worker
