@@ -26,7 +26,9 @@ namespace {
 constexpr int64_t kMostSearchedAlways = 1024;
 constexpr int64_t kMostSearched = 4096;
 
-FloatRows copied(std::span<const float> rows, int64_t width) {
+// A copy only where the rows do not lie as they are wanted.
+FloatRows float_rows(std::span<const float> rows, int64_t width) {
+  if (width % FloatRows::kLanes == 0) return FloatRows(rows, width);
   FloatRows copy(std::ssize(rows) / width, width);
   for (int64_t i = 0; i < copy.rows(); ++i) {
     std::copy_n(rows.data() + i * width, width, copy.row(i));
@@ -45,12 +47,17 @@ class Kmeans {
  public:
   Kmeans(std::span<const float> rows, int64_t width, const KmeansOptions& options);
 
-  [[nodiscard]] std::vector<Start> starts() const;
-  [[nodiscard]] KmeansResult run(int32_t restart, const Start& start, int threads) const;
-  // Goes on with exchanges where run() did without.
+  [[nodiscard]] KmeansResult best_restart() const;
+  // Whether exchanges are left for the best restart alone, and that.
+  [[nodiscard]] bool refines() const {
+    return count() > kMostSearchedAlways && count() <= kMostSearched;
+  }
   [[nodiscard]] KmeansResult refine(KmeansResult best) const;
 
  private:
+  [[nodiscard]] std::vector<Start> starts() const;
+  [[nodiscard]] std::vector<Start> given_starts() const;
+  [[nodiscard]] KmeansResult run(int32_t restart, const Start& start, int threads) const;
   [[nodiscard]] KmeansResult iterate(KmeansResult result, ClusterCosts& costs,
                                      bool with_search) const;
   [[nodiscard]] int64_t draw_centre(const std::vector<double>& weights, uint64_t bits,
@@ -58,14 +65,16 @@ class Kmeans {
   void weigh(const Start& start, int64_t draw, std::vector<double>& weights) const;
   [[nodiscard]] int64_t count() const { return rows_.rows.rows(); }
 
+  std::span<const float> given_;
   const KmeansOptions& options_;
   KmeansRows rows_;
   std::vector<float> gram_;  // [count, count] inner products, empty above kMostSearched rows
 };
 
 Kmeans::Kmeans(std::span<const float> rows, int64_t width, const KmeansOptions& options)
-    : options_(options),
-      rows_(copied(rows, width), options.estimates && std::ssize(rows) / width > kMostSearched,
+    : given_(rows),
+      options_(options),
+      rows_(float_rows(rows, width), options.estimates && std::ssize(rows) / width > kMostSearched,
             options.threads) {
   if (count() <= kMostSearched) {
     gram_.resize(at(count() * count()));
@@ -106,20 +115,35 @@ void Kmeans::weigh(const Start& start, int64_t draw, std::vector<double>& weight
   weights[at(centre)] = 0.0;
 }
 
+// Those given.
+std::vector<Start> Kmeans::given_starts() const {
+  std::vector<Start> starts;
+  FloatRows centres(options_.clusters, rows_.rows.width());
+  for (const std::vector<int64_t>& given : options_.starts) {
+    for (int64_t c = 0; c < centres.rows(); ++c) {
+      std::copy_n(rows_.rows.row(given[at(c)]), centres.width(), centres.row(c));
+    }
+    Start& start = starts.emplace_back(given, std::vector<float>(at(count() * centres.rows())));
+    all_products(rows_.rows, centres, options_.threads, start.dots);
+  }
+  return starts;
+}
+
 // k-means++ (Arthur, Vassilvitskii 2007), all restarts in step: one pass over the rows per draw.
 std::vector<Start> Kmeans::starts() const {
+  if (!options_.starts.empty()) return given_starts();
   const int64_t restarts = options_.restarts;
   std::vector<Start> starts(at(restarts));
   for (Start& start : starts) start.dots.resize(at(count() * options_.clusters));
   std::vector<std::vector<double>> weights(at(restarts), std::vector<double>(at(count()), 1.0));
   FloatRows newest(restarts, rows_.rows.width());
   std::vector<float> dots(at(count() * restarts));
-  for (int64_t draw = 0; draw < options_.clusters; ++draw) {
+  for (int64_t draw = 0; draw < options_.clusters && !options_.stop(); ++draw) {
     for (int64_t r = 0; r < restarts; ++r) {
       std::vector<int64_t>& centres = starts[at(r)].centres;
       const uint64_t bits = partition_random_bits(options_.seed, options_.stream, r, draw);
       centres.push_back(draw_centre(weights[at(r)], bits, centres));
-      std::copy_n(rows_.rows.row(centres.back()), newest.stride(), newest.row(r));
+      std::copy_n(rows_.rows.row(centres.back()), newest.width(), newest.row(r));
     }
     all_products(rows_.rows, newest, options_.threads, dots);
     options_.on_work_done();
@@ -140,11 +164,40 @@ KmeansResult Kmeans::run(int32_t restart, const Start& start, int threads) const
   costs.start_from(start.centres, start.dots);
   KmeansResult result;
   result.restart = restart;
-  return iterate(std::move(result), costs, count() <= kMostSearchedAlways);
+  result = iterate(std::move(result), costs, count() <= kMostSearchedAlways);
+  if (result.stopped) return result;
+  result.inertia = inertia_of(given_, rows_.rows.width(), result.labels, options_.clusters);
+  return result;
+}
+
+// Whole restarts at once; threads that are left over share the work of one.
+KmeansResult Kmeans::best_restart() const {
+  std::vector<Start> starts = this->starts();
+  KmeansResult best;
+  best.inertia = std::numeric_limits<double>::infinity();
+  const int at_once = std::clamp(options_.threads, 1, options_.restarts);
+  const int threads_each = std::max(options_.threads / at_once, 1);
+  std::atomic<int32_t> next = 0;
+  std::mutex mutex;
+  in_parts(at_once, at_once, [&](int64_t, int64_t) {
+    for (int32_t r = next++; r < options_.restarts; r = next++) {
+      const Start start = std::move(starts[at(r)]);
+      KmeansResult result;
+      result.stopped = options_.stop();  // a start may be half drawn
+      if (!result.stopped) result = run(r, start, threads_each);
+      const std::scoped_lock lock(mutex);
+      best.stopped = best.stopped || result.stopped;
+      if (best.stopped) return;
+      options_.on_restart(result);
+      if (std::pair(result.inertia, r) < std::pair(best.inertia, best.restart)) {
+        best = std::move(result);
+      }
+    }
+  });
+  return best;
 }
 
 KmeansResult Kmeans::refine(KmeansResult best) const {
-  if (count() <= kMostSearchedAlways || count() > kMostSearched) return best;
   ClusterCosts costs(rows_, options_.clusters, options_.threads);
   costs.move_to(best.labels);
   return iterate(std::move(best), costs, true);
@@ -162,6 +215,8 @@ KmeansResult Kmeans::iterate(KmeansResult result, ClusterCosts& costs, bool with
   }
   result.converged = false;
   while (!result.converged && result.iterations < options_.max_iterations) {
+    result.stopped = options_.stop();
+    if (result.stopped) return result;
     do {
       assignment.solve(costs.values());
     } while (costs.settle(assignment.labels(), assignment.prices()) > 0);
@@ -205,28 +260,13 @@ KmeansResult balanced_kmeans(std::span<const float> rows, int64_t count, int64_t
   EMOE_CHECK(width > 0 && std::ssize(rows) == count * width, "rows must be [count, width]");
   EMOE_CHECK(options.clusters > 0 && count % options.clusters == 0, "clusters must divide count");
   EMOE_CHECK(options.restarts > 0 && options.max_iterations > 0);
+  EMOE_CHECK(options.starts.empty() || std::ssize(options.starts) == options.restarts);
   const Kmeans kmeans(rows, width, options);
-  std::vector<Start> starts = kmeans.starts();
-  KmeansResult best;
-  best.inertia = std::numeric_limits<double>::infinity();
-  // Whole restarts at once; threads that are left over share the work of one.
-  const int at_once = std::clamp(options.threads, 1, options.restarts);
-  const int threads_each = std::max(options.threads / at_once, 1);
-  std::atomic<int32_t> next = 0;
-  std::mutex mutex;
-  in_parts(at_once, at_once, [&](int64_t, int64_t) {
-    for (int32_t r = next++; r < options.restarts; r = next++) {
-      const Start start = std::move(starts[at(r)]);
-      KmeansResult result = kmeans.run(r, start, threads_each);
-      result.inertia = inertia_of(rows, width, result.labels, options.clusters);
-      const std::scoped_lock lock(mutex);
-      if (std::pair(result.inertia, r) < std::pair(best.inertia, best.restart)) {
-        best = std::move(result);
-      }
-    }
-  });
-  best = kmeans.refine(std::move(best));
-  best.inertia = inertia_of(rows, width, best.labels, options.clusters);
+  KmeansResult best = kmeans.best_restart();
+  if (!best.stopped && kmeans.refines()) {
+    best = kmeans.refine(std::move(best));
+    best.inertia = inertia_of(rows, width, best.labels, options.clusters);
+  }
   renumber(best.labels, options.clusters);
   return best;
 }

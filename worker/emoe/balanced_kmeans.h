@@ -7,6 +7,16 @@
 
 namespace emoe::worker {
 
+struct KmeansResult {
+  // [rows], each value rows / clusters times; numbered by first member
+  std::vector<int32_t> labels;
+  double inertia = 0.0;    // sum of squared distances to the mean of the own cluster
+  int32_t restart = 0;     // which one won
+  int32_t iterations = 0;  // of that restart
+  bool converged = false;  // its last assignment changed nothing
+  bool stopped = false;    // as asked; nothing else is of use then
+};
+
 struct KmeansOptions {
   int32_t clusters = 0;  // divides the number of rows
   int32_t restarts = 10;
@@ -15,18 +25,15 @@ struct KmeansOptions {
   int32_t max_iterations = 1000;
   int threads = 1;        // the result does not depend on it
   bool estimates = true;  // of costs, see cluster_costs.h; nor on this, but for equal optima
+  // Rows, by index, that start the clusters of each restart; empty: drawn.
+  std::vector<std::vector<int64_t>> starts;
   // Called for each row drawn to start clusters, and for each iteration; by several threads at once
   // where restarts run side by side.
   std::function<void()> on_work_done = [] {};
-};
-
-struct KmeansResult {
-  // [rows], each value rows / clusters times; numbered by first member
-  std::vector<int32_t> labels;
-  double inertia = 0.0;    // sum of squared distances to the mean of the own cluster
-  int32_t restart = 0;     // which one won
-  int32_t iterations = 0;  // of that restart
-  bool converged = false;  // its last assignment changed nothing
+  // Called when a restart is done, one at a time, in any order.
+  std::function<void(const KmeansResult&)> on_restart = [](const KmeansResult&) {};
+  // Asked before each row drawn and each iteration, by several threads at once.
+  std::function<bool()> stop = [] { return false; };
 };
 
 // Balanced k-means with clusters of exactly equal size (arXiv 2310.10908, section 3.1). Starts are

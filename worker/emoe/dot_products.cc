@@ -8,7 +8,9 @@
 namespace emoe::worker {
 namespace {
 
-typedef float Vector __attribute__((vector_size(FloatRows::kLanes * sizeof(float)), may_alias));
+// Rows that lie elsewhere are aligned for floats only.
+typedef float Vector
+    __attribute__((vector_size(FloatRows::kLanes * sizeof(float)), aligned(4), may_alias));
 
 struct alignas(64) PartialSums {
   Vector lanes;
@@ -160,6 +162,11 @@ FloatRows::FloatRows(int64_t rows, int64_t width)
       width_(width),
       stride_((width + kLanes - 1) / kLanes * kLanes),
       storage_(static_cast<size_t>(std::max<int64_t>(rows * stride_ / kLanes, 1))) {}
+
+FloatRows::FloatRows(std::span<const float> values, int64_t width)
+    : rows_(std::ssize(values) / width), width_(width), stride_(width), elsewhere_(values.data()) {
+  EMOE_CHECK(width % kLanes == 0, "rows that lie elsewhere have no padding");
+}
 
 void dot_products(const FloatRows& a, int64_t begin, int64_t end, const FloatRows& b,
                   std::span<float> out) {

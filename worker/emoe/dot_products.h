@@ -6,28 +6,32 @@
 
 namespace emoe::worker {
 
-// Rows of floats, each padded with zeros to whole groups of 16 and aligned for them.
+// Rows of floats, each padded with zeros to whole groups of 16.
 class FloatRows {
  public:
   static constexpr int64_t kLanes = 16;
 
   FloatRows(int64_t rows, int64_t width);
+  // Rows that lie somewhere else, as long as this is used, and only to be read; `width` is a
+  // multiple of kLanes.
+  FloatRows(std::span<const float> values, int64_t width);
   [[nodiscard]] int64_t rows() const { return rows_; }
   [[nodiscard]] int64_t width() const { return width_; }
   [[nodiscard]] int64_t stride() const { return stride_; }
-  [[nodiscard]] float* row(int64_t index) { return data() + index * stride_; }
-  [[nodiscard]] const float* row(int64_t index) const { return data() + index * stride_; }
+  [[nodiscard]] float* row(int64_t index) { return storage_.front().values + index * stride_; }
+  [[nodiscard]] const float* row(int64_t index) const {
+    return (elsewhere_ != nullptr ? elsewhere_ : storage_.front().values) + index * stride_;
+  }
 
  private:
   struct alignas(64) Lanes {
     float values[kLanes] = {};
   };
-  [[nodiscard]] float* data() { return storage_.front().values; }
-  [[nodiscard]] const float* data() const { return storage_.front().values; }
   int64_t rows_;
   int64_t width_;
   int64_t stride_;
   std::vector<Lanes> storage_;
+  const float* elsewhere_ = nullptr;
 };
 
 // out[(i - begin) · b.rows() + j] = a.row(i) · b.row(j) for begin <= i < end. Sixteen partial sums,

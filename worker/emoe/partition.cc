@@ -104,6 +104,37 @@ void write_cache(const std::filesystem::path& file, int64_t layer, const Partiti
   if (!status.ok()) log_warning("cannot keep the partition: %s", std::string(status.message()));
 }
 
+// How far it is, for people: a wide layer takes some seconds a restart.
+void log_restart(const PartitionOptions& options, const KmeansResult& result) {
+  log_info("layer %d: restart %d of %d: inertia %.6g after %d iterations", options.layer,
+           result.restart + 1, options.restarts, result.inertia, result.iterations);
+}
+
+Result<std::vector<int32_t>> kmeans_labels(const std::vector<float>& rows, int64_t d_ff,
+                                           int64_t hidden, const PartitionOptions& options) {
+  if (options.restarts < 1) {
+    return absl::InvalidArgumentError("emoe.partition.restarts must be at least 1");
+  }
+  KmeansOptions kmeans{.clusters = options.num_experts,
+                       .restarts = options.restarts,
+                       .seed = options.seed,
+                       .stream = options.layer,
+                       .threads = options.threads,
+                       .on_work_done = options.on_work_done,
+                       .stop = options.stop};
+  constexpr int64_t kSmall = 4'000'000;  // values; clustered before anyone has read the line
+  if (d_ff * hidden > kSmall) {
+    kmeans.on_restart = [&options](const KmeansResult& result) { log_restart(options, result); };
+  }
+  KmeansResult result = balanced_kmeans(rows, d_ff, hidden, kmeans);
+  if (result.stopped) {
+    return absl::CancelledError(
+        "stopped as asked while experts were made; layers that were done "
+        "are not made again");
+  }
+  return std::move(result.labels);
+}
+
 Result<std::vector<int32_t>> make_labels(const std::vector<float>& rows, int64_t d_ff,
                                          int64_t hidden, const PartitionOptions& options,
                                          const std::string& weight_hash) {
@@ -115,17 +146,7 @@ Result<std::vector<int32_t>> make_labels(const std::vector<float>& rows, int64_t
         absl::StrCat("emoe.partition.method '", options.method,
                      "' is not known, use kmeans, random, contiguous or file"));
   }
-  if (options.restarts < 1) {
-    return absl::InvalidArgumentError("emoe.partition.restarts must be at least 1");
-  }
-  return balanced_kmeans(rows, d_ff, hidden,
-                         {.clusters = options.num_experts,
-                          .restarts = options.restarts,
-                          .seed = options.seed,
-                          .stream = options.layer,
-                          .threads = options.threads,
-                          .on_work_done = options.on_work_done})
-      .labels;
+  return kmeans_labels(rows, d_ff, hidden, options);
 }
 
 }  // namespace

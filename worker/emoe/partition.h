@@ -24,6 +24,7 @@ struct PartitionOptions {
   int threads = 1;                  // the result does not depend on it
   // As in KmeansOptions; the other methods take no time.
   std::function<void()> on_work_done = [] {};
+  std::function<bool()> stop = [] { return false; };
 };
 
 // The experts of one layer from its gate_proj rows, `gate_rows` [d_ff, hidden], in the base model's
@@ -37,7 +38,7 @@ struct PartitionOptions {
 //               that were tuned with them (tuned_since); a file whose weight_hash is "" (labels
 //               made by another tool) is taken as it is.
 //
-// INVALID_ARGUMENT: num_experts does not divide d_ff (the divisors are listed), an unknown method,
+// CANCELLED: stopped as asked, nothing is kept of this layer. INVALID_ARGUMENT: num_experts does not divide d_ff (the divisors are listed), an unknown method,
 // a file of another shape. FAILED_PRECONDITION: a file made from other weights. DATA_LOSS: weights
 // that are not finite. File errors as they come.
 [[nodiscard]] Result<Partition> make_partition(std::span<const float> gate_rows, int64_t d_ff,

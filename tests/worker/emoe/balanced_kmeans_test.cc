@@ -1,6 +1,7 @@
 #include "worker/emoe/balanced_kmeans.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <set>
 
@@ -162,6 +163,39 @@ TEST(BalancedKmeans, restarts_side_by_side_give_the_same_result) {
       EXPECT_EQ(result.inertia, alone.inertia);
       EXPECT_EQ(result.restart, alone.restart);
       EXPECT_EQ(result.iterations, alone.iterations);
+    }
+  }
+}
+
+TEST(BalancedKmeans, begins_with_the_rows_it_is_given) {
+  const std::vector<float> rows = planted_rows(64, 16, 4, 0.05);
+  KmeansOptions options{.clusters = 4, .restarts = 2};
+  options.starts = {{0, 1, 2, 3}, {7, 5, 4, 6}};  // one of each cluster
+  for (const int32_t most : {1, 100}) {
+    options.max_iterations = most;
+    const KmeansResult result = balanced_kmeans(rows, 64, 16, options);
+    EXPECT_DOUBLE_EQ(adjusted_rand_index(result.labels, 4), 1.0);
+    EXPECT_EQ(result.restart, 0);  // both are equally good
+  }
+}
+
+TEST(BalancedKmeans, tells_of_each_restart_and_stops_when_asked) {
+  const std::vector<float> rows = random_rows(128, 8, 3);
+  for (const int threads : {1, 3}) {
+    std::vector<int32_t> told;
+    std::atomic<int64_t> asked = 0;
+    KmeansOptions options{.clusters = 8, .restarts = 4, .threads = threads};
+    options.on_restart = [&told](const KmeansResult& result) { told.push_back(result.restart); };
+    options.stop = [&asked] { return ++asked < 0; };
+    EXPECT_FALSE(balanced_kmeans(rows, 128, 8, options).stopped);
+    std::ranges::sort(told);
+    EXPECT_EQ(told, (std::vector<int32_t>{0, 1, 2, 3}));
+    const int64_t all = asked;
+    for (int64_t after = 0; after < all - threads; after += 7) {
+      asked = 0;
+      options.stop = [&asked, after] { return ++asked > after; };
+      EXPECT_TRUE(balanced_kmeans(rows, 128, 8, options).stopped) << after << " of " << all;
+      EXPECT_LE(asked, after + 2 * threads + 1);
     }
   }
 }

@@ -203,6 +203,13 @@ TEST_F(PartitionCacheTest, is_used_and_a_damaged_one_is_made_anew) {
   }
 }
 
+TEST_F(PartitionCacheTest, holds_nothing_of_what_was_stopped) {
+  options_.stop = [] { return true; };
+  const Status status = make_partition(weights(), kWidth, kHidden, options_).status();
+  EXPECT_EQ(status.code(), StatusCode::kCancelled) << status;
+  EXPECT_FALSE(std::filesystem::exists(options_.cache_dir));
+}
+
 TEST_F(PartitionCacheTest, holds_one_file_for_each_question) {
   (void)make(weights(), options_);
   std::vector<PartitionOptions> others(4, options_);
