@@ -65,13 +65,17 @@ Status for_each_process(Function&& function) {
   return error ? errno_status(error.value(), "cannot list /proc") : ok_status();
 }
 
-std::vector<std::string> environment_with(const std::map<std::string, std::string>& changes) {
+std::vector<std::string> environment_of(const SpawnOptions& options) {
   std::vector<std::string> result;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string text(*entry);
-    if (!changes.contains(text.substr(0, text.find('=')))) result.push_back(text);
+    const bool dropped = std::ranges::any_of(
+        options.drop_env, [&](const std::string& begin) { return text.starts_with(begin); });
+    if (!dropped && !options.set_env.contains(text.substr(0, text.find('=')))) {
+      result.push_back(text);
+    }
   }
-  for (const auto& [key, value] : changes) result.push_back(absl::StrCat(key, "=", value));
+  for (const auto& [key, value] : options.set_env) result.push_back(absl::StrCat(key, "=", value));
   return result;
 }
 
@@ -100,10 +104,10 @@ void run_child(const SpawnOptions& options, char* const* argv, char* const* env,
   sigemptyset(&blocked);
   for (const int signal : options.blocked_signals) sigaddset(&blocked, signal);
   sigprocmask(SIG_SETMASK, &blocked, nullptr);
-  if (output_fd >= 0) {
-    ::dup2(output_fd, STDOUT_FILENO);
-    ::dup2(output_fd, STDERR_FILENO);
-  }
+  const int stdout_fd = output_fd >= 0 ? output_fd : options.stdout_fd;
+  const int stderr_fd = output_fd >= 0 ? output_fd : options.stderr_fd;
+  if (stdout_fd >= 0) ::dup2(stdout_fd, STDOUT_FILENO);
+  if (stderr_fd >= 0) ::dup2(stderr_fd, STDERR_FILENO);
   const int null_fd = ::open("/dev/null", O_RDONLY);
   if (null_fd >= 0) ::dup2(null_fd, STDIN_FILENO);
   ::execvpe(argv[0], argv, env);
@@ -138,7 +142,7 @@ std::optional<int64_t> quota_of(const std::filesystem::path& group) {
 
 Result<ProcessId> spawn(const SpawnOptions& options) {
   std::vector<std::string> arguments = options.argv;
-  std::vector<std::string> environment = environment_with(options.set_env);
+  std::vector<std::string> environment = environment_of(options);
   const std::vector<char*> argv = pointers(arguments);
   const std::vector<char*> env = pointers(environment);
 
@@ -197,6 +201,11 @@ Result<std::string> boot_id() {
   EMOE_ASSIGN_OR_RETURN(std::string text, read_file("/proc/sys/kernel/random/boot_id"));
   text.erase(text.find_last_not_of('\n') + 1);
   return text;
+}
+
+std::string host_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
 std::optional<ProcessId> find_process(pid_t pid) {

@@ -15,7 +15,10 @@ namespace emoe {
 struct SpawnOptions {
   std::vector<std::string> argv;               // argv[0] is looked up in PATH; never a shell string
   std::map<std::string, std::string> set_env;  // on top of this process's environment
-  std::filesystem::path output;      // stdout and stderr are appended here; empty: inherited
+  std::vector<std::string> drop_env;  // variables of this process that begin so are not passed on
+  std::filesystem::path output;       // stdout and stderr are appended here; empty: inherited
+  int stdout_fd = -1;  // where `output` is empty: the child's, open here; -1: inherited
+  int stderr_fd = -1;
   bool new_session = false;          // setsid: own session and process group (pgid = pid)
   bool die_with_parent = false;      // SIGKILL when the *thread* that spawned it ends (Linux)
   std::vector<int> blocked_signals;  // the child starts with these blocked and all others open
@@ -54,6 +57,9 @@ struct ExitStatus {
 [[nodiscard]] Result<std::vector<ProcessId>> living_processes();
 // All living processes below this one, breadth first; errors as above.
 [[nodiscard]] Result<std::vector<ProcessId>> descendants(pid_t pid);
+
+// Of this machine.
+[[nodiscard]] std::string host_name();
 
 // Where the kernel shows control groups, and which of them are this process's.
 struct ControlGroups {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/process.h"
 #include "base/version.h"
 
 namespace emoe::worker {
@@ -18,11 +19,6 @@ constexpr std::chrono::seconds kDelivery{60};
 constexpr std::chrono::seconds kPreemptedDelivery{5};
 
 }  // namespace
-
-std::string host_name() {
-  char name[256] = {};
-  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
-}
 
 Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
                      const OutputFolder& out, const std::string& device,

@@ -22,9 +22,6 @@
 
 namespace emoe::worker {
 
-// Of this machine, for people.
-[[nodiscard]] std::string host_name();
-
 // Everything a rank reports through, put together for where it runs: rank 0 writes the output
 // folder's files and a console log, every rank serves /metrics, and under a coordinator every rank has
 // a session with it. Also what may stop the rank: signals and the coordinator's commands.
