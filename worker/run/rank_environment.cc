@@ -45,6 +45,7 @@ RankEnvironment read_rank_environment() {
   RankEnvironment environment;
   const std::optional<LaunchedRank> launched = launched_rank();
   environment.launched = launched.has_value();
+  environment.no_pmix = srun_without_pmix();
   static_cast<LaunchedRank&>(environment) = launched.value_or(LaunchedRank{});
   read_threads(environment);
   if (const std::string address = text_of(kCoordinatorVariable); !address.empty()) {

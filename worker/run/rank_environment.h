@@ -14,6 +14,7 @@ namespace emoe::worker {
 // main.
 struct RankEnvironment : LaunchedRank {
   bool launched = false;  // under mpirun or srun
+  bool no_pmix = false;   // under srun, without what MPI needs of it (srun_without_pmix())
   int threads = 0;        // what the launcher said, ours always in OMP_NUM_THREADS; 0: nobody said
   std::string threads_variable = kThreadsVariable;  // in which
 

@@ -23,14 +23,22 @@ namespace emoe::worker {
 namespace {
 
 void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
+  // Before the data is read; MPI_Init would say it in its own way, with exit code 1.
+  if (environment.no_pmix && plan.ranks > 1 && plan.ranks == environment.world_size) {
+    throw JobError(
+        ExitCode::configuration,
+        "srun was not told --mpi=pmix, without which its tasks cannot form one MPI world; "
+        "start it with srun --mpi=pmix");
+  }
   if (plan.ranks == environment.world_size) return;
+  const std::string launcher = environment.said_by.starts_with("SLURM") ? "srun" : "mpirun";
   const std::string started = environment.launched
                                   ? absl::StrCat(environment.said_by, "=", environment.world_size,
                                                  " says how many were started")
                                   : "this process was started by itself";
   throw JobError(ExitCode::configuration,
                  absl::StrCat("parallel.ranks is ", plan.ranks, ", but ", started,
-                              "; start it with mpirun -n ", plan.ranks,
+                              "; start it with ", launcher, " -n ", plan.ranks,
                               ", or set parallel.ranks=", environment.world_size));
 }
 

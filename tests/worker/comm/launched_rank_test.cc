@@ -15,7 +15,7 @@ std::optional<LaunchedRank> launched_with(const std::map<std::string, std::strin
        {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK",
         "OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
         "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID",
-        "SLURM_NTASKS_PER_NODE"}) {
+        "SLURM_NTASKS_PER_NODE", "PMIX_NAMESPACE"}) {
     ::unsetenv(known);
   }
   for (const auto& [name, value] : variables) ::setenv(name.c_str(), value.c_str(), 1);
@@ -68,6 +68,22 @@ TEST(LaunchedRank, ARankWithoutASizeIsNone) {
   EXPECT_FALSE(launched_with({{"PMI_SIZE", "2"}}));
   EXPECT_FALSE(launched_with({{"PMI_RANK", "1"}}));
   EXPECT_EQ(launched_with({{"PMI_SIZE", "2"}, {"PMI_RANK", "1"}})->rank, 1);
+}
+
+TEST(SrunWithoutPmix, IsATaskOfSrunThatNobodyElseStarted) {
+  const std::map<std::string, std::string> task{
+      {"SLURM_NTASKS", "2"}, {"SLURM_PROCID", "0"}, {"SLURM_STEP_ID", "0"}};
+  const auto said_with = [&](const std::map<std::string, std::string>& more) {
+    auto variables = task;
+    variables.insert(more.begin(), more.end());
+    (void)launched_with(variables);
+    return srun_without_pmix();
+  };
+  EXPECT_TRUE(said_with({}));
+  EXPECT_FALSE(said_with({{"PMIX_NAMESPACE", "slurm.pmix.9.0"}}));
+  EXPECT_FALSE(said_with({{"OMPI_COMM_WORLD_SIZE", "2"}})) << "mpirun in a shell of srun";
+  (void)launched_with({{"SLURM_NTASKS", "2"}});
+  EXPECT_FALSE(srun_without_pmix());
 }
 
 }  // namespace

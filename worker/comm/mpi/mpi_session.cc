@@ -77,6 +77,12 @@ MpiSession::~MpiSession() {
   }
 }
 
+bool srun_without_pmix() {
+  const auto has = [](const char* name) { return std::getenv(name) != nullptr; };
+  const bool by_srun = has("SLURM_STEP_ID") && has("SLURM_PROCID") && !has("OMPI_COMM_WORLD_SIZE");
+  return by_srun && !has("PMIX_NAMESPACE");
+}
+
 std::optional<LaunchedRank> launched_rank() {
   const auto local_rank =
       first_number({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});

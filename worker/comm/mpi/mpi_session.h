@@ -38,6 +38,9 @@ struct LaunchedRank {
   int local_size = 1;   // ranks on the same host; all of them where the launcher does not say
   std::string said_by;  // "SLURM_NTASKS": the variable that has world_size
 };
+// Whether this process is a task of srun that our MPI cannot reach the others from: srun speaks no
+// PMIx with it, and MPI_Init would end the process.
+[[nodiscard]] bool srun_without_pmix();
 // Nothing where there is no launcher: in the shell of an allocation, which has variables of Slurm,
 // nothing was started yet.
 [[nodiscard]] std::optional<LaunchedRank> launched_rank();
