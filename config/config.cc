@@ -75,8 +75,11 @@ Result<v1::CoordinatorConfig> parse_coordinator_config(const std::string& yaml,
   v1::CoordinatorConfig config;
   Diagnostics diagnostics;
   const KeyLocations locations = read_into(yaml, source_name, overrides, diagnostics, config);
+  // A list that was written down empty is meant so.
   fill_defaults(
-      coordinator_schema(), [](const FieldRule& rule) { return rule.fallback; }, config);
+      coordinator_schema(),
+      [&](const FieldRule& rule) { return locations.contains(rule.key) ? "" : rule.fallback; },
+      config);
   check_rows(coordinator_schema(), config, locations, diagnostics);
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
   return config;

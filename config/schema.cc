@@ -7,6 +7,10 @@ namespace {
 
 const std::vector<std::string> kDtypes{"float32", "bfloat16"};
 
+const std::vector<std::string> kSlurmKeys{"partition",  "account",        "qos",
+                                          "constraint", "ranks_per_node", "gpus_per_rank",
+                                          "time_limit", "extra_args"};
+
 constexpr double kMaxCount = 2147483647;
 constexpr double kYear = 365.0 * 86'400;
 
@@ -109,6 +113,15 @@ const Schema& job_schema() {
       {.key = "resources.priority", .fallback = "0", .low = at_least(-1000), .high = at_most(1000)},
       {.key = "resources.max_attempts", .fallback = "3", .low = at_least(1), .high = at_most(100)},
       {.key = "resources.threads_per_rank", .fallback = "0", .low = at_least(0), .high = at_most(4096)},
+      {.key = "resources.slurm"},
+      {.key = "resources.slurm.partition", .max_bytes = 256},
+      {.key = "resources.slurm.account", .max_bytes = 256},
+      {.key = "resources.slurm.qos", .max_bytes = 256},
+      {.key = "resources.slurm.constraint", .max_bytes = 256},
+      {.key = "resources.slurm.ranks_per_node", .low = at_least(0), .high = at_most(65536)},
+      {.key = "resources.slurm.gpus_per_rank", .low = at_least(0), .high = at_most(64)},
+      {.key = "resources.slurm.time_limit", .low = at_least(0), .high = at_most(kYear)},
+      {.key = "resources.slurm.extra_args", .option = true, .max_entries = 64},
       {.key = "labels", .max_bytes = 256, .max_entries = 64},
       {.key = "hashes"},
       {.key = "hashes.model", .max_bytes = 64},
@@ -142,13 +155,28 @@ const Schema& coordinator_schema() {
       {.key = "liveness.retry_pause", .fallback = "5s", .low = at_least(0), .high = at_most(kYear)},
       {.key = "liveness.drain_period", .fallback = "1s", .low = at_least(0), .high = at_most(60)},
       {.key = "launcher", .fallback = "{}"},
-      {.key = "launcher.kind", .fallback = "local", .words = {"local"}},
+      {.key = "launcher.kind", .fallback = "local", .words = {"local", "slurm"}},
       {.key = "launcher.worker_program", .fallback = "\"\""},
       {.key = "launcher.mpirun", .fallback = "mpirun", .required = true},
       {.key = "launcher.mpirun_args"},
       {.key = "launcher.log_limit_bytes", .fallback = "67108864", .low = at_least(65536), .high = at_most(1e15)},
+      {.key = "launcher.slurm", .fallback = "{}"},
+      {.key = "launcher.slurm.partition", .fallback = "\"\"", .max_bytes = 256},
+      {.key = "launcher.slurm.account", .fallback = "\"\"", .max_bytes = 256},
+      {.key = "launcher.slurm.qos", .fallback = "\"\"", .max_bytes = 256},
+      {.key = "launcher.slurm.constraint", .fallback = "\"\"", .max_bytes = 256},
+      {.key = "launcher.slurm.ranks_per_node", .fallback = "0", .low = at_least(0), .high = at_most(65536)},
+      {.key = "launcher.slurm.gpus_per_rank", .fallback = "0", .low = at_least(0), .high = at_most(64)},
+      {.key = "launcher.slurm.time_limit", .fallback = "0s", .low = at_least(0), .high = at_most(kYear)},
+      {.key = "launcher.slurm.extra_args", .option = true, .max_entries = 64},
+      {.key = "launcher.slurm.job_may_set", .fallback = "[partition, qos, constraint, ranks_per_node, gpus_per_rank, time_limit]", .words = kSlurmKeys},
+      {.key = "launcher.slurm.warning_time", .fallback = "300s", .low = at_least(0), .high = at_most(65535)},
+      {.key = "launcher.slurm.poll_interval", .fallback = "5s", .low = above(0), .high = at_most(3600)},
+      {.key = "launcher.slurm.command_limit", .fallback = "30s", .low = above(0), .high = at_most(3600)},
+      {.key = "launcher.slurm.bin_dir", .fallback = "\"\"", .path = true},
       {.key = "log_level", .fallback = "info", .words = {"debug", "info", "warning", "error"}},
       {.key = "advertise", .fallback = "\"\"", .address = true, .reachable = true, .max_bytes = 256},
+      {.key = "jobs_root", .fallback = "\"\"", .path = true},
   };
   return rows;
 }

@@ -166,6 +166,9 @@ class RowChecker {
                                 rule.reachable ? "a port that others can connect to, " : "",
                                 "got \"", value, "\""));
     }
+    if (rule.option && !value.starts_with('-')) {
+      report_(key, "an option begins with - and has its value behind =, such as --mem=8G");
+    }
     const auto& words = rule.words;
     if (words.empty() || std::find(words.begin(), words.end(), value) != words.end()) return;
     report_(key, absl::StrCat("unknown word \"", value.substr(0, 80), "\"",

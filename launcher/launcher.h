@@ -12,18 +12,35 @@
 
 namespace emoe::launcher {
 
+// What a job asks of an engine with a queue of its own; empty and 0: as the service is configured.
+// Other engines have no use for it.
+struct QueueOptions {
+  std::string partition;
+  std::string account;
+  std::string qos;
+  std::string constraint;
+  int ranks_per_node = 0;
+  int gpus_per_rank = 0;
+  std::chrono::seconds time_limit{0};
+  std::vector<std::string> extra_args;  // of the engine's command, each an option: "--mem=8G"
+};
+
 // One attempt of a job, to be started as `ranks` processes.
 struct LaunchRequest {
   std::string job_id;
   int attempt = 1;
   int ranks = 1;
-  int threads_per_rank = 1;              // OMP_NUM_THREADS
-  Resources resources;                   // of all ranks together
+  int threads_per_rank = 1;  // OMP_NUM_THREADS
+  Resources resources;       // of all ranks together
+  QueueOptions queue;
   std::vector<std::string> worker_argv;  // program and arguments of every rank, no shell
   // For every rank, on top of the launcher's own: base/attempt_contract.h says what those are.
   std::map<std::string, std::string> environment;
   std::filesystem::path attempt_dir;  // exists; the launcher's own files go here
 };
+
+// INVALID_ARGUMENT for a request that lacks something, whoever launches it.
+[[nodiscard]] Status check_request(const LaunchRequest& request);
 
 // Names a launched attempt, also for a coordinator that starts anew: it is stored as text with the
 // attempt.
@@ -33,14 +50,25 @@ struct LaunchHandle {
 };
 
 enum class AttemptPhase {
+  queued,  // the engine has it and has not started it: no process is there, `waiting` says why
   running,
   ended,    // no process of the attempt is left
   unknown,  // the engine cannot be asked just now; ask again
 };
 
+// What an engine says of an end that was not the ranks' doing.
+enum class EndCause {
+  ranks,       // their exits tell
+  preempted,   // for another job, or put back into the queue by an administrator
+  time_limit,  // and the ranks had not checkpointed and left
+  node_lost,
+  cancelled,  // by somebody who is not us
+};
+
 // How an attempt ended, as far as the launcher can tell. The server decides which class of failure
 // that is.
 struct AttemptEnd {
+  EndCause cause = EndCause::ranks;
   int exit_code = 0;           // of the first rank that failed, else 0
   int signal = 0;              // that ended it, else 0
   std::optional<int> rank;     // whose exit that is, where known
@@ -51,7 +79,8 @@ struct AttemptEnd {
 
 struct AttemptStatus {
   AttemptPhase phase = AttemptPhase::unknown;
-  AttemptEnd end;  // meaningful when phase is ended
+  AttemptEnd end;       // meaningful when phase is ended
+  std::string waiting;  // when phase is queued, for people: "Slurm job 17 is pending: Resources"
 };
 
 enum class StopMode {
@@ -78,9 +107,10 @@ class Launcher {
                                                const std::filesystem::path& attempt_dir) const = 0;
   // FAILED_PRECONDITION when the engine or the program is missing (says how to get it),
   // RESOURCE_EXHAUSTED when the engine has no room now and may have some later (only that),
+  // UNAVAILABLE when it gives no answer and will not start the attempt any more,
   // DATA_LOSS when the machine would not: the attempt's files cannot be read or written (disk full
-  // included), or memory, descriptors or processes have run out. INVALID_ARGUMENT
-  // for a request that lacks something, whoever launches it. INTERNAL: anything else.
+  // included), or memory, descriptors or processes have run out. INVALID_ARGUMENT as
+  // check_request(). INTERNAL: anything else.
   // A launch that failed has left no process, and poll() says NOT_FOUND.
   [[nodiscard]] virtual Result<LaunchHandle> launch(const LaunchRequest& request) = 0;
   // NOT_FOUND when the engine knows nothing of the handle (its processes are surely gone).

@@ -1,4 +1,5 @@
 // emoe-coordinator: builds everything in order, waits for a signal, takes it down in reverse order.
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -22,10 +23,10 @@
 #include "config/config.h"
 #include "emoe/v1/service_config.pb.h"
 #include "launcher/async_launcher.h"
-#include "launcher/local/local_launcher.h"
 #include "metrics/prometheus.h"
 #include "server/control/controller.h"
 #include "server/job/job_store.h"
+#include "server/make_launcher.h"
 #include "server/rpc/rpc_server.h"
 
 namespace emoe::server {
@@ -58,6 +59,7 @@ void fill_in_paths(v1::CoordinatorConfig& config) {
   config.set_state_dir(absolute_path(config.state_dir()).string());
   if (config.output_root().empty()) config.set_output_root(config.state_dir() + "/outputs");
   config.set_output_root(absolute_path(config.output_root()).string());
+  if (!config.jobs_root().empty()) config.set_jobs_root(absolute_path(config.jobs_root()).string());
   for (std::string& root : *config.mutable_allowed_roots()) root = absolute_path(root).string();
   std::string& worker = *config.mutable_launcher()->mutable_worker_program();
   if (worker.empty()) {
@@ -122,10 +124,16 @@ ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_pe
   ControlConfig control;
   control.state_dir = config.state_dir();
   control.output_root = config.output_root();
+  control.jobs_root = config.jobs_root();
   control.worker_program = config.launcher().worker_program();
   control.threads_per_rank = threads_per_rank;
-  control.cores = usable_cores();
-  control.capacity.cpus = config.slots().total() > 0 ? config.slots().total() : control.cores;
+  // Under Slurm its queue is the limit, and its nodes are not this machine: a core for a rank.
+  constexpr int kNoLimit = 1'000'000;
+  const bool here = config.launcher().kind() == "local";
+  control.cores = here ? usable_cores() : 1;
+  control.capacity.cpus = config.slots().total() > 0 ? config.slots().total()
+                          : here                     ? control.cores
+                                                     : kNoLimit;
   control.max_jobs = config.queue().max_jobs();
   const v1::Liveness& liveness = config.liveness();
   control.join_timeout = milliseconds(liveness.join_timeout());
@@ -137,14 +145,12 @@ ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_pe
   return control;
 }
 
-launcher::LocalLauncher::Config launcher_config(const v1::LauncherConfig& config) {
-  launcher::LocalLauncher::Config local;
-  local.mpirun = config.mpirun();
-  if (config.mpirun_args_size() > 0) {
-    local.mpirun_args.assign(config.mpirun_args().begin(), config.mpirun_args().end());
-  }
-  local.log_limit_bytes = static_cast<uint64_t>(config.log_limit_bytes());
-  return local;
+// Under Slurm nothing is new more often than squeue is asked.
+launcher::AsyncLauncher::Config engine_config(const v1::LauncherConfig& config) {
+  using namespace std::chrono_literals;
+  if (config.kind() == "local") return {};
+  const std::chrono::milliseconds half = milliseconds(config.slurm().poll_interval()) / 2;
+  return {.poll_interval = std::clamp<std::chrono::milliseconds>(half, 50ms, 1s)};
 }
 
 LogLevel log_level(const std::string& name) {
@@ -160,6 +166,10 @@ RpcServer::Config rpc_config(const v1::CoordinatorConfig& config, const std::str
   for (const std::string& root : config.allowed_roots()) {
     rpc.admission.allowed_roots.emplace_back(root);
     rpc.info.allowed_roots.push_back(root);
+  }
+  if (config.launcher().kind() == "slurm") {
+    const auto& keys = config.launcher().slurm().job_may_set();
+    rpc.admission.slurm_keys.emplace(keys.begin(), keys.end());
   }
   rpc.info.launcher = launcher_name;
   rpc.info.start_time = clock.wall_now();
@@ -177,13 +187,20 @@ std::string service_discovery(Controller& controller) {
   return groups.dump();
 }
 
-// The address that ranks connect to. Without one to advertise, ranks run on this machine and a
-// wildcard address becomes the loopback one.
-std::string reachable(const std::string& advertised, const std::string& address) {
-  if (!advertised.empty()) return advertised;
+// The address that ranks connect to. Without one to advertise a wildcard address becomes the
+// loopback one where ranks run on this machine, else this machine's name.
+std::string reachable(const v1::CoordinatorConfig& config, const std::string& address) {
+  if (!config.advertise().empty()) return config.advertise();
+  const bool here = config.launcher().kind() == "local";
   const std::string port = address.substr(address.rfind(':'));
   const std::string host = address.substr(0, address.rfind(':'));
-  return (host == "0.0.0.0" || host == "[::]" || host == "::") ? "127.0.0.1" + port : address;
+  if (host == "0.0.0.0" || host == "[::]" || host == "::") {
+    return (here ? "127.0.0.1" : host_name()) + port;
+  }
+  if (!here && (host == "localhost" || host == "[::1]" || host.starts_with("127."))) {
+    log_warning("ranks on other nodes cannot reach %s: set listen or advertise", address);
+  }
+  return address;
 }
 
 sigset_t block_signals() {
@@ -237,13 +254,14 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
       JobStore::open({config.state_dir(), [&](double seconds) { probe.committed(seconds); }}));
   EMOE_RETURN_IF_ERROR(emoe::create_directories(config.output_root()));
   AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
-  launcher::LocalLauncher local(launcher_config(config.launcher()));
-  launcher::AsyncLauncher engine(local, {});
+  const auto launcher = make_launcher(config.launcher(), clock);
+  launcher::AsyncLauncher engine(*launcher, engine_config(config.launcher()));
   Controller controller(control_config(config, threads), *store, engine, clock, probe);
   EMOE_RETURN_IF_ERROR(controller.recover());
-  EMOE_ASSIGN_OR_RETURN(const auto rpc, RpcServer::start(rpc_config(config, local.name(), clock),
-                                                         controller, *store, clock, probe));
-  controller.set_coordinator_address(reachable(config.advertise(), rpc->address()));
+  EMOE_ASSIGN_OR_RETURN(const auto rpc,
+                        RpcServer::start(rpc_config(config, launcher->name(), clock), controller,
+                                         *store, clock, probe));
+  controller.set_coordinator_address(reachable(config, rpc->address()));
   EMOE_ASSIGN_OR_RETURN(const auto exposer, metrics::HttpExposer::start(
                                                 registry, {config.metrics_listen(), [&controller] {
                                                              return service_discovery(controller);
@@ -258,7 +276,7 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   });
   EMOE_RETURN_IF_ERROR(addresses.write(rpc->address(), exposer->address()));
   const Controller::Slots slots = controller.slots();
-  log_info("launcher %s, %d slots, worker %s, state in %s", local.name(), slots.total,
+  log_info("launcher %s, %d slots, worker %s, state in %s", launcher->name(), slots.total,
            config.launcher().worker_program(), config.state_dir());
   std::cout << "listening on " << rpc->address() << ", metrics on " << exposer->address()
             << std::endl;

@@ -135,6 +135,7 @@ Status write_rank_exit(const AttemptFiles& files, const RankExit& exit) {
                                dump({{"exit_code", exit.status.code},
                                      {"signal", exit.status.signal},
                                      {"monotonic_ns", exit.monotonic_ns},
+                                     {"out_of_memory", exit.out_of_memory},
                                      {"last_lines", exit.last_lines}}));
 }
 
@@ -146,7 +147,8 @@ std::vector<RankExit> read_rank_exits(const AttemptFiles& files, int ranks) {
     exits.push_back({rank,
                      {value->value("exit_code", 0), value->value("signal", 0)},
                      value->value("monotonic_ns", int64_t{0}),
-                     value->value("last_lines", "")});
+                     value->value("last_lines", ""),
+                     value->value("out_of_memory", false)});
   }
   return exits;
 }

@@ -78,8 +78,10 @@ struct LaunchRecord {
 struct RankExit {
   int rank = 0;
   ExitStatus status;
-  int64_t monotonic_ns = 0;  // of monotonic_now()
+  int64_t monotonic_ns = 0;  // of monotonic_now(); under Slurm the time of day, which hosts share
   std::string last_lines;
+  bool out_of_memory =
+      false;  // a kill for memory was counted when it ended (seen under Slurm only)
 };
 [[nodiscard]] Status write_rank_exit(const AttemptFiles& files, const RankExit& exit);
 // Of the ranks that left a record; a torn record is left out.

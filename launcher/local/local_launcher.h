@@ -50,7 +50,6 @@ class LocalLauncher final : public Launcher {
   [[nodiscard]] std::string name() const override { return "local"; }
 
  private:
-  [[nodiscard]] static Status check_request(const LaunchRequest& request);
   [[nodiscard]] Status check_programs(const LaunchRequest& request) const;
   [[nodiscard]] std::vector<std::string> mpirun_argv(const LaunchRequest& request) const;
   [[nodiscard]] Status start_supervisor(const LaunchRequest& request,

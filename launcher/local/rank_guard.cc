@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <deque>
 #include <optional>
 
@@ -38,13 +39,29 @@ std::string environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-// Whole lines of one rank into the log that all ranks share: one write each, at the end of the
-// file.
+// Which rank this is, and what stands behind it.
+struct Place {
+  int rank = 0;
+  bool under_slurm = false;  // srun: other ranks are on other hosts, srun gathers what they print
+};
+
+std::optional<Place> find_place() {
+  Place place;
+  if (absl::SimpleAtoi(environment("OMPI_COMM_WORLD_RANK"), &place.rank)) return place;
+  place.under_slurm = true;
+  if (absl::SimpleAtoi(environment("SLURM_PROCID"), &place.rank)) return place;
+  return std::nullopt;
+}
+
+// Whole lines of one rank into the log that all ranks share, one write each: at the end of the file,
+// or where hosts share nothing to append to safely, to srun.
 class LineLog {
  public:
-  LineLog(const std::filesystem::path& path, int rank, uint64_t limit)
-      : fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)),
-        tag_(absl::StrCat("[", rank, "] ")),
+  LineLog(const std::filesystem::path& path, const Place& place, uint64_t limit)
+      : fd_(place.under_slurm
+                ? ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0)
+                : ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)),
+        tag_(absl::StrCat("[", place.rank, "] ")),
         limit_(limit) {}
 
   void add(const char* data, size_t size) {
@@ -73,20 +90,27 @@ class LineLog {
     if (recent_.size() > kRememberedLines) recent_.pop_front();
     if (cut_) return;
     std::string text = absl::StrCat(tag_, line, "\n");
-    struct stat info {};
-    if (::fstat(fd_.get(), &info) == 0 &&
-        static_cast<uint64_t>(info.st_size) + text.size() > limit_) {
+    if (size() + text.size() > limit_) {
       cut_ = true;
       text = absl::StrCat(tag_, "[cut] the attempt's log has reached its limit of ", limit_,
                           " bytes\n");
     }
+    written_ += text.size();
     // A full disk must not stop the rank: what cannot be written is dropped.
     if (fd_.valid() && ::write(fd_.get(), text.data(), text.size()) < 0) errno = 0;
+  }
+
+  // Of the file, or of what this rank has printed.
+  [[nodiscard]] uint64_t size() const {
+    struct stat info {};
+    const bool file = ::fstat(fd_.get(), &info) == 0 && S_ISREG(info.st_mode);
+    return file ? static_cast<uint64_t>(info.st_size) : written_;
   }
 
   FileDescriptor fd_;
   std::string tag_;
   uint64_t limit_;
+  uint64_t written_ = 0;
   bool cut_ = false;
   std::string pending_;
   std::deque<std::string> recent_;
@@ -114,8 +138,8 @@ sigset_t signals(std::initializer_list<int> list) {
 
 class RankGuard {
  public:
-  RankGuard(AttemptFiles files, int rank, uint64_t log_limit)
-      : files_(std::move(files)), rank_(rank), log_(files_.output(), rank, log_limit) {}
+  RankGuard(AttemptFiles files, const Place& place, uint64_t log_limit)
+      : files_(std::move(files)), place_(place), log_(files_.output(), place, log_limit) {}
 
   Status start(std::vector<std::string> arguments) {
     const sigset_t handled = signals({SIGCHLD, SIGUSR1, SIGTERM, SIGINT});
@@ -133,7 +157,7 @@ class RankGuard {
     if (child_ < 0) return errno_status(errno, "fork");
     if (child_ == 0) become_rank(argv, write_end.get(), self);
     ::fcntl(output_.get(), F_SETFL, O_NONBLOCK);
-    return write_file_atomically(files_.rank_start(rank_), absl::StrCat(child_, "\n"));
+    return write_file_atomically(files_.rank_start(place_.rank), absl::StrCat(child_, "\n"));
   }
 
   ExitStatus run() {
@@ -152,9 +176,10 @@ class RankGuard {
   }
 
   void record(const ExitStatus& status) {
-    const RankExit exit{rank_, status, ended_ns_, log_.last_lines()};
+    const RankExit exit{place_.rank, status, ended_ns_, log_.last_lines(),
+                        ran_out_of_memory(status)};
     if (const Status written = write_rank_exit(files_, exit); !written.ok()) {
-      std::fprintf(stderr, "rank %d: %s\n", rank_, std::string(written.message()).c_str());
+      std::fprintf(stderr, "rank %d: %s\n", place_.rank, std::string(written.message()).c_str());
     }
   }
 
@@ -186,13 +211,25 @@ class RankGuard {
     }
     const auto status = poll_child(child_);
     if (!status.ok()) return ExitStatus{kExitInternal, 0};
-    if (*status) ended_ns_ = monotonic_now();
+    if (*status) ended_ns_ = place_.under_slurm ? time_of_day() : monotonic_now();
     return *status;
   }
 
+  // Under Slurm the guard is in its rank's control group, and nobody else watches that.
+  [[nodiscard]] bool ran_out_of_memory(const ExitStatus& status) const {
+    return place_.under_slurm && status.signal == SIGKILL && oom_kills().value_or(0) > oom_kills_;
+  }
+
+  static int64_t time_of_day() {
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    return now.tv_sec * 1'000'000'000 + now.tv_nsec;
+  }
+
   AttemptFiles files_;
-  int rank_;
+  Place place_;
   LineLog log_;
+  int64_t oom_kills_ = oom_kills().value_or(0);
   FileDescriptor signal_fd_;
   FileDescriptor output_;
   pid_t child_ = 0;
@@ -219,14 +256,14 @@ int run_rank(uint64_t log_limit, const std::vector<std::string>& argv) {
   if (parent == "1" || parent == environment(kSupervisorPidVariable)) {
     return kExitPeerLost;  // mpirun ended before the line above
   }
-  int rank = 0;
-  if (!absl::SimpleAtoi(environment("OMPI_COMM_WORLD_RANK"), &rank)) {
-    std::fprintf(stderr, "emoe-supervise rank: not started by mpirun\n");
+  const std::optional<Place> place = find_place();
+  if (!place) {
+    std::fprintf(stderr, "emoe-supervise rank: started by neither mpirun nor srun\n");
     return kExitInternal;
   }
-  RankGuard guard(AttemptFiles(environment(kAttemptDirVariable)), rank, log_limit);
+  RankGuard guard(AttemptFiles(environment(kAttemptDirVariable)), *place, log_limit);
   if (const Status status = guard.start(argv); !status.ok()) {
-    std::fprintf(stderr, "rank %d: %s\n", rank, std::string(status.message()).c_str());
+    std::fprintf(stderr, "rank %d: %s\n", place->rank, std::string(status.message()).c_str());
     return kExitInternal;
   }
   const ExitStatus status = guard.run();

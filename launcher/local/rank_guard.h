@@ -6,7 +6,7 @@
 
 namespace emoe::launcher {
 
-// Stands between mpirun and one rank: runs `argv`, writes what it prints to the attempt's
+// Stands between mpirun (or srun) and one rank: runs `argv`, writes what it prints to the attempt's
 // output.log in whole lines with "[rank] " before each, passes SIGUSR1 and SIGTERM on, dies with
 // mpirun and takes the rank along, and leaves rank_N.exit with the true cause of its end. Ends as
 // the rank ended (same code or signal).
@@ -18,7 +18,10 @@ namespace emoe::launcher {
 // The rank starts with SIGUSR1 blocked: a preemption signal that comes while a program still loads
 // its libraries waits until the program opens for it, instead of killing it.
 //
-// Reads EMOE_ATTEMPT_DIR and OMPI_COMM_WORLD_RANK.
+// Under srun the lines go to standard output, which srun gathers from all hosts into output.log, and
+// `log_limit` is what this rank may print.
+//
+// Reads EMOE_ATTEMPT_DIR, OMPI_COMM_WORLD_RANK or SLURM_PROCID.
 [[nodiscard]] int run_rank(uint64_t log_limit, const std::vector<std::string>& argv);
 
 }  // namespace emoe::launcher

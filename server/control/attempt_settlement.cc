@@ -13,6 +13,23 @@
 namespace emoe::server {
 namespace {
 
+std::optional<Finding> finding_of(launcher::EndCause cause) {
+  using launcher::EndCause;
+  switch (cause) {
+    case EndCause::ranks:
+      return std::nullopt;
+    case EndCause::preempted:
+      return Finding::engine_preempted;
+    case EndCause::time_limit:
+      return Finding::engine_time_limit;
+    case EndCause::node_lost:
+      return Finding::node_lost;
+    case EndCause::cancelled:
+      return Finding::cancelled_in_engine;
+  }
+  return std::nullopt;
+}
+
 // Puts together what the launcher saw, what the ranks reported and what the coordinator found.
 AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
                           const launcher::AttemptEnd& end) {
@@ -20,11 +37,11 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
   outcome.reported_success = reported_success(job, attempt);
   // A job that finished although its attempt was given up has finished; how its processes ended is
   // our own doing then.
-  if (attempt.stop_reason && attempt.stop_reason != Finding::cancelled &&
-      outcome.reported_success) {
-    return outcome;
-  }
+  const bool given_up = attempt.stop_reason && attempt.stop_reason != Finding::cancelled;
+  const bool taken_away = !attempt.stop_reason && end.cause != launcher::EndCause::ranks;
+  if ((given_up || taken_away) && outcome.reported_success) return outcome;
   outcome.finding = attempt.stop_reason;
+  if (!outcome.finding) outcome.finding = finding_of(end.cause);
   outcome.out_of_memory = end.out_of_memory;
   if (attempt.fault_code) {
     // A rank's own report says more than the exit of the process that the engine saw end first.
@@ -39,7 +56,7 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
 // "rank 1 on host n2 in step 37, phase backward: signal 9; <detail>"
 std::string end_message(const AttemptRecord& attempt, const AttemptMonitor& monitor,
                         const AttemptOutcome& outcome, const launcher::AttemptEnd& end) {
-  if (outcome.finding) return attempt.stop_message;
+  if (outcome.finding) return attempt.stop_reason ? attempt.stop_message : end.detail;
   if (judge(outcome).action == RetryAction::succeed) return "completed";
   if (attempt.fault_code) return attempt.fault_message;
   if (outcome.exit_code == 0 && outcome.signal == 0) {
@@ -102,6 +119,9 @@ Status AttemptSettlement::settle(LiveJob& live, const AttemptOutcome& outcome,
   if (edit.job().state() == v1::CANCELLING) {
     applied =
         edit.apply(JobEvent::attempt_gone, v1::REASON_CANCELLED, edit.record().cancel_message);
+  } else if (verdict.action == RetryAction::end_cancelled) {  // in the engine: nobody told us
+    applied = edit.apply(JobEvent::cancel_requested, verdict.reason, message);
+    if (applied.ok()) applied = edit.apply(JobEvent::attempt_gone, verdict.reason, message);
   } else if (verdict.action == RetryAction::succeed) {
     applied = edit.apply(JobEvent::completed, verdict.reason, message);
   } else if (verdict.action == RetryAction::fail) {

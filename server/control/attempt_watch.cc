@@ -32,7 +32,8 @@ bool awaits_final_report(const AttemptRecord& attempt, const launcher::AttemptEn
 }
 
 Finding finding_of_launch(StatusCode code) {
-  if (code == StatusCode::kResourceExhausted) return Finding::engine_busy;
+  const bool later = code == StatusCode::kResourceExhausted || code == StatusCode::kUnavailable;
+  if (later) return Finding::engine_busy;
   const bool refused = code == StatusCode::kFailedPrecondition || code == StatusCode::kNotFound ||
                        code == StatusCode::kInvalidArgument;
   return refused ? Finding::launch_refused : Finding::join_timeout;
@@ -46,6 +47,18 @@ int threads_of(const ControlConfig& config, const v1::Job& job) {
   return std::max(config.cores / slots, 1);  // other jobs have the other slots
 }
 
+launcher::QueueOptions queue_options(const v1::SlurmOptions& options) {
+  return {.partition = options.partition(),
+          .account = options.account(),
+          .qos = options.qos(),
+          .constraint = options.constraint(),
+          .ranks_per_node = options.ranks_per_node(),
+          .gpus_per_rank = options.gpus_per_rank(),
+          .time_limit = std::chrono::seconds(
+              google::protobuf::util::TimeUtil::DurationToSeconds(options.time_limit())),
+          .extra_args = {options.extra_args().begin(), options.extra_args().end()}};
+}
+
 launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Job& job,
                                        const AttemptRecord& attempt, const std::string& address) {
   launcher::LaunchRequest request;
@@ -54,6 +67,7 @@ launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Jo
   request.ranks = job.resolved_spec().parallel().ranks();
   request.threads_per_rank = threads_of(config, job);
   request.resources = resources_of(job);
+  request.queue = queue_options(job.resolved_spec().resources().slurm());
   request.attempt_dir = config.attempt_dir(job.id(), attempt.number);
   request.worker_argv = {config.worker_program.string(), "run", config.spec_file(job.id()).string(),
                          "--out", job.output_dir()};
@@ -88,6 +102,11 @@ Status AttemptWatch::look(LiveJob& live, SteadyTime now) {
   if (phase == launcher::AttemptPhase::ended) {
     result.Update(after_end(live, status->end, now));
     return result;
+  }
+  live.attempt->waiting = status.ok() ? status->waiting : "";
+  // Ranks that may not be there yet have their time to join still before them.
+  if (status.ok() && phase != launcher::AttemptPhase::running) {
+    live.attempt->monitor->not_started(now);
   }
   if (phase == launcher::AttemptPhase::running) result.Update(check(live, now));
   if (attempt.stop_reason) take_down(live, now);

@@ -14,6 +14,7 @@ namespace emoe::server {
 // config/schema.cc.
 struct ControlConfig {
   std::filesystem::path state_dir;
+  std::filesystem::path jobs_root;          // empty: <state_dir>/jobs
   std::filesystem::path output_root;        // output folders are <output_root>/<job id>
   std::filesystem::path worker_program;     // emoe-worker
   launcher::Resources capacity{.cpus = 1};  // of all attempts at once; a cpu is a slot
@@ -32,7 +33,9 @@ struct ControlConfig {
   std::chrono::milliseconds retry_pause{};
   std::chrono::milliseconds poll_interval{200};
 
-  [[nodiscard]] std::filesystem::path jobs_dir() const { return state_dir / "jobs"; }
+  [[nodiscard]] std::filesystem::path jobs_dir() const {
+    return jobs_root.empty() ? state_dir / "jobs" : jobs_root;
+  }
   [[nodiscard]] std::filesystem::path job_dir(const std::string& job_id) const {
     return jobs_dir() / job_id;
   }

@@ -105,7 +105,7 @@ void Controller::pass_time_locked(SteadyTime now) {
   const bool stood_still = gap > config_.session_timeout / 2;
   for (auto& [id, live] : jobs_.all()) {
     if (!live.attempt) continue;
-    live.record.run_time += gap;
+    if (live.attempt->waiting.empty()) live.record.run_time += gap;
     if (!stood_still) continue;
     live.attempt->monitor->forgive(gap, now);
     if (live.attempt->end_seen) live.attempt->end_seen = now;
@@ -167,8 +167,15 @@ std::vector<Controller::Target> Controller::targets() {
 }
 
 void Controller::decorate(v1::Job& job) {
-  if (job.state() != v1::QUEUED) return;
+  if (job.state() != v1::QUEUED && job.state() != v1::STARTING) return;
   const std::lock_guard lock(mutex_);
+  if (job.state() == v1::STARTING) {
+    const LiveJob* live = jobs_.find(job.id());
+    if (live != nullptr && live->attempt && !live->attempt->waiting.empty()) {
+      job.set_message(live->attempt->waiting);
+    }
+    return;
+  }
   const auto found = waiting_.find(job.id());
   if (found == waiting_.end()) return;
   job.set_queue_position(found->second.position);

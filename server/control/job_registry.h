@@ -39,6 +39,7 @@ struct LiveAttempt {
   std::optional<SteadyTime> last_kill;
   std::optional<SteadyTime> end_seen;    // its processes ended, rank 0's End is missing
   std::optional<SteadyTime> fault_seen;  // a rank reported a failure of its own
+  std::string waiting;                   // why the engine has not started it yet; empty: it has
   StepProgress steps;
 };
 

@@ -276,6 +276,19 @@ void check_data(const v1::JobSpec& spec, const PathCheck& paths, Diagnostics& di
   }
 }
 
+void check_slurm_keys(const v1::JobSpec& spec, const AdmissionConfig& config,
+                      Diagnostics& diagnostics) {
+  if (!config.slurm_keys) return;
+  const v1::SlurmOptions& options = spec.resources().slurm();
+  std::vector<const google::protobuf::FieldDescriptor*> given;
+  options.GetReflection()->ListFields(options, &given);
+  for (const auto* field : given) {
+    if (config.slurm_keys->contains(field->name())) continue;
+    diagnostics.add("resources.slurm." + field->name(),
+                    "this service does not let jobs set it (its launcher.slurm.job_may_set)");
+  }
+}
+
 }  // namespace
 
 v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
@@ -288,6 +301,7 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
     model = check_model(given.model().path(), diagnostics);
   }
   const v1::JobSpec resolved = config::check(given, {}, model.shape(), diagnostics);
+  check_slurm_keys(resolved, config, diagnostics);
   check_files(resolved, paths, model, diagnostics);
   SpecFacts facts;
   check_data(resolved, paths, diagnostics, facts);

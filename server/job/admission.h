@@ -1,6 +1,9 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "base/diagnostics.h"
@@ -11,6 +14,8 @@ namespace emoe::server {
 // Where specs may name files; symbolic links are resolved before the comparison.
 struct AdmissionConfig {
   std::vector<std::filesystem::path> allowed_roots;  // empty: anywhere
+  // The keys of resources.slurm that a job may give; nothing where no Slurm reads them.
+  std::optional<std::set<std::string>> slurm_keys;
 };
 
 // Checks everything about a spec that can be checked without starting anything: keys, values,

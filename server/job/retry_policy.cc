@@ -23,8 +23,12 @@ constexpr Verdict kOfFinding[] = {
     {v1::REASON_COORDINATOR_LOST, RetryAction::retry},          // engine_forgot
     {v1::REASON_MAX_RUNTIME, RetryAction::fail},                // max_runtime
     {v1::REASON_CANCELLED, RetryAction::end_cancelled},         // cancelled
+    {v1::REASON_PREEMPTED, RetryAction::requeue_uncounted},     // engine_preempted
+    {v1::REASON_PREEMPTED, RetryAction::retry},                 // engine_time_limit
+    {v1::REASON_PEER_LOST, RetryAction::retry},                 // node_lost
+    {v1::REASON_CANCELLED, RetryAction::end_cancelled},         // cancelled_in_engine
 };
-static_assert(std::size(kOfFinding) == static_cast<size_t>(Finding::cancelled) + 1);
+static_assert(std::size(kOfFinding) == static_cast<size_t>(Finding::cancelled_in_engine) + 1);
 
 Verdict judge_finding(Finding finding) {
   const auto number = static_cast<size_t>(finding);  // maybe one that a newer version stored

@@ -20,6 +20,10 @@ enum class Finding {
   engine_forgot = 6,        // the launcher knows nothing of a running attempt (after a restart)
   max_runtime = 7,
   cancelled = 8,
+  engine_preempted = 9,      // the engine took the place away
+  engine_time_limit = 10,    // the engine's limit, and the ranks had not checkpointed and left
+  node_lost = 11,            // a host went down
+  cancelled_in_engine = 12,  // by somebody who went past us (scancel)
 };
 
 // All that is known of how an attempt ended.

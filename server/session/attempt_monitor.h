@@ -38,6 +38,8 @@ class AttemptMonitor {
   // A rank opened a stream (again). INVALID_ARGUMENT when rank or world size differ from the plan:
   // the attempt is over then, check() says so from now on.
   [[nodiscard]] Status join(const v1::RankInfo& info, SteadyTime now);
+  // The engine has not started the attempt: the ranks have join_timeout from when it does.
+  void not_started(SteadyTime now) { started_ = now; }
   void disconnected(int rank, SteadyTime now);  // it may come back within session_timeout
   void heartbeat(int rank, const v1::RankHeartbeat& heartbeat, SteadyTime now);
   void reported(int rank, SteadyTime now);

@@ -42,9 +42,18 @@ TEST(Schema, HasOneRowForEveryField) {
 }
 
 TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
-  const std::set<std::string> free_texts = {"name",           "hashes.model",    "hashes.tokenizer",
-                                            "hashes.train",   "hashes.eval",     "hashes.program",
-                                            "hashes.adapter", "hashes.partition"};
+  const std::set<std::string> free_texts = {"name",
+                                            "hashes.model",
+                                            "hashes.tokenizer",
+                                            "hashes.train",
+                                            "hashes.eval",
+                                            "hashes.program",
+                                            "hashes.adapter",
+                                            "hashes.partition",
+                                            "resources.slurm.partition",
+                                            "resources.slurm.account",
+                                            "resources.slurm.qos",
+                                            "resources.slurm.constraint"};
   for (const auto& rule : job_schema()) {
     v1::JobSpec spec;
     spec.mutable_model()->mutable_init();
@@ -52,6 +61,7 @@ TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
     spec.mutable_emoe()->mutable_layers();
     spec.mutable_evaluate();
     spec.mutable_hashes();
+    spec.mutable_resources()->mutable_slurm();
     const auto full = resolve(spec);
     const FieldAt at = find_field(full, rule.key);
     ASSERT_NE(at.message, nullptr) << rule.key;
@@ -60,7 +70,8 @@ TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
         type == FieldDescriptor::CPPTYPE_DOUBLE) {
       EXPECT_TRUE(rule.low.has_value()) << rule.key;
     } else if (type == FieldDescriptor::CPPTYPE_STRING) {
-      EXPECT_EQ(rule.path || rule.address || !rule.words.empty(), !free_texts.contains(rule.key))
+      EXPECT_EQ(rule.path || rule.address || rule.option || !rule.words.empty(),
+                !free_texts.contains(rule.key))
           << rule.key;
     }
   }

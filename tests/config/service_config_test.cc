@@ -24,7 +24,7 @@ TEST(CoordinatorConfig, ReportsStructureAndValuesTogether) {
   const auto config = parse_coordinator_config(
       "listen: nowhere\nadvertise: here\nmetrics_listen: a:70000\nslot: {total: 1}\nliveness:\n  "
       "join_timeout: 0s\n"
-      "launcher: {kind: slurm}\nqueue: {max_jobs: many}\n",
+      "launcher: {kind: pbs}\nqueue: {max_jobs: many}\n",
       "c.yaml", {});
   EXPECT_EQ(config.status().code(), StatusCode::kInvalidArgument);
   const auto lines = problems_of(config.status());
@@ -34,7 +34,7 @@ TEST(CoordinatorConfig, ReportsStructureAndValuesTogether) {
   EXPECT_PROBLEM(lines, "c.yaml:3: metrics_listen: expected host:port");
   EXPECT_PROBLEM(lines, "c.yaml:4: slot: unknown key (did you mean \"slots\"?)");
   EXPECT_PROBLEM(lines, "c.yaml:6: liveness.join_timeout: must be above 0");
-  EXPECT_PROBLEM(lines, "c.yaml:7: launcher.kind: unknown word \"slurm\"; use local");
+  EXPECT_PROBLEM(lines, "c.yaml:7: launcher.kind: unknown word \"pbs\"; use local, slurm");
   EXPECT_PROBLEM(lines, "c.yaml:8: queue.max_jobs: expected a whole number");
 }
 
@@ -60,6 +60,33 @@ TEST(CoordinatorConfig, AListHasNoEmptyTexts) {
                                      .status());
   EXPECT_EQ(lines, (std::vector<std::string>{"c.yaml:1: allowed_roots[1]: must not be empty",
                                              "--set: launcher.mpirun_args[0]: must not be empty"}));
+}
+
+TEST(CoordinatorConfig, WhatSlurmIsTold) {
+  const auto config = parse_coordinator_config(
+      "launcher: {kind: slurm, slurm: {partition: gpu, time_limit: 2h, extra_args: [--mem=8G]}}",
+      "c.yaml", {});
+  ASSERT_TRUE(config.ok()) << config.status();
+  const v1::SlurmConfig& slurm = config->launcher().slurm();
+  EXPECT_EQ(slurm.partition(), "gpu");
+  EXPECT_EQ(slurm.time_limit().seconds(), 7200);
+  EXPECT_EQ(slurm.warning_time().seconds(), 300);
+  EXPECT_EQ(slurm.job_may_set_size(), 6);
+  const auto lines =
+      problems_of(parse_coordinator_config(
+                      "launcher: {slurm: {extra_args: [gpu], job_may_set: [user]}}", "c.yaml", {})
+                      .status());
+  EXPECT_EQ(lines.size(), 2u) << joined(lines);
+  EXPECT_PROBLEM(lines, "c.yaml:1: launcher.slurm.extra_args[0]: an option begins with -");
+  EXPECT_PROBLEM(lines, "c.yaml:1: launcher.slurm.job_may_set[0]: unknown word \"user\"");
+}
+
+// A service whose jobs may set nothing says so; it must not get the default.
+TEST(CoordinatorConfig, AnEmptyListOfWhatJobsMaySetIsMeantSo) {
+  const auto config =
+      parse_coordinator_config("launcher: {slurm: {job_may_set: []}}", "c.yaml", {});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->launcher().slurm().job_may_set_size(), 0);
 }
 
 TEST(CoordinatorConfig, FromAFile) {

@@ -69,6 +69,13 @@ void FakeLauncher::end(const std::string& job_id, int attempt, AttemptEnd end) {
   found->second.status = {AttemptPhase::ended, std::move(end)};
 }
 
+void FakeLauncher::set_queued(const std::string& job_id, int attempt, const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  const auto found = attempts_.find(handle_of(job_id, attempt).text);
+  EMOE_CHECK(found != attempts_.end(), "the attempt was never launched");
+  found->second.status = {why.empty() ? AttemptPhase::running : AttemptPhase::queued, {}, why};
+}
+
 void FakeLauncher::set_unknown(const std::string& job_id, int attempt, bool unknown) {
   const std::lock_guard lock(mutex_);
   const auto found = attempts_.find(handle_of(job_id, attempt).text);

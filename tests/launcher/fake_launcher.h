@@ -36,6 +36,8 @@ class FakeLauncher final : public Launcher {
 
   // The script.
   void end(const std::string& job_id, int attempt, AttemptEnd end);
+  // The engine has it in its queue; "": it runs.
+  void set_queued(const std::string& job_id, int attempt, const std::string& why);
   void set_unknown(const std::string& job_id, int attempt, bool unknown);
   void forget(const std::string& job_id, int attempt);  // poll() answers NOT_FOUND from now on
   // OK: launches work again. `anyway`: they start all the same, as when only the answer is lost.

@@ -42,6 +42,17 @@ TEST_F(AdmissionTest, ReturnsTheResolvedSpec) {
   EXPECT_EQ(resolved_.train().max_steps(), 4);
 }
 
+TEST_F(AdmissionTest, OfSlurmAJobSetsWhatItMay) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  v1::SlurmOptions& slurm = *spec.mutable_resources()->mutable_slurm();
+  slurm.set_partition("gpu");
+  slurm.add_extra_args("--mem=8G");
+  EXPECT_EQ(problems(spec), Fields{}) << "no Slurm reads it";
+  EXPECT_EQ(problems(spec, {.slurm_keys = {{"partition"}}}), Fields{"resources.slurm.extra_args"});
+  EXPECT_EQ(problems(spec, {.slurm_keys = std::set<std::string>{}}),
+            (Fields{"resources.slurm.extra_args", "resources.slurm.partition"}));
+}
+
 TEST_F(AdmissionTest, ReportsAllProblemsAtOnce) {
   v1::JobSpec spec = small_spec(dir_.path());
   spec.mutable_optimizer()->set_learning_rate(-1);

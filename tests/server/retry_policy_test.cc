@@ -48,6 +48,10 @@ TEST(RetryPolicy, TheCoordinatorsFindingsComeFirst) {
       {Finding::engine_forgot, {v1::REASON_COORDINATOR_LOST, RetryAction::retry}},
       {Finding::max_runtime, {v1::REASON_MAX_RUNTIME, RetryAction::fail}},
       {Finding::cancelled, {v1::REASON_CANCELLED, RetryAction::end_cancelled}},
+      {Finding::engine_preempted, {v1::REASON_PREEMPTED, RetryAction::requeue_uncounted}},
+      {Finding::engine_time_limit, {v1::REASON_PREEMPTED, RetryAction::retry}},
+      {Finding::node_lost, {v1::REASON_PEER_LOST, RetryAction::retry}},
+      {Finding::cancelled_in_engine, {v1::REASON_CANCELLED, RetryAction::end_cancelled}},
   };
   for (const auto& [finding, verdict] : table) {
     // The signal is the coordinator's own kill.
