@@ -9,7 +9,7 @@ space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 PYTHON_DEPLOY := build/deploy-tools/.installed
-.PHONY: help deps deps-test build demo test test-full test-deploy chaos test-gpu lint format asan tsan bench bundle clean
+.PHONY: help deps deps-test build demo test test-full test-deploy test-slurm chaos test-gpu lint format asan tsan bench bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,11 @@ demo: build ## the whole path on this machine: three jobs over gRPC, verified me
 
 test: deps-test ## the whole CPU suite
 	@tools/build.sh release $(JOBS)
-	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) $(CTEST_ARGS)
+	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) -LE slurm $(CTEST_ARGS)
+
+test-slurm: deps-test ## the tests that need a real Slurm (label slurm); they skip where there is none
+	@tools/build.sh release $(JOBS) programs
+	@ctest --test-dir build/release --output-on-failure -L slurm $(CTEST_ARGS)
 
 test-full: test ## test, then the golden cases in every combination of ranks, packing and micro-batches
 	@for which in own shared; do \
