@@ -18,7 +18,7 @@ files() { git ls-files --cached --others --exclude-standard --deduplicate -- "$@
   [ -e "$file" ] && echo "$file"
 done; }
 mapfile -t sources < <(files '*.h' '*.cc' '*.cu')
-mapfile -t scripts < <(files '*.sh' .ci/run 'deploy/docker/emoe-*')
+mapfile -t scripts < <(files '*.sh' .ci/run 'deploy/docker/emoe-*' 'deploy/slurm/*.sbatch')
 mapfile -t python < <(files '*.py')
 
 check "clang-format" clang-format --dry-run -Werror "${sources[@]}"

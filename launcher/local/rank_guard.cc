@@ -1,5 +1,6 @@
 #include "launcher/local/rank_guard.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -43,14 +44,16 @@ std::string environment(const char* name) {
 struct Place {
   int rank = 0;
   bool under_slurm = false;  // srun: other ranks are on other hosts, srun gathers what they print
+  int ranks = 0;             // under srun
 };
 
 std::optional<Place> find_place() {
   Place place;
   if (absl::SimpleAtoi(environment("OMPI_COMM_WORLD_RANK"), &place.rank)) return place;
   place.under_slurm = true;
-  if (absl::SimpleAtoi(environment("SLURM_PROCID"), &place.rank)) return place;
-  return std::nullopt;
+  if (!absl::SimpleAtoi(environment("SLURM_PROCID"), &place.rank)) return std::nullopt;
+  (void)absl::SimpleAtoi(environment("SLURM_NTASKS"), &place.ranks);
+  return place;
 }
 
 // Whole lines of one rank into the log that all ranks share, one write each: at the end of the file,
@@ -207,12 +210,23 @@ class RankGuard {
   std::optional<ExitStatus> handle_signals() {
     signalfd_siginfo info{};
     while (::read(signal_fd_.get(), &info, sizeof info) == sizeof info) {
-      if (info.ssi_signo != SIGCHLD) ::kill(child_, static_cast<int>(info.ssi_signo));
+      if (info.ssi_signo == SIGCHLD) continue;
+      const bool in_vain = info.ssi_signo == SIGTERM && peer_failed();
+      ::kill(child_, in_vain ? SIGKILL : static_cast<int>(info.ssi_signo));
     }
     const auto status = poll_child(child_);
     if (!status.ok()) return ExitStatus{kExitInternal, 0};
     if (*status) ended_ns_ = place_.under_slurm ? time_of_day() : monotonic_now();
     return *status;
+  }
+
+  // srun ends the other ranks by SIGTERM when one has failed, and by SIGKILL after KillWait. They have
+  // nobody left to agree with on a checkpoint: to wait for that only keeps the nodes.
+  [[nodiscard]] bool peer_failed() const {
+    return std::ranges::any_of(read_rank_exits(files_, place_.ranks), [](const RankExit& peer) {
+      return peer.status.signal != 0 ||
+             (peer.status.code != 0 && peer.status.code != static_cast<int>(ExitCode::preempted));
+    });
   }
 
   // Under Slurm the guard is in its rank's control group, and nobody else watches that.

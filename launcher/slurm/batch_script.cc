@@ -107,8 +107,6 @@ std::vector<std::string> sbatch_argv(const Submission& submission, const LaunchR
   }
   argv.insert(argv.end(), options.extra_args.begin(), options.extra_args.end());
   argv.push_back(submission.script.string());
-  // Every rank sees all GPUs of its node and takes the one of its number there.
-  if (options.gpus_per_rank > 0) argv.emplace_back("--gpu-bind=none");
   for (const std::string& word : {submission.rank_guard, std::string("rank"),
                                   absl::StrCat(submission.log_limit_bytes), std::string("--")}) {
     argv.push_back(word);

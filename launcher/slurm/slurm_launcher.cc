@@ -25,10 +25,13 @@ const std::vector<std::string> kNotForCommands{"SLURM_", "SBATCH_", "SQUEUE_",  
 constexpr const char* kConfVariable = "SLURM_CONF";  // but this tells which cluster
 
 // sbatch could not tell whether the job is in the queue, or the controller did not listen.
-constexpr const char* kSilence[] = {"Unable to contact", "timed out",   "Zero Bytes",
-                                    "onnection",         "temporarily", "Communication"};
-// How many jobs a user may have in the queue is among these limits: there may be room later.
-constexpr const char* kNoRoom[] = {"violates accounting/QOS policy"};
+constexpr const char* kSilence[] = {"Unable to contact", "timed out",  "Zero Bytes",
+                                    "Connection",        "connection", "temporarily",
+                                    "Communication"};
+// Limits of the accounting: how many jobs, nodes, … a user may have at once leaves room later; what
+// one job may have does not.
+constexpr const char* kLimits[] = {"violates accounting/QOS policy"};
+constexpr const char* kLimitsOfOneJob[] = {"PerJob"};  // "QOSMaxWallDurationPerJobLimit"
 
 template <size_t n>
 bool mentions(const std::string& text, const char* const (&words)[n]) {
@@ -151,8 +154,8 @@ Status SlurmLauncher::submit(const LaunchRequest& request, const Named& named) {
       mentions(result.err, kSilence)) {
     return after_silence(named, what);
   }
-  return mentions(result.err, kNoRoom) ? absl::ResourceExhaustedError(what)
-                                       : absl::FailedPreconditionError(what);
+  const bool later = mentions(result.err, kLimits) && !mentions(result.err, kLimitsOfOneJob);
+  return later ? absl::ResourceExhaustedError(what) : absl::FailedPreconditionError(what);
 }
 
 // Whether the controller has the job or will get it: from here on it starts nothing.

@@ -306,6 +306,8 @@ TEST_F(SlurmLauncherTest, ARefusalIsSlurmsOwnWords) {
       "sbatch: error: Batch job submission failed: Job violates accounting/QOS "
       "policy (job submit limit, user's size and/or time limits)\n";
   EXPECT_EQ(launch().status().code(), StatusCode::kResourceExhausted);
+  slurm_.sbatch.err = "sbatch: error: QOSMaxWallDurationPerJobLimit\n" + slurm_.sbatch.err;
+  EXPECT_EQ(launch().status().code(), StatusCode::kFailedPrecondition);
 }
 
 TEST_F(SlurmLauncherTest, AnSbatchThatHangsStartsNothingLater) {

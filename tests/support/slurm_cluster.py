@@ -53,6 +53,7 @@ class Cluster:
         assert done.returncode == 0, (self.folder / "control.log").read_text()
 
     def command(self, *command, code=0, env=None, **options):
+        options.setdefault("cwd", self.folder)  # where sbatch leaves the output of what has no place for it
         return tools.run(command, env={**self.env, **(env or {})}, **options).expect(code).out
 
     def queue(self):

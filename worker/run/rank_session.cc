@@ -53,7 +53,7 @@ int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
 
 at::Device device_of(const JobPlan& plan, const RankEnvironment& environment) {
   try {
-    return find_device(plan.device, environment.local_rank);
+    return find_device(plan.device, environment.gpu);
   } catch (const std::invalid_argument& error) {
     throw JobError(ExitCode::configuration, absl::StrCat("resources.device: ", error.what()));
   }

@@ -15,7 +15,7 @@ std::optional<LaunchedRank> launched_with(const std::map<std::string, std::strin
        {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK",
         "OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
         "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID",
-        "SLURM_NTASKS_PER_NODE", "PMIX_NAMESPACE"}) {
+        "SLURM_NTASKS_PER_NODE", "PMIX_NAMESPACE", "SLURM_GPUS_PER_TASK", "SLURM_STEP_GPUS"}) {
     ::unsetenv(known);
   }
   for (const auto& [name, value] : variables) ::setenv(name.c_str(), value.c_str(), 1);
@@ -61,7 +61,16 @@ TEST(LaunchedRank, OfSlurmOnlyAStepCounts) {
   EXPECT_EQ(srun->world_size, 8);
   EXPECT_EQ(srun->local_rank, 1);
   EXPECT_EQ(srun->local_size, 2);
+  EXPECT_EQ(srun->gpu, 1) << "it sees those of its node";
   EXPECT_EQ(srun->said_by, "SLURM_NTASKS");
+  const auto own = launched_with({{"SLURM_NTASKS", "2"},
+                                  {"SLURM_PROCID", "1"},
+                                  {"SLURM_LOCALID", "1"},
+                                  {"SLURM_STEP_ID", "0"},
+                                  {"SLURM_GPUS_PER_TASK", "1"},
+                                  {"SLURM_STEP_GPUS", "1"}});
+  EXPECT_EQ(own->local_rank, 1);
+  EXPECT_EQ(own->gpu, 0) << "the only one that it sees";
 }
 
 TEST(LaunchedRank, ARankWithoutASizeIsNone) {

@@ -88,6 +88,9 @@ std::optional<LaunchedRank> launched_rank() {
       first_number({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});
   const auto local_size =
       first_number({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"});
+  // Slurm shows a task that has GPUs of its own no others.
+  const bool own_gpus =
+      std::getenv("SLURM_GPUS_PER_TASK") != nullptr && std::getenv("SLURM_STEP_GPUS") != nullptr;
   for (const Launcher& launcher : kLaunchers) {
     const auto world_size = number_in(launcher.size);
     const auto rank = number_in(launcher.rank);
@@ -95,6 +98,7 @@ std::optional<LaunchedRank> launched_rank() {
     return LaunchedRank{.rank = *rank,
                         .world_size = *world_size,
                         .local_rank = local_rank.value_or(0),
+                        .gpu = own_gpus ? 0 : local_rank.value_or(0),
                         .local_size = std::min(local_size.value_or(*world_size), *world_size),
                         .said_by = launcher.size};
   }

@@ -34,7 +34,8 @@ void check_mpi(int code, const std::string& operation);
 struct LaunchedRank {
   int rank = 0;
   int world_size = 1;
-  int local_rank = 0;   // among the ranks on the same host; chooses its GPU
+  int local_rank = 0;   // among the ranks on the same host
+  int gpu = 0;          // which of those that it sees is its own
   int local_size = 1;   // ranks on the same host; all of them where the launcher does not say
   std::string said_by;  // "SLURM_NTASKS": the variable that has world_size
 };
