@@ -13,7 +13,7 @@ def backup(state, copy):
     """The page's own command, with our folders."""
     command, = re.findall(r'^sqlite3 .*?"(.*?)"', PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     if not shutil.which("sqlite3"):
-        pytest.skip("sqlite3 is not installed (Debian package sqlite3)")
+        pytest.skip("sqlite3 is not installed (tools/setup/packages-test.txt)")
     tools.run(["sqlite3", state / "jobs.db", command.replace("/backup/jobs.db", str(copy))]).expect()
 
 
