@@ -43,6 +43,7 @@ void Diagnostics::warn(Warning warning) {
 
 void Diagnostics::forbid_warnings() {
   for (const Warning& warning : warnings_) {
+    if (!is_error_when_strict(warning)) continue;
     add(warning.where,
         absl::StrCat(warning.text, warning.first.empty() ? "" : ", first " + warning.first, " (",
                      warning.code, ", an error with data.strict)"));

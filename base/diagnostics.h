@@ -29,7 +29,7 @@ class Diagnostics {
   // The same warning told again takes the place of the earlier one. Texts may quote what a user
   // wrote, in any bytes.
   void warn(Warning warning);
-  // Makes each warning a violation too (data.strict).
+  // Makes each warning a violation too (data.strict), but for those that pass it.
   void forbid_warnings();
   [[nodiscard]] const std::vector<Warning>& warnings() const { return warnings_; }
 

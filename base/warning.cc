@@ -7,6 +7,10 @@
 
 namespace emoe {
 
+bool is_error_when_strict(const Warning& warning) {
+  return warning.code != warning::kBaseRounded && warning.code != warning::kCheckpointFailed;
+}
+
 std::string to_string(const Warning& warning) {
   return absl::StrCat(warning.text, "; see ", warning.where,
                       warning.first.empty() ? "" : ", first " + warning.first);

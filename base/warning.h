@@ -28,7 +28,14 @@ inline constexpr char kEvalInTrain[] = "EVAL_IN_TRAIN";
 inline constexpr char kTokenAsText[] = "TOKEN_AS_TEXT";
 inline constexpr char kDeltaZero[] = "DELTA_ZERO";
 inline constexpr char kDeltaLost[] = "DELTA_LOST";
+inline constexpr char kIndexSize[] = "INDEX_SIZE";
+inline constexpr char kGpuUnused[] = "GPU_UNUSED";
+inline constexpr char kCheckpointFailed[] = "CHECKPOINT_FAILED";
 }  // namespace warning
+
+// False for what data.strict lets pass: a consequence of a key that the job gives, and what happens to
+// a run without a fault of its job.
+[[nodiscard]] bool is_error_when_strict(const Warning& warning);
 
 // For people: "12 of 15 rows …; see data.train: "system", first train.jsonl:4".
 [[nodiscard]] std::string to_string(const Warning& warning);

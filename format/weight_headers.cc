@@ -7,7 +7,6 @@
 #include <absl/strings/str_join.h>
 
 #include "base/input_file.h"
-#include "base/log.h"
 #include "format/strict_json.h"
 
 namespace emoe {
@@ -80,7 +79,7 @@ Result<Index> read_index(const fs::path& path) {
 }
 
 // Every tensor in the shard where the index has it, and nowhere else.
-Status check_index(const fs::path& folder, const Index& index, const WeightHeaders& weights) {
+Status check_index(const fs::path& folder, const Index& index, WeightHeaders& weights) {
   for (const auto& [shard, header] : weights.shards) {
     for (const auto& [name, info] : header.tensors) {
       const auto found = index.shard_of.find(name);
@@ -98,8 +97,10 @@ Status check_index(const fs::path& folder, const Index& index, const WeightHeade
   for (const auto& [name, info] : weights.tensors) bytes += info.end - info.begin;
   if (index.total_size != 0 && index.total_size != bytes) {
     // Not an error: well-known checkpoints count tied tensors twice here.
-    log_warning("%s: total_size is %d, the tensors have %d bytes",
-                (folder / kIndexFileName).string(), index.total_size, bytes);
+    weights.warnings.push_back({.code = warning::kIndexSize,
+                                .text = absl::StrCat("metadata.total_size is ", index.total_size,
+                                                     ", the tensors have ", bytes, " bytes"),
+                                .where = kIndexFileName});
   }
   return ok_status();
 }
@@ -141,6 +142,12 @@ Result<WeightHeaders> read_shards(const fs::path& folder, const Index& index) {
 }
 
 }  // namespace
+
+std::map<std::string, int64_t> WeightHeaders::dtypes() const {
+  std::map<std::string, int64_t> counts;
+  for (const auto& [name, info] : tensors) ++counts[info.dtype];
+  return counts;
+}
 
 std::map<std::string, std::vector<std::string>> WeightHeaders::layout() const {
   std::map<std::string, std::vector<std::string>> layout;

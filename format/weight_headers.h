@@ -1,11 +1,13 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "base/warning.h"
 #include "format/safetensors_header.h"
 
 namespace emoe {
@@ -17,7 +19,10 @@ inline constexpr char kIndexFileName[] = "model.safetensors.index.json";
 struct WeightHeaders {
   std::map<std::string, SafetensorsHeader> shards;  // by file name
   std::map<std::string, TensorInfo> tensors;        // of all shards
+  std::vector<Warning> warnings;                    // what is odd about them, and no error
 
+  // How many tensors are stored in each dtype: {{"F16", 291}}.
+  [[nodiscard]] std::map<std::string, int64_t> dtypes() const;
   // File names with the tensors of each in their order: an export keeps the base's layout.
   [[nodiscard]] std::map<std::string, std::vector<std::string>> layout() const;
 };

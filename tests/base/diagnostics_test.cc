@@ -61,6 +61,17 @@ TEST(Diagnostics, WarningsAreNoProblemUntilTheyAreForbidden) {
             "data.train: 2 of 9 rows cut, first a.json:4 (ROWS_CUT, an error with data.strict)");
 }
 
+TEST(Diagnostics, WhatTheJobChoseAndWhatItCannotMendPassesStrict) {
+  Diagnostics diagnostics;
+  diagnostics.warn({.code = warning::kBaseRounded, .text = "9 of 30 tensors …"});
+  diagnostics.warn({.code = warning::kCheckpointFailed, .text = "disk full"});
+  diagnostics.forbid_warnings();
+  EXPECT_TRUE(diagnostics.empty());
+  diagnostics.warn({.code = warning::kGpuUnused, .text = "no CUDA", .where = "resources.device"});
+  diagnostics.forbid_warnings();
+  EXPECT_EQ(diagnostics.size(), 1u);
+}
+
 TEST(Diagnostics, AWarningToldAgainTakesThePlaceOfTheFirst) {
   Diagnostics diagnostics;
   diagnostics.warn({"A", "1 row", "here", 1, ""});

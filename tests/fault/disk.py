@@ -77,6 +77,8 @@ def test_file_size_limit_while_checkpointing(tmp_path):
     done = tools.run(limited, env={"EMOE_CACHE_DIR": str(tmp_path / "cache")}).expect(tools.IO_ERROR)
     assert "File too large" in done.err and "training goes on without this checkpoint" in done.err, done.err
     assert tools.valid_checkpoints(out) == [] and not list(out.rglob("*.tmp"))
+    told, = (w for w in tools.read_json(out / "warnings.json") if w["code"] == "CHECKPOINT_FAILED")
+    assert told["where"] == "checkpoints" and told["text"].startswith(f"{told['count']} not written, "), told
     tools.worker("run", job, "--out", out).expect()
 
 

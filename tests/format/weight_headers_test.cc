@@ -1,7 +1,9 @@
 #include "format/weight_headers.h"
 
+#include <absl/strings/str_cat.h>
 #include <gtest/gtest.h>
 
+#include "base/file.h"
 #include "tests/format/safetensors_bytes.h"
 #include "tests/support/temp_dir.h"
 
@@ -109,6 +111,30 @@ TEST(WeightHeaders, IndexAndShardsMustAgree) {
   // The index puts a tensor into another shard.
   write_index(dir.path(), embed + "," + a + R"(,"z":"model-00001-of-00003.safetensors")");
   EXPECT_NE(error_of(dir.path(), StatusCode::kDataLoss).find("tensor \"z\""), std::string::npos);
+}
+
+TEST(WeightHeaders, AWrongTotalSizeIsToldOf) {
+  const TempDir dir;
+  write_shards(dir.path());
+  EXPECT_TRUE(read_weight_headers(dir.path())->warnings.empty());
+  std::string text = read_file(dir / kIndexFileName).value();
+  for (const int64_t size : {68, 76}) {
+    write_bytes(dir / kIndexFileName,
+                absl::StrCat(R"({"metadata":{"total_size":)", size, "},", text.substr(1)));
+    const auto weights = read_weight_headers(dir.path());
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    ASSERT_EQ(weights->warnings.size(), size == 68 ? 0u : 1u);
+    if (size == 68) continue;
+    EXPECT_EQ(weights->warnings[0].code, warning::kIndexSize);
+    EXPECT_EQ(weights->warnings[0].text, "metadata.total_size is 76, the tensors have 68 bytes");
+  }
+}
+
+TEST(WeightHeaders, CountsTheDtypes) {
+  const TempDir dir;
+  write_shards(dir.path());
+  EXPECT_EQ(read_weight_headers(dir.path())->dtypes(),
+            (std::map<std::string, int64_t>{{"F32", 4}}));
 }
 
 TEST(WeightHeaders, MalformedIndexIsDataLoss) {

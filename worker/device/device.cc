@@ -1,12 +1,16 @@
 #include "worker/device/device.h"
 
+#include <cstdlib>
 #include <limits>
 #include <stdexcept>
+#include <string_view>
+#include <system_error>
 
 #include <c10/core/Device.h>
+#include <fcntl.h>
 #include <malloc.h>
+#include <unistd.h>
 
-#include "base/log.h"
 #include "worker/device/cuda/cuda_device.h"
 
 namespace emoe::worker {
@@ -28,8 +32,9 @@ at::Device gpu_of(int local_rank) {
 
 }  // namespace
 
-at::Device find_device(const std::string& name, int local_rank) {
-  if (name == "cpu" || (name == "auto" && cuda::device_count() == 0)) return at::kCPU;
+at::Device find_device(const std::string& name, int local_rank, std::string& unused_gpu) {
+  const bool any = cuda::device_count() > 0 || has_gpu();
+  if (name == "cpu" || (name == "auto" && !any)) return at::kCPU;
   if (name != "cuda" && name != "auto") {
     throw std::invalid_argument("'" + name + "' is no device: auto, cpu or cuda");
   }
@@ -37,9 +42,28 @@ at::Device find_device(const std::string& name, int local_rank) {
     return gpu_of(local_rank);
   } catch (const std::runtime_error& error) {
     if (name == "cuda") throw std::invalid_argument(std::string("cuda: ") + error.what());
-    log_warning("device auto: computing on the CPU, although there is a GPU: %s", error.what());
+    unused_gpu = error.what();
     return at::kCPU;
   }
+}
+
+bool has_gpu(const std::filesystem::path& devices) {
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  if (visible != nullptr && (*visible == '\0' || std::string_view(visible) == "-1")) return false;
+  std::error_code unreadable;
+  for (const auto& entry : std::filesystem::directory_iterator(devices, unreadable)) {
+    const std::string name = entry.path().filename();
+    constexpr std::string_view kPrefix = "nvidia";  // nvidia0, not nvidiactl
+    if (!name.starts_with(kPrefix) || name.size() == kPrefix.size() ||
+        name.find_first_not_of("0123456789", kPrefix.size()) != std::string::npos) {
+      continue;
+    }
+    const int file = ::open(entry.path().c_str(), O_RDWR | O_CLOEXEC);
+    if (file < 0) continue;  // not for this job, by its control group
+    ::close(file);
+    return true;
+  }
+  return false;
 }
 
 void keep_freed_memory() {

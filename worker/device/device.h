@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include <ATen/core/Tensor.h>
@@ -8,10 +9,15 @@ namespace emoe::worker {
 
 // Where a rank computes. "cpu"; "cuda": of this process's GPUs the one with the number `local_rank`
 // (two ranks cannot share one: NCCL refuses); "auto": that GPU where the host has any, else the CPU
-// (with a warning where there is a GPU that cannot be used). A GPU's kernels are loaded when this
-// returns. Throws std::invalid_argument for another name, and for "cuda" where it cannot be had,
-// saying why.
-[[nodiscard]] at::Device find_device(const std::string& name, int local_rank);
+// (where there is a GPU all the same, `unused_gpu` gets why it is not used). A GPU's kernels are loaded
+// when this returns. Throws std::invalid_argument for another name, and for "cuda" where it cannot be
+// had, saying why.
+[[nodiscard]] at::Device find_device(const std::string& name, int local_rank,
+                                     std::string& unused_gpu);
+
+// True where this process may open a GPU of NVIDIA's in the folder of device files, whatever CUDA
+// finds of it; false where the user hides them all (CUDA_VISIBLE_DEVICES is empty or -1).
+[[nodiscard]] bool has_gpu(const std::filesystem::path& devices = "/dev");
 
 // Tells the C library to keep freed memory for the next step instead of giving it back to the
 // system with every large tensor: on a CPU the page faults of each step cost more than some of its

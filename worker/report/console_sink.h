@@ -35,7 +35,7 @@ class ConsoleSink final : public ProgressSink {
   void show(const EvalProgress& progress);
   void show(const EvalRecord& record);
   void show(const CheckpointRecord& record);
-  void show(const CheckpointFailure& failure) { print(failure.text); }
+  void show(const CheckpointFailure& failure) { show(Warnings{failure.warning}); }
   void show(const ResumeRecord& resume) { print(to_string(resume)); }
   void show(const MergeRecord& record);
   void show(const Message& message) { print(message.text); }

@@ -63,7 +63,7 @@ class FileSink final : public ProgressSink {
   void write(Phase /*phase*/) {}
   void write(const EvalProgress& /*progress*/) {}
   void write(const CheckpointRecord& /*record*/) {}
-  void write(const CheckpointFailure& /*failure*/) {}
+  void write(const CheckpointFailure& failure) { write(Warnings{failure.warning}); }
   void write(const ResumeRecord& /*resume*/) {}
   void write(const MergeRecord& /*record*/) {}
   void write(const Message& /*message*/) {}

@@ -51,9 +51,17 @@ int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
   return threads;
 }
 
-at::Device device_of(const JobPlan& plan, const RankEnvironment& environment) {
+// Adds to the plan's warnings where a GPU is there and not used.
+at::Device device_of(JobPlan& plan, const RankEnvironment& environment) {
+  std::string unused_gpu;
   try {
-    return find_device(plan.device, environment.gpu);
+    const at::Device device = find_device(plan.device, environment.gpu, unused_gpu);
+    if (unused_gpu.empty()) return device;
+    plan.warnings.push_back(
+        {.code = warning::kGpuUnused,
+         .text = "the run computes on the CPU, although there is a GPU: " + unused_gpu,
+         .where = "resources.device"});
+    return device;
   } catch (const std::invalid_argument& error) {
     throw JobError(ExitCode::configuration, absl::StrCat("resources.device: ", error.what()));
   }

@@ -112,7 +112,7 @@ bool Trainer::at_edge(int64_t done, StopRequest stop) {
     const std::string failure = save_checkpoint(done);
     if (!failure.empty() && stops) throw CheckpointError(failure);
     if (!failure.empty()) {
-      parts_.progress.on(CheckpointFailure{"training goes on without this checkpoint: " + failure});
+      parts_.progress.on(CheckpointFailure{failed_checkpoint(done, failure)});
     }
   }
   if (stops) result_.end = asked ? TrainEnd::preempted : TrainEnd::stopped;
@@ -127,6 +127,17 @@ void Trainer::evaluate_now(int64_t done) {
       evaluate(parts_.model, parts_.eval_rows, parts_.host, parts_.progress, options).value();
   state_.last_eval_step = done;
   parts_.progress.on(record);
+}
+
+Warning Trainer::failed_checkpoint(int64_t done, const std::string& failure) {
+  ++failed_checkpoints_;
+  return {.code = warning::kCheckpointFailed,
+          .text = absl::StrCat(failed_checkpoints_,
+                               " not written, training goes on without this "
+                               "checkpoint of step ",
+                               done, ": ", failure),
+          .where = "checkpoints",
+          .count = failed_checkpoints_};
 }
 
 std::string Trainer::save_checkpoint(int64_t done) {

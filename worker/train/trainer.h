@@ -92,6 +92,8 @@ class Trainer {
   void report_expert_load();
   [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
   [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
+  // Counts it.
+  [[nodiscard]] Warning failed_checkpoint(int64_t done, const std::string& failure);
   // True when the loop ends here.
   bool at_edge(int64_t done, StopRequest stop);
 
@@ -109,6 +111,7 @@ class Trainer {
   ExpertCounts own_counts_;   // this rank's share of the run's counts
   ExpertCounts step_counts_;  // and of the present step's
   TrainResult result_;
+  int64_t failed_checkpoints_ = 0;
 };
 
 }  // namespace emoe::worker

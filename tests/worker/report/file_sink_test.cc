@@ -150,6 +150,11 @@ TEST(FileSink, WarningsAreAListThatGrows) {
   EXPECT_EQ(nlohmann::json::parse(read_file(file).value()), nlohmann::json::parse(R"([
     {"code": "ROWS_CUT", "text": "3 of 9", "where": "data.train", "count": 3, "first": "a.json:4"},
     {"code": "OTHER", "text": "x", "where": "here", "count": 1, "first": ""}])"));
+  sink.on(CheckpointFailure{{"CHECKPOINT_FAILED", "1 not written", "checkpoints"}});
+  sink.on(CheckpointFailure{{"CHECKPOINT_FAILED", "2 not written", "checkpoints", 2}});
+  const auto list = nlohmann::json::parse(read_file(file).value());
+  ASSERT_EQ(list.size(), 3u);
+  EXPECT_EQ(list[2]["count"], 2);
 }
 
 }  // namespace

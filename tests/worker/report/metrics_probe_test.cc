@@ -63,7 +63,7 @@ TEST(MetricsProbe, OtherRanksServeOnlyThemselves) {
   probe.on(step(0));
   probe.on(EvalRecord{});
   probe.on(CheckpointRecord{});
-  probe.on(CheckpointFailure{"disk full"});
+  probe.on(CheckpointFailure{{.text = "disk full"}});
   probe.on(Warnings{{"ROWS_CUT", "text", "data.train"}});
   probe.on(ExpertLoad{});
   EXPECT_THAT(registry.names(),
@@ -80,7 +80,7 @@ TEST(MetricsProbe, CheckpointsEvaluationsAndExperts) {
   EXPECT_FALSE(registry.value("emoe_checkpoint_last_success_timestamp_seconds", kJob));
   probe.on(EvalRecord{.step = 5, .loss = 1.5});
   probe.on(CheckpointRecord{5, "step_00000005", 1000, 0.25});
-  probe.on(CheckpointFailure{"disk full"});
+  probe.on(CheckpointFailure{{.text = "disk full"}});
   probe.on(ExpertLoad{.layer = 3, .load_cv = 0.5, .max_over_mean = 2.0, .dead = 1});
   EXPECT_EQ(registry.value("emoe_eval_loss", kJob), 1.5);
   EXPECT_EQ(registry.value("emoe_checkpoint_bytes", kJob), 1000.0);

@@ -305,6 +305,7 @@ TEST(FullDisk, TrainingGoesOnAndTheOldCheckpointStays) {
     EXPECT_NE(outcome[0].sink.messages[1].find("training goes on without this checkpoint"),
               std::string::npos)
         << outcome[0].sink.messages[1];
+    EXPECT_TRUE(outcome[0].sink.messages[2].starts_with("2 not written, "));
     expect_same_bits(outcome[1], undisturbed[0]);
   }
   std::vector<std::string> left;

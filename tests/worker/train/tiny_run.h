@@ -68,7 +68,7 @@ class RecordingSink final : public ProgressSink {
   void keep(const EvalProgress& progress) { eval_progress.push_back(progress); }
   void keep(const EvalRecord& record) { evals.push_back(record); }
   void keep(const CheckpointRecord& record) { checkpoints.push_back(record); }
-  void keep(const CheckpointFailure& failure) { messages.push_back(failure.text); }
+  void keep(const CheckpointFailure& failure) { messages.push_back(failure.warning.text); }
   void keep(const ResumeRecord& resume) { messages.push_back(to_string(resume)); }
   void keep(const MergeRecord& /*record*/) {}
   void keep(const Message& message) { messages.push_back(message.text); }
