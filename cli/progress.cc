@@ -112,9 +112,12 @@ std::string warning_text(const v1::Warning& warning) {
 }
 
 std::string merge_text(const v1::MergeSummary& merge) {
-  return absl::StrFormat("%s, %d tensors changed, %d unchanged, largest logit difference %s",
-                         merge.verified() ? "verified" : "NOT VERIFIED", merge.tensors_changed(),
-                         merge.tensors_unchanged(), human_number(merge.max_abs_logit_difference()));
+  return absl::StrFormat(
+      "%s, %d tensors changed, %d unchanged, rounding error %s %% of the change, "
+      "largest logit difference %s",
+      merge.verified() ? "verified" : "NOT VERIFIED", merge.tensors_changed(),
+      merge.tensors_unchanged(), human_number(100.0 * merge.relative_rounding_loss()),
+      human_number(merge.max_abs_logit_difference()));
 }
 
 void Progress::apply(const v1::Event& event) {

@@ -19,8 +19,6 @@ std::string default_of(const v1::JobSpec& spec, const FieldRule& rule) {
   if (key == "lora") return is_lora ? "{}" : "";
   if (key == "emoe.layers.every") return spec.emoe().layers().has_start() ? "2" : "";
   if (key == "optimizer.learning_rate") return is_lora ? "2.0e-4" : "2.0e-5";
-  // A wrong word is reported once, where it was written.
-  if (key == "export.dtype") return spec.model().dtype() == "float32" ? "float32" : "bfloat16";
   if (key == "export.adapter") return is_lora ? "true" : "false";
   return rule.fallback;
 }

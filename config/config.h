@@ -44,7 +44,7 @@ struct ModelShape {
   int64_t num_hidden_layers = 0;
   int64_t intermediate_size = 0;
   int64_t max_position_embeddings = 0;
-  std::string dtype;  // that config.json names; or empty
+  std::map<std::string, int64_t> dtypes;  // how many tensors are stored in each: {{"F16", 291}}
 };
 
 // All that can be checked of a spec without its files: fills in the defaults, then applies ranges,

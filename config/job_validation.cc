@@ -60,7 +60,8 @@ void check_used(const v1::JobSpec& spec, const KeyReporter& report) {
 ModelShape shape_of(const v1::ModelInit& init) {
   return {.num_hidden_layers = init.num_hidden_layers(),
           .intermediate_size = init.intermediate_size(),
-          .max_position_embeddings = init.max_position_embeddings()};
+          .max_position_embeddings = init.max_position_embeddings(),
+          .dtypes = {}};
 }
 
 }  // namespace
@@ -88,7 +89,7 @@ v1::JobSpec check(const v1::JobSpec& spec, const KeyLocations& locations,
   reject_unsupported(resolved, locations, diagnostics);
   if (!shape) return resolved;
   validate_against_model(resolved, *shape, locations, diagnostics);
-  warn_of_dtype(spec.model().has_dtype(), resolved.model().dtype(), shape->dtype, diagnostics);
+  warn_of_dtype(spec.model().has_dtype(), resolved.model().dtype(), shape->dtypes, diagnostics);
   return resolved;
 }
 

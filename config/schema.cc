@@ -5,8 +5,6 @@
 namespace emoe::config {
 namespace {
 
-const std::vector<std::string> kDtypes{"float32", "bfloat16"};
-
 const std::vector<std::string> kSlurmKeys{"partition",  "account",        "qos",
                                           "constraint", "ranks_per_node", "gpus_per_rank",
                                           "time_limit", "extra_args"};
@@ -18,7 +16,7 @@ constexpr double kYear = 365.0 * 86'400;
 
 // clang-format off
 const Schema& job_schema() {
-  // Defaults that depend on other keys (learning_rate, export.dtype, …) are in default_of() of
+  // Defaults that depend on other keys (learning_rate, export.adapter, …) are in default_of() of
   // config.cc.
   static const Schema rows{
       {.key = "name", .fallback = "\"\"", .max_bytes = 128},
@@ -26,7 +24,7 @@ const Schema& job_schema() {
       {.key = "adapter", .fallback = "\"\"", .task = "evaluate", .path = true},
       {.key = "model", .fallback = "{}"},
       {.key = "model.path", .path = true},
-      {.key = "model.dtype", .fallback = "bfloat16", .words = kDtypes},
+      {.key = "model.dtype", .fallback = "bfloat16", .words = {"float32", "bfloat16"}},
       {.key = "model.init", .task = "train"},
       {.key = "model.init.hidden_size", .low = at_least(1), .high = at_most(1 << 20), .required = true},
       {.key = "model.init.intermediate_size", .low = at_least(1), .high = at_most(1 << 22), .required = true},
@@ -98,7 +96,7 @@ const Schema& job_schema() {
       {.key = "parallel.tensor", .fallback = "1", .low = at_least(1), .high = at_most(65536)},
       {.key = "parallel.shard_base", .fallback = "false"},
       {.key = "export", .fallback = "{}", .task = "train"},
-      {.key = "export.dtype", .words = kDtypes},
+      {.key = "export.dtype", .fallback = "auto", .words = {"auto", "float32", "bfloat16", "float16"}},
       {.key = "export.merged", .fallback = "true"},
       {.key = "export.adapter"},
       {.key = "export.original_order", .fallback = "true"},

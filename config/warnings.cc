@@ -1,27 +1,13 @@
 #include "config/warnings.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 
 #include "data/row_warnings.h"
 
 namespace emoe::config {
-namespace {
-
-// "model.layers.0.self_attn.q_proj.weight" is of the linear q_proj.
-bool is_of(const std::string& tensor, const std::string& linear) {
-  return tensor.ends_with(absl::StrCat(".", linear, ".weight"));
-}
-
-bool holds(const std::string& export_dtype, const std::string& stored) {
-  if (export_dtype == "float32") return true;
-  return stored == (export_dtype == "bfloat16" ? "BF16" : "F16");
-}
-
-}  // namespace
-
 void warn_of_warmup(double warmup_ratio, int64_t steps, Diagnostics& diagnostics) {
   const auto warmup = static_cast<int64_t>(std::ceil(warmup_ratio * static_cast<double>(steps)));
   if (steps == 0 || warmup < steps) return;
@@ -48,35 +34,25 @@ void warn_of_rest(const Batches& batches, Diagnostics& diagnostics) {
        .count = rest});
 }
 
-void warn_of_rounding(const std::map<std::string, TensorInfo>& base,
-                      const std::vector<std::string>& trained, const std::string& export_dtype,
-                      Diagnostics& diagnostics) {
-  Warning warning{.code = warning::kBaseRounded, .where = "export.dtype", .count = 0};
-  std::string stored;
-  for (const auto& [name, info] : base) {
-    const bool changes =
-        std::any_of(trained.begin(), trained.end(),
-                    [&tensor = name](const std::string& linear) { return is_of(tensor, linear); });
-    if (changes || holds(export_dtype, info.dtype)) continue;
-    if (warning.count++ == 0) {
-      warning.first = name;
-      stored = info.dtype;
-    }
+void warn_of_dtype(bool given, const std::string& dtype,
+                   const std::map<std::string, int64_t>& stored, Diagnostics& diagnostics) {
+  if (given || dtype != "bfloat16") return;
+  Warning warning{.code = warning::kDefaultDiffers, .where = "model.dtype", .count = 0};
+  int64_t tensors = 0;
+  std::vector<std::string> names;
+  for (const auto& [name, count] : stored) {
+    tensors += count;
+    if (name == "BF16") continue;
+    warning.count += count;
+    names.push_back(name);
   }
   if (warning.count == 0) return;
-  warning.text = absl::StrCat(warning.count, " of ", base.size(), " tensors, stored in ", stored,
-                              " and not trained, get rounded to ", export_dtype);
+  warning.text =
+      absl::StrCat(warning.count, " of ", tensors, " tensors are stored in ",
+                   absl::StrJoin(names, " and "), ", and model.dtype is ", dtype,
+                   " by default: the model computes with them rounded; an export is made "
+                   "from them as stored");
   diagnostics.warn(std::move(warning));
-}
-
-void warn_of_dtype(bool given, const std::string& dtype, const std::string& of_folder,
-                   Diagnostics& diagnostics) {
-  if (given || dtype != "bfloat16" || of_folder == "bfloat16" || of_folder.empty()) return;
-  diagnostics.warn(
-      {.code = warning::kDefaultDiffers,
-       .text = absl::StrCat("model.dtype is ", dtype, " by default, config.json of the model says ",
-                            of_folder, ": the weights are rounded to compute with them"),
-       .where = "model.dtype"});
 }
 
 }  // namespace emoe::config

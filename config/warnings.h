@@ -3,10 +3,8 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <vector>
 
 #include "base/diagnostics.h"
-#include "format/safetensors_header.h"
 
 namespace emoe::config {
 
@@ -28,15 +26,9 @@ struct Batches {
 };
 void warn_of_rest(const Batches& batches, Diagnostics& diagnostics);
 
-// Tensors of the base that training leaves alone (all linears but `trained`) and whose values the
-// export's dtype ("float32", "bfloat16") cannot hold as they are stored.
-void warn_of_rounding(const std::map<std::string, TensorInfo>& base,
-                      const std::vector<std::string>& trained, const std::string& export_dtype,
-                      Diagnostics& diagnostics);
-
-// A model.dtype that was not given, where the folder's config.json says one (`of_folder`, or empty)
-// whose values it does not hold.
-void warn_of_dtype(bool given, const std::string& dtype, const std::string& of_folder,
-                   Diagnostics& diagnostics);
+// A model.dtype that was not given, where tensors of the base are stored in a dtype (`stored` says how
+// many in each) whose values it does not hold.
+void warn_of_dtype(bool given, const std::string& dtype,
+                   const std::map<std::string, int64_t>& stored, Diagnostics& diagnostics);
 
 }  // namespace emoe::config

@@ -33,6 +33,17 @@ constexpr std::array<Dtype, 16> kDtypes{{
     {"F8_E5M2", 1},
 }};
 
+struct WeightDtype {
+  std::string_view dtype;
+  std::string_view word;
+};
+
+constexpr std::array<WeightDtype, 3> kWeightDtypes{{
+    {"F32", "float32"},
+    {"BF16", "bfloat16"},
+    {"F16", "float16"},
+}};
+
 Result<int64_t> bytes_of_element(const std::string& dtype) {
   for (const Dtype& known : kDtypes) {
     if (known.name == dtype) return known.bytes;
@@ -61,7 +72,21 @@ Result<uint64_t> bytes_of_tensor(const std::string& dtype, const std::vector<int
 }
 
 bool is_weight_dtype(const std::string& dtype) {
-  return dtype == "F32" || dtype == "BF16" || dtype == "F16";
+  return !word_of_dtype(dtype).empty();
+}
+
+std::string word_of_dtype(const std::string& dtype) {
+  for (const WeightDtype& known : kWeightDtypes) {
+    if (known.dtype == dtype) return std::string(known.word);
+  }
+  return "";
+}
+
+std::string dtype_of_word(const std::string& word) {
+  for (const WeightDtype& known : kWeightDtypes) {
+    if (known.word == word) return std::string(known.dtype);
+  }
+  return "";
 }
 
 std::string shape_text(const std::vector<int64_t>& shape) {

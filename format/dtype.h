@@ -16,6 +16,11 @@ namespace emoe {
 // The dtypes that weights may have: F32, BF16, F16.
 [[nodiscard]] bool is_weight_dtype(const std::string& dtype);
 
+// How jobs and config.json name a dtype of weights: "float16" for "F16", and back; empty for what is
+// none.
+[[nodiscard]] std::string word_of_dtype(const std::string& dtype);
+[[nodiscard]] std::string dtype_of_word(const std::string& word);
+
 // "[3, 4]"
 [[nodiscard]] std::string shape_text(const std::vector<int64_t>& shape);
 

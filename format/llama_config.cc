@@ -303,9 +303,6 @@ Result<LlamaConfig> LlamaConfig::parse(const std::string& json_text, const std::
   config.bos_token_id = reader.token_ids("bos_token_id", 1).front();
   config.eos_token_ids = reader.token_ids("eos_token_id", 2);
   if (!reader.has("eos_token_id")) config.eos_token_file = "";
-  for (const char* key : {"torch_dtype", "dtype"}) {  // as transformers 4 and 5 write it
-    if (reader.has(key) && object[key].is_string()) config.dtype = object[key].get<std::string>();
-  }
   check_shape(config, reader.has("head_dim"), reader);
   EMOE_RETURN_IF_ERROR(problems.to_status());
   return config;

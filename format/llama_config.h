@@ -26,7 +26,6 @@ struct LlamaConfig {
   std::vector<int64_t> eos_token_ids{2};  // each of them ends a text
   // The file that names these; empty: none does, they are the default.
   std::string eos_token_file = "config.json";
-  std::string dtype;  // that the file names ("float16"); or empty
 
   // Reads config.json strictly: another architecture, or a setting this engine does not compute
   // (rope scaling, biases, another activation, …), is INVALID_ARGUMENT naming file and key; nothing
@@ -36,7 +35,7 @@ struct LlamaConfig {
   // The same from text; `source` names it in errors.
   [[nodiscard]] static Result<LlamaConfig> parse(const std::string& json_text,
                                                  const std::string& source);
-  // config.json for a new model (dtype: "float32" | "bfloat16").
+  // config.json for a new model (dtype: "float32", "bfloat16", "float16").
   [[nodiscard]] std::string to_json(const std::string& dtype) const;
 };
 

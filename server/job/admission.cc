@@ -137,10 +137,12 @@ struct ModelFiles {
 
   [[nodiscard]] std::optional<config::ModelShape> shape() const {
     if (!config) return std::nullopt;
-    return config::ModelShape{.num_hidden_layers = config->num_hidden_layers,
-                              .intermediate_size = config->intermediate_size,
-                              .max_position_embeddings = config->max_position_embeddings,
-                              .dtype = config->dtype};
+    config::ModelShape shape{.num_hidden_layers = config->num_hidden_layers,
+                             .intermediate_size = config->intermediate_size,
+                             .max_position_embeddings = config->max_position_embeddings,
+                             .dtypes = {}};
+    if (weights) shape.dtypes = weights->dtypes();
+    return shape;
   }
 };
 
@@ -171,6 +173,7 @@ ModelFiles check_model(const fs::path& folder, Diagnostics& diagnostics) {
   if (add_problems(kKey, check_tensors(*weights, *model.config, folder.string()), diagnostics)) {
     return model;
   }
+  for (const Warning& told : weights->warnings) diagnostics.warn(told);
   model.weights = std::move(*weights);
   return model;
 }
@@ -305,7 +308,6 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   check_files(resolved, paths, model, diagnostics);
   SpecFacts facts;
   check_data(resolved, paths, diagnostics, facts);
-  if (model.weights) facts.tensors = std::move(model.weights->tensors);
   if (diagnostics.empty()) warn_of(resolved, std::move(facts), diagnostics);
   if (resolved.data().strict()) diagnostics.forbid_warnings();
   return resolved;

@@ -35,10 +35,6 @@ void warn_of(const v1::JobSpec& spec, SpecFacts facts, Diagnostics& diagnostics)
                         .drop_last = train.drop_last(),
                         .shuffle = spec.data().shuffle()},
                        diagnostics);
-  if (!spec.export_().merged() || spec.tuning() != "lora") return;
-  config::warn_of_rounding(facts.tensors,
-                           {spec.lora().targets().begin(), spec.lora().targets().end()},
-                           spec.export_().dtype(), diagnostics);
 }
 
 v1::Warning to_message(const Warning& warning) {

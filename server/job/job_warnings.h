@@ -1,20 +1,17 @@
 #pragma once
 
-#include <map>
 #include <string>
 #include <vector>
 
 #include "base/diagnostics.h"
 #include "data/row_warnings.h"
 #include "emoe/v1/job.pb.h"
-#include "format/safetensors_header.h"
 
 namespace emoe::server {
 
 // What admission has read of a spec's files.
 struct SpecFacts {
-  std::map<std::string, TensorInfo> tensors;  // of the base; of a random start none
-  std::vector<data::RowKey> train_rows;       // all of the file
+  std::vector<data::RowKey> train_rows;  // all of the file
   std::vector<data::RowKey> eval_rows;
 };
 // What is to be said of a resolved spec without problems.

@@ -130,7 +130,7 @@ parallel:
   tensor: 1
   shard_base: false
 export:
-  dtype: bfloat16
+  dtype: auto
   merged: true
   adapter: true
   original_order: true
@@ -183,7 +183,7 @@ TEST(Resolve, DefaultsFollowOtherKeys) {
                                      "j", {})
                                 ->spec);
   EXPECT_EQ(spec.optimizer().learning_rate(), 2e-5);
-  EXPECT_EQ(spec.export_().dtype(), "float32");
+  EXPECT_EQ(spec.export_().dtype(), "auto");
   EXPECT_FALSE(spec.export_().adapter());
   EXPECT_FALSE(spec.has_lora());
   EXPECT_EQ(spec.emoe().layers().every(), 2);

@@ -43,41 +43,32 @@ TEST(Warnings, RowsThatAreInNoBatch) {
             "36 of 100 rows (36 %) in no batch of 64: train.drop_last leaves out the rest");
 }
 
-TEST(Warnings, TensorsThatLoseBits) {
-  const std::map<std::string, TensorInfo> base{
-      {"model.embed_tokens.weight", {.dtype = "F16"}},
-      {"model.layers.0.self_attn.o_proj.weight", {.dtype = "F16"}},
-      {"model.layers.0.self_attn.q_proj.weight", {.dtype = "F16"}},
-      {"model.norm.weight", {.dtype = "BF16"}}};
-  Diagnostics diagnostics;
-  warn_of_rounding(base, {"q_proj"}, "float32", diagnostics);
-  EXPECT_TRUE(diagnostics.warnings().empty());
-  warn_of_rounding(base, {"q_proj"}, "bfloat16", diagnostics);
-  ASSERT_EQ(diagnostics.warnings().size(), 1u);
-  const Warning& warning = diagnostics.warnings()[0];
-  EXPECT_EQ(warning.code, warning::kBaseRounded);
-  EXPECT_EQ(warning.count, 2);
-  EXPECT_EQ(warning.first, "model.embed_tokens.weight");
-  EXPECT_EQ(warning.text, "2 of 4 tensors, stored in F16 and not trained, get rounded to bfloat16");
-}
-
 TEST(Warnings, ADefaultDtypeThatIsNotTheModels) {
-  const auto told = [](const std::string& dtype, const std::string& of_folder) {
+  using Stored = std::map<std::string, int64_t>;
+  const auto told = [](const std::string& dtype, const Stored& stored) {
     v1::JobSpec spec;
     spec.mutable_model()->set_path("/m");
     spec.mutable_data()->set_train("/t.json");
     if (!dtype.empty()) spec.mutable_model()->set_dtype(dtype);
     Diagnostics diagnostics;
-    (void)check(spec, {}, ModelShape{.num_hidden_layers = 2, .dtype = of_folder}, diagnostics);
+    const ModelShape shape{.num_hidden_layers = 2, .dtypes = stored};
+    (void)check(spec, {}, shape, diagnostics);
     EXPECT_TRUE(diagnostics.empty()) << diagnostics.to_status();
-    return !diagnostics.warnings().empty();
+    return diagnostics.warnings();
   };
-  EXPECT_TRUE(told("", "float32"));
-  EXPECT_TRUE(told("", "float16"));
-  EXPECT_FALSE(told("", "bfloat16"));
-  EXPECT_FALSE(told("", ""));
-  EXPECT_FALSE(told("bfloat16", "float32"));  // it was asked for
-  EXPECT_FALSE(told("float32", "float16"));
+  const auto warnings = told("", {{"BF16", 9}, {"F16", 20}, {"F32", 3}});
+  ASSERT_EQ(warnings.size(), 1);
+  EXPECT_EQ(warnings[0].code, warning::kDefaultDiffers);
+  EXPECT_EQ(warnings[0].count, 23);
+  EXPECT_TRUE(
+      warnings[0].text.starts_with("23 of 32 tensors are stored in F16 and F32, and "
+                                   "model.dtype is bfloat16 by default"))
+      << warnings[0].text;
+  EXPECT_EQ(told("", {{"F32", 1}}).size(), 1);
+  EXPECT_EQ(told("", {{"BF16", 1}}).size(), 0);
+  EXPECT_EQ(told("", {}).size(), 0);
+  EXPECT_EQ(told("bfloat16", {{"F32", 1}}).size(), 0);  // it was asked for
+  EXPECT_EQ(told("float32", {{"F16", 1}}).size(), 0);
 }
 
 }  // namespace

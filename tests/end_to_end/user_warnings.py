@@ -28,6 +28,11 @@ def quiet_job(folder, **changes):
     return tools.tiny_job(**{"data__train": rows, "data__max_length": 250, "train__max_steps": 2, **changes})
 
 
+def tensor_names(model):
+    with open(model / "model.safetensors", "rb") as file:
+        return [name for name in json.loads(file.read(int.from_bytes(file.read(8), "little"))) if name != "__metadata__"]
+
+
 def told(out):
     return tools.read_json(out / "warnings.json")
 
@@ -81,11 +86,29 @@ def test_a_run_that_is_all_warm_up(tmp_path):
 
 
 def test_a_base_that_is_rounded(tmp_path):
-    job = quiet_job(tmp_path, model__dtype=None, export__dtype=None)
-    out = tools.run_job(tmp_path, job)
-    assert codes(out)[:2] == ["DEFAULT_DIFFERS", "BASE_ROUNDED"]
+    out = tools.run_job(tmp_path / "default", quiet_job(tmp_path, model__dtype=None, export__dtype=None))
+    assert codes(out) == ["DEFAULT_DIFFERS"]  # rounded to compute with; the export has the base's bytes
+    assert told(out)[0]["text"].startswith("30 of 30 tensors are stored in F32, and model.dtype is bfloat16 by default")
+    job = quiet_job(tmp_path, model__dtype="bfloat16", export__dtype="bfloat16", data__strict=True)
+    out = tools.run_job(tmp_path / "asked", job)  # an explicit choice passes data.strict
+    assert codes(out) == ["BASE_ROUNDED"]
     report = tools.read_json(out / "export" / "merge_report.json")
-    assert told(out)[1]["count"] == len(report["converted"]), "as many as it said"
+    lost = [tensor["name"] for tensor in report["converted"] if tensor["rounding_loss"] > 0]
+    assert (told(out)[0]["count"], told(out)[0]["first"]) == (len(lost), lost[0]), "as many as it said"
+    strict = tools.changed(job, model__dtype=None, export__dtype=None)
+    assert codes(tools.run_job(tmp_path / "silent", strict, code=DATA)) == ["DEFAULT_DIFFERS"]
+
+
+def test_an_index_whose_size_is_wrong(coordinator, tmp_path):
+    model = shutil.copytree(TINY, tmp_path / "model")
+    (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
+    index = {"metadata": {"total_size": 7}, "weight_map": dict.fromkeys(tensor_names(TINY), "model-00001-of-00001.safetensors")}
+    tools.write_json(model / "model.safetensors.index.json", index)
+    spec = quiet_job(tmp_path, model__path=str(model))
+    out = tools.run_job(tmp_path, spec)
+    assert [(w["code"], w["where"]) for w in told(out)] == [("INDEX_SIZE", "model.safetensors.index.json")]
+    checked = emoectl(coordinator, "submit", tools.write_yaml(tmp_path / "job.yaml", spec), "--validate-only").out
+    assert "INDEX_SIZE" in checked and "metadata.total_size is 7, the tensors have" in checked, checked
 
 
 def test_what_the_export_has_to_say_counts_too(tmp_path):

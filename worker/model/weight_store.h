@@ -34,12 +34,12 @@ class WeightStore {
 
 // A tensor as a streamed model computes with it.
 struct StreamedTensor {
-  at::Tensor values;  // fp32, on the CPU
+  at::Tensor values;  // in the dtype of the computation, on the CPU
   Lora lora;          // of a linear with an adapter beside it
 };
 using TensorReader = std::function<StreamedTensor(const TensorSpec&)>;
 
-// For a dense model in fp32 and in the base's neuron order, nothing trainable: a layer is read when a
+// For a dense model in the base's neuron order, nothing trainable: a layer is read when a
 // pass comes to it and forgotten behind it, so there is memory for one layer and the embeddings only.
 // `read` is called anew at every pass.
 [[nodiscard]] std::unique_ptr<WeightStore> make_streamed_store(const LlamaConfig& config,

@@ -92,10 +92,12 @@ void ConsoleSink::show(const Warnings& warnings) {
 }
 
 void ConsoleSink::show(const MergeRecord& record) {
-  print(absl::StrFormat("export %s: %d tensors changed, %d unchanged, logits within %.2g: %s",
-                        record.verified ? "verified" : "not verified", record.tensors_changed,
-                        record.tensors_unchanged, record.max_abs_logit_difference,
-                        record.model_dir));
+  print(absl::StrFormat(
+      "export %s: %d tensors changed, %d unchanged, rounding error %.2g %% of the change, "
+      "logits within %.2g: %s",
+      record.verified ? "verified" : "not verified", record.tensors_changed,
+      record.tensors_unchanged, 100.0 * record.relative_rounding_loss,
+      record.max_abs_logit_difference, record.model_dir));
 }
 
 }  // namespace emoe::worker

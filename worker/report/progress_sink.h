@@ -75,9 +75,10 @@ struct CheckpointRecord {
   WallTime written;
 };
 
-// A checkpoint could not be written; training goes on with the older ones.
+// A checkpoint could not be written; training goes on with the older ones. The warning counts those
+// of this run.
 struct CheckpointFailure {
-  std::string text;
+  Warning warning;
 };
 
 // The run goes on from a checkpoint of an earlier one. Its `bytes` are known on rank 0 only.
@@ -95,6 +96,7 @@ struct MergeRecord {
   int64_t tensors_changed = 0;
   int64_t tensors_unchanged = 0;
   double max_abs_logit_difference = 0.0;
+  double relative_rounding_loss = 0.0;  // of what training changed, as a part of its norm
   std::string model_dir;
   std::string adapter_dir;
 };

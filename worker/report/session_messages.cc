@@ -63,6 +63,7 @@ void fill(v1::Report& report, const MergeRecord& record) {
   merge.set_tensors_changed(record.tensors_changed);
   merge.set_tensors_unchanged(record.tensors_unchanged);
   merge.set_max_abs_logit_difference(record.max_abs_logit_difference);
+  merge.set_relative_rounding_loss(record.relative_rounding_loss);
   merge.set_model_dir(record.model_dir);
   merge.set_adapter_dir(record.adapter_dir);
 }
@@ -81,7 +82,7 @@ void fill(v1::Report& report, const Warning& record) {
 }
 
 void fill(v1::Report& report, const CheckpointFailure& record) {
-  fill(*report.mutable_log(), v1::LogMessage::WARNING, record.text);
+  fill(report, record.warning);
 }
 
 void fill(v1::Report& report, const PhaseRecord& record) {

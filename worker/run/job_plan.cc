@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/diagnostics.h"
 #include "config/config.h"
+#include "format/weight_headers.h"
 #include "worker/run/job_error.h"
 
 namespace emoe::worker {
@@ -133,7 +134,7 @@ TrainOptions train_of(const v1::JobSpec& spec) {
 }
 
 TrainPlan::Export export_of(const v1::JobSpec& spec) {
-  return {.bfloat16 = spec.export_().dtype() == "bfloat16",
+  return {.dtype = spec.export_().dtype(),
           .merged = spec.export_().merged(),
           .adapter = spec.export_().adapter() && spec.tuning() == "lora",
           .verify = spec.export_().verify()};
@@ -204,7 +205,7 @@ config::ModelShape shape_of(const LlamaConfig& config) {
   return {.num_hidden_layers = config.num_hidden_layers,
           .intermediate_size = config.intermediate_size,
           .max_position_embeddings = config.max_position_embeddings,
-          .dtype = config.dtype};
+          .dtypes = {}};
 }
 
 // The spec with its defaults and the configuration of its model. Throws every problem there is: a
@@ -221,6 +222,10 @@ std::pair<v1::JobSpec, LlamaConfig> check_or_throw(const config::LoadedJob& job,
   Result<LlamaConfig> config = LlamaConfig::read(folder / "config.json");
   std::optional<config::ModelShape> shape;
   if (config.ok()) shape = shape_of(*config);
+  // Weights that cannot be read are told of when they are loaded.
+  if (const auto weights = read_weight_headers(folder); config.ok() && weights.ok()) {
+    shape->dtypes = weights->dtypes();
+  }
   v1::JobSpec spec = config::check(job.spec, job.locations, shape, diagnostics);
   if (!config.ok() && !diagnostics.empty()) {
     diagnostics.add(config::locate(job.locations, "model.path"), "model.path",

@@ -62,7 +62,7 @@ struct TrainPlan {
   DatasetOptions data;
   TrainOptions options;  // checkpoint.folder and .fingerprint are filled in by the run
   struct Export {
-    bool bfloat16 = false;
+    std::string dtype = "auto";
     bool merged = true;
     bool adapter = true;
     bool verify = true;

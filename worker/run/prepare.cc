@@ -56,9 +56,6 @@ void warn_of_training(const TrainPlan& plan, const Prepared& prepared, Diagnosti
                         .drop_last = batches.drop_last,
                         .shuffle = batches.shuffle},
                        diagnostics);
-  if (plan.full || !plan.export_model.merged || prepared.base.folder() == nullptr) return;
-  config::warn_of_rounding(prepared.base.folder()->tensors(), plan.lora.targets,
-                           plan.export_model.bfloat16 ? "bfloat16" : "float32", diagnostics);
 }
 
 // What there is to be said, before a task begins.
@@ -68,6 +65,9 @@ void collect_warnings(const JobPlan& plan, Prepared& prepared) {
   for (const auto* dataset : {&prepared.train, &prepared.eval}) {
     if (!*dataset) continue;
     for (const Warning& told : (*dataset)->report.warnings) diagnostics.warn(told);
+  }
+  if (prepared.base.folder() != nullptr) {
+    for (const Warning& told : prepared.base.folder()->headers().warnings) diagnostics.warn(told);
   }
   check_end_of_text(prepared, diagnostics);
   if (plan.train() != nullptr) warn_of_training(*plan.train(), prepared, diagnostics);

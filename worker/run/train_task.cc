@@ -25,7 +25,7 @@ MergeRecord export_result(Model& model, const TrainPlan::Export& wanted, RankSes
   const Prepared& prepared = session.prepared();
   ExportOptions options;
   options.out = session.out().export_dir();
-  options.dtype = wanted.bfloat16 ? "bfloat16" : "float32";
+  options.dtype = wanted.dtype;
   options.merged = wanted.merged;
   options.adapter = wanted.adapter;
   options.verify = wanted.verify;
@@ -48,6 +48,7 @@ MergeRecord export_result(Model& model, const TrainPlan::Export& wanted, RankSes
           .tensors_changed = report->tensors_changed(),
           .tensors_unchanged = report->tensors_unchanged(),
           .max_abs_logit_difference = report->max_abs_logit_difference,
+          .relative_rounding_loss = report->relative_rounding_loss(),
           .model_dir = options.merged ? (options.out / "model").string() : "",
           .adapter_dir = options.adapter ? (options.out / "adapter").string() : ""};
 }
@@ -75,6 +76,16 @@ TrainResult train(Model& model, TrainOptions options, RankSession& session) {
   return result;
 }
 
+// What the export's dtype will do to the base is said before hours of training, not after.
+void tell_of_rounding(const Model& model, const TrainPlan::Export& wanted, RankSession& session) {
+  if (!wanted.merged) return;
+  const auto warnings = foresee_rounding(model, session.prepared().base, wanted.dtype,
+                                         [&session] { session.progress().on_work_done(); });
+  if (!warnings.ok()) throw JobError(export_error_code(warnings.status()), warnings.status());
+  const Status allowed = session.warn(*warnings);
+  if (!allowed.ok()) throw JobError(ExitCode::data, allowed);
+}
+
 void publish(Model& model, const TrainPlan::Export& wanted, RankSession& session) {
   if (!wanted.merged && !wanted.adapter) return;
   session.progress().on(Phase::export_model);
@@ -87,6 +98,7 @@ void publish(Model& model, const TrainPlan::Export& wanted, RankSession& session
 TaskResult train_task(RankSession& session) {
   const TrainPlan& plan = *session.plan().train();
   const auto model = session.make_model();
+  if (session.is_first()) tell_of_rounding(*model, plan.export_model, session);
   const bool finished = train(*model, plan.options, session).end == TrainEnd::finished;
   if (finished && session.is_first()) publish(*model, plan.export_model, session);
   return {.finished = finished};

@@ -2,17 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 #include <fcntl.h>
-#include <nlohmann/json.hpp>
 #include <unistd.h>
 
 #include "base/counter_random.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "format/dtype.h"
 #include "worker/weights/merge_check.h"
 #include "worker/weights/peft.h"
 #include "worker/weights/side_files.h"
@@ -30,9 +31,9 @@ fs::path beside(const fs::path& out, const char* suffix) {
 }
 
 Status check_options(const Model& model, const ExportOptions& options) {
-  if (options.dtype != "float32" && options.dtype != "bfloat16") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("export.dtype is ", options.dtype, ", must be float32 or bfloat16"));
+  if (options.dtype != "auto" && dtype_of_word(options.dtype).empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("export.dtype is ", options.dtype,
+                                                   ", must be auto, float32, bfloat16 or float16"));
   }
   if (options.out.filename().empty()) {
     return absl::InvalidArgumentError("the export folder must not end in a slash");
@@ -61,42 +62,21 @@ std::vector<int64_t> made_up_probe(const LlamaConfig& config) {
 // base (or of a base without files): rounded once, from fp32.
 Status write_rounded(const ExportJob& job, const MergeItem& item, ShardedWriter& writer,
                      TensorReport& entry) {
-  const at::Tensor wide = item.changed ? job.merged(item) : job.original(item).to(at::kFloat);
-  EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(item.dtype));
-  const at::Tensor stored = wide.to(type);
+  const at::Tensor original = job.original(item).to(at::kFloat);
+  const at::Tensor wide = item.changed ? job.merged(item) : original;
   if (item.changed && wide.numel() > 0) {
-    const at::Tensor original = job.original(item);
-    entry.max_abs_delta = largest_difference(wide, original.to(at::kFloat));
+    const at::Tensor delta = wide - original;
+    entry.max_abs_delta = delta.abs().max().item<double>();
     if (!std::isfinite(entry.max_abs_delta)) {
       return absl::OutOfRangeError(absl::StrCat(item.name, ": the merged weight is not finite"));
     }
-    entry.changed = !at::equal(stored, original.to(type));
+    entry.delta_norm =
+        at::linalg_vector_norm(delta, 2, std::nullopt, false, at::kDouble).item<double>();
   }
-  if (wide.numel() > 0) entry.rounding_loss = largest_difference(stored.to(at::kFloat), wide);
+  EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(item.dtype));
+  EMOE_ASSIGN_OR_RETURN(const at::Tensor stored, round_to(item.name, wide, type, entry.rounding));
+  entry.changed = item.changed && !at::equal(stored, original.to(type));
   return writer.write(stored);
-}
-
-// Tells of the trained tensors that `is_so` holds for, as "3 of 21 trained tensors …".
-void warn_of_tensors(ExportReport& report, const char* code, const std::string& what,
-                     bool (*is_so)(const TensorReport&)) {
-  Warning warning{.code = code, .where = "export/merge_report.json", .count = 0};
-  for (const TensorReport& entry : report.tensors) {
-    if (!entry.expected_changed || !is_so(entry)) continue;
-    if (warning.count++ == 0) warning.first = entry.name;
-  }
-  if (warning.count == 0) return;
-  warning.text =
-      absl::StrCat(warning.count, " of ", report.tensors_expected(), " trained tensors ", what);
-  report.warnings.push_back(std::move(warning));
-}
-
-void warn_of_lost_deltas(ExportReport& report) {
-  warn_of_tensors(report, warning::kDeltaZero, "with a delta of exactly 0: training moved nothing",
-                  [](const TensorReport& entry) { return entry.max_abs_delta == 0.0; });
-  warn_of_tensors(
-      report, warning::kDeltaLost,
-      absl::StrCat("equal to the base: rounding to ", report.dtype, " erased their delta"),
-      [](const TensorReport& entry) { return entry.max_abs_delta > 0.0 && !entry.changed; });
 }
 
 Status write_model(ExportJob& job) {
@@ -104,8 +84,10 @@ Status write_model(ExportJob& job) {
   EMOE_ASSIGN_OR_RETURN(ShardedWriter writer,
                         ShardedWriter::create(job.folder / "model", job.plan.shards));
   for (const MergeItem& item : job.plan.items) {
-    TensorReport entry{
-        .name = item.name, .expected_changed = item.changed, .converted = item.converted};
+    TensorReport entry{.name = item.name,
+                       .dtype = item.dtype,
+                       .expected_changed = item.changed,
+                       .converted = item.converted};
     const bool as_stored = !item.changed && !item.converted && job.base.folder() != nullptr;
     EMOE_RETURN_IF_ERROR(as_stored ? writer.write_raw(job.base.folder()->raw(item.name))
                                    : write_rounded(job, item, writer, entry));
@@ -193,9 +175,8 @@ Status keep_failed(const ExportReport& report, const fs::path& out) {
 Status run(ExportJob& job) {
   const ExportOptions& options = job.options;
   if (options.merged) {
-    EMOE_ASSIGN_OR_RETURN(
-        job.plan, plan_merge(job.merge, job.base, options.dtype == "float32" ? "F32" : "BF16",
-                             options.max_shard_bytes));
+    EMOE_ASSIGN_OR_RETURN(job.plan,
+                          plan_merge(job.merge, job.base, options.dtype, options.max_shard_bytes));
   }
   EMOE_RETURN_IF_ERROR(write_all(job));
   verify(job);
@@ -207,74 +188,12 @@ Status run(ExportJob& job) {
 
 }  // namespace
 
-int64_t ExportReport::tensors_expected() const {
-  return std::ranges::count_if(tensors, &TensorReport::expected_changed);
-}
-
-int64_t ExportReport::tensors_changed() const {
-  return std::ranges::count_if(tensors, &TensorReport::changed);
-}
-
-int64_t ExportReport::tensors_converted() const {
-  return std::ranges::count_if(tensors, [](const TensorReport& entry) {
-    return entry.converted && !entry.expected_changed;
-  });
-}
-
-int64_t ExportReport::tensors_unchanged() const {
-  return std::ranges::count_if(tensors, [](const TensorReport& entry) {
-    return !entry.changed && (entry.expected_changed || !entry.converted);
-  });
-}
-
-std::string ExportReport::to_json() const {
-  using Json = nlohmann::ordered_json;
-  double max_abs_delta = 0.0;
-  double rounding_loss = 0.0;
-  Json trained = Json::array();
-  Json converted = Json::array();
-  for (const TensorReport& entry : tensors) {
-    max_abs_delta = std::max(max_abs_delta, entry.max_abs_delta);
-    rounding_loss = std::max(rounding_loss, entry.rounding_loss);
-    if (!entry.expected_changed) {
-      if (entry.converted) converted.push_back(entry.name);
-      continue;
-    }
-    trained.push_back({{"name", entry.name},
-                       {"changed", entry.changed},
-                       {"max_abs_delta", entry.max_abs_delta},
-                       {"rounding_loss", entry.rounding_loss}});
-  }
-  const Json logits = {{"probe_tokens", probe_tokens},
-                       {"max_abs", max_abs_logit},
-                       {"max_abs_difference", max_abs_logit_difference},
-                       {"max_abs_difference_to_base", max_abs_logit_change},
-                       {"tolerance", logit_tolerance}};
-  const Json json = {{"verified", verified},
-                     {"dtype", dtype},
-                     {"base", base},
-                     {"tensors_expected", tensors_expected()},
-                     {"tensors_changed", tensors_changed()},
-                     {"tensors_unchanged", tensors_unchanged()},
-                     {"tensors_converted", tensors_converted()},
-                     {"max_abs_delta", max_abs_delta},
-                     {"rounding_loss", rounding_loss},
-                     {"logits", logits},
-                     {"problems", problems},
-                     {"warnings", warnings},
-                     {"trained", trained},
-                     {"converted", converted},
-                     {"sha256", sha256}};
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
-double logit_tolerance(const std::string& export_dtype, at::ScalarType computed_in) {
-  return export_dtype == "float32" && computed_in == at::kFloat ? 1e-4 : 5e-2;
-}
-
 Result<ExportReport> export_model(Model& model, const BaseWeights& base, ExportOptions options) {
   EMOE_RETURN_IF_ERROR(check_options(model, options));
   if (options.probe.empty()) options.probe = made_up_probe(base.config());
+  if (options.dtype == "auto" && base.folder() == nullptr) {  // nothing is stored yet
+    options.dtype = word_of_dtype(dtype_name(model.options().dtype));
+  }
   ExportJob job{.model = model,
                 .base = base,
                 .options = options,

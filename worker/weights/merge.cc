@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "base/check.h"
+#include "format/dtype.h"
 #include "format/tensor_table.h"
 
 namespace emoe::worker {
@@ -41,9 +42,10 @@ Result<MergePlan> plan_merge(const Merge& merge, const BaseWeights& base, const 
   const TensorTable table(base.config());
   const auto add = [&](const std::string& name, const std::string& base_dtype,
                        const std::vector<int64_t>& shape) {
-    MergeItem item{.name = name, .weight = name, .dtype = dtype, .shape = shape};
+    MergeItem item{.name = name, .weight = name, .dtype = base_dtype, .shape = shape};
     if (name == kHeadName) item.weight = table.output().name;
-    if (is_rotary_buffer(name)) item.dtype = base_dtype;  // no weight: stays as it is
+    // A rotary buffer is no weight: it stays as it is.
+    if (dtype != "auto" && !is_rotary_buffer(name)) item.dtype = dtype_of_word(dtype);
     item.changed = merge.is_trained(item.weight);
     item.converted = item.dtype != base_dtype;
     plan.items.push_back(item);

@@ -49,6 +49,7 @@ struct MergeItem {
 
 // The files of the merged model with their tensors: the base's layout, or, for a model that was
 // started at random, shards of at most `max_shard_bytes` in the order of the tensor table.
+// `dtype` is the export's: a word of the job, auto only with a base folder.
 struct MergePlan {
   std::vector<Shard> shards;
   std::vector<MergeItem> items;  // in the order of the shards

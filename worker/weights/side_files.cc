@@ -69,6 +69,7 @@ Status write_new(const LlamaConfig& config, const std::string& dtype, const fs::
 }
 
 Result<std::string> config_with_dtype(const std::string& config_json, const std::string& dtype) {
+  if (dtype == "auto") return config_json;
   auto config = nlohmann::ordered_json::parse(config_json, nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) return absl::InvalidArgumentError("config.json is not a JSON object");
   const bool newer = config.contains("dtype");

@@ -133,7 +133,7 @@ const std::vector<Arrival>& arrivals() {
       {"checkpoint.every_steps=19", AT(train()->options.checkpoint.every_steps)},
       {"checkpoint.keep=20", AT(train()->options.checkpoint.keep)},
       {"parallel.ranks=2", AT(ranks)},
-      {"export.dtype=float32", AT(train()->export_model.bfloat16), "false"},
+      {"export.dtype=float16", AT(train()->export_model.dtype)},
       {"export.merged=false", AT(train()->export_model.merged)},
       {"export.adapter=false", AT(train()->export_model.adapter)},
       {"export.verify=false", AT(train()->export_model.verify)},

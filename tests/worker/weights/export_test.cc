@@ -331,7 +331,7 @@ TEST(Export, WhatIsOnlyConvertedIsCountedApartWithItsRoundingLoss) {
   EXPECT_EQ(report->tensors_unchanged(), 0);
   for (const TensorReport& entry : report->tensors) {
     const bool rounded = entry.name.find("norm") == std::string::npos;  // ones are ones in bf16
-    EXPECT_EQ(entry.rounding_loss > 0.0, rounded) << entry.name;
+    EXPECT_EQ(entry.rounding.max_abs > 0.0, rounded) << entry.name;
   }
   const json file = json::parse(read_file(dir / "export" / "merge_report.json").value());
   EXPECT_EQ(file["tensors_converted"], 9);

@@ -4,16 +4,26 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "format/dtype.h"
 #include "format/tensor_table.h"
 #include "tests/format/sentencepiece_bytes.h"
 #include "worker/tensor/sharded_writer.h"
 
 namespace emoe::worker::testing {
+namespace {
+
+std::string dtype_of(const std::string& name, const TinyBase& tiny) {
+  if (tiny.dtype != "MIXED") return tiny.dtype;
+  if (name.find("norm") != std::string::npos) return "F32";
+  return name.find("mlp") != std::string::npos ? "BF16" : "F16";
+}
+
+}  // namespace
 
 std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const TinyBase& tiny) {
   EMOE_CHECK(emoe::create_directories(folder).ok());
   const LlamaConfig config = tiny_config({.tied = tiny.tied});
-  const std::string dtype = tiny.dtype == "F32" ? "float32" : "bfloat16";
+  const std::string dtype = word_of_dtype(dtype_of("lm_head.weight", tiny));
   const auto write = [&](const char* name, const std::string& text) {
     EMOE_CHECK(write_file_atomically(folder / name, text).ok());
   };
@@ -25,9 +35,9 @@ std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const
   const BaseWeights values = BaseWeights::random(config, 5, 0.15);
   std::vector<SafetensorsWriter::Planned> plan;
   for (const TensorSpec& spec : TensorTable(config)) {
-    plan.push_back({spec.name, tiny.dtype, spec.shape});
+    plan.push_back({spec.name, dtype_of(spec.name, tiny), spec.shape});
   }
-  if (tiny.head_stored_too) plan.push_back({"lm_head.weight", tiny.dtype, plan[0].shape});
+  if (tiny.head_stored_too) plan.push_back({"lm_head.weight", plan[0].dtype, plan[0].shape});
   auto writer = ShardedWriter::create(folder, plan_shards(plan, tiny.max_shard_bytes).value());
   EMOE_CHECK(writer.ok());
   for (const auto& planned : plan) {

@@ -14,7 +14,7 @@ namespace emoe::worker::testing {
 struct TinyBase {
   bool tied = false;
   bool head_stored_too = false;  // of a tied model, as some checkpoints have it
-  std::string dtype = "F32";
+  std::string dtype = "F32";     // "MIXED": norms F32, feed-forward layers BF16, the rest F16
   uint64_t max_shard_bytes = 1'000'000'000;
 };
 
