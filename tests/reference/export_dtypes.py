@@ -107,10 +107,10 @@ def check_report(base, exported, oracle, out):
     lost = {name: (exported[name].double() - exact).norm() for name, exact in oracle.items()}
     delta = {name: (exact - base[name].double()).norm() for name, exact in oracle.items()}
     total = (sum(l**2 for l in lost.values()) / sum(d**2 for d in delta.values())).sqrt().item()
-    assert report["relative_rounding_loss"] == pytest.approx(total, rel=1e-2, abs=1e-6)
+    assert report["relative_rounding_loss"] == pytest.approx(total, rel=1e-2, abs=1e-5)
     worst = max(oracle, key=lambda name: lost[name] / delta[name])
     said = (report["worst_rounded"] or {"relative_rounding_loss": 0.0})["relative_rounding_loss"]  # fp32 is not rounded
-    assert said == pytest.approx((lost[worst] / delta[worst]).item(), rel=1e-2, abs=1e-6)
+    assert said == pytest.approx((lost[worst] / delta[worst]).item(), rel=1e-2, abs=1e-5)
     counts = {}
     for tensor in exported.values():
         name = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}[tensor.dtype]

@@ -20,7 +20,7 @@ namespace {
 at::Device gpu_of(int local_rank) {
   if (!cuda::built_in()) throw std::runtime_error("this program was built without CUDA");
   const int gpus = cuda::device_count();
-  if (gpus == 0) throw std::runtime_error("there is no GPU, or no driver for it");
+  if (gpus == 0) throw std::runtime_error("CUDA finds no GPU, or no driver for it");
   if (local_rank >= gpus) {
     throw std::runtime_error("rank " + std::to_string(local_rank) +
                              " of this host finds no GPU of its own: there are " +
@@ -33,15 +33,15 @@ at::Device gpu_of(int local_rank) {
 }  // namespace
 
 at::Device find_device(const std::string& name, int local_rank, std::string& unused_gpu) {
-  const bool any = cuda::device_count() > 0 || has_gpu();
-  if (name == "cpu" || (name == "auto" && !any)) return at::kCPU;
-  if (name != "cuda" && name != "auto") {
+  const bool is_auto = name == "auto";
+  if (name == "cpu" || (is_auto && cuda::device_count() == 0 && !has_gpu())) return at::kCPU;
+  if (name != "cuda" && !is_auto) {
     throw std::invalid_argument("'" + name + "' is no device: auto, cpu or cuda");
   }
   try {
     return gpu_of(local_rank);
   } catch (const std::runtime_error& error) {
-    if (name == "cuda") throw std::invalid_argument(std::string("cuda: ") + error.what());
+    if (!is_auto) throw std::invalid_argument(std::string("cuda: ") + error.what());
     unused_gpu = error.what();
     return at::kCPU;
   }
