@@ -15,14 +15,13 @@
 #include <vector>
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "base/clock.h"
 #include "base/counter_random.h"
+#include "bench/bench_options.h"
 #include "format/tensor_table.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
-#include "worker/device/device.h"
 #include "worker/model/model.h"
 #include "worker/text/row.h"
 #include "worker/train/trainer.h"
@@ -30,38 +29,7 @@
 namespace emoe::worker {
 namespace {
 
-struct Arguments {
-  std::map<std::string, int64_t> numbers = {
-      {"hidden", 768},  {"ffn", 2048},  {"layers", 12},  {"heads", 12}, {"kv_heads", 12},
-      {"vocab", 32000}, {"rows", 4},    {"length", 512}, {"steps", 3},  {"threads", 2},
-      {"rank", 8},      {"experts", 0}, {"top_k", 0},    {"every", 2},  {"dropout_percent", 0},
-      {"full", 0}};
-  std::string dtype = "float32";
-
-  [[nodiscard]] int64_t operator[](const std::string& name) const { return numbers.at(name); }
-};
-
-Arguments parse(int argc, char** argv) {
-  Arguments arguments;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    std::string name = argv[i];
-    if (!name.starts_with("--")) throw std::invalid_argument(name);
-    name = name.substr(2);
-    std::replace(name.begin(), name.end(), '-', '_');
-    if (name == "dtype") {
-      arguments.dtype = argv[i + 1];
-    } else {
-      arguments.numbers.at(name) = std::stoll(argv[i + 1]);
-    }
-  }
-  if (arguments.dtype != "float32" && arguments.dtype != "bfloat16") {
-    throw std::invalid_argument("--dtype " + arguments.dtype);
-  }
-  if (arguments["steps"] < 1) throw std::invalid_argument("--steps below 1");
-  return arguments;
-}
-
-ModelOptions model_options(const Arguments& a) {
+ModelOptions model_options(const BenchOptions& a) {
   ModelOptions options;
   LlamaConfig& config = options.config;
   config.hidden_size = a["hidden"];
@@ -73,7 +41,7 @@ ModelOptions model_options(const Arguments& a) {
   config.vocab_size = a["vocab"];
   config.max_position_embeddings = a["length"];
   config.tie_word_embeddings = true;
-  options.dtype = a.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  options.dtype = a.dtype;
   options.full = a["full"] != 0;
   if (!options.full) {
     options.lora.rank = a["rank"];
@@ -92,7 +60,7 @@ ModelOptions model_options(const Arguments& a) {
   return options;
 }
 
-std::vector<Row> random_rows(const Arguments& a) {
+std::vector<Row> random_rows(const BenchOptions& a) {
   std::vector<Row> rows(a["rows"]);
   for (int64_t r = 0; r < a["rows"]; ++r) {
     rows[r].source_index = r;
@@ -110,7 +78,7 @@ std::vector<Row> random_rows(const Arguments& a) {
 // products being left to the engine. Plain mm, the weights' own layout.
 class Replay {
  public:
-  Replay(const Arguments& a, const ModelOptions& options) : tokens_(a["rows"] * a["length"]) {
+  Replay(const BenchOptions& a, const ModelOptions& options) : tokens_(a["rows"] * a["length"]) {
     const at::ScalarType dtype = options.dtype;
     const TensorTable table(options.config);
     for (const TensorSpec& spec : table) {
@@ -177,8 +145,8 @@ class NeverStop final : public StopSource {
   [[nodiscard]] StopRequest poll() override { return StopRequest::none; }
 };
 
-void bench(const Arguments& a) {
-  at::set_num_threads(static_cast<int>(a["threads"]));
+void bench(const BenchOptions& a) {
+  if (a["steps"] < 1) throw std::invalid_argument("--steps below 1");
   const ModelOptions options = model_options(a);
   const auto model = make_model(options, [](const std::string&, const std::vector<int64_t>& shape) {
     return shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.02;
@@ -202,7 +170,7 @@ void bench(const Arguments& a) {
       "{\"program\": \"emoe\", \"dtype\": \"%s\", \"threads\": %ld, \"step_seconds\": %.4f, "
       "\"tokens_per_second\": %.1f, \"replay_tokens_per_second\": %.1f, "
       "\"step_over_replay\": %.3f, \"loss\": %.4f",
-      a.dtype.c_str(), static_cast<long>(a["threads"]), step.seconds, tokens / step.seconds,
+      a.dtype_name(), static_cast<long>(a["threads"]), step.seconds, tokens / step.seconds,
       tokens / watch.best_replay(), step.seconds / watch.best_replay(), step.loss);
   for (const auto& [phase, spent] : step.phase_seconds) {
     std::printf(", \"%s_seconds\": %.4f", to_string(phase), spent);
@@ -214,12 +182,22 @@ void bench(const Arguments& a) {
 }  // namespace emoe::worker
 
 int main(int argc, char** argv) {
-  try {
-    emoe::worker::keep_freed_memory();
-    emoe::worker::bench(emoe::worker::parse(argc, argv));
-    return 0;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "step_bench: %s\n", error.what());
-    return 64;
-  }
+  return emoe::worker::run_bench(argc, argv,
+                                 {{"hidden", 768},
+                                  {"ffn", 2048},
+                                  {"layers", 12},
+                                  {"heads", 12},
+                                  {"kv_heads", 12},
+                                  {"vocab", 32000},
+                                  {"rows", 4},
+                                  {"length", 512},
+                                  {"steps", 3},
+                                  {"threads", 2},
+                                  {"rank", 8},
+                                  {"experts", 0},
+                                  {"top_k", 0},
+                                  {"every", 2},
+                                  {"dropout_percent", 0},
+                                  {"full", 0}},
+                                 emoe::worker::bench);
 }

@@ -1,7 +1,6 @@
 #!/bin/sh
 # with_avx2.sh COMMAND …: runs it as on a CPU without AVX-512 and AMX, as far as LibTorch, oneDNN and MKL can be told.
-# Our own products obey ATEN_CPU_CAPABILITY too; the loops over rows give the same bits with every instruction set, which
-# row_kernels_test checks. Skips (77) where the CPU has no AVX-512: the plain test was that already.
+# Our own kernels obey ATEN_CPU_CAPABILITY too. Skips (77) where the CPU has no AVX-512: the plain test was that already.
 if ! grep -qw avx512f /proc/cpuinfo; then
   echo "this CPU has no AVX-512: the test of the same name without .avx2 ran with AVX2"
   exit 77

@@ -6,7 +6,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include "worker/model/kernels/block_product.h"
+#include "worker/model/block_operands.h"
 
 namespace emoe::worker {
 namespace {
@@ -22,55 +22,6 @@ at::Tensor as_multiplied(const at::Tensor& rows, const at::Tensor& w) {
                       block_product_kernel().multiplies_halves;
   return halves ? rows.contiguous() : rows.to(at::kFloat).contiguous();
 }
-
-// What a thread's products point to.
-class Operands {
- public:
-  // The m rows of A: row i is row row_of(i) of `x`.
-  template <typename RowOf>
-  void set_a(BlockProduct& product, const at::Tensor& x, const RowOf& row_of) {
-    if (x.scalar_type() == at::kFloat) {
-      product.a = rows(floats_, x.const_data_ptr<float>(), x.stride(0), product.m, row_of);
-    } else {
-      const auto* halves = static_cast<const Bf16*>(x.const_data_ptr());
-      product.a_half = rows(halves_, halves, x.stride(0), product.m, row_of);
-    }
-  }
-  template <typename RowOf>
-  void set_c(BlockProduct& product, float* c, int64_t stride, const RowOf& row_of) {
-    product.c = rows(results_, c, stride, product.m, row_of);
-  }
-  // B: k neurons by n columns of w, from this neuron and column on, or n neurons by k columns.
-  static void set_b(BlockProduct& product, const at::Tensor& w, int64_t neuron, int64_t column,
-                    bool neurons_are_k) {
-    product.b_k_stride = w.stride(neurons_are_k ? 0 : 1);
-    product.b_n_stride = w.stride(neurons_are_k ? 1 : 0);
-    const int64_t offset = neuron * w.stride(0) + column * w.stride(1);
-    if (w.scalar_type() == at::kFloat) {
-      product.b = w.const_data_ptr<float>() + offset;
-    } else {
-      product.b_half = static_cast<const Bf16*>(w.const_data_ptr()) + offset;
-    }
-  }
-  void run(BlockProduct& product) {
-    product.workspace = workspace_.data();
-    block_product_kernel().run(product);
-  }
-
- private:
-  template <typename T, typename RowOf>
-  static T* const* rows(std::vector<T*>& pointers, T* data, int64_t stride, int64_t count,
-                        const RowOf& row_of) {
-    pointers.resize(count);
-    for (int64_t i = 0; i < count; ++i) pointers[i] = data + row_of(i) * stride;
-    return pointers.data();
-  }
-
-  std::vector<const float*> floats_;
-  std::vector<const Bf16*> halves_;
-  std::vector<float*> results_;
-  std::vector<float> workspace_ = std::vector<float>(kProductWorkspace);
-};
 
 // The rows of each expert among those from `first` to `last`.
 template <typename Part>
@@ -105,11 +56,11 @@ void experts_from_tokens(const ExpertTokens& chosen, const at::Tensor& x, const 
   auto* activations = out.mutable_data_ptr<float>();
   // Threads share the rows evenly, however the experts share them.
   at::parallel_for(0, chosen.rows(), 64, [&](int64_t first, int64_t last) {
-    Operands operands;
+    BlockOperands operands;
     for_experts(chosen, first, last, [&](int64_t e, int64_t begin, int64_t end) {
       BlockProduct product{.m = end - begin, .n = size, .k = w.size(1), .add = add};
       operands.set_a(product, tokens, [&](int64_t i) { return chosen.tokens[begin + i]; });
-      Operands::set_b(product, w, e * size, 0, /*neurons_are_k=*/false);
+      BlockOperands::set_b(product, w, e * size, 0, /*transposed=*/true);
       operands.set_c(product, activations, size, [&](int64_t i) { return begin + i; });
       operands.run(product);
     });
@@ -125,13 +76,13 @@ void tokens_from_experts(const ExpertTokens& chosen, const at::Tensor& activatio
   const int64_t share = (columns / at::get_num_threads() + kPanel - 1) / kPanel * kPanel;
   const int64_t each = std::clamp(share, kPanel, kColumns);
   at::parallel_for(0, (columns + each - 1) / each, 1, [&](int64_t first, int64_t last) {
-    Operands operands;
+    BlockOperands operands;
     for (int64_t column = first * each; column < std::min(last * each, columns); column += each) {
       for_experts(chosen, 0, chosen.rows(), [&](int64_t e, int64_t begin, int64_t end) {
         const int64_t width = std::min(each, columns - column);
         BlockProduct product{.m = end - begin, .n = width, .k = size, .add = true};
         operands.set_a(product, rows, [&](int64_t i) { return begin + i; });
-        Operands::set_b(product, w, e * size, column, /*neurons_are_k=*/true);
+        BlockOperands::set_b(product, w, e * size, column);
         operands.set_c(product, tokens + column, y.stride(0),
                        [&](int64_t i) { return chosen.tokens[begin + i]; });
         operands.run(product);
@@ -148,7 +99,7 @@ at::Tensor expert_weight_gradient(const ExpertTokens& chosen, const at::Tensor& 
   const auto* tokens = right.const_data_ptr<float>();
   auto* out = gradient.mutable_data_ptr<float>();
   at::parallel_for(0, chosen.experts(), 1, [&](int64_t first, int64_t last) {
-    Operands operands;
+    BlockOperands operands;
     for (int64_t e = first; e < last; ++e) {
       const int64_t begin = chosen.begin[e];
       const int64_t count = chosen.begin[e + 1] - begin;

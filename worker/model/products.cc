@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <optional>
 #include <string_view>
-#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
-#include "worker/model/kernels/block_product.h"
+#include "worker/model/block_operands.h"
 
 namespace emoe::worker {
 namespace {
@@ -48,28 +47,18 @@ at::Tensor onednn_product(const at::Tensor& x, const at::Tensor& w, const at::Te
 // once. Threads share the columns.
 at::Tensor widened_product(const at::Tensor& a, const at::Tensor& b) {
   constexpr int64_t kColumns = 48;  // or a multiple of this
-  const int64_t m = a.size(0);
   const int64_t n = b.size(1);
   const at::Tensor rows = a.to(at::kFloat).contiguous();
-  at::Tensor out = at::empty({m, n}, rows.options());
-  std::vector<const float*> a_rows(m);
-  for (int64_t i = 0; i < m; ++i) a_rows[i] = rows.const_data_ptr<float>() + i * a.size(1);
+  at::Tensor out = at::empty({a.size(0), n}, rows.options());
+  auto* sums = out.mutable_data_ptr<float>();
   at::parallel_for(0, (n + kColumns - 1) / kColumns, 1, [&](int64_t first, int64_t last) {
-    std::vector<float> workspace(kProductWorkspace);
-    std::vector<float*> c_rows(m);
-    for (int64_t i = 0; i < m; ++i) {
-      c_rows[i] = out.mutable_data_ptr<float>() + i * n + first * kColumns;
-    }
-    const auto* half = static_cast<const Bf16*>(b.const_data_ptr());
-    block_product_kernel().run({.m = m,
-                                .n = std::min(last * kColumns, n) - first * kColumns,
-                                .k = a.size(1),
-                                .a = a_rows.data(),
-                                .b_half = half + first * kColumns * b.stride(1),
-                                .b_k_stride = b.stride(0),
-                                .b_n_stride = b.stride(1),
-                                .c = c_rows.data(),
-                                .workspace = workspace.data()});
+    const int64_t begin = first * kColumns;
+    BlockProduct product{.m = a.size(0), .n = std::min(last * kColumns, n) - begin, .k = a.size(1)};
+    BlockOperands operands;
+    operands.set_a(product, rows, [](int64_t i) { return i; });
+    BlockOperands::set_b(product, b, 0, begin);
+    operands.set_c(product, sums + begin, n, [](int64_t i) { return i; });
+    operands.run(product);
   });
   return out.to(at::kBFloat16);
 }

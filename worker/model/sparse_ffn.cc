@@ -68,12 +68,12 @@ struct ExpertCall : torch::CustomClassHolder {
 
 // The pre-activations of gate or up [P, E]; `low` becomes the adapter's scaled x A^T [T, r].
 at::Tensor neurons_of(const ExpertCall& call, const ExpertLinear& linear, const at::Tensor& x,
-                      at::Tensor& low) {
+                      const at::Tensor& wide_x, at::Tensor& low) {
   at::Tensor out;
   experts_from_tokens(call.chosen, x, linear.weight, out);
   if (!linear.adapted()) return out;
   const Lora& lora = linear.linear.lora;
-  low = at::mm(lora_input(wide(x), lora, call.dropout), linear.tokens.t()).mul_(lora.scale);
+  low = at::mm(lora_input(wide_x, lora, call.dropout), linear.tokens.t()).mul_(lora.scale);
   experts_from_tokens(call.chosen, low, linear.neurons, out);
   return out;
 }
@@ -81,18 +81,18 @@ at::Tensor neurons_of(const ExpertCall& call, const ExpertLinear& linear, const 
 // Gradients of gate or up for that of its outputs, d [P, E]: adds to dx, and appends those of
 // whatever is trained.
 void backward_of_neurons(const ExpertCall& call, const ExpertLinear& linear, const at::Tensor& d,
-                         const at::Tensor& x, const at::Tensor& low, at::Tensor& dx,
+                         const at::Tensor& wide_x, const at::Tensor& low, at::Tensor& dx,
                          variable_list& gradients) {
   if (call.input_needs_grad) tokens_from_experts(call.chosen, d, linear.weight, dx);
   if (linear.linear.master.defined()) {
-    gradients.push_back(expert_weight_gradient(call.chosen, wide(d), wide(x)));
+    gradients.push_back(expert_weight_gradient(call.chosen, wide(d), wide_x));
   }
   if (!linear.adapted()) return;
   const Lora& lora = linear.linear.lora;
   at::Tensor d_low = at::zeros_like(low);
   tokens_from_experts(call.chosen, d, linear.neurons, d_low);
   d_low.mul_(lora.scale);
-  gradients.push_back(at::mm(d_low.t(), lora_input(wide(x), lora, call.dropout)));
+  gradients.push_back(at::mm(d_low.t(), lora_input(wide_x, lora, call.dropout)));
   gradients.push_back(expert_weight_gradient(call.chosen, wide(d), low));
   if (call.input_needs_grad) dx.add_(lora_input(at::mm(d_low, linear.tokens), lora, call.dropout));
 }
@@ -105,9 +105,11 @@ class ApplyExperts : public torch::autograd::Function<ApplyExperts> {
     const at::ScalarType type = x.scalar_type();
     at::Tensor low_gate;
     at::Tensor low_up;
-    const at::Tensor gate =
-        neurons_of(*call, into_neurons(call->weights.gate), x, low_gate).to(type);
-    const at::Tensor up = neurons_of(*call, into_neurons(call->weights.up), x, low_up).to(type);
+    const ExpertLinear into_gate = into_neurons(call->weights.gate);
+    const ExpertLinear into_up = into_neurons(call->weights.up);
+    const at::Tensor wide_x = into_gate.adapted() || into_up.adapted() ? wide(x) : at::Tensor();
+    const at::Tensor gate = neurons_of(*call, into_gate, x, wide_x, low_gate).to(type);
+    const at::Tensor up = neurons_of(*call, into_up, x, wide_x, low_up).to(type);
     const at::Tensor activations = swiglu(gate, up, {});
     const ExpertLinear down = out_of_neurons(call->weights.down);
     const auto fp32 = x.options().dtype(at::kFloat);
@@ -132,7 +134,7 @@ class ApplyExperts : public torch::autograd::Function<ApplyExperts> {
     const auto& call = static_cast<const ExpertCall&>(*capsule);
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor dy = grads[0].contiguous();
-    const at::Tensor& x = saved[0];
+    const at::Tensor x = saved[0].defined() ? wide(saved[0]) : at::Tensor();
     const at::Tensor& gate = saved[1];
     const at::Tensor& up = saved[2];
     variable_list of_down;

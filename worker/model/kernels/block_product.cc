@@ -1,7 +1,6 @@
 #include "worker/model/kernels/block_product.h"
 
-#include <cstdlib>
-#include <string_view>
+#include "worker/model/kernels/instruction_set.h"
 
 namespace emoe::worker {
 // Each defined by block_product_body.inc.
@@ -21,40 +20,20 @@ extern const BlockProductKernel kBlockProduct;
 namespace {
 
 #if defined(__x86_64__)
-constexpr const BlockProductKernel* kSets[] = {&base::kBlockProduct, &avx2::kBlockProduct,
-                                               &avx512::kBlockProduct, &avx512bf16::kBlockProduct};
-
-// Libraries obey these variables too.
-bool only_avx2() {
-  const char* limit = std::getenv("ATEN_CPU_CAPABILITY");
-  return limit != nullptr && std::string_view(limit) == "avx2";
-}
-
-int supported_sets() {
-  if (!__builtin_cpu_supports("fma") || !__builtin_cpu_supports("avx2")) return 1;
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") || only_avx2()) {
-    return 2;
-  }
-  return __builtin_cpu_supports("avx512bf16") ? 4 : 3;
-}
+constexpr const BlockProductKernel* kProducts[] = {
+    &base::kBlockProduct, &avx2::kBlockProduct, &avx512::kBlockProduct, &avx512bf16::kBlockProduct};
 #else
-constexpr const BlockProductKernel* kSets[] = {&base::kBlockProduct};
-
-int supported_sets() {
-  return 1;
-}
+constexpr const BlockProductKernel* kProducts[] = {&base::kBlockProduct};
 #endif
 
 }  // namespace
 
 const BlockProductKernel* supported_block_product(int index) {
-  return index < supported_sets() ? kSets[index] : nullptr;
+  return supported_set(kProducts, index);
 }
 
 const BlockProductKernel& block_product_kernel() {
-  static const BlockProductKernel& best = *kSets[supported_sets() - 1];
-  return best;
+  return best_set(kProducts);
 }
 
 }  // namespace emoe::worker
