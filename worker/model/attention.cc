@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include "worker/model/own_attention.h"
 #include "worker/model/products.h"
 
 namespace emoe::worker {
@@ -29,14 +30,8 @@ at::Tensor equal_segments(const at::Tensor& q, const at::Tensor& k, const at::Te
   return out.transpose(1, 2).flatten(0, 1);
 }
 
-}  // namespace
-
-at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                              const std::vector<int64_t>& lengths) {
-  if (widens_halves(q)) {
-    return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), lengths)
-        .to(q.scalar_type());
-  }
   const at::Tensor keys = repeated(k, q.size(1), 1);
   const at::Tensor values = repeated(v, q.size(1), 1);
   const bool equal = std::all_of(lengths.begin(), lengths.end(),
@@ -52,6 +47,18 @@ at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at:
     out.push_back(equal_segments(q_parts[s], k_parts[s], v_parts[s], lengths[s]));
   }
   return at::cat(out);
+}
+
+}  // namespace
+
+at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             const std::vector<int64_t>& lengths) {
+  if (widens_halves(q)) {
+    return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), lengths)
+        .to(q.scalar_type());
+  }
+  if (has_own_attention(q)) return own_attention(q, k, v, lengths);
+  return library_attention(q, k, v, lengths);
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {

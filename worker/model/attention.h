@@ -8,9 +8,9 @@
 namespace emoe::worker {
 
 // Causal attention inside segments. q [T, heads, d], k and v [T, kv_heads, d]; `lengths` are the
-// segments' lengths, sum T. Segments of one length are one batched call. Returns [T, heads, d].
-// Gradients by LibTorch's fused attention: it keeps q, k, v, the output and one number per head and
-// token.
+// segments' lengths, sum T. Returns [T, heads, d]. Keeps q, k, v, the output and one number per head
+// and token for the gradients. By our own blocks where there are kernels for them, else by LibTorch's
+// fused attention.
 [[nodiscard]] at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k,
                                            const at::Tensor& v,
                                            const std::vector<int64_t>& lengths);

@@ -48,7 +48,9 @@ class Problem {
   }
 
   // The largest distance from the exact result, in units of what rounding may do.
-  [[nodiscard]] double error(const BlockProductKernel& kernel, bool half_a, bool half_b) {
+  // `turned_a`: A is given as its transpose, of halves in pairs of rows.
+  [[nodiscard]] double error(const BlockProductKernel& kernel, bool half_a, bool half_b,
+                             bool turned_a = false) {
     std::vector<float> c = c_;
     std::vector<float*> c_rows;
     for (int64_t i = 0; i < shape_.m; ++i) {
@@ -61,6 +63,7 @@ class Problem {
     } else {
       product.a = a_rows_.data();
     }
+    if (turned_a) turn_a(product);
     if (half_b) {
       product.b_half = b_half_.data() + 1;
     } else {
@@ -83,6 +86,30 @@ class Problem {
   }
 
  private:
+  void turn_a(BlockProduct& product) {
+    const auto [m, n, k] = shape_;
+    a_turned_.assign((k + 1) * m, 0.0F);
+    a_pairs_.assign((k + 1) * m, Bf16{0x7fc0});
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t l = 0; l < k; ++l) {
+        a_turned_[l * m + i] = a_rows_[i][l];
+        a_pairs_[(l / 2 * m + i) * 2 + l % 2] = a_half_rows_[i][l];
+      }
+    }
+    a_turned_rows_.clear();
+    a_pair_rows_.clear();
+    for (int64_t i = 0; i < m; ++i) {
+      a_turned_rows_.push_back(a_turned_.data() + i);
+      a_pair_rows_.push_back(a_pairs_.data() + 2 * i);
+    }
+    product.a_k_stride = m;
+    if (product.a != nullptr) {
+      product.a = a_turned_rows_.data();
+    } else {
+      product.a_half = a_pair_rows_.data();
+    }
+  }
+
   void fill(std::vector<float>& values, int64_t count, uint64_t key) {
     for (int64_t i = 0; i < count; ++i) {
       const double value = 2.0 * random_unit(key, static_cast<uint64_t>(i)) - 1.0;
@@ -118,6 +145,10 @@ class Problem {
   std::vector<Bf16> a_half_, b_half_;
   std::vector<const float*> a_rows_;
   std::vector<const Bf16*> a_half_rows_;
+  std::vector<float> a_turned_;
+  std::vector<Bf16> a_pairs_;
+  std::vector<const float*> a_turned_rows_;
+  std::vector<const Bf16*> a_pair_rows_;
   std::vector<int32_t> gathered_;
 };
 
@@ -134,8 +165,10 @@ TEST(BlockProduct, EverySetEqualsPlainSumsInDouble) {
                        << ", add " << add << ", layout " << static_cast<int>(layout));
           EXPECT_LT(problem.error(*kernel, false, false), 4.0);
           EXPECT_LT(problem.error(*kernel, false, true), 4.0);
+          EXPECT_LT(problem.error(*kernel, false, false, true), 4.0);
           if (kernel->multiplies_halves && layout != Layout::gathered) {
             EXPECT_LT(problem.error(*kernel, true, true), 4.0);
+            EXPECT_LT(problem.error(*kernel, true, true, true), 4.0);
           }
         }
       }

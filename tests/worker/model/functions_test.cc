@@ -7,7 +7,6 @@
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include "tests/worker/model/engine_fixture.h"
-#include "worker/model/attention.h"
 #include "worker/model/cross_entropy.h"
 #include "worker/model/linear.h"
 #include "worker/model/products.h"
@@ -213,40 +212,6 @@ TEST(CrossEntropy, TensorOperationsEqualTheKernels) {
   expect_close(gradients(loss, at::tensor(1.5), {wide, w}), expected);
   EXPECT_TRUE(at::allclose(linear_cross_entropies(wide, head, targets),
                            linear_cross_entropies(x, {w, w}, targets), 1e-6, 1e-6));
-}
-
-at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           const std::vector<int64_t>& lengths) {
-  const int64_t tokens = q.size(0);
-  at::Tensor visible = at::zeros({tokens, tokens}, at::kBool);
-  int64_t begin = 0;
-  for (const int64_t length : lengths) {
-    visible.narrow(0, begin, length).narrow(1, begin, length).fill_(true);
-    begin += length;
-  }
-  visible = visible.tril();
-  const int64_t shared = q.size(1) / k.size(1);
-  const at::Tensor keys = k.repeat_interleave(shared, 1).transpose(0, 1);
-  const at::Tensor values = v.repeat_interleave(shared, 1).transpose(0, 1);
-  const at::Tensor scores = at::matmul(q.transpose(0, 1), keys.transpose(1, 2)) /
-                            std::sqrt(static_cast<double>(q.size(2)));
-  const at::Tensor p = scores.masked_fill(visible.logical_not(), -INFINITY).softmax(-1);
-  return at::matmul(p, values).transpose(0, 1);
-}
-
-TEST(Attention, StaysInsideSegmentsAndIsCausal) {
-  for (const std::vector<int64_t>& lengths :
-       {std::vector<int64_t>{8}, std::vector<int64_t>{4, 4}, std::vector<int64_t>{1, 5, 2}}) {
-    const at::Tensor q = leaf({8, 4, 6});
-    const at::Tensor k = leaf({8, 2, 6});
-    const at::Tensor v = leaf({8, 2, 6});
-    const at::Tensor d = at::randn({8, 4, 6});
-    const at::Tensor plain = plain_attention(q, k, v, lengths);
-    const auto expected = gradients(plain, d, {q, k, v});
-    const at::Tensor y = segment_attention(q, k, v, lengths);
-    EXPECT_TRUE(at::allclose(y, plain, 1e-5, 1e-6));
-    expect_close(gradients(y, d, {q, k, v}), expected);
-  }
 }
 
 TEST(LoraDropout, ZeroesTheWantedShareAndKeepsTheMean) {

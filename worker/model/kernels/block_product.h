@@ -6,8 +6,8 @@
 
 namespace emoe::worker {
 
-// C += A B for small matrices inside larger ones, on the calling thread: what the FFN of experts is
-// made of. The rows of A and C lie anywhere, so tokens are gathered and scattered by pointers and
+// C += A B for small matrices inside larger ones, on the calling thread: what the FFN of experts and
+// attention are made of. The rows of A and C lie anywhere, so tokens are gathered and scattered by pointers and
 // never copied; B is copied block by block into the order in which it is read, whatever its layout.
 // The sums of one product are made in fp32, over k in order.
 struct BlockProduct {
@@ -16,6 +16,9 @@ struct BlockProduct {
   int64_t k = 0;
   const float* const* a = nullptr;      // [m] rows of k
   const Bf16* const* a_half = nullptr;  // instead of a, where the kernel multiplies halves
+  // Element l of a row of A lies at l * a_k_stride; of a_half the elements l and l + 1 do, side by
+  // side, for even l. So A may be the transpose of a matrix [k, m], its halves in pairs of rows.
+  int64_t a_k_stride = 1;
   // Element (i, j) of B [k, n] lies at i * b_k_stride + j * b_n_stride, one of which is 1; where
   // b_rows is given (b_n_stride is 1 then), row i is row b_rows[i]. Fp32 or bf16.
   const float* b = nullptr;

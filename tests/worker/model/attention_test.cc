@@ -1,0 +1,166 @@
+// Attention and its gradients against the plain expression in double, of which autograd makes them.
+#include "worker/model/attention.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "tests/worker/model/engine_fixture.h"
+#include "worker/model/own_attention.h"
+
+namespace emoe::worker {
+namespace {
+
+using Lengths = std::vector<int64_t>;
+
+at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           const Lengths& lengths) {
+  const int64_t tokens = q.size(0);
+  at::Tensor visible = at::zeros({tokens, tokens}, at::kBool);
+  int64_t begin = 0;
+  for (const int64_t length : lengths) {
+    visible.narrow(0, begin, length).narrow(1, begin, length).fill_(true);
+    begin += length;
+  }
+  visible = visible.tril();
+  const int64_t shared = q.size(1) / k.size(1);
+  const at::Tensor keys = k.repeat_interleave(shared, 1).transpose(0, 1);
+  const at::Tensor values = v.repeat_interleave(shared, 1).transpose(0, 1);
+  const at::Tensor scores = at::matmul(q.transpose(0, 1), keys.transpose(1, 2)) /
+                            std::sqrt(static_cast<double>(q.size(2)));
+  const at::Tensor p = scores.masked_fill(visible.logical_not(), -INFINITY).softmax(-1);
+  return at::matmul(p, values).transpose(0, 1);
+}
+
+int64_t sum(const Lengths& lengths) {
+  int64_t total = 0;
+  for (const int64_t length : lengths) total += length;
+  return total;
+}
+
+struct Heads {
+  int64_t heads, key_heads, size;
+};
+
+// q, k, v and the gradient of the output.
+std::vector<at::Tensor> random_inputs(const Heads& heads, const Lengths& lengths,
+                                      at::ScalarType type) {
+  const int64_t tokens = sum(lengths);
+  std::vector<at::Tensor> inputs;
+  for (const int64_t count : {heads.heads, heads.key_heads, heads.key_heads, heads.heads}) {
+    inputs.push_back(at::randn({tokens, count, heads.size}).to(type));
+  }
+  return inputs;
+}
+
+// {o, dq, dk, dv}, in the dtype of the computation.
+template <typename Attend>
+std::vector<at::Tensor> outcome(const Attend& attend, const std::vector<at::Tensor>& inputs,
+                                at::ScalarType type) {
+  std::vector<at::Tensor> leaves;
+  for (int i = 0; i < 3; ++i) {
+    leaves.push_back(inputs[i].to(type, false, /*copy=*/true).set_requires_grad(true));
+  }
+  const at::Tensor o = attend(leaves[0], leaves[1], leaves[2]);
+  auto result = torch::autograd::grad({o}, leaves, {inputs[3].to(type)});
+  result.insert(result.begin(), o.detach());
+  return result;
+}
+
+std::vector<at::Tensor> ours(const std::vector<at::Tensor>& inputs, const Lengths& lengths) {
+  const auto attend = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    return segment_attention(q, k, v, lengths);
+  };
+  return outcome(attend, inputs, inputs[0].scalar_type());
+}
+
+std::vector<at::Tensor> exact(const std::vector<at::Tensor>& inputs, const Lengths& lengths) {
+  const auto attend = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    return plain_attention(q, k, v, lengths);
+  };
+  return outcome(attend, inputs, at::kDouble);
+}
+
+constexpr Heads kHeads[] = {{4, 2, 6}, {3, 3, 24}, {2, 1, 64}, {4, 2, 80}, {2, 2, 128}};
+const Lengths kLengths[] = {{1}, {8}, {4, 4}, {1, 5, 2}, {1, 1, 1}, {97, 1, 130}, {300}};
+
+TEST(Attention, EqualsThePlainExpressionInDouble) {
+  for (const Heads& heads : kHeads) {
+    for (const Lengths& lengths : kLengths) {
+      const auto inputs = random_inputs(heads, lengths, at::kFloat);
+      const auto expected = exact(inputs, lengths);
+      const auto got = ours(inputs, lengths);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        // A single token's gradients of q and k are 0.
+        const double scale = std::max(expected[i].abs().max().item<double>(), 1.0);
+        EXPECT_LT(testing::max_difference(got[i], expected[i]), 4e-6 * scale)
+            << "tensor " << i << ", heads of " << heads.size << ", " << sum(lengths) << " tokens";
+      }
+    }
+  }
+}
+
+// By the mean square of the distance from the exact result; by chance they differ by a few hundredths.
+TEST(Attention, InHalvesIsAsExactAsLibTorchs) {
+  for (const Heads& heads : {Heads{4, 4, 64}, Heads{2, 2, 24}}) {
+    const Lengths lengths{384};
+    const auto inputs = random_inputs(heads, lengths, at::kBFloat16);
+    const auto expected = exact(inputs, lengths);
+    const auto theirs = outcome(
+        [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+          const auto batch = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
+          return at::scaled_dot_product_attention(batch(q), batch(k), batch(v), std::nullopt, 0.0,
+                                                  true)
+              .squeeze(0)
+              .transpose(0, 1);
+        },
+        inputs, at::kBFloat16);
+    const auto got = ours(inputs, lengths);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const auto error = [&](const at::Tensor& x) {
+        return (x.to(at::kDouble) - expected[i]).square().mean().sqrt().item<double>();
+      };
+      EXPECT_LE(error(got[i]), 1.1 * error(theirs[i])) << "tensor " << i;
+    }
+  }
+}
+
+// A segment's bits are the same alone and among others, on one thread and on several.
+TEST(Attention, BitsDependOnNothingElse) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const Lengths lengths{120, 1, 300, 33};
+    const auto inputs = random_inputs({4, 2, 64}, lengths, type);
+    const int threads = at::get_num_threads();
+    at::set_num_threads(1);
+    const auto alone = ours(inputs, lengths);
+    at::set_num_threads(3);
+    const auto shared = ours(inputs, lengths);
+    at::set_num_threads(threads);
+    std::vector<at::Tensor> middle;
+    for (const auto& x : inputs) middle.push_back(x.narrow(0, 121, 300));
+    const auto by_itself = ours(middle, {300});
+    for (size_t i = 0; i < alone.size(); ++i) {
+      EXPECT_TRUE(at::equal(alone[i], shared[i])) << "tensor " << i;
+      EXPECT_TRUE(at::equal(alone[i].narrow(0, 121, 300), by_itself[i])) << "tensor " << i;
+    }
+  }
+}
+
+// As they come out of one product of q, k and v.
+TEST(Attention, TakesHeadsThatLieInOneTensor) {
+  const Lengths lengths{20, 13};
+  const at::Tensor all = at::randn({33, 8, 16});
+  const at::Tensor q = all.narrow(1, 0, 4);
+  const at::Tensor k = all.narrow(1, 4, 2);
+  const at::Tensor v = all.narrow(1, 6, 2);
+  EXPECT_TRUE(
+      at::equal(segment_attention(q, k, v, lengths),
+                segment_attention(q.contiguous(), k.contiguous(), v.contiguous(), lengths)));
+}
+
+}  // namespace
+}  // namespace emoe::worker

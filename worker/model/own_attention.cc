@@ -1,0 +1,159 @@
+#include "worker/model/own_attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "worker/model/kernels/attention_kernel.h"
+
+namespace emoe::worker {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct AttentionTensors {
+  at::Tensor q, k, v, o, log_sums;  // [T, heads or kv_heads, d]; log_sums [heads, T] fp32
+  at::Tensor d_o, d_q, d_k, d_v;    // in a backward pass
+};
+
+// Token t's head has its numbers in line.
+at::Tensor in_lines(const at::Tensor& x) {
+  return x.stride(-1) == 1 ? x : x.contiguous();
+}
+
+template <typename T>
+HeadRows<T> head_rows(const at::Tensor& x, int64_t first_token, int64_t head) {
+  if (!x.defined()) return {nullptr, 0};
+  auto* data = static_cast<T*>(const_cast<void*>(x.const_data_ptr()));
+  return {data + first_token * x.stride(0) + head * x.stride(1), x.stride(0)};
+}
+
+template <typename T>
+AttentionHead<T> head_of(const AttentionTensors& x, int64_t first, int64_t length, int64_t head) {
+  const int64_t shared = x.q.size(1) / x.k.size(1);
+  AttentionHead<T> part{};
+  part.length = length;
+  part.size = x.q.size(2);
+  part.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(part.size)));
+  part.q = head_rows<const T>(x.q, first, head);
+  part.k = head_rows<const T>(x.k, first, head / shared);
+  part.v = head_rows<const T>(x.v, first, head / shared);
+  part.o = head_rows<T>(x.o, first, head);
+  part.log_sums = x.log_sums.mutable_data_ptr<float>() + head * x.log_sums.size(1) + first;
+  part.d_o = head_rows<const T>(x.d_o, first, head);
+  part.d_q = head_rows<T>(x.d_q, first, head);
+  return part;
+}
+
+// Calls part(first token, length, key head, memory) for every segment and key head. A thread takes
+// the next when it is done with one, since they differ in cost; `memory` is its own, all zero at
+// first.
+template <typename Part>
+void for_key_heads(const std::vector<int64_t>& lengths, int64_t heads, int64_t memory_size,
+                   const Part& part) {
+  std::vector<int64_t> starts;
+  int64_t total = 0;
+  for (const int64_t length : lengths) {
+    starts.push_back(total);
+    total += length;
+  }
+  const auto count = static_cast<int64_t>(lengths.size()) * heads;
+  std::atomic<int64_t> next = 0;
+  at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), count), 1, [&](int64_t, int64_t) {
+    std::vector<float> memory(memory_size);
+    for (int64_t i = next++; i < count; i = next++) {
+      part(starts[i / heads], lengths[i / heads], i % heads, memory.data());
+    }
+  });
+}
+
+template <typename T>
+void run_forward(const AttentionKernel<T>& kernel, const AttentionTensors& x,
+                 const std::vector<int64_t>& lengths) {
+  const int64_t heads = x.q.size(1);
+  for_key_heads(lengths, heads, attention_workspace(x.q.size(2)),
+                [&](int64_t first, int64_t length, int64_t head, float* memory) {
+                  AttentionHead<T> part = head_of<T>(x, first, length, head);
+                  part.workspace = memory;
+                  kernel.forward(part);
+                });
+}
+
+// The heads that share keys and values add to their gradients one after another.
+template <typename T>
+void run_backward(const AttentionKernel<T>& kernel, const AttentionTensors& x,
+                  const std::vector<int64_t>& lengths) {
+  const int64_t size = x.q.size(2);
+  const int64_t shared = x.q.size(1) / x.k.size(1);
+  const int64_t sums = size * *std::max_element(lengths.begin(), lengths.end());
+  for_key_heads(lengths, x.k.size(1), attention_workspace(size) + 2 * sums,
+                [&](int64_t first, int64_t length, int64_t key_head, float* memory) {
+                  float* d_k = memory + attention_workspace(size);
+                  float* d_v = d_k + sums;
+                  std::fill_n(d_k, 2 * sums, 0.0F);
+                  for (int64_t i = 0; i < shared; ++i) {
+                    AttentionHead<T> part = head_of<T>(x, first, length, key_head * shared + i);
+                    part.workspace = memory;
+                    part.d_k = d_k;
+                    part.d_v = d_v;
+                    kernel.backward(part);
+                  }
+                  kernel.store(d_k, head_rows<T>(x.d_k, first, key_head), length, size);
+                  kernel.store(d_v, head_rows<T>(x.d_v, first, key_head), length, size);
+                });
+}
+
+class OwnAttention : public torch::autograd::Function<OwnAttention> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
+                            const at::Tensor& v, const std::vector<int64_t>& lengths) {
+    AttentionTensors x{.q = in_lines(q), .k = in_lines(k), .v = in_lines(v)};
+    x.o = at::empty(q.sizes(), q.options());
+    x.log_sums = at::empty({q.size(1), q.size(0)}, q.options().dtype(at::kFloat));
+    if (q.scalar_type() == at::kFloat) {
+      run_forward(attention_kernels().of_float, x, lengths);
+    } else {
+      run_forward(*attention_kernels().of_bf16, x, lengths);
+    }
+    ctx->save_for_backward({x.q, x.k, x.v, x.o, x.log_sums});
+    ctx->saved_data["lengths"] = lengths;
+    return x.o;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    AttentionTensors x{.q = saved[0], .k = saved[1], .v = saved[2], .o = saved[3]};
+    x.log_sums = saved[4];
+    x.d_o = in_lines(grads[0]);
+    x.d_q = at::empty(x.q.sizes(), x.q.options());
+    x.d_k = at::empty(x.k.sizes(), x.k.options());
+    x.d_v = at::empty(x.v.sizes(), x.v.options());
+    const std::vector<int64_t> lengths = ctx->saved_data["lengths"].toIntVector();
+    if (x.q.scalar_type() == at::kFloat) {
+      run_backward(attention_kernels().of_float, x, lengths);
+    } else {
+      run_backward(*attention_kernels().of_bf16, x, lengths);
+    }
+    return {x.d_q, x.d_k, x.d_v, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+bool has_own_attention(const at::Tensor& q) {
+  if (!q.is_cpu()) return false;
+  return q.scalar_type() == at::kFloat ||
+         (q.scalar_type() == at::kBFloat16 && attention_kernels().of_bf16 != nullptr);
+}
+
+at::Tensor own_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                         const std::vector<int64_t>& lengths) {
+  return OwnAttention::apply(q, k, v, lengths);
+}
+
+}  // namespace emoe::worker
