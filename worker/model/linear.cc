@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
+#include "worker/model/low_rank.h"
 #include "worker/model/products.h"
 
 namespace emoe::worker {
@@ -28,38 +29,28 @@ struct LinearsCall : torch::CustomClassHolder {
   }
 };
 
-// x as an adapter reads it; `wide` is x in fp32, made once for all adapters of the call.
+// x as an adapter reads it: with dropout in fp32, of `wide`, which is made once for all adapters of
+// the call; else x itself.
 at::Tensor adapter_input(const at::Tensor& x, at::Tensor& wide, const LinearsCall& call,
                          const Lora& lora) {
+  if (!call.dropout.active()) return x;
   if (!wide.defined()) wide = x.to(at::kFloat);
   return lora_input(wide, lora, call.dropout);
 }
 
-// y += scale * low B^T, computed in fp32 and rounded to y's dtype once.
-void add_adapter(at::Tensor& y, const at::Tensor& low, const Lora& lora) {
-  if (y.scalar_type() == at::kFloat) {
-    y.addmm_(low, lora.b.t(), 1.0, lora.scale);
-  } else {
-    y.add_(at::mm(low, lora.b.t()), lora.scale);
-  }
-}
-
-// Gradients of one adapter, whose input was `input` and low-rank product `low`: {dA, dB}; adds its
-// part of the input gradient to dx where that is wanted.
+// Gradients of one adapter, whose input was `input` and scaled low-rank product `low`: {dA, dB}; adds
+// its part of the input gradient to dx where that is wanted.
 std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, const Lora& lora,
                                                    const at::Tensor& dy, const at::Tensor& input,
                                                    const at::Tensor& low, at::Tensor& dx) {
-  const at::Tensor wide = dy.to(at::kFloat);
-  const at::Tensor low_gradient = at::mm(wide, lora.b).mul_(lora.scale);
-  at::Tensor da = at::mm(low_gradient.t(), input);
-  at::Tensor db = at::mm(wide.t(), low).mul_(lora.scale);
+  const at::Tensor d_low = low_product(dy, lora.b.t()).mul_(lora.scale);
+  at::Tensor da = low_gradient(d_low, input);
+  at::Tensor db = low_gradient(low, dy).t().contiguous();
   if (call.input_needs_grad) {
     if (call.dropout.active()) {
-      dx.add_(apply_lora_dropout(at::mm(low_gradient, lora.a), call.dropout, lora.stream));
-    } else if (dx.scalar_type() == at::kFloat) {
-      dx.addmm_(low_gradient, lora.a);
+      dx.add_(apply_lora_dropout(at::mm(d_low, lora.a), call.dropout, lora.stream));
     } else {
-      dx.add_(at::mm(low_gradient, lora.a));
+      add_low_product(dx, d_low, lora.a);
     }
   }
   return {da, db};
@@ -78,8 +69,9 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
       at::Tensor y = linear.weight->product(x);
       if (linear.lora.defined()) {
         const at::Tensor low =
-            at::mm(adapter_input(x, wide, *call, linear.lora), linear.lora.a.t());
-        add_adapter(y, low, linear.lora);
+            low_product(adapter_input(x, wide, *call, linear.lora), linear.lora.a)
+                .mul_(linear.lora.scale);
+        add_low_product(y, low, linear.lora.b.t());
         saved.push_back(call->recording ? low : at::Tensor());
       } else {
         saved.emplace_back();

@@ -1,4 +1,5 @@
 // Each custom autograd function against the plain expression and against finite differences.
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -9,6 +10,7 @@
 #include "tests/worker/model/engine_fixture.h"
 #include "worker/model/cross_entropy.h"
 #include "worker/model/linear.h"
+#include "worker/model/low_rank.h"
 #include "worker/model/products.h"
 #include "worker/model/rms_norm.h"
 #include "worker/model/rotary.h"
@@ -242,6 +244,29 @@ TEST(Lora, FirstMatrixIsUniformInKaimingsBoundAndNamed) {
 }
 
 using testing::relative_difference;
+
+// At sizes that fill no vector and no group of ranks; in double they are LibTorch's.
+TEST(LowRank, ProductsEqualThoseInDouble) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
+    for (const auto& [tokens, size, rank] :
+         {std::array<int64_t, 3>{1, 7, 1}, {13, 33, 8}, {300, 200, 19}}) {
+      const at::Tensor x = at::randn({tokens, size}).to(dtype);
+      const at::Tensor lines = at::randn({rank, size});
+      const at::Tensor low = at::randn({tokens, rank});
+      const at::Tensor wide = x.to(at::kDouble);
+      const auto distance = [](const at::Tensor& got, const at::Tensor& expected) {
+        const double scale = std::max(expected.abs().max().item<double>(), 1.0);
+        return testing::max_difference(got, expected) / scale;
+      };
+      EXPECT_LT(distance(low_product(x, lines), at::mm(wide, lines.t().to(at::kDouble))), 3e-6);
+      EXPECT_LT(distance(low_gradient(low, x), at::mm(low.t().to(at::kDouble), wide)), 3e-6);
+      at::Tensor sum = x.clone();
+      add_low_product(sum, low, lines);
+      const at::Tensor expected = wide + at::mm(low.to(at::kDouble), lines.to(at::kDouble));
+      EXPECT_LT(distance(sum, expected), dtype == at::kBFloat16 ? 4e-3 : 3e-6);
+    }
+  }
+}
 
 // Both below and above the size from which another library may compute them.
 TEST(Products, EqualSumsInDouble) {

@@ -37,6 +37,25 @@ void append(std::vector<std::byte>& bytes, const std::vector<T>& values) {
   bytes.insert(bytes.end(), raw.begin(), raw.end());
 }
 
+// Of the kernels for adapters, at ranks that fill no group.
+template <typename T>
+void append_low_rank(std::vector<std::byte>& bytes, const RowKernels<T>& kernels,
+                     const std::vector<T>& x) {
+  const auto size = static_cast<int64_t>(x.size());
+  for (const int64_t rank : {1, 8, 19}) {
+    const std::vector<float> lines = row<float>(7, rank * size, 1.0);
+    std::vector<float> low(rank);
+    kernels.dots(x.data(), lines.data(), rank, size, low.data());
+    append(bytes, low);
+    std::vector<T> y = x;
+    kernels.add_lines(low.data(), lines.data(), rank, size, y.data());
+    append(bytes, y);
+    std::vector<float> sums = lines;
+    kernels.add_outer({low.data(), x.data(), sums.data(), 1, rank, size, size});
+    append(bytes, sums);
+  }
+}
+
 // All that the kernels of a set make of rows of this size.
 template <typename T>
 std::vector<std::byte> outputs(const RowKernels<T>& kernels, int64_t size) {
@@ -65,6 +84,7 @@ std::vector<std::byte> outputs(const RowKernels<T>& kernels, int64_t size) {
   kernels.swiglu_backward(x.data(), w.data(), dy.data(), y.data(), d_up.data(), size);
   append(bytes, y);
   append(bytes, d_up);
+  append_low_rank(bytes, kernels, x);
   return bytes;
 }
 

@@ -9,6 +9,16 @@ struct Bf16 {
   uint16_t bits;
 };
 
+// Sums [rank, size] += the products of factors [count, rank] and rows [count, size], row by row in
+// order. Rows and sums are `stride` apart.
+template <typename T>
+struct OuterProducts {
+  const float* factors;
+  const T* rows;
+  float* sums;
+  int64_t count, rank, size, stride;
+};
+
 // Loops over one token's features, fused so that data is read and written once, fp32 inside.
 template <typename T>
 struct RowKernels {
@@ -29,6 +39,11 @@ struct RowKernels {
   // The gradients of gate and up for the gradient dy.
   void (*swiglu_backward)(const T* gate, const T* up, const T* dy, T* d_gate, T* d_up,
                           int64_t size);
+  // out [rank] = the products of x with each of the lines [rank, size].
+  void (*dots)(const T* x, const float* lines, int64_t rank, int64_t size, float* out);
+  // x += the sum of factors[r] * lines[r], rounded once.
+  void (*add_lines)(const float* factors, const float* lines, int64_t rank, int64_t size, T* x);
+  void (*add_outer)(const OuterProducts<T>& products);
 };
 
 // All loops, compiled for one instruction set. All sets give the same bits: they add in the same
