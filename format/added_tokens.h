@@ -2,6 +2,9 @@
 
 #include <array>
 #include <functional>
+#include <optional>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -9,10 +12,15 @@
 
 namespace emoe {
 
-// Finds the added tokens of a text: from left to right, the longest at each place. `rules` must
+// Finds the added tokens of a text: from left to right, the longest at each place. The tokens must
 // outlive it. Thread-safe.
 class AddedTokenFinder {
  public:
+  // Those of `tokens` that have a form, which is what is looked for in texts; with
+  // `split_special_tokens` without the special ones.
+  using Form = std::function<std::optional<std::string>(const AddedToken& token)>;
+  AddedTokenFinder(std::span<const AddedToken> tokens, bool split_special_tokens, const Form& form);
+  // All of the rules, as they are.
   explicit AddedTokenFinder(const TokenizerRules& rules);
 
   // Called in order with each stretch between tokens, none empty (token is null), and each token with
@@ -21,9 +29,13 @@ class AddedTokenFinder {
   void split(std::string_view text, const Visit& visit) const;
 
  private:
-  [[nodiscard]] const AddedToken* at(std::string_view text) const;
+  struct Entry {
+    const AddedToken* token;
+    std::string form;
+  };
+  [[nodiscard]] const Entry* at(std::string_view text) const;
 
-  std::array<std::vector<const AddedToken*>, 256> by_first_byte_;  // long ones first
+  std::array<std::vector<Entry>, 256> by_first_byte_;  // long ones first
 };
 
 }  // namespace emoe

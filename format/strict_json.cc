@@ -4,6 +4,7 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "base/input_file.h"
 #include "base/json_parsing.h"
 
 namespace emoe {
@@ -45,6 +46,15 @@ Result<nlohmann::json> parse_strict_json(std::string_view text, const std::strin
   }
   return absl::InvalidArgumentError(
       absl::StrCat(source, ": the key \"", keys.first(), "\" stands twice in one object"));
+}
+
+Result<nlohmann::json> read_json_object(const std::filesystem::path& file) {
+  constexpr size_t kMaxObjectBytes = 64 << 20;
+  if (!has_entry(file)) return nlohmann::json::object();
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_input(file, InputKind::text, kMaxObjectBytes));
+  EMOE_ASSIGN_OR_RETURN(nlohmann::json object, parse_strict_json(text, file.string()));
+  if (object.is_object()) return object;
+  return absl::InvalidArgumentError(absl::StrCat(file.string(), ": is not a JSON object"));
 }
 
 }  // namespace emoe

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -15,5 +16,9 @@ namespace emoe {
 // are INVALID_ARGUMENT.
 [[nodiscard]] Result<nlohmann::json> parse_strict_json(std::string_view text,
                                                        const std::string& source);
+
+// The object in a user's file, at most 64 MiB; an absent file is an empty object. The errors of
+// read_input() and parse_strict_json(), INVALID_ARGUMENT also for another value than an object.
+[[nodiscard]] Result<nlohmann::json> read_json_object(const std::filesystem::path& file);
 
 }  // namespace emoe

@@ -5,6 +5,7 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
 
+#include "format/json_tokenizer.h"
 #include "format/sentencepiece_tokenizer.h"
 #include "format/tokenizer_file.h"
 
@@ -50,7 +51,7 @@ std::string end_of_text_mismatch(const Tokenizer& tokenizer, const LlamaConfig& 
 
 Result<std::unique_ptr<Tokenizer>> load_tokenizer(const std::filesystem::path& path) {
   EMOE_ASSIGN_OR_RETURN(const std::filesystem::path file, tokenizer_file(path));
-  return load_sentencepiece(file);
+  return file.extension() == ".json" ? load_json_tokenizer(file) : load_sentencepiece(file);
 }
 
 }  // namespace emoe

@@ -64,10 +64,10 @@ class Tokenizer {
                                                const LlamaConfig& config,
                                                const std::filesystem::path& folder);
 
-// The tokenizer of a model folder, or that of a file, of the kind its files are (one today:
-// SentencePiece's tokenizer.model). The errors of tokenizer_file(path), and NOT_FOUND: no such file.
-// DATA_LOSS: no SentencePiece model. INVALID_ARGUMENT: what read_tokenizer_rules() cannot obey, or no
-// EOS, by which every row ends. INTERNAL: SentencePiece cannot be loaded.
+// The tokenizer of a model folder, or that of a file, of the kind it is: SentencePiece's
+// tokenizer.model, or a tokenizer.json. The errors of tokenizer_file(path), and NOT_FOUND: no such
+// file. DATA_LOSS: no SentencePiece model. INVALID_ARGUMENT: what cannot be obeyed, by name, or no EOS,
+// by which every row ends. INTERNAL: SentencePiece cannot be loaded.
 [[nodiscard]] Result<std::unique_ptr<Tokenizer>> load_tokenizer(const std::filesystem::path& path);
 
 }  // namespace emoe

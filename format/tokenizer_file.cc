@@ -8,25 +8,12 @@ namespace emoe {
 
 Result<std::filesystem::path> tokenizer_file(const std::filesystem::path& path) {
   std::error_code ignored;
-  if (!std::filesystem::is_directory(path, ignored)) {
-    if (path.extension() == ".json") {
-      return absl::UnimplementedError(
-          absl::StrCat(path.string(),
-                       ": tokenizer.json is not supported yet, only SentencePiece's "
-                       "tokenizer.model is"));
-    }
-    return path;
+  if (!std::filesystem::is_directory(path, ignored)) return path;
+  for (const char* name : {"tokenizer.model", "tokenizer.json"}) {
+    if (has_entry(path / name)) return path / name;
   }
-  std::filesystem::path file = path / "tokenizer.model";
-  if (has_entry(file)) return file;
-  if (has_entry(path / "tokenizer.json")) {
-    return absl::UnimplementedError(
-        absl::StrCat(path.string(),
-                     ": has only a tokenizer.json, which is not supported yet: models without a "
-                     "SentencePiece tokenizer.model (Llama 3 and others never had one) cannot be "
-                     "used"));
-  }
-  return absl::NotFoundError(absl::StrCat(path.string(), ": has no tokenizer.model"));
+  return absl::NotFoundError(
+      absl::StrCat(path.string(), ": has neither a tokenizer.model nor a tokenizer.json"));
 }
 
 }  // namespace emoe

@@ -20,20 +20,10 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr size_t kMaxBytes = 64 << 20;  // of a file
 constexpr char kConfigFile[] = "tokenizer_config.json";
 constexpr char kMapFile[] = "special_tokens_map.json";
 constexpr char kAddedFile[] = "added_tokens.json";
 constexpr int32_t kMaxId = 1 << 24;  // above any vocabulary
-
-// An absent file is an empty object.
-Result<json> read_object(const fs::path& file) {
-  if (!has_entry(file)) return json::object();
-  EMOE_ASSIGN_OR_RETURN(const std::string text, read_input(file, InputKind::text, kMaxBytes));
-  EMOE_ASSIGN_OR_RETURN(json object, parse_strict_json(text, file.string()));
-  if (object.is_object()) return object;
-  return absl::InvalidArgumentError(absl::StrCat(file.string(), ": is not a JSON object"));
-}
 
 class RulesReader {
  public:
@@ -41,7 +31,7 @@ class RulesReader {
       : folder_(folder), model_(model) {}
 
   Result<TokenizerRules> read() {
-    EMOE_ASSIGN_OR_RETURN(config_, read_object(folder_ / kConfigFile));
+    EMOE_ASSIGN_OR_RETURN(config_, read_json_object(folder_ / kConfigFile));
     source_ = kConfigFile;
     check_class();
     rules_.add_bos = flag("add_bos_token", true);
@@ -131,8 +121,8 @@ class RulesReader {
       for (const auto& [id, token] : decoder.items()) add_described(id, token);
       return ok_status();
     }
-    EMOE_ASSIGN_OR_RETURN(map_, read_object(folder_ / kMapFile));
-    EMOE_ASSIGN_OR_RETURN(const json ids, read_object(folder_ / kAddedFile));
+    EMOE_ASSIGN_OR_RETURN(map_, read_json_object(folder_ / kMapFile));
+    EMOE_ASSIGN_OR_RETURN(const json ids, read_json_object(folder_ / kAddedFile));
     source_ = kAddedFile;
     for (const auto& [content, id] : ids.items()) {
       const bool good = id.is_number_unsigned() && id.get<uint64_t>() <= kMaxId;
@@ -247,7 +237,8 @@ int32_t TokenizerRules::vocab_size(const SentencePieceModel& model) const {
 std::string TokenizerRules::to_text() const {
   json tokens = json::array();
   for (const AddedToken& token : added) {
-    tokens.push_back({token.id, token.content, token.special, token.lstrip, token.rstrip});
+    tokens.push_back({token.id, token.content, token.special, token.lstrip, token.rstrip,
+                      token.single_word, token.normalized});
   }
   const json all = {{"added", tokens},
                     {"bos", bos_id},

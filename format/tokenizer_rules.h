@@ -15,11 +15,13 @@ struct AddedToken {
   std::string content;
   int32_t id = 0;
   bool special = false;
-  bool lstrip = false;  // takes the white space before it along
-  bool rstrip = false;  // and behind it
+  bool lstrip = false;       // takes the white space before it along
+  bool rstrip = false;       // and behind it
+  bool single_word = false;  // not inside a word
+  bool normalized = false;   // found in the normalised text, itself normalised
 };
 
-// What the files beside a tokenizer.model say about turning text into ids, in the sense of
+// What the files of a tokenizer say about turning text into ids, in the sense of
 // transformers (its tokenizers of Llama in versions 4 and 5):
 //
 // Added tokens are found first, the leftmost and there the longest. What lies between them is encoded

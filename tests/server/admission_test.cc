@@ -136,9 +136,14 @@ TEST_F(AdmissionTest, TheHeadersOfTheWeightsAreRead) {
 
 TEST_F(AdmissionTest, AModelNeedsItsTokenizer) {
   const v1::JobSpec spec = small_spec(dir_.path());
-  std::filesystem::rename(dir_ / "model" / "tokenizer.model", dir_ / "model" / "tokenizer.json");
+  std::filesystem::remove(dir_ / "model" / "tokenizer.model");
   EXPECT_EQ(problems(spec), Fields{"model.path"});
-  EXPECT_NE(reasons_.find("has only a tokenizer.json"), std::string::npos) << reasons_;
+  EXPECT_NE(reasons_.find("has neither a tokenizer.model nor a tokenizer.json"), std::string::npos)
+      << reasons_;
+  const auto file = dir_ / "model" / "tokenizer.json";
+  ASSERT_TRUE(write_file_atomically(file, R"({"model": {"type": "Unigram"}})").ok());
+  EXPECT_EQ(problems(spec), Fields{"model.path"});
+  EXPECT_NE(reasons_.find("only BPE is supported"), std::string::npos) << reasons_;
 }
 
 TEST_F(AdmissionTest, FilesMustBeAbsoluteThereAndAllowed) {

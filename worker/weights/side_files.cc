@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "format/sentencepiece_model.h"
+#include "format/tokenizer_file.h"
 #include "format/tokenizer_json.h"
 #include "format/tokenizer_rules.h"
 
@@ -22,7 +23,7 @@ Status copy_if_there(const fs::path& from, const char* name, const fs::path& to)
   return fs::exists(from / name) ? copy_whole(from / name, to / name) : ok_status();
 }
 
-// What may lie beside a tokenizer.model.
+// What may lie beside a tokenizer.
 Status copy_tokenizer_files(const fs::path& from, const fs::path& to) {
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "tokenizer.json",
                            "added_tokens.json", "chat_template.jinja", "chat_template.json"}) {
@@ -31,16 +32,20 @@ Status copy_tokenizer_files(const fs::path& from, const fs::path& to) {
   return ok_status();
 }
 
-// A tokenizer.model with what lies beside it, and with the files by which transformers reads texts as
-// they were read in training.
-Status write_tokenizer(const fs::path& model_file, const fs::path& to) {
-  const fs::path from = model_file.parent_path();
+// The text of the tokenizer_config.json there, "{}" without one.
+Result<std::string> tokenizer_config_of(const fs::path& folder) {
+  const fs::path config = folder / "tokenizer_config.json";
+  return fs::exists(config) ? read_file(config) : "{}";
+}
+
+// A tokenizer.model with the files by which transformers reads texts as they were read in training.
+Status write_sentencepiece(const fs::path& model_file, const fs::path& to) {
   EMOE_RETURN_IF_ERROR(copy_whole(model_file, to / "tokenizer.model"));
-  EMOE_RETURN_IF_ERROR(copy_tokenizer_files(from, to));
   EMOE_ASSIGN_OR_RETURN(const std::string bytes, read_file(model_file));
   EMOE_ASSIGN_OR_RETURN(const SentencePieceModel model,
                         parse_sentencepiece(bytes, model_file.string()));
-  EMOE_ASSIGN_OR_RETURN(const TokenizerRules rules, read_tokenizer_rules(from, model));
+  EMOE_ASSIGN_OR_RETURN(const TokenizerRules rules,
+                        read_tokenizer_rules(model_file.parent_path(), model));
   if (has_tokenizer_json(model)) {
     EMOE_RETURN_IF_ERROR(
         write_file_atomically(to / "tokenizer.json", make_tokenizer_json(model, rules)));
@@ -48,13 +53,30 @@ Status write_tokenizer(const fs::path& model_file, const fs::path& to) {
     log_warning("%s: no BPE of Llama's kind; transformers may read texts in another way",
                 model_file.string());
   }
-  const fs::path config = from / "tokenizer_config.json";
-  std::string text = "{}";
-  if (fs::exists(config)) {
-    EMOE_ASSIGN_OR_RETURN(text, read_file(config));
-  }
+  EMOE_ASSIGN_OR_RETURN(std::string text, tokenizer_config_of(model_file.parent_path()));
   EMOE_ASSIGN_OR_RETURN(text, make_tokenizer_config(text, model, rules));
   return write_file_atomically(to / "tokenizer_config.json", text);
+}
+
+// A tokenizer.json, and the class that reads it as it stands: version 5's classes of Llama and Qwen
+// take the vocabulary alone out of it.
+Status write_tokenizer_json(const fs::path& file, const fs::path& to) {
+  EMOE_RETURN_IF_ERROR(copy_whole(file, to / "tokenizer.json"));
+  EMOE_ASSIGN_OR_RETURN(const std::string text, tokenizer_config_of(file.parent_path()));
+  auto config = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) {
+    return absl::InvalidArgumentError("tokenizer_config.json is not a JSON object");
+  }
+  config["tokenizer_class"] = "PreTrainedTokenizerFast";
+  config.erase("auto_map");  // of a class that is not used any more
+  return write_file_atomically(to / "tokenizer_config.json", config.dump(2) + "\n");
+}
+
+// A tokenizer's file with what lies beside it.
+Status write_tokenizer(const fs::path& file, const fs::path& to) {
+  EMOE_RETURN_IF_ERROR(copy_tokenizer_files(file.parent_path(), to));
+  return file.extension() == ".json" ? write_tokenizer_json(file, to)
+                                     : write_sentencepiece(file, to);
 }
 
 Status write_new(const LlamaConfig& config, const std::string& dtype, const fs::path& tokenizer,
@@ -89,9 +111,9 @@ Status write_side_files(const BaseWeights& base, const std::string& dtype,
                         const fs::path& tokenizer, const fs::path& folder) {
   if (base.folder() == nullptr) return write_new(base.config(), dtype, tokenizer, folder);
   EMOE_RETURN_IF_ERROR(copy_if_there(base.path(), "generation_config.json", folder));
-  const fs::path model_file = base.path() / "tokenizer.model";
-  EMOE_RETURN_IF_ERROR(fs::exists(model_file) ? write_tokenizer(model_file, folder)
-                                              : copy_tokenizer_files(base.path(), folder));
+  // A base for tests has none.
+  const Result<fs::path> tokenizer_of_base = tokenizer_file(base.path());
+  if (tokenizer_of_base.ok()) EMOE_RETURN_IF_ERROR(write_tokenizer(*tokenizer_of_base, folder));
   EMOE_ASSIGN_OR_RETURN(const std::string config, read_file(base.path() / "config.json"));
   EMOE_ASSIGN_OR_RETURN(const std::string updated, config_with_dtype(config, dtype));
   return write_file_atomically(folder / "config.json", updated);
