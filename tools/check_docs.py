@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Fails when docs/ and the code name different things: job keys and their defaults, metrics, reasons,
-warnings, exit codes.
+warnings, exit codes, tests.
 
 A page's names are the first cells of its tables ("| `name` | …"), so text around them is free.
 """
@@ -94,8 +94,15 @@ def check_exit_codes():
         yield from compare("ERRORS.md", f"exit code of {program}", documented, existing)
 
 
+def check_inputs():
+    for cells in rows("INPUTS.md"):
+        for path, name in re.findall(r"`(tests/[^:`]+): (\w+)`", cells[1]):
+            if not (ROOT / path).exists() or not re.search(rf"\b{name}\b", read(path)):
+                yield f"docs/INPUTS.md: there is no {name} in {path}"
+
+
 def main():
-    found = [*check_config(), *check_metrics(), *check_reasons(), *check_warnings(), *check_exit_codes()]
+    found = [*check_config(), *check_metrics(), *check_reasons(), *check_warnings(), *check_exit_codes(), *check_inputs()]
     print("\n".join(found), end="\n" if found else "")
     sys.exit(bool(found))
 
