@@ -26,6 +26,7 @@ BalancedAssignment::BalancedAssignment(int64_t items, int32_t clusters)
       edge_cost_(at(clusters) * at(clusters)),
       edge_item_(at(clusters) * at(clusters)),
       best_(at(items)),
+      open_(at(clusters)),
       distance_(at(clusters)),
       parent_(at(clusters)) {
   EMOE_CHECK(items > 0 && clusters > 0 && items % clusters == 0, "clusters must divide items");
@@ -58,7 +59,7 @@ int64_t BalancedAssignment::surplus() const {
 // Coordinate ascent on the dual: each price in turn is set so that exactly E items like its cluster
 // best. Any prices are a valid start for the paths; balanced ones leave few of them.
 void BalancedAssignment::balance_prices() {
-  const auto balanced = [this] { return surplus() * 128 <= items_; };
+  const auto balanced = [this] { return surplus() * 32 <= items_; };
   if (clusters_ == 1 || balanced()) return;
   std::vector<int32_t> by_cluster(costs_.size());  // [clusters, items]
   constexpr int64_t kAtOnce = 16;                  // a line of the cache
@@ -135,33 +136,29 @@ void BalancedAssignment::update_row(int32_t cluster, int32_t lost, int32_t gaine
 
 int32_t BalancedAssignment::shortest_path() {
   bool surplus = false;
-  std::vector<bool> settled(at(clusters_), false);
   for (int32_t c = 0; c < clusters_; ++c) {
     const bool source = std::ssize(members_[at(c)]) > capacity_;
     surplus = surplus || source;
-    distance_[at(c)] = source ? 0 : kFarCost;
+    open_[at(c)] = source ? 0 : kFarCost;
     parent_[at(c)] = -1;
   }
   if (!surplus) return -1;
+  std::ranges::fill(distance_, kSettled);
   while (true) {
-    int32_t nearest = -1;
-    for (int32_t c = 0; c < clusters_; ++c) {
-      if (!settled[at(c)] && (nearest < 0 || distance_[at(c)] < distance_[at(nearest)]))
-        nearest = c;
-    }
-    EMOE_CHECK(nearest >= 0 && distance_[at(nearest)] < kFarCost,
-               "no cluster with room is reachable");
-    if (std::ssize(members_[at(nearest)]) < capacity_) return nearest;
-    settled[at(nearest)] = true;
-    const int64_t base = distance_[at(nearest)] - prices_[at(nearest)];
-    for (int32_t c = 0; c < clusters_; ++c) {
-      if (settled[at(c)] || edge_item_[edge(nearest, c)] < 0) continue;
-      const int64_t reached = base + edge_cost_[edge(nearest, c)] + prices_[at(c)];
-      if (reached < distance_[at(c)]) {
-        distance_[at(c)] = reached;
-        parent_[at(c)] = nearest;
+    const int32_t nearest = lowest_of(open_);
+    const int64_t distance = open_[at(nearest)];
+    // An edge that no item is there for costs kFarCost.
+    EMOE_CHECK(distance < kFarCost / 2, "no cluster with room is reachable");
+    if (std::ssize(members_[at(nearest)]) < capacity_) {
+      for (int32_t c = 0; c < clusters_; ++c) {
+        distance_[at(c)] = std::min(distance_[at(c)], open_[at(c)]);
       }
+      return nearest;
     }
+    distance_[at(nearest)] = distance;
+    open_[at(nearest)] = kSettled;
+    relax({&edge_cost_[edge(nearest, 0)], at(clusters_)}, prices_, distance - prices_[at(nearest)],
+          nearest, {open_, parent_});
   }
 }
 
@@ -170,8 +167,8 @@ void BalancedAssignment::move_along_path(int32_t target) {
   const int64_t length = distance_[at(target)];
   for (int32_t c = 0; c < clusters_; ++c) prices_[at(c)] -= std::min(distance_[at(c)], length);
   std::vector<std::pair<int32_t, int32_t>> steps;  // cluster on the path, item it gains
-  for (int32_t to = target; parent_[at(to)] >= 0; to = parent_[at(to)]) {
-    const int64_t item = edge_item_[edge(parent_[at(to)], to)];
+  for (int32_t to = target; parent_[at(to)] >= 0; to = parent_of(to)) {
+    const int64_t item = edge_item_[edge(parent_of(to), to)];
     steps.emplace_back(to, static_cast<int32_t>(item));
   }
   for (const auto& [to, item] : steps) {
@@ -182,7 +179,7 @@ void BalancedAssignment::move_along_path(int32_t target) {
     labels_[at(item)] = to;
   }
   for (size_t i = 0; i <= steps.size(); ++i) {  // from the target back to the source
-    const int32_t cluster = i < steps.size() ? steps[i].first : parent_[at(steps.back().first)];
+    const int32_t cluster = i < steps.size() ? steps[i].first : parent_of(steps.back().first);
     const int32_t lost = i > 0 ? steps[i - 1].second : -1;
     const int32_t gained = i < steps.size() ? steps[i].second : -1;
     update_row(cluster, lost, gained);

@@ -43,6 +43,9 @@ class BalancedAssignment {
   [[nodiscard]] int64_t cost(int64_t item, int32_t cluster) const {
     return costs_[static_cast<size_t>(item * clusters_ + cluster)];
   }
+  [[nodiscard]] int32_t parent_of(int32_t cluster) const {
+    return static_cast<int32_t>(parent_[static_cast<size_t>(cluster)]);
+  }
   [[nodiscard]] size_t edge(int32_t from, int32_t to) const {
     return static_cast<size_t>(from) * static_cast<size_t>(clusters_) + static_cast<size_t>(to);
   }
@@ -58,8 +61,9 @@ class BalancedAssignment {
   std::vector<int64_t> edge_item_;  // [N, N] that item; -1: none
   std::vector<TwoCheapest> best_;   // [items] under the prices
   std::vector<int64_t> worth_;      // [items] the highest price at which each would still come
-  std::vector<int64_t> distance_;
-  std::vector<int32_t> parent_;
+  std::vector<int64_t> open_;       // [clusters] distances of those that are not settled
+  std::vector<int64_t> distance_;   // [clusters]
+  std::vector<int64_t> parent_;     // [clusters] on the way there; -1: none
 };
 
 [[nodiscard]] int64_t total_cost(std::span<const int32_t> costs, std::span<const int32_t> labels,

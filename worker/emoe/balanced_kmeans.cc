@@ -123,8 +123,9 @@ std::vector<Start> Kmeans::given_starts() const {
     for (int64_t c = 0; c < centres.rows(); ++c) {
       std::copy_n(rows_.rows.row(given[at(c)]), centres.width(), centres.row(c));
     }
-    Start& start = starts.emplace_back(given, std::vector<float>(at(count() * centres.rows())));
-    all_products(rows_.rows, centres, options_.threads, start.dots);
+    std::vector<float> dots(at(count() * centres.rows()));
+    all_products(rows_.rows, centres, options_.threads, dots);
+    starts.push_back({given, std::move(dots)});
   }
   return starts;
 }

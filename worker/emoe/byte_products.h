@@ -17,14 +17,32 @@ struct ByteProduct {
   int32_t* out;
 };
 
+// Bytes of a row of floats, in units of `scale`: 1/127 of the largest value. Rows with none above
+// kNothing become zeros, since such a scale could not be divided by.
+struct ByteRow {
+  static constexpr int64_t kLanes = 16;
+  static constexpr float kNothing = 1e-30F;
+  const float* row;
+  int64_t columns;  // a multiple of kLanes
+  int8_t* bytes;
+  float scale;
+  // Sums of squares, in these units, of what the row was and of what was rounded off, column k in
+  // lane k % kLanes.
+  float squares[kLanes];
+  float differences[kLanes];
+};
+
 namespace base {
 void multiply(const ByteProduct& product);
-}
+void round(ByteRow& row);
+}  // namespace base
 namespace avx2 {
 void multiply(const ByteProduct& product);
-}
+void round(ByteRow& row);
+}  // namespace avx2
 namespace avx512vnni {
 void multiply(const ByteProduct& product);
-}
+void round(ByteRow& row);
+}  // namespace avx512vnni
 
 }  // namespace emoe::worker

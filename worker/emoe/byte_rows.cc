@@ -1,7 +1,8 @@
 #include "worker/emoe/byte_rows.h"
 
-#include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <numeric>
 
 #include "base/check.h"
 #include "worker/emoe/byte_products.h"
@@ -11,7 +12,17 @@
 namespace emoe::worker {
 namespace {
 
-constexpr double kRoundedUp = 1.0 + 1e-9;  // more than the rounding of sums in double precision
+// More than sums of squares in single precision are off by: kMostColumns / 16 roundings of 2^-24
+// each, of which the square root takes half.
+constexpr double kRoundedUp = 1.0 + 3e-4;
+
+void round_row(ByteRow& row) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vnni")) return avx512vnni::round(row);
+  if (__builtin_cpu_supports("avx2")) return avx2::round(row);
+#endif
+  base::round(row);
+}
 
 }  // namespace
 
@@ -32,40 +43,19 @@ void ByteRows::assign(const FloatRows& rows, int threads) {
 }
 
 void ByteRows::assign_row(const FloatRows& rows, int64_t index) {
-  constexpr int64_t kLanes = FloatRows::kLanes;  // the rows' padding, of zeros, is whole lanes
-  const float* row = rows.row(index);
-  int8_t* bytes = values_.data() + index * stride_;
-  float largest[kLanes] = {};
-  for (int64_t k = 0; k < rows.stride(); k += kLanes) {
-    for (int64_t l = 0; l < kLanes; ++l) largest[l] = std::max(largest[l], std::abs(row[k + l]));
-  }
-  const float most = *std::max_element(largest, largest + kLanes);
-  // Rows that are nearly zero stay zero: their scale could not be divided by.
-  const float scale = most > 1e-30F ? most / 127.0F : 0.0F;
-  const float inverse = scale > 0.0F ? 1.0F / scale : 0.0F;
-  // Adding and taking away 1.5 · 2^23 rounds to a whole number.
-  constexpr float kRound = 12582912.0F;
-  double square[kLanes] = {};
-  double difference[kLanes] = {};
-  for (int64_t k = 0; k < rows.stride(); k += kLanes) {
-    for (int64_t l = 0; l < kLanes; ++l) {
-      const float rounded = std::clamp((row[k + l] * inverse + kRound) - kRound, -127.0F, 127.0F);
-      bytes[k + l] = static_cast<int8_t>(static_cast<int32_t>(rounded));
-      const double value = static_cast<double>(row[k + l]);
-      const double off = value - static_cast<double>(scale) * static_cast<double>(rounded);
-      square[l] += value * value;
-      difference[l] += off * off;
-    }
-  }
-  double squares = 0.0;
-  double differences = 0.0;
-  for (int64_t l = 0; l < kLanes; ++l) {
-    squares += square[l];
-    differences += difference[l];
-  }
-  scales_[at(index)] = scale;
-  lengths_[at(index)] = std::sqrt(squares) * kRoundedUp;
-  differences_[at(index)] = std::sqrt(differences) * kRoundedUp;
+  ByteRow row{rows.row(index), rows.stride(), values_.data() + index * stride_, 0.0F, {}, {}};
+  round_row(row);
+  const auto length_of = [](const float(&squares)[ByteRow::kLanes]) {
+    return std::sqrt(std::accumulate(squares, std::end(squares), 0.0));
+  };
+  const auto unit = static_cast<double>(row.scale) * kRoundedUp;
+  const double length = length_of(row.squares);
+  // What was rounded off is exact but for the rounding of value / scale.
+  const double difference = length_of(row.differences) + 0x1.0p-22 * length;
+  const double nothing = ByteRow::kNothing * std::sqrt(static_cast<double>(rows.stride()));
+  scales_[at(index)] = row.scale;
+  lengths_[at(index)] = unit > 0.0 ? length * unit : nothing;
+  differences_[at(index)] = unit > 0.0 ? difference * unit : nothing;
 }
 
 void byte_products(const ByteRows& a, int64_t begin, int64_t end, const ByteRows& b,

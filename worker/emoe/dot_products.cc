@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/check.h"
 #include "worker/emoe/index.h"
 
 namespace emoe::worker {
@@ -64,19 +63,20 @@ template <int kA, int kB>
   }
 }
 
+// Of kB rows of `b` from `j` on.
+template <int kA, int kB>
+[[gnu::always_inline]] inline void tiles_of(const Block& block, int64_t j) {
+  int64_t i = 0;
+  for (; i + kA <= block.a_rows; i += kA) tile<kA, kB>(block, i, j);
+  for (; i < block.a_rows; ++i) tile<1, kB>(block, i, j);
+}
+
 template <int kA, int kB>
 [[gnu::always_inline]] inline void all_tiles(const Block& block) {
   int64_t j = 0;
-  for (; j + kB <= block.b_rows; j += kB) {
-    int64_t i = 0;
-    for (; i + kA <= block.a_rows; i += kA) tile<kA, kB>(block, i, j);
-    for (; i < block.a_rows; ++i) tile<1, kB>(block, i, j);
-  }
-  for (; j < block.b_rows; ++j) {
-    int64_t i = 0;
-    for (; i + kA <= block.a_rows; i += kA) tile<kA, 1>(block, i, j);
-    for (; i < block.a_rows; ++i) tile<1, 1>(block, i, j);
-  }
+  for (; j + kB <= block.b_rows; j += kB) tiles_of<kA, kB>(block, j);
+  for (; j + 2 <= block.b_rows; j += 2) tiles_of<kA, 2>(block, j);
+  if (j < block.b_rows) tiles_of<kA, 1>(block, j);
 }
 
 [[gnu::always_inline]] inline float sum_of_lanes(const Vector& v) {
@@ -212,9 +212,18 @@ void scaled_sum(const FloatRows& rows, std::span<const int32_t> which, float sca
   const int64_t vectors = rows.stride() / FloatRows::kLanes;
   Vector* sum = reinterpret_cast<Vector*>(out);
   std::fill_n(sum, vectors, Vector{});
-  for (const int32_t index : which) {
-    const Vector* row = reinterpret_cast<const Vector*>(rows.row(index));
-    for (int64_t k = 0; k < vectors; ++k) sum[k] += row[k];
+  const auto row = [&](size_t n) { return reinterpret_cast<const Vector*>(rows.row(which[n])); };
+  size_t n = 0;
+  for (; n + 4 <= which.size(); n += 4) {  // read together, added in order
+    const Vector* a = row(n);
+    const Vector* b = row(n + 1);
+    const Vector* c = row(n + 2);
+    const Vector* d = row(n + 3);
+    for (int64_t k = 0; k < vectors; ++k) sum[k] = (((sum[k] + a[k]) + b[k]) + c[k]) + d[k];
+  }
+  for (; n < which.size(); ++n) {
+    const Vector* a = row(n);
+    for (int64_t k = 0; k < vectors; ++k) sum[k] += a[k];
   }
   for (int64_t k = 0; k < vectors; ++k) sum[k] *= scale;
 }

@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "base/check.h"
+
 namespace emoe::worker {
 
 // Rows of floats, each padded with zeros to whole groups of 16.
@@ -18,7 +20,10 @@ class FloatRows {
   [[nodiscard]] int64_t rows() const { return rows_; }
   [[nodiscard]] int64_t width() const { return width_; }
   [[nodiscard]] int64_t stride() const { return stride_; }
-  [[nodiscard]] float* row(int64_t index) { return storage_.front().values + index * stride_; }
+  [[nodiscard]] float* row(int64_t index) {
+    EMOE_CHECK(elsewhere_ == nullptr);
+    return storage_.front().values + index * stride_;
+  }
   [[nodiscard]] const float* row(int64_t index) const {
     return (elsewhere_ != nullptr ? elsewhere_ : storage_.front().values) + index * stride_;
   }

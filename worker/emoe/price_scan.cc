@@ -104,6 +104,54 @@ typedef int32_t Half __attribute__((vector_size(kWide * sizeof(int32_t))));
   }
 }
 
+[[gnu::always_inline]] inline int32_t lowest(std::span<const int64_t> values) {
+  const auto count = static_cast<int32_t>(values.size());
+  Wide least = Wide{} + values[0];
+  int32_t c = 0;
+  for (; c + kWide <= count; c += kWide) {
+    Wide value;
+    load(&values[at(c)], value);
+    least = value < least ? value : least;
+  }
+  int64_t all = values[0];
+  for (int32_t lane = 0; lane < kWide; ++lane) all = least[lane] < all ? least[lane] : all;
+  for (; c < count; ++c) all = values[at(c)] < all ? values[at(c)] : all;
+  c = 0;
+  while (values[at(c)] != all) ++c;
+  return c;
+}
+
+[[gnu::always_inline]] inline void relax_all(std::span<const int64_t> edge_cost,
+                                             const int64_t* prices, int64_t base, int64_t from,
+                                             const Paths& paths) {
+  const auto clusters = static_cast<int32_t>(edge_cost.size());
+  int64_t* distances = paths.distances.data();
+  int64_t* parents = paths.parents.data();
+  int32_t c = 0;
+  for (; c + kWide <= clusters; c += kWide) {
+    Wide cost;
+    Wide price;
+    Wide distance;
+    Wide parent;
+    load(&edge_cost[at(c)], cost);
+    load(prices + c, price);
+    load(distances + c, distance);
+    load(parents + c, parent);
+    const Wide reached = base + cost + price;
+    const Wide nearer = (reached < distance) & (distance != kSettled);
+    distance = nearer ? reached : distance;
+    parent = nearer ? Wide{} + from : parent;
+    std::memcpy(distances + c, &distance, sizeof distance);
+    std::memcpy(parents + c, &parent, sizeof parent);
+  }
+  for (; c < clusters; ++c) {
+    const int64_t reached = base + edge_cost[at(c)] + prices[c];
+    if (reached >= distances[c] || distances[c] == kSettled) continue;
+    distances[c] = reached;
+    parents[c] = from;
+  }
+}
+
 [[gnu::always_inline]] inline int32_t count_all(std::span<const int32_t> costs, const float* levels,
                                                 const float* slopes, float slack, float most) {
   const auto clusters = static_cast<int32_t>(costs.size());
@@ -127,6 +175,21 @@ typedef int32_t Half __attribute__((vector_size(kWide * sizeof(int32_t))));
 }
 
 #if defined(__x86_64__)
+[[gnu::target("avx512f,avx512vl")]] int32_t lowest_avx512(std::span<const int64_t> values) {
+  return lowest(values);
+}
+[[gnu::target("avx2")]] int32_t lowest_avx2(std::span<const int64_t> values) {
+  return lowest(values);
+}
+[[gnu::target("avx512f,avx512vl")]] void relax_avx512(std::span<const int64_t> edge_cost,
+                                                      const int64_t* prices, int64_t base,
+                                                      int64_t from, const Paths& paths) {
+  relax_all(edge_cost, prices, base, from, paths);
+}
+[[gnu::target("avx2")]] void relax_avx2(std::span<const int64_t> edge_cost, const int64_t* prices,
+                                        int64_t base, int64_t from, const Paths& paths) {
+  relax_all(edge_cost, prices, base, from, paths);
+}
 [[gnu::target("avx512f,avx512vl")]] int32_t count_avx512(std::span<const int32_t> costs,
                                                          const float* levels, const float* slopes,
                                                          float slack, float most) {
@@ -178,6 +241,27 @@ void offer_item(std::span<const int32_t> costs, int64_t here, int64_t item,
   }
 #endif
   offer_all(costs.data(), here, item, edge_cost, edge_item.data());
+}
+
+int32_t lowest_of(std::span<const int64_t> values) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vl")) return lowest_avx512(values);
+  if (__builtin_cpu_supports("avx2")) return lowest_avx2(values);
+#endif
+  return lowest(values);
+}
+
+void relax(std::span<const int64_t> edge_cost, std::span<const int64_t> prices, int64_t base,
+           int64_t from, const Paths& paths) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vl")) {
+    return relax_avx512(edge_cost, prices.data(), base, from, paths);
+  }
+  if (__builtin_cpu_supports("avx2")) {
+    return relax_avx2(edge_cost, prices.data(), base, from, paths);
+  }
+#endif
+  relax_all(edge_cost, prices.data(), base, from, paths);
 }
 
 int32_t count_below(std::span<const int32_t> costs, std::span<const float> levels,

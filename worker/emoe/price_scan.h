@@ -10,6 +10,7 @@ namespace emoe::worker {
 // the same integers.
 
 inline constexpr int64_t kFarCost = std::numeric_limits<int64_t>::max() / 4;
+inline constexpr int64_t kSettled = 2 * kFarCost;
 
 // Cheapest and second cheapest cluster of an item under prices; -1: there is none.
 struct TwoCheapest {
@@ -40,6 +41,18 @@ void two_cheapest(std::span<const int32_t> costs, std::span<const int64_t> price
 // edge_item[c] against costs[c] - here.
 void offer_item(std::span<const int32_t> costs, int64_t here, int64_t item,
                 std::span<int64_t> edge_cost, std::span<int64_t> edge_item);
+
+// The first of the lowest; `values` is not empty.
+[[nodiscard]] int32_t lowest_of(std::span<const int64_t> values);
+
+// Dijkstra's step from a cluster at `base`: where base + edge_cost[c] + prices[c] is less than
+// distances[c], that is the distance now, and `from` the parent. A distance of kSettled stays.
+struct Paths {
+  std::span<int64_t> distances;
+  std::span<int64_t> parents;
+};
+void relax(std::span<const int64_t> edge_cost, std::span<const int64_t> prices, int64_t base,
+           int64_t from, const Paths& paths);
 
 // How many clusters c have costs[c] + levels[c] - slack · slopes[c] <= most, in single precision.
 [[nodiscard]] int32_t count_below(std::span<const int32_t> costs, std::span<const float> levels,
