@@ -70,7 +70,7 @@ tsan: deps-test ## the coordinator's tests under TSan
 	@ctest --test-dir build/tsan --output-on-failure -R '^($(subst $(space),|,$(strip $(TSAN_TESTS))))$$' $(CTEST_ARGS)
 
 bench: deps-test ## our step against transformers + PEFT and the GEMM replay, the FFN of experts against the dense one
-	@tools/build.sh release $(JOBS) step_bench ffn_bench
+	@tools/build.sh release $(JOBS) step_bench ffn_bench kmeans_bench
 	@bench/run.py
 
 bundle: build ## build/emoe-bundle.tar.xz: the programs with their libraries, without LibTorch and CUDA

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """`make bench`: training steps of ours, of transformers + PEFT, and the step's bare matrix products, in turn; then the
-FFN of experts beside the dense one.
+FFN of experts beside the dense one, and the k-means that makes experts beside k-means-constrained.
 
     bench/run.py [--rounds 3] [--only float32|bfloat16] [--threads N] [--seconds 480]
     bench/run.py --against DIR    step times of another build (its step_bench lies in DIR/bin or DIR) beside this one's
@@ -23,6 +23,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -43,6 +44,12 @@ FFN_SHAPES = [({"hidden": 768, "ffn": 2048, "tokens": 2048}, 5), ({"hidden": 409
 TINY_FFN = [({"hidden": 32, "ffn": 128, "tokens": 16}, 1)]
 FFN_GOALS = {4: 2.5, 2: 1.4}
 FFN_SECONDS = 90  # kept for them
+# Balanced k-means of a layer's gate rows, one restart on one thread: a 7B and a 30B layer with the seconds the peer takes.
+KMEANS_SHAPES = [({"rows": 11008, "clusters": 64, "width": 4096}, 30), ({"rows": 17920, "clusters": 256, "width": 6656}, 150)]
+TINY_KMEANS = [({"rows": 4200, "clusters": 20, "width": 16}, 10)]
+KMEANS_SECONDS = 30  # kept for them
+KMEANS_GOAL = 50
+KMEANS_PYTHON = os.environ.get("EMOE_KMEANS_PYTHON")  # with k-means-constrained, see peer_kmeans.py
 # Over the peer at least, over the replay at most.
 GOALS = {"float32": (1.35, 1.25), "bfloat16 AMX": (3.0, 1.4), "bfloat16 AVX-512": (1.8, 1.3)}
 
@@ -187,6 +194,39 @@ def bench_ffn(args):
     return rows
 
 
+def run_json(command, args):
+    """The last line a program printed; it works on one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True, env=environment,
+                          timeout=max(args.deadline - time.monotonic(), 0.1))
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def bench_kmeans(args):
+    """Rows of the balanced k-means; without the peer only the seconds are printed."""
+    rows = []
+    if not KMEANS_PYTHON:
+        print("NOTE: k-means is measured without its peer: EMOE_KMEANS_PYTHON names no Python with k-means-constrained")
+    for shape, peer_seconds in TINY_KMEANS if args.tiny else KMEANS_SHAPES:
+        name = "x".join(str(value) for value in shape.values())
+        if args.deadline - time.monotonic() < (peer_seconds if KMEANS_PYTHON else 15):
+            print(f"NOTE: the k-means of {name} is not measured for lack of time", flush=True)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            options = [word for key, value in shape.items() for word in (f"--{key}", value)]
+            ours = run_json([BIN / "kmeans_bench", "--keep", folder, *options], args)
+            print(f"k-means {name:<20} {ours['seconds']:>8.2f} s, {ours['iterations']} iterations", flush=True)
+            if not KMEANS_PYTHON:
+                continue
+            peer = run_json([KMEANS_PYTHON, ROOT / "bench" / "peer_kmeans.py", folder, shape["rows"], shape["clusters"]], args)
+        rows.append(row(f"P5.{name}", "time of k-means-constrained over ours, same starts", peer["seconds"] / ours["seconds"],
+                        "higher", KMEANS_GOAL))
+        rows.append(row(f"P5.{name}.inertia", "our inertia over its", ours["inertia"] / peer["inertia"], "lower", 1 + 1e-6))
+        print(f"k-means {name:<20} {rows[-2]['value']:>8.1f}x k-means-constrained (goal {KMEANS_GOAL}), inertia x "
+              f"{ours['inertia'] / peer['inertia']:.7f}", flush=True)
+    return rows
+
+
 def processor():
     found = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     return found.group(1).strip() if found else platform.machine()
@@ -260,7 +300,7 @@ def main():
             sys.exit(f"no step_bench in {args.against}: build it there first")
         programs = {"ours": [OURS], "other": [found[0]]}
     dtypes = [dtype for dtype in DTYPES if args.only in (None, dtype)]
-    kept = 0 if args.against or args.tiny else FFN_SECONDS
+    kept = 0 if args.against or args.tiny else FFN_SECONDS + KMEANS_SECONDS
     results = []
     for left, dtype in zip(range(len(dtypes), 0, -1), dtypes):
         try:
@@ -270,7 +310,7 @@ def main():
     results = list(filter(None, results))
     if not results:
         sys.exit(f"nothing could be measured within {args.seconds:.0f} s")
-    report_against(results) if args.against else report(results, bench_ffn(args), args)
+    report_against(results) if args.against else report(results, bench_ffn(args) + bench_kmeans(args), args)
 
 
 if __name__ == "__main__":
