@@ -24,17 +24,20 @@ Partition make_layer(const BaseWeights& base, PartitionOptions options) {
   auto partition = make_partition({rows.const_data_ptr<float>(), static_cast<size_t>(rows.numel())},
                                   config.intermediate_size, config.hidden_size, options);
   if (partition.ok()) return std::move(partition).value();
-  throw JobError(
-      absl::IsInvalidArgument(partition.status()) ? ExitCode::configuration
-                                                  : input_error_code(partition.status()),
-      absl::StrCat("emoe, layer ", options.layer, ": ", std::string(partition.status().message())));
+  const Status& status = partition.status();
+  const ExitCode code = absl::IsCancelled(status)         ? ExitCode::preempted
+                        : absl::IsInvalidArgument(status) ? ExitCode::configuration
+                                                          : input_error_code(status);
+  throw JobError(code,
+                 absl::StrCat("emoe, layer ", options.layer, ": ", std::string(status.message())));
 }
 
 }  // namespace
 
 EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base,
                          const std::filesystem::path& cache_dir, int threads,
-                         const std::function<void()>& on_work_done) {
+                         const std::function<void()>& on_work_done,
+                         const std::function<bool()>& stop) {
   EmoeOptions emoe;
   if (plan.routing.num_experts == 0) return emoe;
   emoe.routing = plan.routing;
@@ -43,11 +46,13 @@ EmoeOptions make_experts(const JobPlan::Emoe& plan, const BaseWeights& base,
   options.cache_dir = cache_dir;
   options.threads = threads;
   options.on_work_done = on_work_done;
+  options.stop = stop;
   for (const int64_t layer : plan.layers) {
     options.layer = layer;
     emoe.partitions[layer] = make_layer(base, options);
     on_work_done();
-    log_info("layer %d: %d experts by %s, inertia %.6g", layer, options.num_experts, options.method,
+    log_info("layer %d, %d of %d: %d experts by %s, inertia %.6g", layer, emoe.partitions.size(),
+             plan.layers.size(), options.num_experts, options.method,
              emoe.partitions[layer].inertia);
   }
   return emoe;

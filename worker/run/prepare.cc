@@ -139,7 +139,8 @@ std::optional<FileLock> lock_cache(const std::filesystem::path& cache_dir) {
 }  // namespace
 
 Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, int threads,
-                 ContentHasher& hasher, const std::function<void()>& on_work_done) {
+                 ContentHasher& hasher, const std::function<void()>& on_work_done,
+                 const std::function<bool()>& stop) {
   output_or_throw(emoe::create_directories(cache_dir));
   const std::optional<FileLock> lock = lock_cache(cache_dir);
   auto tokenizer = input_or_throw(load_tokenizer(plan.model.tokenizer));
@@ -157,7 +158,7 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
   };
   if (plan.train() != nullptr) prepared.train = load(plan.train()->data);
   if (plan.eval_data) prepared.eval = load(*plan.eval_data);
-  prepared.emoe = make_experts(plan.emoe, prepared.base, cache_dir, threads, on_work_done);
+  prepared.emoe = make_experts(plan.emoe, prepared.base, cache_dir, threads, on_work_done, stop);
   collect_warnings(plan, prepared);
   prepared.hashes = hashes_of(plan, prepared, hasher);
   hasher.remember();

@@ -32,9 +32,10 @@ struct Prepared {
 
 // Tokenises, opens the weights, clusters the experts; through `cache_dir`, so that the other ranks
 // of a host and later attempts find it done. `on_work_done` is called again and again while it works,
-// on any thread. Throws JobError (64, 65, 74).
+// on any thread; `stop` is asked as often while it clusters. Throws JobError (64, 65, 74, 75).
 [[nodiscard]] Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir,
                                int threads, ContentHasher& hasher,
-                               const std::function<void()>& on_work_done);
+                               const std::function<void()>& on_work_done,
+                               const std::function<bool()>& stop);
 
 }  // namespace emoe::worker

@@ -210,8 +210,9 @@ void RankSession::claim() {
 
 void RankSession::prepare_inputs() {
   const int threads = set_threads(plan_, environment_);
-  prepared_.emplace(
-      prepare(plan_, cache_dir_, threads, *hasher_, [this] { progress().on_work_done(); }));
+  prepared_.emplace(prepare(
+      plan_, cache_dir_, threads, *hasher_, [this] { progress().on_work_done(); },
+      [this] { return stop().poll() != StopRequest::none; }));
   if (is_first()) write_preparation(out_, plan_, *prepared_);
   const Status allowed = warn(prepared_->warnings);
   if (!allowed.ok()) throw JobError(ExitCode::data, allowed);

@@ -1,8 +1,12 @@
 #include "worker/run/experts.h"
 
+#include <filesystem>
+
 #include <gtest/gtest.h>
 
 #include "tests/format/tiny_config.h"
+#include "tests/support/temp_dir.h"
+#include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {
@@ -36,6 +40,41 @@ TEST(MakeExperts, TellsOfEachPieceOfWork) {
   EXPECT_EQ(work_of("contiguous", 1), 2);            // layers
   EXPECT_GE(work_of("kmeans", 1), 2 * (1 + 8 + 2));  // and starts and, in a restart, iterations
   EXPECT_GE(work_of("kmeans", 4), work_of("kmeans", 1) + 2 * 3 * 2);
+}
+
+// What is stopped leaves the layers before it in the cache, and nothing of its own.
+TEST(MakeExperts, IsStoppedBetweenIterationsAndGoesOnFromTheCache) {
+  const BaseWeights base = small_base();
+  const JobPlan::Emoe plan{
+      .routing = {8, 2}, .layers = {0, 2}, .partition = {.method = "kmeans", .restarts = 2}};
+  testing::TempDir folder;
+  const auto cached = [&folder] {
+    const auto files = std::filesystem::directory_iterator(folder.path());
+    return std::distance(begin(files), end(files));
+  };
+  int64_t work = 0;
+  const auto count_work = [&work] { ++work; };
+  bool first_done = false;
+  try {
+    (void)make_experts(plan, base, folder.path(), 1, count_work, [&] {
+      first_done = first_done || cached() == 1;
+      return first_done && work % 3 == 0;  // somewhere in the second layer
+    });
+    ADD_FAILURE() << "not stopped";
+  } catch (const JobError& error) {
+    EXPECT_EQ(error.code(), ExitCode::preempted);
+    EXPECT_NE(std::string(error.what()).find("layer 2: stopped as asked"), std::string::npos);
+  }
+  EXPECT_EQ(cached(), 1);
+  const EmoeOptions whole = make_experts(plan, base, folder.path(), 1, count_work);
+  EXPECT_EQ(cached(), 2);
+  work = 0;  // and now nothing is clustered any more: a sign of life for each layer is all
+  const EmoeOptions again = make_experts(plan, base, folder.path(), 1, count_work);
+  EXPECT_EQ(work, 2);
+  for (const int64_t layer : plan.layers) {
+    EXPECT_EQ(again.partitions.at(layer).labels, whole.partitions.at(layer).labels);
+    EXPECT_EQ(again.partitions.at(layer).inertia, whole.partitions.at(layer).inertia);
+  }
 }
 
 }  // namespace

@@ -18,7 +18,8 @@ using Overrides = std::vector<std::string>;
 
 Prepared prepare_job(const TinyJob& job, const JobPlan& plan) {
   ContentHasher hasher(job / "cache");
-  return prepare(plan, job / "cache", /*threads=*/1, hasher, [] {});
+  return prepare(
+      plan, job / "cache", /*threads=*/1, hasher, [] {}, [] { return false; });
 }
 
 std::string failure(const TinyJob& job, const Overrides& overrides, ExitCode expected) {
