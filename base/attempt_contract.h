@@ -15,6 +15,8 @@ inline constexpr char kReconnectGraceVariable[] = "EMOE_RECONNECT_GRACE_SECONDS"
 inline constexpr char kJobIdVariable[] = "EMOE_JOB_ID";
 inline constexpr char kAttemptVariable[] = "EMOE_ATTEMPT";         // its number, from 1
 inline constexpr char kAttemptDirVariable[] = "EMOE_ATTEMPT_DIR";  // absolute
+// Where a rank serves /metrics: HOST:PORT, "off"; its user's where that is set.
+inline constexpr char kMetricsListenVariable[] = "EMOE_METRICS_LISTEN";
 // Threads a rank computes with. The coordinator's own value is what its launcher passes on.
 inline constexpr char kThreadsVariable[] = "OMP_NUM_THREADS";
 

@@ -208,6 +208,13 @@ std::string host_name() {
   return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
+std::string reachable_address(const std::string& address, const std::string& host) {
+  const size_t colon = address.rfind(':');
+  const std::string listened = address.substr(0, colon);
+  const bool wildcard = listened == "0.0.0.0" || listened == "[::]" || listened == "::";
+  return wildcard ? host + address.substr(colon) : address;
+}
+
 std::optional<ProcessId> find_process(pid_t pid) {
   const auto stat = read_stat(pid);
   if (!stat.ok() || stat->state == 'Z') return std::nullopt;

@@ -60,6 +60,9 @@ struct ExitStatus {
 
 // Of this machine.
 [[nodiscard]] std::string host_name();
+// HOST:PORT that others can connect to where a program listens on `address`: `host` in place of a
+// wildcard.
+[[nodiscard]] std::string reachable_address(const std::string& address, const std::string& host);
 
 // Where the kernel shows control groups, and which of them are this process's.
 struct ControlGroups {

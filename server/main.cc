@@ -192,15 +192,11 @@ std::string service_discovery(Controller& controller) {
 std::string reachable(const v1::CoordinatorConfig& config, const std::string& address) {
   if (!config.advertise().empty()) return config.advertise();
   const bool here = config.launcher().kind() == "local";
-  const std::string port = address.substr(address.rfind(':'));
   const std::string host = address.substr(0, address.rfind(':'));
-  if (host == "0.0.0.0" || host == "[::]" || host == "::") {
-    return (here ? "127.0.0.1" : host_name()) + port;
-  }
   if (!here && (host == "localhost" || host == "[::1]" || host.starts_with("127."))) {
     log_warning("ranks on other nodes cannot reach %s: set listen or advertise", address);
   }
-  return address;
+  return reachable_address(address, here ? "127.0.0.1" : host_name());
 }
 
 sigset_t block_signals() {

@@ -140,6 +140,10 @@ Status SlurmLauncher::submit(const LaunchRequest& request, const Named& named) {
   environment[kAttemptVariable] = absl::StrCat(request.attempt);
   environment[kAttemptDirVariable] = request.attempt_dir.string();
   environment[kThreadsVariable] = absl::StrCat(request.threads_per_rank);
+  // On loopback nobody on another node could read them.
+  if (std::getenv(kMetricsListenVariable) == nullptr) {
+    environment[kMetricsListenVariable] = "0.0.0.0:0";
+  }
   EMOE_ASSIGN_OR_RETURN(const CommandResult result,
                         command(sbatch_argv(submission, request), std::move(environment)));
   const std::string number = job_number_in(result.out);

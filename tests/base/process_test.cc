@@ -148,5 +148,12 @@ TEST(Process, TheBootHasOneName) {
   EXPECT_EQ(*id, *boot_id());
 }
 
+TEST(ReachableAddress, HasAHostInPlaceOfAWildcard) {
+  EXPECT_EQ(reachable_address("0.0.0.0:70", "n1"), "n1:70");
+  EXPECT_EQ(reachable_address("[::]:70", "n1"), "n1:70");
+  EXPECT_EQ(reachable_address("10.0.0.1:70", "n1"), "10.0.0.1:70");
+  EXPECT_EQ(reachable_address("[::1]:70", "n1"), "[::1]:70");
+}
+
 }  // namespace
 }  // namespace emoe

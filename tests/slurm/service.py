@@ -52,6 +52,8 @@ def test_the_job(one):
     assert api.reason_name(job.reason) == "REASON_COMPLETED" and job.progress.step == job.progress.steps_planned == STEPS
     assert len(job.attempts) == 1 and sorted(r.rank for r in job.attempts[0].ranks) == [0, 1]
     assert all(r.world_size == 2 and r.pid > 0 and r.host for r in job.attempts[0].ranks)
+    hosts = {r.metrics_address.rsplit(":", 1)[0] for r in job.attempts[0].ranks}
+    assert hosts == ({"127.0.0.1"} if "local" in job.output_dir else {job.attempts[0].ranks[0].host})
     assert job.eval_last.loss < job.eval_first.loss and job.merge.verified
     logs = api.call("GetJobLogs", id=job.id).text
     assert "[0] " in logs, logs

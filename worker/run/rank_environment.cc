@@ -61,7 +61,7 @@ RankEnvironment read_rank_environment() {
     }
   }
   environment.cache_dir = text_of("EMOE_CACHE_DIR");
-  environment.metrics_listen = text_of("EMOE_METRICS_LISTEN");
+  environment.metrics_listen = text_of(kMetricsListenVariable);
   if (environment.metrics_listen.empty()) environment.metrics_listen = "127.0.0.1:0";
   environment.expert_metrics = number_of("EMOE_METRICS_EXPERTS", 0) != 0;
   environment.ffn = text_of("EMOE_FFN");

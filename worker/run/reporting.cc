@@ -82,7 +82,7 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   config.pid = ::getpid();
   config.device = device;
   config.version = version();
-  config.metrics_address = exposer_ ? exposer_->address() : "";
+  config.metrics_address = exposer_ ? reachable_address(exposer_->address(), config.host) : "";
   config.counters = &counters;
   // At the end of a run too, a coordinator that is away has reconnect_grace to come back.
   delivery_ = std::max(kDelivery, config.reconnect_grace);
