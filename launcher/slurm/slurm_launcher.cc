@@ -243,14 +243,16 @@ Result<AttemptStatus> SlurmLauncher::poll(const LaunchHandle& handle) {
     }
     return absl::NotFoundError("the attempt was withdrawn before Slurm started it");
   }
+  const bool given =
+      !named.attempt.submitted().empty() || !named.attempt.taken_by().empty() || job.has_value();
+  // Not even whether it was launched.
+  if (away_ && !given) return absl::UnavailableError("squeue does not answer");
   if (away_) return AttemptStatus{AttemptPhase::unknown, {}, ""};
   if (job) return status_of(named, *job);
   if (!covers(named)) {
     return AttemptStatus{AttemptPhase::queued, {}, "Slurm has just been given it"};
   }
-  if (named.attempt.submitted().empty() && named.attempt.taken_by().empty()) {
-    return absl::NotFoundError("Slurm knows no job " + named.name);
-  }
+  if (!given) return absl::NotFoundError("Slurm knows no job " + named.name);
   return AttemptStatus{AttemptPhase::ended, named.attempt.explain(std::nullopt), ""};
 }
 

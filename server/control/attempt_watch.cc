@@ -105,7 +105,7 @@ Status AttemptWatch::look(LiveJob& live, SteadyTime now) {
   }
   live.attempt->waiting = status.ok() ? status->waiting : "";
   // Ranks that may not be there yet have their time to join still before them.
-  if (status.ok() && phase != launcher::AttemptPhase::running) {
+  if ((status.ok() || attempt.handle.empty()) && phase != launcher::AttemptPhase::running) {
     live.attempt->monitor->not_started(now);
   }
   if (phase == launcher::AttemptPhase::running) result.Update(check(live, now));

@@ -187,7 +187,7 @@ TEST_F(SlurmLauncherTest, AControllerThatIsAwayIsNoEnd) {
 
 TEST_F(SlurmLauncherTest, NothingIsLaunchedWhileNobodyKnowsWhetherItWas) {
   slurm_.away = true;
-  EXPECT_EQ(phase(), AttemptPhase::unknown);
+  EXPECT_EQ(poll().status().code(), StatusCode::kUnavailable);
 }
 
 TEST_F(SlurmLauncherTest, AnEndThatSlurmHasForgottenIsInTheFiles) {
