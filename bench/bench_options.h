@@ -16,9 +16,11 @@
 
 namespace emoe::worker {
 
-// The arguments of a bench: `--name NUMBER` of those that it has, and `--dtype float32|bfloat16`.
+// The arguments of a bench: `--name NUMBER` of those that it has, `--dtype float32|bfloat16` and
+// `--lengths TEXT`.
 struct BenchOptions {
   std::map<std::string, int64_t> numbers;
+  std::string lengths;
   at::ScalarType dtype = at::kFloat;
 
   [[nodiscard]] int64_t operator[](const std::string& name) const { return numbers.at(name); }
@@ -30,7 +32,9 @@ struct BenchOptions {
     if (!name.starts_with("--")) throw std::invalid_argument(name);
     name = name.substr(2);
     std::replace(name.begin(), name.end(), '-', '_');
-    if (numbers.contains(name)) {
+    if (name == "lengths") {
+      lengths = value;
+    } else if (numbers.contains(name)) {
       numbers[name] = std::stoll(value);
     } else if (name == "dtype" && (value == "float32" || value == "bfloat16")) {
       dtype = value == "float32" ? at::kFloat : at::kBFloat16;

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""`make bench`: training steps of ours, of transformers + PEFT, and the step's bare matrix products, in turn; then the
-FFN of experts beside the dense one, and the k-means that makes experts beside k-means-constrained.
+"""`make bench`: training steps of ours, of transformers + PEFT, and the step's bare matrix products, in turn; rows of
+Alpaca's lengths; EMoE steps beside LoRA steps; the FFN of experts beside the dense one, and the k-means that makes
+experts beside k-means-constrained.
 
-    bench/run.py [--rounds 3] [--only float32|bfloat16] [--threads N] [--seconds 480]
+    bench/run.py [--rounds 3] [--only float32|bfloat16] [--threads N] [--seconds 570]
     bench/run.py --against DIR    step times of another build (its step_bench lies in DIR/bin or DIR) beside this one's
     bench/run.py --docs           also puts the table into docs/PERFORMANCE.md, in the place of the last one of such a machine
     bench/run.py --tiny           a model of no consequence, to see that the programs run; writes nothing
@@ -16,6 +17,7 @@ model are measured, and the output says so. Writes build/bench/results.json and 
 import argparse
 import datetime
 import json
+import math
 import os
 import pathlib
 import platform
@@ -50,6 +52,13 @@ TINY_KMEANS = [({"rows": 4200, "clusters": 20, "width": 16}, 10)]
 KMEANS_SECONDS = 30  # kept for them
 KMEANS_GOAL = 50
 KMEANS_PYTHON = os.environ.get("EMOE_KMEANS_PYTHON")  # with k-means-constrained, see peer_kmeans.py
+# 16 rows as long as Alpaca's 52,000 are in tokens of Llama: one of two templates, then a log-normal number of tokens.
+TEMPLATES = (33, 45)
+MEDIAN, DEVIATION, PROMPT_SHARE = 68, 0.65, 0.45
+EXPERTS = {"experts": 64, "top-k": 16}
+# Layers converted (every so many), and the goal of an EMoE step over the LoRA step.
+EMOE_GOALS = {"all layers": (1, 0.85), "8 of 32 layers": (4, 0.97)}
+ROW_SECONDS = 130  # kept for both, of each dtype
 # Over the peer at least, over the replay at most.
 GOALS = {"float32": (1.35, 1.25), "bfloat16 AMX": (3.0, 1.4), "bfloat16 AVX-512": (1.8, 1.3)}
 
@@ -170,6 +179,62 @@ def rows_of(result):
             row(f"P1.{dtype}.replay", "time of a LoRA step over its matrix products", median(result, over_replay), "lower", replay)]
 
 
+def alpaca_lengths(count=16):
+    """template:prompt:answer of each row, at the quantiles of the distribution."""
+    rows = []
+    for i in range(count):
+        own = round(MEDIAN * math.exp(DEVIATION * statistics.NormalDist().inv_cdf((i + 0.5) / count)))
+        prompt = max(1, round(PROMPT_SHARE * own))
+        rows.append(f"{TEMPLATES[i % 5 in (1, 3)]}:{prompt}:{own - prompt}")
+    return ",".join(rows)
+
+
+def interleaved(commands, dtype, args, rounds=2, steps=2):
+    """Best seconds per step and tokens/s of programs that take turns; None where the time does not suffice."""
+    best = {}
+    try:
+        for _ in range(rounds):
+            for name, (command, shape) in commands.items():
+                done = measure(command, shape, steps, dtype, args)
+                if name not in best or done["step_seconds"] < best[name]["step_seconds"]:
+                    best[name] = done
+    except TimeIsUp:
+        print(f"NOTE: {', '.join(commands)} in {dtype} are not measured: time is up", flush=True)
+        return None
+    return best
+
+
+def bench_rows(dtype, plain_ratio, programs, args):
+    """P2: rows of Alpaca's lengths against the peer's padding, over the ratio of full-length rows."""
+    shape = {**(TINY if args.tiny else FULL), "lengths": alpaca_lengths(3 if args.tiny else 16)}
+    ours = {**shape, "replay": 0}
+    done = interleaved({"ours": (programs["ours"], ours), "peer": (programs["peer"], shape)}, dtype, args)
+    if done is None:
+        return []
+    ratio = done["ours"]["tokens_per_second"] / done["peer"]["tokens_per_second"]
+    print(f"rows of Alpaca's lengths, {dtype}: {done['ours']['tokens_per_second']:.0f} tokens/s, "
+          f"{ratio:.2f}x the peer with padding", flush=True)
+    return [row(f"P2.{dtype}", "tokens/s on rows of Alpaca's lengths over transformers + PEFT with padding", ratio, "higher", None),
+            row(f"P2.{dtype}.gain", "that ratio over P1's", ratio / plain_ratio, "higher", 2.0)]
+
+
+def bench_emoe(dtype, programs, args):
+    """P3: an EMoE step (64 experts, 16 a token) over the LoRA step of the same model."""
+    shape = {**(TINY if args.tiny else FULL), "replay": 0}
+    experts = {"experts": 8, "top-k": 2} if args.tiny else EXPERTS
+    commands = {"LoRA": (programs["ours"], shape)}
+    for name, (every, _) in EMOE_GOALS.items():
+        commands[name] = (programs["ours"], {**shape, **experts, "every": every})
+    done = interleaved(commands, dtype, args)
+    rows = []
+    for name, (every, goal) in EMOE_GOALS.items() if done else ():
+        ratio = done[name]["step_seconds"] / done["LoRA"]["step_seconds"]
+        print(f"EMoE step, {name}, {dtype}: {ratio:.2f} of the LoRA step, {done[name]['ffn']} FFN", flush=True)
+        rows.append(row(f"P3.{dtype}.1/{every}", f"time of a step with 16 of 64 experts in {name} over the LoRA step", ratio,
+                        "lower", goal))
+    return rows
+
+
 def bench_ffn(args):
     """Rows of the sparse FFN, as far as the time suffices."""
     rows = []
@@ -253,15 +318,19 @@ def versions():
     return subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def report(results, ffn, args):
+def report(results, programs, args):
     print(f"{'tokens/s':<10}{'ours':>8}{'peer':>8}{'replay':>8}{'ours/peer':>12}{'step/replay':>13}")
     for result in results:
         print(f"{result['dtype']:<10}{median(result, speed('ours')):>8.0f}{median(result, speed('peer')):>8.0f}"
               f"{median(result, speed('ours', 'replay_tokens_per_second')):>8.0f}"
               f"{median(result, over_peer):>11.2f}x{median(result, over_replay):>12.2f}x")
+    rows = [each for result in results for each in rows_of(result)]
+    for result in results:
+        rows += bench_rows(result["dtype"], median(result, over_peer), programs, args)
+        rows += bench_emoe(result["dtype"], programs, args)
+    rows += bench_ffn(args) + bench_kmeans(args)
     if args.tiny:
         return
-    rows = [each for result in results for each in rows_of(result)] + ffn
     machine = {"name": platform.node(), "system": platform.platform(), "processor": processor(),
                "instruction_set": instruction_set(), "cores": os.cpu_count(), "threads": args.threads, "versions": versions()}
     OUT.mkdir(parents=True, exist_ok=True)
@@ -285,7 +354,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=480, help="for everything; no program runs longer than this")
+    parser.add_argument("--seconds", type=float, default=570, help="for everything; no program runs longer than this")
     parser.add_argument("--only", choices=DTYPES)
     parser.add_argument("--against", metavar="DIR", help="another build folder, with a step_bench of its own")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/PERFORMANCE.md")
@@ -300,7 +369,7 @@ def main():
             sys.exit(f"no step_bench in {args.against}: build it there first")
         programs = {"ours": [OURS], "other": [found[0]]}
     dtypes = [dtype for dtype in DTYPES if args.only in (None, dtype)]
-    kept = 0 if args.against or args.tiny else FFN_SECONDS + KMEANS_SECONDS
+    kept = 0 if args.against or args.tiny else FFN_SECONDS + KMEANS_SECONDS + len(dtypes) * ROW_SECONDS
     results = []
     for left, dtype in zip(range(len(dtypes), 0, -1), dtypes):
         try:
@@ -310,7 +379,7 @@ def main():
     results = list(filter(None, results))
     if not results:
         sys.exit(f"nothing could be measured within {args.seconds:.0f} s")
-    report_against(results) if args.against else report(results, bench_ffn(args) + bench_kmeans(args), args)
+    report_against(results) if args.against else report(results, programs, args)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 // gradients and the counting of experts included), and the bound: a step's matrix products alone.
 //
 //   step_bench [--dtype float32|bfloat16] [--hidden 768] … [--experts 0 --top_k 0 --every 2]
+//              [--lengths 33:20:40,…]   rows of a template's, a prompt's and an answer's tokens
+//              [--replay 0]             without the bound
 //
 // Prints one JSON line: tokens/s of the step, of the replay of its products, and their ratio. The
 // two are measured in turns. The peer is bench/peer_step.py.
@@ -9,6 +11,8 @@
 #include <chrono>
 #include <cstdio>
 #include <map>
+#include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <variant>
@@ -22,6 +26,7 @@
 #include "format/tensor_table.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
+#include "worker/model/ffn.h"
 #include "worker/model/model.h"
 #include "worker/text/row.h"
 #include "worker/train/trainer.h"
@@ -60,13 +65,43 @@ ModelOptions model_options(const BenchOptions& a) {
   return options;
 }
 
+// Tokens of a row: of its template, which rows with one of the same length share, of the rest of its
+// prompt, and of its answer, which alone is trained.
+struct RowLengths {
+  int64_t shared = 0;
+  int64_t prompt = 0;
+  int64_t answer = 0;
+};
+
+// "33:20:40,45:12:80": a row each; or all of `--length`, every token but the first a target.
+std::vector<RowLengths> row_lengths(const BenchOptions& a) {
+  if (a.lengths.empty()) {
+    return std::vector<RowLengths>(a["rows"], RowLengths{.prompt = 1, .answer = a["length"] - 1});
+  }
+  std::vector<RowLengths> rows;
+  std::istringstream text(a.lengths);
+  for (std::string row; std::getline(text, row, ',');) {
+    RowLengths lengths;
+    char colon = 0;
+    std::istringstream parts(row);
+    parts >> lengths.shared >> colon >> lengths.prompt >> colon >> lengths.answer;
+    if (!parts || lengths.prompt < 1 || lengths.answer < 1) throw std::invalid_argument(row);
+    rows.push_back(lengths);
+  }
+  return rows;
+}
+
 std::vector<Row> random_rows(const BenchOptions& a) {
-  std::vector<Row> rows(a["rows"]);
-  for (int64_t r = 0; r < a["rows"]; ++r) {
-    rows[r].source_index = r;
-    rows[r].targets = {{1, static_cast<int32_t>(a["length"])}};
-    for (int64_t t = 0; t < a["length"]; ++t) {
-      const uint64_t bits = random_bits(static_cast<uint64_t>(r), static_cast<uint64_t>(t));
+  const std::vector<RowLengths> all = row_lengths(a);
+  std::vector<Row> rows(all.size());
+  for (size_t r = 0; r < all.size(); ++r) {
+    const auto& [shared, prompt, answer] = all[r];
+    rows[r].source_index = static_cast<int64_t>(r);
+    rows[r].targets = {
+        {static_cast<int32_t>(shared + prompt), static_cast<int32_t>(shared + prompt + answer)}};
+    for (int64_t t = 0; t < shared + prompt + answer; ++t) {
+      const uint64_t stream = t < shared ? (uint64_t{1} << 32) + static_cast<uint64_t>(shared) : r;
+      const uint64_t bits = random_bits(stream, static_cast<uint64_t>(t));
       rows[r].ids.push_back(static_cast<int32_t>(bits % static_cast<uint64_t>(a["vocab"])));
     }
   }
@@ -117,12 +152,12 @@ class Replay {
 // After each step of the trainer the replay has its turn; the first round warms up.
 class Stopwatch final : public ProgressSink {
  public:
-  explicit Stopwatch(Replay& replay) : replay_(replay) {}
+  explicit Stopwatch(std::optional<Replay>& replay) : replay_(replay) {}
   void on(const Event& event) override {
     const auto* record = std::get_if<StepRecord>(&event);
     if (record == nullptr) return;
     const auto start = std::chrono::steady_clock::now();
-    replay_.run();
+    if (replay_) replay_->run();
     const std::chrono::duration<double> bound = std::chrono::steady_clock::now() - start;
     if (record->step == 0) return;
     if (best_.step == 0 || record->seconds < best_.seconds) best_ = *record;
@@ -135,7 +170,7 @@ class Stopwatch final : public ProgressSink {
   [[nodiscard]] double best_replay() const { return bound_; }  // seconds
 
  private:
-  Replay& replay_;
+  std::optional<Replay>& replay_;
   StepRecord best_;
   double bound_ = 0.0;
 };
@@ -151,15 +186,21 @@ void bench(const BenchOptions& a) {
   const auto model = make_model(options, [](const std::string&, const std::vector<int64_t>& shape) {
     return shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.02;
   });
-  Replay replay(a, options);
+  // As a job does (worker/run/ffn_choice.h).
+  if (const auto seconds = model->time_ffns(512); !seconds.empty()) {
+    model->use_ffn(faster_ffn(seconds));
+  }
+  std::optional<Replay> replay;
+  if (a["replay"] != 0) replay.emplace(a, options);
   Stopwatch watch(replay);
   NeverStop stop;
   const SystemClock clock;
   const auto host = make_single_rank_group();
   const auto device = make_cpu_group(*host);
   TrainOptions train;
-  train.batches = {.global_batch = a["rows"], .max_steps = a["steps"] + 1};
   const std::vector<Row> rows = random_rows(a);
+  train.batches = {.global_batch = std::ssize(rows), .max_steps = a["steps"] + 1};
+  train.micro_batches.share_prefixes = options.lora.dropout == 0.0;
   const std::vector<Row> no_rows;
   Trainer trainer(train, {*model, *host, *device, watch, stop, clock, rows, no_rows});
   (void)trainer.run();
@@ -168,10 +209,13 @@ void bench(const BenchOptions& a) {
   const auto tokens = static_cast<double>(step.tokens);
   std::printf(
       "{\"program\": \"emoe\", \"dtype\": \"%s\", \"threads\": %ld, \"step_seconds\": %.4f, "
-      "\"tokens_per_second\": %.1f, \"replay_tokens_per_second\": %.1f, "
-      "\"step_over_replay\": %.3f, \"loss\": %.4f",
+      "\"tokens_per_second\": %.1f, \"loss\": %.4f, \"ffn\": \"%s\"",
       a.dtype_name(), static_cast<long>(a["threads"]), step.seconds, tokens / step.seconds,
-      tokens / watch.best_replay(), step.seconds / watch.best_replay(), step.loss);
+      step.loss, model->options().ffn.c_str());
+  if (replay) {
+    std::printf(", \"replay_tokens_per_second\": %.1f, \"step_over_replay\": %.3f",
+                tokens / watch.best_replay(), step.seconds / watch.best_replay());
+  }
   for (const auto& [phase, spent] : step.phase_seconds) {
     std::printf(", \"%s_seconds\": %.4f", to_string(phase), spent);
   }
@@ -198,6 +242,7 @@ int main(int argc, char** argv) {
                                   {"top_k", 0},
                                   {"every", 2},
                                   {"dropout_percent", 0},
-                                  {"full", 0}},
+                                  {"full", 0},
+                                  {"replay", 1}},
                                  emoe::worker::bench);
 }

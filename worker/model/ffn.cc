@@ -16,4 +16,8 @@ std::unique_ptr<FfnBackend> find_ffn(const std::string& name) {
   return found->second();
 }
 
+std::string faster_ffn(const std::map<std::string, double>& seconds) {
+  return seconds.at("sparse") < 0.9 * seconds.at("masked") ? "sparse" : "masked";
+}
+
 }  // namespace emoe::worker

@@ -48,4 +48,8 @@ using MakeFfn = std::unique_ptr<FfnBackend> (*)();
 // std::invalid_argument for an unknown name.
 [[nodiscard]] std::unique_ptr<FfnBackend> find_ffn(const std::string& name);
 
+// The back-end to use by the seconds that each takes (Model::time_ffns). The sparse one must win
+// clearly, by a tenth: two runs of one job should choose alike.
+[[nodiscard]] std::string faster_ffn(const std::map<std::string, double>& seconds);
+
 }  // namespace emoe::worker

@@ -9,20 +9,19 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "format/strict_json.h"
+#include "worker/model/ffn.h"
 #include "worker/run/job_error.h"
 
 namespace emoe::worker {
 namespace {
 
 constexpr int64_t kTokens = 512;  // of the measurement
-// The sparse back-end must win clearly: two runs of one job should choose alike.
-constexpr double kClearly = 0.9;
 
 std::string measured_ffn(Model& model, const OutputFolder& out) {
   const std::map<std::string, double> seconds = model.time_ffns(kTokens);
   if (seconds.empty()) return "";
   const double ratio = seconds.at("sparse") / seconds.at("masked");
-  const std::string name = ratio < kClearly ? "sparse" : "masked";
+  const std::string name = faster_ffn(seconds);
   log_info("experts: %s, measured: the sparse FFN takes %.2f of the time of the masked one", name,
            ratio);
   const nlohmann::ordered_json json = {{"ffn", name}, {"tokens", kTokens}, {"seconds", seconds}};
