@@ -12,25 +12,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/input_file.h"
+
 namespace emoe {
 namespace {
 
 Status file_error(const std::string& what, const std::filesystem::path& path) {
   return errno_status(errno, absl::StrCat(what, " ", path.string()));
-}
-
-// Of an absent file: the link on its way that leads to nothing, as in a hub's cache that lost its
-// blobs; empty if it is just absent.
-std::string broken_link(std::filesystem::path path) {
-  std::error_code error;
-  for (; path.has_relative_path(); path = path.parent_path()) {
-    if (!std::filesystem::is_symlink(path, error)) continue;
-    if (std::filesystem::exists(path, error)) return "";
-    return absl::StrCat(path.string(), " is a link to ",
-                        std::filesystem::read_symlink(path, error).string(),
-                        ", which is not there");
-  }
-  return "";
 }
 
 Result<FileDescriptor> open_file(const std::filesystem::path& path, int flags) {
@@ -42,10 +30,11 @@ Result<FileDescriptor> open_file(const std::filesystem::path& path, int flags) {
 // For reading. A FIFO or a device would block, or never end: only what has a size is a file.
 Result<FileDescriptor> open_regular(const std::filesystem::path& path, struct stat& info) {
   Result<FileDescriptor> opened = open_file(path, O_RDONLY | O_NONBLOCK);
-  if (absl::IsNotFound(opened.status())) {
-    const std::string link = broken_link(path);
-    if (!link.empty())
-      return absl::NotFoundError(absl::StrCat("cannot open ", path.string(), ": ", link));
+  if (!opened.ok()) {
+    const std::string why = why_not_there(path);
+    if (!why.empty()) {
+      return Status(opened.status().code(), absl::StrCat("cannot open ", path.string(), ": ", why));
+    }
   }
   EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, std::move(opened));
   if (::fstat(fd.get(), &info) != 0) return file_error("cannot stat", path);

@@ -79,13 +79,16 @@ std::string lfs_pointer(std::string_view front) {
                       " was not downloaded: run \"git lfs pull\" in its folder");
 }
 
-// A byte-order mark, or two ASCII characters with zeros where UTF-16 has them.
-bool is_utf16(std::string_view front) {
-  if (front.starts_with("\xFF\xFE"sv) || front.starts_with("\xFE\xFF"sv)) return true;
-  if (front.size() < 4) return false;
-  const auto zero = [&](size_t i) { return front[i] == '\0'; };
-  return (!zero(0) && zero(1) && !zero(2) && zero(3)) ||
-         (zero(0) && !zero(1) && zero(2) && !zero(3));
+// The encoding of a text of wider characters, by its byte-order mark, or by zeros where its first
+// ASCII characters have them; empty for others.
+const char* wide_encoding(std::string_view front) {
+  if (front.starts_with("\xFF\xFE\0\0"sv) || front.starts_with("\0\0\xFE\xFF"sv)) return "UTF-32";
+  if (front.starts_with("\xFF\xFE"sv) || front.starts_with("\xFE\xFF"sv)) return "UTF-16";
+  if (front.size() < 4) return "";
+  std::string zeros;
+  for (const char c : front.substr(0, 4)) zeros += c == '\0' ? '0' : 'x';
+  if (zeros == "x000" || zeros == "000x") return "UTF-32";
+  return zeros == "x0x0" || zeros == "0x0x" ? "UTF-16" : "";
 }
 
 std::string text_beginning(std::string_view front) {
@@ -131,8 +134,9 @@ std::string stand_in(std::string_view front, InputKind kind) {
     return "begins with zero bytes: a download, or a copy, that was not finished";
   }
   if (std::string reason = text_beginning(front); !reason.empty()) return reason;
-  if (kind == InputKind::text && is_utf16(front)) {
-    return "is UTF-16 text, as some editors and shells of Windows write it: save it as UTF-8";
+  if (const std::string wide = wide_encoding(front); kind == InputKind::text && !wide.empty()) {
+    return absl::StrCat("is ", wide,
+                        " text, as some editors and shells of Windows write it: save it as UTF-8");
   }
   if (std::string reason = binary_beginning(front, kind); !reason.empty()) return reason;
   if (kind == InputKind::text) return "";
@@ -150,6 +154,29 @@ Result<FileReader> open_input(const std::filesystem::path& path, InputKind kind)
 Result<std::string> read_input(const std::filesystem::path& path, InputKind kind, size_t most) {
   EMOE_ASSIGN_OR_RETURN(FileReader file, open_input(path, kind));
   return read_rest(file, most);
+}
+
+std::string why_not_there(const std::filesystem::path& path) {
+  for (const std::filesystem::path& part : path) {
+    const std::string& name = part.native();
+    if (name == "~") return "the ~ of a shell is not known here: write the folder out";
+    if (name.size() > 2 && name.ends_with(':')) {
+      return "that is an address, not a file of this machine: download it first";
+    }
+  }
+  std::error_code error;
+  for (std::filesystem::path part = path; part.has_relative_path(); part = part.parent_path()) {
+    if (part != path && std::filesystem::is_regular_file(part, error)) {
+      return part.string() + " is a file, not a folder";
+    }
+    if (!std::filesystem::is_symlink(part, error)) continue;
+    if (std::filesystem::exists(part, error)) return "";
+    if (error == std::errc::too_many_symbolic_link_levels) return "";
+    return absl::StrCat(part.string(), " is a link to ",
+                        std::filesystem::read_symlink(part, error).string(),
+                        ", which is not there");
+  }
+  return "";
 }
 
 bool has_entry(const std::filesystem::path& path) {

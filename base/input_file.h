@@ -26,6 +26,10 @@ constexpr size_t kFrontBytes = 512;  // that stand_in() looks at
 [[nodiscard]] Result<std::string> read_input(const std::filesystem::path& path, InputKind kind,
                                              size_t most = std::numeric_limits<size_t>::max());
 
+// Why a path that a user wrote leads nowhere, where more can be said than that it does: a link to
+// nothing on its way, a file in place of a folder, the ~ of a shell, an address. Empty otherwise.
+[[nodiscard]] std::string why_not_there(const std::filesystem::path& path);
+
 // True where the folder has an entry of this name, a link to nothing included: a reader that takes
 // that for an absent file would blame something else.
 [[nodiscard]] bool has_entry(const std::filesystem::path& path);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <set>
 #include <string>
 #include <string_view>
@@ -39,10 +40,13 @@ class DuplicateKeys {
 };
 
 // Whether an error of nlohmann's parser says that the text ends before its value does.
-inline bool is_cut_off(const nlohmann::json::exception& error) {
-  const std::string_view what = error.what();
-  return what.find("unexpected end of input") != std::string_view::npos ||
-         what.find("missing closing quote") != std::string_view::npos;
-}
+[[nodiscard]] bool is_cut_off(const nlohmann::json::exception& error);
+
+// Why `text` is no JSON, as a clause: "it has a comment, which JSON has not". For what people
+// write most often in words of our own, else in the parser's.
+[[nodiscard]] std::string json_fault(const nlohmann::json::exception& error, std::string_view text);
+// The line of `text` (1-based) in which that is; 0 where the parser does not say.
+[[nodiscard]] int64_t json_fault_line(const nlohmann::json::exception& error,
+                                      std::string_view text);
 
 }  // namespace emoe

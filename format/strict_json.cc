@@ -38,9 +38,11 @@ Result<nlohmann::json> parse_strict_json(std::string_view text, const std::strin
     Json json = Json::parse(text.begin(), text.end(), watch);
     if (!keys.found()) return json;
   } catch (const Json::exception& error) {
-    return not_json(is_cut_off(error)
-                        ? "it ends in the middle; was it written, or downloaded, to its end?"
-                        : error.what());
+    if (is_cut_off(error)) {
+      return not_json("it ends in the middle; was it written, or downloaded, to its end?");
+    }
+    const int64_t line = json_fault_line(error, text);
+    return not_json((line == 0 ? "" : absl::StrCat("line ", line, ": ")) + json_fault(error, text));
   } catch (const TooDeep& error) {
     return not_json(error.what());
   }

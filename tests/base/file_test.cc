@@ -115,5 +115,22 @@ TEST(File, AppendAndWriterSizes) {
   EXPECT_TRUE(writer->close().ok());
 }
 
+TEST(WhyNotThere, SaysWhatAPathLeadsTo) {
+  const testing::TempDir dir;
+  ASSERT_TRUE(write_file_atomically(dir / "model", "x").ok());
+  std::filesystem::create_symlink("../blobs/7", dir / "lost");
+  std::filesystem::create_symlink("loop", dir / "loop");
+  const auto message = [&](const std::string& path) {
+    return std::string(FileReader::open(dir / path).status().message());
+  };
+  EXPECT_NE(message("lost/x").find("is a link to ../blobs/7, which is not there"),
+            std::string::npos);
+  EXPECT_NE(message("model/config.json").find("model is a file, not a folder"), std::string::npos);
+  EXPECT_NE(message("~/rows.json").find("the ~ of a shell is not known here"), std::string::npos);
+  EXPECT_NE(message("https://example.org/rows.json").find("that is an address"), std::string::npos);
+  EXPECT_NE(message("loop").find("Too many levels of symbolic links"), std::string::npos);
+  EXPECT_NE(message("none").find("No such file or directory"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace emoe

@@ -59,6 +59,12 @@ TEST(InputFile, utf_16_is_no_text_here) {
     EXPECT_EQ(stand_in(front, InputKind::text).find("is UTF-16 text"), 0u) << front;
 }
 
+TEST(InputFile, nor_is_utf_32) {
+  for (const std::string& front :
+       {"\xFF\xFE\0\0{\0\0\0"s, "\0\0\xFE\xFF\0\0\0{"s, "{\0\0\0\"\0\0\0"s, "\0\0\0{\0\0\0\""s})
+    EXPECT_EQ(stand_in(front, InputKind::text).find("is UTF-32 text"), 0u) << front;
+}
+
 TEST(InputFile, text_in_place_of_a_binary_is_quoted) {
   EXPECT_EQ(stand_in("Not Found\nsorry", InputKind::safetensors),
             "is no safetensors file; it is text that begins with \"Not Found\"");

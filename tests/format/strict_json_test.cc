@@ -23,6 +23,14 @@ TEST(StrictJson, RefusesWhatParsersPassOver) {
   EXPECT_NE(error_of(R"({"b": [{"a": 1, "a": 2}]})").find("\"a\" stands twice"), std::string::npos);
 }
 
+TEST(StrictJson, SaysWhatItIsAndWhere) {
+  EXPECT_EQ(error_of("{\n  \"a\": 1, // one\n}"),
+            "a.json: not JSON: line 2: it has a comment, which JSON has not");
+  EXPECT_EQ(error_of("{\n  \"a\": 1,\n}"),
+            "a.json: not JSON: line 3: a comma stands before the '}'");
+  EXPECT_NE(error_of("{'a': 1}").find("as Python prints it"), std::string::npos);
+}
+
 // A recursive walk (dump, copy) over such a value would overrun the stack of a server's thread.
 TEST(StrictJson, NestingHasALimit) {
   const auto nested = [](size_t levels) {
