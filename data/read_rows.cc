@@ -1,10 +1,12 @@
 #include "data/read_rows.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
 #include <nlohmann/json.hpp>
@@ -18,14 +20,6 @@ namespace emoe::data {
 namespace {
 
 constexpr std::string_view kEndOfText = "<|endoftext|>";
-
-// The text of the parser's error without its class and the position inside the row.
-std::string json_reason(const nlohmann::json::exception& error) {
-  const std::string what = error.what();
-  const size_t column = what.find("column ");
-  const size_t end = column == std::string::npos ? what.find("] ") : what.find(": ", column);
-  return end == std::string::npos ? what : what.substr(end + 2);
-}
 
 // A JSON object and which of its keys have something in them: an empty text, null, [] or {} have not.
 struct ParsedObject {
@@ -84,7 +78,7 @@ class RowReader {
  public:
   RowReader(const DataFile& file, Diagnostics& diagnostics,
             const std::function<void(SourceRow&&)>& on_row)
-      : name_(file.path.filename().string()),
+      : file_(file.path),
         key_(file.key),
         format_(file.format),
         diagnostics_(diagnostics),
@@ -114,14 +108,24 @@ class RowReader {
   }
 
   [[nodiscard]] int64_t rows() const { return rows_; }
-  // To the diagnostics, once all rows are read.
-  void report_warnings() const { warnings_.report(key_, rows(), diagnostics_); }
+  // To the diagnostics, once all rows are read: warnings, and how many more have which fault.
+  void finish() const {
+    warnings_.report(key_, rows(), diagnostics_);
+    for (const auto& [reason, count] : faults_) {
+      if (count <= kMostOfAFault) continue;
+      const int64_t more = count - kMostOfAFault;
+      diagnostics_.add(
+          file_.filename().string(), key_,
+          absl::StrCat("the same in ", more, " more row", more > 1 ? "s" : "", ": ", reason));
+    }
+  }
 
  private:
   void read_json_lines(PieceReader& pieces) {
     Piece line;
     while (pieces.read_line(line)) {
       if (is_blank(line.text) && !line.too_long) continue;
+      unit_ = RowUnit::line;
       place_ = absl::StrCat("line ", line.line);
       const bool last = pieces.peek() < 0;
       // What a first row shows is the whole file's way, and would be said of every line.
@@ -142,6 +146,7 @@ class RowReader {
         fail(pieces.line(), "has a comma behind its last row, before the ']': take it out");
         break;
       }
+      unit_ = RowUnit::row;
       place_ = absl::StrCat("row ", rows_ + 1, " (counted from 1)");
       if (!pieces.read_element(piece)) {
         return fail_row(piece, "is not closed: the file ends inside the array");
@@ -163,8 +168,9 @@ class RowReader {
     try {
       parsed = parse_object(piece.text, format_.json_depth);
     } catch (const nlohmann::json::exception& error) {
-      fail_row(piece, last && is_cut_off(error) ? "is cut off: the file ends inside it"
-                                                : "is not valid JSON: " + json_reason(error));
+      fail_row(piece, last && is_cut_off(error)
+                          ? "is cut off: the file ends inside it"
+                          : "is not valid JSON: " + json_fault(error, piece.text));
       return std::nullopt;
     }
     const nlohmann::json& object = parsed.object;
@@ -177,21 +183,25 @@ class RowReader {
                absl::StrCat("has the key \"", parsed.keys.first(), "\" twice in one object"));
       return std::nullopt;
     }
-    SourceRow row{.index = rows_, .line = piece.line};
+    SourceRow row{.index = rows_, .line = piece.line, .unit = unit_};
     const auto fault = [&](const std::string& reason) { fail_row(piece, reason); };
     if (!format_.parse(object, fault, row)) return std::nullopt;
-    warn_of_unread_keys(parsed.filled, piece);
+    warn_of_unread_keys(parsed.filled, row);
     return row;
   }
 
-  void warn_of_unread_keys(const std::vector<std::string>& filled, const Piece& piece) {
+  void warn_of_unread_keys(const std::vector<std::string>& filled, const SourceRow& row) {
     for (const std::string& key : filled) {
       if (std::find(format_.keys.begin(), format_.keys.end(), key) != format_.keys.end()) continue;
       const std::string name = absl::StrCat("\"", shorten_utf8(key, 40), "\"");
+      const auto like = std::ranges::find_if(
+          format_.keys, [&](const std::string& read) { return absl::EqualsIgnoreCase(read, key); });
       warnings_.add(
           warning::kUnreadKey, name,
-          absl::StrCat("with a key ", name, ", which data.format ", format_.name, " does not read"),
-          place_of(piece.line));
+          absl::StrCat(
+              "with a key ", name, ", which data.format ", format_.name, " does not read",
+              like == format_.keys.end() ? "" : absl::StrCat(" (it reads \"", *like, "\")")),
+          place_of(file_, row));
     }
   }
 
@@ -203,10 +213,12 @@ class RowReader {
 
   void add_document(const Piece& piece) {
     if (is_blank(piece.text)) return;
+    unit_ = RowUnit::document;
     place_ = absl::StrCat("document ", rows_ + 1, " (counted from 1)");
     if (is_text(piece) && on_row_) {
       on_row_({.index = rows_,
                .line = piece.line,
+               .unit = unit_,
                .text = piece.text.substr(0, piece.text.find_last_not_of('\n') + 1)});
     }
     ++rows_;
@@ -226,21 +238,25 @@ class RowReader {
     return false;
   }
 
-  [[nodiscard]] std::string place_of(int64_t line) const { return absl::StrCat(name_, ":", line); }
   void fail(int64_t line, const std::string& reason) {
-    diagnostics_.add(place_of(line), key_, reason);
+    diagnostics_.add(absl::StrCat(file_.filename().string(), ":", line), key_, reason);
   }
   void fail_row(const Piece& piece, const std::string& reason) {
+    if (++faults_[reason] > kMostOfAFault) return;
     fail(piece.line, absl::StrCat(place_, " ", reason));
   }
 
-  std::string name_;
+  static constexpr int64_t kMostOfAFault = 5;  // that are named; the rest is counted
+
+  std::filesystem::path file_;
   std::string key_;
   const RowFormat& format_;
   Diagnostics& diagnostics_;
   const std::function<void(SourceRow&&)>& on_row_;
   RowWarnings warnings_;
-  int64_t rows_ = 0;   // so far
+  std::map<std::string, int64_t> faults_;  // rows of each
+  int64_t rows_ = 0;                       // so far
+  RowUnit unit_ = RowUnit::line;
   std::string place_;  // of the row at hand, as people count
 };
 
@@ -281,7 +297,7 @@ Result<int64_t> read_rows(const DataFile& file, Diagnostics& diagnostics,
     reader.read_json(pieces);
   }
   EMOE_RETURN_IF_ERROR(pieces.status());
-  reader.report_warnings();
+  reader.finish();
   if (reader.rows() == 0 && diagnostics.size() == problems) {
     diagnostics.add(name, file.key, "has no rows");
   }

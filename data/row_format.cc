@@ -1,11 +1,11 @@
 #include "data/row_format.h"
 
 #include <algorithm>
-#include <utility>
 
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
 
+#include "base/utf8.h"
 #include "data/piece_reader.h"
 
 namespace emoe::data {
@@ -15,38 +15,81 @@ namespace {
 // that may be absent or null, which is the empty string.
 enum class Need { any, not_blank, optional };
 
-// The string at `key`; false, and the fault reported, when it is not as needed.
-bool take(const nlohmann::json& object, const char* key, Need need, const ReportFault& fault,
-          std::string& out) {
-  const auto found = object.find(key);
-  if (need == Need::optional && (found == object.end() || found->is_null())) return true;
-  if (found == object.end()) {
-    fault(absl::StrCat("lacks the key \"", key, "\""));
-  } else if (!found->is_string()) {
-    fault(absl::StrCat("has a ", found->type_name(), " at \"", key, "\", must be a string"));
-  } else if (out = found->get<std::string>(); need == Need::not_blank && is_blank(out)) {
-    fault(absl::StrCat("has an empty \"", key, "\""));
-  } else {
-    return true;
-  }
-  return false;
+// "an array"
+std::string kind_of(const nlohmann::json& value) {
+  const std::string name = value.type_name();
+  if (value.is_null()) return name;
+  return absl::StrCat(value.is_array() || value.is_object() ? "an " : "a ", name);
 }
 
+// "\"a\" and \"b\""; of many the first.
+std::string quoted(const std::vector<std::string>& keys) {
+  constexpr size_t kMost = 8;
+  std::string text;
+  for (size_t i = 0; i < std::min(keys.size(), kMost); ++i) {
+    const char* between = i == 0 ? "" : i + 1 == keys.size() ? " and " : ", ";
+    absl::StrAppend(&text, between, "\"", shorten_utf8(keys[i], 40), "\"");
+  }
+  return keys.size() > kMost ? absl::StrCat(text, " and ", keys.size() - kMost, " more") : text;
+}
+
+// The strings of an object, and everything that is wrong with them.
+class Strings {
+ public:
+  Strings(const nlohmann::json& object, const ReportFault& fault)
+      : object_(object), fault_(fault) {}
+
+  std::string take(const char* key, Need need) {
+    const auto found = object_.find(key);
+    if (need == Need::optional && (found == object_.end() || found->is_null())) return "";
+    if (found == object_.end()) {
+      missing_.emplace_back(key);
+      return "";
+    }
+    if (!found->is_string()) {
+      fail(absl::StrCat("has ", kind_of(*found), " at \"", key, "\", must be a string"));
+      return "";
+    }
+    auto text = found->get<std::string>();
+    if (need == Need::not_blank && is_blank(text)) fail(absl::StrCat("has an empty \"", key, "\""));
+    return text;
+  }
+
+  // To be asked once all are taken: what is missing is one fault, with what is there instead.
+  bool good() {
+    if (missing_.empty()) return good_;
+    std::vector<std::string> present;
+    for (const auto& [key, value] : object_.items()) present.push_back(key);
+    fail(absl::StrCat("lacks the key", missing_.size() > 1 ? "s " : " ", quoted(missing_),
+                      "; it has ", present.empty() ? "none" : quoted(present)));
+    return false;
+  }
+
+ private:
+  void fail(const std::string& reason) {
+    fault_(reason);
+    good_ = false;
+  }
+
+  const nlohmann::json& object_;
+  const ReportFault& fault_;
+  std::vector<std::string> missing_;
+  bool good_ = true;
+};
+
 bool parse_alpaca(const nlohmann::json& object, const ReportFault& fault, SourceRow& row) {
-  std::string instruction;
-  std::string input;
-  std::string output;  // may be empty: the answer is then the end of the text alone
-  bool good = take(object, "instruction", Need::not_blank, fault, instruction);
-  good = take(object, "input", Need::optional, fault, input) && good;
-  good = take(object, "output", Need::any, fault, output) && good;
-  row.messages = {{"user", std::move(instruction)},
-                  {"input", std::move(input)},
-                  {"assistant", std::move(output)}};
-  return good;
+  Strings strings(object, fault);
+  row.messages = {{"user", strings.take("instruction", Need::not_blank)},
+                  {"input", strings.take("input", Need::optional)},
+                  // may be empty: the answer is then the end of the text alone
+                  {"assistant", strings.take("output", Need::any)}};
+  return strings.good();
 }
 
 bool parse_text(const nlohmann::json& object, const ReportFault& fault, SourceRow& row) {
-  return take(object, "text", Need::not_blank, fault, row.text);
+  Strings strings(object, fault);
+  row.text = strings.take("text", Need::not_blank);
+  return strings.good();
 }
 
 }  // namespace
@@ -74,6 +117,18 @@ const RowFormat* find_row_format(const std::string& name) {
   const auto found = std::find_if(formats.begin(), formats.end(),
                                   [&](const RowFormat& format) { return format.name == name; });
   return found == formats.end() ? nullptr : &*found;
+}
+
+std::string place_text(const std::filesystem::path& file, RowUnit unit, int64_t index,
+                       int64_t line) {
+  std::string text = absl::StrCat(file.filename().string(), ":", line);
+  if (unit == RowUnit::line) return text;
+  return absl::StrCat(text, " (", unit == RowUnit::row ? "row " : "document ", index + 1,
+                      ", counted from 1)");
+}
+
+std::string place_of(const std::filesystem::path& file, const SourceRow& row) {
+  return place_text(file, row.unit, row.index, row.line);
 }
 
 }  // namespace emoe::data

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -15,16 +16,25 @@ struct Message {
   std::string content;
 };
 
+// What people count in a kind of file: lines of JSON, rows of an array, documents of a text.
+enum class RowUnit : int64_t { line, row, document };
+
 // One row of a data file as the user wrote it, its structure checked. Its format decides which of
 // `messages` and `text` it has.
 struct SourceRow {
   int64_t index = 0;  // 0-based position among the file's rows, bad ones counted
   int64_t line = 0;   // 1-based line of the file where it starts
+  RowUnit unit = RowUnit::line;
   std::vector<Message> messages;
   std::string text;
 };
 
-// Called with what is wrong with a row: "lacks the key \"output\"".
+// The place of a row of `file`: "train.jsonl:5", "train.json:5 (row 3, counted from 1)".
+[[nodiscard]] std::string place_text(const std::filesystem::path& file, RowUnit unit, int64_t index,
+                                     int64_t line);
+[[nodiscard]] std::string place_of(const std::filesystem::path& file, const SourceRow& row);
+
+// Called with what is wrong with a row: "has an empty \"output\"".
 using ReportFault = std::function<void(const std::string& reason)>;
 
 // A value of data.format. To add one, add its entry to row_formats(): the coordinator's check and

@@ -4,6 +4,7 @@
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
+#include <absl/strings/str_split.h>
 
 #include "base/counter_random.h"
 
@@ -13,7 +14,49 @@ namespace {
 // Rows may have any number of keys that nobody reads; a person wants to hear of a few.
 constexpr ptrdiff_t kMostKinds = 20;  // of a code
 
+// A hash of a text's words: an editor's other line ends and indents make no other text.
+uint64_t words_key(const std::string& text) {
+  std::string words;
+  for (const absl::string_view word :
+       absl::StrSplit(text, absl::ByAnyChar(" \t\r\n\v\f"), absl::SkipEmpty())) {
+    absl::StrAppend(&words, words.empty() ? "" : " ", word);
+  }
+  return name_key(words);
+}
+
+// Appends what looks like a special token: <s>, </s>, <unk>, <pad>, and all that is written as
+// <|im_start|> is.
+void find_tokens(const std::string& text, std::set<std::string>& found) {
+  constexpr size_t kLongest = 40;
+  for (const char* token : {"<s>", "</s>", "<unk>", "<pad>"}) {
+    if (text.find(token) != std::string::npos) found.insert(token);
+  }
+  for (size_t at = text.find("<|"); at != std::string::npos; at = text.find("<|", at + 2)) {
+    const size_t end = text.find_first_of("|< \t\r\n", at + 2);
+    if (end == std::string::npos || text[end] != '|' || end - at > kLongest) continue;
+    if (end > at + 2 && text.compare(end, 2, "|>") == 0)
+      found.insert(text.substr(at, end + 2 - at));
+  }
+}
+
 }  // namespace
+
+std::set<std::string> tokens_as_text(const SourceRow& row, const Tokenizer& tokenizer) {
+  std::set<std::string> found;
+  find_tokens(row.text, found);
+  for (const Message& message : row.messages) find_tokens(message.content, found);
+  // A second one beside the first adds one id, if it is a token.
+  std::erase_if(found, [&](const std::string& token) {
+    return tokenizer.encode(token + token).size() <= tokenizer.encode(token).size() + 1;
+  });
+  return found;
+}
+
+void warn_of_token(const std::string& token, const std::string& place, RowWarnings& warnings) {
+  warnings.add(warning::kTokenAsText, absl::StrCat("\"", token, "\""),
+               absl::StrCat("with ", token, " in a text: read as letters, not as the token"),
+               place);
+}
 
 void RowWarnings::add(const char* code, const std::string& detail, const std::string& what,
                       const std::string& place) {
@@ -39,11 +82,11 @@ void RowWarnings::report(const std::string& key, int64_t rows, Diagnostics& diag
 }
 
 RowKey key_of(const SourceRow& row) {
-  uint64_t content = name_key(row.text);
+  uint64_t content = words_key(row.text);
   for (const Message& message : row.messages) {
-    content = derive_key(derive_key(content, name_key(message.role)), name_key(message.content));
+    content = derive_key(derive_key(content, name_key(message.role)), words_key(message.content));
   }
-  return {.content = content, .line = row.line};
+  return {.content = content, .index = row.index, .line = row.line, .unit = row.unit};
 }
 
 void warn_of_shared_rows(const std::vector<RowKey>& train, const std::vector<RowKey>& eval,
@@ -55,7 +98,7 @@ void warn_of_shared_rows(const std::vector<RowKey>& train, const std::vector<Row
   for (const RowKey& key : eval) {
     if (!std::binary_search(trained.begin(), trained.end(), key.content)) continue;
     warnings.add(warning::kEvalInTrain, "", "stand in data.train too: their loss is not held out",
-                 absl::StrCat(eval_file.filename().string(), ":", key.line));
+                 place_text(eval_file, key.unit, key.index, key.line));
   }
   warnings.report("data.eval", std::ssize(eval), diagnostics);
 }

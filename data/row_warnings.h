@@ -3,12 +3,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/diagnostics.h"
 #include "data/row_format.h"
+#include "format/tokenizer.h"
 
 namespace emoe::data {
 
@@ -32,10 +34,19 @@ class RowWarnings {
   std::map<std::pair<std::string, std::string>, Kind> kinds_;  // by code and detail
 };
 
-// A row of a file, to find it in another one again.
+// Special tokens that a row has written out ("</s>", "<|im_end|>") and that the tokenizer reads as
+// several pieces. Thread-safe.
+[[nodiscard]] std::set<std::string> tokens_as_text(const SourceRow& row,
+                                                   const Tokenizer& tokenizer);
+// Adds what is to be said of one of them.
+void warn_of_token(const std::string& token, const std::string& place, RowWarnings& warnings);
+
+// A row of a file, to find it in another one again, where white space does not count.
 struct RowKey {
   uint64_t content = 0;  // a hash of all its texts
-  int64_t line = 0;      // of the file, 1-based
+  int64_t index = 0;     // the rest as in SourceRow
+  int64_t line = 0;
+  RowUnit unit = RowUnit::line;
 };
 [[nodiscard]] RowKey key_of(const SourceRow& row);
 

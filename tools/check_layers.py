@@ -12,7 +12,7 @@ import sys
 ALLOWED = {
     "base": [],
     "format": ["base"],
-    "data": ["base"],
+    "data": ["format"],
     "config": ["data", "format"],
     "metrics": ["base"],
     "launcher": ["base"],

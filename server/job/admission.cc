@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <set>
 #include <utility>
@@ -13,11 +14,13 @@
 #include <absl/strings/str_join.h>
 #include <unistd.h>
 
+#include "base/input_file.h"
 #include "base/sha256.h"
 #include "config/config.h"
 #include "config/validation.h"
 #include "data/read_rows.h"
 #include "data/row_warnings.h"
+#include "format/generation_config.h"
 #include "format/llama_config.h"
 #include "format/partition_file.h"
 #include "format/peft_config.h"
@@ -93,7 +96,9 @@ class PathCheck {
     }
     if (!roots_.allow(path)) return outside(path);
     if (::access(path.c_str(), R_OK) != 0) {
-      return absl::StrCat("cannot read '", path.string(), "': ", std::strerror(errno));
+      const std::string reason = std::strerror(errno);
+      const std::string why = why_not_there(path);
+      return absl::StrCat("cannot read '", path.string(), "': ", why.empty() ? reason : why);
     }
     std::error_code error;
     if (fs::is_directory(path, error)) return fault_in_folder(path);
@@ -133,6 +138,7 @@ bool add_problems(const std::string& key, const Status& status, Diagnostics& dia
 // What of a model's files could be read.
 struct ModelFiles {
   std::optional<LlamaConfig> config;
+  std::unique_ptr<Tokenizer> tokenizer;
   std::optional<WeightHeaders> weights;
 
   [[nodiscard]] std::optional<config::ModelShape> shape() const {
@@ -146,17 +152,24 @@ struct ModelFiles {
   }
 };
 
-// The key's tokenizer, alone and with its model.
-void check_tokenizer(const std::string& key, const fs::path& path,
-                     const std::optional<LlamaConfig>& model, Diagnostics& diagnostics) {
-  const auto tokenizer = load_tokenizer(path);
-  if (add_problems(key, tokenizer.status(), diagnostics) || !model) return;
-  if (add_problems(key, (*tokenizer)->check_fits(model->vocab_size), diagnostics)) return;
-  const std::string mismatch = end_of_text_mismatch(**tokenizer, *model, path);
-  if (mismatch.empty()) return;
-  if (!model->eos_token_file.empty()) return diagnostics.add(key, mismatch);
-  diagnostics.warn(
-      {.code = warning::kDefaultDiffers, .text = mismatch, .where = "config.json: eos_token_id"});
+// The key's tokenizer, alone and with its model; null where it cannot be used at all.
+std::unique_ptr<Tokenizer> check_tokenizer(const std::string& key, const fs::path& path,
+                                           const std::optional<LlamaConfig>& model,
+                                           Diagnostics& diagnostics) {
+  auto loaded = load_tokenizer(path);
+  if (add_problems(key, loaded.status(), diagnostics)) return nullptr;
+  std::unique_ptr<Tokenizer> tokenizer = std::move(*loaded);
+  if (!model) return tokenizer;
+  if (add_problems(key, tokenizer->check_fits(model->vocab_size), diagnostics)) return tokenizer;
+  const std::string mismatch = end_of_text_mismatch(*tokenizer, *model, path);
+  if (mismatch.empty()) return tokenizer;
+  if (!model->eos_token_file.empty()) {
+    diagnostics.add(key, mismatch);
+  } else {
+    diagnostics.warn(
+        {.code = warning::kDefaultDiffers, .text = mismatch, .where = "config.json: eos_token_id"});
+  }
+  return tokenizer;
 }
 
 // Everything but the weights' data: config.json, the headers of all shards, every tensor's shape;
@@ -166,7 +179,7 @@ ModelFiles check_model(const fs::path& folder, Diagnostics& diagnostics) {
   ModelFiles model;
   Result<LlamaConfig> config = LlamaConfig::read(folder / "config.json");
   if (!add_problems(kKey, config.status(), diagnostics)) model.config = std::move(*config);
-  check_tokenizer(kKey, folder, model.config, diagnostics);
+  model.tokenizer = check_tokenizer(kKey, folder, model.config, diagnostics);
   if (!model.config) return model;
   Result<WeightHeaders> weights = read_weight_headers(folder);
   if (add_problems(kKey, weights.status(), diagnostics)) return model;
@@ -178,14 +191,25 @@ ModelFiles check_model(const fs::path& folder, Diagnostics& diagnostics) {
   return model;
 }
 
-// Its rows; nothing if something is wrong with the file.
+// Its rows; nothing if something is wrong with the file. With a tokenizer, special tokens in them that
+// it reads as letters are told of. (How many rows are cut is not: to tokenise them all takes longer
+// than a caller waits.)
 std::optional<std::vector<data::RowKey>> check_data_file(const data::DataFile& file,
+                                                         const Tokenizer* tokenizer,
                                                          Diagnostics& diagnostics) {
   const size_t before = diagnostics.size();
   std::vector<data::RowKey> keys;
-  const auto rows = data::read_rows(
-      file, diagnostics, [&](data::SourceRow&& row) { keys.push_back(data::key_of(row)); });
+  data::RowWarnings warnings;
+  const auto look = [&](data::SourceRow&& row) {
+    keys.push_back(data::key_of(row));
+    if (tokenizer == nullptr) return;
+    for (const std::string& token : data::tokens_as_text(row, *tokenizer)) {
+      data::warn_of_token(token, data::place_of(file.path, row), warnings);
+    }
+  };
+  const auto rows = data::read_rows(file, diagnostics, look);
   if (!rows.ok()) diagnostics.add(file.key, std::string(rows.status().message()));
+  warnings.report(file.key, std::ssize(keys), diagnostics);
   return diagnostics.size() == before ? std::optional(std::move(keys)) : std::nullopt;
 }
 
@@ -229,11 +253,11 @@ void check_partition(const v1::JobSpec& spec, const ModelFiles& model, Diagnosti
 }
 
 // The files of its other keys, read as the worker reads them.
-void check_files(const v1::JobSpec& spec, const PathCheck& paths, const ModelFiles& model,
+void check_files(const v1::JobSpec& spec, const PathCheck& paths, ModelFiles& model,
                  Diagnostics& diagnostics) {
   if (paths.usable("model.init.tokenizer")) {
-    check_tokenizer("model.init.tokenizer", spec.model().init().tokenizer(), std::nullopt,
-                    diagnostics);
+    model.tokenizer = check_tokenizer("model.init.tokenizer", spec.model().init().tokenizer(),
+                                      std::nullopt, diagnostics);
   }
   if (paths.usable("adapter")) {
     check_adapter("adapter", spec.adapter(), spec, model.config, diagnostics);
@@ -261,20 +285,23 @@ void check_batch(const v1::JobSpec& spec, size_t rows, Diagnostics& diagnostics)
                                          " usable rows: with train.drop_last no step is left"));
 }
 
-void check_data(const v1::JobSpec& spec, const PathCheck& paths, Diagnostics& diagnostics,
-                SpecFacts& facts) {
+void check_data(const v1::JobSpec& spec, const PathCheck& paths, const Tokenizer* tokenizer,
+                Diagnostics& diagnostics, SpecFacts& facts) {
   const v1::Data& data = spec.data();
+  if (data.fraction() != 1.0) tokenizer = nullptr;  // which rows count is known behind the last one
   const data::RowFormat* format = data::find_row_format(data.format());
   if (format == nullptr) return;  // reported as a value of data.format
   if (paths.usable("data.train")) {
-    const auto rows = check_data_file({data.train(), *format, "data.train"}, diagnostics);
+    const auto rows =
+        check_data_file({data.train(), *format, "data.train"}, tokenizer, diagnostics);
     if (rows && format->has_messages()) check_batch(spec, rows->size(), diagnostics);
     if (rows) facts.train_rows = *rows;
   }
   if (!paths.usable("data.eval")) return;
   if (data.eval() == data.train()) {
     facts.eval_rows = facts.train_rows;
-  } else if (auto rows = check_data_file({data.eval(), *format, "data.eval"}, diagnostics)) {
+  } else if (auto rows =
+                 check_data_file({data.eval(), *format, "data.eval"}, tokenizer, diagnostics)) {
     facts.eval_rows = *std::move(rows);
   }
 }
@@ -307,7 +334,10 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   check_slurm_keys(resolved, config, diagnostics);
   check_files(resolved, paths, model, diagnostics);
   SpecFacts facts;
-  check_data(resolved, paths, diagnostics, facts);
+  check_data(resolved, paths, model.tokenizer.get(), diagnostics, facts);
+  if (model.config && model.tokenizer) {
+    facts.end_of_generation = end_of_generation_warning(*model.tokenizer, given.model().path());
+  }
   if (diagnostics.empty()) warn_of(resolved, std::move(facts), diagnostics);
   if (resolved.data().strict()) diagnostics.forbid_warnings();
   return resolved;

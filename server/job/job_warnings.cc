@@ -35,6 +35,9 @@ void warn_of(const v1::JobSpec& spec, SpecFacts facts, Diagnostics& diagnostics)
                         .drop_last = train.drop_last(),
                         .shuffle = spec.data().shuffle()},
                        diagnostics);
+  if (spec.export_().merged() && facts.end_of_generation) {
+    diagnostics.warn(*facts.end_of_generation);
+  }
 }
 
 v1::Warning to_message(const Warning& warning) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@ namespace emoe::server {
 struct SpecFacts {
   std::vector<data::RowKey> train_rows;  // all of the file
   std::vector<data::RowKey> eval_rows;
+  std::optional<Warning> end_of_generation;  // of the model's tokenizer
 };
 // What is to be said of a resolved spec without problems.
 void warn_of(const v1::JobSpec& spec, SpecFacts facts, Diagnostics& diagnostics);

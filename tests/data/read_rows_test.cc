@@ -77,7 +77,8 @@ TEST(ReadRows, reports_every_bad_row_of_a_jsonl_and_keeps_the_good_ones) {
   EXPECT_EQ(outcome.rows[1].line, 8);
   ASSERT_EQ(outcome.problems.size(), 6u);
   EXPECT_EQ(outcome.problems[0], "t.jsonl:2: data.train: line 2 is a JSON array, not an object");
-  EXPECT_EQ(outcome.problems[1], "t.jsonl:3: data.train: line 3 lacks the key \"output\"");
+  EXPECT_EQ(outcome.problems[1],
+            "t.jsonl:3: data.train: line 3 lacks the key \"output\"; it has \"instruction\"");
   EXPECT_EQ(outcome.problems[2], "t.jsonl:5: data.train: line 5 is not UTF-8");
   EXPECT_EQ(outcome.problems[3], "t.jsonl:6: data.train: line 6 has an empty \"instruction\"");
   EXPECT_EQ(outcome.problems[4],
@@ -149,6 +150,69 @@ TEST(ReadRows, says_what_the_lines_of_a_file_are) {
             std::string::npos);
   EXPECT_EQ(only_problem("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b"),
             "a.jsonl:2: data.train: line 2 is cut off: the file ends inside it");
+}
+
+// What people write where JSON is wanted: in their words, not in the parser's.
+TEST(ReadRows, says_what_is_no_json) {
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {R"({"text": "a", "score": NaN})", "a number that is none (NaN, Infinity)"},
+      {R"({"text": "a", "score": -Infinity})", "a number that is none (NaN, Infinity)"},
+      {R"({'text': 'a'})", "as Python prints it"},
+      {R"({"text": "a", "x": None})", "as Python prints it"},
+      {R"({"text": "a", "x": True})", "as Python prints it"},
+      {R"({"text": "a"} // one)", "has a comment"},
+      {R"({"text": "a", /* one */ "x": 1})", "has a comment"},
+      {R"({"text": "a",})", "a comma stands before the '}'"},
+      {R"({"text": "a", "x": [1, ]})", "a comma stands before the ']'"},
+      {R"({"text": "a"}{"text": "b"})", "a second object follows the first"},
+      {"{\u201ctext\u201d: 1}", "U+201C (\u201c) stands outside its texts"},
+      {"{\"text\": \"a\"}\u2028", "U+2028"},
+      {"{\"text\":\u00a0\"a\"}", "U+00A0"},
+      {R"({"text": "smile \ud83d"})", "invalid string: surrogate"},
+      {R"({"text": nothing})", "invalid literal"}};
+  for (const auto& [line, said] : cases) {
+    const Problems problems = read("a.jsonl", line + "\n{\"text\": \"b\"}\n", "text").problems;
+    ASSERT_EQ(problems.size(), 1u) << line;
+    EXPECT_TRUE(problems[0].starts_with("a.jsonl:1: data.train: line 1 is not valid JSON: "))
+        << problems[0];
+    EXPECT_NE(problems[0].find(said), std::string::npos) << problems[0];
+    EXPECT_EQ(problems[0].find("syntax error"), std::string::npos) << problems[0];
+  }
+}
+
+// A whole file in another format is some lines, not one a row.
+TEST(ReadRows, counts_the_rows_with_one_and_the_same_fault) {
+  std::string rows;
+  for (int i = 0; i < 300; ++i) {
+    rows += R"({"conversations": [{"from": "human", "value": "hi"}], "Output": "b"})"
+            "\n";
+  }
+  const Problems problems = read("chat.jsonl", rows + "{\n", "alpaca").problems;
+  const std::string fault =
+      R"(lacks the keys "instruction" and "output"; it has "Output" and "conversations")";
+  ASSERT_EQ(problems.size(), 7u);
+  EXPECT_EQ(problems[0], "chat.jsonl:1: data.train: line 1 " + fault);
+  EXPECT_EQ(problems[4], "chat.jsonl:5: data.train: line 5 " + fault);
+  EXPECT_EQ(problems[5],
+            "chat.jsonl:301: data.train: line 301 is cut off: the file ends inside it");
+  EXPECT_EQ(problems[6], "chat.jsonl: data.train: the same in 295 more rows: " + fault);
+}
+
+TEST(ReadRows, places_are_as_people_count) {
+  const auto places = [](const std::string& name, const std::string& content) {
+    Problems found;
+    for (const SourceRow& row : read(name, content, "text").rows) {
+      found.push_back(place_of("/data/" + name, row));
+    }
+    return found;
+  };
+  EXPECT_EQ(places("a.jsonl", "{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n"),
+            (Problems{"a.jsonl:1", "a.jsonl:3"}));
+  EXPECT_EQ(places("a.json", "[{\"text\": \"a\"}, {\"text\": \"b\"}]"),
+            (Problems{"a.json:1 (row 1, counted from 1)", "a.json:1 (row 2, counted from 1)"}));
+  EXPECT_EQ(
+      places("a.txt", "one\ntwo\n\nthree\n"),
+      (Problems{"a.txt:1 (document 1, counted from 1)", "a.txt:4 (document 2, counted from 1)"}));
 }
 
 TEST(ReadRows, a_key_that_stands_twice_is_an_error) {

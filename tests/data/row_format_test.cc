@@ -44,12 +44,16 @@ TEST(RowFormat, alpaca_is_a_request_with_its_input_and_an_answer) {
             (Texts{"user: a", "input: ", "assistant: "}));
   EXPECT_EQ(parsed("alpaca", {{"instruction", " \n"}, {"input", 1}}),
             (Texts{"has an empty \"instruction\"", "has a number at \"input\", must be a string",
-                   "lacks the key \"output\""}));
+                   "lacks the key \"output\"; it has \"input\" and \"instruction\""}));
+  EXPECT_EQ(parsed("alpaca", nlohmann::json::object()),
+            Texts{"lacks the keys \"instruction\" and \"output\"; it has none"});
+  EXPECT_EQ(parsed("alpaca", {{"instruction", "a"}, {"output", {"b"}}}),
+            Texts{"has an array at \"output\", must be a string"});
 }
 
 TEST(RowFormat, text_is_a_document) {
   EXPECT_EQ(parsed("text", {{"text", "once"}}), Texts{"once"});
-  EXPECT_EQ(parsed("text", {{"text", nullptr}}), Texts{"has a null at \"text\", must be a string"});
+  EXPECT_EQ(parsed("text", {{"text", nullptr}}), Texts{"has null at \"text\", must be a string"});
   EXPECT_FALSE(find_row_format("text")->has_messages());
   EXPECT_TRUE(find_row_format("alpaca")->has_messages());
 }

@@ -92,6 +92,19 @@ TEST(RowWarnings, KeysWithNothingInThemAndThoseInsideOthersAreNone) {
   EXPECT_EQ(found[0].where, "data.train: \"x\"");
 }
 
+TEST(RowWarnings, AKeyThatIsAlmostOneThatIsRead) {
+  const auto found = warnings_of(
+      "a.json",
+      R"([{"instruction": "a", "output": "b"}, {"instruction": "a", "Input": "c", "output": "b"}])",
+      "alpaca");
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(
+      found[0].text,
+      "1 of 2 rows (50 %) with a key \"Input\", which data.format alpaca does not read (it reads "
+      "\"input\")");
+  EXPECT_EQ(found[0].first, "a.json:1 (row 2, counted from 1)");
+}
+
 TEST(RowWarnings, RowsOfBothSets) {
   const auto row = [](const std::string& question, const std::string& answer, int64_t line) {
     return key_of({.line = line, .messages = {{"user", question}, {"assistant", answer}}});
@@ -108,6 +121,9 @@ TEST(RowWarnings, RowsOfBothSets) {
   EXPECT_EQ(told.where, "data.eval");
   EXPECT_EQ(told.first, "held-out.jsonl:5");
   Diagnostics none;
+  // The same words, however they are indented.
+  EXPECT_EQ(row(" a\tb ", "c\r\nd", 1).content, row("a b", "c d\n", 1).content);
+  EXPECT_NE(row("ab", "c", 1).content, row("a b", "c", 1).content);
   warn_of_shared_rows(train, {row("a", "d", 1)}, "/x", none);
   warn_of_shared_rows({}, eval, "/x", none);
   EXPECT_TRUE(none.warnings().empty());

@@ -296,6 +296,12 @@ ROWS = {  # what is wrong: (bytes of the file, texts that must appear)
     "a number no double holds": (lines([{**GOOD, "score": 1}]).replace(b"1}", b"1e999}"), ["rows.json:2", "1e999"]),
     "a NUL byte": (lines([GOOD, GOOD]).replace(b"}\n", b"}\0x\n"), ["rows.json:3", "NUL"]),
     "a stray bracket": (lines([GOOD, GOOD, GOOD]).replace(b"},", b"}},", 1), ["rows.json:2"]),
+    "a number that is none": (lines([GOOD, {**GOOD, "score": float("nan")}]), ["rows.json:3", "row 2 (counted from 1)", "NaN"]),
+    "a comment": (lines([GOOD, GOOD]).replace(b"[\n", b"[\n// the hens\n"), ["rows.json:2", "has a comment, which JSON has not"]),
+    "keys in Python's quotes": (b"[\n" + str(GOOD).encode() + b"]", ["rows.json:2", "as Python prints it"]),
+    "rows of another format": (lines([{"messages": [{"role": "user", "content": "hen"}]}] * 90), [
+        'rows.json:2: data.train: row 1 (counted from 1) lacks the keys "instruction" and "output"; it has "messages"',
+        "the same in 85 more rows"]),
     "no rows": (b"[]", ["rows.json"]),
     "an empty file": (b"", ["rows.json"]),
     "no target token left": (json.dumps([{**GOOD, "instruction": "Tell of the hen. " * 60}] * 4).encode(), ["target"]),

@@ -67,16 +67,18 @@ TEST_F(AdmissionTest, ReportsAllProblemsAtOnce) {
 TEST_F(AdmissionTest, WhatIsNotReadIsToldAndWithStrictAProblem) {
   v1::JobSpec spec = small_spec(dir_.path());
   std::ofstream(dir_ / "train.jsonl", std::ios::app)
-      << R"({"instruction": "a", "output": "b", "system": "be brief"})"
+      << R"({"instruction": "a", "output": "b<|end|>", "system": "be brief"})"
       << "\n";
   Diagnostics diagnostics;
   (void)admit(spec, {}, diagnostics);
   EXPECT_TRUE(diagnostics.empty()) << diagnostics.to_status();
-  ASSERT_EQ(diagnostics.warnings().size(), 1u);
+  ASSERT_EQ(diagnostics.warnings().size(), 2u);
   EXPECT_EQ(diagnostics.warnings()[0].code, warning::kUnreadKey);
   EXPECT_EQ(diagnostics.warnings()[0].first, "train.jsonl:9");
+  EXPECT_EQ(diagnostics.warnings()[1].code, warning::kTokenAsText);
+  EXPECT_EQ(diagnostics.warnings()[1].first, "train.jsonl:9");
   spec.mutable_data()->set_strict(true);
-  EXPECT_EQ(problems(spec), Fields{"data.train: \"system\""});
+  EXPECT_EQ(problems(spec), (Fields{"data.train: \"<|end|>\"", "data.train: \"system\""}));
   EXPECT_NE(reasons_.find("1 of 9 rows"), std::string::npos) << reasons_;
 }
 

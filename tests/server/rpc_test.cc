@@ -37,7 +37,9 @@ TEST_F(RpcApiTest, ABadSpecComesBackWithEveryViolationAndStoresNothing) {
 
 TEST_F(RpcApiTest, ManyViolationsStillFitIntoTheAnswer) {
   std::string rows;
-  for (int i = 0; i < 500; ++i) rows += "{\"instruction\": \"\xc3\xa9\"}\n";
+  for (int i = 0; i < 500; ++i) {  // each with a fault of its own: the same one would be counted
+    rows += "{\"instruction\": \"\xc3\xa9\", \"key " + std::to_string(i) + "\": 1}\n";
+  }
   std::ofstream(dir_ / "train.jsonl") << rows;
   Context context;
   v1::Job job;

@@ -17,7 +17,7 @@ Json counts_to_json(const std::map<std::string, RowCount>& counts) {
   Json reasons = Json::object();
   int64_t total = 0;
   for (const auto& [reason, rows] : counts) {
-    reasons[reason] = {{"count", rows.count}, {"first_indices", rows.first_indices}};
+    reasons[reason] = {{"count", rows.count}, {"first_rows", rows.first_rows}};
     total += rows.count;
   }
   return {{"count", total}, {"reasons", reasons}};
@@ -26,7 +26,7 @@ Json counts_to_json(const std::map<std::string, RowCount>& counts) {
 std::map<std::string, RowCount> counts_from_json(const Json& json) {
   std::map<std::string, RowCount> counts;
   for (const auto& [reason, rows] : json.at("reasons").items()) {
-    counts[reason] = {rows.at("count"), rows.at("first_indices")};
+    counts[reason] = {rows.at("count"), rows.at("first_rows")};
   }
   return counts;
 }
@@ -83,7 +83,7 @@ Json report_to_json(const DataReport& report) {
 
 void RowCount::add(int64_t index) {
   ++count;
-  if (first_indices.size() < kFirst) first_indices.push_back(index);
+  if (first_rows.size() < kFirst) first_rows.push_back(index + 1);
 }
 
 LengthReport measure_lengths(const std::vector<Row>& rows) {

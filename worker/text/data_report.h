@@ -17,8 +17,8 @@ namespace emoe::worker {
 struct RowCount {
   static constexpr size_t kFirst = 10;
   int64_t count = 0;
-  std::vector<int64_t> first_indices;  // 0-based rows of the file, at most kFirst
-  void add(int64_t index);
+  std::vector<int64_t> first_rows;  // of the file, counted from 1, at most kFirst
+  void add(int64_t index);          // 0-based
 };
 
 // How the rows fill the forward passes; absent until they are batched.

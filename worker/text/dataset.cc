@@ -30,11 +30,6 @@ struct Tokenised {
   std::set<std::string> tokens_as_text;  // special ones, read as letters
 };
 
-// "train.jsonl:4"
-std::string place_of(const data::SourceRow& row, const DatasetOptions& options) {
-  return absl::StrCat(options.file.filename().string(), ":", row.line);
-}
-
 // Leaves the first `length` tokens and the targets among them.
 void cut_row(Row& row, size_t length) {
   row.ids.resize(length);
@@ -73,33 +68,6 @@ Tokenised tokenise_text(const data::SourceRow& row, const DatasetOptions& option
   return result;
 }
 
-// Appends what looks like a special token: <s>, </s>, <unk>, <pad>, and all that is written as
-// <|im_start|> is.
-void find_tokens(const std::string& text, std::set<std::string>& found) {
-  constexpr size_t kLongest = 40;
-  for (const char* token : {"<s>", "</s>", "<unk>", "<pad>"}) {
-    if (text.find(token) != std::string::npos) found.insert(token);
-  }
-  for (size_t at = text.find("<|"); at != std::string::npos; at = text.find("<|", at + 2)) {
-    const size_t end = text.find_first_of("|< \t\r\n", at + 2);
-    if (end == std::string::npos || text[end] != '|' || end - at > kLongest) continue;
-    if (end > at + 2 && text.compare(end, 2, "|>") == 0)
-      found.insert(text.substr(at, end + 2 - at));
-  }
-}
-
-// Special tokens that a row has as text and that the tokenizer reads as several pieces.
-std::set<std::string> tokens_as_text(const data::SourceRow& row, const Tokenizer& tokenizer) {
-  std::set<std::string> found;
-  find_tokens(row.text, found);
-  for (const data::Message& message : row.messages) find_tokens(message.content, found);
-  // A second one beside the first adds one id, if it is a token.
-  std::erase_if(found, [&](const std::string& token) {
-    return tokenizer.encode(token + token).size() <= tokenizer.encode(token).size() + 1;
-  });
-  return found;
-}
-
 std::vector<Tokenised> tokenise_all(const std::vector<data::SourceRow>& source,
                                     const data::RowFormat& format, const DatasetOptions& options,
                                     const Tokenizer& tokenizer) {
@@ -110,7 +78,7 @@ std::vector<Tokenised> tokenise_all(const std::vector<data::SourceRow>& source,
     for (size_t i = begin; i < end; ++i) {
       result[i] = chat != nullptr ? tokenise_messages(source[i], options, *chat, tokenizer)
                                   : tokenise_text(source[i], options, tokenizer);
-      result[i].tokens_as_text = tokens_as_text(source[i], tokenizer);
+      result[i].tokens_as_text = data::tokens_as_text(source[i], tokenizer);
       options.on_work_done();
     }
   };
@@ -149,21 +117,19 @@ void collect(Tokenised&& tokenised, const data::SourceRow& source, const Dataset
   const std::string limit = absl::StrCat("data.max_length ", options.max_length, " tokens");
   if (tokenised.rows.size() > 1) ++report.documents_split;
   for (const std::string& token : tokenised.tokens_as_text) {
-    all.warnings.add(warning::kTokenAsText, absl::StrCat("\"", token, "\""),
-                     absl::StrCat("with ", token, " in a text: read as letters, not as the token"),
-                     place_of(source, options));
+    data::warn_of_token(token, place_of(options.file, source), all.warnings);
   }
   all.dataset.sources.push_back(data::key_of(source));
   for (Row& row : tokenised.rows) {
     if (row.target_tokens() == 0) {
       report.skipped[kNoTarget].add(source.index);
       all.warnings.add(warning::kRowsDropped, "", "dropped: nothing to learn within " + limit,
-                       place_of(source, options));
+                       place_of(options.file, source));
       continue;
     }
     if (tokenised.cut) {
       report.truncated[kTooLong].add(source.index);
-      all.warnings.add(warning::kRowsCut, "", "cut at " + limit, place_of(source, options));
+      all.warnings.add(warning::kRowsCut, "", "cut at " + limit, place_of(options.file, source));
     }
     report.tokens += static_cast<int64_t>(row.ids.size());
     report.target_tokens += row.target_tokens();

@@ -18,7 +18,7 @@ namespace emoe::worker {
 namespace {
 
 constexpr std::string_view kMagic =
-    "EMOEROW3";  // raised with the format, and where rows are read in another way
+    "EMOEROW4";  // raised with the format, and where rows are read in another way
 constexpr size_t kDigest = 64;
 
 // An array: the number of its values, and these.

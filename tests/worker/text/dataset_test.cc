@@ -123,16 +123,15 @@ TEST_F(DatasetTest, cuts_counts_and_skips_long_rows) {
   EXPECT_EQ(dataset->rows[0].source_index, 1);
   const DataReport& report = dataset->report;
   EXPECT_EQ(report.skipped.at("no target token within max_length").count, 1);
-  EXPECT_EQ(report.skipped.at("no target token within max_length").first_indices,
-            std::vector<int64_t>{0});
+  EXPECT_EQ(report.skipped.at("no target token within max_length").first_rows,
+            std::vector<int64_t>{1});
   const RowCount& cut = report.truncated.at("longer than max_length");
-  EXPECT_EQ(cut.first_indices.back(), 6);
+  EXPECT_EQ(cut.first_rows.back(), 7);
   for (const Row& row : dataset->rows) {
     const auto length = static_cast<int64_t>(row.ids.size());
     EXPECT_LE(length, prompt + 3);
     EXPECT_EQ(row.ids.back() == tokenizer_.eos_id(),
-              std::find(cut.first_indices.begin(), cut.first_indices.end(), row.source_index) ==
-                  cut.first_indices.end());
+              std::ranges::find(cut.first_rows, row.source_index + 1) == cut.first_rows.end());
   }
   EXPECT_EQ(report.lengths.max, prompt + 3);
   ASSERT_EQ(report.warnings.size(), 2u);

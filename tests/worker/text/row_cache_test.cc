@@ -34,7 +34,9 @@ class RowCacheTest : public ::testing::Test {
     ASSERT_EQ(a.sources.size(), b.sources.size());
     for (size_t i = 0; i < a.sources.size(); ++i) {
       EXPECT_EQ(a.sources[i].content, b.sources[i].content);
+      EXPECT_EQ(a.sources[i].index, b.sources[i].index);
       EXPECT_EQ(a.sources[i].line, b.sources[i].line);
+      EXPECT_EQ(a.sources[i].unit, b.sources[i].unit);
     }
     ASSERT_EQ(a.rows.size(), b.rows.size());
     for (size_t i = 0; i < a.rows.size(); ++i) {
