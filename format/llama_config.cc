@@ -148,6 +148,7 @@ void check_keys(const json& object, Reader& reader) {
     }
   }
   for (const auto& [key, value] : object.items()) {
+    if (value.is_null()) continue;  // "not set", whatever it is
     if (!kUnderstood.contains(key) && !changes_nothing(key) && !fixed.contains(key)) {
       reader.fail(key, absl::StrCat("is ", value.dump().substr(0, 60),
                                     "; this program does not know the key and cannot tell what it "
@@ -167,23 +168,30 @@ void check_keys(const json& object, Reader& reader) {
   }
 }
 
+// "default", or positions that are divided by 1.
+bool is_unscaled(const json& rope) {
+  if (!rope.is_object()) return false;
+  const bool by_one = rope.contains("factor") && rope["factor"] == 1.0;
+  const auto is_one = [&](const char* key) {
+    return !rope.contains(key) || rope[key] == "default" || (rope[key] == "linear" && by_one);
+  };
+  return is_one("rope_type") && is_one("type") && (by_one || !rope.contains("factor"));
+}
+
 // transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters.
 double read_rope(const json& object, Reader& reader) {
   const double theta = reader.positive(object, "rope_theta", 10000.0);
   for (const std::string key : {"rope_scaling", "rope_parameters"}) {
     if (!reader.has(key)) continue;
     const json& rope = object[key];
-    const bool known = rope.is_object() &&
-                       (!rope.contains("rope_type") || rope["rope_type"] == "default") &&
-                       (!rope.contains("type") || rope["type"] == "default");
-    if (!known) {
+    if (!is_unscaled(rope)) {
       reader.fail(key, absl::StrCat("is ", rope.dump(),
                                     "; only unscaled rotary positions "
                                     "(\"rope_type\": \"default\") are supported"));
       continue;
     }
     for (const auto& [name, value] : rope.items()) {
-      if (name != "rope_type" && name != "type" && name != "rope_theta") {
+      if (name != "rope_type" && name != "type" && name != "rope_theta" && name != "factor") {
         reader.fail(absl::StrCat(key, ".", name), "is not known to this engine");
       }
     }
@@ -208,10 +216,10 @@ void check_ids(const char* key, const std::vector<int64_t>& ids, const LlamaConf
 void check_shape(const LlamaConfig& config, bool head_dim_given, Reader& reader) {
   const auto divides = [](int64_t part, int64_t whole) { return part > 0 && whole % part == 0; };
   if (config.hidden_size == 0 || config.num_attention_heads == 0) return;  // reported already
-  if (!divides(config.num_attention_heads, config.hidden_size)) {
+  if (!head_dim_given && !divides(config.num_attention_heads, config.hidden_size)) {
     reader.fail("num_attention_heads",
                 absl::StrCat("is ", config.num_attention_heads, ", must divide hidden_size ",
-                             config.hidden_size));
+                             config.hidden_size, " where head_dim is not given"));
   }
   if (!divides(config.num_key_value_heads, config.num_attention_heads)) {
     reader.fail("num_key_value_heads",

@@ -40,7 +40,8 @@ class TensorFaults {
       absl::StrAppend(&text, i == 0 ? "" : "; ", all[i].field,
                       says_more ? absl::StrCat(" ", all[i].reason) : "");
     }
-    return text;
+    const std::string& reason = all.front().reason;
+    return !says_more && reason.starts_with("has ") ? absl::StrCat(text, ": each ", reason) : text;
   }
 
   static constexpr size_t kExamples = 3;

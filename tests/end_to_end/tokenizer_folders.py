@@ -94,8 +94,13 @@ def test_rows_end_in_the_end_that_the_folder_names(tmp_path):
     assert tools.read_json(model / "config.json")["eos_token_id"] == PIECES + 1
     job = tools.tiny_job(model__path=str(model), lora__targets=["q_proj"], train__max_steps=1)
     tools.run_job(tmp_path / "again", job)
-    tools.write_json(model / "generation_config.json", {"eos_token_id": 2})
-    tools.run_job(tmp_path / "in one of two", job)
+    tools.write_json(model / "generation_config.json", {"eos_token_id": 2, "temperature": 0.5})
+    out = tools.run_job(tmp_path / "in one of two", job)
+    # transformers' generate() heeds that file alone.
+    told = [w for w in tools.read_json(out / "warnings.json") if w["where"] == "generation_config.json: eos_token_id"]
+    assert [w["code"] for w in told] == ["DEFAULT_DIFFERS"] and "stops at 2 only" in told[0]["text"], told
+    assert tools.read_json(out / "export" / "model" / "generation_config.json") == {
+        "eos_token_id": [2, PIECES + 1], "temperature": 0.5}
     tools.write_json(model / "config.json", {**tools.read_json(model / "config.json"), "eos_token_id": 2})
     job = tools.write_yaml(tmp_path / "job.yaml", job)
     done = tools.worker("run", job, "--out", tmp_path / "out").expect(tools.DATA)

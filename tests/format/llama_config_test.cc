@@ -5,6 +5,7 @@
 
 #include "base/diagnostics.h"
 #include "base/file.h"
+#include "format/generation_config.h"
 #include "tests/support/temp_dir.h"
 
 namespace emoe {
@@ -125,12 +126,36 @@ TEST(LlamaConfig, KeysThatChangeNothingArePassedOver) {
                  {"max_length", 4096},
                  {"bad_words_ids", nullptr},
                  {"gradient_checkpointing", true},
+                 {"key_of_nobody", nullptr},
                  {"partial_rotary_factor", 1.0}});
   EXPECT_EQ(parse(object).status(), ok_status());
   object["scale_of_nobody"] = 3;
   EXPECT_NE(parse(object).status().message().find(
                 "scale_of_nobody: is 3; this program does not know the key"),
             std::string::npos);
+}
+
+TEST(LlamaConfig, AGivenHeadDimNeedsNoDivision) {
+  json object = stories();
+  object.update({{"num_attention_heads", 3}, {"num_key_value_heads", 3}, {"head_dim", 8}});
+  EXPECT_EQ(parse(object)->head_dim, 8);
+  object.erase("head_dim");
+  EXPECT_NE(parse(object).status().message().find("where head_dim is not given"),
+            std::string::npos);
+}
+
+TEST(LlamaConfig, PositionsDividedByOneAreUnscaled) {
+  json object = stories();
+  for (const char* key : {"type", "rope_type"}) {
+    object["rope_scaling"] = {{key, "linear"}, {"factor", 1.0}};
+    EXPECT_EQ(parse(object).status(), ok_status());
+    object["rope_scaling"] = {{key, "linear"}, {"factor", 2.0}};
+    EXPECT_FALSE(parse(object).ok());
+    object["rope_scaling"] = {{key, "linear"}};
+    EXPECT_FALSE(parse(object).ok());
+    object["rope_scaling"] = {{key, "dynamic"}, {"factor", 1.0}};
+    EXPECT_FALSE(parse(object).ok());
+  }
 }
 
 TEST(LlamaConfig, AFolderThatIsNoModelSaysWhatItIs) {
@@ -161,10 +186,13 @@ TEST(LlamaConfig, TheEndsOfAGenerationConfigCountToo) {
     EXPECT_TRUE(write_file_atomically(dir / "generation_config.json", text).ok());
     return LlamaConfig::read(dir / "config.json");
   };
+  EXPECT_FALSE(generation_ends(dir.path()).has_value());
   EXPECT_EQ(with(R"({"temperature": 0.6})")->eos_token_file, "config.json");
+  EXPECT_EQ(generation_ends(dir.path()), std::vector<int64_t>{});
   const auto config = with(R"({"eos_token_id": [7, 9]})");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->eos_token_ids, (std::vector<int64_t>{2, 7, 9}));
+  EXPECT_EQ(generation_ends(dir.path()), (std::vector<int64_t>{7, 9}));
   EXPECT_EQ(config->eos_token_file, "config.json and generation_config.json");
   EXPECT_NE(with(R"({"eos_token_id": 512})")
                 .status()

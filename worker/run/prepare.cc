@@ -9,6 +9,7 @@
 #include "base/sha256.h"
 #include "config/warnings.h"
 #include "data/row_warnings.h"
+#include "format/generation_config.h"
 #include "worker/run/content_hash.h"
 #include "worker/run/experts.h"
 #include "worker/run/job_error.h"
@@ -56,6 +57,10 @@ void warn_of_training(const TrainPlan& plan, const Prepared& prepared, Diagnosti
                         .drop_last = batches.drop_last,
                         .shuffle = batches.shuffle},
                        diagnostics);
+  if (!plan.export_model.merged || prepared.base.folder() == nullptr) return;
+  if (const auto end = end_of_generation_warning(*prepared.tokenizer, prepared.base.path())) {
+    diagnostics.warn(*end);
+  }
 }
 
 // What there is to be said, before a task begins.

@@ -1,10 +1,16 @@
 #include "worker/weights/side_files.h"
 
+#include <algorithm>
+#include <optional>
+#include <vector>
+
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
 #include "base/log.h"
+#include "format/generation_config.h"
 #include "format/sentencepiece_model.h"
+#include "format/tokenizer.h"
 #include "format/tokenizer_file.h"
 #include "format/tokenizer_json.h"
 #include "format/tokenizer_rules.h"
@@ -30,6 +36,21 @@ Status copy_tokenizer_files(const fs::path& from, const fs::path& to) {
     EMOE_RETURN_IF_ERROR(copy_if_there(from, name, to));
   }
   return ok_status();
+}
+
+// Of a generation_config.json in the folder: it ends a text where the tuned rows end, too.
+Status complete_generation(int64_t end, const fs::path& folder) {
+  std::optional<std::vector<int64_t>> ends = generation_ends(folder);
+  if (!ends || std::ranges::find(*ends, end) != ends->end()) return ok_status();
+  ends->push_back(end);
+  const fs::path file = folder / "generation_config.json";
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(file));
+  auto config = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) {
+    return absl::InvalidArgumentError("generation_config.json is not a JSON object");
+  }
+  config["eos_token_id"] = *ends;
+  return write_file_atomically(file, config.dump(2) + "\n");
 }
 
 // The text of the tokenizer_config.json there, "{}" without one.
@@ -113,7 +134,11 @@ Status write_side_files(const BaseWeights& base, const std::string& dtype,
   EMOE_RETURN_IF_ERROR(copy_if_there(base.path(), "generation_config.json", folder));
   // A base for tests has none.
   const Result<fs::path> tokenizer_of_base = tokenizer_file(base.path());
-  if (tokenizer_of_base.ok()) EMOE_RETURN_IF_ERROR(write_tokenizer(*tokenizer_of_base, folder));
+  if (tokenizer_of_base.ok()) {
+    EMOE_RETURN_IF_ERROR(write_tokenizer(*tokenizer_of_base, folder));
+    EMOE_ASSIGN_OR_RETURN(const auto read, load_tokenizer(*tokenizer_of_base));
+    EMOE_RETURN_IF_ERROR(complete_generation(read->eos_id(), folder));
+  }
   EMOE_ASSIGN_OR_RETURN(const std::string config, read_file(base.path() / "config.json"));
   EMOE_ASSIGN_OR_RETURN(const std::string updated, config_with_dtype(config, dtype));
   return write_file_atomically(folder / "config.json", updated);
