@@ -58,9 +58,9 @@ def test_waiting_threads_fall_asleep_unless_their_user_says_otherwise(tmp_path):
     job = tools.write_yaml(tmp_path / "job.yaml", any_threads())
     shown = {"OMP_DISPLAY_ENV": "verbose"}
     done = tools.worker("run", job, "--out", tmp_path / "out", env=shown).expect()
-    assert "GOMP_SPINCOUNT = '300'" in done.err, done.err
+    assert "GOMP_SPINCOUNT = '1000'" in done.err, done.err
     done = tools.worker("run", job, "--out", tmp_path / "active", env={**shown, "OMP_WAIT_POLICY": "active"}).expect()
-    assert "GOMP_SPINCOUNT = '300'" not in done.err, done.err
+    assert "GOMP_SPINCOUNT = '1000'" not in done.err, done.err
 
 
 def test_what_the_launcher_says_holds_and_what_the_job_says_comes_first(tmp_path):

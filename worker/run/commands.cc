@@ -40,7 +40,7 @@ std::vector<nlohmann::json> read_json_list(const std::filesystem::path& path,
   if (!json.is_array()) throw wrong("is not a list");
   for (size_t i = 0; i < json.size(); ++i) {
     if (!good(json[i])) {
-      throw wrong(absl::StrCat("entry ", i, " is ", json[i].dump(-1, ' ', true).substr(0, 60)));
+      throw wrong(absl::StrCat("entry ", i + 1, " is ", json[i].dump(-1, ' ', true).substr(0, 60)));
     }
   }
   return json.get<std::vector<nlohmann::json>>();

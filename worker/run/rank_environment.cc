@@ -30,6 +30,9 @@ int number_of(const char* name, int fallback) {
 
 // OpenMP's variable comes first, then what srun or sbatch gave each task.
 void read_threads(RankEnvironment& environment) {
+  const Result<int> limit = threads_of_variable("OMP_THREAD_LIMIT");
+  if (!limit.ok()) throw JobError(ExitCode::configuration, limit.status());
+  environment.thread_limit = *limit;
   for (const char* name : {kThreadsVariable, "SLURM_CPUS_PER_TASK"}) {
     const Result<int> said = threads_of_variable(name);
     if (!said.ok()) throw JobError(ExitCode::configuration, said.status());
@@ -71,10 +74,13 @@ RankEnvironment read_rank_environment() {
 
 int threads_of_rank(const RankEnvironment& environment, int wanted, int cores) {
   const int said = wanted > 0 ? wanted : environment.threads;
-  if (said == 0) return std::max(1, cores / std::max(1, environment.local_size));
+  const auto limited = [limit = environment.thread_limit](int threads) {
+    return limit > 0 ? std::min(threads, limit) : threads;
+  };
+  if (said == 0) return limited(std::max(1, cores / std::max(1, environment.local_size)));
   // More is a slip of the hand, and thousands of threads are started one by one for minutes.
   const int most = std::max(64, 4 * cores);
-  if (said <= most) return said;
+  if (said <= most) return limited(said);
   throw JobError(
       ExitCode::configuration,
       absl::StrCat(wanted > 0 ? "resources.threads_per_rank" : environment.threads_variable, ": ",

@@ -17,6 +17,7 @@ struct RankEnvironment : LaunchedRank {
   bool no_pmix = false;   // under srun, without what MPI needs of it (srun_without_pmix())
   int threads = 0;        // what the launcher said, ours always in OMP_NUM_THREADS; 0: nobody said
   std::string threads_variable = kThreadsVariable;  // in which
+  int thread_limit = 0;  // OMP_THREAD_LIMIT, which OpenMP keeps to in silence; 0: none
 
   // Under a coordinator: what the environment says of the session with it (the variables are those
   // of base/attempt_contract.h); Reporting adds what a rank knows of itself.
@@ -33,7 +34,7 @@ struct RankEnvironment : LaunchedRank {
 [[nodiscard]] RankEnvironment read_rank_environment();
 
 // Threads a rank computes with: `wanted` (resources.threads_per_rank) where it is not 0, else what
-// its launcher said, else its share of the `cores` the process may use; at least 1. Throws JobError
+// its launcher said, else its share of the `cores` the process may use; at least 1, at most the limit. Throws JobError
 // (64) for more than 4 a core and more than 64.
 [[nodiscard]] int threads_of_rank(const RankEnvironment& environment, int wanted, int cores);
 

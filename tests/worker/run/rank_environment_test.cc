@@ -18,6 +18,11 @@ TEST(ThreadsOfRank, TheJobComesFirstThenTheLauncherThenTheHost) {
   environment.threads = 2;
   EXPECT_EQ(threads_of_rank(environment, 0, 16), 2);
   EXPECT_EQ(threads_of_rank(environment, 7, 16), 7);
+  environment.thread_limit = 3;  // whoever says what
+  EXPECT_EQ(threads_of_rank(environment, 7, 16), 3);
+  EXPECT_EQ(threads_of_rank(environment, 0, 16), 2);
+  environment.threads = 0;
+  EXPECT_EQ(threads_of_rank(environment, 0, 16), 3);
 }
 
 TEST(ThreadsOfRank, ThousandsAreRefusedWithTheNameOfTheKey) {
