@@ -57,9 +57,25 @@ std::chrono::duration<double> timeout_of(const std::string& text) {
                              absl::StrCat("\"", text, "\" is not from 1ms to 1000000s"));
 }
 
+// What is wrong with an address; gRPC's own forms ("dns:///HOST:PORT", "unix:PATH") are left to it.
+std::string server_fault(const std::string& address) {
+  const size_t scheme = address.find("://");
+  if (scheme != std::string::npos && address.starts_with("http")) {
+    return absl::StrCat("\"", address, "\" is a web address; wanted is HOST:PORT, such as \"",
+                        address.substr(scheme + 3), "\"");
+  }
+  const bool bracketed = address.ends_with(']');  // "[::1]"
+  if (!address.empty() && !address.starts_with(':') && !bracketed &&
+      address.find(':') != std::string::npos) {
+    return "";
+  }
+  return absl::StrCat("\"", address, "\" is not HOST:PORT, such as localhost:7070");
+}
+
 void add_global_options(CLI::App& app, Command& command) {
   app.add_option("--server", command.client_options.server, "Coordinator to talk to")
       ->envname("EMOE_SERVER")
+      ->check(server_fault)
       ->type_name("HOST:PORT")
       ->capture_default_str();
   // What would look like protection and is none: refused, but not where help is asked for.

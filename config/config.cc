@@ -36,6 +36,13 @@ KeyLocations read_into(const std::string& yaml, const std::string& source_name,
   return locations;
 }
 
+// A file that is something else is a wrong configuration, not bad data.
+Result<std::string> read_configuration(const std::filesystem::path& file) {
+  Result<std::string> yaml = read_input(file, InputKind::text);
+  if (!absl::IsDataLoss(yaml.status())) return yaml;
+  return absl::InvalidArgumentError(std::string(yaml.status().message()));
+}
+
 }  // namespace
 
 LoadedJob parse_job(const std::string& yaml, const std::string& source_name,
@@ -52,12 +59,8 @@ LoadedJob parse_job(const std::string& yaml, const std::string& source_name,
 
 Result<LoadedJob> load_job(const std::filesystem::path& file,
                            const std::vector<std::string>& overrides, Diagnostics& diagnostics) {
-  const Result<std::string> yaml = read_input(file, InputKind::text);
-  if (absl::IsDataLoss(yaml.status())) {  // a job is configuration, not data
-    return absl::InvalidArgumentError(std::string(yaml.status().message()));
-  }
-  EMOE_RETURN_IF_ERROR(yaml.status());
-  return parse_job(*yaml, file.string(), overrides, diagnostics);
+  EMOE_ASSIGN_OR_RETURN(const std::string yaml, read_configuration(file));
+  return parse_job(yaml, file.string(), overrides, diagnostics);
 }
 
 v1::JobSpec resolve(const v1::JobSpec& spec) {
@@ -85,7 +88,7 @@ Result<v1::CoordinatorConfig> parse_coordinator_config(const std::string& yaml,
 
 Result<v1::CoordinatorConfig> load_coordinator_config(const std::filesystem::path& file,
                                                       const std::vector<std::string>& overrides) {
-  EMOE_ASSIGN_OR_RETURN(const std::string yaml, read_file(file));
+  EMOE_ASSIGN_OR_RETURN(const std::string yaml, read_configuration(file));
   return parse_coordinator_config(yaml, file.string(), overrides);
 }
 

@@ -275,5 +275,20 @@ TEST(Commands, WrongArgumentsAre64AndHelpIsTheManual) {
   EXPECT_EQ(emoectl_at(nowhere, {"--version"}).code, 0);
 }
 
+// Else gRPC would look for hosts of such names.
+TEST(Commands, AnAddressIsHostAndPort) {
+  for (const auto& [server, said] : std::vector<std::pair<std::string, std::string>>{
+           {"http://localhost:7070", "wanted is HOST:PORT, such as \"localhost:7070\""},
+           {"localhost", "\"localhost\" is not HOST:PORT"},
+           {":7070", "is not HOST:PORT"},
+           {"[::1]", "is not HOST:PORT"}}) {
+    const Outcome outcome = emoectl_at(server, {"list"});
+    EXPECT_EQ(outcome.code, 64) << server;
+    EXPECT_NE(outcome.err.find(said), std::string::npos) << outcome.err;
+  }
+  const FakeService service;
+  EXPECT_EQ(emoectl_at("dns:///" + service.address(), {"info"}).code, 1);  // it is reached
+}
+
 }  // namespace
 }  // namespace emoe::cli

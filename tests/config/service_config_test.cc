@@ -96,6 +96,10 @@ TEST(CoordinatorConfig, FromAFile) {
   ASSERT_TRUE(config.ok());
   EXPECT_EQ(config->allowed_roots_size(), 2);
   EXPECT_EQ(load_coordinator_config(dir / "none", {}).status().code(), StatusCode::kNotFound);
+  ASSERT_TRUE(write_file_atomically(dir / "c.yaml", "<!DOCTYPE html>").ok());
+  const Status page = load_coordinator_config(dir / "c.yaml", {}).status();
+  EXPECT_EQ(page.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(page.message().find("is an HTML page"), std::string::npos) << page;
 }
 
 }  // namespace
