@@ -203,12 +203,10 @@ def test_17_an_adapter_counts_as_in_peft_or_is_refused_by_name(folder, name, sha
     assert any(REFUSED[name] in text for _, text in caught.value.violations), caught.value.violations
 
 
-def test_18_heads_that_do_not_divide_the_hidden_size_are_computed_or_refused(folder):
+def test_18_heads_that_do_not_divide_the_hidden_size(folder):
     ours, done = logits(folder)
-    if ours is None:
-        assert done.code == DATA and "num_attention_heads: is 3" in done.err, done.text
-    else:
-        assert ours[:4].tolist() == pytest.approx([-0.04868, 0.18198, -0.0335, 0.57264], abs=1e-4)
+    assert ours is not None, done.text
+    assert ours[:4].tolist() == pytest.approx([-0.04868, 0.18198, -0.0335, 0.57264], abs=1e-4)
 
 
 def test_20_rows_end_in_the_end_that_the_folder_names(folder):
@@ -217,12 +215,13 @@ def test_20_rows_end_in_the_end_that_the_folder_names(folder):
     assert tools.read_json(model / "config.json")["eos_token_id"] == 513
     from transformers import AutoTokenizer
     assert AutoTokenizer.from_pretrained(model).eos_token_id == 513
+    assert 513 in tools.read_json(model / "generation_config.json")["eos_token_id"], "what generate() of transformers heeds"
 
 
 @pytest.mark.parametrize("name, text", [
     ("blank-between.jsonl", None), ("pretty.jsonl", None), ("lines.json", None),
     ("trailing-comma.json", "has a comma behind its last row"), ("utf16.jsonl", "is UTF-16 text"),
-    ("nan-input.jsonl", "not valid JSON"), ("lone-surrogate.jsonl", "surrogate")])
+    ("nan-input.jsonl", "NaN"), ("lone-surrogate.jsonl", "surrogate")])
 def test_22_rows_as_they_come(folder, name, text):
     if text is None:
         run(folder, f"data.train={name}")
