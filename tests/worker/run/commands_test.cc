@@ -27,7 +27,7 @@ TEST(TokenizeTexts, GivesIdsOrSaysWhatIsWrongWithTheList) {
   EXPECT_TRUE(tokenize("[\"a\", \"b\"]").starts_with("[[1,")) << "the BOS comes first";
   EXPECT_EQ(tokenize("[]"), "[]\n");
   for (const auto& [text, part] : std::map<std::string, std::string>{
-           {"[\"a\", 7]", "x.json: entry 1 is 7; wanted is a JSON list of strings"},
+           {"[\"a\", 7]", "x.json: entry 2 is 7; wanted is a JSON list of strings"},
            {"{}", "x.json: is not a list; wanted is a JSON list of strings"},
            {"[\"a\"", "x.json: not JSON"},
            {"[\"\xff\"]", "x.json: not JSON"}}) {

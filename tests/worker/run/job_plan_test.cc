@@ -154,6 +154,9 @@ const std::vector<Arrival>& arrivals() {
 const std::set<std::string> kElsewhere{
     "name", "labels",                                                         // for people
     "resources.max_runtime", "resources.priority", "resources.max_attempts",  // the coordinator's
+    "resources.slurm.partition", "resources.slurm.account", "resources.slurm.qos",
+    "resources.slurm.constraint", "resources.slurm.ranks_per_node", "resources.slurm.gpus_per_rank",
+    "resources.slurm.time_limit", "resources.slurm.extra_args",
     "task",  // decides which plan there is
     // With one value so far: any other is refused.
     "parallel.tensor", "parallel.shard_base", "emoe.gate", "export.original_order",

@@ -146,14 +146,14 @@ def test_logits_are_written_whole_or_not_at_all(tmp_path):
 
 
 def test_lists_that_are_none(tmp_path):
-    for text, part in (("{}", "is not a list"), ("[1, 2.5]", "entry 1 is 2.5"), ("[1, 999999]", "entry 1 is 999999"),
+    for text, part in (("{}", "is not a list"), ("[1, 2.5]", "entry 2 is 2.5"), ("[1, 999999]", "entry 2 is 999999"),
                        ("[]", "empty"), ("[1", "not JSON")):
         (tmp_path / "tokens.json").write_text(text)
         done = tools.worker("logits", "--model", TINY, "--tokens", tmp_path / "tokens.json", "--out", tmp_path / "o").expect(DATA)
         assert part in done.err, done.err
     (tmp_path / "texts.json").write_text('["a", 7]')
     done = tools.worker("tokenize", "--model", TINY, "--texts", tmp_path / "texts.json", "--out", tmp_path / "o").expect(DATA)
-    assert "entry 1 is 7" in done.err, done.err
+    assert "entry 2 is 7" in done.err, done.err
 
 
 def test_version_and_help():
