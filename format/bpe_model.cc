@@ -30,7 +30,7 @@ struct Candidate {
 
 }  // namespace
 
-Result<BpeModel> BpeModel::make(std::vector<std::pair<std::string, int32_t>> vocabulary,
+Result<BpeModel> BpeModel::make(const std::vector<std::pair<std::string, int32_t>>& vocabulary,
                                 const std::vector<Merge>& merges, Options options) {
   BpeModel model;
   model.options_ = std::move(options);
@@ -40,13 +40,13 @@ Result<BpeModel> BpeModel::make(std::vector<std::pair<std::string, int32_t>> voc
     }
     if (id >= std::ssize(model.pieces_)) model.pieces_.resize(id + 1);
   }
-  for (auto& [text, id] : vocabulary) {
+  for (const auto& [text, id] : vocabulary) {
     std::string& place = model.pieces_[id];
     if (!place.empty()) {
       return absl::InvalidArgumentError(
           absl::StrCat("\"", place, "\" and \"", text, "\" both have the id ", id));
     }
-    place = std::move(text);
+    place = text;
   }
   for (int32_t id = 0; id < model.size(); ++id) {
     if (!model.pieces_[id].empty()) model.ids_[model.pieces_[id]] = id;

@@ -33,8 +33,8 @@ class BpeModel {
 
   // INVALID_ARGUMENT: an unk_token or a merge that is not in the vocabulary, naming it; an id twice.
   [[nodiscard]] static Result<BpeModel> make(
-      std::vector<std::pair<std::string, int32_t>> vocabulary, const std::vector<Merge>& merges,
-      Options options);
+      const std::vector<std::pair<std::string, int32_t>>& vocabulary,
+      const std::vector<Merge>& merges, Options options);
 
   // Appends the ids of a word. With bytes_are_characters any bytes, else valid UTF-8.
   void encode(std::string_view word, std::vector<int32_t>& ids) const;

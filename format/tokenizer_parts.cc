@@ -120,7 +120,7 @@ void PartsReader::make_model(const json& model) {
   }
   const auto flag = [&](const char* key) { return model.value(key, json()) == true; };
   const json unk = model.value("unk_token", json());
-  auto made = BpeModel::make(std::move(vocabulary), merges,
+  auto made = BpeModel::make(vocabulary, merges,
                              {.byte_fallback = flag("byte_fallback"),
                               .ignore_merges = flag("ignore_merges"),
                               .fuse_unk = flag("fuse_unk"),

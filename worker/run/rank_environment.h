@@ -34,8 +34,8 @@ struct RankEnvironment : LaunchedRank {
 [[nodiscard]] RankEnvironment read_rank_environment();
 
 // Threads a rank computes with: `wanted` (resources.threads_per_rank) where it is not 0, else what
-// its launcher said, else its share of the `cores` the process may use; at least 1, at most the limit. Throws JobError
-// (64) for more than 4 a core and more than 64.
+// its launcher said, else its share of the `cores` the process may use; at least 1, at most the
+// limit. Throws JobError (64) for more than 4 a core and more than 64.
 [[nodiscard]] int threads_of_rank(const RankEnvironment& environment, int wanted, int cores);
 
 }  // namespace emoe::worker
