@@ -58,7 +58,7 @@ MEDIAN, DEVIATION, PROMPT_SHARE = 68, 0.65, 0.45
 EXPERTS = {"experts": 64, "top-k": 16}
 # Layers converted (every so many), and the goal of an EMoE step over the LoRA step.
 EMOE_GOALS = {"all layers": (1, 0.85), "8 of 32 layers": (4, 0.97)}
-ROW_SECONDS = 130  # kept for both, of each dtype
+ROW_SECONDS = 75  # kept for both, of each dtype
 # Over the peer at least, over the replay at most.
 GOALS = {"float32": (1.35, 1.25), "bfloat16 AMX": (3.0, 1.4), "bfloat16 AVX-512": (1.8, 1.3)}
 
@@ -189,7 +189,7 @@ def alpaca_lengths(count=16):
     return ",".join(rows)
 
 
-def interleaved(commands, dtype, args, rounds=2, steps=2):
+def interleaved(commands, dtype, args, rounds=1, steps=2):
     """Best seconds per step and tokens/s of programs that take turns; None where the time does not suffice."""
     best = {}
     try:
