@@ -8,35 +8,6 @@
 namespace emoe {
 namespace {
 
-// Unicode's White_Space.
-bool is_white_space(uint32_t code) {
-  return (code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 ||
-         code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||
-         code == 0x202F || code == 0x205F || code == 0x3000;
-}
-
-size_t leading_space(std::string_view text) {
-  size_t at = 0;
-  while (at < text.size()) {
-    const Utf8Character character = first_character(text.substr(at));
-    if (character.bytes == 0 || !is_white_space(character.code)) break;
-    at += character.bytes;
-  }
-  return at;
-}
-
-// The bytes before the white space at the end of `text`.
-size_t without_trailing_space(std::string_view text) {
-  size_t end = text.size();
-  while (end > 0) {
-    size_t begin = end - 1;
-    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
-    if (!is_white_space(first_character(text.substr(begin, end - begin)).code)) break;
-    end = begin;
-  }
-  return end;
-}
-
 // Whether a character is one of a word: Unicode's \w, as UTS #18 defines it.
 bool is_word(std::string_view character) {
   static const TextPattern kWord =

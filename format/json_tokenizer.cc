@@ -42,10 +42,7 @@ class JsonTokenizer final : public Tokenizer {
   [[nodiscard]] std::vector<int32_t> encode(const std::string& text) const override;
   [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override;
   [[nodiscard]] int32_t pieces() const override { return model_.size(); }
-  [[nodiscard]] int32_t vocab_size() const override {
-    const auto& added = rules().added;
-    return added.empty() ? pieces() : std::max(pieces(), added.back().id + 1);
-  }
+  [[nodiscard]] int32_t vocab_size() const override { return rules().vocab_size(pieces()); }
 
  private:
   void encode_stretch(std::string_view stretch, bool first, std::vector<int32_t>& ids) const;

@@ -65,7 +65,7 @@ class SentencePieceTokenizer final : public Tokenizer {
                          const SentencePieceModel& model, Processors processors)
       : Tokenizer(std::move(file), std::move(sha256), std::move(rules)),
         pieces_(static_cast<int32_t>(model.pieces.size())),
-        vocab_size_(this->rules().vocab_size(model)),
+        vocab_size_(this->rules().vocab_size(pieces_)),
         removes_spaces_(model.remove_extra_whitespaces),
         api_(processors.api),
         prefixed_(std::move(processors.prefixed)),

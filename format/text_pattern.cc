@@ -17,6 +17,13 @@ namespace {
 constexpr char kSpaces[] =
     R"(\x{09}-\x{0d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
 
+// The same for one character.
+bool is_white_space(uint32_t code) {
+  return (code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 ||
+         code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||
+         code == 0x202F || code == 0x205F || code == 0x3000;
+}
+
 // The expression with \s, and \S outside of classes, spelt out. A class in a class, and `&&`, mean
 // other things to PCRE2.
 Result<std::string> with_spaces(std::string_view expression) {
@@ -120,6 +127,27 @@ void TextPattern::for_matches(std::string_view text, const Visit& visit) const {
       at += std::max<size_t>(1, first_character(text.substr(at)).bytes);
     }
   }
+}
+
+size_t leading_space(std::string_view text) {
+  size_t at = 0;
+  while (at < text.size()) {
+    const Utf8Character character = first_character(text.substr(at));
+    if (character.bytes == 0 || !is_white_space(character.code)) break;
+    at += character.bytes;
+  }
+  return at;
+}
+
+size_t without_trailing_space(std::string_view text) {
+  size_t end = text.size();
+  while (end > 0) {
+    size_t begin = end - 1;
+    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
+    if (!is_white_space(first_character(text.substr(begin, end - begin)).code)) break;
+    end = begin;
+  }
+  return end;
 }
 
 }  // namespace emoe

@@ -31,4 +31,9 @@ class TextPattern {
   std::shared_ptr<const void> code_;  // pcre2_code
 };
 
+// The bytes of white space (Unicode's, as \s) that `text` begins with, and those before the white
+// space at its end.
+[[nodiscard]] size_t leading_space(std::string_view text);
+[[nodiscard]] size_t without_trailing_space(std::string_view text);
+
 }  // namespace emoe

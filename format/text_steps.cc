@@ -93,15 +93,10 @@ bool is_ascii(std::string_view text) {
   return true;
 }
 
-// Begin and end of the text without white space at the edges that are asked for.
+// The text without white space at the edges that are asked for.
 std::string strip(const std::string& text, bool left, bool right) {
-  static const TextPattern kEdge = TextPattern::regex(R"(\A\s+|\s+\z)").value();
-  size_t begin = 0;
-  size_t end = text.size();
-  kEdge.for_matches(text, [&](size_t from, size_t to) {
-    if (left && from == 0) begin = to;
-    if (right && to == text.size() && from >= begin) end = from;
-  });
+  const size_t end = right ? without_trailing_space(text) : text.size();
+  const size_t begin = left ? std::min(leading_space(text), end) : 0;
   return text.substr(begin, end - begin);
 }
 

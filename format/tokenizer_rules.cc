@@ -229,8 +229,7 @@ const AddedToken* TokenizerRules::find(int32_t id) const {
   return found == added.end() || found->id != id ? nullptr : &*found;
 }
 
-int32_t TokenizerRules::vocab_size(const SentencePieceModel& model) const {
-  const auto pieces = static_cast<int32_t>(model.pieces.size());
+int32_t TokenizerRules::vocab_size(int32_t pieces) const {
   return added.empty() ? pieces : std::max(pieces, added.back().id + 1);
 }
 

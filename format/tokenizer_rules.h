@@ -42,8 +42,8 @@ struct TokenizerRules {
 
   // The token of this id; null: none is added.
   [[nodiscard]] const AddedToken* find(int32_t id) const;
-  // One more than the largest id.
-  [[nodiscard]] int32_t vocab_size(const SentencePieceModel& model) const;
+  // One more than the largest id, of a model with so many pieces.
+  [[nodiscard]] int32_t vocab_size(int32_t pieces) const;
   // All of it as one text: equal rules, equal texts.
   [[nodiscard]] std::string to_text() const;
 };

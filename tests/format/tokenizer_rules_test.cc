@@ -40,7 +40,7 @@ TEST_F(TokenizerRulesTest, without_files_a_llamas) {
   EXPECT_TRUE(rules->add_bos && rules->legacy && rules->prefix_space);
   EXPECT_TRUE(rules->split_special_tokens);
   EXPECT_FALSE(rules->add_eos);
-  EXPECT_EQ(rules->vocab_size(model_), 7);
+  EXPECT_EQ(rules->vocab_size(static_cast<int32_t>(model_.pieces.size())), 7);
 }
 
 TEST_F(TokenizerRulesTest, takes_flags_and_added_tokens_of_the_configuration) {
@@ -69,7 +69,7 @@ TEST_F(TokenizerRulesTest, takes_flags_and_added_tokens_of_the_configuration) {
   EXPECT_FALSE(rules->find(7)->special);
   EXPECT_TRUE(rules->find(9)->special && rules->find(9)->rstrip);
   EXPECT_EQ(rules->find(8), nullptr);
-  EXPECT_EQ(rules->vocab_size(model_), 10);
+  EXPECT_EQ(rules->vocab_size(static_cast<int32_t>(model_.pieces.size())), 10);
 }
 
 TEST_F(TokenizerRulesTest, takes_the_older_files_where_there_is_no_decoder) {

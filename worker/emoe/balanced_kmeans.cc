@@ -10,12 +10,12 @@
 
 #include "base/check.h"
 #include "base/counter_random.h"
+#include "base/parallel.h"
 #include "worker/emoe/balanced_assignment.h"
 #include "worker/emoe/cluster_costs.h"
 #include "worker/emoe/dot_products.h"
 #include "worker/emoe/index.h"
 #include "worker/emoe/local_search.h"
-#include "worker/emoe/parallel.h"
 
 namespace emoe::worker {
 namespace {

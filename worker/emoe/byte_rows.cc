@@ -5,9 +5,9 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/parallel.h"
 #include "worker/emoe/byte_products.h"
 #include "worker/emoe/index.h"
-#include "worker/emoe/parallel.h"
 
 namespace emoe::worker {
 namespace {

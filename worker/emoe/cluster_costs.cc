@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/parallel.h"
 #include "worker/emoe/index.h"
-#include "worker/emoe/parallel.h"
 #include "worker/emoe/price_scan.h"
 
 namespace emoe::worker {

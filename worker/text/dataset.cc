@@ -4,7 +4,6 @@
 #include <cmath>
 #include <functional>
 #include <set>
-#include <thread>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -12,6 +11,7 @@
 #include "base/check.h"
 #include "base/diagnostics.h"
 #include "base/log.h"
+#include "base/parallel.h"
 #include "base/sha256.h"
 #include "data/read_rows.h"
 #include "data/row_warnings.h"
@@ -82,14 +82,8 @@ std::vector<Tokenised> tokenise_all(const std::vector<data::SourceRow>& source,
       options.on_work_done();
     }
   };
-  const size_t threads = std::clamp<size_t>(static_cast<size_t>(std::max(options.threads, 1)), 1,
-                                            source.size() / 256 + 1);
-  std::vector<std::jthread> others;
-  for (size_t i = 1; i < threads; ++i) {
-    others.emplace_back(work, source.size() * i / threads, source.size() * (i + 1) / threads);
-  }
-  work(0, source.size() / threads);
-  others.clear();  // joins
+  const int64_t most = std::ssize(source) / 256 + 1;
+  in_parts(static_cast<int>(std::min<int64_t>(options.threads, most)), std::ssize(source), work);
   return result;
 }
 

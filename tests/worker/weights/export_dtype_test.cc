@@ -22,7 +22,9 @@ namespace fs = std::filesystem;
 using emoe::testing::TempDir;
 using nlohmann::json;
 using testing::make_model;
+using testing::merged_from_files;
 using testing::perturb;
+using testing::same_bytes;
 using testing::TinyBase;
 using testing::Tuning;
 using testing::write_tiny_base;
@@ -35,21 +37,12 @@ ExportOptions in_dtype(const TempDir& dir, const std::string& dtype) {
 }
 
 bool same_file_bytes(const BaseWeights& a, const BaseWeights& b, const std::string& name) {
-  const auto left = a.folder()->raw(name);
-  const auto right = b.folder()->raw(name);
-  return std::equal(left.begin(), left.end(), right.begin(), right.end());
+  return same_bytes(a.folder()->raw(name), b.folder()->raw(name));
 }
 
-// In double, from the files alone: the base and the exported adapter.
 at::Tensor exact_merge(const BaseWeights& base, const PeftAdapter& adapter,
                        const TensorSpec& spec) {
-  const std::string stem = "base_model.model." + spec.name.substr(0, spec.name.size() - 7);
-  const at::Tensor weight = base.tensor(spec.name, spec.shape).to(at::kDouble);
-  const auto a = adapter.tensors.find(stem + ".lora_A.weight");
-  if (a == adapter.tensors.end()) return weight;
-  const at::Tensor b = adapter.tensors.at(stem + ".lora_B.weight").to(at::kDouble);
-  return weight + at::mm(b, a->second.to(at::kDouble)) *
-                      (adapter.lora.alpha / static_cast<double>(adapter.lora.rank));
+  return merged_from_files(base, adapter, spec.name, spec.shape, at::kDouble);
 }
 
 // How far a value in this dtype may be from what it stands for: half of its last place.

@@ -23,7 +23,9 @@ namespace fs = std::filesystem;
 using emoe::testing::TempDir;
 using nlohmann::json;
 using testing::make_model;
+using testing::merged_from_files;
 using testing::perturb;
+using testing::same_bytes;
 using testing::TinyBase;
 using testing::Tuning;
 using testing::write_tiny_base;
@@ -34,21 +36,6 @@ ExportOptions options_for(const TempDir& dir, const std::string& dtype = "float3
   options.dtype = dtype;
   options.base_name = "tiny";
   return options;
-}
-
-bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end());
-}
-
-// W + alpha / r * B A from the files alone: the base folder and the exported adapter.
-at::Tensor merged_from_files(const BaseWeights& base, const PeftAdapter& adapter,
-                             const std::string& name, const std::vector<int64_t>& shape) {
-  const std::string stem = "base_model.model." + name.substr(0, name.size() - 7);  // ".weight"
-  const at::Tensor weight = base.tensor(name, shape).to(at::kFloat);
-  const auto a = adapter.tensors.find(stem + ".lora_A.weight");
-  if (a == adapter.tensors.end()) return weight;
-  return weight + at::mm(adapter.tensors.at(stem + ".lora_B.weight"), a->second) *
-                      (adapter.lora.alpha / static_cast<double>(adapter.lora.rank));
 }
 
 // A rank that exports for hours is not to be taken for one that hangs.

@@ -1,5 +1,7 @@
 #include "tests/worker/weights/tiny_model.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "base/check.h"
@@ -83,6 +85,22 @@ void perturb(Decoder& model, double size) {
     parameter.tensor.add_(at::randn(parameter.tensor.sizes()), size);
   }
   model.parameters_changed();
+}
+
+bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
+
+at::Tensor merged_from_files(const BaseWeights& base, const PeftAdapter& adapter,
+                             const std::string& name, const std::vector<int64_t>& shape,
+                             at::ScalarType dtype) {
+  const std::string stem = "base_model.model." + name.substr(0, name.size() - 7);  // ".weight"
+  const at::Tensor weight = base.tensor(name, shape).to(dtype);
+  const auto a = adapter.tensors.find(stem + ".lora_A.weight");
+  if (a == adapter.tensors.end()) return weight;
+  const at::Tensor b = adapter.tensors.at(stem + ".lora_B.weight").to(dtype);
+  return weight + at::mm(b, a->second.to(dtype)) *
+                      (adapter.lora.alpha / static_cast<double>(adapter.lora.rank));
 }
 
 }  // namespace emoe::worker::testing

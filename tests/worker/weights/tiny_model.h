@@ -1,12 +1,15 @@
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "tests/format/tiny_config.h"
 #include "worker/model/decoder.h"
 #include "worker/weights/base_weights.h"
+#include "worker/weights/peft.h"
 
 namespace emoe::worker::testing {
 
@@ -31,5 +34,12 @@ enum class Tuning { lora, full };
                                  at::ScalarType dtype = at::kFloat);
 // Stands for training: adds noise to every B (or every weight).
 void perturb(Decoder& model, double size);
+
+[[nodiscard]] bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b);
+// W + alpha / r * B A in this dtype, from the files alone: the base folder and an exported adapter.
+[[nodiscard]] at::Tensor merged_from_files(const BaseWeights& base, const PeftAdapter& adapter,
+                                           const std::string& name,
+                                           const std::vector<int64_t>& shape,
+                                           at::ScalarType dtype = at::kFloat);
 
 }  // namespace emoe::worker::testing

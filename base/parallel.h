@@ -5,7 +5,7 @@
 #include <thread>
 #include <vector>
 
-namespace emoe::worker {
+namespace emoe {
 
 // Calls work(begin, end) for parts of [0, count), about one a thread; returns when all are done.
 template <typename Work>
@@ -17,4 +17,4 @@ void in_parts(int threads, int64_t count, const Work& work) {
   part(0);
 }
 
-}  // namespace emoe::worker
+}  // namespace emoe
