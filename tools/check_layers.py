@@ -13,6 +13,7 @@ ALLOWED = {
     "base": [],
     "format": ["base"],
     "data": ["format"],
+    "plan": ["format"],
     "config": ["data", "format"],
     "metrics": ["base"],
     "launcher": ["base"],
@@ -38,7 +39,7 @@ ALLOWED = {
     "worker/eval": ["worker/batching", "worker/comm", "worker/weights", "worker/report"],
     "worker/train": ["worker/eval"],
     "worker/run": ["worker/train", "config", "metrics"],
-    "bench": ["worker/train", "config"],
+    "bench": ["worker/train", "config", "plan"],
 }
 FREE = re.compile(r"^tests/|_main\.cc$|/main\.cc$")
 GRPC = re.compile(r"^server/rpc/|^cli/|^worker/report/session_|^server/main\.cc$|^tests/")

@@ -1,8 +1,13 @@
 #include "worker/train/checkpointer.h"
 
+#include <chrono>
+#include <utility>
+
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <absl/strings/str_cat.h>
+
+#include "base/check.h"
 
 namespace emoe::worker {
 namespace {
@@ -47,7 +52,8 @@ const at::Tensor& tensor_of(const TensorMap& tensors, const std::string& prefix,
 Checkpointer::Checkpointer(CheckpointStore store, const Parts& parts)
     : store_(std::move(store)), parts_(parts) {}
 
-Checkpoint Checkpointer::capture(const TrainState& state) {
+Checkpoint Checkpointer::capture(const TrainState& state, bool copied) const {
+  const at::NoGradGuard no_grad;
   Checkpoint checkpoint;
   checkpoint.state = state;
   const auto& parameters = parts_.model.parameters();
@@ -55,7 +61,7 @@ Checkpoint Checkpointer::capture(const TrainState& state) {
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
     const auto original = [&](const at::Tensor& buffer) {
-      return parameter.to_original(flat.view(buffer, i)).to(at::kCPU);
+      return parameter.to_original(flat.view(buffer, i)).to(at::kCPU, at::kFloat, false, copied);
     };
     checkpoint.weights[parameter.name] = original(flat.weights());
     checkpoint.optimizer[kFirstMoment + parameter.name] =
@@ -67,28 +73,41 @@ Checkpoint Checkpointer::capture(const TrainState& state) {
   return checkpoint;
 }
 
-std::string Checkpointer::save(const TrainState& state) {
-  const at::NoGradGuard no_grad;
+Result<CheckpointRecord> Checkpointer::write(const Checkpoint& checkpoint, SteadyTime start) const {
+  EMOE_ASSIGN_OR_RETURN(const CheckpointFolder saved, store_.save(checkpoint));
+  const std::chrono::duration<double> seconds = parts_.clock.steady_now() - start;
+  return CheckpointRecord{checkpoint.state.step, saved.path.string(), saved.bytes, seconds.count(),
+                          saved.written};
+}
+
+void Checkpointer::start(const TrainState& state) {
+  EMOE_CHECK(!started_.valid());
+  if (parts_.host.rank() != 0) return;
   const SteadyTime start = parts_.clock.steady_now();
-  Result<std::string> path = "";
-  int64_t bytes = 0;
-  WallTime written = parts_.clock.wall_now();
+  parts_.progress.before_checkpoint();
+  started_step_ = state.step;
+  started_ = std::async(std::launch::async, [this, start, checkpoint = capture(state, true)] {
+    return write(checkpoint, start);
+  });
+}
+
+std::optional<Checkpointer::Finished> Checkpointer::finish() {
+  if (!started_.valid()) return std::nullopt;
+  return Finished{started_step_, started_.get()};
+}
+
+std::string Checkpointer::save(const TrainState& state) {
+  EMOE_CHECK(!started_.valid());
+  const SteadyTime start = parts_.clock.steady_now();
+  Result<CheckpointRecord> record = CheckpointRecord{};
   if (parts_.host.rank() == 0) {
     parts_.progress.before_checkpoint();
-    const Result<CheckpointFolder> saved = store_.save(capture(state));
-    if (saved.ok()) {
-      path = saved->path.string();
-      bytes = saved->bytes;
-      written = saved->written;
-    } else {
-      path = saved.status();
-    }
+    record = write(capture(state, false), start);
   }
-  path = from_first_rank(parts_.host, path);
-  bytes = std::stoll(parts_.host.broadcast(std::to_string(bytes), 0));
+  const Result<std::string> path = from_first_rank(
+      parts_.host, record.ok() ? Result<std::string>(record->path) : record.status());
   if (!path.ok()) return std::string(path.status().message());
-  const std::chrono::duration<double> seconds = parts_.clock.steady_now() - start;
-  parts_.progress.on(CheckpointRecord{state.step, *path, bytes, seconds.count(), written});
+  if (parts_.host.rank() == 0) parts_.progress.on(*record);
   return "";
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <future>
 #include <optional>
 #include <string>
 
@@ -15,8 +16,8 @@
 
 namespace emoe::worker {
 
-// Takes the state of the ranks into a checkpoint and back. Rank 0 writes and chooses; all ranks
-// agree on the outcome. Both methods are collective.
+// Takes the state of the ranks into a checkpoint and back. Rank 0 writes and chooses. save() and
+// restore() are collective: all ranks agree on the outcome.
 class Checkpointer {
  public:
   struct Parts {
@@ -31,6 +32,17 @@ class Checkpointer {
 
   // An empty text, or on every rank why it failed. `state` is looked at on rank 0.
   [[nodiscard]] std::string save(const TrainState& state);
+  // As save(), but rank 0 copies the state and writes it while the run goes on; other ranks do
+  // nothing. To be followed by finish() before the next start() or save().
+  void start(const TrainState& state);
+  // Waits until what start() began is durable, and gives it or why it failed; nothing where there
+  // was no start().
+  struct Finished {
+    int64_t step = 0;
+    Result<CheckpointRecord> record;
+  };
+  [[nodiscard]] std::optional<Finished> finish();
+
   // Puts weights and moments of the newest valid checkpoint in place and gives its state; nothing
   // where there is none. Throws ResumeError when it is not of a run with these fingerprints and
   // this seed, CheckpointError when it cannot be read.
@@ -39,11 +51,17 @@ class Checkpointer {
  private:
   // The one to resume from; tells of those passed over.
   [[nodiscard]] Result<std::optional<CheckpointFolder>> choose();
-  [[nodiscard]] Checkpoint capture(const TrainState& state);
+  // Views of the state, or with `copied` memory of its own.
+  [[nodiscard]] Checkpoint capture(const TrainState& state, bool copied) const;
+  // `start` is when the checkpoint began. From any thread.
+  [[nodiscard]] Result<CheckpointRecord> write(const Checkpoint& checkpoint,
+                                               SteadyTime start) const;
   void put_back(const Checkpoint& checkpoint);
 
   CheckpointStore store_;
   Parts parts_;
+  int64_t started_step_ = 0;
+  std::future<Result<CheckpointRecord>> started_;  // waits for its thread when it goes
 };
 
 }  // namespace emoe::worker

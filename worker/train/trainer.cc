@@ -70,11 +70,17 @@ TrainResult Trainer::run() {
   result_.steps_done = done;
   parts_.progress.on(PlanRecord{plan_.steps(), done});
   if (eval_due(done) && state_.last_eval_step != done) evaluate_now(done);
-  while (done < plan_.steps()) {
-    const StopRequest stop = run_step(done);
-    result_.steps_done = ++done;
-    if (at_edge(done, stop)) break;
+  try {
+    while (done < plan_.steps()) {
+      const StopRequest stop = run_step(done);
+      result_.steps_done = ++done;
+      if (at_edge(done, stop)) break;
+    }
+  } catch (...) {
+    finish_checkpoint();  // the step failed, the checkpoint before it is there
+    throw;
   }
+  finish_checkpoint();
   return result_;
 }
 
@@ -105,18 +111,20 @@ bool Trainer::checkpoint_due(int64_t done) const {
 
 bool Trainer::at_edge(int64_t done, StopRequest stop) {
   const bool stops = stop != StopRequest::none;
-  // A stop leaves the evaluation to the run that resumes: the time to checkpoint may be short.
-  if (!stops && eval_due(done)) evaluate_now(done);
-  const bool asked = stop == StopRequest::checkpoint_and_stop && checkpoints_on();
-  if (asked || (!stops && checkpoint_due(done))) {
-    const std::string failure = save_checkpoint(done);
-    if (!failure.empty() && stops) throw CheckpointError(failure);
-    if (!failure.empty()) {
-      parts_.progress.on(CheckpointFailure{failed_checkpoint(done, failure)});
-    }
+  if (!stops) {
+    if (eval_due(done)) evaluate_now(done);
+    if (checkpoint_due(done)) checkpoint(done);
+    return false;
   }
-  if (stops) result_.end = asked ? TrainEnd::preempted : TrainEnd::stopped;
-  return stops;
+  // A stop leaves the evaluation to the run that resumes: the time to checkpoint may be short.
+  const bool asked = stop == StopRequest::checkpoint_and_stop && checkpoints_on();
+  if (asked) {
+    phases_.enter(Phase::checkpoint);
+    const std::string failure = checkpointer_.save(state_after(done));
+    if (!failure.empty()) throw CheckpointError(failure);
+  }
+  result_.end = asked ? TrainEnd::preempted : TrainEnd::stopped;
+  return true;
 }
 
 void Trainer::evaluate_now(int64_t done) {
@@ -129,23 +137,41 @@ void Trainer::evaluate_now(int64_t done) {
   parts_.progress.on(record);
 }
 
-Warning Trainer::failed_checkpoint(int64_t done, const std::string& failure) {
+void Trainer::tell_failure(int64_t done, const std::string& failure) {
   ++failed_checkpoints_;
-  return {.code = warning::kCheckpointFailed,
-          .text = absl::StrCat(failed_checkpoints_,
-                               " not written, training goes on without this "
-                               "checkpoint of step ",
-                               done, ": ", failure),
-          .where = "checkpoints",
-          .count = failed_checkpoints_};
+  parts_.progress.on(
+      CheckpointFailure{{.code = warning::kCheckpointFailed,
+                         .text = absl::StrCat(failed_checkpoints_,
+                                              " not written, training goes on without this "
+                                              "checkpoint of step ",
+                                              done, ": ", failure),
+                         .where = "checkpoints",
+                         .count = failed_checkpoints_}});
 }
 
-std::string Trainer::save_checkpoint(int64_t done) {
-  phases_.enter(Phase::checkpoint);
+TrainState Trainer::state_after(int64_t done) {
   TrainState state = state_;
   state.step = done;
   state.expert_counts = own_counts_.summed(parts_.host);
-  return checkpointer_.save(state);
+  return state;
+}
+
+void Trainer::checkpoint(int64_t done) {
+  phases_.enter(Phase::checkpoint);
+  const TrainState state = state_after(done);
+  if (!parts_.model.options().full) return checkpointer_.start(state);
+  const std::string failure = checkpointer_.save(state);
+  if (!failure.empty()) tell_failure(done, failure);
+}
+
+void Trainer::finish_checkpoint() {
+  const auto finished = checkpointer_.finish();
+  if (!finished) return;
+  if (finished->record.ok()) {
+    parts_.progress.on(*finished->record);
+  } else {
+    tell_failure(finished->step, std::string(finished->record.status().message()));
+  }
 }
 
 void Trainer::fail_non_finite(int64_t step, int rank, const std::string& tensor) {
@@ -180,6 +206,7 @@ StopRequest Trainer::run_step(int64_t step) {
   optimizer_.update(parameters_, step, record.learning_rate,
                     optimizer_.clip_factor(record.grad_norm));
   parts_.model.parameters_changed();
+  finish_checkpoint();
   record.tokens = batches.tokens;
   record.target_tokens = batches.target_tokens;
   record.padding_tokens = batches.padding_tokens;

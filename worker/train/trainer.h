@@ -45,8 +45,10 @@ struct TrainResult {
 // gathering in one flat buffer → one all-reduce of it (which also carries the loss, stop requests
 // and the place of a non-finite number, see step_mailbox.h) → clip → AdamW.
 // Around it: evaluation before the first step, every eval_every and after the last; a checkpoint
-// every checkpoint.every_steps, after the last step, and when asked for. A stop asked of one rank
-// stops all at the same step edge.
+// every checkpoint.every_steps, after the last step, and when asked for. Those of a LoRA run are
+// written while the next step computes, and durable and told before it ends; in full tuning a copy
+// of the state would take too much memory, so the step waits. A stop asked of one rank stops all at
+// the same step edge.
 //
 // A checkpoint that cannot be written (disk full) is reported (CheckpointFailure) and training goes
 // on with the older ones; only when the run is about to stop for it is that a CheckpointError.
@@ -84,16 +86,20 @@ class Trainer {
   [[nodiscard]] bool checkpoint_due(int64_t done) const;
   void resume();
   void evaluate_now(int64_t done);
-  // Empty, or why there is none.
-  [[nodiscard]] std::string save_checkpoint(int64_t done);
+  // The state after `done` steps. Collective.
+  [[nodiscard]] TrainState state_after(int64_t done);
+  // What the checkpoint due after `done` steps leads to: one that is written beside the next step,
+  // or at once.
+  void checkpoint(int64_t done);
+  // Tells of the one that was written beside this step, durable by now.
+  void finish_checkpoint();
+  void tell_failure(int64_t done, const std::string& failure);
   // One step; returns what all ranks do at its end, whichever of them was asked to.
   StopRequest run_step(int64_t step);
   [[noreturn]] void fail_non_finite(int64_t step, int rank, const std::string& tensor);
   void report_expert_load();
   [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
   [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
-  // Counts it.
-  [[nodiscard]] Warning failed_checkpoint(int64_t done, const std::string& failure);
   // True when the loop ends here.
   bool at_edge(int64_t done, StopRequest stop);
 

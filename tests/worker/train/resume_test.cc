@@ -166,6 +166,24 @@ TEST(Resume, ReportsAreMadeDurableBeforeEachCheckpointAndOnlyThen) {
   EXPECT_EQ(resumed[0].sink.steps_before_checkpoints[0], 1) << "step 6, and none for resuming";
 }
 
+TEST(Resume, AdaptersAreWrittenBesideTheNextStepAndToldBeforeItEnds) {
+  const TempDir dir;
+  TinyRun run = full_featured_run(dir / "c");
+  run.options.checkpoint.every_steps = 2;
+  run.options.batches.max_steps = 5;
+  const auto lora = run_ranks(run);
+  ASSERT_EQ(lora[0].error, "");
+  EXPECT_EQ(lora[0].sink.told_in,
+            (std::vector{Phase::optimizer, Phase::optimizer, Phase::checkpoint}))
+      << "nothing follows the last";
+  run.model.full = true;
+  run.model.lora = {};
+  run.options.checkpoint.folder = dir / "full";
+  const auto full = run_ranks(run);
+  ASSERT_EQ(full[0].error, "");
+  EXPECT_EQ(full[0].sink.told_in, std::vector(3, Phase::checkpoint));
+}
+
 void flip_byte(const std::filesystem::path& path, std::streamoff at) {
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
   file.seekg(at);

@@ -52,6 +52,7 @@ class RecordingSink final : public ProgressSink {
   std::vector<EvalRecord> evals;
   std::vector<EvalProgress> eval_progress;
   std::vector<CheckpointRecord> checkpoints;
+  std::vector<Phase> told_in;                    // for each of them
   std::vector<size_t> steps_before_checkpoints;  // reported so far, at each before_checkpoint()
   std::vector<std::string> messages;             // of failures and resumptions too
   int64_t work_done = 0;
@@ -67,7 +68,10 @@ class RecordingSink final : public ProgressSink {
   void keep(const StepRecord& record) { steps.push_back(record); }
   void keep(const EvalProgress& progress) { eval_progress.push_back(progress); }
   void keep(const EvalRecord& record) { evals.push_back(record); }
-  void keep(const CheckpointRecord& record) { checkpoints.push_back(record); }
+  void keep(const CheckpointRecord& record) {
+    checkpoints.push_back(record);
+    told_in.push_back(phases.back());
+  }
   void keep(const CheckpointFailure& failure) { messages.push_back(failure.warning.text); }
   void keep(const ResumeRecord& resume) { messages.push_back(to_string(resume)); }
   void keep(const MergeRecord& /*record*/) {}

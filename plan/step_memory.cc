@@ -1,0 +1,152 @@
+#include "plan/step_memory.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "format/tensor_table.h"
+
+namespace emoe {
+namespace {
+
+constexpr int64_t kFp32 = 4;
+
+// The bytes of one layer, or around the layers, at the two moments that decide the peak.
+struct LayerMemory {
+  int64_t kept = 0;      // from the forward pass on, until its backward pass is done
+  int64_t backward = 0;  // on top, while its feed-forward part goes backward
+};
+
+class StepSizes {
+ public:
+  StepSizes(const LlamaConfig& config, const StepShape& shape) : config_(config), shape_(shape) {}
+
+  // Layer `index`; behind its attention the last one computes the targets only.
+  [[nodiscard]] LayerMemory layer(int64_t index) const {
+    const bool last = index + 1 == config_.num_hidden_layers;
+    const int64_t rows = last ? shape_.targets : shape_.tokens;
+    LayerMemory memory;
+    memory.kept = attention_kept(index) + feed_forward_kept(index, rows);
+    // The gradients of the activation, of gate and of up, beside that of the layer's output.
+    memory.backward = 3 * neurons(index, rows) + values(rows * config_.hidden_size);
+    if (shape_.full) memory.backward += largest_weight_gradient();
+    return memory;
+  }
+
+  // The final norm's input and the gradient of its output, which the loss computes at once.
+  [[nodiscard]] int64_t head_kept() const {
+    int64_t kept = 2 * values(shape_.targets * config_.hidden_size);
+    if (shape_.full) kept += config_.vocab_size * config_.hidden_size * kFp32;
+    return kept;
+  }
+
+  // A chunk of logits, as cross_entropy.cc cuts them, becomes its gradient in place.
+  [[nodiscard]] int64_t head_workspace() const {
+    const int64_t most = std::clamp<int64_t>((int64_t{8} << 20) / config_.vocab_size, 64, 4096);
+    const int64_t rows = std::min(most, shape_.targets);
+    const int64_t logits = values(rows * config_.vocab_size);
+    return logits + values(rows * config_.hidden_size) + (shape_.full ? head_gradient() : 0);
+  }
+
+ private:
+  [[nodiscard]] int64_t values(int64_t count) const { return count * shape_.dtype_bytes; }
+  [[nodiscard]] bool trains(const std::string& linear) const {
+    return shape_.full || shape_.lora_targets.contains(linear);
+  }
+  // The low-rank products that adapters keep for `rows` tokens.
+  [[nodiscard]] int64_t adapters(std::initializer_list<const char*> linears, int64_t rows) const {
+    int64_t count = 0;
+    for (const char* linear : linears) count += shape_.lora_targets.contains(linear) ? 1 : 0;
+    return shape_.full ? 0 : count * rows * shape_.lora_rank * kFp32;
+  }
+  // One value of each neuron that is computed, for `rows` tokens.
+  [[nodiscard]] int64_t neurons(int64_t index, int64_t rows) const {
+    const bool chosen = shape_.sparse && shape_.converted.contains(index);
+    const int64_t each = chosen ? config_.intermediate_size / shape_.experts * shape_.top_k
+                                : config_.intermediate_size;
+    return values(rows * each);
+  }
+
+  [[nodiscard]] int64_t attention_kept(int64_t index) const {
+    const int64_t tokens = shape_.tokens;
+    const int64_t heads = config_.num_attention_heads * config_.head_dim;
+    const int64_t key_heads = config_.num_key_value_heads * config_.head_dim;
+    // The embedding's rows need no gradient unless it is trained, so the first norm keeps nothing.
+    const bool norm_keeps = shape_.full || index > 0;
+    const bool linears_keep = trains("q_proj") || trains("k_proj") || trains("v_proj");
+    return values(tokens * config_.hidden_size) * (int64_t{norm_keeps} + int64_t{linears_keep}) +
+           values(tokens * (2 * heads + 2 * key_heads)) +
+           tokens * (config_.num_attention_heads + 1) * kFp32 +
+           adapters({"q_proj", "k_proj", "v_proj", "o_proj"}, tokens);
+  }
+
+  [[nodiscard]] int64_t feed_forward_kept(int64_t index, int64_t rows) const {
+    const bool input = trains("gate_proj") || trains("up_proj");
+    const bool masked = shape_.converted.contains(index) && !shape_.sparse;
+    return values(rows * config_.hidden_size) * (1 + int64_t{input}) +
+           neurons(index, rows) * (2 + int64_t{trains("down_proj") && !shape_.sparse}) +
+           (masked ? rows * shape_.experts : 0) + rows * kFp32 +
+           adapters({"gate_proj", "up_proj", "down_proj"}, rows);
+  }
+
+  // A weight's gradient before it is added to the others, and in half precision its fp32 copy.
+  [[nodiscard]] int64_t gradient(int64_t elements) const {
+    return values(elements) + (shape_.dtype_bytes == kFp32 ? 0 : elements * kFp32);
+  }
+  [[nodiscard]] int64_t largest_weight_gradient() const {
+    return gradient(config_.hidden_size * config_.intermediate_size);
+  }
+  [[nodiscard]] int64_t head_gradient() const {
+    return gradient(config_.vocab_size * config_.hidden_size);
+  }
+
+  const LlamaConfig& config_;
+  const StepShape& shape_;
+};
+
+// Elements of all tensors, and of A and B of the adapters.
+struct Elements {
+  int64_t weights = 0;
+  int64_t adapters = 0;
+};
+
+Elements count(const LlamaConfig& config, const StepShape& shape) {
+  Elements elements;
+  for (const TensorSpec& spec : TensorTable(config)) {
+    int64_t size = 1;
+    for (const int64_t length : spec.shape) size *= length;
+    elements.weights += size;
+    if (!shape.full && shape.lora_targets.contains(spec.linear())) {
+      elements.adapters += shape.lora_rank * (spec.shape[0] + spec.shape[1]);
+    }
+  }
+  return elements;
+}
+
+}  // namespace
+
+StepMemory step_memory(const LlamaConfig& config, const StepShape& shape) {
+  const Elements elements = count(config, shape);
+  const int64_t trained = shape.full ? elements.weights : elements.adapters;
+  StepMemory memory;
+  // Full tuning in fp32 computes with the trained values themselves.
+  if (!shape.full || shape.dtype_bytes != kFp32) memory.base = elements.weights * shape.dtype_bytes;
+  memory.trained = memory.gradients = trained * kFp32;
+  memory.optimizer = 2 * trained * kFp32;
+
+  const StepSizes sizes(config, shape);
+  const int64_t layers = config.num_hidden_layers;
+  int64_t kept = sizes.head_kept();
+  for (int64_t l = 0; l < layers; ++l) kept += sizes.layer(l).kept;
+  memory.activations = kept;
+  // Going backward: the head first, then layer by layer, whose share is free when it is done.
+  int64_t peak = kept + sizes.head_workspace();
+  for (int64_t l = layers; l-- > 0;) {
+    const LayerMemory layer = sizes.layer(l);
+    peak = std::max(peak, kept + layer.backward);
+    kept -= layer.kept;
+  }
+  memory.workspace = peak - memory.activations;
+  return memory;
+}
+
+}  // namespace emoe

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+
+#include "format/llama_config.h"
+
+namespace emoe {
+
+// What decides how much memory a training step takes on one rank.
+struct StepShape {
+  int64_t tokens = 0;       // T of the largest micro-batch, padding included
+  int64_t targets = 0;      // M, those of them with a loss
+  int64_t dtype_bytes = 4;  // of weights and activations: 4, or 2 in half precision
+  bool full = false;        // full tuning; else LoRA
+  int64_t lora_rank = 0;
+  std::set<std::string> lora_targets;  // of linear_names()
+  int64_t experts = 0;                 // N; 0: dense
+  int64_t top_k = 0;
+  std::set<int64_t> converted;  // layers with experts
+  bool sparse = false;          // these compute the chosen experts only
+};
+
+// Bytes of tensors on one rank. The program itself, its libraries and the threads' stacks come on
+// top (about 300 MiB on a CPU).
+struct StepMemory {
+  int64_t base = 0;         // weights as they are computed with, trained fp32 ones apart
+  int64_t trained = 0;      // fp32 values of what is trained
+  int64_t gradients = 0;    // fp32, of these
+  int64_t optimizer = 0;    // AdamW's two moments, fp32
+  int64_t activations = 0;  // what the forward pass keeps for the backward pass
+  int64_t workspace = 0;    // what is there for a moment on top, where the sum is largest
+
+  [[nodiscard]] int64_t total() const {
+    return base + trained + gradients + optimizer + activations + workspace;
+  }
+};
+
+// The peak of a step as the engine computes it (worker/model): per layer and token it keeps the
+// input of each norm, the inputs of linears that are trained or have an adapter, rotated queries
+// and keys, values, attention's output, and gate and up, of the targets alone in the last layer.
+[[nodiscard]] StepMemory step_memory(const LlamaConfig& config, const StepShape& shape);
+
+}  // namespace emoe
