@@ -94,6 +94,11 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void MappedFile::release() const {
+  // Advice: where it is not taken, the pages stay until the kernel wants them.
+  if (data_ != nullptr) (void)::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+}
+
 Result<FileReader> FileReader::open(const std::filesystem::path& path) {
   struct stat info {};
   EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, open_regular(path, info));

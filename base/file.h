@@ -41,6 +41,8 @@ class MappedFile {
   ~MappedFile();
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // What was read of it need not stay in this process's memory; it can be read again at any time.
+  void release() const;
 
  private:
   MappedFile(const std::byte* data, size_t size) : data_(data), size_(size) {}

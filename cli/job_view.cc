@@ -81,7 +81,7 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
   values.add("created", relative_time(job.create_time(), now));
   values.add("ran for", run_time(job, now));
   add_progress(job, values);
-  const bool trains = job.resolved_spec().task() != "evaluate";
+  const bool trains = job.resolved_spec().task() == "train";
   if (trains && job.has_eval_first()) {
     values.add("held-out, before", eval_text(job.eval_first()));
   }

@@ -1,5 +1,6 @@
 #include "config/config.h"
 
+#include <absl/strings/str_cat.h>
 #include <yaml-cpp/yaml.h>
 
 #include "base/input_file.h"
@@ -34,6 +35,16 @@ KeyLocations read_into(const std::string& yaml, const std::string& source_name,
   }
   apply_overrides(overrides, locations, diagnostics, message);
   return locations;
+}
+
+void change_list(const std::string& key, const google::protobuf::FieldDescriptor& field,
+                 const PathChange& change, google::protobuf::Message& message) {
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  for (int i = 0; i < reflection.FieldSize(message, &field); ++i) {
+    const auto path = std::get<std::string>(value_of(message, field, i));
+    if (path.empty()) continue;
+    reflection.SetRepeatedString(&message, &field, i, change(absl::StrCat(key, "[", i, "]"), path));
+  }
 }
 
 // A file that is something else is a wrong configuration, not bad data.
@@ -99,6 +110,10 @@ void change_paths(v1::JobSpec& spec, const PathChange& change) {
     if (!at.present()) continue;
     // The message belongs to `spec`, which is ours to change.
     auto& message = const_cast<google::protobuf::Message&>(*at.message);
+    if (at.field->is_repeated()) {
+      change_list(rule.key, *at.field, change, message);
+      continue;
+    }
     const auto path = std::get<std::string>(value_of(message, *at.field));
     if (!path.empty()) put_value(*at.field, change(rule.key, path), message);
   }

@@ -80,7 +80,8 @@ struct ModelShape {
 [[nodiscard]] std::vector<std::string> changed_keys(const std::string& before,
                                                     const std::string& now);
 
-// Calls `change` with every file or folder a spec names (key, path) and puts its answer there.
+// Calls `change` with every file or folder a spec names (key, path; of a list "merge.adapters[0]", …)
+// and puts its answer there.
 using PathChange = std::function<std::string(const std::string& key, const std::string& path)>;
 void change_paths(v1::JobSpec& spec, const PathChange& change);
 // Makes relative paths in a spec absolute against `base` (emoectl does it before submitting).

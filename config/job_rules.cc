@@ -26,6 +26,13 @@ bool has_init(In in) {
 bool is_evaluation(In in) {
   return in.spec.task() == "evaluate";
 }
+bool is_merge(In in) {
+  return in.spec.task() == "merge";
+}
+// By one process: nothing of it is shared by ranks.
+bool is_single(In in) {
+  return is_merge(in);
+}
 bool uses_emoe(In in) {
   return in.spec.emoe().experts() > 0;
 }
@@ -38,6 +45,9 @@ const v1::Emoe& emoe(In in) {
 }
 const v1::EmoeLayers& layers(In in) {
   return in.spec.emoe().layers();
+}
+const google::protobuf::RepeatedField<double>& weights(In in) {
+  return in.spec.merge().weights();
 }
 bool has_list(In in) {
   return !layers(in).list().empty();
@@ -127,6 +137,18 @@ const JobRules& spec_rules() {
        "is required for task: train"},
       {"data.eval", [](In in) { return is_evaluation(in) && in.spec.data().eval().empty(); },
        "is required for task: evaluate"},
+      {"adapter", [](In in) { return is_merge(in) && in.spec.adapter().empty() && !in.spec.has_merge(); },
+       "is required for task: merge (a PEFT folder), or merge.adapters for several"},
+      {"adapter", [](In in) { return is_merge(in) && !in.spec.adapter().empty() && in.spec.has_merge(); },
+       "give adapter or merge.adapters, not both"},
+      {"merge.weights", [](In in) { return weights(in).size() > 0 && weights(in).size() != in.spec.merge().adapters_size(); },
+       "must have one number for each of merge.adapters, or be left out"},
+      {"merge.weights", [](In in) { return weights(in)[in.i] == 0; },
+       "is 0: leave the adapter out", JobRule::at_each},
+      {"merge.adapters", [](In in) { return was_before(in.spec.merge().adapters(), in.i); },
+       "\"${merge.adapters}\" is given twice", JobRule::at_each},
+      {"parallel.ranks", [](In in) { return is_single(in) && in.spec.parallel().ranks() > 1; },
+       "must be 1 for task: ${task}, which one process does; is ${parallel.ranks}"},
       {"lora.targets", [](In in) { return was_before(in.spec.lora().targets(), in.i); },
        "\"${lora.targets}\" is given twice", JobRule::at_each},
       {"emoe.top_k", [](In in) { return uses_emoe(in) && !emoe(in).has_top_k(); },
@@ -149,7 +171,7 @@ const JobRules& spec_rules() {
       {"emoe.layers.list", [](In in) { return uses_emoe(in) && was_before(layers(in).list(), in.i); },
        "layer ${emoe.layers.list} is given twice", JobRule::at_each},
       {"train.epochs",
-       [](In in) { return !is_evaluation(in) && in.spec.train().epochs() == 0 && in.spec.train().max_steps() == 0; },
+       [](In in) { return is_training(in.spec) && in.spec.train().epochs() == 0 && in.spec.train().max_steps() == 0; },
        "must be at least 1 unless train.max_steps is above 0"},
       {"parallel.tensor", [](In in) { return !tensor_fits(in); },
        "must divide parallel.ranks ${parallel.ranks}, is ${parallel.tensor}"},
@@ -180,8 +202,8 @@ const JobRules& model_rules() {
 const JobRules& unsupported_rules() {
   static const JobRules rows{
       {"task", [](In in) { return is_one_of(in.spec.task(), {"convert", "analyze"}); },
-       "not supported yet: train (which also evaluates data.eval and exports a merged model) and evaluate are"},
-      {"data.format", [](In in) { return data::find_row_format(in.spec.data().format()) == nullptr; },
+       "not supported yet: train (which also evaluates data.eval and exports a merged model), evaluate and merge are"},
+      {"data.format", [](In in) { return in.spec.data().has_format() && data::find_row_format(in.spec.data().format()) == nullptr; },
        "not supported yet: formats ${row formats} are"},
       {"parallel.tensor", [](In in) { return in.spec.parallel().tensor() > 1; },
        "not supported yet: use tensor: 1, all ranks are data-parallel"},
@@ -192,7 +214,7 @@ const JobRules& unsupported_rules() {
       {"emoe.gate", [](In in) { return uses_emoe(in) && emoe(in).gate() == "learned"; },
        "not supported yet: gate: average is (the gate of EMoE)"},
       {"export.original_order",
-       [](In in) { return in.spec.has_export_() && !in.spec.export_().original_order(); },
+       [](In in) { return in.spec.export_().has_original_order() && !in.spec.export_().original_order(); },
        "not supported yet: use original_order: true, the neuron order of the base model"},
       {"evaluate", [](In in) { return in.spec.has_evaluate(); },
        "not supported yet: remove it; data.eval gives losses and perplexity on held-out rows"},

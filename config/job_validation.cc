@@ -47,12 +47,15 @@ void check_rules(const JobRules& rules, RuleInput in, const KeyReporter& report)
 }
 
 // A key that the task does not use would be ignored, and the user meant something by it. An empty
-// text means nothing.
+// text means nothing, and what lies in a section that is not used is said with it.
 void check_used(const v1::JobSpec& spec, const KeyReporter& report) {
+  std::string section;
   for (const FieldRule& rule : job_schema()) {
     const FieldAt at = find_field(spec, rule.key);
     if (is_used(rule, spec) || !at.present()) continue;
+    if (!section.empty() && is_within(rule.key, section)) continue;
     if (!at.field->is_repeated() && value_of(*at.message, *at.field) == FieldValue("")) continue;
+    section = rule.key;
     report(rule.key, absl::StrCat("is not used by task: ", spec.task(), "; leave it out"));
   }
 }

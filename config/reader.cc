@@ -207,6 +207,8 @@ void Reader::read_list(const YAML::Node& node, const std::string& path,
       if (FieldAt{&message, &field}.size() == static_cast<int>(index)) continue;
       if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT32) {
         put_value(field, std::numeric_limits<int32_t>::min(), message);
+      } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
+        put_value(field, std::numeric_limits<double>::lowest(), message);
       } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
         put_value(field, std::string(), message);
       }

@@ -1,5 +1,8 @@
 #include "config/schema.h"
 
+#include <algorithm>
+#include <set>
+
 #include "format/tensor_table.h"
 
 namespace emoe::config {
@@ -20,12 +23,12 @@ const Schema& job_schema() {
   // config.cc.
   static const Schema rows{
       {.key = "name", .fallback = "\"\"", .max_bytes = 128},
-      {.key = "task", .fallback = "train", .words = {"train", "evaluate", "convert", "analyze"}},
-      {.key = "adapter", .fallback = "\"\"", .task = "evaluate", .path = true},
+      {.key = "task", .fallback = "train", .words = {"train", "evaluate", "merge", "convert", "analyze"}},
+      {.key = "adapter", .fallback = "\"\"", .tasks = {"evaluate", "merge"}, .path = true},
       {.key = "model", .fallback = "{}"},
       {.key = "model.path", .path = true},
-      {.key = "model.dtype", .fallback = "bfloat16", .words = {"float32", "bfloat16"}},
-      {.key = "model.init", .task = "train"},
+      {.key = "model.dtype", .fallback = "bfloat16", .tasks = {"train", "evaluate"}, .words = {"float32", "bfloat16"}},
+      {.key = "model.init", .tasks = {"train"}},
       {.key = "model.init.hidden_size", .low = at_least(1), .high = at_most(1 << 20), .required = true},
       {.key = "model.init.intermediate_size", .low = at_least(1), .high = at_most(1 << 22), .required = true},
       {.key = "model.init.num_hidden_layers", .low = at_least(1), .high = at_most(4096), .required = true},
@@ -39,25 +42,25 @@ const Schema& job_schema() {
       {.key = "model.init.tokenizer", .required = true, .path = true},
       {.key = "model.init.seed", .fallback = "42", .low = at_least(0)},
       {.key = "data", .fallback = "{}"},
-      {.key = "data.train", .task = "train", .path = true},
-      {.key = "data.eval", .fallback = "\"\"", .path = true},
-      {.key = "data.format", .fallback = "alpaca", .words = {"alpaca", "chat", "completion", "text"}},
-      {.key = "data.max_length", .fallback = "512", .low = at_least(2), .high = at_most(1 << 24)},
-      {.key = "data.train_on_prompt", .fallback = "false"},
-      {.key = "data.packing", .fallback = "true"},
-      {.key = "data.shuffle", .fallback = "true", .task = "train"},
-      {.key = "data.fraction", .fallback = "1.0", .task = "train", .low = above(0), .high = at_most(1)},
+      {.key = "data.train", .tasks = {"train"}, .path = true},
+      {.key = "data.eval", .fallback = "\"\"", .tasks = {"train", "evaluate"}, .path = true},
+      {.key = "data.format", .fallback = "alpaca", .tasks = {"train", "evaluate"}, .words = {"alpaca", "chat", "completion", "text"}},
+      {.key = "data.max_length", .fallback = "512", .tasks = {"train", "evaluate"}, .low = at_least(2), .high = at_most(1 << 24)},
+      {.key = "data.train_on_prompt", .fallback = "false", .tasks = {"train", "evaluate"}},
+      {.key = "data.packing", .fallback = "true", .tasks = {"train", "evaluate"}},
+      {.key = "data.shuffle", .fallback = "true", .tasks = {"train"}},
+      {.key = "data.fraction", .fallback = "1.0", .tasks = {"train"}, .low = above(0), .high = at_most(1)},
       {.key = "data.strict", .fallback = "false"},
-      {.key = "tuning", .fallback = "lora", .task = "train", .words = {"lora", "full"}},
-      {.key = "lora", .task = "train"},
+      {.key = "tuning", .fallback = "lora", .tasks = {"train"}, .words = {"lora", "full"}},
+      {.key = "lora", .tasks = {"train"}},
       {.key = "lora.rank", .fallback = "8", .low = at_least(1), .high = at_most(65536)},
       {.key = "lora.alpha", .fallback = "16.0", .low = above(0), .high = at_most(1e6)},
       {.key = "lora.dropout", .fallback = "0.05", .low = at_least(0), .high = below(1)},
       {.key = "lora.targets", .fallback = "[q_proj, v_proj]", .words = linear_names()},
       {.key = "lora.init_adapter", .fallback = "\"\"", .path = true},
-      {.key = "emoe"},
+      {.key = "emoe", .tasks = {"train", "evaluate", "convert"}},
       {.key = "emoe.experts", .low = at_least(0), .high = at_most(1 << 20), .required = true},
-      {.key = "emoe.top_k", .low = at_least(1), .high = at_most(1 << 20)},
+      {.key = "emoe.top_k", .tasks = {"train", "evaluate"}, .low = at_least(1), .high = at_most(1 << 20)},
       {.key = "emoe.layers"},
       {.key = "emoe.layers.start", .low = at_least(0), .high = at_most(4096)},
       {.key = "emoe.layers.every", .low = at_least(1), .high = at_most(4096)},
@@ -67,9 +70,9 @@ const Schema& job_schema() {
       {.key = "emoe.partition.restarts", .fallback = "10", .low = at_least(1), .high = at_most(10000)},
       {.key = "emoe.partition.seed", .fallback = "0", .low = at_least(0)},
       {.key = "emoe.partition.path", .fallback = "\"\"", .path = true},
-      {.key = "emoe.selector", .fallback = "top", .words = {"top", "bottom", "not_top"}},
-      {.key = "emoe.gate", .fallback = "average", .words = {"average", "learned"}},
-      {.key = "optimizer", .fallback = "{}", .task = "train"},
+      {.key = "emoe.selector", .fallback = "top", .tasks = {"train", "evaluate"}, .words = {"top", "bottom", "not_top"}},
+      {.key = "emoe.gate", .fallback = "average", .tasks = {"train", "evaluate"}, .words = {"average", "learned"}},
+      {.key = "optimizer", .fallback = "{}", .tasks = {"train"}},
       {.key = "optimizer.learning_rate", .low = above(0)},
       {.key = "optimizer.schedule", .fallback = "cosine", .words = {"cosine", "linear", "constant"}},
       {.key = "optimizer.warmup_ratio", .fallback = "0.03", .low = at_least(0), .high = below(1)},
@@ -78,33 +81,36 @@ const Schema& job_schema() {
       {.key = "optimizer.beta1", .fallback = "0.9", .low = at_least(0), .high = below(1)},
       {.key = "optimizer.beta2", .fallback = "0.999", .low = at_least(0), .high = below(1)},
       {.key = "optimizer.epsilon", .fallback = "1.0e-8", .low = above(0)},
-      {.key = "train", .fallback = "{}"},
-      {.key = "train.epochs", .fallback = "3", .task = "train", .low = at_least(0), .high = at_most(1e6)},
-      {.key = "train.max_steps", .fallback = "0", .task = "train", .low = at_least(0), .high = at_most(kMaxCount)},
-      {.key = "train.global_batch", .fallback = "128", .task = "train", .low = at_least(1), .high = at_most(1 << 24)},
-      {.key = "train.drop_last", .fallback = "true", .task = "train"},
-      {.key = "train.loss_reduction", .fallback = "token", .task = "train", .words = {"token", "example"}},
-      {.key = "train.seed", .fallback = "42", .task = "train", .low = at_least(0)},
-      {.key = "train.eval_every", .fallback = "0", .task = "train", .low = at_least(0), .high = at_most(kMaxCount)},
-      {.key = "train.log_every", .fallback = "1", .task = "train", .low = at_least(1), .high = at_most(kMaxCount)},
-      {.key = "train.micro_batch_tokens", .fallback = "0", .low = at_least(0), .high = at_most(kMaxCount)},
-      {.key = "checkpoint", .fallback = "{}", .task = "train"},
+      {.key = "train", .fallback = "{}", .tasks = {"train", "evaluate"}},
+      {.key = "train.epochs", .fallback = "3", .tasks = {"train"}, .low = at_least(0), .high = at_most(1e6)},
+      {.key = "train.max_steps", .fallback = "0", .tasks = {"train"}, .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "train.global_batch", .fallback = "128", .tasks = {"train"}, .low = at_least(1), .high = at_most(1 << 24)},
+      {.key = "train.drop_last", .fallback = "true", .tasks = {"train"}},
+      {.key = "train.loss_reduction", .fallback = "token", .tasks = {"train"}, .words = {"token", "example"}},
+      {.key = "train.seed", .fallback = "42", .tasks = {"train"}, .low = at_least(0)},
+      {.key = "train.eval_every", .fallback = "0", .tasks = {"train"}, .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "train.log_every", .fallback = "1", .tasks = {"train"}, .low = at_least(1), .high = at_most(kMaxCount)},
+      {.key = "train.micro_batch_tokens", .fallback = "0", .tasks = {"train", "evaluate"}, .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "checkpoint", .fallback = "{}", .tasks = {"train"}},
       {.key = "checkpoint.every_steps", .fallback = "50", .low = at_least(0), .high = at_most(kMaxCount)},
       {.key = "checkpoint.keep", .fallback = "3", .low = at_least(1), .high = at_most(1e6)},
       {.key = "parallel", .fallback = "{}"},
       {.key = "parallel.ranks", .fallback = "1", .low = at_least(1), .high = at_most(65536)},
       {.key = "parallel.tensor", .fallback = "1", .low = at_least(1), .high = at_most(65536)},
       {.key = "parallel.shard_base", .fallback = "false"},
-      {.key = "export", .fallback = "{}", .task = "train"},
-      {.key = "export.dtype", .fallback = "auto", .words = {"auto", "float32", "bfloat16", "float16"}},
-      {.key = "export.merged", .fallback = "true"},
-      {.key = "export.adapter"},
-      {.key = "export.original_order", .fallback = "true"},
+      {.key = "export", .fallback = "{}", .tasks = {"train", "merge", "convert"}},
+      {.key = "export.dtype", .fallback = "auto", .tasks = {"train", "merge"}, .words = {"auto", "float32", "bfloat16", "float16"}},
+      {.key = "export.merged", .fallback = "true", .tasks = {"train"}},
+      {.key = "export.adapter", .tasks = {"train"}},
+      {.key = "export.original_order", .fallback = "true", .tasks = {"train", "convert"}},
       {.key = "export.verify", .fallback = "true"},
-      {.key = "evaluate"},
+      {.key = "evaluate", .tasks = {"train", "evaluate"}},
       {.key = "evaluate.suite", .fallback = "mmlu", .words = {"mmlu"}},
       {.key = "evaluate.path", .required = true, .path = true},
       {.key = "evaluate.shots", .fallback = "5", .low = at_least(0), .high = at_most(100)},
+      {.key = "merge", .tasks = {"merge"}},
+      {.key = "merge.adapters", .required = true, .path = true, .max_entries = 64},
+      {.key = "merge.weights", .low = at_least(-1000), .high = at_most(1000), .max_entries = 64},
       {.key = "resources", .fallback = "{}"},
       {.key = "resources.device", .fallback = "auto", .words = {"auto", "cpu", "cuda"}},
       {.key = "resources.max_runtime", .fallback = "0s", .low = at_least(0), .high = at_most(10 * kYear)},
@@ -180,9 +186,15 @@ const Schema& coordinator_schema() {
 }
 // clang-format on
 
+bool is_training(const v1::JobSpec& spec) {
+  return !std::set<std::string>{"evaluate", "merge"}.contains(spec.task());
+}
+
 bool is_used(const FieldRule& rule, const v1::JobSpec& spec) {
-  const std::string task = spec.task() == "evaluate" ? "evaluate" : "train";
-  return rule.task.empty() || rule.task == task;
+  const auto uses = [&rule](const std::string& task) {
+    return std::ranges::find(rule.tasks, task) != rule.tasks.end();
+  };
+  return rule.tasks.empty() || uses(is_training(spec) ? "train" : spec.task());
 }
 
 }  // namespace emoe::config

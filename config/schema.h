@@ -34,7 +34,7 @@ constexpr int kMaxEntries = 4096;  // of a list; rules may search one once for e
 struct FieldRule {
   std::string key;       // "optimizer.learning_rate"
   std::string fallback;  // the default as YAML ("{}": the message with its own defaults); "": none
-  std::string task;      // the only task that uses it; "": every one
+  std::vector<std::string> tasks;  // those that use it; {}: every one
   std::optional<Bound> low;  // numbers and durations (seconds); doubles are finite in any case
   std::optional<Bound> high;
   std::vector<std::string> words;  // the only values of a text (or of a list's texts); {}: any
@@ -51,8 +51,10 @@ struct FieldRule {
 using Schema = std::vector<FieldRule>;
 
 [[nodiscard]] const Schema& job_schema();
-// Whether the spec's task uses the key. Tasks that are not there yet count as training: the one
-// violation of such a spec is its task, not every key.
+// Tasks that are not there yet count as training: the one violation of such a spec is its task, not
+// every key.
+[[nodiscard]] bool is_training(const v1::JobSpec& spec);
+// Whether the spec's task uses the key.
 [[nodiscard]] bool is_used(const FieldRule& rule, const v1::JobSpec& spec);
 [[nodiscard]] const Schema& coordinator_schema();
 

@@ -76,7 +76,8 @@ bool reported_success(const v1::Job& job, const AttemptRecord& attempt) {
   const v1::JobSpec& spec = job.resolved_spec();
   if (spec.task() == "evaluate") return job.has_eval_last();
   const v1::Export& wanted = spec.export_();
-  return !wanted.merged() || (job.has_merge() && (job.merge().verified() || !wanted.verify()));
+  const bool merges = spec.task() == "merge" || wanted.merged();
+  return !merges || (job.has_merge() && (job.merge().verified() || !wanted.verify()));
 }
 
 bool may_retry(const JobRecord& record, int more) {

@@ -26,6 +26,7 @@
 #include "format/peft_config.h"
 #include "format/tensor_table.h"
 #include "format/tokenizer.h"
+#include "format/tokenizer_file.h"
 #include "format/weight_headers.h"
 #include "server/job/job_warnings.h"
 
@@ -173,13 +174,15 @@ std::unique_ptr<Tokenizer> check_tokenizer(const std::string& key, const fs::pat
 }
 
 // Everything but the weights' data: config.json, the headers of all shards, every tensor's shape;
-// and the tokenizer.
-ModelFiles check_model(const fs::path& folder, Diagnostics& diagnostics) {
+// and the tokenizer, of a task that needs none where there is one.
+ModelFiles check_model(const fs::path& folder, bool needs_tokenizer, Diagnostics& diagnostics) {
   constexpr char kKey[] = "model.path";
   ModelFiles model;
   Result<LlamaConfig> config = LlamaConfig::read(folder / "config.json");
   if (!add_problems(kKey, config.status(), diagnostics)) model.config = std::move(*config);
-  model.tokenizer = check_tokenizer(kKey, folder, model.config, diagnostics);
+  if (needs_tokenizer || !absl::IsNotFound(tokenizer_file(folder).status())) {
+    model.tokenizer = check_tokenizer(kKey, folder, model.config, diagnostics);
+  }
   if (!model.config) return model;
   Result<WeightHeaders> weights = read_weight_headers(folder);
   if (add_problems(kKey, weights.status(), diagnostics)) return model;
@@ -262,6 +265,11 @@ void check_files(const v1::JobSpec& spec, const PathCheck& paths, ModelFiles& mo
   if (paths.usable("adapter")) {
     check_adapter("adapter", spec.adapter(), spec, model.config, diagnostics);
   }
+  for (int i = 0; i < spec.merge().adapters_size(); ++i) {
+    const std::string key = absl::StrCat("merge.adapters[", i, "]");
+    if (!paths.usable(key)) continue;
+    check_adapter(key, spec.merge().adapters(i), spec, model.config, diagnostics);
+  }
   if (paths.usable("lora.init_adapter") && spec.tuning() == "lora") {
     check_adapter("lora.init_adapter", spec.lora().init_adapter(), spec, model.config, diagnostics);
   }
@@ -328,7 +336,7 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   config::change_paths(given, std::ref(paths));
   ModelFiles model;
   if (paths.usable("model.path") && !given.model().has_init()) {
-    model = check_model(given.model().path(), diagnostics);
+    model = check_model(given.model().path(), given.task() != "merge", diagnostics);
   }
   const v1::JobSpec resolved = config::check(given, {}, model.shape(), diagnostics);
   check_slurm_keys(resolved, config, diagnostics);

@@ -238,6 +238,36 @@ export: {merged: false}
   EXPECT_TRUE(rule_problems(kGood, {"adapter=''"}).empty()) << "an empty text is none";
 }
 
+TEST(Tasks, AMergeNeedsOneAdapterOrWeightedOnes) {
+  const std::string start = "task: merge\nmodel: {path: /m}\n";
+  EXPECT_TRUE(rule_problems(start + "adapter: /a\n").empty());
+  EXPECT_TRUE(rule_problems(start + "merge: {adapters: [/a, /b], weights: [1, -0.5]}\n").empty());
+  EXPECT_TRUE(rule_problems(start + "merge: {adapters: [/a, /b]}\n").empty());
+  const auto lines = rule_problems(start +
+                                   "merge: {adapters: [/a, /b], weights: [.nan, 0]}\n"
+                                   "tuning: lora\nexport: {adapter: true}\n");
+  EXPECT_EQ(lines.size(), 4u) << joined(lines);
+  EXPECT_PROBLEM(lines, "job.yaml:3: merge.weights[0]: must be finite");
+  EXPECT_PROBLEM(lines, "job.yaml:3: merge.weights[1]: is 0: leave the adapter out");
+  EXPECT_PROBLEM(lines, "job.yaml:4: tuning: is not used by task: merge; leave it out");
+  EXPECT_PROBLEM(lines, "job.yaml:5: export.adapter: is not used by task: merge; leave it out");
+  EXPECT_PROBLEM(rule_problems(start + "merge: {weights: [1]}\n"), "merge.adapters: is required");
+  EXPECT_PROBLEM(rule_problems(start + "adapter: /a\nmerge: {adapters: [/b]}\n"),
+                 "adapter: give adapter or merge.adapters, not both");
+}
+
+TEST(Paths, EachOfAListIsChanged) {
+  v1::JobSpec spec = read_job("merge: {adapters: [a, /b]}\nadapter: c\n", "j", {})->spec;
+  std::vector<std::string> keys;
+  change_paths(spec, [&](const std::string& key, const std::string& path) {
+    keys.push_back(key);
+    return "/x/" + path;
+  });
+  EXPECT_EQ(keys, (std::vector<std::string>{"adapter", "merge.adapters[0]", "merge.adapters[1]"}));
+  EXPECT_EQ(spec.merge().adapters(0), "/x/a");
+  EXPECT_EQ(spec.adapter(), "/x/c");
+}
+
 TEST(ConvertedLayers, StartEveryAndList) {
   const auto layers = [](const std::string& emoe, int64_t n) {
     return converted_layers(resolve(read_job("emoe: " + emoe, "j", {})->spec), n);

@@ -60,6 +60,7 @@ TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
     spec.mutable_lora();
     spec.mutable_emoe()->mutable_layers();
     spec.mutable_evaluate();
+    spec.mutable_merge();
     spec.mutable_hashes();
     spec.mutable_resources()->mutable_slurm();
     const auto full = resolve(spec);
@@ -168,6 +169,32 @@ parallel:
   ranks: 1
   tensor: 1
   shard_base: false
+resources:
+  device: auto
+  max_runtime: 0s
+  priority: 0
+  max_attempts: 3
+  threads_per_rank: 0
+)");
+}
+
+TEST(Resolve, AMergeHasNoKeysOfDataOrTraining) {
+  const auto job = read_job("task: merge\nmodel: {path: /m}\nadapter: /a", "job.yaml", {});
+  ASSERT_TRUE(job.ok());
+  EXPECT_EQ(message_to_yaml(resolve(job->spec)), R"(name: ""
+task: merge
+adapter: /a
+model:
+  path: /m
+data:
+  strict: false
+parallel:
+  ranks: 1
+  tensor: 1
+  shard_base: false
+export:
+  dtype: auto
+  verify: true
 resources:
   device: auto
   max_runtime: 0s

@@ -93,7 +93,7 @@ def test_a_stopped_evaluation_does_not_promise_to_go_on(tmp_path):
         tools.wait_until(lambda: "experts are made anew" in (tmp_path / "log").read_text(), 60, "the evaluation")
         run.process.terminate()
         assert run.process.wait(60) == tools.PREEMPTED
-    assert "an evaluation keeps nothing: started again it begins anew" in (tmp_path / "log").read_text()
+    assert "nothing is kept: started again it begins anew" in (tmp_path / "log").read_text()
 
 
 def violations(coordinator, spec):

@@ -7,8 +7,8 @@ namespace {
 
 class StreamedStore final : public WeightStore {
  public:
-  StreamedStore(const LlamaConfig& config, TensorReader read)
-      : table_(config), read_(std::move(read)) {
+  StreamedStore(const LlamaConfig& config, TensorReader read, std::vector<Parameter> parameters)
+      : table_(config), read_(std::move(read)), parameters_(std::move(parameters)) {
     for (const TensorSpec& spec : table_) {
       if (Weight* weight = outer_.of(spec.role)) weight->compute = read_(spec).values;
     }
@@ -31,20 +31,21 @@ class StreamedStore final : public WeightStore {
     return layer;
   }
   void prefetch(int64_t /*index*/) override {}
-  [[nodiscard]] std::vector<Parameter>& parameters() override { return none_; }
+  [[nodiscard]] std::vector<Parameter>& parameters() override { return parameters_; }
   void parameters_changed() override {}
 
  private:
   TensorTable table_;
   TensorReader read_;
   OuterWeights outer_;
-  std::vector<Parameter> none_;
+  std::vector<Parameter> parameters_;
 };
 
 }  // namespace
 
-std::unique_ptr<WeightStore> make_streamed_store(const LlamaConfig& config, TensorReader read) {
-  return std::make_unique<StreamedStore>(config, std::move(read));
+std::unique_ptr<WeightStore> make_streamed_store(const LlamaConfig& config, TensorReader read,
+                                                 std::vector<Parameter> parameters) {
+  return std::make_unique<StreamedStore>(config, std::move(read), std::move(parameters));
 }
 
 }  // namespace emoe::worker

@@ -39,10 +39,10 @@ struct StreamedTensor {
 };
 using TensorReader = std::function<StreamedTensor(const TensorSpec&)>;
 
-// For a dense model in the base's neuron order, nothing trainable: a layer is read when a
-// pass comes to it and forgotten behind it, so there is memory for one layer and the embeddings only.
-// `read` is called anew at every pass.
-[[nodiscard]] std::unique_ptr<WeightStore> make_streamed_store(const LlamaConfig& config,
-                                                               TensorReader read);
+// For a dense model in the base's neuron order: a layer is read when a pass comes to it and forgotten
+// behind it, so there is memory for one layer and the embeddings only. `read` is called anew at
+// every pass. `parameters` are the store's: the adapters that `read` gives, where there are any.
+[[nodiscard]] std::unique_ptr<WeightStore> make_streamed_store(
+    const LlamaConfig& config, TensorReader read, std::vector<Parameter> parameters = {});
 
 }  // namespace emoe::worker

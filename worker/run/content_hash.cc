@@ -51,6 +51,20 @@ Result<std::string> hash_together(const std::vector<std::filesystem::path>& file
   return hash.hex_digest();
 }
 
+// In the order in which the job names the adapters.
+std::vector<std::filesystem::path> adapter_files(const JobPlan& plan) {
+  std::vector<std::filesystem::path> folders;
+  if (!plan.adapter.empty()) folders.push_back(plan.adapter);
+  if (plan.merge() != nullptr) {
+    for (const auto& part : plan.merge()->parts) folders.push_back(part.adapter);
+  }
+  std::vector<std::filesystem::path> files;
+  for (const auto& folder : folders) {
+    files.insert(files.end(), {folder / kPeftConfigFile, folder / kPeftTensorFile});
+  }
+  return files;
+}
+
 }  // namespace
 
 std::filesystem::path ContentHasher::entry_of(const std::filesystem::path& file) const {
@@ -127,18 +141,18 @@ Result<ContentHashes> hash_inputs(const JobPlan& plan, ContentHasher& hasher) {
   if (!plan.model.path.empty()) {
     EMOE_ASSIGN_OR_RETURN(hashes.model, hasher.model(plan.model.path));
   }
-  EMOE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer_file(plan.model.tokenizer));
-  EMOE_ASSIGN_OR_RETURN(hashes.tokenizer, hasher.file(tokenizer));
+  if (!plan.model.tokenizer.empty()) {
+    EMOE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer_file(plan.model.tokenizer));
+    EMOE_ASSIGN_OR_RETURN(hashes.tokenizer, hasher.file(tokenizer));
+  }
   if (plan.train() != nullptr) {
     EMOE_ASSIGN_OR_RETURN(hashes.train, hasher.file(plan.train()->data.file));
   }
   if (plan.eval_data) {
     EMOE_ASSIGN_OR_RETURN(hashes.eval, hasher.file(plan.eval_data->file));
   }
-  if (const auto& adapter = plan.adapter; !adapter.empty()) {
-    EMOE_ASSIGN_OR_RETURN(
-        hashes.adapter,
-        hash_together({adapter / kPeftConfigFile, adapter / kPeftTensorFile}, hasher));
+  if (const auto files = adapter_files(plan); !files.empty()) {
+    EMOE_ASSIGN_OR_RETURN(hashes.adapter, hash_together(files, hasher));
   }
   if (plan.emoe.routing.num_experts > 0 && plan.emoe.partition.method == "file") {
     std::vector<std::filesystem::path> files;

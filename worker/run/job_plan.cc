@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/diagnostics.h"
 #include "config/config.h"
+#include "format/tokenizer_file.h"
 #include "format/weight_headers.h"
 #include "worker/run/job_error.h"
 
@@ -133,11 +134,24 @@ TrainOptions train_of(const v1::JobSpec& spec) {
   return train;
 }
 
-TrainPlan::Export export_of(const v1::JobSpec& spec) {
+ExportPlan export_of(const v1::JobSpec& spec) {
   return {.dtype = spec.export_().dtype(),
           .merged = spec.export_().merged(),
           .adapter = spec.export_().adapter() && spec.tuning() == "lora",
           .verify = spec.export_().verify()};
+}
+
+AdapterMergePlan merge_plan_of(const v1::JobSpec& spec) {
+  AdapterMergePlan plan;
+  if (!spec.adapter().empty()) plan.parts.push_back({.adapter = spec.adapter()});
+  for (int i = 0; i < spec.merge().adapters_size(); ++i) {
+    const bool weighted = spec.merge().weights_size() > 0;
+    plan.parts.push_back(
+        {.adapter = spec.merge().adapters(i), .weight = weighted ? spec.merge().weights(i) : 1.0});
+  }
+  plan.export_model = {
+      .dtype = spec.export_().dtype(), .adapter = false, .verify = spec.export_().verify()};
+  return plan;
 }
 
 TrainPlan train_plan_of(const v1::JobSpec& spec) {
@@ -168,6 +182,7 @@ std::string identity_of_spec(v1::JobSpec spec) {
   spec.mutable_model()->clear_path();
   spec.mutable_model()->mutable_init()->clear_tokenizer();
   spec.clear_adapter();
+  spec.mutable_merge()->clear_adapters();
   spec.mutable_lora()->clear_init_adapter();
   spec.mutable_emoe()->mutable_partition()->clear_path();
   return config::message_to_yaml(spec);
@@ -262,6 +277,9 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   if (spec.task() == "evaluate") {
     plan.emoe.partition.tuned_since = true;
     plan.task = EvaluatePlan{.micro_batches = micro_batches_of(spec, /*dropout=*/false)};
+  } else if (spec.task() == "merge") {
+    plan.task = merge_plan_of(spec);
+    if (absl::IsNotFound(tokenizer_file(plan.model.path).status())) plan.model.tokenizer.clear();
   } else {
     plan.task = train_plan_of(spec);
     plan.log_every = spec.train().log_every();

@@ -56,21 +56,33 @@ inline constexpr std::array kContentFields{
     ContentField{"partition", &ContentHashes::partition, "emoe.partition.path", nullptr, false},
 };
 
+// What becomes of the trained (or merged) model, see weights/export.h.
+struct ExportPlan {
+  std::string dtype = "auto";
+  bool merged = true;
+  bool adapter = true;
+  bool verify = true;
+};
+
 struct TrainPlan {
   bool full = false;
   LoraOptions lora;  // rank 0 with full
   DatasetOptions data;
   TrainOptions options;  // checkpoint.folder and .fingerprint are filled in by the run
-  struct Export {
-    std::string dtype = "auto";
-    bool merged = true;
-    bool adapter = true;
-    bool verify = true;
-  } export_model;
+  ExportPlan export_model;
 };
 
 struct EvaluatePlan {
   MicroBatchOptions micro_batches;
+};
+
+struct AdapterMergePlan {
+  struct Part {
+    std::filesystem::path adapter;  // PEFT folder
+    double weight = 1.0;            // of its delta
+  };
+  std::vector<Part> parts;  // at least one
+  ExportPlan export_model;
 };
 
 // A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch. Members
@@ -83,13 +95,15 @@ struct JobPlan {
   struct Model {
     std::filesystem::path path;  // empty: a random start
     LlamaConfig config;
-    std::filesystem::path tokenizer;  // folder or tokenizer.model
+    // Folder or tokenizer.model; empty: the folder has none, and the task reads no text.
+    std::filesystem::path tokenizer;
     int64_t init_seed = 0;
     double initializer_range = 0.02;
     bool bfloat16 = false;
   } model;
 
-  // PEFT folder of the adapter that the model begins with; empty: none, or to train, a new one.
+  // PEFT folder of the adapter that the model begins with; empty: none, or to train, a new one (a
+  // merge has its own).
   std::filesystem::path adapter;
 
   struct Emoe {
@@ -101,8 +115,11 @@ struct JobPlan {
   std::optional<DatasetOptions> eval_data;
   int64_t log_every = 1;  // steps between progress lines
 
-  std::variant<TrainPlan, EvaluatePlan> task;
+  std::variant<TrainPlan, EvaluatePlan, AdapterMergePlan> task;
   [[nodiscard]] const TrainPlan* train() const { return std::get_if<TrainPlan>(&task); }
+  [[nodiscard]] const AdapterMergePlan* merge() const {
+    return std::get_if<AdapterMergePlan>(&task);
+  }
 
   bool strict = false;                      // warnings are errors
   std::vector<Warning> warnings;            // about the spec

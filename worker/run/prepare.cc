@@ -18,21 +18,24 @@
 namespace emoe::worker {
 namespace {
 
-BaseWeights open_base(const JobPlan& plan, const Tokenizer& tokenizer) {
+// `tokenizer` may be null for a model folder only.
+BaseWeights open_base(const JobPlan& plan, const Tokenizer* tokenizer) {
   if (!plan.model.path.empty()) {
     BaseWeights base = input_or_throw(BaseWeights::open(plan.model.path));
-    const Status fits = tokenizer.check_fits(base.config().vocab_size);
+    if (tokenizer == nullptr) return base;
+    const Status fits = tokenizer->check_fits(base.config().vocab_size);
     if (!fits.ok()) throw JobError(ExitCode::data, fits);
     return base;
   }
   LlamaConfig config = plan.model.config;
-  config.vocab_size = tokenizer.vocab_size();
-  if (tokenizer.bos_id() >= 0) config.bos_token_id = tokenizer.bos_id();
-  config.eos_token_ids = {tokenizer.eos_id()};
+  config.vocab_size = tokenizer->vocab_size();
+  if (tokenizer->bos_id() >= 0) config.bos_token_id = tokenizer->bos_id();
+  config.eos_token_ids = {tokenizer->eos_id()};
   return BaseWeights::random(config, plan.model.init_seed, plan.model.initializer_range);
 }
 
 void check_end_of_text(const Prepared& prepared, Diagnostics& diagnostics) {
+  if (prepared.tokenizer == nullptr) return;
   const LlamaConfig& config = prepared.base.config();
   const std::string text = end_of_text_mismatch(*prepared.tokenizer, config, prepared.base.path());
   if (text.empty()) return;
@@ -99,7 +102,9 @@ ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHa
     if (hashed == read) return;
     throw JobError(ExitCode::data, file.string() + ": changed while it was being read");
   };
-  check(prepared.tokenizer->file(), hashes.tokenizer, prepared.tokenizer->sha256());
+  if (prepared.tokenizer != nullptr) {
+    check(prepared.tokenizer->file(), hashes.tokenizer, prepared.tokenizer->sha256());
+  }
   if (prepared.train) check(plan.train()->data.file, hashes.train, prepared.train->report.sha256);
   if (prepared.eval) check(plan.eval_data->file, hashes.eval, prepared.eval->report.sha256);
   if (auto program = sha256_of_file("/proc/self/exe"); program.ok()) hashes.program = *program;
@@ -148,8 +153,11 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
                  const std::function<bool()>& stop) {
   output_or_throw(emoe::create_directories(cache_dir));
   const std::optional<FileLock> lock = lock_cache(cache_dir);
-  auto tokenizer = input_or_throw(load_tokenizer(plan.model.tokenizer));
-  BaseWeights base = open_base(plan, *tokenizer);
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (!plan.model.tokenizer.empty()) {
+    tokenizer = input_or_throw(load_tokenizer(plan.model.tokenizer));
+  }
+  BaseWeights base = open_base(plan, tokenizer.get());
   Prepared prepared{.tokenizer = std::move(tokenizer), .base = std::move(base)};
   // Hashed as soon as it is open: what changes from here on is noticed before the export.
   if (!plan.model.path.empty()) input_or_throw(hasher.model(plan.model.path).status());

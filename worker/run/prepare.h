@@ -20,7 +20,7 @@ namespace emoe::worker {
 // The inputs of a rank, made before any group of ranks exists. They follow from the job's files
 // alone, so all ranks have the same.
 struct Prepared {
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Tokenizer> tokenizer;  // null where the plan names none
   BaseWeights base;
   std::optional<Dataset> train;  // of a task that trains
   std::optional<Dataset> eval;

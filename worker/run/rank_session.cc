@@ -53,6 +53,7 @@ int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
 
 // Adds to the plan's warnings where a GPU is there and not used.
 at::Device device_of(JobPlan& plan, const RankEnvironment& environment) {
+  if (plan.merge() != nullptr) return at::kCPU;
   std::string unused_gpu;
   try {
     const at::Device device = find_device(plan.device, environment.gpu, unused_gpu);
@@ -98,8 +99,10 @@ void write_preparation(const OutputFolder& out, const JobPlan& plan, const Prepa
     train->packing = packing_or_throw(prepared.train->rows, plan);
     tell_of_sharing(*train->packing);
   }
-  output_or_throw(write_data_report(out.data_report(), train ? &*train : nullptr,
-                                    prepared.eval ? &prepared.eval->report : nullptr));
+  if (train || prepared.eval) {
+    output_or_throw(write_data_report(out.data_report(), train ? &*train : nullptr,
+                                      prepared.eval ? &prepared.eval->report : nullptr));
+  }
   write_partitions(prepared.emoe, out.partition());
 }
 
@@ -110,8 +113,10 @@ Preparation preparation_of(const Prepared& prepared) {
     preparation.emplace_back(content.rank_word, prepared.hashes.*content.hash);
   }
   preparation.emplace_back("partition or job", prepared.fingerprint);
-  preparation.emplace_back("settings of the tokenizer",
-                           sha256_hex(prepared.tokenizer->rules().to_text()));
+  if (prepared.tokenizer != nullptr) {
+    preparation.emplace_back("settings of the tokenizer",
+                             sha256_hex(prepared.tokenizer->rules().to_text()));
+  }
   return preparation;
 }
 
@@ -128,7 +133,7 @@ std::string end_text(ExitCode code, const JobPlan& plan) {
   if (code == ExitCode::peer_lost) return "its coordinator is gone or refuses it";
   return plan.train() != nullptr
              ? "stopped as asked; started again it goes on from its newest checkpoint"
-             : "stopped as asked; an evaluation keeps nothing: started again it begins anew";
+             : "stopped as asked; nothing is kept: started again it begins anew";
 }
 
 // What the coordinator has said of the job it gave us. Its file is resolved: what was left to a
@@ -137,6 +142,16 @@ Warnings told_by_coordinator(const std::filesystem::path& job_file) {
   const Result<std::string> text = read_file(job_file.parent_path() / kWarningsFile);
   if (!text.ok()) return {};  // an older coordinator's
   return nlohmann::json::parse(*text).get<Warnings>();
+}
+
+Task task_of(const TrainPlan& /*plan*/) {
+  return train_task;
+}
+Task task_of(const EvaluatePlan& /*plan*/) {
+  return evaluate_task;
+}
+Task task_of(const AdapterMergePlan& /*plan*/) {
+  return merge_task;
 }
 
 }  // namespace
@@ -262,7 +277,7 @@ std::unique_ptr<Model> RankSession::make_model() {
 
 int run_job(const RunRequest& request, const RankEnvironment& environment) {
   RankSession session(request, environment);
-  const Task task = session.plan().train() != nullptr ? train_task : evaluate_task;
+  const Task task = std::visit([](const auto& plan) { return task_of(plan); }, session.plan().task);
   return static_cast<int>(session.run(task));
 }
 

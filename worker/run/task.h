@@ -22,4 +22,8 @@ using Task = std::function<TaskResult(RankSession& session)>;
 // one EvalRecord of step 0 is all it leaves.
 [[nodiscard]] TaskResult evaluate_task(RankSession& session);
 
+// task: merge. Publishes the base with its adapters merged in: the export stage of training as a job of
+// its own. The model is read layer by layer, so there is memory for one of them and the embeddings.
+[[nodiscard]] TaskResult merge_task(RankSession& session);
+
 }  // namespace emoe::worker

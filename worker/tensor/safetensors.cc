@@ -121,6 +121,10 @@ Result<at::Tensor> WeightFolder::tensor(const std::string& name,
   return files_.at(std::filesystem::path(info.file).filename()).tensor(name);
 }
 
+void WeightFolder::release() const {
+  for (const auto& [shard, file] : files_) file.release();
+}
+
 std::span<const std::byte> WeightFolder::raw(const std::string& name) const {
   const TensorInfo& info = headers_.tensors.at(name);
   return files_.at(std::filesystem::path(info.file).filename()).raw(info);

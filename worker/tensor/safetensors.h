@@ -39,6 +39,7 @@ class SafetensorsFile {
   [[nodiscard]] Result<at::Tensor> tensor(
       const std::string& name) const;  // NOT_FOUND; never to be written to
   [[nodiscard]] std::span<const std::byte> raw(const TensorInfo& info) const;
+  void release() const { mapping_->release(); }
 
  private:
   SafetensorsFile() = default;
@@ -60,6 +61,8 @@ class WeightFolder {
   [[nodiscard]] Result<at::Tensor> tensor(const std::string& name,
                                           const std::vector<int64_t>& expected_shape) const;
   [[nodiscard]] std::span<const std::byte> raw(const std::string& name) const;
+  // As MappedFile::release(): who goes through all weights need not hold them all.
+  void release() const;
 
  private:
   WeightFolder() = default;

@@ -36,6 +36,10 @@ class BaseWeights {
   // shape.
   [[nodiscard]] at::Tensor tensor(const std::string& name, const std::vector<int64_t>& shape) const;
   [[nodiscard]] WeightSource source() const;
+  // See WeightFolder::release(); nothing for random weights.
+  void release() const {
+    if (folder_ != nullptr) folder_->release();
+  }
   // DATA_LOSS naming the first tensor with a value that is NaN or infinite. Reads every weight, so it
   // is for a run whose numbers are not finite. `on_work_done` is called for each tensor.
   [[nodiscard]] Status check_finite(const std::function<void()>& on_work_done) const;

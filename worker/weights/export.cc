@@ -92,6 +92,7 @@ Status write_model(ExportJob& job) {
     EMOE_RETURN_IF_ERROR(as_stored ? writer.write_raw(job.base.folder()->raw(item.name))
                                    : write_rounded(job, item, writer, entry));
     job.report.tensors.push_back(std::move(entry));
+    job.base.release();
     job.options.on_work_done();
   }
   warn_of_lost_deltas(job.report);

@@ -49,6 +49,7 @@ bool same_bits(const at::Tensor& a, const at::Tensor& b) {
 // The tensors of a folder, or of the base, in fp32.
 TensorReader plain(const BaseWeights& weights) {
   return [&weights](const TensorSpec& spec) -> StreamedTensor {
+    weights.release();
     return {.values = weights.tensor(spec.name, spec.shape).to(at::kFloat), .lora = {}};
   };
 }
@@ -213,6 +214,8 @@ void check_merged_model(ExportJob& job) {
   }
   for (size_t i = 0; i < items.size(); ++i) {
     check_tensor(job, items[i], *written->folder(), report.tensors[i]);
+    written->release();
+    job.base.release();
     job.options.on_work_done();
   }
   check_not_erased(report);

@@ -95,6 +95,8 @@ const std::vector<Row>& rows() {
       {"evaluate.suite=other", true},
       {"evaluate.path=/other", true},
       {"evaluate.shots=64", true},
+      {"merge.adapters=[/other]", false},
+      {"merge.weights=[0.5]", true},
       {"resources.device=cpu", false},
       {"resources.max_runtime=64s", false},
       {"resources.priority=64", false},
@@ -124,7 +126,7 @@ const std::vector<Row>& rows() {
 // no valid job.
 constexpr char kJob[] =
     "model: {path: m, init: {hidden_size: 8}}\ndata: {train: t}\nlora: {rank: 4}\n"
-    "emoe: {experts: 4, top_k: 2, layers: {start: 0, every: 1}}\nevaluate: {path: p}\n";
+    "emoe: {experts: 4, top_k: 2, layers: {start: 0, every: 1}}\nevaluate: {path: p}\nmerge: {}\n";
 
 std::string identity_of(const std::vector<std::string>& overrides) {
   const emoe::testing::TempDir dir;

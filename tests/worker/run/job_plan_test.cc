@@ -67,6 +67,11 @@ const std::vector<std::string> kInit{
 const std::vector<std::string> kEvaluate{"task=evaluate", "data.train=null", "train=null",
                                          "data.eval=DIR/rows.json"};
 
+const std::vector<std::string> kMerge{"task=merge", "data=null",  "emoe=null",
+                                      "lora=null",  "train=null", "adapter=DIR/adapter"};
+const std::vector<std::string> kMergeSeveral{
+    "task=merge", "data=null", "emoe=null", "lora=null", "train=null", "merge={adapters: [DIR/a]}"};
+
 const std::vector<Arrival>& arrivals() {
   static const std::vector<Arrival> all{
       {"adapter=DIR/adapter", AT(adapter), "", kEvaluate},
@@ -137,6 +142,8 @@ const std::vector<Arrival>& arrivals() {
       {"export.merged=false", AT(train()->export_model.merged)},
       {"export.adapter=false", AT(train()->export_model.adapter)},
       {"export.verify=false", AT(train()->export_model.verify)},
+      {"merge.adapters=[DIR/b]", AT(merge()->parts[0].adapter), "DIR/b", kMergeSeveral},
+      {"merge.weights=[0.25]", AT(merge()->parts[0].weight), "0.25", kMergeSeveral},
       {"resources.device=cpu", AT(device)},
       {"resources.threads_per_rank=21", AT(threads_per_rank)},
       {"hashes.model=a", AT(expected.model)},
@@ -241,6 +248,23 @@ TEST_F(JobPlanTest, AnEvaluationHasItsOwnPlan) {
   EXPECT_EQ(std::get<EvaluatePlan>(evaluation.task).micro_batches.max_tokens, 18);
   EXPECT_FALSE(std::get<EvaluatePlan>(evaluation.task).micro_batches.packing);
   EXPECT_EQ(evaluation.eval_data->file, job_.rows());
+}
+
+TEST_F(JobPlanTest, AMergeHasItsOwnPlan) {
+  std::vector<std::string> overrides = kMerge;
+  const JobPlan one = plan(overrides);
+  EXPECT_EQ(one.train(), nullptr);
+  ASSERT_EQ(one.merge()->parts.size(), 1u);
+  EXPECT_EQ(one.merge()->parts[0].weight, 1.0);
+  EXPECT_TRUE(one.merge()->export_model.merged);
+  EXPECT_FALSE(one.merge()->export_model.adapter);
+  EXPECT_EQ(one.model.tokenizer, job_.model());
+  overrides.insert(overrides.end(), {"export.dtype=float16", "export.verify=false"});
+  EXPECT_EQ(plan(overrides).merge()->export_model.dtype, "float16");
+  EXPECT_FALSE(plan(overrides).merge()->export_model.verify);
+  std::filesystem::remove(job_ / "copy/tokenizer.model");
+  overrides.push_back("model.path=DIR/copy");
+  EXPECT_TRUE(plan(overrides).model.tokenizer.empty());
 }
 
 TEST_F(JobPlanTest, SaysEveryProblemAtOnce) {
