@@ -69,8 +69,8 @@ tsan: deps-test ## the coordinator's tests under TSan
 	@tools/build.sh tsan $(JOBS) $(TSAN_TESTS)
 	@ctest --test-dir build/tsan --output-on-failure -R '^($(subst $(space),|,$(strip $(TSAN_TESTS))))$$' $(CTEST_ARGS)
 
-bench: deps-test ## our step against transformers + PEFT and the GEMM replay, the FFN of experts against the dense one
-	@tools/build.sh release $(JOBS) step_bench ffn_bench kmeans_bench
+bench: deps-test ## our step against transformers + PEFT and its own matrix products, experts, memory, ranks, files (10 minutes)
+	@tools/build.sh release $(JOBS) step_bench ffn_bench kmeans_bench files_bench micro_bench
 	@bench/run.py
 
 bundle: build ## build/emoe-bundle.tar.xz: the programs with their libraries, without LibTorch and CUDA

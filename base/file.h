@@ -85,10 +85,11 @@ class FileWriter {
 
  private:
   FileWriter(FileDescriptor fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  [[nodiscard]] Status start_writing(uint64_t begin, uint64_t size);
   FileDescriptor fd_;
   std::string path_;
   uint64_t size_ = 0;
-  uint64_t flushed_ = 0;  // of size_
+  uint64_t started_ = 0;  // of size_, the part that is on its way to the disk
 };
 
 // Errors as for MappedFile; INVALID_ARGUMENT for a file of more than `most` bytes. Reads /proc and /sys too.

@@ -3,12 +3,14 @@
 
     build/python/bin/python bench/peer_step.py --dtype bfloat16 [--hidden 768 …] [--steps 3] [--lengths 33:20:40,…]
 
-Prints one JSON line. The same shape, rows without padding (with --lengths padded to the longest, as its collators do, and
+Prints one JSON line; step_bytes is the growth of the process from before its first step to its peak. The same shape, rows without padding (with --lengths padded to the longest, as its collators do, and
 prompts without a loss), LoRA on q_proj and v_proj, dropout 0,
 fused attention; a step is forward, backward, clipping and AdamW, as a training loop runs it.
 """
 import argparse
 import json
+import pathlib
+import resource
 import time
 
 import torch
@@ -35,6 +37,10 @@ def padded(args):
     return batch
 
 
+def resident_bytes():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, value in (("hidden", 768), ("ffn", 2048), ("layers", 12), ("heads", 12), ("kv-heads", 12),
@@ -55,7 +61,7 @@ def main():
     optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.0)
     batch = padded(args) if args.lengths else whole(args)
     tokens = int(batch["attention_mask"].sum()) if args.lengths else args.rows * args.length
-    times = []
+    times, resident = [], resident_bytes()
     for _ in range(args.steps + 1):
         start = time.perf_counter()
         optimizer.zero_grad()
@@ -68,6 +74,7 @@ def main():
     best = min(times[1:])
     print(json.dumps({"program": "transformers + PEFT", "dtype": args.dtype, "threads": args.threads,
                       "step_seconds": round(best, 4), "tokens_per_second": round(tokens / best, 1),
+                      "step_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident,
                       "loss": round(loss, 4)}))
 
 

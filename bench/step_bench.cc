@@ -4,13 +4,16 @@
 //   step_bench [--dtype float32|bfloat16] [--hidden 768] … [--experts 0 --top_k 0 --every 2]
 //              [--lengths 33:20:40,…]   rows of a template's, a prompt's and an answer's tokens
 //              [--replay 0]             without the bound
+//              [--checkpoints 1]        one after every step
 //
-// Prints one JSON line: tokens/s of the step, of the replay of its products, and their ratio. The
-// two are measured in turns. The peer is bench/peer_step.py.
+// Prints one JSON line: tokens/s of the step, of the replay of its products, and their ratio; the
+// memory of the steps, and what plan/step_memory.h says of it. Step and replay are measured in
+// turns. Under mpirun the ranks share the rows. The peer is bench/peer_step.py.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <map>
+#include <memory>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -23,9 +26,15 @@
 #include "base/clock.h"
 #include "base/counter_random.h"
 #include "bench/bench_options.h"
+#include "bench/process_memory.h"
+#include "bench/scratch_folder.h"
 #include "format/tensor_table.h"
+#include "plan/step_memory.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
+#include "worker/comm/mpi/mpi_group.h"
+#include "worker/comm/mpi/mpi_session.h"
+#include "worker/device/tensor_memory.h"
 #include "worker/model/ffn.h"
 #include "worker/model/model.h"
 #include "worker/text/row.h"
@@ -108,12 +117,13 @@ std::vector<Row> random_rows(const BenchOptions& a) {
   return rows;
 }
 
-// The products of the step with frozen weights: every linear forward and for its input gradient
-// (but for q, k, v of the first layer), the head forward and back, attention's four and ten
-// products being left to the engine. Plain mm, the weights' own layout.
+// The products of the step: every linear forward and for its input gradient (with frozen weights not
+// for q, k, v of the first layer), in full tuning for its weight's gradient too, the head likewise,
+// attention's four and ten products being left to the engine. Plain mm, the weights' own layout.
 class Replay {
  public:
-  Replay(const BenchOptions& a, const ModelOptions& options) : tokens_(a["rows"] * a["length"]) {
+  Replay(const BenchOptions& a, const ModelOptions& options)
+      : tokens_(a["rows"] * a["length"]), full_(options.full) {
     const at::ScalarType dtype = options.dtype;
     const TensorTable table(options.config);
     for (const TensorSpec& spec : table) {
@@ -133,9 +143,12 @@ class Replay {
     for (int64_t done = 0; done < tokens_; done += head_rows()) {
       (void)at::mm(hidden, head_.t());
       (void)at::mm(logits_, head_);
+      if (full_) (void)at::mm(logits_.t(), hidden);
     }
-    for (size_t i = weights_.size(); i-- > 3;) {
-      (void)at::mm(inputs_.at(weights_[i].size(0)), weights_[i]);
+    for (size_t i = weights_.size(); i-- > 0;) {
+      const at::Tensor& dy = inputs_.at(weights_[i].size(0));
+      if (full_ || i >= 3) (void)at::mm(dy, weights_[i]);
+      if (full_) (void)at::mm(dy.t(), inputs_.at(weights_[i].size(1)));
     }
   }
 
@@ -143,13 +156,15 @@ class Replay {
   [[nodiscard]] int64_t head_rows() const { return std::min<int64_t>(tokens_, 256); }
 
   int64_t tokens_;
+  bool full_;
   std::vector<at::Tensor> weights_;
   at::Tensor head_;
   std::map<int64_t, at::Tensor> inputs_;
   at::Tensor logits_;
 };
 
-// After each step of the trainer the replay has its turn; the first round warms up.
+// After each step of the trainer the replay has its turn; the first round warms up. A step lasts from
+// the end of the one before, so that what happens between two (a checkpoint) counts.
 class Stopwatch final : public ProgressSink {
  public:
   explicit Stopwatch(std::optional<Replay>& replay) : replay_(replay) {}
@@ -157,11 +172,16 @@ class Stopwatch final : public ProgressSink {
     const auto* record = std::get_if<StepRecord>(&event);
     if (record == nullptr) return;
     const auto start = std::chrono::steady_clock::now();
+    const double seconds = seconds_between(step_begin_, start);
     if (replay_) replay_->run();
-    const std::chrono::duration<double> bound = std::chrono::steady_clock::now() - start;
+    step_begin_ = std::chrono::steady_clock::now();
     if (record->step == 0) return;
-    if (best_.step == 0 || record->seconds < best_.seconds) best_ = *record;
-    bound_ = bound_ == 0.0 ? bound.count() : std::min(bound_, bound.count());
+    if (best_.step == 0 || seconds < best_.seconds) {
+      best_ = *record;
+      best_.seconds = seconds;
+    }
+    const double bound = seconds_between(start, step_begin_);
+    bound_ = bound_ == 0.0 ? bound : std::min(bound_, bound);
   }
   void before_checkpoint() override {}
   void on_work_done() override {}
@@ -170,7 +190,13 @@ class Stopwatch final : public ProgressSink {
   [[nodiscard]] double best_replay() const { return bound_; }  // seconds
 
  private:
+  using Time = std::chrono::steady_clock::time_point;
+  static double seconds_between(Time begin, Time end) {
+    return std::chrono::duration<double>(end - begin).count();
+  }
+
   std::optional<Replay>& replay_;
+  Time step_begin_ = std::chrono::steady_clock::now();
   StepRecord best_;
   double bound_ = 0.0;
 };
@@ -180,9 +206,69 @@ class NeverStop final : public StopSource {
   [[nodiscard]] StopRequest poll() override { return StopRequest::none; }
 };
 
+// The ranks that mpirun started, or this one alone.
+struct Ranks {
+  std::optional<MpiSession> mpi;
+  std::unique_ptr<HostGroup> host;
+  std::unique_ptr<DeviceGroup> device;
+
+  Ranks() {
+    if (launched_rank().has_value()) {
+      mpi.emplace();
+      host = make_mpi_group();
+    } else {
+      host = make_single_rank_group();
+    }
+    device = make_cpu_group(*host);
+  }
+};
+
+StepShape shape_of(const BenchOptions& a, const ModelOptions& options) {
+  StepShape shape;
+  shape.tokens = a["rows"] * a["length"];
+  shape.targets = a["rows"] * (a["length"] - 1);
+  shape.dtype_bytes = options.dtype == at::kFloat ? 4 : 2;
+  shape.full = options.full;
+  shape.lora_rank = options.lora.rank;
+  shape.lora_targets = {options.lora.targets.begin(), options.lora.targets.end()};
+  shape.experts = a["experts"];
+  shape.top_k = a["top_k"];
+  for (const auto& [layer, partition] : options.emoe.partitions) shape.converted.insert(layer);
+  shape.sparse = options.ffn == "sparse";
+  return shape;
+}
+
+void print_step(const BenchOptions& a, const Model& model, const Stopwatch& watch, bool replayed) {
+  const StepRecord& step = watch.best_step();
+  const auto tokens = static_cast<double>(step.tokens);
+  std::printf(
+      "{\"program\": \"emoe\", \"dtype\": \"%s\", \"threads\": %ld, \"step_seconds\": %.4f, "
+      "\"tokens_per_second\": %.1f, \"loss\": %.4f, \"ffn\": \"%s\"",
+      a.dtype_name(), static_cast<long>(a["threads"]), step.seconds, tokens / step.seconds,
+      step.loss, model.options().ffn.c_str());
+  if (replayed) {
+    std::printf(", \"replay_tokens_per_second\": %.1f, \"step_over_replay\": %.3f",
+                tokens / watch.best_replay(), step.seconds / watch.best_replay());
+  }
+  for (const auto& [phase, spent] : step.phase_seconds) {
+    std::printf(", \"%s_seconds\": %.4f", to_string(phase), spent);
+  }
+}
+
+// Of the trainer and its steps, beside the model that was there before.
+void print_memory(const BenchOptions& a, const Model& model, const TensorMemory& memory,
+                  int64_t resident_before) {
+  StepMemory planned = step_memory(model.options().config, shape_of(a, model.options()));
+  planned.base = 0;
+  std::printf(", \"step_bytes\": %ld, \"tensor_bytes\": %ld, \"planned_bytes\": %ld",
+              static_cast<long>(process_memory("VmHWM") - resident_before),
+              static_cast<long>(memory.peak()), static_cast<long>(planned.total()));
+}
+
 void bench(const BenchOptions& a) {
   if (a["steps"] < 1) throw std::invalid_argument("--steps below 1");
   const ModelOptions options = model_options(a);
+  const Ranks ranks;
   const auto model = make_model(options, [](const std::string&, const std::vector<int64_t>& shape) {
     return shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.02;
   });
@@ -195,30 +281,20 @@ void bench(const BenchOptions& a) {
   Stopwatch watch(replay);
   NeverStop stop;
   const SystemClock clock;
-  const auto host = make_single_rank_group();
-  const auto device = make_cpu_group(*host);
   TrainOptions train;
   const std::vector<Row> rows = random_rows(a);
   train.batches = {.global_batch = std::ssize(rows), .max_steps = a["steps"] + 1};
   train.micro_batches.share_prefixes = options.lora.dropout == 0.0;
+  const ScratchFolder scratch;
+  if (a["checkpoints"] != 0) train.checkpoint = {.folder = scratch.path(), .every_steps = 1};
   const std::vector<Row> no_rows;
-  Trainer trainer(train, {*model, *host, *device, watch, stop, clock, rows, no_rows});
+  const int64_t resident = process_memory("VmRSS");
+  const TensorMemory memory;
+  Trainer trainer(train, {*model, *ranks.host, *ranks.device, watch, stop, clock, rows, no_rows});
   (void)trainer.run();
-
-  const StepRecord& step = watch.best_step();
-  const auto tokens = static_cast<double>(step.tokens);
-  std::printf(
-      "{\"program\": \"emoe\", \"dtype\": \"%s\", \"threads\": %ld, \"step_seconds\": %.4f, "
-      "\"tokens_per_second\": %.1f, \"loss\": %.4f, \"ffn\": \"%s\"",
-      a.dtype_name(), static_cast<long>(a["threads"]), step.seconds, tokens / step.seconds,
-      step.loss, model->options().ffn.c_str());
-  if (replay) {
-    std::printf(", \"replay_tokens_per_second\": %.1f, \"step_over_replay\": %.3f",
-                tokens / watch.best_replay(), step.seconds / watch.best_replay());
-  }
-  for (const auto& [phase, spent] : step.phase_seconds) {
-    std::printf(", \"%s_seconds\": %.4f", to_string(phase), spent);
-  }
+  if (ranks.host->rank() != 0) return;
+  print_step(a, *model, watch, replay.has_value());
+  if (!replay && a.lengths.empty()) print_memory(a, *model, memory, resident);
   std::puts("}");
 }
 
@@ -243,6 +319,7 @@ int main(int argc, char** argv) {
                                   {"every", 2},
                                   {"dropout_percent", 0},
                                   {"full", 0},
+                                  {"checkpoints", 0},
                                   {"replay", 1}},
                                  emoe::worker::bench);
 }

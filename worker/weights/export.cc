@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
+#include <map>
 #include <optional>
 
 #include <ATen/ATen.h>
@@ -99,13 +101,16 @@ Status write_model(ExportJob& job) {
   return writer.close();
 }
 
-Status hash_files(ExportJob& job) {
-  for (const auto& file : fs::recursive_directory_iterator(job.folder)) {
+using Hashes = std::map<std::string, std::string>;  // by path below the folder
+
+Result<Hashes> hash_files(const fs::path& folder, const std::function<void()>& on_work_done) {
+  Hashes hashes;
+  for (const auto& file : fs::recursive_directory_iterator(folder)) {
     if (!file.is_regular_file()) continue;
-    EMOE_ASSIGN_OR_RETURN(job.report.sha256[fs::relative(file.path(), job.folder).string()],
-                          sha256_of_file(file.path(), job.options.on_work_done));
+    EMOE_ASSIGN_OR_RETURN(hashes[fs::relative(file.path(), folder).string()],
+                          sha256_of_file(file.path(), on_work_done));
   }
-  return ok_status();
+  return hashes;
 }
 
 bool has_adapter(const ExportJob& job) {
@@ -129,7 +134,7 @@ Status write_all(ExportJob& job) {
     EMOE_RETURN_IF_ERROR(write_peft_adapter(job.model, options.base_name, job.folder / "adapter"));
   }
   if (options.before_verify) options.before_verify(job.folder);
-  return hash_files(job);
+  return ok_status();
 }
 
 void verify(ExportJob& job) {
@@ -180,7 +185,10 @@ Status run(ExportJob& job) {
                           plan_merge(job.merge, job.base, options.dtype, options.max_shard_bytes));
   }
   EMOE_RETURN_IF_ERROR(write_all(job));
+  // One thread hashes what is there while this one compares it.
+  auto hashes = std::async(std::launch::async, hash_files, job.folder, options.on_work_done);
   verify(job);
+  EMOE_ASSIGN_OR_RETURN(job.report.sha256, hashes.get());
   if (!job.report.problems.empty()) return keep_failed(job.report, options.out);
   if (options.before_publish) EMOE_RETURN_IF_ERROR(options.before_publish(job.report.warnings));
   EMOE_RETURN_IF_ERROR(write_file_atomically(job.folder / kReportFile, job.report.to_json()));
