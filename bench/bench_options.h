@@ -12,7 +12,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/ScalarType.h>
 
-#include "worker/device/device.h"
+#include "worker/device/block_cache.h"
 
 namespace emoe::worker {
 

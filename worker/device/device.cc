@@ -1,14 +1,12 @@
 #include "worker/device/device.h"
 
 #include <cstdlib>
-#include <limits>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
 
 #include <c10/core/Device.h>
 #include <fcntl.h>
-#include <malloc.h>
 #include <unistd.h>
 
 #include "worker/device/cuda/cuda_device.h"
@@ -64,11 +62,6 @@ bool has_gpu(const std::filesystem::path& devices) {
     return true;
   }
   return false;
-}
-
-void keep_freed_memory() {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
 }
 
 }  // namespace emoe::worker

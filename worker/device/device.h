@@ -19,9 +19,4 @@ namespace emoe::worker {
 // finds of it; false where the user hides them all (CUDA_VISIBLE_DEVICES is empty or -1).
 [[nodiscard]] bool has_gpu(const std::filesystem::path& devices = "/dev");
 
-// Tells the C library to keep freed memory for the next step instead of giving it back to the
-// system with every large tensor: on a CPU the page faults of each step cost more than some of its
-// kernels. For the main function of a program that trains; changes nothing else.
-void keep_freed_memory();
-
 }  // namespace emoe::worker

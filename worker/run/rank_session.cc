@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "base/sha256.h"
+#include "worker/device/block_cache.h"
 #include "worker/errors.h"
 #include "worker/run/experts.h"
 #include "worker/run/ffn_choice.h"

@@ -6,7 +6,7 @@
 #include <sys/resource.h>
 
 #include "format/tensor_table.h"
-#include "worker/device/device.h"
+#include "worker/device/block_cache.h"
 #include "worker/device/tensor_memory.h"
 #include "worker/model/model.h"
 #include "worker/train/flat_parameters.h"
@@ -143,7 +143,9 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(SteadyStep, TakesNoFreshMemory) {
   keep_freed_memory();
   const MemoryCase wanted{.name = "lora"};
-  const auto model = make_model(options_of(wanted), [](const auto&, const auto& shape) {
+  ModelOptions options = options_of(wanted);
+  options.config.intermediate_size = 1024;  // large and small tensors
+  const auto model = make_model(options, [](const auto&, const auto& shape) {
     return shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.05;
   });
   FlatParameters parameters(model->parameters(), 0);
@@ -156,7 +158,8 @@ TEST(SteadyStep, TakesNoFreshMemory) {
   for (int warm_up = 0; warm_up < 15; ++warm_up) step(*model, batch);
   const auto before = faults();
   for (int i = 0; i < 20; ++i) step(*model, batch);
-  EXPECT_LE(faults() - before, 60) << "pages in 20 steps, of about 3,000 that one step touches";
+  // One tensor of a MiB made anew in each step would be 5,120; the system may take some pages away.
+  EXPECT_LE(faults() - before, 2500);
 }
 
 }  // namespace
