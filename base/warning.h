@@ -29,6 +29,7 @@ inline constexpr char kTokenAsText[] = "TOKEN_AS_TEXT";
 inline constexpr char kDeltaZero[] = "DELTA_ZERO";
 inline constexpr char kDeltaLost[] = "DELTA_LOST";
 inline constexpr char kIndexSize[] = "INDEX_SIZE";
+inline constexpr char kTensorsSkipped[] = "TENSORS_SKIPPED";
 inline constexpr char kGpuUnused[] = "GPU_UNUSED";
 inline constexpr char kCheckpointFailed[] = "CHECKPOINT_FAILED";
 }  // namespace warning

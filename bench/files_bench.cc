@@ -26,8 +26,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-LlamaConfig config_of(const BenchOptions& a) {
-  LlamaConfig config;
+DecoderConfig config_of(const BenchOptions& a) {
+  DecoderConfig config;
   config.hidden_size = a["hidden"];
   config.intermediate_size = a["ffn"];
   config.num_hidden_layers = a["layers"];
@@ -56,7 +56,7 @@ int64_t bytes_in(const fs::path& folder) {
   return bytes;
 }
 
-void write_base(const LlamaConfig& config, const fs::path& folder) {
+void write_base(const DecoderConfig& config, const fs::path& folder) {
   check(emoe::create_directories(folder));
   check(write_file_atomically(folder / "config.json", config.to_json("bfloat16")));
   std::vector<SafetensorsWriter::Planned> plan;

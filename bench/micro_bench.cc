@@ -88,7 +88,7 @@ class MicroBench {
            [&] { both_ways(x, [&] { return rms_norm(x, weight, 1e-6); }); });
     const int64_t heads = a_["heads"];
     const at::Tensor q = input({t_, heads, h_ / heads});
-    const RotaryTable table = rotary_table(at::arange(t_), h_ / heads, 10000.0);
+    const RotaryTable table = rotary_table(at::arange(t_), rotary_frequencies(h_ / heads, {}));
     report("rotary", moved(4 * t_ * h_), "GB/s",
            [&] { both_ways(q, [&] { return apply_rotary(q, table); }); });
   }
@@ -102,7 +102,7 @@ class MicroBench {
     const std::vector<int64_t> lengths(t_ / length, length);
     // Seven products over half of the scores: two forward, five backward.
     report("attention", 7.0 * static_cast<double>(t_ * length * h_), "GFLOP/s",
-           [&] { both_ways(q, [&] { return segment_attention(q, k, v, lengths); }); });
+           [&] { both_ways(q, [&] { return segment_attention(q, k, v, lengths, 0); }); });
   }
 
   void swiglu() const {

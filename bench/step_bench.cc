@@ -45,7 +45,7 @@ namespace {
 
 ModelOptions model_options(const BenchOptions& a) {
   ModelOptions options;
-  LlamaConfig& config = options.config;
+  DecoderConfig& config = options.config;
   config.hidden_size = a["hidden"];
   config.intermediate_size = a["ffn"];
   config.num_hidden_layers = a["layers"];

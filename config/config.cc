@@ -7,6 +7,7 @@
 #include "config/reader.h"
 #include "config/schema.h"
 #include "config/validation.h"
+#include "format/tensor_table.h"
 
 namespace emoe::config {
 namespace {
@@ -78,6 +79,10 @@ v1::JobSpec resolve(const v1::JobSpec& spec) {
   v1::JobSpec resolved = spec;
   fill_defaults(
       job_schema(), [&](const FieldRule& rule) { return default_of(resolved, rule); }, resolved);
+  if (resolved.lora().targets_size() == 1 && resolved.lora().targets(0) == kAllLinear) {
+    const std::vector<std::string>& linears = linear_names();
+    resolved.mutable_lora()->mutable_targets()->Assign(linears.begin(), linears.end());
+  }
   return resolved;
 }
 

@@ -12,6 +12,12 @@ const std::vector<std::string> kSlurmKeys{"partition",  "account",        "qos",
                                           "constraint", "ranks_per_node", "gpus_per_rank",
                                           "time_limit", "extra_args"};
 
+std::vector<std::string> target_words() {
+  std::vector<std::string> words = linear_names();
+  words.emplace_back(kAllLinear);
+  return words;
+}
+
 constexpr double kMaxCount = 2147483647;
 constexpr double kYear = 365.0 * 86'400;
 
@@ -56,8 +62,9 @@ const Schema& job_schema() {
       {.key = "lora.rank", .fallback = "8", .low = at_least(1), .high = at_most(65536)},
       {.key = "lora.alpha", .fallback = "16.0", .low = above(0), .high = at_most(1e6)},
       {.key = "lora.dropout", .fallback = "0.05", .low = at_least(0), .high = below(1)},
-      {.key = "lora.targets", .fallback = "[q_proj, v_proj]", .words = linear_names()},
+      {.key = "lora.targets", .fallback = "[q_proj, v_proj]", .words = target_words()},
       {.key = "lora.init_adapter", .fallback = "\"\"", .path = true},
+      {.key = "lora.use_rslora", .fallback = "false"},
       {.key = "emoe", .tasks = {"train", "evaluate", "convert"}},
       {.key = "emoe.experts", .low = at_least(0), .high = at_most(1 << 20), .required = true},
       {.key = "emoe.top_k", .tasks = {"train", "evaluate"}, .low = at_least(1), .high = at_most(1 << 20)},

@@ -27,6 +27,9 @@ struct Bound {
   return {value, true};
 }
 
+// Of lora.targets: every linear of the layers.
+inline constexpr char kAllLinear[] = "all-linear";
+
 constexpr int kMaxEntries = 4096;  // of a list; rules may search one once for each element
 
 // Default, range and words of one key. Every field of a schema's message has one of these, in the order of

@@ -11,7 +11,7 @@
 namespace emoe {
 
 // The ids that the folder's generation_config.json ends a text at, none where it names none;
-// nothing where there is no such file. LlamaConfig::read() has found it good.
+// nothing where there is no such file. DecoderConfig::read() has found it good.
 [[nodiscard]] std::optional<std::vector<int64_t>> generation_ends(
     const std::filesystem::path& folder);
 

@@ -75,11 +75,28 @@ Status check_prefix(const WeightHeaders& weights, const std::string& source) {
     if (prefix.empty() || prefix.ends_with('.')) other = prefix;
   }
   if (!other) return ok_status();
-  return absl::InvalidArgumentError(absl::StrCat(
-      source, ": its tensors are named \"", *other, kInner, "\", where a LlamaForCausalLM has \"",
-      kPrefix, kInner, "\": ",
-      other->empty() ? "a bare LlamaModel was saved; save the LlamaForCausalLM with its head"
-                     : "a wrapper was saved; save the model inside it"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(source, ": its tensors are named \"", *other, kInner,
+                   "\", where a model with its head has \"", kPrefix, kInner, "\": ",
+                   other->empty() ? "a bare model was saved; save the …ForCausalLM with its head"
+                                  : "a wrapper was saved; save the model inside it"));
+}
+
+struct LinearShape {
+  std::vector<int64_t> weight;  // [out, in]
+  bool bias;
+};
+
+// In the order of linear_names().
+std::vector<LinearShape> linear_shapes(const DecoderConfig& config) {
+  const int64_t hidden = config.hidden_size;
+  const int64_t q = config.num_attention_heads * config.head_dim;
+  const int64_t kv = config.num_key_value_heads * config.head_dim;
+  const int64_t wide = config.intermediate_size;
+  return {{{q, hidden}, config.qkv_bias},    {{kv, hidden}, config.qkv_bias},
+          {{kv, hidden}, config.qkv_bias},   {{hidden, q}, config.output_bias},
+          {{wide, hidden}, config.mlp_bias}, {{wide, hidden}, config.mlp_bias},
+          {{hidden, wide}, config.mlp_bias}};
 }
 
 // A tied model may carry its head a second time.
@@ -105,35 +122,48 @@ std::string TensorSpec::linear() const {
 }
 
 int TensorSpec::ffn_dim() const {
-  if (role == TensorRole::gate || role == TensorRole::up) return 0;
-  return role == TensorRole::down ? 1 : -1;
+  switch (role) {
+    case TensorRole::gate:
+    case TensorRole::up:
+    case TensorRole::gate_bias:
+    case TensorRole::up_bias:
+      return 0;
+    case TensorRole::down:
+      return 1;
+    default:
+      return -1;
+  }
 }
 
-TensorTable::TensorTable(const LlamaConfig& config) {
-  const int64_t hidden = config.hidden_size;
-  const int64_t q = config.num_attention_heads * config.head_dim;
-  const int64_t kv = config.num_key_value_heads * config.head_dim;
-  const int64_t wide = config.intermediate_size;
-  const std::vector<std::vector<int64_t>> shapes = {// in the order of linear_names()
-                                                    {q, hidden},   {kv, hidden},   {kv, hidden},
-                                                    {hidden, q},   {wide, hidden}, {wide, hidden},
-                                                    {hidden, wide}};
-  const std::vector<int64_t> vocabulary = {config.vocab_size, hidden};
+TensorTable::TensorTable(const DecoderConfig& config) {
+  const std::vector<int64_t> vocabulary = {config.vocab_size, config.hidden_size};
   specs_.push_back({"model.embed_tokens.weight", vocabulary, TensorRole::embedding});
-  for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
-    const std::string prefix = absl::StrCat("model.layers.", l, ".");
-    for (size_t i = 0; i < shapes.size(); ++i) {
-      const auto role = static_cast<TensorRole>(static_cast<size_t>(TensorRole::q) + i);
-      const char* block = role < TensorRole::gate ? "self_attn." : "mlp.";
-      specs_.push_back(
-          {absl::StrCat(prefix, block, linear_names()[i], ".weight"), shapes[i], role, l});
-    }
-    specs_.push_back({prefix + "input_layernorm.weight", {hidden}, TensorRole::input_norm, l});
-    specs_.push_back(
-        {prefix + "post_attention_layernorm.weight", {hidden}, TensorRole::post_norm, l});
-  }
-  specs_.push_back({"model.norm.weight", {hidden}, TensorRole::final_norm});
+  for (int64_t l = 0; l < config.num_hidden_layers; ++l) add_layer(config, l);
+  specs_.push_back({"model.norm.weight", {config.hidden_size}, TensorRole::final_norm});
   if (!config.tie_word_embeddings) specs_.push_back({kHeadName, vocabulary, TensorRole::head});
+}
+
+void TensorTable::add_layer(const DecoderConfig& config, int64_t layer) {
+  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+  const auto add_vector = [&](const char* name, int64_t size, TensorRole role) {
+    specs_.push_back({absl::StrCat(prefix, name), {size}, role, layer});
+  };
+  const std::vector<LinearShape> shapes = linear_shapes(config);
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    const auto role = static_cast<TensorRole>(static_cast<size_t>(TensorRole::q) + i);
+    const std::string module =
+        absl::StrCat(role < TensorRole::gate ? "self_attn." : "mlp.", linear_names()[i]);
+    specs_.push_back({absl::StrCat(prefix, module, ".weight"), shapes[i].weight, role, layer});
+    if (shapes[i].bias) {
+      add_vector((module + ".bias").c_str(), shapes[i].weight[0],
+                 static_cast<TensorRole>(static_cast<size_t>(TensorRole::q_bias) + i));
+    }
+    if (role != TensorRole::o || !config.qk_norm) continue;
+    add_vector("self_attn.q_norm.weight", config.head_dim, TensorRole::q_norm);
+    add_vector("self_attn.k_norm.weight", config.head_dim, TensorRole::k_norm);
+  }
+  add_vector("input_layernorm.weight", config.hidden_size, TensorRole::input_norm);
+  add_vector("post_attention_layernorm.weight", config.hidden_size, TensorRole::post_norm);
 }
 
 const TensorSpec* TensorTable::find(const std::string& name) const {
@@ -154,11 +184,7 @@ const TensorSpec& TensorTable::output() const {
   return specs_.back().role == TensorRole::head ? specs_.back() : of(TensorRole::embedding);
 }
 
-bool is_rotary_buffer(const std::string& name) {
-  return name.ends_with(".rotary_emb.inv_freq");
-}
-
-Status check_tensors(const WeightHeaders& weights, const LlamaConfig& config,
+Status check_tensors(const WeightHeaders& weights, const DecoderConfig& config,
                      const std::string& source) {
   EMOE_RETURN_IF_ERROR(check_prefix(weights, source));
   TensorFaults faults;
@@ -172,7 +198,7 @@ Status check_tensors(const WeightHeaders& weights, const LlamaConfig& config,
     }
   }
   for (const auto& [name, info] : weights.tensors) {
-    if (table.find(name) != nullptr || is_rotary_buffer(name)) continue;
+    if (table.find(name) != nullptr || is_skipped_tensor(name)) continue;
     if (config.tie_word_embeddings && name == kHeadName) {
       check_tied_head(info, weights, table, faults);
     } else {

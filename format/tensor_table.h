@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "format/llama_config.h"
+#include "format/decoder_config.h"
 #include "format/weight_headers.h"
 
 namespace emoe {
@@ -20,6 +20,15 @@ enum class TensorRole {
   gate,        // [d_ff, hidden]
   up,          // [d_ff, hidden]
   down,        // [hidden, d_ff]
+  q_bias,      // [heads * head_dim]; of the linears in their order, where they have one
+  k_bias,      // [kv_heads * head_dim]
+  v_bias,      // [kv_heads * head_dim]
+  o_bias,      // [hidden]
+  gate_bias,   // [d_ff]
+  up_bias,     // [d_ff]
+  down_bias,   // [hidden]
+  q_norm,      // [head_dim]
+  k_norm,      // [head_dim]
   input_norm,  // [hidden]
   post_norm,   // [hidden]
   final_norm,  // [hidden]
@@ -35,16 +44,24 @@ enum class TensorRole {
   return index >= 0 && role <= TensorRole::down ? index : -1;
 }
 
+// The place in linear_names() of the linear whose bias a role is; -1 for other roles.
+[[nodiscard]] constexpr int bias_index(TensorRole role) {
+  const int index = static_cast<int>(role) - static_cast<int>(TensorRole::q_bias);
+  return index >= 0 && role <= TensorRole::down_bias ? index : -1;
+}
+
 struct TensorSpec {
   std::string name;  // Hugging Face name
   std::vector<int64_t> shape;
   TensorRole role = TensorRole::embedding;
   int64_t layer = -1;  // -1: outside the layers
 
-  // "q_proj" … "down_proj"; empty where the tensor is no linear of a layer.
+  // "q_proj" … "down_proj"; empty where the tensor is no linear's weight.
   [[nodiscard]] std::string linear() const;
-  // The dimension that counts the neurons of the feed-forward layer: 0 of gate and up, 1 of down,
-  // else -1.
+  // "model.layers.0.self_attn.q_proj", as PEFT calls a linear with that weight.
+  [[nodiscard]] std::string module() const { return name.substr(0, name.rfind('.')); }
+  // The dimension that counts the neurons of the feed-forward layer: 0 of gate and up and their
+  // biases, 1 of down, else -1.
   [[nodiscard]] int ffn_dim() const;
 };
 
@@ -52,7 +69,7 @@ struct TensorSpec {
 // is tied to the embedding. The one place that knows their names and shapes.
 class TensorTable {
  public:
-  explicit TensorTable(const LlamaConfig& config);
+  explicit TensorTable(const DecoderConfig& config);
 
   [[nodiscard]] auto begin() const { return specs_.begin(); }
   [[nodiscard]] auto end() const { return specs_.end(); }
@@ -64,6 +81,7 @@ class TensorTable {
   [[nodiscard]] const TensorSpec& output() const;
 
  private:
+  void add_layer(const DecoderConfig& config, int64_t layer);
   std::vector<TensorSpec> specs_;
 };
 
@@ -76,15 +94,12 @@ inline constexpr char kOtherHead[] =
     "embedding "
     "(as transformers 4)";
 
-// True for the rotary buffers that old checkpoints carry; they follow from the configuration.
-[[nodiscard]] bool is_rotary_buffer(const std::string& name);
-
 // Checks that every tensor of the table is there with its shape in F32, BF16 or F16 and that there
 // is nothing else: INVALID_ARGUMENT with all problems at once, missing tensors named with `source`;
 // of many that lack the same, one line with examples.
-// Two extras are known: rotary buffers, and the lm_head of a tied model (whose data are to be the
-// embedding's; headers cannot say).
-[[nodiscard]] Status check_tensors(const WeightHeaders& weights, const LlamaConfig& config,
+// Two extras are known: what is_skipped_tensor() names, and the lm_head of a tied model (whose data
+// are to be the embedding's; headers cannot say).
+[[nodiscard]] Status check_tensors(const WeightHeaders& weights, const DecoderConfig& config,
                                    const std::string& source);
 
 }  // namespace emoe

@@ -33,7 +33,7 @@ Status Tokenizer::check_ids(std::span<const int32_t> ids, int64_t model_vocab_si
       *bad, ", but the model's embedding only ", model_vocab_size, " rows"));
 }
 
-std::string end_of_text_mismatch(const Tokenizer& tokenizer, const LlamaConfig& config,
+std::string end_of_text_mismatch(const Tokenizer& tokenizer, const DecoderConfig& config,
                                  const std::filesystem::path& folder) {
   const std::vector<int64_t>& ids = config.eos_token_ids;
   const int64_t taught = tokenizer.eos_id();
@@ -43,7 +43,8 @@ std::string end_of_text_mismatch(const Tokenizer& tokenizer, const LlamaConfig& 
                       ", by which every row ends; ",
                       given ? absl::StrCat("eos_token_id of ", config.eos_token_file, " is ")
                             : "config.json names no eos_token_id, which means ",
-                      absl::StrJoin(ids, ", "), ": generated text would not stop; ",
+                      ids.empty() ? "none" : absl::StrJoin(ids, ", "),
+                      ": generated text would not stop; ",
                       given ? absl::StrCat("they do not belong together, or ",
                                            config.eos_token_file, " is to be mended")
                             : absl::StrCat("put \"eos_token_id\": ", taught, " into it"));

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "format/llama_config.h"
+#include "format/decoder_config.h"
 #include "format/tokenizer_rules.h"
 
 namespace emoe {
@@ -61,7 +61,7 @@ class Tokenizer {
 // where they differ, the model learns an end at which generation does not stop. Empty, or one
 // sentence that says so of the folder and what to do; it is an error where config.json names ids.
 [[nodiscard]] std::string end_of_text_mismatch(const Tokenizer& tokenizer,
-                                               const LlamaConfig& config,
+                                               const DecoderConfig& config,
                                                const std::filesystem::path& folder);
 
 // The tokenizer of a model folder, or that of a file, of the kind it is: SentencePiece's

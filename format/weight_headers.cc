@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
@@ -33,9 +34,11 @@ Status no_weights(const fs::path& folder) {
   std::error_code error;
   if (has_entry(folder / "pytorch_model.bin") ||
       has_entry(folder / "pytorch_model.bin.index.json")) {
-    hint =
-        "; it has PyTorch .bin weights, which this program does not read: save it once with "
-        "safe_serialization=True";
+    hint = absl::StrCat(
+        "; it has PyTorch .bin weights, which this program does not read; this puts "
+        "model.safetensors beside them: python3 -c 'from transformers import AutoModelForCausalLM "
+        "as M; M.from_pretrained(\"",
+        folder.string(), "\", torch_dtype=\"auto\").save_pretrained(\"", folder.string(), "\")'");
   }
   for (const auto& entry : fs::directory_iterator(folder, error)) {
     if (!hint.empty() || entry.path().extension() != ".safetensors") continue;
@@ -110,6 +113,21 @@ void add_shard(const std::string& name, SafetensorsHeader header, WeightHeaders&
   weights.shards.emplace(name, std::move(header));
 }
 
+// Says which tensors are passed over.
+void warn_of_skipped(WeightHeaders& weights) {
+  Warning warning{.code = warning::kTensorsSkipped, .count = 0};
+  for (const auto& [name, info] : weights.tensors) {
+    if (!is_skipped_tensor(name)) continue;
+    if (warning.count++ == 0) warning.first = name;
+  }
+  if (warning.count == 0) return;
+  warning.text =
+      absl::StrCat(warning.count, " of ", weights.tensors.size(),
+                   " tensors are not read: rotary buffers, which follow from config.json");
+  warning.where = std::filesystem::path(weights.tensors.at(warning.first).file).filename();
+  weights.warnings.push_back(std::move(warning));
+}
+
 // All that are missing, in one sentence.
 Status check_shards_are_there(const fs::path& folder, const std::set<std::string>& shards) {
   std::vector<std::string> missing;
@@ -138,10 +156,19 @@ Result<WeightHeaders> read_shards(const fs::path& folder, const Index& index) {
     add_shard(shard, std::move(header), weights);
   }
   EMOE_RETURN_IF_ERROR(check_index(folder, index, weights));
+  warn_of_skipped(weights);
   return weights;
 }
 
 }  // namespace
+
+bool is_skipped_tensor(const std::string& name) {
+  constexpr std::string_view kBuffers[] = {"rotary_emb.inv_freq", "rotary_emb.original_inv_freq",
+                                           "rotary_emb.cos_cached", "rotary_emb.sin_cached"};
+  return std::ranges::any_of(kBuffers, [&](std::string_view buffer) {
+    return name.ends_with(std::string(".") + std::string(buffer));
+  });
+}
 
 std::map<std::string, int64_t> WeightHeaders::dtypes() const {
   std::map<std::string, int64_t> counts;
@@ -161,6 +188,7 @@ Result<WeightHeaders> read_weight_headers(const fs::path& folder) {
   if (single.ok()) {
     WeightHeaders weights;
     add_shard(kSingleFileName, *std::move(single), weights);
+    warn_of_skipped(weights);
     return weights;
   }
   if (!absl::IsNotFound(single.status()) || has_entry(folder / kSingleFileName)) {

@@ -27,6 +27,10 @@ struct WeightHeaders {
   [[nodiscard]] std::map<std::string, std::vector<std::string>> layout() const;
 };
 
+// True for tensors that some checkpoints carry and no model needs: the rotary buffers, which follow from
+// config.json.
+[[nodiscard]] bool is_skipped_tensor(const std::string& name);
+
 // Reads model.safetensors, or the shards of model.safetensors.index.json. Errors as for
 // read_safetensors_header(), and NOT_FOUND where there are no weights or a shard is missing,
 // DATA_LOSS where index and shards disagree.

@@ -18,7 +18,7 @@ struct LayerMemory {
 
 class StepSizes {
  public:
-  StepSizes(const LlamaConfig& config, const StepShape& shape) : config_(config), shape_(shape) {}
+  StepSizes(const DecoderConfig& config, const StepShape& shape) : config_(config), shape_(shape) {}
 
   // Layer `index`; behind its attention the last one computes the targets only.
   [[nodiscard]] LayerMemory layer(int64_t index) const {
@@ -75,8 +75,15 @@ class StepSizes {
     const bool linears_keep = trains("q_proj") || trains("k_proj") || trains("v_proj");
     return values(tokens * config_.hidden_size) * (int64_t{norm_keeps} + int64_t{linears_keep}) +
            values(tokens * (2 * heads + 2 * key_heads)) +
-           tokens * (config_.num_attention_heads + 1) * kFp32 +
+           tokens * (config_.num_attention_heads + 1) * kFp32 + head_norms_kept() +
            adapters({"q_proj", "k_proj", "v_proj", "o_proj"}, tokens);
+  }
+
+  // What the norms of q and k keep: their inputs, and a number for each head.
+  [[nodiscard]] int64_t head_norms_kept() const {
+    if (!config_.qk_norm) return 0;
+    const int64_t heads = config_.num_attention_heads + config_.num_key_value_heads;
+    return values(shape_.tokens * heads * config_.head_dim) + shape_.tokens * heads * kFp32;
   }
 
   [[nodiscard]] int64_t feed_forward_kept(int64_t index, int64_t rows) const {
@@ -99,7 +106,7 @@ class StepSizes {
     return gradient(config_.vocab_size * config_.hidden_size);
   }
 
-  const LlamaConfig& config_;
+  const DecoderConfig& config_;
   const StepShape& shape_;
 };
 
@@ -109,7 +116,7 @@ struct Elements {
   int64_t adapters = 0;
 };
 
-Elements count(const LlamaConfig& config, const StepShape& shape) {
+Elements count(const DecoderConfig& config, const StepShape& shape) {
   Elements elements;
   for (const TensorSpec& spec : TensorTable(config)) {
     int64_t size = 1;
@@ -124,7 +131,7 @@ Elements count(const LlamaConfig& config, const StepShape& shape) {
 
 }  // namespace
 
-StepMemory step_memory(const LlamaConfig& config, const StepShape& shape) {
+StepMemory step_memory(const DecoderConfig& config, const StepShape& shape) {
   const Elements elements = count(config, shape);
   const int64_t trained = shape.full ? elements.weights : elements.adapters;
   StepMemory memory;

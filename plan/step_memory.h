@@ -4,7 +4,7 @@
 #include <set>
 #include <string>
 
-#include "format/llama_config.h"
+#include "format/decoder_config.h"
 
 namespace emoe {
 
@@ -38,8 +38,8 @@ struct StepMemory {
 };
 
 // The peak of a step as the engine computes it (worker/model): per layer and token it keeps the
-// input of each norm, the inputs of linears that are trained or have an adapter, rotated queries
+// input of each norm (of q and k too, where they have one), the inputs of linears that are trained or have an adapter, rotated queries
 // and keys, values, attention's output, and gate and up, of the targets alone in the last layer.
-[[nodiscard]] StepMemory step_memory(const LlamaConfig& config, const StepShape& shape);
+[[nodiscard]] StepMemory step_memory(const DecoderConfig& config, const StepShape& shape);
 
 }  // namespace emoe

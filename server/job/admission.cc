@@ -20,8 +20,8 @@
 #include "config/validation.h"
 #include "data/read_rows.h"
 #include "data/row_warnings.h"
+#include "format/decoder_config.h"
 #include "format/generation_config.h"
-#include "format/llama_config.h"
 #include "format/partition_file.h"
 #include "format/peft_config.h"
 #include "format/tensor_table.h"
@@ -138,7 +138,7 @@ bool add_problems(const std::string& key, const Status& status, Diagnostics& dia
 
 // What of a model's files could be read.
 struct ModelFiles {
-  std::optional<LlamaConfig> config;
+  std::optional<DecoderConfig> config;
   std::unique_ptr<Tokenizer> tokenizer;
   std::optional<WeightHeaders> weights;
 
@@ -155,7 +155,7 @@ struct ModelFiles {
 
 // The key's tokenizer, alone and with its model; null where it cannot be used at all.
 std::unique_ptr<Tokenizer> check_tokenizer(const std::string& key, const fs::path& path,
-                                           const std::optional<LlamaConfig>& model,
+                                           const std::optional<DecoderConfig>& model,
                                            Diagnostics& diagnostics) {
   auto loaded = load_tokenizer(path);
   if (add_problems(key, loaded.status(), diagnostics)) return nullptr;
@@ -178,7 +178,7 @@ std::unique_ptr<Tokenizer> check_tokenizer(const std::string& key, const fs::pat
 ModelFiles check_model(const fs::path& folder, bool needs_tokenizer, Diagnostics& diagnostics) {
   constexpr char kKey[] = "model.path";
   ModelFiles model;
-  Result<LlamaConfig> config = LlamaConfig::read(folder / "config.json");
+  Result<DecoderConfig> config = DecoderConfig::read(folder / "config.json");
   if (!add_problems(kKey, config.status(), diagnostics)) model.config = std::move(*config);
   if (needs_tokenizer || !absl::IsNotFound(tokenizer_file(folder).status())) {
     model.tokenizer = check_tokenizer(kKey, folder, model.config, diagnostics);
@@ -219,19 +219,27 @@ std::optional<std::vector<data::RowKey>> check_data_file(const data::DataFile& f
 // Its settings, and that its tensors are those of the settings and the model; an adapter to train
 // on has the job's settings.
 void check_adapter(const std::string& key, const fs::path& folder, const v1::JobSpec& spec,
-                   const std::optional<LlamaConfig>& model, Diagnostics& diagnostics) {
+                   const std::optional<DecoderConfig>& model, Diagnostics& diagnostics) {
   const auto settings = read_peft_config(folder);
   const auto header = read_peft_header(folder);
   const bool unread = add_problems(key, settings.status(), diagnostics);
   if (add_problems(key, header.status(), diagnostics) || unread) return;
-  if (model) {
-    add_problems(key, check_peft_tensors(*settings, header->tensors, *model), diagnostics);
-  }
+  if (!model) return;
+  const ModuleChoice& choice = settings->choice;
+  const auto modules = adapter_modules(choice, *model, (folder / kPeftConfigFile).string());
+  if (add_problems(key, modules.status(), diagnostics)) return;
+  add_problems(key, check_peft_tensors(*modules, header->tensors, *model), diagnostics);
   if (!spec.has_lora()) return;
-  const PeftConfig wanted{.rank = spec.lora().rank(),
-                          .alpha = spec.lora().alpha(),
-                          .targets = {spec.lora().targets().begin(), spec.lora().targets().end()}};
-  add_problems(key, check_peft_settings(*settings, wanted), diagnostics);
+  const v1::Lora& lora = spec.lora();
+  const LoraSettings adapter{.rank = choice.rank,
+                             .alpha = choice.alpha,
+                             .rslora = settings->rslora,
+                             .targets = linears_of(*modules)};
+  const LoraSettings wanted{.rank = lora.rank(),
+                            .alpha = lora.alpha(),
+                            .rslora = lora.use_rslora(),
+                            .targets = {lora.targets().begin(), lora.targets().end()}};
+  add_problems(key, check_peft_settings(adapter, wanted), diagnostics);
 }
 
 // That a partition is of the model's weights is asked of one layer: of another model all differ, and

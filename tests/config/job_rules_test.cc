@@ -44,6 +44,7 @@ const std::vector<Table>& tables() {
         {"task=merge", "parallel.ranks=1", "merge={adapters: [/a, /b, /a]}"},
         {"task=merge", "adapter=/a"},
         {"lora.targets=[q_proj, v_proj, q_proj]"},
+        {"lora.targets=[all-linear, q_proj]"},
         {"emoe.top_k=null"},
         {"emoe.top_k=9"},
         {"emoe.top_k=8", "emoe.selector=not_top"},

@@ -5,6 +5,7 @@
 #include <google/protobuf/util/message_differencer.h>
 
 #include "config/validation.h"
+#include "format/tensor_table.h"
 #include "tests/config/support.h"
 
 namespace emoe::config {
@@ -104,6 +105,7 @@ lora:
   dropout: 0.05
   targets: [q_proj, v_proj]
   init_adapter: ""
+  use_rslora: false
 optimizer:
   learning_rate: 2e-04
   schedule: cosine
@@ -216,6 +218,14 @@ TEST(Resolve, DefaultsFollowOtherKeys) {
   EXPECT_EQ(spec.emoe().layers().every(), 2);
   EXPECT_EQ(spec.emoe().partition().method(), "kmeans");
   EXPECT_FALSE(spec.has_evaluate());
+}
+
+TEST(Resolve, AllLinearIsEveryLinear) {
+  const auto job = read_job("model: {path: m}\nlora: {targets: [all-linear]}", "j", {});
+  const auto spec = resolve(job->spec);
+  EXPECT_EQ(std::vector<std::string>(spec.lora().targets().begin(), spec.lora().targets().end()),
+            linear_names());
+  EXPECT_FALSE(spec.lora().use_rslora());
 }
 
 TEST(Resolve, IsIdempotentAndKeepsWhatIsGiven) {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "format/decoder_config.h"
 #include "format/dtype.h"
-#include "format/llama_config.h"
 #include "format/peft_config.h"
 #include "format/tensor_table.h"
 #include "tests/format/safetensors_bytes.h"
@@ -16,7 +16,7 @@
 namespace emoe::testing {
 
 // A Llama of 4 layers and d_ff 64.
-inline LlamaConfig small_config() {
+inline DecoderConfig small_config() {
   return tiny_config({.hidden = 8, .d_ff = 64, .layers = 4, .vocab = 320});
 }
 
@@ -46,7 +46,7 @@ inline const std::string& tiny_tokenizer_bytes() {
 }
 
 // A folder whose files are what they should be; its weights are zeros.
-inline void write_model_folder(const std::filesystem::path& folder, const LlamaConfig& config) {
+inline void write_model_folder(const std::filesystem::path& folder, const DecoderConfig& config) {
   std::filesystem::create_directories(folder);
   std::map<std::string, std::vector<int64_t>> shapes;
   for (const TensorSpec& spec : TensorTable(config)) shapes[spec.name] = spec.shape;
@@ -56,7 +56,7 @@ inline void write_model_folder(const std::filesystem::path& folder, const LlamaC
 }
 
 // A PEFT folder of rank 2 and alpha 4 for q_proj of every layer; also zeros.
-inline void write_adapter_folder(const std::filesystem::path& folder, const LlamaConfig& config) {
+inline void write_adapter_folder(const std::filesystem::path& folder, const DecoderConfig& config) {
   std::filesystem::create_directories(folder);
   std::map<std::string, std::vector<int64_t>> shapes;
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {

@@ -20,18 +20,24 @@ TEST(PeftConfig, ReadsWhatALoraAdapterComputesWith) {
       R"({"peft_type": "LORA", "r": 4, "lora_alpha": 12, "lora_dropout": 0.25, "bias": "none",
           "target_modules": ["v_proj", "q_proj", "v_proj"], "use_dora": false, "revision": "x"})");
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->rank, 4);
-  EXPECT_EQ(config->alpha, 12.0);
+  EXPECT_EQ(config->choice.rank, 4);
+  EXPECT_EQ(config->choice.alpha, 12.0);
   EXPECT_EQ(config->dropout, 0.25);
-  EXPECT_EQ(config->targets, (std::vector<std::string>{"q_proj", "v_proj"}));
+  EXPECT_EQ(config->choice.targets, (std::vector<std::string>{"q_proj", "v_proj"}));
 }
 
 TEST(PeftConfig, NamesEveryProblemAtOnce) {
   const Status status = read(R"({"peft_type": "LORA", "r": 0, "use_dora": true, "bias": "all",
-                                 "target_modules": ["mystery"], "new_in_peft_99": 1})")
+                                 "target_modules": [3], "modules_to_save": ["lm_head"],
+                                 "use_rslora": 1, "rank_pattern": {"q_proj": 0},
+                                 "alpha_pattern": [1], "layers_to_transform": "1",
+                                 "lora_bias": true, "new_in_peft_99": 1})")
                             .status();
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
-  for (const char* part : {"r: is 0", "use_dora", "bias", "mystery", "new_in_peft_99"}) {
+  for (const char* part :
+       {"r: is 0", "use_dora", "bias", "target_modules: is [3]", "new_in_peft_99",
+        "modules_to_save", "use_rslora: is 1", "rank_pattern: is {\"q_proj\":0}",
+        "alpha_pattern: is [1]", "layers_to_transform: is \"1\"", "lora_bias"}) {
     EXPECT_NE(status.message().find(part), std::string::npos) << part << " in " << status;
   }
 }
@@ -53,15 +59,8 @@ TEST(PeftConfig, TensorsInOtherFormsSayHowToMendThem) {
   EXPECT_NE(
       message(read_peft_header(folder.path()).status()).find("in adapter_model.bin, a PyTorch"),
       std::string::npos);
-  const Status names =
-      check_peft_tensors({.rank = 4}, {{"q.lora_A.default.weight", {"F32", {4, 8}}}}, {});
+  const Status names = check_peft_tensors({}, {{"q.lora_A.default.weight", {"F32", {4, 8}}}}, {});
   EXPECT_NE(message(names).find("save_pretrained()"), std::string::npos) << names;
-  const Status modules = read(R"({"peft_type": "LORA", "r": 4,
-                                  "target_modules": ["self_attn.q_proj"]})")
-                             .status();
-  EXPECT_NE(message(modules).find("names \"self_attn.q_proj\"; possible are q_proj, "),
-            std::string::npos)
-      << modules;
 }
 
 TEST(PeftConfig, AFolderWithoutOne) {
@@ -70,8 +69,9 @@ TEST(PeftConfig, AFolderWithoutOne) {
 }
 
 TEST(PeftTensors, AreThoseOfTheTargetsInEachLayer) {
-  const LlamaConfig model = testing::tiny_config({.hidden = 8, .d_ff = 12, .layers = 2});
-  const PeftConfig config{.rank = 4, .targets = {"down_proj"}};
+  const DecoderConfig model = testing::tiny_config({.hidden = 8, .d_ff = 12, .layers = 2});
+  const ModuleChoice choice{.rank = 4, .targets = {"down_proj"}};
+  const AdapterModules config = adapter_modules(choice, model, "x").value();
   const std::string first = "base_model.model.model.layers.0.mlp.down_proj.lora_";
   const std::string second = "base_model.model.model.layers.1.mlp.down_proj.lora_";
   const std::map<std::string, TensorInfo> good{{first + "A.weight", {"F32", {4, 12}}},
@@ -97,14 +97,73 @@ TEST(PeftTensors, AreThoseOfTheTargetsInEachLayer) {
             first + "A.weight: and 3 more are missing in the adapter");
 }
 
+// By PEFT's own rules: tests/reference/shapes.py asks PEFT itself.
+TEST(AdapterModules, AreChosenAsPeftChoosesThem) {
+  const DecoderConfig model = testing::tiny_config({.layers = 12});
+  const auto chosen = [&](const std::string& keys) {
+    const auto config = read(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 8, )" + keys + "}");
+    EXPECT_TRUE(config.ok()) << config.status();
+    return adapter_modules(config->choice, model, "x");
+  };
+  const auto module = [](int64_t layer, const char* name) {
+    return "model.layers." + std::to_string(layer) + "." + name;
+  };
+  EXPECT_EQ(chosen(R"("target_modules": "all-linear")")->size(), 7 * 12);
+  EXPECT_EQ(chosen(R"("target_modules": ["self_attn.q_proj", "down_proj"])")->size(), 2 * 12);
+  const auto exact = chosen(R"("target_modules": ["model.layers.1.mlp.up_proj", "2.mlp.up_proj"])");
+  EXPECT_EQ(exact->size(), 2) << "not of layer 11 or 12";
+  EXPECT_TRUE(exact->contains(module(1, "mlp.up_proj")));
+  EXPECT_EQ(chosen(R"x("target_modules": ".*\\.(1|11)\\..*(q|v)_proj")x")->size(), 4);
+  EXPECT_EQ(chosen(R"("target_modules": ["q_proj"], "layers_to_transform": [0, 3, 40])")->size(),
+            2);
+  EXPECT_EQ(chosen(R"("target_modules": ["q_proj"], "layers_to_transform": 3,
+                      "layers_pattern": "layers")")
+                ->size(),
+            1);
+  EXPECT_FALSE(chosen(R"("target_modules": ["q_proj"], "layers_to_transform": 3,
+                         "layers_pattern": ["h", "blocks"])")
+                   .ok());
+  const auto ranks = chosen(R"x("target_modules": ["q_proj", "v_proj"],
+      "rank_pattern": {"model.layers.1.self_attn.q_proj": 2, "(0|1)\\..*q_proj": 3, "v_proj": 1},
+      "alpha_pattern": {"v_proj": 0.5})x");
+  ASSERT_TRUE(ranks.ok()) << ranks.status();
+  EXPECT_EQ(ranks->at(module(1, "self_attn.q_proj")), (AdapterModule{2, 8})) << "the first counts";
+  EXPECT_EQ(ranks->at(module(0, "self_attn.q_proj")), (AdapterModule{3, 8}));
+  EXPECT_EQ(ranks->at(module(10, "self_attn.q_proj")), (AdapterModule{4, 8})) << "not 0 or 1";
+  EXPECT_EQ(ranks->at(module(5, "self_attn.q_proj")), (AdapterModule{4, 8}));
+  EXPECT_EQ(ranks->at(module(5, "self_attn.v_proj")), (AdapterModule{1, 0.5}));
+  EXPECT_EQ(linears_of(*ranks), (std::vector<std::string>{"q_proj", "v_proj"}));
+}
+
+TEST(AdapterModules, WhatIsNoLinearOfALayerIsNamed) {
+  const DecoderConfig model = testing::tiny_config();
+  const auto message = [&](const ModuleChoice& choice) {
+    return std::string(adapter_modules(choice, model, "x").status().message());
+  };
+  EXPECT_NE(message({.rank = 4, .targets = {"q_proj", "lm_head", "mystery"}})
+                .find("names \"lm_head\"; possible are q_proj, "),
+            std::string::npos);
+  EXPECT_NE(message({.rank = 4, .target_pattern = ".*"}).find("matches lm_head"),
+            std::string::npos);
+  EXPECT_NE(message({.rank = 4, .target_pattern = "q_proj"}).find("names no linear of the model"),
+            std::string::npos)
+      << "the whole path has to match";
+  EXPECT_NE(message({.rank = 4, .target_pattern = "(q_proj"}).find("cannot be used"),
+            std::string::npos);
+  EXPECT_NE(message({.rank = 4, .targets = {"q_proj"}, .rank_pattern = {{"[", 3}}})
+                .find("rank_pattern: the regular expression [ cannot be used"),
+            std::string::npos);
+}
+
 TEST(PeftSettings, AreThoseOfTheJob) {
-  const PeftConfig adapter{.rank = 4, .alpha = 8, .dropout = 0.1, .targets = {"q_proj", "v_proj"}};
+  const LoraSettings adapter{.rank = 4, .alpha = 8, .targets = {"q_proj", "v_proj"}};
   EXPECT_TRUE(
       check_peft_settings(adapter, {.rank = 4, .alpha = 8, .targets = {"v_proj", "q_proj"}}).ok());
-  const Status status =
-      check_peft_settings(adapter, {.rank = 8, .alpha = 16, .targets = {"o_proj", "k_proj"}});
+  const Status status = check_peft_settings(
+      adapter, {.rank = 8, .alpha = 16, .rslora = true, .targets = {"o_proj", "k_proj"}});
   EXPECT_EQ(status.message(),
             "r: is 4, lora.rank is 8\nlora_alpha: is 8, lora.alpha is 16\n"
+            "use_rslora: is false, lora.use_rslora is true\n"
             "target_modules: is q_proj, v_proj; lora.targets is k_proj, o_proj");
 }
 

@@ -9,14 +9,14 @@
 namespace emoe {
 namespace {
 
-LlamaConfig tied_config() {
-  LlamaConfig config = testing::small_config();
+DecoderConfig tied_config() {
+  DecoderConfig config = testing::small_config();
   config.num_hidden_layers = 2;
   config.tie_word_embeddings = true;
   return config;
 }
 
-WeightHeaders headers_of(const LlamaConfig& config) {
+WeightHeaders headers_of(const DecoderConfig& config) {
   WeightHeaders weights;
   for (const TensorSpec& spec : TensorTable(config)) {
     weights.tensors[spec.name] = {.dtype = "F32", .shape = spec.shape, .file = "model.safetensors"};
@@ -30,7 +30,7 @@ std::string error_of(const WeightHeaders& weights) {
 
 // The names and shapes are those of transformers' LlamaForCausalLM.
 TEST(TensorTable, ALayersTensorsWithTheirRoles) {
-  const LlamaConfig config = tied_config();  // hidden 8, 4 heads of 2, 2 for keys, d_ff 64
+  const DecoderConfig config = tied_config();  // hidden 8, 4 heads of 2, 2 for keys, d_ff 64
   const TensorTable table(config);
   const std::map<std::string, std::pair<TensorRole, std::vector<int64_t>>> expected = {
       {"self_attn.q_proj", {TensorRole::q, {8, 8}}},
@@ -55,8 +55,39 @@ TEST(TensorTable, ALayersTensorsWithTheirRoles) {
   }
 }
 
+TEST(TensorTable, BiasesAndNormsOfHeadsAreThereWhereTheConfigSaysSo) {
+  DecoderConfig config = tied_config();
+  const auto shapes = [&] {
+    std::map<std::string, std::vector<int64_t>> result;
+    for (const TensorSpec& spec : TensorTable(config)) {
+      if (spec.name.ends_with(".bias") || spec.name.find("_norm.") != std::string::npos) {
+        result[spec.name] = spec.shape;
+      }
+    }
+    return result;
+  };
+  EXPECT_TRUE(shapes().empty());
+  config.qkv_bias = config.qk_norm = true;
+  EXPECT_EQ(shapes().size(), 2 * 5);
+  const std::string first = "model.layers.0.";
+  EXPECT_EQ(shapes().at(first + "self_attn.k_proj.bias"), std::vector<int64_t>{4});
+  EXPECT_EQ(shapes().at(first + "self_attn.q_norm.weight"), std::vector<int64_t>{2});
+  config.output_bias = config.mlp_bias = true;
+  EXPECT_EQ(shapes().size(), 2 * 9);
+  EXPECT_EQ(shapes().at(first + "self_attn.o_proj.bias"), std::vector<int64_t>{8});
+  EXPECT_EQ(shapes().at(first + "mlp.down_proj.bias"), std::vector<int64_t>{8});
+  const TensorTable table(config);
+  const TensorSpec* gate = table.find(first + "mlp.gate_proj.bias");
+  ASSERT_NE(gate, nullptr);
+  EXPECT_EQ(gate->role, TensorRole::gate_bias);
+  EXPECT_EQ(bias_index(gate->role), 4);
+  EXPECT_EQ(gate->ffn_dim(), 0);
+  EXPECT_EQ(gate->linear(), "") << "no adapter beside a bias";
+  EXPECT_EQ(table.of(TensorRole::down_bias, 0).ffn_dim(), -1);
+}
+
 TEST(TensorTable, TheHeadIsThereWhereItIsNotTied) {
-  LlamaConfig config = tied_config();
+  DecoderConfig config = tied_config();
   EXPECT_EQ(TensorTable(config).find(kHeadName), nullptr);
   EXPECT_EQ(TensorTable(config).output().role, TensorRole::embedding);
   config.tie_word_embeddings = false;
@@ -82,7 +113,7 @@ TEST(TensorTable, AllProblemsAreNamedAtOnce) {
 }
 
 TEST(TensorTable, ManyAlikeAreOneLineWithExamples) {
-  LlamaConfig config = tied_config();
+  DecoderConfig config = tied_config();
   config.num_hidden_layers = 40;
   const Status missing = check_tensors(headers_of(tied_config()), config, "model");
   const std::string first = "model.layers.2.self_attn.";
@@ -102,7 +133,7 @@ TEST(TensorTable, ManyAlikeAreOneLineWithExamples) {
 
 TEST(TensorTable, TensorsOfAWrapperOrOfTheBareModelAreOneSentence) {
   for (const auto& [prefix, reason] :
-       std::map<std::string, std::string>{{"", "a bare LlamaModel was saved"},
+       std::map<std::string, std::string>{{"", "a bare model was saved"},
                                           {"module.model.", "a wrapper was saved"},
                                           {"base_model.model.model.", "a wrapper was saved"}}) {
     WeightHeaders weights;

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "format/llama_config.h"
+#include "format/decoder_config.h"
 
 namespace emoe::testing {
 
@@ -17,7 +17,7 @@ struct TinyShape {
 };
 
 // A Llama small enough for tests.
-inline LlamaConfig tiny_config(const TinyShape& shape = {}) {
+inline DecoderConfig tiny_config(const TinyShape& shape = {}) {
   return {.hidden_size = shape.hidden,
           .intermediate_size = shape.d_ff,
           .num_hidden_layers = shape.layers,

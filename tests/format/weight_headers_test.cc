@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "tests/format/model_folder.h"
 #include "tests/format/safetensors_bytes.h"
 #include "tests/support/temp_dir.h"
 
@@ -130,6 +131,22 @@ TEST(WeightHeaders, AWrongTotalSizeIsToldOf) {
   }
 }
 
+TEST(WeightHeaders, TensorsThatNobodyReadsAreSaid) {
+  const TempDir dir;
+  testing::write_zeros(dir / "model.safetensors",
+                       {{"a", {1}},
+                        {"model.layers.1.self_attn.rotary_emb.inv_freq", {4}},
+                        {"model.layers.0.self_attn.rotary_emb.inv_freq", {4}},
+                        {"model.rotary_emb.cos_cached", {4}}});
+  const auto weights = read_weight_headers(dir.path());
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  ASSERT_EQ(weights->warnings.size(), 1);
+  EXPECT_EQ(weights->warnings[0].code, warning::kTensorsSkipped);
+  EXPECT_EQ(weights->warnings[0].count, 3);
+  EXPECT_EQ(weights->warnings[0].first, "model.layers.0.self_attn.rotary_emb.inv_freq");
+  EXPECT_EQ(weights->warnings[0].where, "model.safetensors");
+}
+
 TEST(WeightHeaders, CountsTheDtypes) {
   const TempDir dir;
   write_shards(dir.path());
@@ -161,7 +178,8 @@ TEST(WeightHeaders, FolderWithoutWeightsSaysWhatWasLookedFor) {
                 .find("it has model-00001-of-00002.safetensors, but not the index"),
             std::string::npos);
   write_bytes(dir / "pytorch_model.bin", "x");
-  EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound).find("safe_serialization"),
+  EXPECT_NE(error_of(dir.path(), StatusCode::kNotFound)
+                .find("M.from_pretrained(\"" + dir.path().string() + "\", torch_dtype="),
             std::string::npos);
 }
 

@@ -23,7 +23,7 @@ import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 PREAMBLE = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n"
@@ -205,7 +205,7 @@ def evaluate(model, experts, examples):
 
 # ---------------------------------------------------------------- the cases
 def start_of(case, folder):
-    base = stock_model()
+    base = stock_model((folder / case["model"]).resolve())
     # After LoRA's wrapping: the gate's score includes the adapter of gate_proj.
     experts_of = lambda model: Experts(model, case, case["selector"]) if "experts" in case else None
     if "lora" not in case:
@@ -271,7 +271,7 @@ def train(case, folder, tokenizer, rows):
             group["lr"] = rate(case, step)
         optimizer.step()
         optimizer.zero_grad()
-        assert margin > 1e-5, f"{folder.name} step {step}: a choice hangs on {margin:.1e}; take another seed"
+        assert margin > case.get("least_margin", 1e-5), f"{folder.name} step {step}: a choice hangs on {margin:.1e}; take another seed"
         result["steps"].append({"step": step, "lr": rate(case, step), "loss": loss, "grad_norm": norm,
                                 "target_tokens": targets})
     result["eval_final"] = evaluate(model, experts, held_out)
@@ -299,7 +299,7 @@ def choices_of(experts):
 
 
 def stock_model(folder=DATA / "tiny"):
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def forward(case, folder, tokenizer, _):

@@ -114,7 +114,7 @@ TEST_F(AdmissionTest, ModelFoldersThatAreNone) {
 TEST_F(AdmissionTest, TheHeadersOfTheWeightsAreRead) {
   const v1::JobSpec spec = small_spec(dir_.path());
   const auto weights = dir_ / "model" / "model.safetensors";
-  LlamaConfig other = testing::small_config();
+  DecoderConfig other = testing::small_config();
   other.hidden_size = 16;
   testing::write_model_folder(dir_ / "other", other);
   std::filesystem::copy(dir_ / "other" / "model.safetensors", weights,
@@ -277,7 +277,7 @@ TEST_F(AdmissionTest, AnEvaluationNeedsHeldOutRowsAndAnAdapterThatCanBeRead) {
 
 // What the worker would say in attempt 1, and by the same code.
 TEST_F(AdmissionTest, AnAdapterOfAnotherModelOrOfOtherSettingsIsRefused) {
-  LlamaConfig longer = testing::small_config();
+  DecoderConfig longer = testing::small_config();
   longer.num_hidden_layers = 5;
   v1::JobSpec spec = small_spec(dir_.path());
   v1::Lora& lora = *spec.mutable_lora();
@@ -306,12 +306,12 @@ TEST_F(AdmissionTest, ATokenizerIsOpened) {
   EXPECT_EQ(problems(spec), Fields{"model.path"});
   EXPECT_NE(reasons_.find("tokenizer.model: is no SentencePiece model"), std::string::npos)
       << reasons_;
-  LlamaConfig small = testing::small_config();
+  DecoderConfig small = testing::small_config();
   small.vocab_size = 200;
   testing::write_model_folder(dir_ / "model", small);
   EXPECT_EQ(problems(spec), Fields{"model.path"});
   EXPECT_NE(reasons_.find("has 300 pieces"), std::string::npos) << reasons_;
-  LlamaConfig other_end = testing::small_config();
+  DecoderConfig other_end = testing::small_config();
   other_end.eos_token_ids = {7};
   testing::write_model_folder(dir_ / "model", other_end);
   EXPECT_EQ(problems(spec), Fields{"model.path"});

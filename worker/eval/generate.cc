@@ -24,7 +24,7 @@ int64_t sample_token(const at::Tensor& logits, double temperature, double unifor
 
 Generated generate(Model& model, const std::vector<int64_t>& prompt, const GenerateOptions& options,
                    const ForwardOptions& forward) {
-  const LlamaConfig& config = model.options().config;
+  const DecoderConfig& config = model.options().config;
   if (!(options.temperature >= 0.0)) throw std::invalid_argument("temperature below 0");
   const int64_t room = config.max_position_embeddings - static_cast<int64_t>(prompt.size());
   if (prompt.empty() || room < 0) {

@@ -23,20 +23,31 @@ at::Tensor repeated(const at::Tensor& x, int64_t heads, int64_t dim) {
   return shared == 1 ? x : x.repeat_interleave(shared, dim);
 }
 
+// [tokens, total]: which of all tokens each of the last ones sees.
+at::Tensor visible(int64_t tokens, int64_t total, int64_t window, at::Device device) {
+  const auto options = at::TensorOptions().dtype(at::kBool).device(device);
+  const int64_t before = total - tokens;
+  const at::Tensor causal = at::ones({tokens, total}, options).tril(before);
+  return window == 0 ? causal : causal.triu(before - window + 1);
+}
+
 at::Tensor equal_segments(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                          int64_t length) {
-  const at::Tensor out = at::scaled_dot_product_attention(
-      batched(q, length), batched(k, length), batched(v, length), std::nullopt, 0.0, true);
+                          int64_t length, int64_t window) {
+  const bool whole = window == 0 || window >= length;
+  std::optional<at::Tensor> mask;
+  if (!whole) mask = visible(length, length, window, q.device());
+  const at::Tensor out = at::scaled_dot_product_attention(batched(q, length), batched(k, length),
+                                                          batched(v, length), mask, 0.0, whole);
   return out.transpose(1, 2).flatten(0, 1);
 }
 
 at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                             const std::vector<int64_t>& lengths) {
+                             const std::vector<int64_t>& lengths, int64_t window) {
   const at::Tensor keys = repeated(k, q.size(1), 1);
   const at::Tensor values = repeated(v, q.size(1), 1);
   const bool equal = std::all_of(lengths.begin(), lengths.end(),
                                  [&](int64_t length) { return length == lengths.front(); });
-  if (equal) return equal_segments(q, keys, values, lengths.front());
+  if (equal) return equal_segments(q, keys, values, lengths.front(), window);
   // split: its backward is one concatenation, where slices would each make a gradient of full size.
   const auto q_parts = q.split_with_sizes(lengths);
   const auto k_parts = keys.split_with_sizes(lengths);
@@ -44,7 +55,7 @@ at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at:
   std::vector<at::Tensor> out;
   out.reserve(lengths.size());
   for (size_t s = 0; s < lengths.size(); ++s) {
-    out.push_back(equal_segments(q_parts[s], k_parts[s], v_parts[s], lengths[s]));
+    out.push_back(equal_segments(q_parts[s], k_parts[s], v_parts[s], lengths[s], window));
   }
   return at::cat(out);
 }
@@ -52,27 +63,24 @@ at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at:
 }  // namespace
 
 at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                             const std::vector<int64_t>& lengths) {
+                             const std::vector<int64_t>& lengths, int64_t window) {
   if (widens_halves(q)) {
-    return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), lengths)
+    return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), lengths, window)
         .to(q.scalar_type());
   }
-  if (has_own_attention(q)) return own_attention(q, k, v, lengths);
-  return library_attention(q, k, v, lengths);
+  if (has_own_attention(q)) return own_attention(q, k, v, lengths, window);
+  return library_attention(q, k, v, lengths, window);
 }
 
-at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            int64_t window) {
   if (widens_halves(q)) {
-    return cached_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat))
+    return cached_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), window)
         .to(q.scalar_type());
   }
-  const int64_t tokens = q.size(0);
-  const int64_t total = k.size(1);
-  const auto options = q.options().dtype(at::kBool);
-  const at::Tensor visible = at::ones({tokens, total}, options).tril(total - tokens);
   const at::Tensor out = at::scaled_dot_product_attention(
       q.transpose(0, 1).unsqueeze(0), repeated(k, q.size(1), 0).unsqueeze(0),
-      repeated(v, q.size(1), 0).unsqueeze(0), visible);
+      repeated(v, q.size(1), 0).unsqueeze(0), visible(q.size(0), k.size(1), window, q.device()));
   return out.squeeze(0).transpose(0, 1);
 }
 

@@ -8,16 +8,17 @@
 namespace emoe::worker {
 
 // Causal attention inside segments. q [T, heads, d], k and v [T, kv_heads, d]; `lengths` are the
-// segments' lengths, sum T. Returns [T, heads, d]. Keeps q, k, v, the output and one number per head
+// segments' lengths, sum T; each token sees `window` tokens, itself and those before it, or with 0 all
+// of its segment up to itself. Returns [T, heads, d]. Keeps q, k, v, the output and one number per head
 // and token for the gradients. By our own blocks where there are kernels for them, else by LibTorch's
 // fused attention.
 [[nodiscard]] at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k,
-                                           const at::Tensor& v,
-                                           const std::vector<int64_t>& lengths);
+                                           const at::Tensor& v, const std::vector<int64_t>& lengths,
+                                           int64_t window);
 
-// The last q.size(0) of k.size(1) tokens look at themselves and all before them; no graph.
+// The last q.size(0) of k.size(1) tokens look at themselves and those before them, as above; no graph.
 // q [T, heads, d], k and v [kv_heads, total, d]. Returns [T, heads, d].
 [[nodiscard]] at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k,
-                                          const at::Tensor& v);
+                                          const at::Tensor& v, int64_t window);
 
 }  // namespace emoe::worker

@@ -34,7 +34,11 @@ void check_batch(const PackedBatch& batch) {
 }  // namespace
 
 Decoder::Decoder(ModelOptions options, std::unique_ptr<WeightStore> store)
-    : options_(std::move(options)), store_(std::move(store)), ffn_(find_ffn(options_.ffn)) {}
+    : options_(std::move(options)),
+      frequencies_(
+          rotary_frequencies(options_.config.head_dim, options_.config.rope).to(options_.device)),
+      store_(std::move(store)),
+      ffn_(find_ffn(options_.ffn)) {}
 
 Decoder::Decoder(const ModelOptions& options, const WeightSource& weights)
     : Decoder(options, make_resident_store(options, weights)) {}
@@ -53,11 +57,10 @@ at::Tensor Decoder::embed(const std::vector<int64_t>& ids) const {
 
 LayerPass Decoder::pass_at(const std::vector<int64_t>& positions,
                            const ForwardOptions& forward) const {
-  const LlamaConfig& config = options_.config;
+  const DecoderConfig& config = options_.config;
   return {.config = config,
           .ffn = *ffn_,
-          .rotary = rotary_table(to_device(positions, options_.device), config.head_dim,
-                                 config.rope_theta),
+          .rotary = rotary_table(to_device(positions, options_.device), frequencies_),
           .dropout = {},
           .experts_on = forward.experts_on};
 }
@@ -119,10 +122,12 @@ at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forwa
     lengths.push_back(batch.segment_starts[s + 1] - batch.segment_starts[s]);
   }
   const SharedTokens shared(batch, options_.device);
-  const auto attention = [&](int64_t /*layer*/) -> Attention {
-    return [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-      return shared.from_rows(
-          segment_attention(shared.to_rows(q), shared.to_rows(k), shared.to_rows(v), lengths));
+  // A shared token has the same tokens before it in all its rows, so a window changes nothing here.
+  const auto attention = [&](int64_t layer) -> Attention {
+    return [&, layer](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+      return shared.from_rows(segment_attention(shared.to_rows(q), shared.to_rows(k),
+                                                shared.to_rows(v), lengths,
+                                                options_.config.window(layer)));
     };
   };
   const at::Tensor x = walk(embed(batch.ids), pass, attention, rows, forward);
@@ -184,7 +189,8 @@ at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& 
     return [&, layer](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
       append(cache.keys[layer], k);
       append(cache.values[layer], v);
-      return cached_attention(q, cache.keys[layer], cache.values[layer]);
+      return cached_attention(q, cache.keys[layer], cache.values[layer],
+                              options_.config.window(layer));
     };
   };
   const at::Tensor x = walk(embed(ids), pass_at(positions, forward), attention, {}, forward);
@@ -199,7 +205,7 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
   constexpr int64_t kSmall = 1 << 20;  // multiplications of one token in one matrix
   constexpr int kRounds = 3;
   constexpr std::chrono::seconds kEnough{3};
-  const LlamaConfig& config = options_.config;
+  const DecoderConfig& config = options_.config;
   const bool experts = options_.emoe.routing.num_experts > 0 && !options_.emoe.partitions.empty();
   if (!experts || !options_.device.is_cpu() ||
       config.hidden_size * config.intermediate_size < kSmall) {

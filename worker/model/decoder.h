@@ -11,10 +11,10 @@
 
 namespace emoe::worker {
 
-// A Llama decoder (RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or own head)
-// with optional LoRA on its linears and optional EMoE masks in some layers, by LibTorch's autograd:
+// A Llama-like decoder (RMSNorm, rotary positions, grouped-query attention, perhaps in a window, SwiGLU;
+// tied or own head; biases and norms of q and k where DecoderConfig says so) with optional LoRA on its linears and optional EMoE masks in some layers, by LibTorch's autograd:
 // each block of a layer is one node that saves what its backward pass needs. Sources: arXiv
-// 2302.13971, 2307.09288; transformers modeling_llama.py for the order of operations in half
+// 2302.13971, 2307.09288; transformers' modeling_*.py for the order of operations in half
 // precision.
 class Decoder final : public Model {
  public:
@@ -65,6 +65,7 @@ class Decoder final : public Model {
                                   const ForwardOptions& forward) const;
 
   ModelOptions options_;
+  at::Tensor frequencies_;  // of the rotary positions, on the device
   std::unique_ptr<WeightStore> store_;
   std::unique_ptr<FfnBackend> ffn_;
   at::Tensor loss_;   // of the forward() that backward() belongs to

@@ -9,6 +9,12 @@
 namespace emoe::worker {
 namespace {
 
+// x [T, heads, d], each head by itself; x where there is no such norm.
+at::Tensor norm_of_heads(const at::Tensor& x, const Weight& norm, double epsilon) {
+  if (!norm.defined()) return x;
+  return rms_norm(x.flatten(0, 1), norm, epsilon).view(x.sizes());
+}
+
 at::Tensor attention_block(const DecoderLayer& layer, const at::Tensor& x, const LayerPass& pass,
                            const Attention& attention) {
   const at::Tensor normed = rms_norm(x, layer.input_norm, pass.config.rms_norm_eps);
@@ -16,8 +22,11 @@ at::Tensor attention_block(const DecoderLayer& layer, const at::Tensor& x, const
   const auto heads = [&](const at::Tensor& y) {
     return y.unflatten(-1, {-1, pass.config.head_dim});
   };
-  const at::Tensor q = apply_rotary(heads(qkv[0]), pass.rotary);
-  const at::Tensor k = apply_rotary(heads(qkv[1]), pass.rotary);
+  const auto turned = [&](const at::Tensor& y, const Weight& norm) {
+    return apply_rotary(norm_of_heads(heads(y), norm, pass.config.rms_norm_eps), pass.rotary);
+  };
+  const at::Tensor q = turned(qkv[0], layer.q_norm);
+  const at::Tensor k = turned(qkv[1], layer.k_norm);
   return attention(q, k, heads(qkv[2])).flatten(-2);
 }
 
@@ -57,17 +66,33 @@ Selection choice_of_others(const DecoderLayer& layer, const at::Tensor& x,
   return choose_experts(middle.normed, layer.ffn.gate, *layer.experts, middle.dropout);
 }
 
-}  // namespace
-
-Linear* DecoderLayer::linear(TensorRole role) {
-  const std::array all = {&q, &k, &v, &o, &ffn.gate, &ffn.up, &ffn.down};
-  const int index = linear_index(role);
+// By its place in linear_names().
+Linear* linear_at(DecoderLayer& layer, int index) {
+  FfnWeights& ffn = layer.ffn;
+  const std::array all = {&layer.q, &layer.k, &layer.v, &layer.o, &ffn.gate, &ffn.up, &ffn.down};
   return index < 0 ? nullptr : all[index];
 }
 
-Weight* DecoderLayer::norm(TensorRole role) {
-  if (role == TensorRole::input_norm) return &input_norm;
-  return role == TensorRole::post_norm ? &post_norm : nullptr;
+}  // namespace
+
+Linear* DecoderLayer::linear(TensorRole role) {
+  return linear_at(*this, linear_index(role));
+}
+
+Weight* DecoderLayer::vector(TensorRole role) {
+  if (Linear* linear = linear_at(*this, bias_index(role))) return &linear->bias;
+  switch (role) {
+    case TensorRole::input_norm:
+      return &input_norm;
+    case TensorRole::post_norm:
+      return &post_norm;
+    case TensorRole::q_norm:
+      return &q_norm;
+    case TensorRole::k_norm:
+      return &k_norm;
+    default:
+      return nullptr;
+  }
 }
 
 Weight* OuterWeights::of(TensorRole role) {

@@ -7,7 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "format/llama_config.h"
+#include "format/decoder_config.h"
 #include "format/tensor_table.h"
 #include "worker/model/ffn.h"
 #include "worker/model/linear.h"
@@ -20,13 +20,15 @@ namespace emoe::worker {
 struct DecoderLayer {
   Weight input_norm;  // [h]
   Linear q, k, v, o;
-  Weight post_norm;  // [h]
+  Weight q_norm, k_norm;  // [head_dim]; undefined: q and k have none
+  Weight post_norm;       // [h]
   FfnWeights ffn;
   std::optional<ExpertGate> experts;  // set in converted layers, whose ffn is in block order
 
-  // The linear or norm of a role; null for a role of the other kind or outside the layers.
+  // The linear whose weight a role is, or the bias or norm; null for a role of the other kind or
+  // outside the layers.
   [[nodiscard]] Linear* linear(TensorRole role);
-  [[nodiscard]] Weight* norm(TensorRole role);
+  [[nodiscard]] Weight* vector(TensorRole role);
 };
 
 // The weights outside the layers.
@@ -40,7 +42,7 @@ struct OuterWeights {
 
 // What all layers share in one forward pass over T tokens. Lives as long as the pass.
 struct LayerPass {
-  const LlamaConfig& config;
+  const DecoderConfig& config;
   const FfnBackend& ffn;
   RotaryTable rotary;
   LoraDropout dropout;

@@ -17,6 +17,7 @@ Selection choose_experts(const at::Tensor& x, const Linear& gate, const ExpertGa
   const at::NoGradGuard no_grad;
   const at::Tensor wide = x.to(at::kFloat);
   at::Tensor scores = at::mm(wide, experts.means.t());
+  if (experts.bias_means.defined()) scores.add_(experts.bias_means);
   if (gate.lora.defined()) {
     const at::Tensor low = at::mm(lora_input(wide, gate.lora, dropout), gate.lora.a.t());
     const at::Tensor means = mean_gate_rows(gate.lora.b, experts.routing.num_experts);

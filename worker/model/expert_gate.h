@@ -14,9 +14,10 @@ struct ExpertGate {
   // [N, h] fp32: the mean of each expert's gate rows, of the weights of the moment but without
   // adapters.
   at::Tensor means;
+  at::Tensor bias_means = {};  // [N] fp32, of the gate's bias; undefined: it has none
 };
 
-// gate [d_ff, h] in block order → [N, h] fp32.
+// gate [d_ff, h] in block order → [N, h] fp32; its bias [d_ff] → [N].
 [[nodiscard]] at::Tensor mean_gate_rows(const at::Tensor& gate, int64_t num_experts);
 
 // The choice for the tokens x [T, h]: the score of an expert is the mean of its neurons' pre-SiLU

@@ -47,6 +47,11 @@ ExpertTokens::ExpertTokens(const at::Tensor& mask) : begin(mask.size(1) + 1) {
   }
 }
 
+at::Tensor ExpertTokens::expert_of_rows() const {
+  const at::Tensor counts = at::tensor(at::IntArrayRef(begin)).diff();
+  return at::repeat_interleave(counts);
+}
+
 void experts_from_tokens(const ExpertTokens& chosen, const at::Tensor& x, const at::Tensor& w,
                          at::Tensor& out) {
   const int64_t size = w.size(0) / chosen.experts();

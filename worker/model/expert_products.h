@@ -15,6 +15,7 @@ struct ExpertTokens {
 
   // Of a mask [T, N] bool on the CPU.
   explicit ExpertTokens(const at::Tensor& mask);
+  [[nodiscard]] at::Tensor expert_of_rows() const;  // [P] int64
   [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
   [[nodiscard]] int64_t experts() const { return static_cast<int64_t>(begin.size()) - 1; }
 };

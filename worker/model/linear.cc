@@ -56,7 +56,7 @@ std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, cons
   return {da, db};
 }
 
-// Arguments: x, then of each linear whichever it has of master, A, B, in this order.
+// Arguments: x, then of each linear what it trains.
 class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
@@ -67,6 +67,7 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
     at::Tensor wide;
     for (const auto& linear : call->linears) {
       at::Tensor y = linear.weight->product(x);
+      if (linear.bias.defined()) y.add_(linear.bias.compute.detach());
       if (linear.lora.defined()) {
         const at::Tensor low =
             low_product(adapter_input(x, wide, *call, linear.lora), linear.lora.a)
@@ -96,6 +97,7 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
       const at::Tensor& dy = grads[i];
       if (call.input_needs_grad) linear.weight->add_transposed_product(dy, dx);
       if (linear.master.defined()) result.push_back(weight_gradient(dy, x));
+      if (linear.bias.trainable()) result.push_back(dy.sum(0, /*keepdim=*/false, at::kFloat));
       if (linear.lora.defined()) {
         const at::Tensor input = adapter_input(x, wide, call, linear.lora);
         auto [da, db] = adapter_backward(call, linear.lora, dy, input, saved[1 + i], dx);
@@ -111,6 +113,14 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
 
 }  // namespace
 
+std::vector<at::Tensor> Linear::trained() const {
+  std::vector<at::Tensor> tensors;
+  for (const at::Tensor& tensor : {master, bias.master, lora.a, lora.b}) {
+    if (tensor.defined()) tensors.push_back(tensor);
+  }
+  return tensors;
+}
+
 std::vector<at::Tensor> apply_linears(const at::Tensor& x,
                                       const std::vector<const Linear*>& linears,
                                       const LoraDropout& dropout) {
@@ -121,9 +131,7 @@ std::vector<at::Tensor> apply_linears(const at::Tensor& x,
   variable_list trained;
   for (const Linear* linear : linears) {
     call->linears.push_back(*linear);
-    for (const at::Tensor& tensor : {linear->master, linear->lora.a, linear->lora.b}) {
-      if (tensor.defined()) trained.push_back(tensor);
-    }
+    for (const at::Tensor& tensor : linear->trained()) trained.push_back(tensor);
   }
   return ApplyLinears::apply(x, at::TensorList(trained), call);
 }

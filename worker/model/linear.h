@@ -11,13 +11,14 @@
 
 namespace emoe::worker {
 
-// A norm's weight [h], the embedding or the head [vocab, h], in the dtype of the activations.
+// A norm's weight or a bias [h], the embedding or the head [vocab, h], in the dtype of the activations.
 // `master` is defined in full tuning only: the fp32 parameter; in fp32 `compute` is the same tensor,
 // in bf16 a copy that the weight store renews after every step.
 struct Weight {
   at::Tensor compute;
   at::Tensor master;
 
+  [[nodiscard]] bool defined() const { return compute.defined(); }
   [[nodiscard]] bool trainable() const { return master.defined(); }
   // The parameter as an optional argument of an autograd function.
   [[nodiscard]] std::optional<at::Tensor> parameter() const {
@@ -25,13 +26,17 @@ struct Weight {
   }
 };
 
-// y = x W^T (no bias), plus a LoRA adapter where there is one.
+// y = x W^T, plus a bias and a LoRA adapter where there is one.
 struct Linear {
   std::shared_ptr<const WeightMatrix> weight;  // [out, in]
   at::Tensor master;                           // [out, in] as Weight::master
   Lora lora;
+  Weight bias = {};  // [out]; undefined: none
 
   [[nodiscard]] bool trainable() const { return master.defined() || lora.defined(); }
+  // What a backward pass has gradients of, in the order in which autograd functions take and return
+  // them: master, bias, A, B, as far as they are trained.
+  [[nodiscard]] std::vector<at::Tensor> trained() const;
 };
 
 // The outputs of linears that share the input x [T, in], each [T, out_i] in x's dtype. One autograd

@@ -1,5 +1,6 @@
 #include "worker/model/lora.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <utility>
@@ -8,9 +9,12 @@
 #include <ATen/Parallel.h>
 
 #include "base/counter_random.h"
+#include "worker/model/lora_options.h"
 
 namespace emoe::worker {
 namespace {
+
+constexpr char kPeftPrefix[] = "base_model.model.";
 
 struct DropRule {
   uint64_t threshold = 0;  // of 32 random bits, below which a feature is dropped
@@ -53,6 +57,21 @@ at::Tensor drop_rows(const at::Tensor& x, const LoraDropout& dropout, uint64_t s
 }
 
 }  // namespace
+
+std::optional<AdapterModule> LoraOptions::beside(const std::string& module) const {
+  if (rank == 0) return std::nullopt;
+  if (modules.empty()) {
+    const bool targeted = std::ranges::find(targets, linear_of(module)) != targets.end();
+    return targeted ? std::optional(AdapterModule{.rank = rank, .alpha = alpha}) : std::nullopt;
+  }
+  const auto found = modules.find(module);
+  return found == modules.end() ? std::nullopt : std::optional(found->second);
+}
+
+double LoraOptions::scale(const AdapterModule& module) const {
+  const auto own_rank = static_cast<double>(module.rank);
+  return module.alpha / (rslora ? std::sqrt(own_rank) : own_rank);
+}
 
 LoraDropout LoraDropout::select(const at::Tensor& rows) const {
   if (!active()) return *this;
@@ -108,7 +127,12 @@ at::Tensor initial_lora_a(int64_t rank, int64_t in, int64_t seed, const std::str
 
 std::string lora_name(const std::string& weight_name, char part) {
   const std::string stem = weight_name.substr(0, weight_name.rfind('.'));
-  return "base_model.model." + stem + ".lora_" + part + ".weight";
+  return kPeftPrefix + stem + ".lora_" + part + ".weight";
+}
+
+std::string module_of(const std::string& lora_name) {
+  const size_t begin = sizeof kPeftPrefix - 1;
+  return lora_name.substr(begin, lora_name.rfind(".lora_") - begin);
 }
 
 }  // namespace emoe::worker

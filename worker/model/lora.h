@@ -63,5 +63,7 @@ struct FeatureBlocks {
 // "model.layers.0.self_attn.q_proj.weight", 'A' →
 // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
 [[nodiscard]] std::string lora_name(const std::string& weight_name, char part);
+// The way back: "model.layers.0.self_attn.q_proj".
+[[nodiscard]] std::string module_of(const std::string& lora_name);
 
 }  // namespace emoe::worker

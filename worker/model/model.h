@@ -9,7 +9,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "format/llama_config.h"
+#include "format/decoder_config.h"
 #include "worker/emoe/neuron_order.h"
 #include "worker/emoe/options.h"
 #include "worker/emoe/selector.h"
@@ -20,7 +20,7 @@ namespace emoe::worker {
 
 // The function that a model computes, and which of its weights are trained.
 struct ModelOptions {
-  LlamaConfig config;
+  DecoderConfig config;
   // Of the activations; how a store keeps the frozen weights is its own matter (WeightMatrix).
   at::ScalarType dtype = at::ScalarType::Float;
   at::Device device = at::Device(at::DeviceType::CPU);

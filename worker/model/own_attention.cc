@@ -19,6 +19,7 @@ using torch::autograd::variable_list;
 struct AttentionTensors {
   at::Tensor q, k, v, o, log_sums;  // [T, heads or kv_heads, d]; log_sums [heads, T] fp32
   at::Tensor d_o, d_q, d_k, d_v;    // in a backward pass
+  int64_t window = 0;               // see segment_attention()
 };
 
 // Token t's head has its numbers in line.
@@ -38,6 +39,7 @@ AttentionHead<T> head_of(const AttentionTensors& x, int64_t first, int64_t lengt
   const int64_t shared = x.q.size(1) / x.k.size(1);
   AttentionHead<T> part{};
   part.length = length;
+  part.window = x.window == 0 || x.window >= length ? 0 : x.window;
   part.size = x.q.size(2);
   part.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(part.size)));
   part.q = head_rows<const T>(x.q, first, head);
@@ -111,8 +113,10 @@ void run_backward(const AttentionKernel<T>& kernel, const AttentionTensors& x,
 class OwnAttention : public torch::autograd::Function<OwnAttention> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, const std::vector<int64_t>& lengths) {
+                            const at::Tensor& v, const std::vector<int64_t>& lengths,
+                            int64_t window) {
     AttentionTensors x{.q = in_lines(q), .k = in_lines(k), .v = in_lines(v)};
+    x.window = window;
     x.o = at::empty(q.sizes(), q.options());
     x.log_sums = at::empty({q.size(1), q.size(0)}, q.options().dtype(at::kFloat));
     if (q.scalar_type() == at::kFloat) {
@@ -122,6 +126,7 @@ class OwnAttention : public torch::autograd::Function<OwnAttention> {
     }
     ctx->save_for_backward({x.q, x.k, x.v, x.o, x.log_sums});
     ctx->saved_data["lengths"] = lengths;
+    ctx->saved_data["window"] = window;
     return x.o;
   }
 
@@ -129,6 +134,7 @@ class OwnAttention : public torch::autograd::Function<OwnAttention> {
     const variable_list saved = ctx->get_saved_variables();
     AttentionTensors x{.q = saved[0], .k = saved[1], .v = saved[2], .o = saved[3]};
     x.log_sums = saved[4];
+    x.window = ctx->saved_data["window"].toInt();
     x.d_o = in_lines(grads[0]);
     x.d_q = at::empty(x.q.sizes(), x.q.options());
     x.d_k = at::empty(x.k.sizes(), x.k.options());
@@ -139,7 +145,7 @@ class OwnAttention : public torch::autograd::Function<OwnAttention> {
     } else {
       run_backward(*attention_kernels().of_bf16, x, lengths);
     }
-    return {x.d_q, x.d_k, x.d_v, at::Tensor()};
+    return {x.d_q, x.d_k, x.d_v, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -152,8 +158,8 @@ bool has_own_attention(const at::Tensor& q) {
 }
 
 at::Tensor own_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                         const std::vector<int64_t>& lengths) {
-  return OwnAttention::apply(q, k, v, lengths);
+                         const std::vector<int64_t>& lengths, int64_t window) {
+  return OwnAttention::apply(q, k, v, lengths, window);
 }
 
 }  // namespace emoe::worker

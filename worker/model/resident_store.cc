@@ -13,14 +13,14 @@ namespace emoe::worker {
 namespace {
 
 void check_options(const ModelOptions& options) {
-  const LlamaConfig& config = options.config;
+  const DecoderConfig& config = options.config;
   if (options.full && options.lora.rank > 0) {
     throw std::invalid_argument("full tuning and LoRA exclude each other");
   }
   const std::vector<std::string>& linears = linear_names();
   for (const auto& target : options.lora.targets) {
     if (std::find(linears.begin(), linears.end(), target) == linears.end()) {
-      throw std::invalid_argument("LoRA target '" + target + "' is no linear of a Llama layer");
+      throw std::invalid_argument("LoRA target '" + target + "' is no linear of a decoder layer");
     }
   }
   const ExpertRouting& routing = options.emoe.routing;
@@ -44,8 +44,11 @@ struct ResidentWeights {
 };
 
 void renew_means(DecoderLayer& layer) {
-  layer.experts->means =
-      mean_gate_rows(layer.ffn.gate.weight->values(), layer.experts->routing.num_experts);
+  const Linear& gate = layer.ffn.gate;
+  ExpertGate& experts = *layer.experts;
+  experts.means = mean_gate_rows(gate.weight->values(), experts.routing.num_experts);
+  if (!gate.bias.defined()) return;
+  experts.bias_means = mean_gate_rows(gate.bias.compute, experts.routing.num_experts);
 }
 
 class ResidentStore final : public WeightStore {
@@ -93,7 +96,7 @@ class Loader {
                  Linear* linear = layer.linear(spec.role)) {
         load(spec, *linear);
       } else {
-        *layer.norm(spec.role) = load(spec);
+        *layer.vector(spec.role) = load(spec);
       }
     }
     if (options_.config.tie_word_embeddings) into_.outer.head = into_.outer.embedding;
@@ -105,7 +108,7 @@ class Loader {
 
  private:
   void load(const TensorSpec& spec, Linear& linear) {
-    const Weight weight = load(spec);
+    const Weight weight = load(spec);  // a bias is loaded by its own
     linear.weight = std::make_shared<DenseMatrix>(weight.compute);
     linear.master = weight.master;
     add_adapter(spec, linear.lora);
@@ -132,18 +135,15 @@ class Loader {
 
   void add_adapter(const TensorSpec& spec, Lora& lora) {
     const LoraOptions& options = options_.lora;
-    const std::string name = spec.linear();
-    if (options.rank == 0 ||
-        std::find(options.targets.begin(), options.targets.end(), name) == options.targets.end()) {
-      return;
-    }
+    const std::optional<AdapterModule> adapter = options.beside(spec.module());
+    if (!adapter) return;
     // Drawn in the original order, so that a seed means one adapter whatever the partition.
     const std::string a_name = lora_name(spec.name, 'A');
-    const at::Tensor a = initial_lora_a(options.rank, spec.shape[1], options.seed, a_name);
-    const at::Tensor b = at::zeros({spec.shape[0], options.rank}, at::kFloat);
+    const at::Tensor a = initial_lora_a(adapter->rank, spec.shape[1], options.seed, a_name);
+    const at::Tensor b = at::zeros({spec.shape[0], adapter->rank}, at::kFloat);
     lora.a = add_parameter(spec, a_name, a, spec.ffn_dim() == 1 ? 1 : -1);
     lora.b = add_parameter(spec, lora_name(spec.name, 'B'), b, spec.ffn_dim() == 0 ? 0 : -1);
-    lora.scale = options.scale();
+    lora.scale = options.scale(*adapter);
     lora.stream = derive_key(static_cast<uint64_t>(spec.layer),
                              static_cast<uint64_t>(linear_index(spec.role)));
   }

@@ -1,5 +1,7 @@
 #include "worker/model/rotary.h"
 
+#include <numbers>
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -43,6 +45,17 @@ at::Tensor rotate(const at::Tensor& x, const RotaryTable& table, float sign) {
   return y;
 }
 
+at::Tensor llama3_frequencies(const at::Tensor& frequencies, const RopeScaling& scaling) {
+  const auto positions = static_cast<double>(scaling.original_positions);
+  const double low = scaling.low_freq_factor;
+  const double high = scaling.high_freq_factor;
+  const at::Tensor wavelengths = frequencies.reciprocal().mul_(2.0 * std::numbers::pi);
+  const at::Tensor smooth = (wavelengths.reciprocal().mul_(positions) - low).div_(high - low);
+  const at::Tensor between = (1.0 - smooth) * frequencies / scaling.factor + smooth * frequencies;
+  const at::Tensor shortened = at::where(wavelengths < positions / high, frequencies, between);
+  return at::where(wavelengths > positions / low, frequencies / scaling.factor, shortened);
+}
+
 class Rotary : public torch::autograd::Function<Rotary> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cosine,
@@ -59,11 +72,18 @@ class Rotary : public torch::autograd::Function<Rotary> {
 
 }  // namespace
 
-RotaryTable rotary_table(const at::Tensor& positions, int64_t head_dim, double theta) {
-  const auto options = positions.options().dtype(at::kFloat);
+at::Tensor rotary_frequencies(int64_t head_dim, const Rope& rope) {
   const at::Tensor exponents =
-      at::arange(0, head_dim, 2, options).div_(static_cast<double>(head_dim));
-  const at::Tensor frequencies = at::pow(theta, exponents).reciprocal_();
+      at::arange(0, head_dim, 2, at::kFloat).div_(static_cast<double>(head_dim));
+  at::Tensor frequencies = at::pow(rope.theta, exponents).reciprocal_();
+  if (rope.scaling.type == RopeScaling::Type::linear) frequencies.div_(rope.scaling.factor);
+  if (rope.scaling.type == RopeScaling::Type::llama3) {
+    frequencies = llama3_frequencies(frequencies, rope.scaling);
+  }
+  return frequencies;
+}
+
+RotaryTable rotary_table(const at::Tensor& positions, const at::Tensor& frequencies) {
   const at::Tensor angles = positions.to(at::kFloat).unsqueeze(1) * frequencies;
   return {angles.cos(), angles.sin()};
 }

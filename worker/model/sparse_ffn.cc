@@ -66,10 +66,24 @@ struct ExpertCall : torch::CustomClassHolder {
   }
 };
 
+// A bias [d] as what products add to: each row has that of its expert's neurons. Undefined: no bias.
+at::Tensor bias_rows(const ExpertCall& call, const Weight& bias) {
+  if (!bias.defined()) return {};
+  const at::Tensor of_experts =
+      wide(bias.compute.detach()).unflatten(0, {call.chosen.experts(), -1});
+  return of_experts.index_select(0, call.chosen.expert_of_rows());
+}
+
+// The gradient of a bias [d] for that of the rows it was added to.
+at::Tensor bias_gradient(const ExpertCall& call, const at::Tensor& d) {
+  at::Tensor sums = at::zeros({call.chosen.experts(), d.size(1)}, d.options().dtype(at::kFloat));
+  return sums.index_add_(0, call.chosen.expert_of_rows(), wide(d)).flatten();
+}
+
 // The pre-activations of gate or up [P, E]; `low` becomes the adapter's scaled x A^T [T, r].
 at::Tensor neurons_of(const ExpertCall& call, const ExpertLinear& linear, const at::Tensor& x,
                       const at::Tensor& wide_x, at::Tensor& low) {
-  at::Tensor out;
+  at::Tensor out = bias_rows(call, linear.linear.bias);
   experts_from_tokens(call.chosen, x, linear.weight, out);
   if (!linear.adapted()) return out;
   const Lora& lora = linear.linear.lora;
@@ -87,6 +101,7 @@ void backward_of_neurons(const ExpertCall& call, const ExpertLinear& linear, con
   if (linear.linear.master.defined()) {
     gradients.push_back(expert_weight_gradient(call.chosen, wide(d), wide_x));
   }
+  if (linear.linear.bias.trainable()) gradients.push_back(bias_gradient(call, d));
   if (!linear.adapted()) return;
   const Lora& lora = linear.linear.lora;
   at::Tensor d_low = at::zeros_like(low);
@@ -97,7 +112,7 @@ void backward_of_neurons(const ExpertCall& call, const ExpertLinear& linear, con
   if (call.input_needs_grad) dx.add_(lora_input(at::mm(d_low, linear.tokens), lora, call.dropout));
 }
 
-// Arguments: x, then of gate, up and down whichever they have of master, A, B.
+// Arguments: x, then of gate, up and down what they train.
 class ApplyExperts : public torch::autograd::Function<ApplyExperts> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList /*trained*/,
@@ -114,6 +129,7 @@ class ApplyExperts : public torch::autograd::Function<ApplyExperts> {
     const ExpertLinear down = out_of_neurons(call->weights.down);
     const auto fp32 = x.options().dtype(at::kFloat);
     at::Tensor y = at::zeros({x.size(0), down.weight.size(1)}, fp32);
+    if (down.linear.bias.defined()) y.add_(down.linear.bias.compute.detach());
     tokens_from_experts(call->chosen, activations, down.weight, y);
     at::Tensor low_down;
     if (down.adapted()) {
@@ -167,6 +183,9 @@ class ApplyExperts : public torch::autograd::Function<ApplyExperts> {
       const at::Tensor activations = wide(swiglu(gate, up, {}));
       gradients.push_back(expert_weight_gradient(call.chosen, activations, wide(dy)).t());
     }
+    if (down.linear.bias.trainable()) {
+      gradients.push_back(dy.sum(0, /*keepdim=*/false, at::kFloat));
+    }
     if (!down.adapted()) return d.to(dy.scalar_type());
     const at::Tensor d_low = at::mm(wide(dy), down.tokens).mul_(down.linear.lora.scale);
     at::Tensor of_adapter;
@@ -204,9 +223,7 @@ class SparseFfn final : public FfnBackend {
     call->input_needs_grad = at::GradMode::is_enabled() && x.requires_grad();
     variable_list trained;
     for (const Linear* linear : {&weights.gate, &weights.up, &weights.down}) {
-      for (const at::Tensor& tensor : {linear->master, linear->lora.a, linear->lora.b}) {
-        if (tensor.defined()) trained.push_back(tensor);
-      }
+      for (const at::Tensor& tensor : linear->trained()) trained.push_back(tensor);
     }
     output.y = ApplyExperts::apply(x, at::TensorList(trained), call);
     return output;

@@ -7,7 +7,7 @@ namespace {
 
 class StreamedStore final : public WeightStore {
  public:
-  StreamedStore(const LlamaConfig& config, TensorReader read, std::vector<Parameter> parameters)
+  StreamedStore(const DecoderConfig& config, TensorReader read, std::vector<Parameter> parameters)
       : table_(config), read_(std::move(read)), parameters_(std::move(parameters)) {
     for (const TensorSpec& spec : table_) {
       if (Weight* weight = outer_.of(spec.role)) weight->compute = read_(spec).values;
@@ -25,7 +25,7 @@ class StreamedStore final : public WeightStore {
         linear->weight = std::make_shared<DenseMatrix>(std::move(tensor.values));
         linear->lora = std::move(tensor.lora);
       } else {
-        layer->norm(spec.role)->compute = std::move(tensor.values);
+        layer->vector(spec.role)->compute = std::move(tensor.values);
       }
     }
     return layer;
@@ -43,7 +43,7 @@ class StreamedStore final : public WeightStore {
 
 }  // namespace
 
-std::unique_ptr<WeightStore> make_streamed_store(const LlamaConfig& config, TensorReader read,
+std::unique_ptr<WeightStore> make_streamed_store(const DecoderConfig& config, TensorReader read,
                                                  std::vector<Parameter> parameters) {
   return std::make_unique<StreamedStore>(config, std::move(read), std::move(parameters));
 }

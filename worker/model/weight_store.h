@@ -43,6 +43,6 @@ using TensorReader = std::function<StreamedTensor(const TensorSpec&)>;
 // behind it, so there is memory for one layer and the embeddings only. `read` is called anew at
 // every pass. `parameters` are the store's: the adapters that `read` gives, where there are any.
 [[nodiscard]] std::unique_ptr<WeightStore> make_streamed_store(
-    const LlamaConfig& config, TensorReader read, std::vector<Parameter> parameters = {});
+    const DecoderConfig& config, TensorReader read, std::vector<Parameter> parameters = {});
 
 }  // namespace emoe::worker

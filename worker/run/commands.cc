@@ -46,7 +46,7 @@ std::vector<nlohmann::json> read_json_list(const std::filesystem::path& path,
   return json.get<std::vector<nlohmann::json>>();
 }
 
-std::vector<int64_t> read_tokens(const std::filesystem::path& path, const LlamaConfig& config) {
+std::vector<int64_t> read_tokens(const std::filesystem::path& path, const DecoderConfig& config) {
   const auto is_token = [&](const nlohmann::json& entry) {
     return entry.is_number_unsigned() && std::cmp_less(entry.get<uint64_t>(), config.vocab_size);
   };

@@ -13,7 +13,7 @@ namespace emoe::worker {
 namespace {
 
 Partition make_layer(const BaseWeights& base, PartitionOptions options) {
-  const LlamaConfig& config = base.config();
+  const DecoderConfig& config = base.config();
   const TensorTable table(config);
   const TensorSpec& gate = table.of(TensorRole::gate, options.layer);
   const at::Tensor stored = base.tensor(gate.name, gate.shape).contiguous();

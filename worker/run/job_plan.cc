@@ -39,8 +39,8 @@ JobPlan::Emoe emoe_of(const v1::JobSpec& spec, int64_t num_layers) {
   return emoe;
 }
 
-LlamaConfig config_of_init(const v1::ModelInit& init) {
-  LlamaConfig config;
+DecoderConfig config_of_init(const v1::ModelInit& init) {
+  DecoderConfig config;
   config.hidden_size = init.hidden_size();
   config.intermediate_size = init.intermediate_size();
   config.num_hidden_layers = init.num_hidden_layers();
@@ -50,12 +50,12 @@ LlamaConfig config_of_init(const v1::ModelInit& init) {
   config.head_dim = config.hidden_size / config.num_attention_heads;
   config.max_position_embeddings = init.max_position_embeddings();
   config.rms_norm_eps = init.rms_norm_eps();
-  config.rope_theta = init.rope_theta();
+  config.rope.theta = init.rope_theta();
   config.tie_word_embeddings = init.tie_word_embeddings();
   return config;  // the vocabulary is the tokenizer's, see prepare
 }
 
-JobPlan::Model model_of(const v1::JobSpec& spec, LlamaConfig config) {
+JobPlan::Model model_of(const v1::JobSpec& spec, DecoderConfig config) {
   JobPlan::Model model;
   model.config = std::move(config);
   model.bfloat16 = spec.model().dtype() == "bfloat16";
@@ -77,6 +77,7 @@ LoraOptions lora_of(const v1::JobSpec& spec) {
   lora.rank = spec.lora().rank();
   lora.alpha = spec.lora().alpha();
   lora.dropout = spec.lora().dropout();
+  lora.rslora = spec.lora().use_rslora();
   lora.targets.assign(spec.lora().targets().begin(), spec.lora().targets().end());
   lora.seed = spec.train().seed();
   return lora;
@@ -216,7 +217,7 @@ config::LoadedJob load_or_throw(const std::filesystem::path& file,
   return std::move(loaded).value();
 }
 
-config::ModelShape shape_of(const LlamaConfig& config) {
+config::ModelShape shape_of(const DecoderConfig& config) {
   return {.num_hidden_layers = config.num_hidden_layers,
           .intermediate_size = config.intermediate_size,
           .max_position_embeddings = config.max_position_embeddings,
@@ -226,15 +227,15 @@ config::ModelShape shape_of(const LlamaConfig& config) {
 // The spec with its defaults and the configuration of its model. Throws every problem there is: a
 // config.json that cannot be used is one among others, and decides the exit code only when it is
 // alone.
-std::pair<v1::JobSpec, LlamaConfig> check_or_throw(const config::LoadedJob& job,
-                                                   Diagnostics& diagnostics) {
+std::pair<v1::JobSpec, DecoderConfig> check_or_throw(const config::LoadedJob& job,
+                                                     Diagnostics& diagnostics) {
   const std::filesystem::path folder = job.spec.model().path();
   if (job.spec.model().has_init() || folder.empty()) {
     v1::JobSpec spec = config::check(job.spec, job.locations, std::nullopt, diagnostics);
     throw_if_any(diagnostics);
     return {spec, config_of_init(spec.model().init())};
   }
-  Result<LlamaConfig> config = LlamaConfig::read(folder / "config.json");
+  Result<DecoderConfig> config = DecoderConfig::read(folder / "config.json");
   std::optional<config::ModelShape> shape;
   if (config.ok()) shape = shape_of(*config);
   // Weights that cannot be read are told of when they are loaded.
@@ -302,7 +303,7 @@ std::string yaml_with_hashes(const JobPlan& plan, const ContentHashes& hashes) {
 }
 
 LogitsPlan plan_logits(const std::filesystem::path& job_file,
-                       const std::filesystem::path& partition, const LlamaConfig& config) {
+                       const std::filesystem::path& partition, const DecoderConfig& config) {
   Diagnostics all;
   const config::LoadedJob loaded = load_or_throw(job_file, {}, all);
   const size_t structure = all.violations().size();

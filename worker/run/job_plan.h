@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/warning.h"
-#include "format/llama_config.h"
+#include "format/decoder_config.h"
 #include "worker/emoe/options.h"
 #include "worker/emoe/partition.h"
 #include "worker/model/lora_options.h"
@@ -94,7 +94,7 @@ struct JobPlan {
 
   struct Model {
     std::filesystem::path path;  // empty: a random start
-    LlamaConfig config;
+    DecoderConfig config;
     // Folder or tokenizer.model; empty: the folder has none, and the task reads no text.
     std::filesystem::path tokenizer;
     int64_t init_seed = 0;
@@ -148,7 +148,7 @@ struct LogitsPlan {
 };
 [[nodiscard]] LogitsPlan plan_logits(const std::filesystem::path& job_file,
                                      const std::filesystem::path& partition,
-                                     const LlamaConfig& config);
+                                     const DecoderConfig& config);
 
 // Reads the job.yaml that an earlier run left; JobError 64 where it cannot be read.
 struct StoredJob {

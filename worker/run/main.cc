@@ -99,7 +99,8 @@ int report_failure(const RankEnvironment& environment, const std::exception& err
 
 int dispatch(int argc, char** argv, RankEnvironment& environment) {
   CLI::App app(
-      "emoe-worker: fine-tunes Llama models with EMoE (arXiv 2310.10908) and gives back a dense "
+      "emoe-worker: fine-tunes Llama-like models with EMoE (arXiv 2310.10908) and gives back a "
+      "dense "
       "checkpoint.");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("emoe-worker ") + version());

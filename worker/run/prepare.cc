@@ -27,7 +27,7 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer* tokenizer) {
     if (!fits.ok()) throw JobError(ExitCode::data, fits);
     return base;
   }
-  LlamaConfig config = plan.model.config;
+  DecoderConfig config = plan.model.config;
   config.vocab_size = tokenizer->vocab_size();
   if (tokenizer->bos_id() >= 0) config.bos_token_id = tokenizer->bos_id();
   config.eos_token_ids = {tokenizer->eos_id()};
@@ -36,7 +36,7 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer* tokenizer) {
 
 void check_end_of_text(const Prepared& prepared, Diagnostics& diagnostics) {
   if (prepared.tokenizer == nullptr) return;
-  const LlamaConfig& config = prepared.base.config();
+  const DecoderConfig& config = prepared.base.config();
   const std::string text = end_of_text_mismatch(*prepared.tokenizer, config, prepared.base.path());
   if (text.empty()) return;
   if (!config.eos_token_file.empty()) throw JobError(ExitCode::data, text);

@@ -263,6 +263,7 @@ std::unique_ptr<Model> RankSession::make_model() {
   if (const TrainPlan* train = plan_.train()) {
     options.lora = train->lora;
     options.full = train->full;
+    if (adapter) options.lora.modules = adapter->lora.modules;
   } else if (adapter) {
     options.lora = adapter->lora;  // its own rank and targets
   }

@@ -5,7 +5,7 @@
 namespace emoe::worker {
 namespace {
 
-double elements_of_linears(const LlamaConfig& config) {
+double elements_of_linears(const DecoderConfig& config) {
   int64_t elements = 0;
   for (const TensorSpec& spec : TensorTable(config)) {
     if (!spec.linear().empty()) elements += spec.shape[0] * spec.shape[1];
@@ -15,7 +15,7 @@ double elements_of_linears(const LlamaConfig& config) {
 
 }  // namespace
 
-TrainingFlops::TrainingFlops(const LlamaConfig& config, bool full, int64_t adapter_parameters)
+TrainingFlops::TrainingFlops(const DecoderConfig& config, bool full, int64_t adapter_parameters)
     : per_weight_(full ? 6.0 : 4.0),
       linears_(elements_of_linears(config)),
       head_(static_cast<double>(config.vocab_size * config.hidden_size)),

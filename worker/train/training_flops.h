@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "format/llama_config.h"
+#include "format/decoder_config.h"
 #include "worker/batching/micro_batches.h"
 
 namespace emoe::worker {
@@ -15,11 +15,12 @@ namespace emoe::worker {
 //   per row         attention, each query with the keys up to it, scores and values, forward and
 //                   twice that backward: 6 · layers · heads · head_dim · length²
 // Norms, activations, softmax and embedding are left out, as in "PaLM" (arXiv 2204.02311, appendix
-// B). The masks of EMoE take nothing off: the dense model's work is the measure.
+// B). The masks of EMoE and sliding windows take nothing off: the dense model's work is
+// the measure.
 class TrainingFlops {
  public:
   // `adapter_parameters`: elements of LoRA's A and B; 0 in full tuning.
-  TrainingFlops(const LlamaConfig& config, bool full, int64_t adapter_parameters);
+  TrainingFlops(const DecoderConfig& config, bool full, int64_t adapter_parameters);
 
   [[nodiscard]] double of(const StepBatches& step) const;
 

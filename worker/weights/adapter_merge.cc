@@ -1,6 +1,7 @@
 #include "worker/weights/adapter_merge.h"
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -24,6 +25,12 @@ bool is_a(const std::string& name) {
   return name.find(".lora_A.") != std::string::npos;
 }
 
+double scale_of(const LoraOptions& lora, const std::string& module) {
+  const std::optional<AdapterModule> own = lora.beside(module);
+  EMOE_CHECK(own.has_value(), module);
+  return lora.scale(*own);
+}
+
 // The adapters as one with alpha = rank, whose scale is 1.
 PeftAdapter stacked(const std::vector<WeightedAdapter>& adapters) {
   std::map<std::string, std::vector<at::Tensor>> below;   // A
@@ -37,7 +44,7 @@ PeftAdapter stacked(const std::vector<WeightedAdapter>& adapters) {
       if (!is_a(name)) continue;
       const at::Tensor& b = adapter.tensors.at(name_of_b(name));
       below[name].push_back(a);
-      beside[name_of_b(name)].push_back(b * (weight * adapter.lora.scale()));
+      beside[name_of_b(name)].push_back(b * (weight * scale_of(adapter.lora, module_of(name))));
     }
   }
   sum.lora.alpha = static_cast<double>(sum.lora.rank);
@@ -53,6 +60,7 @@ PeftAdapter combined(const std::vector<WeightedAdapter>& adapters) {
   if (adapters.size() > 1) return stacked(adapters);
   PeftAdapter one = adapters.front().adapter;
   one.lora.alpha *= adapters.front().weight;
+  for (auto& [path, module] : one.lora.modules) module.alpha *= adapters.front().weight;
   return one;
 }
 
@@ -60,11 +68,12 @@ TensorReader reader_of(const BaseWeights& base, const PeftAdapter& adapter) {
   return [base, adapter](const TensorSpec& spec) {
     base.release();
     StreamedTensor tensor{.values = base.tensor(spec.name, spec.shape).to(at::kFloat), .lora = {}};
+    if (spec.linear().empty()) return tensor;
     const auto a = adapter.tensors.find(lora_name(spec.name, 'A'));
     if (a == adapter.tensors.end()) return tensor;
     tensor.lora = {.a = a->second,
                    .b = adapter.tensors.at(lora_name(spec.name, 'B')),
-                   .scale = adapter.lora.scale()};
+                   .scale = scale_of(adapter.lora, spec.module())};
     return tensor;
   };
 }

@@ -17,7 +17,7 @@ namespace emoe::worker {
 namespace {
 
 // The head that a tied model carries a second time must be the embedding, bit for bit.
-Status check_tied_head(const WeightFolder& folder, const LlamaConfig& config) {
+Status check_tied_head(const WeightFolder& folder, const DecoderConfig& config) {
   const auto head = folder.tensors().find(kHeadName);
   if (!config.tie_word_embeddings || head == folder.tensors().end()) return ok_status();
   const auto a = folder.raw(kHeadName);
@@ -45,7 +45,7 @@ at::Tensor normal_tensor(const std::vector<int64_t>& shape, uint64_t key, double
 }  // namespace
 
 Result<BaseWeights> BaseWeights::open(const std::filesystem::path& folder) {
-  EMOE_ASSIGN_OR_RETURN(const LlamaConfig config, LlamaConfig::read(folder / "config.json"));
+  EMOE_ASSIGN_OR_RETURN(const DecoderConfig config, DecoderConfig::read(folder / "config.json"));
   EMOE_ASSIGN_OR_RETURN(WeightFolder weights, WeightFolder::open(folder));
   EMOE_RETURN_IF_ERROR(check_tensors(weights.headers(), config, folder.string()));
   EMOE_RETURN_IF_ERROR(check_tied_head(weights, config));
@@ -55,7 +55,8 @@ Result<BaseWeights> BaseWeights::open(const std::filesystem::path& folder) {
   return base;
 }
 
-BaseWeights BaseWeights::random(const LlamaConfig& config, int64_t seed, double initializer_range) {
+BaseWeights BaseWeights::random(const DecoderConfig& config, int64_t seed,
+                                double initializer_range) {
   BaseWeights base(config);
   base.seed_ = seed;
   base.initializer_range_ = initializer_range;

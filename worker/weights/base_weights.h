@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/status.h"
-#include "format/llama_config.h"
+#include "format/decoder_config.h"
 #include "worker/model/model.h"
 #include "worker/tensor/safetensors.h"
 
@@ -17,16 +17,16 @@ namespace emoe::worker {
 // Thread-safe. Cheap to copy; copies share the mapped files.
 class BaseWeights {
  public:
-  // Reads config.json (strictly) and the weights' headers; errors as for LlamaConfig::read(),
+  // Reads config.json (strictly) and the weights' headers; errors as for DecoderConfig::read(),
   // read_weight_headers() and check_tensors(), and INVALID_ARGUMENT where a tied model
   // carries an lm_head that is not the embedding.
   [[nodiscard]] static Result<BaseWeights> open(const std::filesystem::path& folder);
   // A fresh model as transformers would start it: normal(0, initializer_range), norms 1. Each
   // number is a function of seed, tensor name and index only.
-  [[nodiscard]] static BaseWeights random(const LlamaConfig& config, int64_t seed,
+  [[nodiscard]] static BaseWeights random(const DecoderConfig& config, int64_t seed,
                                           double initializer_range = 0.02);
 
-  [[nodiscard]] const LlamaConfig& config() const { return config_; }
+  [[nodiscard]] const DecoderConfig& config() const { return config_; }
   // Empty for random weights.
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   // Null for random weights.
@@ -45,8 +45,8 @@ class BaseWeights {
   [[nodiscard]] Status check_finite(const std::function<void()>& on_work_done) const;
 
  private:
-  explicit BaseWeights(LlamaConfig config) : config_(std::move(config)) {}
-  LlamaConfig config_;
+  explicit BaseWeights(DecoderConfig config) : config_(std::move(config)) {}
+  DecoderConfig config_;
   std::filesystem::path path_;
   std::shared_ptr<const WeightFolder> folder_;
   int64_t seed_ = 0;

@@ -49,7 +49,7 @@ Status check_options(const Model& model, const ExportOptions& options) {
 }
 
 // BOS and tokens all over the vocabulary, always the same for one vocabulary.
-std::vector<int64_t> made_up_probe(const LlamaConfig& config) {
+std::vector<int64_t> made_up_probe(const DecoderConfig& config) {
   const auto length =
       std::min<size_t>(kProbeTokens, static_cast<size_t>(config.max_position_embeddings));
   std::vector<int64_t> ids{config.bos_token_id};

@@ -1,5 +1,7 @@
 #include "worker/weights/merge.h"
 
+#include <optional>
+
 #include <ATen/ATen.h>
 
 #include "base/check.h"
@@ -8,7 +10,7 @@
 
 namespace emoe::worker {
 
-Merge::Merge(const Model& model) : scale_(model.options().lora.scale()) {
+Merge::Merge(const Model& model) : lora_(model.options().lora) {
   for (const Parameter& parameter : model.parameters()) parameters_[parameter.name] = &parameter;
 }
 
@@ -18,7 +20,11 @@ const Parameter* Merge::find(const std::string& name) const {
 }
 
 bool Merge::is_trained(const std::string& name) const {
-  return find(name) != nullptr || find(lora_name(name, 'A')) != nullptr;
+  return find(name) != nullptr || find_adapter(name, 'A') != nullptr;
+}
+
+const Parameter* Merge::find_adapter(const std::string& name, char part) const {
+  return name.ends_with(".weight") ? find(lora_name(name, part)) : nullptr;
 }
 
 at::Tensor Merge::merged(const std::string& name, const at::Tensor& base) const {
@@ -30,10 +36,13 @@ at::Tensor Merge::merged(const std::string& name, const at::Tensor& base) const 
 }
 
 Lora Merge::adapter(const std::string& name) const {
-  const Parameter* a = find(lora_name(name, 'A'));
-  const Parameter* b = find(lora_name(name, 'B'));
+  const Parameter* a = find_adapter(name, 'A');
+  const Parameter* b = find_adapter(name, 'B');
   EMOE_CHECK((a == nullptr) == (b == nullptr), "an adapter has two parts");
-  return a == nullptr ? Lora() : Lora{.a = a->stored(), .b = b->stored(), .scale = scale_};
+  if (a == nullptr) return {};
+  const std::optional<AdapterModule> module = lora_.beside(name.substr(0, name.rfind('.')));
+  EMOE_CHECK(module.has_value(), name);
+  return {.a = a->stored(), .b = b->stored(), .scale = lora_.scale(*module)};
 }
 
 Result<MergePlan> plan_merge(const Merge& merge, const BaseWeights& base, const std::string& dtype,
@@ -44,8 +53,8 @@ Result<MergePlan> plan_merge(const Merge& merge, const BaseWeights& base, const 
                        const std::vector<int64_t>& shape) {
     MergeItem item{.name = name, .weight = name, .dtype = base_dtype, .shape = shape};
     if (name == kHeadName) item.weight = table.output().name;
-    // A rotary buffer is no weight: it stays as it is.
-    if (dtype != "auto" && !is_rotary_buffer(name)) item.dtype = dtype_of_word(dtype);
+    // What nobody reads is no weight: it stays as it is.
+    if (dtype != "auto" && !is_skipped_tensor(name)) item.dtype = dtype_of_word(dtype);
     item.changed = merge.is_trained(item.weight);
     item.converted = item.dtype != base_dtype;
     plan.items.push_back(item);

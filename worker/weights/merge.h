@@ -31,9 +31,11 @@ class Merge {
 
  private:
   [[nodiscard]] const Parameter* find(const std::string& name) const;
+  // Of the adapter beside a weight; null for a tensor that none can stand beside.
+  [[nodiscard]] const Parameter* find_adapter(const std::string& name, char part) const;
 
   std::map<std::string, const Parameter*> parameters_;
-  double scale_;
+  const LoraOptions& lora_;
 };
 
 // What is to be written for one tensor of the merged model.

@@ -76,7 +76,7 @@ TensorReader unmerged(const ExportJob& job) {
 
 // Logits [T, vocab] fp32 of the dense function for the export's probe, computed in `type`. Reads and
 // forgets layer by layer, so that a check needs the memory of one layer and not of a second model.
-at::Tensor logits_from(const TensorReader& source, const LlamaConfig& config,
+at::Tensor logits_from(const TensorReader& source, const DecoderConfig& config,
                        const ExportOptions& options, at::ScalarType type = at::kFloat) {
   int64_t layer = -1;
   const auto counted = [&](const TensorSpec& spec) {
@@ -141,7 +141,7 @@ void check_not_erased(ExportReport& report) {
 // than a small change. In fp32, without merge and without rounding, the two can be told apart.
 void explain_logits(ExportJob& job, const at::Tensor& of_base, const at::Tensor& after) {
   ExportReport& report = job.report;
-  const LlamaConfig& config = job.base.config();
+  const DecoderConfig& config = job.base.config();
   const at::Tensor trained = logits_from(unmerged(job), config, job.options);
   const at::Tensor merged = logits_from(unrounded(job), config, job.options);
   const double tolerance = kExactTolerance * std::max(1.0, report.max_abs_logit);
@@ -164,7 +164,7 @@ void explain_logits(ExportJob& job, const at::Tensor& of_base, const at::Tensor&
 double cost_of_computation(const ExportJob& job) {
   const at::ScalarType type = job.model.options().dtype;
   if (type == at::kFloat) return 0.0;
-  const LlamaConfig& config = job.base.config();
+  const DecoderConfig& config = job.base.config();
   return largest_difference(logits_from(unmerged(job), config, job.options, type),
                             logits_from(unmerged(job), config, job.options));
 }
@@ -240,7 +240,7 @@ void check_adapter(ExportJob& job) {
   }
   const LoraOptions& lora = job.model.options().lora;
   if (parameters.size() != written->tensors.size() || written->lora.rank != lora.rank ||
-      written->lora.alpha != lora.alpha) {
+      written->lora.alpha != lora.alpha || written->lora.rslora != lora.rslora) {
     report.problems.push_back("adapter_config.json does not describe the trained adapter");
   }
 }

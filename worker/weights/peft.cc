@@ -12,62 +12,91 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "format/peft_config.h"
+#include "format/tensor_table.h"
 #include "worker/tensor/safetensors.h"
 
 namespace emoe::worker {
 namespace {
 
 namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
 
 bool is_adapter_parameter(const Parameter& parameter) {
   return parameter.name.ends_with(".lora_A.weight") || parameter.name.ends_with(".lora_B.weight");
 }
 
-std::vector<std::string> sorted(std::vector<std::string> names) {
-  std::sort(names.begin(), names.end());
-  return names;
+LoraSettings settings_of(const LoraOptions& lora) {
+  return {.rank = lora.rank, .alpha = lora.alpha, .rslora = lora.rslora, .targets = lora.targets};
 }
 
-PeftConfig settings_of(const LoraOptions& lora) {
-  return {.rank = lora.rank, .alpha = lora.alpha, .dropout = lora.dropout, .targets = lora.targets};
+// Each adapter of a model with these options.
+AdapterModules modules_of(const LoraOptions& lora, const DecoderConfig& model) {
+  AdapterModules modules;
+  for (const TensorSpec& spec : TensorTable(model)) {
+    if (spec.linear().empty()) continue;
+    if (const auto module = lora.beside(spec.module())) modules[spec.module()] = *module;
+  }
+  return modules;
 }
 
-std::string config_text(const LoraOptions& lora, const std::string& base_name) {
-  using Json = nlohmann::ordered_json;
-  const bool whole = lora.alpha == std::floor(lora.alpha) && std::abs(lora.alpha) < 1e15;
+Json number(double value) {
+  const bool whole = value == std::floor(value) && std::abs(value) < 1e15;
+  return whole ? Json(static_cast<int64_t>(value)) : Json(value);
+}
+
+// Names of linears where they have adapters in every layer, else the path of each module.
+Json targets_text(const AdapterModules& modules, const DecoderConfig& model) {
+  const std::vector<std::string> linears = linears_of(modules);
+  if (std::ssize(modules) == std::ssize(linears) * model.num_hidden_layers) return linears;
+  Json paths = Json::array();
+  for (const auto& [path, module] : modules) paths.push_back(path);
+  return paths;
+}
+
+std::string config_text(const LoraOptions& lora, const DecoderConfig& model,
+                        const std::string& base_name) {
+  const AdapterModules modules = modules_of(lora, model);
   // The keys every PEFT version knows; the rest has defaults that mean "off".
-  const Json config = {
-      {"base_model_name_or_path", base_name},
-      {"bias", "none"},
-      {"fan_in_fan_out", false},
-      {"inference_mode", true},
-      {"init_lora_weights", true},
-      {"layers_pattern", nullptr},
-      {"layers_to_transform", nullptr},
-      {"lora_alpha", whole ? Json(static_cast<int64_t>(lora.alpha)) : Json(lora.alpha)},
-      {"lora_dropout", lora.dropout},
-      {"modules_to_save", nullptr},
-      {"peft_type", "LORA"},
-      {"r", lora.rank},
-      {"revision", nullptr},
-      {"target_modules", sorted(lora.targets)},
-      {"task_type", "CAUSAL_LM"}};
+  Json config = {{"base_model_name_or_path", base_name},
+                 {"bias", "none"},
+                 {"fan_in_fan_out", false},
+                 {"inference_mode", true},
+                 {"init_lora_weights", true},
+                 {"layers_pattern", nullptr},
+                 {"layers_to_transform", nullptr},
+                 {"lora_alpha", number(lora.alpha)},
+                 {"lora_dropout", lora.dropout},
+                 {"modules_to_save", nullptr},
+                 {"peft_type", "LORA"},
+                 {"r", lora.rank},
+                 {"revision", nullptr},
+                 {"target_modules", targets_text(modules, model)},
+                 {"task_type", "CAUSAL_LM"}};
+  if (lora.rslora) config["use_rslora"] = true;
+  for (const auto& [path, module] : modules) {
+    if (module.rank != lora.rank) config["rank_pattern"][path] = module.rank;
+    if (module.alpha != lora.alpha) config["alpha_pattern"][path] = number(module.alpha);
+  }
   return config.dump(2) + "\n";
 }
 
 }  // namespace
 
-Result<PeftAdapter> read_peft_adapter(const fs::path& folder, const LlamaConfig& model) {
-  EMOE_ASSIGN_OR_RETURN(PeftConfig config, read_peft_config(folder));
+Result<PeftAdapter> read_peft_adapter(const fs::path& folder, const DecoderConfig& model) {
+  EMOE_ASSIGN_OR_RETURN(const PeftConfig config, read_peft_config(folder));
   EMOE_ASSIGN_OR_RETURN(SafetensorsHeader header, read_peft_header(folder));
   EMOE_ASSIGN_OR_RETURN(const SafetensorsFile file,
                         SafetensorsFile::open(folder / kPeftTensorFile, std::move(header)));
-  EMOE_RETURN_IF_ERROR(check_peft_tensors(config, file.tensors(), model));
+  EMOE_ASSIGN_OR_RETURN(AdapterModules modules,
+                        adapter_modules(config.choice, model, (folder / kPeftConfigFile).string()));
+  EMOE_RETURN_IF_ERROR(check_peft_tensors(modules, file.tensors(), model));
   PeftAdapter adapter;
-  adapter.lora = {.rank = config.rank,
-                  .alpha = config.alpha,
+  adapter.lora = {.rank = config.choice.rank,
+                  .alpha = config.choice.alpha,
                   .dropout = config.dropout,
-                  .targets = std::move(config.targets)};
+                  .targets = linears_of(modules),
+                  .rslora = config.rslora};
+  if (modules_of(adapter.lora, model) != modules) adapter.lora.modules = std::move(modules);
   for (const auto& [name, info] : file.tensors()) {
     EMOE_ASSIGN_OR_RETURN(const at::Tensor tensor, file.tensor(name));
     if (!at::isfinite(tensor).all().item<bool>()) {
@@ -83,6 +112,11 @@ Status load_peft_adapter(const PeftAdapter& adapter, Model& model) {
   const at::NoGradGuard no_grad;
   EMOE_RETURN_IF_ERROR(
       check_peft_settings(settings_of(adapter.lora), settings_of(model.options().lora)));
+  const DecoderConfig& config = model.options().config;
+  if (modules_of(adapter.lora, config) != modules_of(model.options().lora, config)) {
+    return absl::InvalidArgumentError(
+        "the adapter has other ranks, alphas or layers than the model was made with");
+  }
   for (const Parameter& parameter : model.parameters()) {
     if (!is_adapter_parameter(parameter)) continue;
     const auto found = adapter.tensors.find(parameter.name);
@@ -115,8 +149,8 @@ Status write_peft_adapter(Model& model, const std::string& base_name, const fs::
     EMOE_RETURN_IF_ERROR(writer.write(parameter->stored()));
   }
   EMOE_RETURN_IF_ERROR(writer.close());
-  EMOE_RETURN_IF_ERROR(
-      write_file_atomically(folder / kPeftConfigFile, config_text(lora, base_name)));
+  EMOE_RETURN_IF_ERROR(write_file_atomically(folder / kPeftConfigFile,
+                                             config_text(lora, model.options().config, base_name)));
   return sync_directory(folder);
 }
 

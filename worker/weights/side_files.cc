@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <regex>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -100,7 +101,7 @@ Status write_tokenizer(const fs::path& file, const fs::path& to) {
                                      : write_sentencepiece(file, to);
 }
 
-Status write_new(const LlamaConfig& config, const std::string& dtype, const fs::path& tokenizer,
+Status write_new(const DecoderConfig& config, const std::string& dtype, const fs::path& tokenizer,
                  const fs::path& folder) {
   EMOE_RETURN_IF_ERROR(write_file_atomically(folder / "config.json", config.to_json(dtype)));
   nlohmann::ordered_json generation;
@@ -109,6 +110,16 @@ Status write_new(const LlamaConfig& config, const std::string& dtype, const fs::
   EMOE_RETURN_IF_ERROR(
       write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n"));
   return tokenizer.empty() ? ok_status() : write_tokenizer(tokenizer, folder);
+}
+
+// The text with other values of its dtype keys and every other byte as it was; where that is not what
+// `wanted` says (the key is absent, or stands in another object too), written anew.
+std::string with_dtype_in_place(const std::string& text, const nlohmann::ordered_json& wanted,
+                                const std::string& dtype) {
+  static const std::regex entry(R"re(("(?:torch_)?dtype"\s*:\s*)(?:"[^"\\]*"|null))re");
+  const std::string changed = std::regex_replace(text, entry, "$1\"" + dtype + "\"");
+  const auto read = nlohmann::ordered_json::parse(changed, nullptr, /*allow_exceptions=*/false);
+  return read == wanted ? changed : wanted.dump(2) + "\n";
 }
 
 Result<std::string> config_with_dtype(const std::string& config_json, const std::string& dtype) {
@@ -123,7 +134,7 @@ Result<std::string> config_with_dtype(const std::string& config_json, const std:
   }
   if (newer) config["dtype"] = dtype;
   if (older || !newer) config["torch_dtype"] = dtype;
-  return config.dump(2) + "\n";
+  return with_dtype_in_place(config_json, config, dtype);
 }
 
 }  // namespace

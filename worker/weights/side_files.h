@@ -10,8 +10,8 @@ namespace emoe::worker {
 
 // Copies the files beside the base folder's weights that belong to the model, as far as it has them;
 // config.json with its dtype key (torch_dtype of transformers 4, dtype of 5) set to `dtype`, and
-// otherwise as it is, the order of the keys included (auto: as it is, for the tensors are in the dtypes
-// they had under it); and of a
+// otherwise byte for byte as it is (auto: all of it, for the tensors are in the dtypes they had under
+// it); and of a
 // tokenizer.model a tokenizer.json and a tokenizer_config.json by which transformers reads texts as
 // they were read in training (format/tokenizer_json.h). For a model
 // without a base folder: a new config.json and generation_config.json, and `tokenizer` with the

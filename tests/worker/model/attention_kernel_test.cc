@@ -2,6 +2,7 @@
 // fill no block and head sizes that fill no vector.
 #include "worker/model/kernels/attention_kernel.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -59,9 +60,10 @@ struct Expected {
 
 template <typename T>
 struct Problem {
-  Problem(int64_t rows, int64_t head_size)
+  Problem(int64_t rows, int64_t head_size, int64_t seen)
       : length(rows),
         size(head_size),
+        window(seen),
         q(rows, head_size, 1),
         k(rows, head_size, 2),
         v(rows, head_size, 3),
@@ -82,11 +84,12 @@ struct Problem {
 
   void add_query(int64_t i, Expected& e) const {
     const double scale = 1.0 / std::sqrt(static_cast<double>(size));
+    const int64_t first = window == 0 ? 0 : std::max<int64_t>(0, i - window + 1);
     Numbers p(i + 1);
     double sum = 0.0;
-    for (int64_t j = 0; j <= i; ++j) sum += p[j] = std::exp(dot(q, i, k, j) * scale);
+    for (int64_t j = first; j <= i; ++j) sum += p[j] = std::exp(dot(q, i, k, j) * scale);
     double delta = 0.0;
-    for (int64_t j = 0; j <= i; ++j) {
+    for (int64_t j = first; j <= i; ++j) {
       p[j] /= sum;
       delta += p[j] * dot(d_o, i, v, j);
       for (int64_t c = 0; c < size; ++c) {
@@ -94,7 +97,7 @@ struct Problem {
         e.d_v[j * size + c] += p[j] * d_o.at(i, c);
       }
     }
-    for (int64_t j = 0; j <= i; ++j) {
+    for (int64_t j = first; j <= i; ++j) {
       const double d = p[j] * (dot(d_o, i, v, j) - delta) * scale;
       for (int64_t c = 0; c < size; ++c) {
         e.d_q[i * size + c] += d * k.at(j, c);
@@ -105,6 +108,7 @@ struct Problem {
 
   int64_t length;
   int64_t size;
+  int64_t window;
   Vectors<T> q, k, v, d_o;
 };
 
@@ -122,10 +126,16 @@ double error(const Numbers& expected, const At& at) {
   return worst / largest;
 }
 
+struct Shape {
+  int64_t length, size, window;
+};
+
 template <typename T>
-void check(const AttentionKernel<T>& kernel, int64_t length, int64_t size, double tolerance) {
-  SCOPED_TRACE(::testing::Message() << length << " tokens, heads of " << size);
-  const Problem<T> problem(length, size);
+void check(const AttentionKernel<T>& kernel, const Shape& shape, double tolerance) {
+  const auto [length, size, window] = shape;
+  SCOPED_TRACE(::testing::Message()
+               << length << " tokens, heads of " << size << ", window " << window);
+  const Problem<T> problem(length, size, window);
   Vectors<T> o(length, size, 0);
   Vectors<T> d_q(length, size, 0);
   Vectors<T> d_k(length, size, 0);
@@ -135,6 +145,7 @@ void check(const AttentionKernel<T>& kernel, int64_t length, int64_t size, doubl
   std::vector<float> k_sums(length * size);
   std::vector<float> v_sums(length * size);
   const AttentionHead<T> head{.length = length,
+                              .window = window,
                               .size = size,
                               .scale = 1.0F / std::sqrt(static_cast<float>(size)),
                               .q = problem.q.read(),
@@ -153,7 +164,7 @@ void check(const AttentionKernel<T>& kernel, int64_t length, int64_t size, doubl
   kernel.store(v_sums.data(), d_v.write(), length, size);
   const Expected expected = problem.expected();
   const auto of = [&](const Vectors<T>& x) {
-    return [&x, size](int64_t i) { return x.at(i / size, i % size); };
+    return [&x, size = shape.size](int64_t i) { return x.at(i / size, i % size); };
   };
   EXPECT_LT(error(expected.o, of(o)), tolerance);
   EXPECT_LT(error(expected.d_q, of(d_q)), tolerance);
@@ -163,13 +174,15 @@ void check(const AttentionKernel<T>& kernel, int64_t length, int64_t size, doubl
 }
 
 TEST(AttentionKernel, EverySetEqualsPlainSumsInDouble) {
-  const std::vector<std::pair<int64_t, int64_t>> shapes = {
-      {1, 64}, {2, 24}, {7, 5}, {97, 80}, {96, 16}, {255, 33}, {300, 64}, {530, 128}};
+  const std::vector<Shape> shapes = {
+      {1, 64, 0},    {2, 24, 0},     {7, 5, 0},      {97, 80, 0},    {96, 16, 0},   {255, 33, 0},
+      {300, 64, 0},  {530, 128, 0},  {7, 5, 1},      {7, 5, 3},      {97, 80, 96},  {300, 16, 2},
+      {300, 16, 97}, {300, 64, 255}, {530, 16, 256}, {530, 16, 259}, {700, 16, 390}};
   for (int set = 0; const AttentionKernelSet* kernels = supported_attention_kernels(set); ++set) {
     SCOPED_TRACE(::testing::Message() << "set " << set);
-    for (const auto& [length, size] : shapes) {
-      check(kernels->of_float, length, size, 3e-6);
-      if (kernels->of_bf16 != nullptr) check(*kernels->of_bf16, length, size, 1.5e-2);
+    for (const Shape& shape : shapes) {
+      check(kernels->of_float, shape, 3e-6);
+      if (kernels->of_bf16 != nullptr) check(*kernels->of_bf16, shape, 1.5e-2);
     }
   }
 }

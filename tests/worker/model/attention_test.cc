@@ -18,7 +18,7 @@ namespace {
 using Lengths = std::vector<int64_t>;
 
 at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           const Lengths& lengths) {
+                           const Lengths& lengths, int64_t window = 0) {
   const int64_t tokens = q.size(0);
   at::Tensor visible = at::zeros({tokens, tokens}, at::kBool);
   int64_t begin = 0;
@@ -27,6 +27,7 @@ at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::T
     begin += length;
   }
   visible = visible.tril();
+  if (window > 0) visible = visible.triu(1 - window);
   const int64_t shared = q.size(1) / k.size(1);
   const at::Tensor keys = k.repeat_interleave(shared, 1).transpose(0, 1);
   const at::Tensor values = v.repeat_interleave(shared, 1).transpose(0, 1);
@@ -71,16 +72,18 @@ std::vector<at::Tensor> outcome(const Attend& attend, const std::vector<at::Tens
   return result;
 }
 
-std::vector<at::Tensor> ours(const std::vector<at::Tensor>& inputs, const Lengths& lengths) {
+std::vector<at::Tensor> ours(const std::vector<at::Tensor>& inputs, const Lengths& lengths,
+                             int64_t window = 0) {
   const auto attend = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    return segment_attention(q, k, v, lengths);
+    return segment_attention(q, k, v, lengths, window);
   };
   return outcome(attend, inputs, inputs[0].scalar_type());
 }
 
-std::vector<at::Tensor> exact(const std::vector<at::Tensor>& inputs, const Lengths& lengths) {
+std::vector<at::Tensor> exact(const std::vector<at::Tensor>& inputs, const Lengths& lengths,
+                              int64_t window = 0) {
   const auto attend = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    return plain_attention(q, k, v, lengths);
+    return plain_attention(q, k, v, lengths, window);
   };
   return outcome(attend, inputs, at::kDouble);
 }
@@ -101,6 +104,32 @@ TEST(Attention, EqualsThePlainExpressionInDouble) {
             << "tensor " << i << ", heads of " << heads.size << ", " << sum(lengths) << " tokens";
       }
     }
+  }
+}
+
+// By our own blocks, by the library (in double, as on a GPU), and token by token from a cache.
+TEST(Attention, AWindowEqualsThePlainExpression) {
+  const Heads heads{4, 2, 24};
+  for (const int64_t window : {1, 2, 7, 64, 129, 300, 400}) {
+    SCOPED_TRACE(window);
+    for (const Lengths& lengths : {Lengths{300}, Lengths{97, 1, 130}, Lengths{5, 5}}) {
+      const auto inputs = random_inputs(heads, lengths, at::kFloat);
+      const auto expected = exact(inputs, lengths, window);
+      const auto got = ours(inputs, lengths, window);
+      std::vector<at::Tensor> wide;
+      for (const at::Tensor& x : inputs) wide.push_back(x.to(at::kDouble));
+      const auto library = ours(wide, lengths, window);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        const double scale = std::max(expected[i].abs().max().item<double>(), 1.0);
+        EXPECT_LT(testing::max_difference(got[i], expected[i]), 4e-6 * scale) << "tensor " << i;
+        EXPECT_LT(testing::max_difference(library[i], expected[i]), 1e-12 * scale) << i;
+      }
+    }
+    const auto inputs = random_inputs(heads, {20}, at::kFloat);
+    const at::Tensor whole = exact(inputs, {20}, window)[0];
+    const at::Tensor last = cached_attention(inputs[0].narrow(0, 17, 3), inputs[1].transpose(0, 1),
+                                             inputs[2].transpose(0, 1), window);
+    EXPECT_LT(testing::max_difference(last, whole.narrow(0, 17, 3)), 4e-6);
   }
 }
 
@@ -158,8 +187,8 @@ TEST(Attention, TakesHeadsThatLieInOneTensor) {
   const at::Tensor k = all.narrow(1, 4, 2);
   const at::Tensor v = all.narrow(1, 6, 2);
   EXPECT_TRUE(
-      at::equal(segment_attention(q, k, v, lengths),
-                segment_attention(q.contiguous(), k.contiguous(), v.contiguous(), lengths)));
+      at::equal(segment_attention(q, k, v, lengths, 0),
+                segment_attention(q.contiguous(), k.contiguous(), v.contiguous(), lengths, 0)));
 }
 
 }  // namespace

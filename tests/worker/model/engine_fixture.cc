@@ -29,14 +29,14 @@ at::Tensor EngineFixture::tensor(const std::string& name) const {
   return tensor.value().clone();
 }
 
-LlamaConfig EngineFixture::config(const std::string& name) {
-  LlamaConfig config = emoe::testing::tiny_config(
+DecoderConfig EngineFixture::config(const std::string& name) {
+  DecoderConfig config = emoe::testing::tiny_config(
       {.hidden = 16, .d_ff = 36, .vocab = 40, .positions = 64, .tied = true});
   config.rms_norm_eps = 1e-5;
   if (name == "uneven") {
     config.head_dim = 6;
     config.rms_norm_eps = 1e-6;
-    config.rope_theta = 5e5;
+    config.rope.theta = 5e5;
     config.tie_word_embeddings = false;
   }
   return config;

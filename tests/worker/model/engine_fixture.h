@@ -20,7 +20,7 @@ class EngineFixture {
   [[nodiscard]] at::Tensor tensor(const std::string& name) const;
   [[nodiscard]] bool has(const std::string& name) const { return file_->tensors().contains(name); }
 
-  [[nodiscard]] static LlamaConfig config(const std::string& name = "engine");
+  [[nodiscard]] static DecoderConfig config(const std::string& name = "engine");
   // The fixture's two converted layers with its labels; 6 experts.
   [[nodiscard]] EmoeOptions emoe(Selector selector, int32_t top_k = 2) const;
   [[nodiscard]] static LoraOptions lora();  // all seven linears, rank 2

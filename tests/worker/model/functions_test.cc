@@ -106,7 +106,8 @@ TEST(RmsNorm, TensorOperationsEqualTheKernels) {
 TEST(Rotary, EqualsRotateHalf) {
   const at::Tensor x = leaf({5, 3, 12});
   const at::Tensor d = at::randn({5, 3, 12});
-  const RotaryTable table = rotary_table(at::tensor({0, 1, 2, 0, 700}, at::kLong), 12, 10000.0);
+  const RotaryTable table =
+      rotary_table(at::tensor({0, 1, 2, 0, 700}, at::kLong), rotary_frequencies(12, {}));
   const at::Tensor c = at::cat({table.cosine, table.cosine}, 1).unsqueeze(1);
   const at::Tensor s = at::cat({table.sine, table.sine}, 1).unsqueeze(1);
   const at::Tensor plain = x * c + rotate_half(x) * s;
@@ -120,13 +121,56 @@ TEST(Rotary, EqualsRotateHalf) {
 TEST(Rotary, TensorOperationsEqualTheKernels) {
   const at::Tensor x = leaf({5, 3, 12});
   const at::Tensor d = at::randn({5, 3, 12});
-  const RotaryTable table = rotary_table(at::tensor({0, 1, 2, 0, 700}, at::kLong), 12, 10000.0);
+  const RotaryTable table =
+      rotary_table(at::tensor({0, 1, 2, 0, 700}, at::kLong), rotary_frequencies(12, {}));
   const at::Tensor kernel = apply_rotary(x, table);
   const auto expected = gradients(kernel, d, {x});
   const at::Tensor wide = x.detach().to(at::kDouble).set_requires_grad(true);
   const at::Tensor y = apply_rotary(wide, table);
   EXPECT_TRUE(at::allclose(y.to(at::kFloat), kernel, 1e-6, 1e-6));
   expect_close(gradients(y, d.to(at::kDouble), {wide}), expected);
+}
+
+// Against numbers computed in double by the formulas of transformers' modeling_rope_utils.py, with
+// theta 500000, heads of 8 and Llama 3.1's keys at 64 original positions.
+TEST(Rotary, FrequenciesAreScaled) {
+  Rope rope{.theta = 500000.0, .scaling = {}};
+  const auto expect = [&](std::vector<double> values) {
+    const at::Tensor expected = at::tensor(values, at::kDouble);
+    const at::Tensor got = rotary_frequencies(8, rope).to(at::kDouble);
+    EXPECT_LT(((got - expected) / expected).abs().max().item<double>(), 5e-7) << got;
+  };
+  expect({1.0, 0.03760603093086393, 0.0014142135623730952, 5.318295896944988e-05});
+  rope.scaling = {.type = RopeScaling::Type::linear, .factor = 4.0};
+  expect({0.25, 0.009401507732715983, 0.0003535533905932738, 1.329573974236247e-05});
+  rope.scaling = {.type = RopeScaling::Type::llama3,
+                  .factor = 8.0,
+                  .low_freq_factor = 0.25,
+                  .high_freq_factor = 4.0,
+                  .original_positions = 64};
+  expect({1.0, 0.0058682496423774575, 0.0001767766952966369, 6.647869871181235e-06});
+}
+
+// As a layer norms and turns its queries and keys, against the same in double.
+TEST(Rotary, HeadsThatAreNormedAndTurnedHaveTheGradientsOfThePlainExpression) {
+  const at::Tensor x = leaf({5, 3, 12});
+  const at::Tensor w = leaf({12});
+  const at::Tensor d = at::randn({5, 3, 12});
+  const RotaryTable table = rotary_table(at::arange(5, at::kLong), rotary_frequencies(12, {}));
+  const auto wide = [](const at::Tensor& t) {
+    return t.detach().to(at::kDouble).set_requires_grad(true);
+  };
+  const at::Tensor wide_x = wide(x);
+  const at::Tensor wide_w = wide(w);
+  const at::Tensor c = at::cat({table.cosine, table.cosine}, 1).unsqueeze(1).to(at::kDouble);
+  const at::Tensor s = at::cat({table.sine, table.sine}, 1).unsqueeze(1).to(at::kDouble);
+  const at::Tensor normed = wide_x * (wide_x.square().mean(-1, true) + 1e-6).rsqrt() * wide_w;
+  const at::Tensor plain = normed * c + rotate_half(normed) * s;
+  const auto expected = gradients(plain, d.to(at::kDouble), {wide_x, wide_w});
+  const at::Tensor heads = rms_norm(x.flatten(0, 1), {w, w}, 1e-6).view(x.sizes());
+  const at::Tensor y = apply_rotary(heads, table);
+  EXPECT_LT((y - plain).abs().max().item<double>(), 1e-5);
+  expect_close(gradients(y, d, {x, w}), expected);
 }
 
 struct LinearCase {
@@ -143,6 +187,27 @@ struct LinearCase {
     return at::cat(apply_linears(x, {&adapted, &trained}, dropout), 1);
   }
 };
+
+TEST(Linears, ABiasIsAddedAndTrainedWhereItsWeightIs) {
+  LinearCase c;
+  const at::Tensor fixed = at::randn({14});
+  const at::Tensor bias = leaf({6});
+  c.adapted.bias = {fixed, {}};
+  c.trained.bias = {bias, bias};
+  const std::vector<at::Tensor> leaves = {c.x, c.a, c.b, c.full, bias};
+  std::vector<at::Tensor> wide;  // the same in double
+  for (const at::Tensor& tensor : leaves) {
+    wide.push_back(tensor.detach().to(at::kDouble).set_requires_grad(true));
+  }
+  const at::Tensor frozen = at::linear(wide[0], c.frozen.to(at::kDouble), fixed.to(at::kDouble)) +
+                            at::linear(at::linear(wide[0], wide[1]), wide[2]) * 0.5;
+  const at::Tensor plain = at::cat({frozen, at::linear(wide[0], wide[3], wide[4])}, 1);
+  const auto expected = gradients(plain, c.d.to(at::kDouble), wide);
+  const at::Tensor y = c.output({});
+  EXPECT_LT((y - plain).abs().max().item<double>(), 1e-5);
+  expect_close(gradients(y, c.d, leaves), expected);
+  expect_directional([&] { return (c.output({}) * c.d).sum(); }, bias);
+}
 
 TEST(Linears, EqualThePlainExpression) {
   const LinearCase c;

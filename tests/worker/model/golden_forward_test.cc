@@ -50,7 +50,7 @@ class GoldenForward : public ::testing::TestWithParam<Case> {
   [[nodiscard]] static Decoder model(const EmoeOptions& emoe, const std::string& ffn = "masked") {
     const auto folder = emoe::testing::reference_folder() / "data" / "models" / "stories260K";
     ModelOptions options;
-    options.config = LlamaConfig::read(folder / "config.json").value();
+    options.config = DecoderConfig::read(folder / "config.json").value();
     options.emoe = emoe;
     options.ffn = ffn;
     const WeightFolder weights = WeightFolder::open(folder).value();

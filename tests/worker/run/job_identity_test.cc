@@ -52,6 +52,7 @@ const std::vector<Row>& rows() {
       {"lora.dropout=0.5", true},
       {"lora.targets=[up_proj]", true},
       {"lora.init_adapter=/other", false},
+      {"lora.use_rslora=true", true},
       {"emoe.experts=64", true},
       {"emoe.top_k=64", true},
       {"emoe.layers.start=64", true},

@@ -2,6 +2,7 @@
 // (arXiv 2310.10908, section 3).
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -28,11 +29,15 @@ at::Tensor leaf(at::IntArrayRef shape) {
 // One converted layer's linears: trained whole, or frozen under adapters.
 class Layer {
  public:
-  explicit Layer(bool full) {
+  explicit Layer(bool full, bool biased = false) {
     at::manual_seed(full ? 3 : 4);
     add("gate", weights.gate, {kFfn, kHidden}, full);
     add("up", weights.up, {kFfn, kHidden}, full);
     add("down", weights.down, {kHidden, kFfn}, full);
+    if (!biased) return;
+    add_bias("gate.bias", weights.gate, kFfn, full);
+    add_bias("up.bias", weights.up, kFfn, full);
+    add_bias("down.bias", weights.down, kHidden, full);
   }
 
   [[nodiscard]] FfnOutput forward(const FfnBackend& ffn, const at::Tensor& x,
@@ -41,7 +46,10 @@ class Layer {
     return ffn.forward(x, weights, &experts, {});
   }
   [[nodiscard]] ExpertGate gate(const ExpertRouting& routing) const {
-    return {routing, mean_gate_rows(weights.gate.weight->values(), routing.num_experts)};
+    ExpertGate gate{routing, mean_gate_rows(weights.gate.weight->values(), routing.num_experts)};
+    const Weight& bias = weights.gate.bias;
+    if (bias.defined()) gate.bias_means = mean_gate_rows(bias.compute, routing.num_experts);
+    return gate;
   }
 
   // W + s B A, with a graph back to what is trained.
@@ -50,11 +58,21 @@ class Layer {
     const at::Tensor base = linear.weight->product(at::eye(linear.lora.a.size(1))).t();
     return base + kScale * at::mm(linear.lora.b, linear.lora.a);
   }
+  // The same of a bias; 0 where there is none.
+  [[nodiscard]] static at::Tensor bias_of(const Linear& linear, int64_t size) {
+    if (!linear.bias.defined()) return at::zeros({size});
+    return linear.bias.trainable() ? linear.bias.master : linear.bias.compute;
+  }
 
   FfnWeights weights;
   std::vector<Parameter> parameters;
 
  private:
+  void add_bias(const std::string& name, Linear& linear, int64_t size, bool full) {
+    const at::Tensor bias = full ? leaf({size}) : at::randn({size}) * 0.4;
+    linear.bias = {bias, full ? bias : at::Tensor()};
+    if (full) parameters.push_back({.name = name, .tensor = bias, .weight_decay = false});
+  }
   void add(const std::string& name, Linear& linear, at::IntArrayRef shape, bool full) {
     if (full) {
       linear.master = leaf(shape);
@@ -69,6 +87,10 @@ class Layer {
   }
 };
 
+// Trained whole or under adapters, without and with biases.
+constexpr std::pair<bool, bool> kKinds[] = {
+    {true, false}, {false, false}, {true, true}, {false, true}};
+
 // The mean pre-activation of an expert is x times the mean of its gate rows, with the
 // weights of the moment.
 class FfnOracles : public ::testing::TestWithParam<std::string> {
@@ -77,15 +99,16 @@ class FfnOracles : public ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(FfnOracles, ScoresAreXTimesTheMeanGateRowsBeforeAndAfterAnUpdate) {
-  for (const bool full : {true, false}) {
-    Layer layer(full);
+  for (const auto& [full, biased] : kKinds) {
+    Layer layer(full, biased);
     FlatParameters flat(layer.parameters, 0);
     Adamw adamw({.weight_decay = 0.1}, flat);
     const at::Tensor x = at::randn({kTokens, kHidden});
     const auto expected = [&] {
       const at::Tensor rows = Layer::effective(layer.weights.gate).detach().to(at::kDouble);
       const at::Tensor means = rows.unflatten(0, {kExperts, kFfn / kExperts}).mean(1);
-      return at::mm(x.to(at::kDouble), means.t());
+      const at::Tensor bias = Layer::bias_of(layer.weights.gate, kFfn).detach().to(at::kDouble);
+      return at::mm(x.to(at::kDouble), means.t()) + bias.unflatten(0, {kExperts, -1}).mean(1);
     };
     const at::Tensor before = layer.forward(*ffn_, x, {kExperts, 3}).selection.scores;
     EXPECT_TRUE(at::allclose(before.to(at::kDouble), expected(), 1e-5, 1e-6));
@@ -104,11 +127,16 @@ at::Tensor gathered_ffn(const at::Tensor& x, const Layer& layer, const at::Tenso
         .index_select(0, chosen.flatten())
         .unflatten(0, {chosen.size(0), chosen.size(1)});
   };
-  const at::Tensor gate =
-      at::einsum("tkeh,th->tke", {blocks(Layer::effective(layer.weights.gate)), x});
-  const at::Tensor up = at::einsum("tkeh,th->tke", {blocks(Layer::effective(layer.weights.up)), x});
+  const auto neurons = [&](const Linear& linear) {
+    const at::Tensor bias = Layer::bias_of(linear, kFfn).unsqueeze(1);
+    return at::einsum("tkeh,th->tke", {blocks(Layer::effective(linear)), x}) +
+           blocks(bias).squeeze(-1);
+  };
+  const at::Tensor gate = neurons(layer.weights.gate);
+  const at::Tensor up = neurons(layer.weights.up);
   const at::Tensor down = blocks(Layer::effective(layer.weights.down).t());
-  return at::einsum("tke,tkeh->th", {at::silu(gate) * up, down});
+  return at::einsum("tke,tkeh->th", {at::silu(gate) * up, down}) +
+         Layer::bias_of(layer.weights.down, kHidden);
 }
 
 std::vector<at::Tensor> gradients(const at::Tensor& y, const at::Tensor& d, const at::Tensor& x,
@@ -125,9 +153,9 @@ std::vector<at::Tensor> gradients(const at::Tensor& y, const at::Tensor& d, cons
 
 // Back-end and sparse agree on the same indices, forward and all gradients.
 TEST_P(FfnOracles, EqualsASparseGatherOfTheChosenBlocks) {
-  for (const bool full : {true, false}) {
+  for (const auto& [full, biased] : kKinds) {
     for (const Selector selector : {Selector::top, Selector::bottom, Selector::not_top}) {
-      const Layer layer(full);
+      const Layer layer(full, biased);
       const at::Tensor x = leaf({kTokens, kHidden});
       const at::Tensor d = at::randn({kTokens, kHidden});
       const FfnOutput output = layer.forward(*ffn_, x, {kExperts, 3, selector});
@@ -145,14 +173,17 @@ TEST_P(FfnOracles, EqualsASparseGatherOfTheChosenBlocks) {
 }
 
 TEST_P(FfnOracles, WithoutRoutingItIsTheDenseFunctionAndAllExpertsAreItsBits) {
-  for (const bool full : {true, false}) {
-    const Layer layer(full);
+  for (const auto& [full, biased] : kKinds) {
+    const Layer layer(full, biased);
     const at::Tensor x = leaf({kTokens, kHidden});
     const FfnOutput dense = ffn_->forward(x, layer.weights, nullptr, {});
     EXPECT_FALSE(dense.selection.mask.defined());
-    const at::Tensor plain = at::mm(at::silu(at::mm(x, Layer::effective(layer.weights.gate).t())) *
-                                        at::mm(x, Layer::effective(layer.weights.up).t()),
-                                    Layer::effective(layer.weights.down).t());
+    const auto linear = [](const at::Tensor& in, const Linear& weights, int64_t size) {
+      return at::linear(in, Layer::effective(weights), Layer::bias_of(weights, size));
+    };
+    const at::Tensor neurons =
+        at::silu(linear(x, layer.weights.gate, kFfn)) * linear(x, layer.weights.up, kFfn);
+    const at::Tensor plain = linear(neurons, layer.weights.down, kHidden);
     EXPECT_TRUE(at::allclose(dense.y, plain, 1e-5, 1e-5));
     const FfnOutput all = layer.forward(*ffn_, x, {kExperts, kExperts});
     EXPECT_TRUE(at::equal(all.y, dense.y));

@@ -14,8 +14,8 @@
 namespace emoe::worker {
 namespace {
 
-LlamaConfig small_config() {
-  LlamaConfig config;
+DecoderConfig small_config() {
+  DecoderConfig config;
   config.hidden_size = 128;
   config.intermediate_size = 384;
   config.num_hidden_layers = 5;
@@ -36,6 +36,7 @@ struct MemoryCase {
   int32_t experts = 0;
   const char* ffn = "masked";
   int64_t answer = 128;  // of each row's 128 tokens, those with a loss
+  bool qwen3 = false;    // norms of q and k, and biases
 
   friend std::ostream& operator<<(std::ostream& out, const MemoryCase& a) { return out << a.name; }
 };
@@ -43,6 +44,7 @@ struct MemoryCase {
 ModelOptions options_of(const MemoryCase& wanted) {
   ModelOptions options;
   options.config = small_config();
+  options.config.qk_norm = options.config.qkv_bias = options.config.mlp_bias = wanted.qwen3;
   options.dtype = wanted.dtype;
   options.full = wanted.full;
   options.ffn = wanted.ffn;
@@ -134,6 +136,10 @@ INSTANTIATE_TEST_SUITE_P(
                       MemoryCase{.name = "bf16", .dtype = at::kBFloat16},
                       MemoryCase{.name = "full", .full = true},
                       MemoryCase{.name = "full_bf16", .full = true, .dtype = at::kBFloat16},
+                      MemoryCase{.name = "norms_and_biases", .full = true, .qwen3 = true},
+                      MemoryCase{.name = "norms_under_lora",
+                                 .targets = {"q_proj", "k_proj", "v_proj"},
+                                 .qwen3 = true},
                       MemoryCase{.name = "masked_experts", .experts = 8},
                       MemoryCase{.name = "sparse_experts", .experts = 8, .ffn = "sparse"}),
     [](const auto& test) { return std::string(test.param.name); });

@@ -8,7 +8,7 @@ namespace emoe::worker {
 namespace {
 
 TEST(TrainingFlops, CountsProductsForwardAndBackward) {
-  const LlamaConfig config = emoe::testing::tiny_config(
+  const DecoderConfig config = emoe::testing::tiny_config(
       {.hidden = 64, .d_ff = 172, .layers = 5, .heads = 8, .vocab = 512});
   // A layer's linears have 64*64*2 + 64*32*2 + 3*64*172 = 45312 elements, the head 512*64 = 32768.
   const double linears = 5 * 45312.0;

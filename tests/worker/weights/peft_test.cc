@@ -1,5 +1,7 @@
 #include "worker/weights/peft.h"
 
+#include <cmath>
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -81,11 +83,11 @@ TEST(Peft, ConfigIsReadStrictly) {
       {"peft_type", "IA3"},
       {"bias", "all"},
       {"use_dora", true},
-      {"use_rslora", true},
-      {"rank_pattern", {{"q_proj", 8}}},
-      {"alpha_pattern", {{"q_proj", 8}}},
+      {"use_rslora", "yes"},
+      {"rank_pattern", {{"q_proj", 0}}},
+      {"alpha_pattern", {{"q_proj", "8"}}},
       {"modules_to_save", {"lm_head"}},
-      {"layers_to_transform", {1}},
+      {"layers_to_transform", {-1}},
       {"layer_replication", {{0, 2}}},
       {"fan_in_fan_out", true},
       {"lora_bias", true},
@@ -96,7 +98,8 @@ TEST(Peft, ConfigIsReadStrictly) {
       {"r", 4.5},
       {"lora_alpha", "16"},
       {"lora_dropout", 1.0},
-      {"target_modules", "all-linear"},
+      {"target_modules", 7},
+      {"target_modules", "(q_proj"},
       {"target_modules", {"q_proj", "lm_head"}},
       {"target_modules", json::array()},
       {"brand_new_method", true},
@@ -112,6 +115,35 @@ TEST(Peft, ConfigIsReadStrictly) {
     EXPECT_EQ(violations_of(status)[0].field, key);
     EXPECT_EQ(violations_of(status)[0].location, path.string());
   }
+}
+
+// In PEFT's words: paths where not every layer has one, patterns where ranks and alphas differ.
+TEST(Peft, AnAdapterOfDifferentModulesIsWrittenAndReadAsItIs) {
+  const TempDir dir;
+  const BaseWeights base = tiny_base();
+  ModelOptions options;
+  options.config = base.config();
+  options.lora = {.rank = 2, .alpha = 3.0, .targets = {"down_proj", "q_proj"}, .rslora = true};
+  const std::string q = "model.layers.1.self_attn.q_proj";
+  const std::string down = "model.layers.2.mlp.down_proj";
+  options.lora.modules = {{q, {.rank = 3, .alpha = 3.0}}, {down, {.rank = 2, .alpha = 0.5}}};
+  Decoder model(options, base.source());
+  ASSERT_EQ(model.parameters().size(), 4);
+  ASSERT_TRUE(write_peft_adapter(model, "tiny", dir / "adapter").ok());
+  const json written = json::parse(read_file(dir / "adapter" / "adapter_config.json").value());
+  EXPECT_EQ(written["target_modules"], json::array({q, down}));
+  EXPECT_EQ(written["rank_pattern"], json::object({{q, 3}}));
+  EXPECT_EQ(written["alpha_pattern"], json::object({{down, 0.5}}));
+  EXPECT_EQ(written["use_rslora"], true);
+  const auto adapter = read_peft_adapter(dir / "adapter", base.config());
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ(adapter->lora.modules, options.lora.modules);
+  EXPECT_TRUE(load_peft_adapter(*adapter, model).ok());
+  EXPECT_DOUBLE_EQ(options.lora.scale(options.lora.modules.at(q)), 3.0 / std::sqrt(3.0));
+  // The same settings in every layer are another adapter.
+  options.lora.modules.clear();
+  Decoder plain(options, base.source());
+  EXPECT_EQ(load_peft_adapter(*adapter, plain).code(), StatusCode::kInvalidArgument);
 }
 
 // A model is made with the rank of the settings before a tensor is loaded into it.

@@ -24,7 +24,7 @@ std::string dtype_of(const std::string& name, const TinyBase& tiny) {
 
 std::filesystem::path write_tiny_base(const std::filesystem::path& folder, const TinyBase& tiny) {
   EMOE_CHECK(emoe::create_directories(folder).ok());
-  const LlamaConfig config = tiny_config({.tied = tiny.tied});
+  const DecoderConfig config = tiny_config({.tied = tiny.tied});
   const std::string dtype = word_of_dtype(dtype_of("lm_head.weight", tiny));
   const auto write = [&](const char* name, const std::string& text) {
     EMOE_CHECK(write_file_atomically(folder / name, text).ok());

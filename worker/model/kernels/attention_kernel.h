@@ -14,11 +14,12 @@ struct HeadRows {
 };
 
 // Causal attention of one query head over one row of tokens. By blocks of queries and keys, of which
-// only those up to the diagonal are computed; products, sums and softmax are fp32, what is
+// only those that a query sees are computed; products, sums and softmax are fp32, what is
 // multiplied is T (arXiv 2307.08691).
 template <typename T>
 struct AttentionHead {
   int64_t length;  // of the row
+  int64_t window;  // how many keys a query sees, its own token's the last; 0: all up to that
   int64_t size;    // of a head
   float scale;     // of q k^T
   HeadRows<const T> q, k, v;
