@@ -9,10 +9,10 @@ space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 PYTHON_DEPLOY := build/deploy-tools/.installed
-.PHONY: help deps deps-test build demo test test-full test-deploy test-slurm chaos test-gpu lint format asan tsan bench bundle clean
+.PHONY: help deps deps-test build demo test test-full test-deploy test-slurm test-kubernetes chaos test-gpu lint format asan tsan bench bundle clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## Debian packages and LibTorch, as far as they are missing
 	@tools/setup/setup.sh build
@@ -28,11 +28,15 @@ demo: build ## the whole path on this machine: three jobs over gRPC, verified me
 
 test: deps-test ## the whole CPU suite
 	@tools/build.sh release $(JOBS)
-	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) -LE slurm $(CTEST_ARGS)
+	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) -LE "slurm|kubernetes" $(CTEST_ARGS)
 
 test-slurm: deps-test ## the tests that need a real Slurm (label slurm); they skip where there is none
 	@tools/build.sh release $(JOBS) programs
 	@ctest --test-dir build/release --output-on-failure -L slurm $(CTEST_ARGS)
+
+test-kubernetes: deps-test ## every misfortune under Kubernetes, against a fake API server (label kubernetes)
+	@tools/build.sh release $(JOBS) programs
+	@ctest --test-dir build/release --output-on-failure -L kubernetes $(CTEST_ARGS)
 
 test-full: test ## test, then the golden cases in every combination of ranks, packing and micro-batches
 	@for which in own shared; do \

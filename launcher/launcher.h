@@ -33,6 +33,8 @@ struct LaunchRequest {
   int threads_per_rank = 1;  // OMP_NUM_THREADS
   Resources resources;       // of all ranks together
   QueueOptions queue;
+  // The slowest of this job's checkpoints so far; 0: there was none.
+  std::chrono::duration<double> checkpoint_time{0};
   std::vector<std::string> worker_argv;  // program and arguments of every rank, no shell
   // For every rank, on top of the launcher's own: base/attempt_contract.h says what those are.
   std::map<std::string, std::string> environment;
@@ -50,7 +52,8 @@ struct LaunchHandle {
 };
 
 enum class AttemptPhase {
-  queued,  // the engine has it and has not started it: no process is there, `waiting` says why
+  // The engine has it and no rank runs: it has not started it, or clears it away. `waiting` says why.
+  queued,
   running,
   ended,    // no process of the attempt is left
   unknown,  // the engine cannot be asked just now; ask again
@@ -62,7 +65,8 @@ enum class EndCause {
   preempted,   // for another job, or put back into the queue by an administrator
   time_limit,  // and the ranks had not checkpointed and left
   node_lost,
-  cancelled,  // by somebody who is not us
+  cancelled,    // by somebody who is not us
+  not_started,  // the engine has it and cannot start it: `detail` says what is missing
 };
 
 // How an attempt ended, as far as the launcher can tell. The server decides which class of failure

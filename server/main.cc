@@ -127,7 +127,8 @@ ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_pe
   control.jobs_root = config.jobs_root();
   control.worker_program = config.launcher().worker_program();
   control.threads_per_rank = threads_per_rank;
-  // Under Slurm its queue is the limit, and its nodes are not this machine: a core for a rank.
+  // Under Slurm or Kubernetes its queue is the limit, and its nodes are not this machine: a core for a
+  // rank.
   constexpr int kNoLimit = 1'000'000;
   const bool here = config.launcher().kind() == "local";
   control.cores = here ? usable_cores() : 1;
@@ -145,10 +146,11 @@ ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_pe
   return control;
 }
 
-// Under Slurm nothing is new more often than squeue is asked.
+// Under Slurm nothing is new more often than squeue is asked; of Kubernetes the watches tell.
 launcher::AsyncLauncher::Config engine_config(const v1::LauncherConfig& config) {
   using namespace std::chrono_literals;
   if (config.kind() == "local") return {};
+  if (config.kind() == "kubernetes") return {.poll_interval = 500ms};
   const std::chrono::milliseconds half = milliseconds(config.slurm().poll_interval()) / 2;
   return {.poll_interval = std::clamp<std::chrono::milliseconds>(half, 50ms, 1s)};
 }
@@ -250,7 +252,7 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
       JobStore::open({config.state_dir(), [&](double seconds) { probe.committed(seconds); }}));
   EMOE_RETURN_IF_ERROR(emoe::create_directories(config.output_root()));
   AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
-  const auto launcher = make_launcher(config.launcher(), clock);
+  EMOE_ASSIGN_OR_RETURN(const auto launcher, make_launcher(config.launcher(), clock));
   launcher::AsyncLauncher engine(*launcher, engine_config(config.launcher()));
   Controller controller(control_config(config, threads), *store, engine, clock, probe);
   EMOE_RETURN_IF_ERROR(controller.recover());

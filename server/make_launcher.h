@@ -3,13 +3,15 @@
 #include <memory>
 
 #include "base/clock.h"
+#include "base/status.h"
 #include "emoe/v1/service_config.pb.h"
 #include "launcher/launcher.h"
 
 namespace emoe::server {
 
-// The engine that the configuration names. `clock` outlives it.
-[[nodiscard]] std::unique_ptr<launcher::Launcher> make_launcher(const v1::LauncherConfig& config,
-                                                                const Clock& clock);
+// The engine that the configuration names. `clock` outlives it. INVALID_ARGUMENT for
+// settings with which it could never launch anything.
+[[nodiscard]] Result<std::unique_ptr<launcher::Launcher>> make_launcher(
+    const v1::LauncherConfig& config, const Clock& clock);
 
 }  // namespace emoe::server

@@ -13,6 +13,7 @@
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/sha256.h"
+#include "base/utf8.h"
 
 namespace emoe::launcher {
 namespace {
@@ -30,6 +31,10 @@ Result<json> read_json(const std::filesystem::path& path) {
   if (!value.is_object()) return absl::DataLossError(absl::StrCat(path.string(), ": no JSON"));
   return value;
 }
+
+// By the number of the cause.
+constexpr const char* kCauses[] = {"ranks",     "preempted", "time_limit",
+                                   "node_lost", "cancelled", "not_started"};
 
 // The same for everyone who knows the attempt's folder.
 std::string private_name(const std::filesystem::path& dir) {
@@ -103,7 +108,8 @@ Result<ProcessId> read_supervisor(const AttemptFiles& files) {
 }
 
 Status write_end(const AttemptFiles& files, const AttemptEnd& end) {
-  json value = {{"exit_code", end.exit_code},
+  json value = {{"cause", kCauses[static_cast<size_t>(end.cause)]},
+                {"exit_code", end.exit_code},
                 {"signal", end.signal},
                 {"out_of_memory", end.out_of_memory},
                 {"process", end.process},
@@ -115,6 +121,8 @@ Status write_end(const AttemptFiles& files, const AttemptEnd& end) {
 Result<AttemptEnd> read_end(const AttemptFiles& files) {
   EMOE_ASSIGN_OR_RETURN(const json value, read_json(files.end()));
   AttemptEnd end;
+  const auto cause = std::ranges::find(kCauses, value.value("cause", std::string(kCauses[0])));
+  if (cause != std::end(kCauses)) end.cause = static_cast<EndCause>(cause - std::begin(kCauses));
   end.exit_code = value.value("exit_code", 0);
   end.signal = value.value("signal", 0);
   end.out_of_memory = value.value("out_of_memory", false);
@@ -173,6 +181,31 @@ bool killed_for_memory(const RankExit& exit, const std::vector<int64_t>& counted
            return exit.monotonic_ns >= counted - kSeenLate &&
                   exit.monotonic_ns <= counted + kDiesLate;
          });
+}
+
+AttemptEnd end_by_files(const AttemptFiles& files, int ranks, ExitStatus starter,
+                        const std::string& name) {
+  if (const auto failure = first_failure(read_rank_exits(files, ranks))) {
+    return {.exit_code = failure->status.code,
+            .signal = failure->status.signal,
+            .rank = failure->rank,
+            .out_of_memory = failure->out_of_memory,
+            .detail = failure->last_lines};
+  }
+  if (starter.code == 0 && starter.signal == 0) return {};
+  if (starter.code > 128) starter = {0, starter.code - 128};
+  constexpr size_t kDetailBytes = 1000;
+  const LogTail tail = tail_of(files.output(), kDetailBytes).value_or(LogTail{});
+  return {.exit_code = starter.code,
+          .signal = starter.signal,
+          .process = name,
+          .detail = to_valid_utf8(tail.text)};
+}
+
+std::string text_of(const AttemptFiles& files, const char* name) {
+  std::string text = read_file(files.dir() / name).value_or("");
+  text.erase(text.find_last_not_of(" \n") + 1);
+  return text;
 }
 
 Result<LogTail> tail_of(const std::filesystem::path& file, size_t bytes) {

@@ -23,7 +23,8 @@ namespace emoe::launcher {
 //                     again
 //   rank_N.start      the guard of rank N is ready to pass signals on
 //   rank_N.exit       how rank N ended, with the last lines it printed
-//   end.json          how the attempt ended; exists = no process of it is left
+//   end.json          how the attempt ended; exists = no process of it is left (under Kubernetes: none
+//                     that matters, its pods are being removed)
 //   output.log        what all ranks printed, "[N] " before each line, and mpirun's own words; from
 //                     a limit on nothing more but one line "[N] [cut] …" of each rank
 class AttemptFiles {
@@ -78,10 +79,9 @@ struct LaunchRecord {
 struct RankExit {
   int rank = 0;
   ExitStatus status;
-  int64_t monotonic_ns = 0;  // of monotonic_now(); under Slurm the time of day, which hosts share
+  int64_t monotonic_ns = 0;  // of monotonic_now(); apart the time of day, which hosts share
   std::string last_lines;
-  bool out_of_memory =
-      false;  // a kill for memory was counted when it ended (seen under Slurm only)
+  bool out_of_memory = false;  // a kill for memory was counted when it ended (seen apart only)
 };
 [[nodiscard]] Status write_rank_exit(const AttemptFiles& files, const RankExit& exit);
 // Of the ranks that left a record; a torn record is left out.
@@ -91,6 +91,14 @@ struct RankExit {
 // (exit 71 "peer lost", and SIGTERM by which mpirun ends the others) count only if there is nothing
 // else. Nothing when no rank failed.
 [[nodiscard]] std::optional<RankExit> first_failure(const std::vector<RankExit>& exits);
+
+// The end of an attempt whose ranks were started by a program like srun or mpirun that ended with
+// `starter`: the failure that explains it, else that program's own (128 + signal as shells have it)
+// with the last lines of output.log.
+[[nodiscard]] AttemptEnd end_by_files(const AttemptFiles& files, int ranks, ExitStatus starter,
+                                      const std::string& name);
+// The text of a small file of the attempt, without the line break at its end; "" where there is none.
+[[nodiscard]] std::string text_of(const AttemptFiles& files, const char* name);
 
 // Whether the kernel's OOM killer ended this rank. The kernel only counts per control group, which
 // others may share, so a rank counts as its victim if it died of a SIGKILL within moments of a count. `counted_ns`: when the count

@@ -43,14 +43,18 @@ std::string environment(const char* name) {
 // Which rank this is, and what stands behind it.
 struct Place {
   int rank = 0;
-  bool under_slurm = false;  // srun: other ranks are on other hosts, srun gathers what they print
-  int ranks = 0;             // under srun
+  bool apart = false;  // from other ranks and from a supervisor, see run_rank()
+  int ranks = 0;       // where it is apart
 };
 
-std::optional<Place> find_place() {
+std::optional<Place> find_place(bool apart) {
   Place place;
-  if (absl::SimpleAtoi(environment("OMPI_COMM_WORLD_RANK"), &place.rank)) return place;
-  place.under_slurm = true;
+  place.apart = apart;
+  if (absl::SimpleAtoi(environment("OMPI_COMM_WORLD_RANK"), &place.rank)) {
+    if (apart) (void)absl::SimpleAtoi(environment("OMPI_COMM_WORLD_SIZE"), &place.ranks);
+    return place;
+  }
+  place.apart = true;
   if (!absl::SimpleAtoi(environment("SLURM_PROCID"), &place.rank)) return std::nullopt;
   (void)absl::SimpleAtoi(environment("SLURM_NTASKS"), &place.ranks);
   return place;
@@ -61,9 +65,8 @@ std::optional<Place> find_place() {
 class LineLog {
  public:
   LineLog(const std::filesystem::path& path, const Place& place, uint64_t limit)
-      : fd_(place.under_slurm
-                ? ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0)
-                : ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)),
+      : fd_(place.apart ? ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0)
+                        : ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)),
         tag_(absl::StrCat("[", place.rank, "] ")),
         limit_(limit) {}
 
@@ -216,12 +219,12 @@ class RankGuard {
     }
     const auto status = poll_child(child_);
     if (!status.ok()) return ExitStatus{kExitInternal, 0};
-    if (*status) ended_ns_ = place_.under_slurm ? time_of_day() : monotonic_now();
+    if (*status) ended_ns_ = place_.apart ? time_of_day() : monotonic_now();
     return *status;
   }
 
-  // srun ends the other ranks by SIGTERM when one has failed, and by SIGKILL after KillWait. They have
-  // nobody left to agree with on a checkpoint: to wait for that only keeps the nodes.
+  // srun and mpirun end the other ranks by SIGTERM when one has failed, and by SIGKILL a while later. They
+  // have nobody left to agree with on a checkpoint: to wait for that only keeps the nodes.
   [[nodiscard]] bool peer_failed() const {
     return std::ranges::any_of(read_rank_exits(files_, place_.ranks), [](const RankExit& peer) {
       return peer.status.signal != 0 ||
@@ -229,9 +232,9 @@ class RankGuard {
     });
   }
 
-  // Under Slurm the guard is in its rank's control group, and nobody else watches that.
+  // There the guard is in its rank's control group, and nobody else watches that.
   [[nodiscard]] bool ran_out_of_memory(const ExitStatus& status) const {
-    return place_.under_slurm && status.signal == SIGKILL && oom_kills().value_or(0) > oom_kills_;
+    return place_.apart && status.signal == SIGKILL && oom_kills().value_or(0) > oom_kills_;
   }
 
   static int64_t time_of_day() {
@@ -264,13 +267,13 @@ int end_as(const ExitStatus& status) {
 
 }  // namespace
 
-int run_rank(uint64_t log_limit, const std::vector<std::string>& argv) {
+int run_rank(uint64_t log_limit, bool apart, const std::vector<std::string>& argv) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const std::string parent = absl::StrCat(::getppid());
   if (parent == "1" || parent == environment(kSupervisorPidVariable)) {
     return kExitPeerLost;  // mpirun ended before the line above
   }
-  const std::optional<Place> place = find_place();
+  const std::optional<Place> place = find_place(apart);
   if (!place) {
     std::fprintf(stderr, "emoe-supervise rank: started by neither mpirun nor srun\n");
     return kExitInternal;

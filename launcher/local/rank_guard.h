@@ -18,10 +18,11 @@ namespace emoe::launcher {
 // The rank starts with SIGUSR1 blocked: a preemption signal that comes while a program still loads
 // its libraries waits until the program opens for it, instead of killing it.
 //
-// Under srun the lines go to standard output, which srun gathers from all hosts into output.log, and
-// `log_limit` is what this rank may print.
+// `apart`: other ranks may be on other hosts, and no supervisor watches them. The lines then go to
+// standard output, which whoever started the ranks gathers from all hosts into output.log, and
+// `log_limit` is what this rank may print. Under srun that is so in any case.
 //
 // Reads EMOE_ATTEMPT_DIR, OMPI_COMM_WORLD_RANK or SLURM_PROCID.
-[[nodiscard]] int run_rank(uint64_t log_limit, const std::vector<std::string>& argv);
+[[nodiscard]] int run_rank(uint64_t log_limit, bool apart, const std::vector<std::string>& argv);
 
 }  // namespace emoe::launcher

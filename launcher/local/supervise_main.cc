@@ -1,7 +1,8 @@
-// emoe-supervise: started by the local launcher, not by people.
+// emoe-supervise: started by launchers, not by people.
 //   emoe-supervise attempt DIR RANKS -- mpirun …   guards one attempt (supervisor.h)
 //   emoe-supervise rank LOG_LIMIT -- emoe-worker … guards one rank, started by that mpirun
 //                                                  (rank_guard.h)
+//   emoe-supervise rank LOG_LIMIT apart -- …       the same where no supervisor watches
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -23,9 +24,11 @@ int main(int argc, char** argv) {
     return emoe::launcher::start_supervisor(arguments[1], ranks, rest(4));
   }
   uint64_t log_limit = 0;
-  if (arguments.size() > 3 && arguments[0] == "rank" && arguments[2] == "--" &&
+  const bool apart = arguments.size() > 2 && arguments[2] == "apart";
+  const size_t dashes = apart ? 3 : 2;
+  if (arguments.size() > dashes + 1 && arguments[0] == "rank" && arguments[dashes] == "--" &&
       absl::SimpleAtoi(arguments[1], &log_limit)) {
-    return emoe::launcher::run_rank(log_limit, rest(3));
+    return emoe::launcher::run_rank(log_limit, apart, rest(dashes + 1));
   }
   std::fprintf(stderr, "emoe-supervise is started by emoe-coordinator; see docs/ARCHITECTURE\n");
   return 64;

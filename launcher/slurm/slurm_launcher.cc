@@ -164,7 +164,7 @@ Status SlurmLauncher::submit(const LaunchRequest& request, const Named& named) {
 
 // Whether the controller has the job or will get it: from here on it starts nothing.
 Status SlurmLauncher::after_silence(const Named& named, const std::string& what) {
-  const auto withdrawn = named.attempt.withdraw();
+  const auto withdrawn = named.attempt.claim().withdraw();
   if (!withdrawn.ok()) return absl::DataLossError(std::string(withdrawn.status().message()));
   if (!*withdrawn) return ok_status();  // it runs already
   return absl::UnavailableError(what);
@@ -237,7 +237,7 @@ Result<AttemptStatus> SlurmLauncher::poll(const LaunchHandle& handle) {
   const std::lock_guard lock(mutex_);
   refresh(clock_.steady_now());
   const std::optional<SlurmJob> job = find(named);
-  if (named.attempt.withdrawn()) {
+  if (named.attempt.claim().withdrawn()) {
     if (job && state_of(job->state).phase != SlurmPhase::ended) {
       (void)cancel(job->id, StopMode::kill);
     }

@@ -26,6 +26,8 @@ std::optional<Finding> finding_of(launcher::EndCause cause) {
       return Finding::node_lost;
     case EndCause::cancelled:
       return Finding::cancelled_in_engine;
+    case EndCause::not_started:
+      return Finding::join_timeout;
   }
   return std::nullopt;
 }

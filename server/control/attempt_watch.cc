@@ -1,6 +1,7 @@
 #include "server/control/attempt_watch.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -103,7 +104,13 @@ Status AttemptWatch::look(LiveJob& live, SteadyTime now) {
     result.Update(after_end(live, status->end, now));
     return result;
   }
-  live.attempt->waiting = status.ok() ? status->waiting : "";
+  // Before it is launched the engine must say that it does not know it: why it does not is what it
+  // waits for.
+  if (status.ok() || !attempt.handle.empty()) {
+    live.attempt->waiting = status.ok() ? status->waiting : "";
+  } else {
+    live.attempt->waiting = std::string(status.status().message());
+  }
   // Ranks that may not be there yet have their time to join still before them.
   if ((status.ok() || attempt.handle.empty()) && phase != launcher::AttemptPhase::running) {
     live.attempt->monitor->not_started(now);
@@ -121,7 +128,8 @@ void AttemptWatch::hand_over(const LiveJob& live) {
     parts_.launcher.watch(handle);
     return;
   }
-  const auto request = launch_request(parts_.config, job, attempt, address_);
+  auto request = launch_request(parts_.config, job, attempt, address_);
+  request.checkpoint_time = slowest_checkpoint(job.id());
   parts_.launcher.launch(
       handle, request,
       [folder = request.attempt_dir, file = parts_.config.spec_file(job.id()),
@@ -130,6 +138,15 @@ void AttemptWatch::hand_over(const LiveJob& live) {
         EMOE_RETURN_IF_ERROR(write_file_atomically(file.parent_path() / kWarningsFile, warnings));
         return write_file_atomically(file, config::message_to_yaml(spec));
       });
+}
+
+// Of all of the job's attempts; 0 where there is none.
+std::chrono::duration<double> AttemptWatch::slowest_checkpoint(const std::string& job_id) const {
+  double slowest = 0;
+  const auto checkpoints = parts_.store.checkpoints(job_id, std::numeric_limits<int64_t>::max());
+  if (!checkpoints.ok()) return {};
+  for (const v1::CheckpointInfo& info : *checkpoints) slowest = std::max(slowest, info.seconds());
+  return std::chrono::duration<double>(slowest);
 }
 
 Status AttemptWatch::confirm(LiveJob& live) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <string>
 
 #include "server/control/attempt_settlement.h"
@@ -29,6 +30,7 @@ class AttemptWatch {
  private:
   // Passes the attempt to the launcher's thread.
   void hand_over(const LiveJob& live);
+  [[nodiscard]] std::chrono::duration<double> slowest_checkpoint(const std::string& job_id) const;
   // The launcher has the attempt: stores its handle.
   [[nodiscard]] Status confirm(LiveJob& live);
   [[nodiscard]] Status after_failed_launch(LiveJob& live, const Status& failure, bool left);

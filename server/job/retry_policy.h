@@ -13,7 +13,7 @@ namespace emoe::server {
 enum class Finding {
   session_lost = 0,         // a rank fell silent
   hang = 1,                 // heartbeats come, no rank makes progress
-  join_timeout = 2,         // ranks missing after join_timeout
+  join_timeout = 2,         // ranks missing after join_timeout, or never started by the engine
   world_size_mismatch = 3,  // MPI started another number of ranks than planned
   launch_refused = 4,       // the engine or the program is missing
   engine_busy = 5,          // the engine has no room now

@@ -34,7 +34,8 @@ TEST(CoordinatorConfig, ReportsStructureAndValuesTogether) {
   EXPECT_PROBLEM(lines, "c.yaml:3: metrics_listen: expected host:port");
   EXPECT_PROBLEM(lines, "c.yaml:4: slot: unknown key (did you mean \"slots\"?)");
   EXPECT_PROBLEM(lines, "c.yaml:6: liveness.join_timeout: must be above 0");
-  EXPECT_PROBLEM(lines, "c.yaml:7: launcher.kind: unknown word \"pbs\"; use local, slurm");
+  EXPECT_PROBLEM(lines,
+                 "c.yaml:7: launcher.kind: unknown word \"pbs\"; use local, slurm, kubernetes");
   EXPECT_PROBLEM(lines, "c.yaml:8: queue.max_jobs: expected a whole number");
 }
 
@@ -79,6 +80,27 @@ TEST(CoordinatorConfig, WhatSlurmIsTold) {
   EXPECT_EQ(lines.size(), 2u) << joined(lines);
   EXPECT_PROBLEM(lines, "c.yaml:1: launcher.slurm.extra_args[0]: an option begins with -");
   EXPECT_PROBLEM(lines, "c.yaml:1: launcher.slurm.job_may_set[0]: unknown word \"user\"");
+}
+
+TEST(CoordinatorConfig, WhatKubernetesIsTold) {
+  const auto config = parse_coordinator_config(
+      "launcher: {kind: kubernetes, kubernetes: {image: i, queue: q, template: t.yaml}}", "c.yaml",
+      {"launcher.kubernetes.namespace=emoe"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  const v1::KubernetesConfig& kubernetes = config->launcher().kubernetes();
+  EXPECT_EQ(kubernetes.namespace_(), "emoe");
+  EXPECT_EQ(kubernetes.ranks_per_pod(), 1);
+  EXPECT_EQ(kubernetes.gpu_resource(), "nvidia.com/gpu");
+  EXPECT_EQ(kubernetes.grace_period().seconds(), 300);
+  const auto lines = problems_of(
+      parse_coordinator_config(
+          "launcher: {kubernetes: {ranks_per_pod: 0, grace_period: 1s, shm_size: \"\"}}", "c.yaml",
+          {})
+          .status());
+  EXPECT_EQ(lines.size(), 3u) << joined(lines);
+  EXPECT_PROBLEM(lines, "c.yaml:1: launcher.kubernetes.ranks_per_pod: must be at least 1");
+  EXPECT_PROBLEM(lines, "c.yaml:1: launcher.kubernetes.grace_period: must be at least 5");
+  EXPECT_PROBLEM(lines, "c.yaml:1: launcher.kubernetes.shm_size: ");
 }
 
 // A service whose jobs may set nothing says so; it must not get the default.

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import emoe_tools as tools
+from fake_cluster import Cluster
 
 FOLDER = tools.ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
@@ -70,7 +71,7 @@ def strict(schema):
     return schema
 
 
-def test_the_mpi_operator_knows_every_key(tmp_path):
+def mpijob_schema(folder):
     if not MPIJOB_SCHEMA.exists():
         pytest.skip(f"no schema of MPIJob in {MPIJOB_SCHEMA}")
     if not shutil.which("jsonschema"):
@@ -78,9 +79,17 @@ def test_the_mpi_operator_knows_every_key(tmp_path):
     crd = yaml.load(lzma.open(MPIJOB_SCHEMA), Loader=yaml.CSafeLoader)
     schema = strict(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
-    file = tools.write_json(tmp_path / "schema.json", schema)
+    return tools.write_json(folder / "schema.json", schema)
+
+
+def check_mpijob(job, folder, schema):
+    tools.run(["jsonschema", "-i", tools.write_json(folder / "job.json", job), schema]).expect()
+
+
+def test_the_mpi_operator_knows_every_key(tmp_path):
+    file = mpijob_schema(tmp_path)
     job, = of_kind(mpijobs(), "MPIJob")
-    tools.run(["jsonschema", "-i", tools.write_json(tmp_path / "job.json", job), file]).expect()
+    check_mpijob(job, tmp_path, file)
     job["spec"]["slotPerWorker"] = 2
     found = tools.run(["jsonschema", "-i", tools.write_json(tmp_path / "broken.json", job), file]).expect(1)
     assert "slotPerWorker" in found.text, "the check itself must find an unknown key"
@@ -94,6 +103,47 @@ def test_the_mpijob_is_one_as_the_operator_wants_it():
     assert job["spec"]["runPolicy"]["cleanPodPolicy"] in ("None", "Running", "All")
     assert {replica["restartPolicy"] for replica in replicas.values()} <= {"Never", "OnFailure"}
     assert re.fullmatch("[a-z]([-a-z0-9]{0,54}[a-z0-9])?", job["metadata"]["name"]), "NAME-worker-N is a DNS label"
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """The MPIJob that a coordinator with the settings of the overlay creates."""
+    folder = tmp_path_factory.mktemp("launched")
+    objects = documents(rendered("mpijobs"))
+    files = next(found["data"] for found in of_kind(objects, "ConfigMap") if "pods.yaml" in found["data"])
+    settings = yaml.safe_load(files["coordinator-config.yaml"])["launcher"]["kubernetes"]
+    (folder / "pods.yaml").write_text(files["pods.yaml"], encoding="utf-8")
+    settings.update(template=folder / "pods.yaml", gpus_per_rank=1, queue="emoe")
+    keys = {f"launcher__kubernetes__{key}": value for key, value in settings.items()}
+    with Cluster(folder / "cluster") as cluster, cluster.coordinator(folder, **keys) as coordinator:
+        coordinator.api.create(tools.tiny_job(parallel__ranks=2))
+        return cluster.store.objects["mpijobs"][tools.wait_until(cluster.api.names, 60, "an MPIJob")[0]]
+
+
+def test_what_the_launcher_creates_has_keys_that_the_operator_knows(launched, tmp_path):
+    check_mpijob({key: value for key, value in launched.items() if key != "status"}, tmp_path, mpijob_schema(tmp_path))
+
+
+def test_what_the_launcher_creates_makes_pods_that_kubernetes_knows(launched, tmp_path):
+    if not shutil.which("kubernetes-validate"):
+        pytest.skip("kubernetes-validate is not installed (make test-deploy gets it)")
+    pods = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **template["metadata"]}, "spec": template["spec"]}
+            for _, template in pod_templates([launched])]
+    file = tmp_path / "pods.yaml"
+    file.write_text(yaml.safe_dump_all(pods), encoding="utf-8")
+    tools.run(["kubernetes-validate", "--strict", "-k", "1.30", file]).expect()
+
+
+def test_what_the_launcher_creates_has_what_the_overlay_gives(launched):
+    assert launched["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "emoe" and launched["spec"]["runPolicy"]["suspend"]
+    for name, template in pod_templates([launched]):
+        pod = template["spec"]
+        container, = pod["containers"]
+        assert {"name": "data", "mountPath": "/data"} in container["volumeMounts"], name
+        assert {"name": "data", "persistentVolumeClaim": {"claimName": "emoe-data"}} in pod["volumes"], name
+        assert container["image"] == "emoe-worker:0.1.0" and container["securityContext"]["readOnlyRootFilesystem"]
+    worker = launched["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
+    assert worker["resources"]["limits"] == {"cpu": "1", "memory": "8Gi", "nvidia.com/gpu": "1"}
 
 
 # ---------------------------------------------------------------- what belongs together
@@ -161,7 +211,9 @@ def test_pods_are_closed_and_get_time_to_checkpoint(overlay):
     for name, template in pod_templates(objects):
         pod = template["spec"]
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"], name
-        assert pod["terminationGracePeriodSeconds"] >= 600 and pod["automountServiceAccountToken"] is False, name
+        # Only a coordinator that makes MPIJobs speaks to the API server.
+        asks = name == "emoe-coordinator" and overlay == "mpijobs"
+        assert pod["terminationGracePeriodSeconds"] >= 600 and pod["automountServiceAccountToken"] is asks, name
         for container in pod["containers"]:
             context = container["securityContext"]
             assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"], name
@@ -172,17 +224,18 @@ def test_pods_are_closed_and_get_time_to_checkpoint(overlay):
 
 
 # ---------------------------------------------------------------- our programs
-def test_the_coordinator_takes_its_settings(tmp_path):
-    """The arguments and the file of the GPU overlay (the one with more of them), with paths that are there."""
-    objects = documents(rendered("gpu"))
+@pytest.mark.parametrize("which, before", [("gpu", ["emoe-init"]), ("mpijobs", [])])
+def test_the_coordinator_takes_its_settings(tmp_path, which, before):
+    """The arguments and the file of an overlay, with paths that are there."""
+    objects = documents(rendered(which))
     container, = of_kind(objects, "StatefulSet")[0]["spec"]["template"]["spec"]["containers"]
     settings = yaml.safe_load(of_kind(objects, "ConfigMap")[0]["data"]["coordinator-config.yaml"])
-    assert container["args"][:3] == ["emoe-init", "emoe-coordinator", "--config"]
+    assert container["args"][:len(before) + 2] == [*before, "emoe-coordinator", "--config"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert settings["listen"].endswith(f":{ports['grpc']}") and settings["metrics_listen"].endswith(f":{ports['metrics']}")
     settings.update(allowed_roots=[str(tmp_path)], state_dir=str(tmp_path / "state"), listen="no address")
     file = tools.write_yaml(tmp_path / "coordinator.yaml", settings)
-    refused = tools.run([tools.COORDINATOR, "--config", file, *container["args"][4:]]).expect(tools.USAGE)
+    refused = tools.run([tools.COORDINATOR, "--config", file, *container["args"][len(before) + 3:]]).expect(tools.USAGE)
     assert refused.text.count("coordinator.yaml:") == 1 and "listen" in refused.text, refused.text
 
 

@@ -1,0 +1,105 @@
+// Of KubernetesLauncher: how an attempt is given to the cluster, once.
+#include <absl/strings/str_cat.h>
+
+#include "base/log.h"
+#include "launcher/kubernetes/kubernetes_launcher.h"
+
+namespace emoe::launcher {
+namespace {
+
+using nlohmann::json;
+
+Status on_disk(const Status& status) {
+  return status.ok() ? status : absl::DataLossError(std::string(status.message()));
+}
+
+}  // namespace
+
+Result<json> KubernetesLauncher::object_of(const LaunchRequest& request) const {
+  PodTemplate pods;
+  if (!config_.template_file.empty()) {
+    EMOE_ASSIGN_OR_RETURN(pods, PodTemplate::read(config_.template_file));
+  }
+  PodSettings settings = config_.pods;
+  settings.log_limit_bytes /= static_cast<uint64_t>(request.ranks);
+  return mpi_job(request, settings, pods);
+}
+
+Result<LaunchHandle> KubernetesLauncher::launch(const LaunchRequest& request) {
+  EMOE_RETURN_IF_ERROR(check_request(request));
+  const LaunchHandle handle = handle_of(request.job_id, request.attempt, request.attempt_dir);
+  EMOE_ASSIGN_OR_RETURN(const Named named, parse(handle));
+  const std::lock_guard lock(mutex_);
+  if (named.attempt.created() || named.attempt.taken()) return handle;
+  const auto object = object_of(request);
+  if (!object.ok()) return absl::FailedPreconditionError(object.status().message());
+  const LaunchRecord record{request.job_id, request.attempt, request.ranks, request.worker_argv};
+  EMOE_RETURN_IF_ERROR(on_disk(write_launch(named.attempt.files(), record)));
+  EMOE_RETURN_IF_ERROR(on_disk(named.attempt.write_environment(request)));
+  EMOE_RETURN_IF_ERROR(check_access(named));
+  EMOE_RETURN_IF_ERROR(create(named, *object));
+  const json job = jobs_.find(named.name).value_or(json::object());
+  const std::string uid = text_in(job, {"metadata", "uid"});
+  const Status recorded = named.attempt.record_creation(uid.empty() ? named.name : uid);
+  if (!recorded.ok()) log_warning("%s", std::string(recorded.message()));  // its name finds it
+  return handle;
+}
+
+// A cluster that would not let us look after the attempt is not given it. poll() was refused as well,
+// so nobody knows whether an earlier coordinator has created it.
+Status KubernetesLauncher::check_access(const Named& named) {
+  const Status seen = asked(named).status();
+  if (seen.ok()) return seen;
+  const Status withdrawn = after_silence(named, seen);
+  if (!is_refusal(seen) || withdrawn.code() != StatusCode::kUnavailable) return withdrawn;
+  return absl::FailedPreconditionError(seen.message());
+}
+
+// OK: the MPIJob is there, and among jobs_ but where nobody can be asked.
+Status KubernetesLauncher::create(const Named& named, const json& object) {
+  Status silence;
+  // A second time for a request that got lost on its way: the name lets it through once.
+  for (int i = 0; i < 2; ++i) {
+    const auto made = api_.call("POST", api_.mpi_jobs(), object, /*at_once=*/i > 0);
+    if (made.ok()) {
+      jobs_.put(*made);
+      return ok_status();
+    }
+    const Status& why = made.status();
+    if (why.code() == StatusCode::kResourceExhausted) return why;
+    if (is_refusal(why)) return absl::FailedPreconditionError(why.message());
+    silence = why;
+    if (why.code() == StatusCode::kUnavailable) break;  // it has not heard it, or wants a pause
+    const auto there = arrived(named, object);
+    if (there.ok() && *there) return ok_status();
+    if (!there.ok() && there.status().code() == StatusCode::kFailedPrecondition) {
+      return there.status();
+    }
+    if (!there.ok()) break;  // nobody answers just now
+  }
+  return after_silence(named, silence);
+}
+
+Result<bool> KubernetesLauncher::arrived(const Named& named, const json& object) {
+  const auto found = api_.call("GET", api_.mpi_jobs(named.name), nullptr, /*at_once=*/true);
+  if (found.status().code() == StatusCode::kNotFound) return false;
+  EMOE_RETURN_IF_ERROR(found.status());
+  if (folder_of(*found) != folder_of(object)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the cluster has an MPIJob ", named.name,
+        " already, which is not of this attempt (annotation ", kFolderAnnotation, " \"",
+        folder_of(*found), "\"): delete it, or give this coordinator a namespace of its own"));
+  }
+  jobs_.put(*found);
+  return true;
+}
+
+// Whether the cluster has the MPIJob or will get it: from here on it starts nothing.
+Status KubernetesLauncher::after_silence(const Named& named, const Status& silence) {
+  const auto withdrawn = named.attempt.claim().withdraw();
+  if (!withdrawn.ok()) return absl::DataLossError(withdrawn.status().message());
+  if (*withdrawn) return absl::UnavailableError(silence.message());
+  return ok_status();  // it runs already
+}
+
+}  // namespace emoe::launcher
