@@ -140,6 +140,28 @@ TEST(ExportDtype, OneDtypeForAllIsThatOfConfigJson) {
   }
 }
 
+// Not a value, a space or the order of its keys changes beside the dtype.
+TEST(ExportDtype, ConfigJsonKeepsItsBytesButForTheDtype) {
+  const TempDir dir;
+  const auto folder = write_tiny_base(dir / "base", {});
+  json config = json::parse(read_file(folder / "config.json").value());
+  config.erase("torch_dtype");
+  for (const std::string key : {"dtype", "torch_dtype"}) {
+    const std::string front = "{\t\"" + key + "\" :\t\"float32\",  \"rms_norm_eps\": 1.0E-6,\r\n";
+    json rest = config;
+    rest.erase("rms_norm_eps");
+    const std::string text = front + rest.dump().substr(1) + "\n\n";
+    ASSERT_TRUE(write_file_atomically(folder / "config.json", text).ok());
+    const auto base = BaseWeights::open(folder).value();
+    Decoder model = make_model(base, Tuning::lora);
+    perturb(model, 0.1);
+    ASSERT_TRUE(export_model(model, base, in_dtype(dir, "bfloat16")).ok());
+    std::string expected = text;
+    expected.replace(expected.find("float32"), 7, "bfloat16");
+    EXPECT_EQ(read_file(dir / "export" / "model" / "config.json").value(), expected);
+  }
+}
+
 TEST(ExportDtype, ARandomStartIsStoredInTheDtypeItIsComputedIn) {
   for (const auto& [computed_in, dtype] :
        std::map<at::ScalarType, std::string>{{at::kFloat, "F32"}, {at::kBFloat16, "BF16"}}) {
