@@ -4,9 +4,11 @@
 #include <absl/strings/str_format.h>
 #include <absl/strings/str_join.h>
 
+#include "cli/evaluation_table.h"
 #include "cli/format.h"
 #include "cli/progress.h"
 #include "cli/table.h"
+#include "config/schema.h"
 
 namespace emoe::cli {
 namespace {
@@ -67,6 +69,29 @@ std::string attempts_table(const v1::Job& job, WallTime now, int width) {
   return table.render(width);
 }
 
+std::string evals_table(const v1::ListMetricsResponse& metrics, int width) {
+  Table evals({{"AFTER STEPS", true},
+               {"HELD-OUT LOSS", true},
+               {"DENSE", true},
+               {"PERPLEXITY", true},
+               {"TARGETS", true},
+               {.title = "SUITE", .optional = true},
+               {.title = "ACCURACY", .right = true, .optional = true},
+               {.title = "DENSE", .right = true, .optional = true}});
+  for (const v1::EvalResult& eval : metrics.evals()) {
+    const bool has_rows = eval.target_tokens() > 0 || !eval.has_suite();
+    const auto of_rows = [&](double value) { return has_rows ? human_number(value) : "-"; };
+    const auto of_suite = [&](double part) {
+      return eval.has_suite() ? absl::StrFormat("%.2f %%", 100 * part) : "-";
+    };
+    evals.add({absl::StrCat(eval.step()), of_rows(eval.loss()), of_rows(eval.loss_dense()),
+               of_rows(eval.perplexity()), has_rows ? absl::StrCat(eval.target_tokens()) : "-",
+               eval.has_suite() ? eval.suite().suite() : "-", of_suite(eval.suite().accuracy()),
+               of_suite(eval.suite().accuracy_dense())});
+  }
+  return evals.render(width);
+}
+
 }  // namespace
 
 std::string job_text(const v1::Job& job, WallTime now, int width) {
@@ -81,7 +106,7 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
   values.add("created", relative_time(job.create_time(), now));
   values.add("ran for", run_time(job, now));
   add_progress(job, values);
-  const bool trains = job.resolved_spec().task() == "train";
+  const bool trains = config::is_training(job.resolved_spec());
   if (trains && job.has_eval_first()) {
     values.add("held-out, before", eval_text(job.eval_first()));
   }
@@ -95,6 +120,8 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
   }
   values.add("output", job.output_dir());
   std::string text = values.render(width);
+  const std::string evaluation = evaluation_table(job, width);
+  if (!evaluation.empty()) absl::StrAppend(&text, "\n", evaluation);
   if (job.attempts_size() > 0) absl::StrAppend(&text, "\n", attempts_table(job, now, width));
   if (job.warnings_size() > 0) absl::StrAppend(&text, "\n", warnings_table(job, width));
   return text;
@@ -151,17 +178,7 @@ std::string metrics_table(const v1::ListMetricsResponse& metrics, int width) {
   }
   std::string text = metrics.steps_size() == 0 ? "" : steps.render(width);
   if (metrics.evals_size() == 0) return text;
-  Table evals({{"AFTER STEPS", true},
-               {"HELD-OUT LOSS", true},
-               {"DENSE", true},
-               {"PERPLEXITY", true},
-               {"TARGETS", true}});
-  for (const v1::EvalResult& eval : metrics.evals()) {
-    evals.add({absl::StrCat(eval.step()), human_number(eval.loss()),
-               human_number(eval.loss_dense()), human_number(eval.perplexity()),
-               absl::StrCat(eval.target_tokens())});
-  }
-  return absl::StrCat(text, text.empty() ? "" : "\n", evals.render(width));
+  return absl::StrCat(text, text.empty() ? "" : "\n", evals_table(metrics, width));
 }
 
 std::string checkpoint_table(const v1::ListCheckpointsResponse& checkpoints, WallTime now,

@@ -5,6 +5,7 @@
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
+#include <absl/strings/str_join.h>
 
 #include "base/warning.h"
 #include "cli/format.h"
@@ -99,8 +100,19 @@ std::string phase_text(const std::string& phase, int percent) {
 }
 
 std::string eval_text(const v1::EvalResult& eval) {
-  return absl::StrFormat("loss %s, dense %s, perplexity %s", human_number(eval.loss()),
-                         human_number(eval.loss_dense()), human_number(eval.perplexity()));
+  std::vector<std::string> parts;
+  if (eval.target_tokens() > 0 || !eval.has_suite()) {
+    parts.push_back(absl::StrFormat("loss %s, dense %s, perplexity %s", human_number(eval.loss()),
+                                    human_number(eval.loss_dense()),
+                                    human_number(eval.perplexity())));
+  }
+  if (eval.has_suite()) {
+    const v1::SuiteScores& suite = eval.suite();
+    parts.push_back(absl::StrFormat("%s %.2f %% of %d questions, dense %.2f %%", suite.suite(),
+                                    100 * suite.accuracy(), suite.scored(),
+                                    100 * suite.accuracy_dense()));
+  }
+  return absl::StrJoin(parts, ", ");
 }
 
 std::string warning_text(const v1::Warning& warning) {

@@ -29,9 +29,12 @@ bool is_evaluation(In in) {
 bool is_merge(In in) {
   return in.spec.task() == "merge";
 }
+bool is_convert(In in) {
+  return in.spec.task() == "convert";
+}
 // By one process: nothing of it is shared by ranks.
 bool is_single(In in) {
-  return is_merge(in);
+  return is_merge(in) || is_convert(in);
 }
 bool uses_emoe(In in) {
   return in.spec.emoe().experts() > 0;
@@ -57,6 +60,9 @@ bool partition_by(In in, const char* method) {
 }
 int64_t batch(In in) {
   return in.spec.train().global_batch();
+}
+bool has_rows(In in) {
+  return !is_evaluation(in) || !in.spec.data().eval().empty();
 }
 int64_t positions(In in) {
   return in.shape.max_position_embeddings;
@@ -86,10 +92,6 @@ template <typename List>
 bool was_before(const List& list, int i) {
   const auto here = list.begin() + i;
   return std::find(list.begin(), here, *here) != here;
-}
-
-bool is_one_of(const std::string& word, std::initializer_list<const char*> words) {
-  return std::find(words.begin(), words.end(), word) != words.end();
 }
 
 // "1, 2, 4, 43": all of a usual width (Llama-2-7B's has 18), the smallest of an unusual one.
@@ -135,8 +137,10 @@ const JobRules& spec_rules() {
        "must divide num_attention_heads ${model.init.num_attention_heads}, is ${model.init.num_key_value_heads}"},
       {"data.train", [](In in) { return in.spec.task() == "train" && in.spec.data().train().empty(); },
        "is required for task: train"},
-      {"data.eval", [](In in) { return is_evaluation(in) && in.spec.data().eval().empty(); },
-       "is required for task: evaluate"},
+      {"data.eval", [](In in) { return is_evaluation(in) && in.spec.data().eval().empty() && !in.spec.has_evaluate(); },
+       "is required for task: evaluate (rows), or evaluate.path (a suite)"},
+      {"evaluate.subjects", [](In in) { return was_before(in.spec.evaluate().subjects(), in.i); },
+       "\"${evaluate.subjects}\" is given twice", JobRule::at_each},
       {"adapter", [](In in) { return is_merge(in) && in.spec.adapter().empty() && !in.spec.has_merge(); },
        "is required for task: merge (a PEFT folder), or merge.adapters for several"},
       {"adapter", [](In in) { return is_merge(in) && !in.spec.adapter().empty() && in.spec.has_merge(); },
@@ -149,12 +153,14 @@ const JobRules& spec_rules() {
        "\"${merge.adapters}\" is given twice", JobRule::at_each},
       {"parallel.ranks", [](In in) { return is_single(in) && in.spec.parallel().ranks() > 1; },
        "must be 1 for task: ${task}, which one process does; is ${parallel.ranks}"},
+      {"export.original_order", [](In in) { return in.spec.export_().has_original_order() && !in.spec.export_().original_order() && !uses_emoe(in); },
+       "is false: without emoe.experts there is no other order of the neurons"},
       {"lora.targets", [](In in) { return was_before(in.spec.lora().targets(), in.i); },
        "\"${lora.targets}\" is given twice", JobRule::at_each},
       {"lora.targets",
        [](In in) { return in.spec.lora().targets(in.i) == kAllLinear && in.spec.lora().targets_size() > 1; },
        "\"all-linear\" is all of them, and stands alone", JobRule::at_each},
-      {"emoe.top_k", [](In in) { return uses_emoe(in) && !emoe(in).has_top_k(); },
+      {"emoe.top_k", [](In in) { return uses_emoe(in) && !is_convert(in) && !emoe(in).has_top_k(); },
        "is required with experts: ${emoe.experts} (how many of them a token uses)"},
       {"emoe.top_k", [](In in) { return uses_emoe(in) && emoe(in).top_k() > emoe(in).experts(); },
        "must be at most emoe.experts ${emoe.experts}, is ${emoe.top_k}"},
@@ -196,16 +202,19 @@ const JobRules& model_rules() {
       {"emoe.layers.list", [](In in) { return no_layer(in, layers(in).list(in.i)); },
        "no layer ${emoe.layers.list}; the model has layers 0 to ${last layer}", JobRule::at_each},
       {"data.max_length",
-       [](In in) { return positions(in) > 0 && in.spec.data().max_length() > positions(in); },
+       [](In in) { return has_rows(in) && positions(in) > 0 && in.spec.data().max_length() > positions(in); },
        "must be at most the model's max_position_embeddings ${positions}, is ${data.max_length}"},
+      {"evaluate.max_length",
+       [](In in) { return positions(in) > 0 && in.spec.evaluate().max_length() > positions(in); },
+       "must be at most the model's max_position_embeddings ${positions}, is ${evaluate.max_length}"},
   };
   return rows;
 }
 
 const JobRules& unsupported_rules() {
   static const JobRules rows{
-      {"task", [](In in) { return is_one_of(in.spec.task(), {"convert", "analyze"}); },
-       "not supported yet: train (which also evaluates data.eval and exports a merged model), evaluate and merge are"},
+      {"task", [](In in) { return in.spec.task() == "analyze"; },
+       "not supported yet: train (which also evaluates data.eval and exports a merged model), evaluate, merge and convert are"},
       {"data.format", [](In in) { return in.spec.data().has_format() && data::find_row_format(in.spec.data().format()) == nullptr; },
        "not supported yet: formats ${row formats} are"},
       {"parallel.tensor", [](In in) { return in.spec.parallel().tensor() > 1; },
@@ -216,11 +225,6 @@ const JobRules& unsupported_rules() {
        "not supported yet: kmeans, random, contiguous and file are"},
       {"emoe.gate", [](In in) { return uses_emoe(in) && emoe(in).gate() == "learned"; },
        "not supported yet: gate: average is (the gate of EMoE)"},
-      {"export.original_order",
-       [](In in) { return in.spec.export_().has_original_order() && !in.spec.export_().original_order(); },
-       "not supported yet: use original_order: true, the neuron order of the base model"},
-      {"evaluate", [](In in) { return in.spec.has_evaluate(); },
-       "not supported yet: remove it; data.eval gives losses and perplexity on held-out rows"},
   };
   return rows;
 }

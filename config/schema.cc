@@ -115,6 +115,10 @@ const Schema& job_schema() {
       {.key = "evaluate.suite", .fallback = "mmlu", .words = {"mmlu"}},
       {.key = "evaluate.path", .required = true, .path = true},
       {.key = "evaluate.shots", .fallback = "5", .low = at_least(0), .high = at_most(100)},
+      {.key = "evaluate.split", .fallback = "test", .folder = true, .max_bytes = 128},
+      {.key = "evaluate.subjects", .folder = true, .max_bytes = 128},
+      {.key = "evaluate.limit", .fallback = "0", .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "evaluate.max_length", .fallback = "0", .low = at_least(0), .high = at_most(1 << 24)},
       {.key = "merge", .tasks = {"merge"}},
       {.key = "merge.adapters", .required = true, .path = true, .max_entries = 64},
       {.key = "merge.weights", .low = at_least(-1000), .high = at_most(1000), .max_entries = 64},
@@ -142,6 +146,7 @@ const Schema& job_schema() {
       {.key = "hashes.program", .max_bytes = 64},
       {.key = "hashes.adapter", .max_bytes = 64},
       {.key = "hashes.partition", .max_bytes = 64},
+      {.key = "hashes.suite", .max_bytes = 64},
   };
   return rows;
 }
@@ -212,7 +217,7 @@ const Schema& coordinator_schema() {
 // clang-format on
 
 bool is_training(const v1::JobSpec& spec) {
-  return !std::set<std::string>{"evaluate", "merge"}.contains(spec.task());
+  return !std::set<std::string>{"evaluate", "merge", "convert"}.contains(spec.task());
 }
 
 bool is_used(const FieldRule& rule, const v1::JobSpec& spec) {

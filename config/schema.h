@@ -43,6 +43,7 @@ struct FieldRule {
   std::vector<std::string> words;  // the only values of a text (or of a list's texts); {}: any
   bool required = false;           // once the message it lies in is there
   bool path = false;               // names a file or folder
+  bool folder = false;             // the name of one folder or file in another, no path
   bool option = false;             // of a command line: begins with "-"
   bool address = false;            // "host:port", "[::1]:7070"; port 0 to 65535
   bool reachable = false;          // an address that others connect to: not port 0

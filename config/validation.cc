@@ -166,6 +166,10 @@ class RowChecker {
                                 rule.reachable ? "a port that others can connect to, " : "",
                                 "got \"", value, "\""));
     }
+    if (rule.folder &&
+        (value.empty() || value.starts_with('.') || value.find('/') != std::string::npos)) {
+      report_(key, absl::StrCat("must be the name of one folder or file, got \"", value, "\""));
+    }
     if (rule.option && !value.starts_with('-')) {
       report_(key, "an option begins with - and has its value behind =, such as --mem=8G");
     }

@@ -13,9 +13,9 @@ void Piece::append(const char* data, size_t size) {
   text.append(data, std::min(size, room));
 }
 
-Result<PieceReader> PieceReader::open(const std::filesystem::path& path) {
+Result<PieceReader> PieceReader::open(const std::filesystem::path& path, LineEnds ends) {
   EMOE_ASSIGN_OR_RETURN(FileReader file, FileReader::open(path));
-  PieceReader reader(std::move(file));
+  PieceReader reader(std::move(file), ends);
   EMOE_ASSIGN_OR_RETURN(const std::string front, reader.file_.front(kFrontBytes));
   reader.stand_in_ = emoe::stand_in(front, InputKind::text);
   reader.fill();
@@ -30,7 +30,7 @@ bool PieceReader::fill() {
   at_ = 0;
   end_ = got.ok() ? *got : 0;
   if (end_ == 0) return false;
-  unify_line_ends();
+  if (ends_ == LineEnds::unified) unify_line_ends();
   return end_ > 0 || fill();  // it may have been the '\n' of a CR alone
 }
 

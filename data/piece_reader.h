@@ -30,9 +30,15 @@ struct Piece {
 // is passed over, and every line end, CR LF or CR too, is read as '\n': line ends are the file's, not
 // its text's (JSON has none in its strings). When the file cannot be read further, it ends; status()
 // then says why.
+enum class LineEnds {
+  unified,     // every one is '\n'
+  as_written,  // CR LF or CR may be part of a text, as in a quoted field of CSV
+};
+
 class PieceReader {
  public:
-  [[nodiscard]] static Result<PieceReader> open(const std::filesystem::path& path);
+  [[nodiscard]] static Result<PieceReader> open(const std::filesystem::path& path,
+                                                LineEnds ends = LineEnds::unified);
 
   // What the file is instead of text, as stand_in() says it; asked before anything is read.
   [[nodiscard]] std::string stand_in() const { return stand_in_; }
@@ -51,12 +57,13 @@ class PieceReader {
   [[nodiscard]] const Status& status() const { return status_; }
 
  private:
-  explicit PieceReader(FileReader file) : file_(std::move(file)) {}
+  PieceReader(FileReader file, LineEnds ends) : file_(std::move(file)), ends_(ends) {}
   bool fill();
   // Puts '\n' for each line end in the buffer.
   void unify_line_ends();
 
   FileReader file_;
+  LineEnds ends_;
   std::string stand_in_;
   bool ended_in_cr_ = false;  // of the buffer before
   std::vector<char> buffer_ = std::vector<char>(256 << 10);

@@ -124,6 +124,25 @@ Result<Partition> read_partition_for(const std::filesystem::path& folder, int64_
       stored.labels.size(), " neurons, the job wants ", num_experts, " of ", d_ff));
 }
 
+Result<std::map<int64_t, Partition>> read_neuron_order(const std::filesystem::path& model,
+                                                       const DecoderConfig& config) {
+  const std::filesystem::path folder = model / kNeuronOrderFolder;
+  std::map<int64_t, Partition> partitions;
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    const std::filesystem::path file = partition_file(folder, layer);
+    if (!std::filesystem::exists(file)) continue;
+    EMOE_ASSIGN_OR_RETURN(Partition partition, read_partition(folder, layer));
+    const Status fits = check_labels(partition, config.intermediate_size);
+    if (!fits.ok()) return with_context(fits, file.string());
+    partitions[layer] = std::move(partition);
+  }
+  if (!partitions.empty()) return partitions;
+  return absl::NotFoundError(
+      absl::StrCat(folder.string(),
+                   " has no layer_NN.json: this folder's neurons lie in their original order; "
+                   "give emoe.experts to make experts of them"));
+}
+
 Status check_partition_weights(const Partition& partition, const std::filesystem::path& file,
                                const std::string& weight_hash) {
   if (partition.weight_hash.empty() || partition.weight_hash == weight_hash) return ok_status();

@@ -2,10 +2,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "format/decoder_config.h"
 
 namespace emoe {
 
@@ -48,6 +50,13 @@ struct Partition {
 [[nodiscard]] Result<Partition> read_partition_for(const std::filesystem::path& folder,
                                                    int64_t layer, int32_t num_experts,
                                                    int64_t d_ff);
+// A model folder whose feed-forward layers lie expert after expert says by what partitions, in files of
+// this folder in it; their labels are in the order that the neurons had before.
+inline constexpr char kNeuronOrderFolder[] = "neuron_order";
+// Layer → partition. NOT_FOUND where the model folder has none; INVALID_ARGUMENT for one of another model.
+[[nodiscard]] Result<std::map<int64_t, Partition>> read_neuron_order(
+    const std::filesystem::path& model, const DecoderConfig& config);
+
 // FAILED_PRECONDITION where the partition was made from other weights than those of this hash; one
 // whose weight_hash is "" (labels of another tool) is of any.
 [[nodiscard]] Status check_partition_weights(const Partition& partition,

@@ -78,7 +78,10 @@ bool reported_success(const v1::Job& job, const AttemptRecord& attempt) {
   const v1::JobSpec& spec = job.resolved_spec();
   if (spec.task() == "evaluate") return job.has_eval_last();
   const v1::Export& wanted = spec.export_();
-  const bool merges = spec.task() == "merge" || wanted.merged();
+  const bool converts =
+      spec.task() == "convert";  // to files of its own, and to a model where it is asked for
+  const bool reorders = converts && (spec.emoe().experts() == 0 || !wanted.original_order());
+  const bool merges = spec.task() == "merge" || wanted.merged() || reorders;
   return !merges || (job.has_merge() && (job.merge().verified() || !wanted.verify()));
 }
 

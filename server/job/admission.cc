@@ -18,6 +18,7 @@
 #include "base/sha256.h"
 #include "config/config.h"
 #include "config/validation.h"
+#include "data/choice_suite.h"
 #include "data/read_rows.h"
 #include "data/row_warnings.h"
 #include "format/decoder_config.h"
@@ -102,15 +103,27 @@ class PathCheck {
       return absl::StrCat("cannot read '", path.string(), "': ", why.empty() ? reason : why);
     }
     std::error_code error;
-    if (fs::is_directory(path, error)) return fault_in_folder(path);
+    if (fs::is_directory(path, error)) {
+      return key == "evaluate.path" ? fault_in_suite(path) : fault_in_folder(path);
+    }
     // The files beside a tokenizer.model go into the exported folder.
     return key == "model.init.tokenizer" ? fault_in_folder(path.parent_path()) : "";
+  }
+
+  [[nodiscard]] std::string fault_in_suite(const fs::path& suite) const {
+    std::error_code error;
+    for (const fs::directory_entry& part : fs::directory_iterator(suite, error)) {
+      if (!part.is_directory(error)) continue;
+      std::string fault = roots_.allow(part.path()) ? fault_in_folder(part) : outside(part);
+      if (!fault.empty()) return fault;
+    }
+    return "";
   }
 
   // Links in a folder may lead out of the roots as well; files of other kinds are never read.
   [[nodiscard]] std::string fault_in_folder(const fs::path& folder) const {
     if (roots_.any_path()) return "";
-    static const std::set<std::string> kRead{".json", ".safetensors", ".model", ".jinja"};
+    static const std::set<std::string> kRead{".json", ".safetensors", ".model", ".jinja", ".csv"};
     std::error_code error;
     for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
       const fs::path& file = entry.path();
@@ -282,6 +295,10 @@ void check_files(const v1::JobSpec& spec, const PathCheck& paths, ModelFiles& mo
     check_adapter("lora.init_adapter", spec.lora().init_adapter(), spec, model.config, diagnostics);
   }
   const v1::Emoe& emoe = spec.emoe();
+  if (spec.task() == "convert" && emoe.experts() == 0 && model.config) {
+    const auto order = read_neuron_order(spec.model().path(), *model.config);
+    add_problems("model.path", order.status(), diagnostics);
+  }
   const bool emoe_is_wrong = std::ranges::any_of(
       diagnostics.violations(), [](const Violation& v) { return v.field.starts_with("emoe"); });
   if (paths.usable("emoe.partition.path") && emoe.partition().method() == "file" &&
@@ -322,6 +339,18 @@ void check_data(const v1::JobSpec& spec, const PathCheck& paths, const Tokenizer
   }
 }
 
+// Questions are read as the worker reads them.
+void check_suite(const v1::JobSpec& spec, const PathCheck& paths, Diagnostics& diagnostics) {
+  if (!paths.usable("evaluate.path") || !spec.has_evaluate()) return;
+  const v1::Evaluate& evaluate = spec.evaluate();
+  (void)data::read_suite({.folder = evaluate.path(),
+                          .split = evaluate.split(),
+                          .shots = evaluate.shots(),
+                          .subjects = {evaluate.subjects().begin(), evaluate.subjects().end()},
+                          .limit = evaluate.limit()},
+                         diagnostics);
+}
+
 void check_slurm_keys(const v1::JobSpec& spec, const AdmissionConfig& config,
                       Diagnostics& diagnostics) {
   if (!config.slurm_keys) return;
@@ -344,13 +373,15 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   config::change_paths(given, std::ref(paths));
   ModelFiles model;
   if (paths.usable("model.path") && !given.model().has_init()) {
-    model = check_model(given.model().path(), given.task() != "merge", diagnostics);
+    model = check_model(given.model().path(), given.task() != "merge" && given.task() != "convert",
+                        diagnostics);
   }
   const v1::JobSpec resolved = config::check(given, {}, model.shape(), diagnostics);
   check_slurm_keys(resolved, config, diagnostics);
   check_files(resolved, paths, model, diagnostics);
   SpecFacts facts;
   check_data(resolved, paths, model.tokenizer.get(), diagnostics, facts);
+  check_suite(resolved, paths, diagnostics);
   if (model.config && model.tokenizer) {
     facts.end_of_generation = end_of_generation_warning(*model.tokenizer, given.model().path());
   }

@@ -101,6 +101,51 @@ TEST(JobView, AnEvaluationHasOneResultAndNoSteps) {
   EXPECT_TRUE(table.starts_with("AFTER STEPS")) << table;
 }
 
+v1::EvalResult evaluation(int64_t step, double accuracy) {
+  v1::EvalResult eval;
+  eval.set_step(step);
+  eval.set_loss(3 - accuracy);
+  eval.set_target_tokens(7);
+  v1::SuiteScores& suite = *eval.mutable_suite();
+  suite.set_suite("mmlu");
+  suite.set_split("test");
+  suite.set_shots(5);
+  suite.set_scored(40);
+  suite.set_accuracy(accuracy);
+  v1::SubjectScore& subject = *suite.add_subjects();
+  subject.set_name("anatomy");
+  subject.set_scored(10);
+  subject.set_accuracy(accuracy / 2);
+  suite.add_subjects()->set_name("too_long");
+  return eval;
+}
+
+TEST(JobView, ASuiteHasATableBeforeAndAfter) {
+  v1::Job job = running_job();
+  job.mutable_resolved_spec()->set_task("train");
+  *job.mutable_eval_first() = evaluation(0, 0.25);
+  *job.mutable_eval_last() = evaluation(8, 0.5);
+  const std::string text = job_text(job, kNow, 0);
+  const auto expect_line = [&](const std::string& words) {
+    std::string squeezed;
+    for (const char c : text) {
+      if (c != ' ' || squeezed.empty() || squeezed.back() != ' ') squeezed += c;
+    }
+    EXPECT_NE(squeezed.find(words), std::string::npos) << words << " in\n" << text;
+  };
+  expect_line("mmlu/test, 5 shots, 40 questions BEFORE AFTER CHANGE\n");
+  expect_line("held-out loss 2.7500 2.5000 -0.2500");
+  expect_line("\nmmlu 25.00 % 50.00 % +25.00 %");
+  expect_line("anatomy 12.50 % 25.00 % +12.50 %");
+  expect_line("too_long - - -");
+  job.mutable_resolved_spec()->set_task("evaluate");
+  EXPECT_EQ(job_text(job, kNow, 0).find("BEFORE"), std::string::npos);
+  EXPECT_NE(job_text(job, kNow, 0).find("RESULT"), std::string::npos);
+  v1::ListMetricsResponse metrics;
+  *metrics.add_evals() = evaluation(8, 0.5);
+  EXPECT_NE(metrics_table(metrics, 0).find("50.00 %"), std::string::npos);
+}
+
 TEST(JobView, MetricsCheckpointsAndServer) {
   v1::ListMetricsResponse metrics;
   EXPECT_EQ(metrics_table(metrics, 0), "no steps yet\n");

@@ -213,7 +213,11 @@ TEST(Tasks, AnEvaluationNeedsRowsHeldOutAndNoneToTrainOn) {
   EXPECT_TRUE(rule_problems(good + "adapter: /a\ntrain: {micro_batch_tokens: 64}\n").empty());
   const auto lines = rule_problems("task: evaluate\nmodel: {path: /m}");
   EXPECT_EQ(lines.size(), 1u) << joined(lines);
-  EXPECT_PROBLEM(lines, "data.eval: is required for task: evaluate");
+  EXPECT_PROBLEM(lines,
+                 "data.eval: is required for task: evaluate (rows), or evaluate.path (a suite)");
+  EXPECT_TRUE(rule_problems("task: evaluate\nmodel: {path: /m}\nevaluate: {path: /s}\n").empty());
+  EXPECT_PROBLEM(rule_problems(good + "evaluate: {path: /s, split: ../x}\n"),
+                 "evaluate.split: must be the name of one folder or file, got \"../x\"");
 }
 
 TEST(Tasks, WhatTheTaskDoesNotUseIsRefusedWhereItWasWritten) {
@@ -256,6 +260,21 @@ TEST(Tasks, AMergeNeedsOneAdapterOrWeightedOnes) {
                  "adapter: give adapter or merge.adapters, not both");
 }
 
+TEST(Tasks, AConversionHasExpertsThatNobodyChooses) {
+  const std::string start = "task: convert\nmodel: {path: /m}\n";
+  EXPECT_TRUE(rule_problems(start).empty()) << "the way back";
+  EXPECT_TRUE(rule_problems(start + "emoe: {experts: 4, layers: {start: 0}}\n"
+                                    "export: {original_order: false}\n")
+                  .empty());
+  const auto lines = rule_problems(start +
+                                   "emoe: {experts: 4, top_k: 2, layers: {start: 0}}\n"
+                                   "parallel: {ranks: 2}\nexport: {dtype: float16}\n");
+  EXPECT_EQ(lines.size(), 3u) << joined(lines);
+  EXPECT_PROBLEM(lines, "emoe.top_k: is not used by task: convert; leave it out");
+  EXPECT_PROBLEM(lines, "must be 1 for task: convert, which one process does; is 2");
+  EXPECT_PROBLEM(lines, "export.dtype: is not used by task: convert; leave it out");
+}
+
 TEST(Paths, EachOfAListIsChanged) {
   v1::JobSpec spec = read_job("merge: {adapters: [a, /b]}\nadapter: c\n", "j", {})->spec;
   std::vector<std::string> keys;
@@ -282,13 +301,13 @@ TEST(ConvertedLayers, StartEveryAndList) {
 TEST(Unsupported, EachSaysWhatWorksInstead) {
   const auto job =
       read_job(kEmoe, "job.yaml",
-               {"task=convert", "data.format=chat", "parallel.tensor=2", "parallel.shard_base=true",
-                "emoe.partition.method=coactivation", "emoe.gate=learned", "evaluate.path=x"});
+               {"task=analyze", "data.format=chat", "parallel.tensor=2", "parallel.shard_base=true",
+                "emoe.partition.method=coactivation", "emoe.gate=learned"});
   ASSERT_TRUE(job.ok()) << job.status();
   Diagnostics diagnostics;
   reject_unsupported(resolve(job->spec), job->locations, diagnostics);
   const auto lines = problems_of(diagnostics.to_status());
-  EXPECT_EQ(lines.size(), 7u) << joined(lines);
+  EXPECT_EQ(lines.size(), 6u) << joined(lines);
   for (const auto& line : lines)
     EXPECT_NE(line.find("not supported yet: "), std::string::npos) << line;
   EXPECT_PROBLEM(lines, "--set: emoe.gate: not supported yet: gate: average is");

@@ -51,6 +51,7 @@ TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
                                             "hashes.program",
                                             "hashes.adapter",
                                             "hashes.partition",
+                                            "hashes.suite",
                                             "resources.slurm.partition",
                                             "resources.slurm.account",
                                             "resources.slurm.qos",
@@ -72,7 +73,7 @@ TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
         type == FieldDescriptor::CPPTYPE_DOUBLE) {
       EXPECT_TRUE(rule.low.has_value()) << rule.key;
     } else if (type == FieldDescriptor::CPPTYPE_STRING) {
-      EXPECT_EQ(rule.path || rule.address || rule.option || !rule.words.empty(),
+      EXPECT_EQ(rule.path || rule.folder || rule.address || rule.option || !rule.words.empty(),
                 !free_texts.contains(rule.key))
           << rule.key;
     }

@@ -104,7 +104,7 @@ def violations(coordinator, spec):
 
 
 def test_what_is_refused(shared_coordinator, tmp_path):
-    assert violations(shared_coordinator, evaluation(data__eval=None)) == {"data.eval": "is required for task: evaluate"}
+    assert violations(shared_coordinator, evaluation(data__eval=None)) == {"data.eval": "is required for task: evaluate (rows), or evaluate.path (a suite)"}
     found = violations(shared_coordinator, evaluation(optimizer={"learning_rate": 1e-3}, train__epochs=2, data__train=ROWS))
     assert found == {key: "is not used by task: evaluate; leave it out" for key in ("optimizer", "train.epochs", "data.train")}
     assert "adapter" in violations(shared_coordinator, evaluation(adapter=str(tmp_path / "nowhere")))

@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import struct
+import tarfile
 
 import yaml
 from safetensors.numpy import load_file
@@ -95,6 +96,23 @@ class Case:
         shutil.copy(self.folder / "final" / "model.safetensors", model)
         emoe = self.emoe(folder, model=model) if "experts" in self.config else None
         return tools.changed(spec, model__path=str(model), emoe=emoe)
+
+    def suite(self, folder):
+        """A job that asks the questions of a suite's case, its archives unpacked below `folder`."""
+        c, folder = self.config, pathlib.Path(folder)
+        for key, part in (("dev", "dev"), ("questions", c["split"])):
+            (folder / "suite" / part).mkdir(parents=True)
+            with tarfile.open(self.path(key)) as archive:
+                for member in filter(tarfile.TarInfo.isfile, archive.getmembers()):
+                    file = folder / "suite" / part / pathlib.Path(member.name).name
+                    file.write_bytes(archive.extractfile(member).read())
+        evaluate = {"suite": "mmlu", "path": str(folder / "suite"), "shots": c["num_shots"], "split": c["split"],
+                    "subjects": c["subjects"], "limit": c["questions_per_subject"], "max_length": c["max_length"]}
+        spec = {"name": self.name, "task": "evaluate", "model": {"path": str(self.path("model")), "dtype": "float32"},
+                "evaluate": evaluate, "resources": {"device": "cpu", "threads_per_rank": 1}}
+        if "adapter" in c:
+            spec["adapter"] = str(self.path("adapter"))
+        return {**spec, "emoe": self.emoe(folder)} if "experts" in c else spec
 
     def emoe(self, folder, selector=None, model=None):
         """The emoe section of a case, its labels written as a partition folder for `model` (the case's own by default)."""

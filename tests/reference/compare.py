@@ -44,6 +44,19 @@ def emoe_options(case, folder, emoe):
     return ["--emoe", tools.write_yaml(folder / "emoe.yaml", spec), "--partition", emoe["partition"]["path"]]
 
 
+def suite(ours, golden):
+    """The answers to a suite's questions."""
+    key = lambda question: (question["subject"], question["row"])
+    answers = {key(question): question for question in ours["questions"]}
+    assert list(answers) == [key(question) for question in golden["questions"]], "other questions are scored"
+    pairs = [(answers[key(question)], question) for question in golden["questions"]]
+    assert all(a["shots"] == b["shots"] and a["answer"] == b["answer"] for a, b in pairs)
+    assert ours["unscored"] == golden["unscored"] and ours["scored"] == golden["scored"]
+    return {"suite predictions": sum(a["prediction"] != b["prediction"] for a, b in pairs),
+            "suite scores": max(abs(x - y) for a, b in pairs for x, y in zip(a["scores"], b["scores"], strict=True)),
+            "suite accuracy": max(abs(ours[k] - golden[k]) for k in ("accuracy", "accuracy_subject_mean"))}
+
+
 def worst(ours, golden):
     assert ours.shape == golden.shape, f"shape {ours.shape}, expected {golden.shape}"
     return float(np.abs(ours.astype(np.float64) - golden).max())

@@ -127,7 +127,14 @@ class Runner:
         self.step(case, "our merge", export)
 
     def run_mmlu(self, case):
-        self.table.skip(case.name, "multiple choice is not part of this version")
+        for ranks in (None, 2):
+            self.step(case, f"task: evaluate, {ranks or 1} rank{'s' if ranks else ''}",
+                      lambda folder, ranks=ranks: self.suite(case, folder, ranks))
+
+    def suite(self, case, folder, ranks):
+        spec = tools.changed(case.suite(folder), parallel__ranks=ranks or 1)
+        out = tools.run_job(folder, spec, ranks=ranks)
+        return compare.suite(tools.read_json(out / "evaluation.json"), case.result)
 
 
 def main():

@@ -275,6 +275,35 @@ TEST_F(AdmissionTest, AnEvaluationNeedsHeldOutRowsAndAnAdapterThatCanBeRead) {
   EXPECT_NE(reasons_.find("adapter_config.json: r: is 0"), std::string::npos) << reasons_;
 }
 
+TEST_F(AdmissionTest, ASuitesQuestionsAreRead) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  spec.mutable_evaluate()->set_path((dir_ / "suite").string());
+  EXPECT_EQ(problems(spec), Fields{"evaluate.path"});
+  for (const char* file : {"dev/birds_dev.csv", "test/birds_test.csv"}) {
+    std::filesystem::create_directories((dir_ / ("suite/" + std::string(file))).parent_path());
+    std::ofstream(dir_ / ("suite/" + std::string(file))) << "Which?,a,b,c,d,C\n";
+  }
+  EXPECT_EQ(problems(spec), Fields{}) << reasons_;
+  spec.mutable_evaluate()->add_subjects("fish");
+  EXPECT_EQ(problems(spec), (Fields{"evaluate.path", "evaluate.path"}));
+  spec.mutable_evaluate()->clear_subjects();
+  const auto questions = dir_ / "suite/test/birds_test.csv";
+  std::ofstream(questions) << "Which?,a,b,c,d,C\nWhich?,a,b\n";
+  EXPECT_EQ(problems(spec), Fields{questions.string() + ":2"});
+  std::filesystem::remove(questions);
+  std::filesystem::create_symlink("/etc/hostname", questions);
+  EXPECT_EQ(problems(spec, {.allowed_roots = {dir_.path()}}), Fields{"evaluate.path"});
+  EXPECT_NE(reasons_.find("lies outside the allowed folders"), std::string::npos) << reasons_;
+}
+
+TEST_F(AdmissionTest, AConversionBackNeedsTheOrderBefore) {
+  v1::JobSpec spec;
+  spec.set_task("convert");
+  spec.mutable_model()->set_path((dir_ / "model").string());
+  EXPECT_EQ(problems(spec), Fields{"model.path"});
+  EXPECT_NE(reasons_.find("give emoe.experts to make experts"), std::string::npos) << reasons_;
+}
+
 // What the worker would say in attempt 1, and by the same code.
 TEST_F(AdmissionTest, AnAdapterOfAnotherModelOrOfOtherSettingsIsRefused) {
   DecoderConfig longer = testing::small_config();

@@ -35,6 +35,25 @@ TEST(ReportedSuccess, EvaluateOwesTheLosses) {
   EXPECT_TRUE(reported_success(job, ended_with(0)));
 }
 
+TEST(ReportedSuccess, AMergeOwesItsModelAndAConversionTheOneItWasAskedFor) {
+  v1::Job job;
+  v1::JobSpec& spec = *job.mutable_resolved_spec();
+  spec.set_task("merge");
+  spec.mutable_export_()->set_verify(true);
+  EXPECT_FALSE(reported_success(job, ended_with(0)));
+  spec.set_task("convert");
+  spec.mutable_emoe()->set_experts(4);
+  spec.mutable_export_()->set_original_order(true);
+  EXPECT_TRUE(reported_success(job, ended_with(0))) << "experts alone";
+  spec.mutable_export_()->set_original_order(false);
+  EXPECT_FALSE(reported_success(job, ended_with(0)));
+  spec.clear_emoe();
+  spec.mutable_export_()->set_original_order(true);
+  EXPECT_FALSE(reported_success(job, ended_with(0))) << "the way back";
+  job.mutable_merge()->set_verified(true);
+  EXPECT_TRUE(reported_success(job, ended_with(0)));
+}
+
 TEST(ReportedSuccess, NeedsTheWordOfRank0) {
   v1::Job job;
   job.mutable_resolved_spec()->set_task("evaluate");

@@ -72,6 +72,19 @@ at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at:
   return library_attention(q, k, v, lengths, window);
 }
 
+bool has_shared_attention(const at::Tensor& q) {
+  return !at::GradMode::is_enabled() && (has_own_attention(q) || widens_halves(q));
+}
+
+at::Tensor shared_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const PackedBatch& batch, int64_t window) {
+  if (widens_halves(q)) {
+    return own_shared_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), batch, window)
+        .to(q.scalar_type());
+  }
+  return own_shared_attention(q, k, v, batch, window);
+}
+
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             int64_t window) {
   if (widens_halves(q)) {

@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "worker/model/batch.h"
+
 namespace emoe::worker {
 
 // Causal attention inside segments. q [T, heads, d], k and v [T, kv_heads, d]; `lengths` are the
@@ -20,5 +22,12 @@ namespace emoe::worker {
 // q [T, heads, d], k and v [kv_heads, total, d]. Returns [T, heads, d].
 [[nodiscard]] at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k,
                                           const at::Tensor& v, int64_t window);
+
+// segment_attention() of a batch whose segments share tokens, without a graph and without making the
+// segments whole: q, k, v and what is returned are of its T tokens. Only where has_shared_attention().
+[[nodiscard]] bool has_shared_attention(const at::Tensor& q);
+[[nodiscard]] at::Tensor shared_attention(const at::Tensor& q, const at::Tensor& k,
+                                          const at::Tensor& v, const PackedBatch& batch,
+                                          int64_t window);
 
 }  // namespace emoe::worker

@@ -125,9 +125,12 @@ at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forwa
   // A shared token has the same tokens before it in all its rows, so a window changes nothing here.
   const auto attention = [&](int64_t layer) -> Attention {
     return [&, layer](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+      const int64_t window = options_.config.window(layer);
+      if (!batch.row_tokens.empty() && has_shared_attention(q)) {
+        return shared_attention(q, k, v, batch, window);
+      }
       return shared.from_rows(segment_attention(shared.to_rows(q), shared.to_rows(k),
-                                                shared.to_rows(v), lengths,
-                                                options_.config.window(layer)));
+                                                shared.to_rows(v), lengths, window));
     };
   };
   const at::Tensor x = walk(embed(batch.ids), pass, attention, rows, forward);

@@ -110,6 +110,105 @@ void run_backward(const AttentionKernel<T>& kernel, const AttentionTensors& x,
                 });
 }
 
+// The keys and values of one segment and key head, in lines of their own: of the segments of a batch,
+// those that follow each other share most.
+template <typename T>
+class SegmentLines {
+ public:
+  SegmentLines(int64_t longest, int64_t size)
+      : size_(size), keys_(longest * size), values_(longest * size), held_(longest, -1) {}
+
+  // What is held is of another head.
+  void forget() { std::fill(held_.begin(), held_.end(), -1); }
+  // Takes the tokens [row, row + length).
+  void hold(const HeadRows<const T>& k, const HeadRows<const T>& v, const int64_t* row,
+            int64_t length) {
+    for (int64_t i = 0; i < length; ++i) {
+      if (held_[i] == row[i]) continue;
+      held_[i] = row[i];
+      std::copy_n(k.data + row[i] * k.stride, size_, keys_.data() + i * size_);
+      std::copy_n(v.data + row[i] * v.stride, size_, values_.data() + i * size_);
+    }
+  }
+  [[nodiscard]] HeadRows<const T> keys() const { return {keys_.data(), size_}; }
+  [[nodiscard]] HeadRows<const T> values() const { return {values_.data(), size_}; }
+
+ private:
+  int64_t size_;
+  std::vector<T> keys_;
+  std::vector<T> values_;
+  std::vector<int64_t> held_;
+};
+
+// One segment of a batch that shares tokens.
+struct SharedSegment {
+  const int64_t* row;  // its tokens
+  int64_t length;
+  int64_t
+      shared;  // its first so many came up before; the others lie side by side, from row[shared] on
+};
+
+std::vector<SharedSegment> shared_segments(const PackedBatch& batch) {
+  std::vector<SharedSegment> segments;
+  int64_t seen = 0;
+  for (int64_t s = 0; s < batch.num_segments(); ++s) {
+    const int64_t begin = batch.segment_starts[s];
+    SharedSegment segment{.row = batch.row_tokens.data() + begin,
+                          .length = batch.segment_starts[s + 1] - begin,
+                          .shared = 0};
+    while (segment.shared < segment.length && segment.row[segment.shared] < seen) ++segment.shared;
+    seen += segment.length - segment.shared;
+    segments.push_back(segment);
+  }
+  return segments;
+}
+
+template <typename T>
+void attend(const AttentionKernel<T>& kernel, const AttentionTensors& x, int64_t head,
+            const SharedSegment& segment, const SegmentLines<T>& lines, float* memory) {
+  if (segment.shared == segment.length) return;
+  // Position 0 of its own tokens' lines, had all of the segment such lines.
+  const int64_t origin = segment.row[segment.shared] - segment.shared;
+  AttentionHead<T> part = head_of<T>(x, origin, segment.length, head);
+  part.first = segment.shared;
+  part.k = lines.keys();
+  part.v = lines.values();
+  part.workspace = memory;
+  kernel.forward(part);
+}
+
+// Threads share the key heads, and where these are few, ranges of the segments.
+template <typename T>
+void run_shared(const AttentionKernel<T>& kernel, const AttentionTensors& x,
+                const std::vector<SharedSegment>& segments) {
+  const int64_t size = x.q.size(2);
+  const int64_t key_heads = x.k.size(1);
+  const int64_t group = x.q.size(1) / key_heads;
+  const auto count = static_cast<int64_t>(segments.size());
+  const int64_t threads = at::get_num_threads();
+  const int64_t ranges = std::clamp<int64_t>(2 * threads / key_heads, 1, count);
+  int64_t longest = 0;
+  for (const SharedSegment& segment : segments) longest = std::max(longest, segment.length);
+  std::atomic<int64_t> next = 0;
+  at::parallel_for(0, std::min(threads, ranges * key_heads), 1, [&](int64_t, int64_t) {
+    std::vector<float> memory(attention_workspace(size));
+    SegmentLines<T> lines(longest, size);
+    for (int64_t i = next++; i < ranges * key_heads; i = next++) {
+      const int64_t key_head = i % key_heads;
+      const auto k = head_rows<const T>(x.k, 0, key_head);
+      const auto v = head_rows<const T>(x.v, 0, key_head);
+      lines.forget();
+      const int64_t range = i / key_heads;
+      for (int64_t s = count * range / ranges; s < count * (range + 1) / ranges; ++s) {
+        lines.hold(k, v, segments[s].row, segments[s].length);
+        for (int64_t h = key_head * group; h < (key_head + 1) * group; ++h) {
+          attend(kernel, x, h, segments[s], lines, memory.data());
+        }
+      }
+    }
+  });
+}
+
 class OwnAttention : public torch::autograd::Function<OwnAttention> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
@@ -160,6 +259,21 @@ bool has_own_attention(const at::Tensor& q) {
 at::Tensor own_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                          const std::vector<int64_t>& lengths, int64_t window) {
   return OwnAttention::apply(q, k, v, lengths, window);
+}
+
+at::Tensor own_shared_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                const PackedBatch& batch, int64_t window) {
+  AttentionTensors x{.q = in_lines(q), .k = in_lines(k), .v = in_lines(v)};
+  x.window = window;
+  x.o = at::empty(q.sizes(), q.options());
+  x.log_sums = at::empty({q.size(1), q.size(0)}, q.options().dtype(at::kFloat));
+  const std::vector<SharedSegment> segments = shared_segments(batch);
+  if (q.scalar_type() == at::kFloat) {
+    run_shared(attention_kernels().of_float, x, segments);
+  } else {
+    run_shared(*attention_kernels().of_bf16, x, segments);
+  }
+  return x.o;
 }
 
 }  // namespace emoe::worker

@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "worker/model/batch.h"
+
 namespace emoe::worker {
 
 // segment_attention() by kernels/attention_kernel.h: on the CPU, in fp32 and, where the processor
@@ -15,5 +17,11 @@ namespace emoe::worker {
 [[nodiscard]] at::Tensor own_attention(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const std::vector<int64_t>& lengths,
                                        int64_t window);
+
+// The same of a batch whose segments share tokens, q, k, v being those of its T tokens, without a
+// graph: each token's output is computed once, in the segment where it comes up first.
+[[nodiscard]] at::Tensor own_shared_attention(const at::Tensor& q, const at::Tensor& k,
+                                              const at::Tensor& v, const PackedBatch& batch,
+                                              int64_t window);
 
 }  // namespace emoe::worker

@@ -76,8 +76,16 @@ void ConsoleSink::show(const EvalProgress& progress) {
 
 void ConsoleSink::show(const EvalRecord& record) {
   const std::string when = record.step == 0 ? "" : absl::StrFormat(" after %d steps", record.step);
-  print(absl::StrFormat("held-out%s: loss %.4f, dense %.4f, perplexity %.2f", when, record.loss,
-                        record.loss_dense, record.perplexity));
+  if (record.target_tokens > 0 || record.suite == nullptr) {
+    print(absl::StrFormat("held-out%s: loss %.4f, dense %.4f, perplexity %.2f", when, record.loss,
+                          record.loss_dense, record.perplexity));
+  }
+  if (record.suite == nullptr) return;
+  const SuiteResult& suite = *record.suite;
+  print(absl::StrFormat(
+      "%s%s: %.2f %% of %d questions, dense %.2f %%, mean of the subjects %.2f %%", suite.suite,
+      when, 100.0 * suite.accuracy(), suite.scored(), 100.0 * record.suite_dense->accuracy(),
+      100.0 * suite.accuracy_subject_mean()));
 }
 
 void ConsoleSink::show(const CheckpointRecord& record) {

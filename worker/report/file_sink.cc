@@ -20,6 +20,28 @@ bool keep(const std::string& line, const std::function<bool(int64_t)>& unwanted)
   return step != value.end() && step->is_number_integer() && !unwanted(step->get<int64_t>());
 }
 
+// A line of eval.jsonl.
+ordered_json line_of(const EvalRecord& record) {
+  ordered_json line = {{"step", record.step}};
+  if (record.target_tokens > 0 || record.suite == nullptr) {
+    line["loss"] = record.loss;
+    line["loss_dense"] = record.loss_dense;
+    line["perplexity"] = record.perplexity;
+    line["target_tokens"] = record.target_tokens;
+  }
+  if (record.suite == nullptr) return line;
+  line["suite"] = record.suite->suite;
+  line["shots"] = record.suite->shots;
+  line["split"] = record.suite->split;
+  line["scored"] = record.suite->scored();
+  line["unscored"] = record.suite->unscored();
+  line["accuracy"] = record.suite->accuracy();
+  line["accuracy_subject_mean"] = record.suite->accuracy_subject_mean();
+  line["accuracy_dense"] = record.suite_dense->accuracy();
+  line["accuracy_subject_mean_dense"] = record.suite_dense->accuracy_subject_mean();
+  return line;
+}
+
 }  // namespace
 
 Status JsonLines::drop(const std::function<bool(int64_t)>& unwanted) {
@@ -66,9 +88,7 @@ Status JsonLines::flush() {
 }
 
 FileSink::FileSink(const std::filesystem::path& out_dir)
-    : steps_(out_dir / "metrics.jsonl"),
-      evals_(out_dir / "eval.jsonl"),
-      warnings_file_(out_dir / kWarningsFile) {}
+    : out_dir_(out_dir), steps_(out_dir / "metrics.jsonl"), evals_(out_dir / "eval.jsonl") {}
 
 void FileSink::write(const PlanRecord& plan) {
   note(steps_.drop([&](int64_t step) { return step >= plan.first_step; }));
@@ -94,32 +114,34 @@ void FileSink::write(const StepRecord& record) {
 void FileSink::write(const EvalRecord& record) {
   // A run that resumes where one was made makes it again.
   note(evals_.drop([&](int64_t step) { return step == record.step; }));
-  note(evals_.append(ordered_json({{"step", record.step},
-                                   {"loss", record.loss},
-                                   {"loss_dense", record.loss_dense},
-                                   {"perplexity", record.perplexity},
-                                   {"target_tokens", record.target_tokens}})
-                         .dump()));
-}
-
-void FileSink::write(const Warnings& warnings) {
-  for (const Warning& warning : warnings) merge_warning(warnings_, warning);
-  warnings_unwritten_ = true;
-  note(write_warnings());
+  note(evals_.append(line_of(record).dump()));
+  if (record.suite == nullptr) return;
+  files_["evaluation.json"] = record.suite->to_json();
+  if (record.suite_dense != record.suite) {
+    files_["evaluation_dense.json"] = record.suite_dense->to_json();
+  }
+  note(write_files());
 }
 
 // Few and small: the whole list each time.
-Status FileSink::write_warnings() {
-  if (!warnings_unwritten_) return ok_status();
+void FileSink::write(const Warnings& warnings) {
+  for (const Warning& warning : warnings) merge_warning(warnings_, warning);
   const ordered_json list = warnings_;
-  EMOE_RETURN_IF_ERROR(write_file_atomically(
-      warnings_file_, list.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n"));
-  warnings_unwritten_ = false;
+  files_[kWarningsFile] = list.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  note(write_files());
+}
+
+Status FileSink::write_files() {
+  while (!files_.empty()) {
+    const auto& [name, content] = *files_.begin();
+    EMOE_RETURN_IF_ERROR(write_file_atomically(out_dir_ / name, content));
+    files_.erase(files_.begin());
+  }
   return ok_status();
 }
 
 Status FileSink::finish() {
-  EMOE_RETURN_IF_ERROR(write_warnings());
+  EMOE_RETURN_IF_ERROR(write_files());
   EMOE_RETURN_IF_ERROR(steps_.flush());
   return evals_.flush();
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 
 #include "base/status.h"
@@ -34,7 +35,8 @@ class JsonLines {
   std::string unwritten_;
 };
 
-// metrics.jsonl, eval.jsonl and warnings.json in the output folder, floats in full precision (the shortest text
+// metrics.jsonl, eval.jsonl, warnings.json and of a suite the last evaluation.json (and
+// evaluation_dense.json) in the output folder, floats in full precision (the shortest text
 // that reads back to the same double; null for NaN and infinities). Rank 0 has one.
 //
 // A PlanRecord, before the first step or evaluation, drops what a resumed run will do again: steps
@@ -72,13 +74,14 @@ class FileSink final : public ProgressSink {
   void write(const ExpertLoad& /*load*/) {}
   void note(const Status& status);
 
-  [[nodiscard]] Status write_warnings();
+  // Those that could not be written are tried again with the next.
+  [[nodiscard]] Status write_files();
 
+  std::filesystem::path out_dir_;
   JsonLines steps_;
   JsonLines evals_;
-  std::filesystem::path warnings_file_;
-  Warnings warnings_;  // all so far
-  bool warnings_unwritten_ = false;
+  Warnings warnings_;                         // all so far
+  std::map<std::string, std::string> files_;  // name → new content, not written yet
   bool warned_ = false;
 };
 

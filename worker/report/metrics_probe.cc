@@ -151,7 +151,17 @@ void MetricsProbe::show_step(const StepRecord& record, double eta_seconds, doubl
 
 void MetricsProbe::measure(const EvalRecord& record) {
   if (!serves_job()) return;
-  set("emoe_eval_loss", "Held-out loss as trained (mask on)", job_labels_, record.loss);
+  if (record.target_tokens > 0 || record.suite == nullptr) {
+    set("emoe_eval_loss", "Held-out loss as trained (mask on)", job_labels_, record.loss);
+  }
+  if (record.suite == nullptr) return;
+  const Labels labels = with(job_labels_, "suite", record.suite->suite);
+  set("emoe_eval_accuracy", "Part of a suite's questions answered rightly, as trained", labels,
+      record.suite->accuracy());
+  set("emoe_eval_accuracy_dense", "The same with the mask off", labels,
+      record.suite_dense->accuracy());
+  set("emoe_eval_accuracy_subject_mean", "Mean of the accuracies of a suite's subjects, as trained",
+      labels, record.suite->accuracy_subject_mean());
 }
 
 void MetricsProbe::measure(const CheckpointRecord& record) {

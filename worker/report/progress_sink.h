@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "base/attempt_contract.h"
 #include "base/clock.h"
 #include "base/warning.h"
+#include "worker/report/suite_result.h"
 
 namespace emoe::worker {
 
@@ -54,11 +56,15 @@ struct StepRecord {
 };
 
 struct EvalRecord {
-  int64_t step = 0;         // optimiser steps done before it
-  double loss = 0.0;        // as trained, mask on
-  double loss_dense = 0.0;  // mask off
-  double perplexity = 0.0;  // exp(loss_dense)
-  int64_t target_tokens = 0;
+  int64_t step = 0;           // optimiser steps done before it
+  double loss = 0.0;          // as trained, mask on; this and the next three are of held-out rows
+  double loss_dense = 0.0;    // mask off
+  double perplexity = 0.0;    // exp(loss_dense)
+  int64_t target_tokens = 0;  // 0: there were no rows
+  // A suite's answers, null without one: as trained, and with the mask off. Of a dense model both
+  // are the same.
+  std::shared_ptr<const SuiteResult> suite = nullptr;
+  std::shared_ptr<const SuiteResult> suite_dense = nullptr;
 };
 
 // So much of an evaluation is done, in pieces of about the same size.

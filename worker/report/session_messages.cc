@@ -1,5 +1,6 @@
 #include "worker/report/session_messages.h"
 
+#include <cmath>
 #include <sstream>
 
 #include <google/protobuf/util/delimited_message_util.h>
@@ -27,6 +28,30 @@ void fill(v1::LogMessage& log, v1::LogMessage::Level level, const std::string& t
   log.set_text(to_valid_utf8(text));
 }
 
+// A share of no question is shown as 0.
+double share_or_zero(double share) {
+  return std::isfinite(share) ? share : 0.0;
+}
+
+void fill(v1::SuiteScores& scores, const SuiteResult& trained, const SuiteResult& dense) {
+  scores.set_suite(trained.suite);
+  scores.set_shots(static_cast<int32_t>(trained.shots));
+  scores.set_split(trained.split);
+  scores.set_scored(trained.scored());
+  scores.set_unscored(trained.unscored());
+  scores.set_accuracy(share_or_zero(trained.accuracy()));
+  scores.set_accuracy_subject_mean(share_or_zero(trained.accuracy_subject_mean()));
+  scores.set_accuracy_dense(share_or_zero(dense.accuracy()));
+  scores.set_accuracy_subject_mean_dense(share_or_zero(dense.accuracy_subject_mean()));
+  for (size_t i = 0; i < trained.subjects.size(); ++i) {
+    v1::SubjectScore& subject = *scores.add_subjects();
+    subject.set_name(to_valid_utf8(trained.subjects[i].name));
+    subject.set_scored(std::ssize(trained.subjects[i].questions));
+    subject.set_accuracy(share_or_zero(trained.subjects[i].accuracy()));
+    subject.set_accuracy_dense(share_or_zero(dense.subjects[i].accuracy()));
+  }
+}
+
 }  // namespace
 
 void fill(v1::Report& report, const StepRecord& record) {
@@ -47,6 +72,7 @@ void fill(v1::Report& report, const EvalRecord& record) {
   eval.set_loss_dense(record.loss_dense);
   eval.set_perplexity(record.perplexity);
   eval.set_target_tokens(record.target_tokens);
+  if (record.suite != nullptr) fill(*eval.mutable_suite(), *record.suite, *record.suite_dense);
 }
 
 void fill(v1::Report& report, const CheckpointRecord& record) {

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "format/partition_file.h"
 #include "format/peft_config.h"
 #include "format/tokenizer.h"
 #include "format/tokenizer_file.h"
@@ -154,10 +155,22 @@ Result<ContentHashes> hash_inputs(const JobPlan& plan, ContentHasher& hasher) {
   if (const auto files = adapter_files(plan); !files.empty()) {
     EMOE_ASSIGN_OR_RETURN(hashes.adapter, hash_together(files, hasher));
   }
+  if (plan.suite) {
+    EMOE_ASSIGN_OR_RETURN(const auto files, data::suite_files(plan.suite->files));
+    EMOE_ASSIGN_OR_RETURN(hashes.suite, hash_together(files, hasher));
+  }
   if (plan.emoe.routing.num_experts > 0 && plan.emoe.partition.method == "file") {
     std::vector<std::filesystem::path> files;
     for (const int64_t layer : plan.emoe.layers)
       files.push_back(partition_file(plan.emoe.partition.folder, layer));
+    EMOE_ASSIGN_OR_RETURN(hashes.partition, hash_together(files, hasher));
+  }
+  if (plan.convert() != nullptr && plan.convert()->restores) {
+    EMOE_ASSIGN_OR_RETURN(const auto order, read_neuron_order(plan.model.path, plan.model.config));
+    std::vector<std::filesystem::path> files;
+    for (const auto& [layer, partition] : order) {
+      files.push_back(partition_file(plan.model.path / kNeuronOrderFolder, layer));
+    }
     EMOE_ASSIGN_OR_RETURN(hashes.partition, hash_together(files, hasher));
   }
   return hashes;

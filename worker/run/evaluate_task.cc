@@ -15,10 +15,13 @@ TaskResult evaluate_task(RankSession& session) {
   }
   const auto model = session.make_model();
   session.progress().on(Phase::eval);
+  const auto suite = session.make_suite_evaluation();
+  const std::vector<Row> no_rows;
+  const auto& rows = session.prepared().eval ? session.prepared().eval->rows : no_rows;
   EvaluationOptions options;
   options.micro_batches = plan.micro_batches;
   options.stop = [&session] { return session.stop().poll() != StopRequest::none; };
-  const auto record = evaluate(*model, session.prepared().eval->rows, session.groups().all(),
+  const auto record = evaluate(*model, {rows, suite ? &*suite : nullptr}, session.groups().all(),
                                session.progress(), options);
   if (record) session.progress().on(*record);
   return {.finished = record.has_value()};

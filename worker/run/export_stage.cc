@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/log.h"
-#include "worker/weights/export.h"
 
 namespace emoe::worker {
 namespace {
@@ -22,7 +21,8 @@ std::vector<ProbeText> probe_texts(const Prepared& prepared) {
   return make_probe({}, *prepared.tokenizer);
 }
 
-MergeRecord export_result(Model& model, const ExportPlan& wanted, RankSession& session) {
+MergeRecord export_result(Model& model, const ExportPlan& wanted, const Reordering& reordering,
+                          RankSession& session) {
   const JobPlan& plan = session.plan();
   const Prepared& prepared = session.prepared();
   ExportOptions options;
@@ -31,6 +31,7 @@ MergeRecord export_result(Model& model, const ExportPlan& wanted, RankSession& s
   options.merged = wanted.merged;
   options.adapter = wanted.adapter;
   options.verify = wanted.verify;
+  if (!reordering.none()) options.reordering = &reordering;
   options.base_name = plan.model.path.string();
   if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer->file();
   if (prepared.train) options.probe = probe_of(*prepared.train);
@@ -68,10 +69,11 @@ void tell_of_rounding(const Model& model, const ExportPlan& wanted, RankSession&
   if (!allowed.ok()) throw JobError(ExitCode::data, allowed);
 }
 
-void publish_export(Model& model, const ExportPlan& wanted, RankSession& session) {
+void publish_export(Model& model, const ExportPlan& wanted, const Reordering& reordering,
+                    RankSession& session) {
   if (!wanted.merged && !wanted.adapter) return;
   session.progress().on(Phase::export_model);
-  session.progress().on(export_result(model, wanted, session));
+  session.progress().on(export_result(model, wanted, reordering, session));
   log_info("export: %s", session.out().export_dir().string());
 }
 

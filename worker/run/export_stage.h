@@ -3,6 +3,7 @@
 #include "worker/model/model.h"
 #include "worker/run/job_plan.h"
 #include "worker/run/rank_session.h"
+#include "worker/weights/export.h"
 
 namespace emoe::worker {
 
@@ -12,6 +13,7 @@ namespace emoe::worker {
 void tell_of_rounding(const Model& model, const ExportPlan& wanted, RankSession& session);
 
 // Writes, checks and publishes export/, and reports it. Nothing where nothing is wanted.
-void publish_export(Model& model, const ExportPlan& wanted, RankSession& session);
+void publish_export(Model& model, const ExportPlan& wanted, const Reordering& reordering,
+                    RankSession& session);
 
 }  // namespace emoe::worker

@@ -135,11 +135,27 @@ TrainOptions train_of(const v1::JobSpec& spec) {
   return train;
 }
 
+std::optional<JobPlan::Suite> suite_of(const v1::JobSpec& spec, const DecoderConfig& model) {
+  if (!spec.has_evaluate()) return std::nullopt;
+  const v1::Evaluate& evaluate = spec.evaluate();
+  return JobPlan::Suite{
+      .name = evaluate.suite(),
+      .files = {.folder = evaluate.path(),
+                .split = evaluate.split(),
+                .shots = evaluate.shots(),
+                .subjects = {evaluate.subjects().begin(), evaluate.subjects().end()},
+                .limit = evaluate.limit()},
+      .max_length =
+          evaluate.max_length() > 0 ? evaluate.max_length() : model.max_position_embeddings,
+      .max_tokens = micro_batches_of(spec, /*dropout=*/false).max_tokens};
+}
+
 ExportPlan export_of(const v1::JobSpec& spec) {
   return {.dtype = spec.export_().dtype(),
           .merged = spec.export_().merged(),
           .adapter = spec.export_().adapter() && spec.tuning() == "lora",
-          .verify = spec.export_().verify()};
+          .verify = spec.export_().verify(),
+          .original_order = spec.export_().original_order()};
 }
 
 AdapterMergePlan merge_plan_of(const v1::JobSpec& spec) {
@@ -184,6 +200,7 @@ std::string identity_of_spec(v1::JobSpec spec) {
   spec.mutable_model()->mutable_init()->clear_tokenizer();
   spec.clear_adapter();
   spec.mutable_merge()->clear_adapters();
+  spec.mutable_evaluate()->clear_path();
   spec.mutable_lora()->clear_init_adapter();
   spec.mutable_emoe()->mutable_partition()->clear_path();
   return config::message_to_yaml(spec);
@@ -275,15 +292,22 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   if (!spec.data().eval().empty()) {
     plan.eval_data = dataset_of(spec, "data.eval", spec.data().eval(), 1.0);
   }
+  plan.suite = suite_of(spec, plan.model.config);
   if (spec.task() == "evaluate") {
     plan.emoe.partition.tuned_since = true;
     plan.task = EvaluatePlan{.micro_batches = micro_batches_of(spec, /*dropout=*/false)};
   } else if (spec.task() == "merge") {
     plan.task = merge_plan_of(spec);
-    if (absl::IsNotFound(tokenizer_file(plan.model.path).status())) plan.model.tokenizer.clear();
+  } else if (spec.task() == "convert") {
+    plan.task = ConvertPlan{.restores = spec.emoe().experts() == 0,
+                            .permutes = !spec.export_().original_order(),
+                            .verify = spec.export_().verify()};
   } else {
     plan.task = train_plan_of(spec);
     plan.log_every = spec.train().log_every();
+  }
+  if (plan.only_weights() && absl::IsNotFound(tokenizer_file(plan.model.path).status())) {
+    plan.model.tokenizer.clear();
   }
   plan.strict = spec.data().strict();
   plan.warnings = diagnostics.warnings();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/warning.h"
+#include "data/choice_suite.h"
 #include "format/decoder_config.h"
 #include "worker/emoe/options.h"
 #include "worker/emoe/partition.h"
@@ -33,6 +34,7 @@ struct ContentHashes {
   std::string program;    // of this executable
   std::string adapter;    // the adapter's weights and settings
   std::string partition;  // the files of emoe.partition.path, with method file
+  std::string suite;      // the files of evaluate.path that are read
 };
 
 // How each hash is used: code that goes through all of them reads this table.
@@ -54,6 +56,7 @@ inline constexpr std::array kContentFields{
     ContentField{"adapter", &ContentHashes::adapter, "the adapter", "adapter", true},
     // The fingerprint has the labels, wherever they come from.
     ContentField{"partition", &ContentHashes::partition, "emoe.partition.path", nullptr, false},
+    ContentField{"suite", &ContentHashes::suite, "evaluate.path", "evaluate.path", false, true},
 };
 
 // What becomes of the trained (or merged) model, see weights/export.h.
@@ -62,6 +65,7 @@ struct ExportPlan {
   bool merged = true;
   bool adapter = true;
   bool verify = true;
+  bool original_order = true;  // false: of converted layers expert after expert
 };
 
 struct TrainPlan {
@@ -83,6 +87,12 @@ struct AdapterMergePlan {
   };
   std::vector<Part> parts;  // at least one
   ExportPlan export_model;
+};
+
+struct ConvertPlan {
+  bool restores = false;  // the model's own neuron_order/ is undone; else experts are made
+  bool permutes = false;  // and the model is written in their order
+  bool verify = true;
 };
 
 // A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch. Members
@@ -113,13 +123,24 @@ struct JobPlan {
   } emoe;
 
   std::optional<DatasetOptions> eval_data;
+  struct Suite {
+    std::string name;
+    data::SuiteOptions files;
+    int64_t max_length = 0;  // tokens of a question with its shots
+    int64_t max_tokens = 0;  // of a forward pass
+  };
+  std::optional<Suite> suite;
   int64_t log_every = 1;  // steps between progress lines
 
-  std::variant<TrainPlan, EvaluatePlan, AdapterMergePlan> task;
+  std::variant<TrainPlan, EvaluatePlan, AdapterMergePlan, ConvertPlan> task;
   [[nodiscard]] const TrainPlan* train() const { return std::get_if<TrainPlan>(&task); }
   [[nodiscard]] const AdapterMergePlan* merge() const {
     return std::get_if<AdapterMergePlan>(&task);
   }
+
+  [[nodiscard]] const ConvertPlan* convert() const { return std::get_if<ConvertPlan>(&task); }
+  // Tasks that read weights and write them, on the CPU, and read no text.
+  [[nodiscard]] bool only_weights() const { return merge() != nullptr || convert() != nullptr; }
 
   bool strict = false;                      // warnings are errors
   std::vector<Warning> warnings;            // about the spec

@@ -16,7 +16,7 @@ TaskResult merge_task(RankSession& session) {
   }
   const auto model = make_merged_model(base, adapters);
   tell_of_rounding(*model, plan.export_model, session);
-  publish_export(*model, plan.export_model, session);
+  publish_export(*model, plan.export_model, {}, session);
   return {.finished = true};
 }
 

@@ -19,6 +19,9 @@ struct OutputFolder {
   [[nodiscard]] std::filesystem::path job_yaml() const { return root / "job.yaml"; }
   [[nodiscard]] std::filesystem::path data_report() const { return root / "data_report.json"; }
   [[nodiscard]] std::filesystem::path partition() const { return root / "partition"; }
+  [[nodiscard]] std::filesystem::path partition_report() const {
+    return root / "partition_report.json";
+  }
   [[nodiscard]] std::filesystem::path ffn_choice() const { return root / "ffn.json"; }
   [[nodiscard]] std::filesystem::path expert_stats() const { return root / "expert_stats.json"; }
   [[nodiscard]] std::filesystem::path checkpoints() const { return root / "checkpoints"; }

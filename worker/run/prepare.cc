@@ -95,6 +95,18 @@ void check_embedded(const Dataset& dataset, const DatasetOptions& options,
   }
 }
 
+ChoiceSuite load_suite(const JobPlan::Suite& plan, const std::function<void()>& on_work_done) {
+  ChoiceSuite suite{.name = plan.name,
+                    .shots = plan.files.shots,
+                    .split = plan.files.split,
+                    .max_length = plan.max_length,
+                    .subjects = {}};
+  Diagnostics diagnostics;
+  suite.subjects = data::read_suite(plan.files, diagnostics, on_work_done);
+  if (!diagnostics.empty()) throw JobError(ExitCode::data, diagnostics.to_status());
+  return suite;
+}
+
 ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHasher& hasher) {
   ContentHashes hashes = input_or_throw(hash_inputs(plan, hasher));
   const auto check = [](const std::filesystem::path& file, const std::string& hashed,
@@ -171,7 +183,10 @@ Prepared prepare(const JobPlan& plan, const std::filesystem::path& cache_dir, in
   };
   if (plan.train() != nullptr) prepared.train = load(plan.train()->data);
   if (plan.eval_data) prepared.eval = load(*plan.eval_data);
-  prepared.emoe = make_experts(plan.emoe, prepared.base, cache_dir, threads, on_work_done, stop);
+  if (plan.suite) prepared.suite = load_suite(*plan.suite, on_work_done);
+  if (plan.convert() == nullptr) {  // whose task they are
+    prepared.emoe = make_experts(plan.emoe, prepared.base, cache_dir, threads, on_work_done, stop);
+  }
   collect_warnings(plan, prepared);
   prepared.hashes = hashes_of(plan, prepared, hasher);
   hasher.remember();

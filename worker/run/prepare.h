@@ -10,6 +10,7 @@
 #include "base/warning.h"
 #include "format/tokenizer.h"
 #include "worker/emoe/options.h"
+#include "worker/eval/suite_evaluation.h"
 #include "worker/run/content_hash.h"
 #include "worker/run/job_plan.h"
 #include "worker/text/dataset.h"
@@ -24,6 +25,7 @@ struct Prepared {
   BaseWeights base;
   std::optional<Dataset> train;  // of a task that trains
   std::optional<Dataset> eval;
+  std::optional<ChoiceSuite> suite;
   EmoeOptions emoe;
   ContentHashes hashes;
   std::string fingerprint;        // of all that a resumed run must find unchanged

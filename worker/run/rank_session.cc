@@ -54,7 +54,7 @@ int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
 
 // Adds to the plan's warnings where a GPU is there and not used.
 at::Device device_of(JobPlan& plan, const RankEnvironment& environment) {
-  if (plan.merge() != nullptr) return at::kCPU;
+  if (plan.only_weights()) return at::kCPU;
   std::string unused_gpu;
   try {
     const at::Device device = find_device(plan.device, environment.gpu, unused_gpu);
@@ -154,6 +154,9 @@ Task task_of(const EvaluatePlan& /*plan*/) {
 Task task_of(const AdapterMergePlan& /*plan*/) {
   return merge_task;
 }
+Task task_of(const ConvertPlan& /*plan*/) {
+  return convert_task;
+}
 
 }  // namespace
 
@@ -225,9 +228,9 @@ void RankSession::claim() {
 }
 
 void RankSession::prepare_inputs() {
-  const int threads = set_threads(plan_, environment_);
+  threads_ = set_threads(plan_, environment_);
   prepared_.emplace(prepare(
-      plan_, cache_dir_, threads, *hasher_, [this] { progress().on_work_done(); },
+      plan_, cache_dir_, threads_, *hasher_, [this] { progress().on_work_done(); },
       [this] { return stop().poll() != StopRequest::none; }));
   if (is_first()) write_preparation(out_, plan_, *prepared_);
   const Status allowed = warn(prepared_->warnings);
@@ -275,6 +278,15 @@ std::unique_ptr<Model> RankSession::make_model() {
   if (adapter) load_adapter(*adapter, *model);
   choose_ffn(*model, out_, groups_->all(), environment_.ffn);
   return model;
+}
+
+std::optional<SuiteEvaluation> RankSession::make_suite_evaluation() {
+  if (!prepared_->suite) return std::nullopt;
+  return std::optional<SuiteEvaluation>(
+      std::in_place, *prepared_->suite, *prepared_->tokenizer, groups_->data_host(),
+      SuiteEvaluation::Options{.max_tokens = plan_.suite->max_tokens,
+                               .threads = at::get_num_threads(),
+                               .on_work_done = [this] { progress().on_work_done(); }});
 }
 
 int run_job(const RunRequest& request, const RankEnvironment& environment) {

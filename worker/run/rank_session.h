@@ -6,6 +6,7 @@
 
 #include "base/file_lock.h"
 #include "worker/device/device.h"
+#include "worker/eval/suite_evaluation.h"
 #include "worker/model/model.h"
 #include "worker/run/commands.h"
 #include "worker/run/content_hash.h"
@@ -36,6 +37,8 @@ class RankSession {
   // For the task, while run() runs it.
   [[nodiscard]] const JobPlan& plan() const { return plan_; }
   [[nodiscard]] const OutputFolder& out() const { return out_; }
+  [[nodiscard]] const std::filesystem::path& cache_dir() const { return cache_dir_; }
+  [[nodiscard]] int threads() const { return threads_; }
   [[nodiscard]] at::Device device() const { return device_; }
   [[nodiscard]] const Prepared& prepared() const { return *prepared_; }
   [[nodiscard]] RankGroups& groups() { return *groups_; }
@@ -45,6 +48,9 @@ class RankSession {
   // trains. An adapter that does not fit the model is a JobError 65, one that does not fit the job's
   // settings 64.
   [[nodiscard]] std::unique_ptr<Model> make_model();
+  // This rank's share of the plan's suite; nothing without one. Collective over the ranks that share
+  // the rows.
+  [[nodiscard]] std::optional<SuiteEvaluation> make_suite_evaluation();
   // ABORTED when a file of the base model changed since it was hashed.
   [[nodiscard]] Status check_model_unchanged() const { return hasher_->check_model_unchanged(); }
   // Tells the user; with data.strict ABORTED, with all of them, if there is any.
@@ -64,6 +70,7 @@ class RankSession {
   JobPlan plan_;
   std::filesystem::path cache_dir_;
   at::Device device_ = at::kCPU;
+  int threads_ = 1;
   std::optional<FileLock> lock_;  // held until this process ends
   std::shared_ptr<CollectiveCounters> counters_ = std::make_shared<CollectiveCounters>();
   std::optional<RankGroups> groups_;

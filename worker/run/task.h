@@ -26,4 +26,8 @@ using Task = std::function<TaskResult(RankSession& session)>;
 // its own. The model is read layer by layer, so there is memory for one of them and the embeddings.
 [[nodiscard]] TaskResult merge_task(RankSession& session);
 
+// task: convert. Makes the experts of a dense model and says how good they are, and where that is
+// wanted publishes the model in their order; or puts such a model back into its original order.
+[[nodiscard]] TaskResult convert_task(RankSession& session);
+
 }  // namespace emoe::worker

@@ -13,6 +13,7 @@ TrainResult train(Model& model, TrainOptions options, RankSession& session) {
   options.checkpoint.folder = session.out().checkpoints();
   options.checkpoint.fingerprint = prepared.fingerprint;
   const std::vector<Row> no_rows;
+  const auto suite = session.make_suite_evaluation();
   const SystemClock clock;
   Trainer trainer(options, {.model = model,
                             .host = session.groups().data_host(),
@@ -21,7 +22,8 @@ TrainResult train(Model& model, TrainOptions options, RankSession& session) {
                             .stop = session.stop(),
                             .clock = clock,
                             .train_rows = prepared.train->rows,
-                            .eval_rows = prepared.eval ? prepared.eval->rows : no_rows});
+                            .evaluated = {prepared.eval ? prepared.eval->rows : no_rows,
+                                          suite ? &*suite : nullptr}});
   const TrainResult result = trainer.run();
   if (result.end != TrainEnd::finished || prepared.emoe.partitions.empty()) return result;
   const ExpertCounts counts = trainer.expert_counts();
@@ -38,7 +40,13 @@ TaskResult train_task(RankSession& session) {
   const auto model = session.make_model();
   if (session.is_first()) tell_of_rounding(*model, plan.export_model, session);
   const bool finished = train(*model, plan.options, session).end == TrainEnd::finished;
-  if (finished && session.is_first()) publish_export(*model, plan.export_model, session);
+  if (finished && session.is_first()) {
+    Reordering reordering;
+    if (!plan.export_model.original_order) {
+      reordering.partitions = session.prepared().emoe.partitions;
+    }
+    publish_export(*model, plan.export_model, reordering, session);
+  }
   return {.finished = finished};
 }
 

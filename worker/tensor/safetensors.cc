@@ -96,6 +96,12 @@ std::span<const std::byte> SafetensorsFile::raw(const TensorInfo& info) const {
   return mapping_->bytes().subspan(info.begin, info.end - info.begin);
 }
 
+std::span<const std::byte> SafetensorsFile::header_bytes() const {
+  uint64_t length = 0;
+  std::memcpy(&length, mapping_->bytes().data(), sizeof(length));
+  return mapping_->bytes().first(sizeof(length) + length);
+}
+
 Result<WeightFolder> WeightFolder::open(const std::filesystem::path& folder) {
   WeightFolder weights;
   EMOE_ASSIGN_OR_RETURN(weights.headers_, read_weight_headers(folder));

@@ -39,6 +39,8 @@ class SafetensorsFile {
   [[nodiscard]] Result<at::Tensor> tensor(
       const std::string& name) const;  // NOT_FOUND; never to be written to
   [[nodiscard]] std::span<const std::byte> raw(const TensorInfo& info) const;
+  // The length and the text before the tensors.
+  [[nodiscard]] std::span<const std::byte> header_bytes() const;
   void release() const { mapping_->release(); }
 
  private:
@@ -61,6 +63,10 @@ class WeightFolder {
   [[nodiscard]] Result<at::Tensor> tensor(const std::string& name,
                                           const std::vector<int64_t>& expected_shape) const;
   [[nodiscard]] std::span<const std::byte> raw(const std::string& name) const;
+  // Of one of its files.
+  [[nodiscard]] std::span<const std::byte> header_bytes(const std::string& file) const {
+    return files_.at(file).header_bytes();
+  }
   // As MappedFile::release(): who goes through all weights need not hold them all.
   void release() const;
 
@@ -83,6 +89,9 @@ class SafetensorsWriter {
   [[nodiscard]] static Result<SafetensorsWriter> create(
       const std::filesystem::path& path, std::vector<Planned> plan,
       const std::map<std::string, std::string>& metadata);
+  // With a header that was read from a file of the same tensors in the same order.
+  [[nodiscard]] static Result<SafetensorsWriter> create_with_header(
+      const std::filesystem::path& path, std::vector<Planned> plan, const std::string& header);
   [[nodiscard]] Status write(
       const at::Tensor& tensor);  // the next planned one; converted to its dtype
   [[nodiscard]] Status write_raw(

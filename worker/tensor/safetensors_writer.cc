@@ -50,8 +50,14 @@ Result<SafetensorsWriter> SafetensorsWriter::create(
     const std::map<std::string, std::string>& metadata) {
   const Result<std::string> header = header_text(plan, metadata);
   if (!header.ok()) return with_context(header.status(), path.string());
+  return create_with_header(path, std::move(plan), *header);
+}
+
+Result<SafetensorsWriter> SafetensorsWriter::create_with_header(const std::filesystem::path& path,
+                                                                std::vector<Planned> plan,
+                                                                const std::string& header) {
   EMOE_ASSIGN_OR_RETURN(FileWriter file, FileWriter::create(path));
-  EMOE_RETURN_IF_ERROR(file.write(*header));
+  EMOE_RETURN_IF_ERROR(file.write(header));
   return SafetensorsWriter(std::move(file), std::move(plan));
 }
 

@@ -47,8 +47,11 @@ Status ShardedWriter::advance() {
       ++shard_;
     }
     const Shard& next = shards_[shard_];
-    EMOE_ASSIGN_OR_RETURN(
-        writer_, SafetensorsWriter::create(folder_ / next.file, next.tensors, {{"format", "pt"}}));
+    EMOE_ASSIGN_OR_RETURN(writer_, next.header.empty()
+                                       ? SafetensorsWriter::create(folder_ / next.file,
+                                                                   next.tensors, {{"format", "pt"}})
+                                       : SafetensorsWriter::create_with_header(
+                                             folder_ / next.file, next.tensors, next.header));
   }
   return ok_status();
 }

@@ -15,6 +15,7 @@ namespace emoe::worker {
 struct Shard {
   std::string file;
   std::vector<SafetensorsWriter::Planned> tensors;
+  std::string header;  // the file's, length included, which must be of these tensors; empty: made
 };
 
 // Fills shards of at most `max_bytes` each (a larger tensor has one of its own) in the given order,

@@ -99,7 +99,7 @@ void Trainer::resume() {
 }
 
 bool Trainer::eval_due(int64_t done) const {
-  if (parts_.eval_rows.empty()) return false;
+  if (parts_.evaluated.empty()) return false;
   return done == 0 || done == plan_.steps() ||
          (options_.eval_every > 0 && done % options_.eval_every == 0);
 }
@@ -132,7 +132,7 @@ void Trainer::evaluate_now(int64_t done) {
   EvaluationOptions options{.micro_batches = options_.micro_batches, .step = done, .stop = nullptr};
   options.micro_batches.share_prefixes = options.micro_batches.packing;  // no dropout here
   const EvalRecord record =
-      evaluate(parts_.model, parts_.eval_rows, parts_.host, parts_.progress, options).value();
+      evaluate(parts_.model, parts_.evaluated, parts_.host, parts_.progress, options).value();
   state_.last_eval_step = done;
   parts_.progress.on(record);
 }

@@ -8,6 +8,7 @@
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
 #include "worker/errors.h"
+#include "worker/eval/evaluation.h"
 #include "worker/eval/expert_counts.h"
 #include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
@@ -65,7 +66,7 @@ class Trainer {
     StopSource& stop;
     const Clock& clock;
     const std::vector<Row>& train_rows;
-    const std::vector<Row>& eval_rows;  // empty: no evaluation
+    EvaluationSubject evaluated;  // may be empty
   };
   // Moves the model's trainable tensors into one flat buffer; the model stays usable after the
   // trainer is gone. Throws std::invalid_argument when the options leave no step (see BatchPlan) or

@@ -56,7 +56,7 @@ PeftAdapter stacked(const std::vector<WeightedAdapter>& adapters) {
 
 // One adapter keeps its tensors, so that the merge has the bits of one that follows a training.
 PeftAdapter combined(const std::vector<WeightedAdapter>& adapters) {
-  EMOE_CHECK(!adapters.empty());
+  if (adapters.empty()) return {};
   if (adapters.size() > 1) return stacked(adapters);
   PeftAdapter one = adapters.front().adapter;
   one.lora.alpha *= adapters.front().weight;

@@ -15,7 +15,7 @@ struct WeightedAdapter {
   double weight = 1.0;
 };
 
-// The dense model that these adapters (at least one) make of the base, W + sum of weight * alpha / r *
+// The dense model that these adapters make of the base (without any, the base itself), W + sum of weight * alpha / r *
 // B A, in fp32 on the CPU. Its layers are read from the base when a pass comes to them, so that an
 // export of it (export.h) needs the memory of one layer and the embeddings. Several adapters are one of
 // which the As stand one below the other and the scaled Bs side by side.

@@ -5,6 +5,7 @@
 #include <future>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
@@ -16,6 +17,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "format/dtype.h"
+#include "format/partition_file.h"
 #include "worker/weights/merge_check.h"
 #include "worker/weights/peft.h"
 #include "worker/weights/side_files.h"
@@ -60,9 +62,23 @@ std::vector<int64_t> made_up_probe(const DecoderConfig& config) {
   return ids;
 }
 
+// What a layer's neuron order belongs to: the gate as it is written, in the order before.
+void note_gate(ExportJob& job, const MergeItem& item, const at::Tensor& gate) {
+  if (item.order == nullptr || item.to_base || !item.name.ends_with(kGateName)) return;
+  job.orders[item.layer].weight_hash = hash_of(gate);
+}
+
+// Writes one tensor with the base's values.
+Status write_stored(ExportJob& job, const MergeItem& item, ShardedWriter& writer) {
+  if (item.order == nullptr) return writer.write_raw(job.base.folder()->raw(item.name));
+  const at::Tensor original = job.original(item);
+  note_gate(job, item, original);
+  return writer.write(item.ordered(original));
+}
+
 // Writes one tensor that training can have changed, or that is to have another dtype than in the
 // base (or of a base without files): rounded once, from fp32.
-Status write_rounded(const ExportJob& job, const MergeItem& item, ShardedWriter& writer,
+Status write_rounded(ExportJob& job, const MergeItem& item, ShardedWriter& writer,
                      TensorReport& entry) {
   const at::Tensor original = job.original(item).to(at::kFloat);
   const at::Tensor wide = item.changed ? job.merged(item) : original;
@@ -78,7 +94,8 @@ Status write_rounded(const ExportJob& job, const MergeItem& item, ShardedWriter&
   EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(item.dtype));
   EMOE_ASSIGN_OR_RETURN(const at::Tensor stored, round_to(item.name, wide, type, entry.rounding));
   entry.changed = item.changed && !at::equal(stored, original.to(type));
-  return writer.write(stored);
+  note_gate(job, item, stored);
+  return writer.write(item.ordered(stored));
 }
 
 Status write_model(ExportJob& job) {
@@ -90,8 +107,9 @@ Status write_model(ExportJob& job) {
                        .dtype = item.dtype,
                        .expected_changed = item.changed,
                        .converted = item.converted};
+    entry.reordered = item.order != nullptr;
     const bool as_stored = !item.changed && !item.converted && job.base.folder() != nullptr;
-    EMOE_RETURN_IF_ERROR(as_stored ? writer.write_raw(job.base.folder()->raw(item.name))
+    EMOE_RETURN_IF_ERROR(as_stored ? write_stored(job, item, writer)
                                    : write_rounded(job, item, writer, entry));
     job.report.tensors.push_back(std::move(entry));
     job.base.release();
@@ -113,6 +131,12 @@ Result<Hashes> hash_files(const fs::path& folder, const std::function<void()>& o
   return hashes;
 }
 
+// A model that only lies in another order.
+bool keeps_all(const ExportJob& job) {
+  return job.options.reordering != nullptr && std::as_const(job.model).parameters().empty() &&
+         job.options.dtype == "auto" && job.base.folder() != nullptr;
+}
+
 bool has_adapter(const ExportJob& job) {
   return job.options.adapter && job.model.options().lora.rank > 0;
 }
@@ -123,8 +147,14 @@ Status write_all(ExportJob& job) {
   if (options.merged) {
     const fs::path model = job.folder / "model";
     EMOE_RETURN_IF_ERROR(emoe::create_directories(model));
-    EMOE_RETURN_IF_ERROR(write_side_files(job.base, options.dtype, options.tokenizer, model));
+    if (!keeps_all(job)) {
+      EMOE_RETURN_IF_ERROR(write_side_files(job.base, options.dtype, options.tokenizer, model));
+    }
     EMOE_RETURN_IF_ERROR(write_model(job));
+    if (keeps_all(job)) EMOE_RETURN_IF_ERROR(copy_beside_weights(job.base, model));
+    for (const auto& [layer, partition] : job.orders) {
+      EMOE_RETURN_IF_ERROR(write_partition(model / kNeuronOrderFolder, layer, partition));
+    }
     if (!options.tokenizer_probe.empty()) {
       EMOE_RETURN_IF_ERROR(
           write_file_atomically(job.folder / "tokenizer_probe.json", options.tokenizer_probe));
@@ -183,6 +213,11 @@ Status run(ExportJob& job) {
   if (options.merged) {
     EMOE_ASSIGN_OR_RETURN(job.plan,
                           plan_merge(job.merge, job.base, options.dtype, options.max_shard_bytes));
+    if (options.reordering != nullptr) {
+      reorder(job.plan, job.base.config(), *options.reordering);
+      if (!options.reordering->to_base) job.orders = options.reordering->partitions;
+    }
+    if (keeps_all(job)) keep_headers(job.plan, job.base);
   }
   EMOE_RETURN_IF_ERROR(write_all(job));
   // One thread hashes what is there while this one compares it.
@@ -209,6 +244,7 @@ Result<ExportReport> export_model(Model& model, const BaseWeights& base, ExportO
                 .folder = beside(options.out, ".tmp"),
                 .merge = Merge(model),
                 .plan = {},
+                .orders = {},
                 .report = {.dtype = options.dtype, .base = base.path().string()}};
   EMOE_RETURN_IF_ERROR(remove_tree(job.folder));  // of an attempt that was killed
   if (const Status status = run(job); !status.ok()) {

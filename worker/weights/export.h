@@ -11,6 +11,7 @@
 #include "worker/model/model.h"
 #include "worker/weights/base_weights.h"
 #include "worker/weights/export_report.h"
+#include "worker/weights/merge.h"
 
 namespace emoe::worker {
 
@@ -19,10 +20,14 @@ struct ExportOptions {
   // Of the merged model: auto (each tensor as the base stores it; of a model without a base folder as
   // it is computed) | float32 | bfloat16 | float16.
   std::string dtype = "auto";
-  bool merged = true;               // write out/model
-  bool adapter = true;              // write out/adapter (a model with LoRA only)
-  bool verify = true;               // false: written and hashed, but not compared
-  std::string base_name;            // the base model's name in adapter_config.json
+  bool merged = true;   // write out/model
+  bool adapter = true;  // write out/adapter (a model with LoRA only)
+  bool verify = true;   // false: written and hashed, but not compared
+  // Of the merged model; the adapter has the base's order always. The written folder says it in
+  // neuron_order/ (format/partition_file.h). Of a model that nothing trains all else stays as it is in
+  // the base, headers and files beside the weights too, so that the way back gives the same bytes.
+  const Reordering* reordering = nullptr;  // outlives the export; null: the base's order
+  std::string base_name;                   // the base model's name in adapter_config.json
   std::filesystem::path tokenizer;  // tokenizer.model of a model without a base folder; or empty
   std::vector<int64_t> probe;       // token ids whose logits are compared; empty: made up
   // What tokenizer_probe.json is to say, texts and the ids they had in training; empty: no such file.

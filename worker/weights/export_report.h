@@ -16,6 +16,7 @@ struct TensorReport {
   std::string dtype;              // "F16"
   bool expected_changed = false;  // training can have changed it
   bool changed = false;           // its stored values differ from the base's (in the same dtype)
+  bool reordered = false;         // its neurons lie in another order than in the base
   bool converted = false;         // stored in another dtype than in the base
   double max_abs_delta = 0.0;     // of the fp32 merge to the base
   double delta_norm = 0.0;        // the same, Euclidean

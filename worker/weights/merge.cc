@@ -77,4 +77,27 @@ Result<MergePlan> plan_merge(const Merge& merge, const BaseWeights& base, const 
   return plan;
 }
 
+void reorder(MergePlan& plan, const DecoderConfig& config, const Reordering& reordering) {
+  std::map<int64_t, std::shared_ptr<const NeuronOrder>> orders;
+  for (const auto& [layer, partition] : reordering.partitions) {
+    orders[layer] = std::make_shared<const NeuronOrder>(partition);
+  }
+  const TensorTable table(config);
+  for (MergeItem& item : plan.items) {
+    const TensorSpec* spec = table.find(item.weight);
+    if (spec == nullptr || spec->ffn_dim() < 0 || !orders.contains(spec->layer)) continue;
+    item.layer = spec->layer;
+    item.ffn_dim = spec->ffn_dim();
+    item.to_base = reordering.to_base;
+    item.order = orders.at(spec->layer);
+  }
+}
+
+void keep_headers(MergePlan& plan, const BaseWeights& base) {
+  for (Shard& shard : plan.shards) {
+    const auto bytes = base.folder()->header_bytes(shard.file);
+    shard.header.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
+}
+
 }  // namespace emoe::worker

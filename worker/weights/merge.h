@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "base/status.h"
+#include "worker/emoe/neuron_order.h"
 #include "worker/model/lora.h"
 #include "worker/model/model.h"
 #include "worker/tensor/sharded_writer.h"
@@ -38,6 +40,14 @@ class Merge {
   const LoraOptions& lora_;
 };
 
+// Another order of the neurons of some feed-forward layers in the written model than in the base.
+struct Reordering {
+  std::map<int64_t, Partition> partitions;  // layer → its experts; empty: the base's order
+  bool to_base = false;  // the base lies expert after expert, and the order before that is written
+
+  [[nodiscard]] bool none() const { return partitions.empty(); }
+};
+
 // What is to be written for one tensor of the merged model.
 struct MergeItem {
   std::string name;    // as stored
@@ -47,6 +57,16 @@ struct MergeItem {
   std::vector<int64_t> shape;
   bool changed = false;    // training can have changed it
   bool converted = false;  // not in the base's dtype
+  int64_t layer = -1;      // of a tensor whose neurons are written in another order
+  int ffn_dim = -1;        // its dimension that counts them
+  bool to_base = false;
+  std::shared_ptr<const NeuronOrder> order;  // null: in the base's order
+
+  // The tensor, or one like it, as it is written.
+  [[nodiscard]] at::Tensor ordered(const at::Tensor& tensor) const {
+    if (order == nullptr) return tensor;
+    return to_base ? order->to_original(tensor, ffn_dim) : order->to_memory(tensor, ffn_dim);
+  }
 };
 
 // The files of the merged model with their tensors: the base's layout, or, for a model that was
@@ -58,5 +78,9 @@ struct MergePlan {
 };
 [[nodiscard]] Result<MergePlan> plan_merge(const Merge& merge, const BaseWeights& base,
                                            const std::string& dtype, uint64_t max_shard_bytes);
+// Has the items of these layers written in the other order.
+void reorder(MergePlan& plan, const DecoderConfig& config, const Reordering& reordering);
+// Has the files written with the headers that they have in the base, whose tensors keep their dtypes.
+void keep_headers(MergePlan& plan, const BaseWeights& base);
 
 }  // namespace emoe::worker

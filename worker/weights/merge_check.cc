@@ -8,6 +8,8 @@
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
 
+#include "base/sha256.h"
+#include "format/partition_file.h"
 #include "worker/model/decoder.h"
 #include "worker/weights/peft.h"
 
@@ -93,11 +95,20 @@ void check_changed(ExportJob& job, const MergeItem& item, const at::Tensor& stor
                    TensorReport& entry) {
   ExportReport& report = job.report;
   const at::ScalarType type = stored.scalar_type();
-  if (!same_bits(stored, job.merged(item).to(type))) {
+  if (!same_bits(stored, item.ordered(job.merged(item).to(type)))) {
     report.problems.push_back(
         absl::StrCat(item.name, ": the file does not hold the merged weight"));
   }
-  entry.changed = !same_bits(stored, job.original(item).to(type));
+  entry.changed = !same_bits(stored, item.ordered(job.original(item).to(type)));
+}
+
+// Any order of the neurons gives the same logits: that it is the one before is seen by the gate's hash.
+void check_restored(ExportJob& job, const MergeItem& item, const at::Tensor& stored) {
+  if (!item.to_base || !item.name.ends_with(kGateName)) return;
+  const Partition& partition = job.options.reordering->partitions.at(item.layer);
+  const Status same = check_partition_weights(
+      partition, partition_file(kNeuronOrderFolder, item.layer), hash_of(stored));
+  if (!same.ok()) job.report.problems.push_back(std::string(same.message()));
 }
 
 void check_tensor(ExportJob& job, const MergeItem& item, const WeightFolder& written,
@@ -112,8 +123,9 @@ void check_tensor(ExportJob& job, const MergeItem& item, const WeightFolder& wri
     problems.push_back(absl::StrCat(item.name, ": written in another dtype than planned"));
     return;
   }
+  check_restored(job, item, *stored);
   if (item.changed) return check_changed(job, item, *stored, entry);
-  entry.changed = !same_bits(*stored, job.original(item).to(stored->scalar_type()));
+  entry.changed = !same_bits(*stored, item.ordered(job.original(item).to(stored->scalar_type())));
   if (entry.changed) {
     problems.push_back(
         absl::StrCat(item.name, ": training cannot have changed it, but it differs from the base"));
@@ -195,6 +207,13 @@ void check_logits(ExportJob& job, const BaseWeights& written) {
 }
 
 }  // namespace
+
+std::string hash_of(const at::Tensor& tensor) {
+  const at::Tensor bytes = tensor.contiguous();
+  Sha256 hash;
+  hash.update(bytes.const_data_ptr(), bytes.nbytes());
+  return hash.hex_digest();
+}
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   return (a - b).abs().max().item<double>();

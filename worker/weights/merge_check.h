@@ -18,7 +18,8 @@ struct ExportJob {
   const ExportOptions& options;
   std::filesystem::path folder;  // where it is made: model/, adapter/
   Merge merge;
-  MergePlan plan;  // empty without a merged model
+  MergePlan plan;                       // empty without a merged model
+  std::map<int64_t, Partition> orders;  // what its neuron_order/ says; empty: it has none
   ExportReport report;
 
   // The base's tensor as stored (or as drawn).
@@ -30,6 +31,10 @@ struct ExportJob {
     return merge.merged(item.weight, original(item));
   }
 };
+
+// The gate of a layer, whose hash tells what a partition was made from; SHA-256 of a tensor's bytes.
+inline constexpr char kGateName[] = ".gate_proj.weight";
+[[nodiscard]] std::string hash_of(const at::Tensor& tensor);
 
 [[nodiscard]] double largest_difference(const at::Tensor& a, const at::Tensor& b);
 

@@ -139,6 +139,17 @@ Result<std::string> config_with_dtype(const std::string& config_json, const std:
 
 }  // namespace
 
+Status copy_beside_weights(const BaseWeights& base, const fs::path& folder) {
+  std::error_code error;
+  for (fs::directory_iterator entry(base.path(), error);
+       !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const fs::path& file = entry->path();
+    if (!entry->is_regular_file() || file.extension() == ".safetensors") continue;
+    EMOE_RETURN_IF_ERROR(copy_whole(file, folder / file.filename()));
+  }
+  return error ? errno_status(error.value(), "cannot read " + base.path().string()) : ok_status();
+}
+
 Status write_side_files(const BaseWeights& base, const std::string& dtype,
                         const fs::path& tokenizer, const fs::path& folder) {
   if (base.folder() == nullptr) return write_new(base.config(), dtype, tokenizer, folder);

@@ -20,4 +20,8 @@ namespace emoe::worker {
                                       const std::filesystem::path& tokenizer,
                                       const std::filesystem::path& folder);
 
+// Copies every file of the base folder but its weights, byte for byte.
+[[nodiscard]] Status copy_beside_weights(const BaseWeights& base,
+                                         const std::filesystem::path& folder);
+
 }  // namespace emoe::worker

@@ -146,7 +146,8 @@ TEST(Evaluation, RefusesNanAndRowsWithoutTargets) {
   const auto model = testing::make_tiny_model({});
   Row row;
   row.ids = {1};
-  EXPECT_THROW((void)evaluate(*model, {row}, *host, sink, {}), std::invalid_argument);
+  EXPECT_THROW((void)evaluate(*model, std::vector<Row>{row}, *host, sink, {}),
+               std::invalid_argument);
 }
 
 }  // namespace

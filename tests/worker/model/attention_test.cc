@@ -11,6 +11,7 @@
 
 #include "tests/worker/model/engine_fixture.h"
 #include "worker/model/own_attention.h"
+#include "worker/model/shared_tokens.h"
 
 namespace emoe::worker {
 namespace {
@@ -175,6 +176,45 @@ TEST(Attention, BitsDependOnNothingElse) {
     for (size_t i = 0; i < alone.size(); ++i) {
       EXPECT_TRUE(at::equal(alone[i], shared[i])) << "tensor " << i;
       EXPECT_TRUE(at::equal(alone[i].narrow(0, 121, 300), by_itself[i])) << "tensor " << i;
+    }
+  }
+}
+
+// Rows that share their beginnings, with ranges of the segments on several threads and without.
+TEST(Attention, OfSharedTokensIsThatOfWholeRows) {
+  PackedBatch batch;
+  batch.segment_starts = {0};
+  std::vector<int64_t> before;
+  // {tokens shared with the row before, own}
+  for (const auto& [shared, own] : std::vector<std::pair<int64_t, int64_t>>{
+           {0, 150}, {149, 2}, {149, 1}, {100, 300}, {399, 1}, {0, 5}, {3, 97}, {99, 3}}) {
+    std::vector<int64_t> row(before.begin(), before.begin() + shared);
+    for (int64_t i = 0; i < own; ++i) row.push_back(batch.num_tokens()), batch.ids.push_back(0);
+    batch.row_tokens.insert(batch.row_tokens.end(), row.begin(), row.end());
+    batch.segment_starts.push_back(std::ssize(batch.row_tokens));
+    batch.row_keys.push_back(std::ssize(batch.row_keys));
+    before = row;
+  }
+  Lengths lengths;
+  for (size_t s = 1; s < batch.segment_starts.size(); ++s) {
+    lengths.push_back(batch.segment_starts[s] - batch.segment_starts[s - 1]);
+  }
+  const SharedTokens shared(batch, at::kCPU);
+  const at::NoGradGuard no_grad;
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const Heads& heads : {Heads{4, 2, 24}, Heads{3, 1, 64}}) {
+      const auto x = random_inputs(heads, {batch.num_tokens()}, type);
+      ASSERT_TRUE(has_shared_attention(x[0]));
+      for (const auto& [threads, window] :
+           std::vector<std::pair<int, int64_t>>{{1, 0}, {5, 0}, {2, 70}}) {
+        const at::Tensor whole = shared.from_rows(segment_attention(
+            shared.to_rows(x[0]), shared.to_rows(x[1]), shared.to_rows(x[2]), lengths, window));
+        const int usual = at::get_num_threads();
+        at::set_num_threads(threads);
+        const at::Tensor ours = shared_attention(x[0], x[1], x[2], batch, window);
+        at::set_num_threads(usual);
+        EXPECT_LT(testing::max_difference(ours, whole), type == at::kFloat ? 4e-6 : 2e-2);
+      }
     }
   }
 }

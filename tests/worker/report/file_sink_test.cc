@@ -62,6 +62,39 @@ TEST(FileSink, WritesTheKeysOfTheContractInFullPrecision) {
   EXPECT_EQ(eval.size(), 5u);
 }
 
+TEST(FileSink, ASuiteHasAFileOfItsOwn) {
+  const testing::TempDir dir;
+  FileSink sink(dir.path());
+  const auto suite = [](double score) {
+    return std::make_shared<const SuiteResult>(
+        SuiteResult{.suite = "mmlu",
+                    .shots = 1,
+                    .split = "val",
+                    .subjects = {{.name = "birds",
+                                  .questions = {{.scores = {score, 0, 0, 0}, .answer = 0}},
+                                  .unscored = {4}}}});
+  };
+  const auto right = suite(1.0);
+  sink.on(EvalRecord{.step = 0, .suite = right, .suite_dense = right});
+  ASSERT_TRUE(sink.finish().ok());
+  EXPECT_FALSE(std::filesystem::exists(dir / "evaluation_dense.json"));
+  EXPECT_EQ(read_file(dir / "evaluation.json").value(), right->to_json());
+  auto line = lines_of(dir / "eval.jsonl").at(0);
+  EXPECT_FALSE(line.contains("loss")) << "there were no rows";
+  EXPECT_EQ(line.at("accuracy"), 1.0);
+  EXPECT_EQ(line.at("unscored"), 1);
+
+  sink.on(EvalRecord{
+      .step = 4, .loss = 1.0, .target_tokens = 2, .suite = suite(-1.0), .suite_dense = right});
+  EXPECT_EQ(read_file(dir / "evaluation_dense.json").value(), right->to_json());
+  EXPECT_NE(read_file(dir / "evaluation.json").value(), right->to_json());
+  line = lines_of(dir / "eval.jsonl").at(1);
+  EXPECT_EQ(line.at("loss"), 1.0);
+  EXPECT_EQ(line.at("accuracy"), 0.0);
+  EXPECT_EQ(line.at("accuracy_dense"), 1.0);
+  EXPECT_EQ(line.at("accuracy_subject_mean_dense"), 1.0);
+}
+
 TEST(FileSink, AResumedRunHasEachStepOnce) {
   const testing::TempDir dir;
   {

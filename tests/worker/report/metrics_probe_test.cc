@@ -92,6 +92,21 @@ TEST(MetricsProbe, CheckpointsEvaluationsAndExperts) {
   EXPECT_EQ(registry.value("emoe_expert_load_cv", {{"job_id", "j"}, {"layer", "3"}}), 0.5);
 }
 
+TEST(MetricsProbe, ASuitesAccuracy) {
+  FakeRegistry registry;
+  testing::FakeClock clock;
+  MetricsProbe probe(registry, clock, kNoCollectives, {.job_id = "j"});
+  const auto result = std::make_shared<const SuiteResult>(SuiteResult{
+      .suite = "mmlu",
+      .subjects = {{.name = "birds", .questions = {{}, {.answer = 1}}, .unscored = {}}}});
+  probe.on(EvalRecord{.suite = result, .suite_dense = result});
+  const metrics::Labels labels{{"job_id", "j"}, {"suite", "mmlu"}};
+  EXPECT_EQ(registry.value("emoe_eval_accuracy", labels), 0.5);
+  EXPECT_EQ(registry.value("emoe_eval_accuracy_dense", labels), 0.5);
+  EXPECT_EQ(registry.value("emoe_eval_accuracy_subject_mean", labels), 0.5);
+  EXPECT_FALSE(registry.value("emoe_eval_loss", kJob)) << "there were no rows";
+}
+
 TEST(MetricsProbe, CountsWarningsByCode) {
   FakeRegistry registry;
   testing::FakeClock clock;

@@ -62,12 +62,14 @@ TEST(ContentHasher, WritesItsCacheOnlyWhenTold) {
 TEST(HashInputs, HashEveryContentOfAJob) {
   const testing::TinyJob job;
   for (const char* file : {"adapter/adapter_config.json", "adapter/adapter_model.safetensors",
-                           "partition/layer_00.json", "partition/layer_02.json"}) {
+                           "partition/layer_00.json", "partition/layer_02.json",
+                           "suite/dev/a_dev.csv", "suite/test/a_test.csv"}) {
     ASSERT_TRUE(emoe::create_directories((job / file).parent_path()).ok());
     write(job / file, file);
   }
   const JobPlan plan = job.plan({"data.eval=" + job.rows().string(),
                                  "lora.init_adapter=" + (job / "adapter").string(),
+                                 "evaluate={path: " + (job / "suite").string() + "}",
                                  "emoe={experts: 4, top_k: 2, layers: {list: [0, 2]}, partition: "
                                  "{method: file, path: " +
                                      (job / "partition").string() + "}}"});

@@ -94,8 +94,12 @@ const std::vector<Row>& rows() {
       {"export.original_order=false", false},
       {"export.verify=false", false},
       {"evaluate.suite=other", true},
-      {"evaluate.path=/other", true},
+      {"evaluate.path=/other", false},
       {"evaluate.shots=64", true},
+      {"evaluate.split=val", true},
+      {"evaluate.subjects=[a]", true},
+      {"evaluate.limit=64", true},
+      {"evaluate.max_length=64", true},
       {"merge.adapters=[/other]", false},
       {"merge.weights=[0.5]", true},
       {"resources.device=cpu", false},
@@ -119,6 +123,7 @@ const std::vector<Row>& rows() {
       {"hashes.program=a", false},
       {"hashes.adapter=a", false},
       {"hashes.partition=a", false},
+      {"hashes.suite=a", false},
   };
   return all;
 }

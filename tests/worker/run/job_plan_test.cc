@@ -67,6 +67,7 @@ const std::vector<std::string> kInit{
 const std::vector<std::string> kEvaluate{"task=evaluate", "data.train=null", "train=null",
                                          "data.eval=DIR/rows.json"};
 
+const std::vector<std::string> kSuite{"evaluate={path: DIR/a}"};
 const std::vector<std::string> kMerge{"task=merge", "data=null",  "emoe=null",
                                       "lora=null",  "train=null", "adapter=DIR/adapter"};
 const std::vector<std::string> kMergeSeveral{
@@ -143,8 +144,15 @@ const std::vector<Arrival>& arrivals() {
       {"export.merged=false", AT(train()->export_model.merged)},
       {"export.adapter=false", AT(train()->export_model.adapter)},
       {"export.verify=false", AT(train()->export_model.verify)},
+      {"export.original_order=false", AT(train()->export_model.original_order)},
       {"merge.adapters=[DIR/b]", AT(merge()->parts[0].adapter), "DIR/b", kMergeSeveral},
       {"merge.weights=[0.25]", AT(merge()->parts[0].weight), "0.25", kMergeSeveral},
+      {"evaluate.path=DIR/b", AT(suite->files.folder), "", kSuite},
+      {"evaluate.shots=2", AT(suite->files.shots), "", kSuite},
+      {"evaluate.split=val", AT(suite->files.split), "", kSuite},
+      {"evaluate.subjects=[a, b]", AT(suite->files.subjects), "a b", kSuite},
+      {"evaluate.limit=7", AT(suite->files.limit), "", kSuite},
+      {"evaluate.max_length=33", AT(suite->max_length), "", kSuite},
       {"resources.device=cpu", AT(device)},
       {"resources.threads_per_rank=21", AT(threads_per_rank)},
       {"hashes.model=a", AT(expected.model)},
@@ -154,6 +162,7 @@ const std::vector<Arrival>& arrivals() {
       {"hashes.program=e", AT(expected.program)},
       {"hashes.adapter=f", AT(expected.adapter)},
       {"hashes.partition=g", AT(expected.partition)},
+      {"hashes.suite=h", AT(expected.suite)},
   };
   return all;
 }
@@ -167,8 +176,7 @@ const std::set<std::string> kElsewhere{
     "resources.slurm.time_limit", "resources.slurm.extra_args",
     "task",  // decides which plan there is
     // With one value so far: any other is refused.
-    "parallel.tensor", "parallel.shard_base", "emoe.gate", "export.original_order",
-    "evaluate.suite", "evaluate.path", "evaluate.shots"};
+    "parallel.tensor", "parallel.shard_base", "emoe.gate", "evaluate.suite"};
 
 class JobPlanTest : public ::testing::Test {
  protected:
@@ -249,6 +257,12 @@ TEST_F(JobPlanTest, AnEvaluationHasItsOwnPlan) {
   EXPECT_EQ(std::get<EvaluatePlan>(evaluation.task).micro_batches.max_tokens, 18);
   EXPECT_FALSE(std::get<EvaluatePlan>(evaluation.task).micro_batches.packing);
   EXPECT_EQ(evaluation.eval_data->file, job_.rows());
+  EXPECT_FALSE(evaluation.suite.has_value());
+  const JobPlan suite =
+      plan({"task=evaluate", "data=null", "train=null", "evaluate={path: DIR/a}"});
+  EXPECT_FALSE(suite.eval_data.has_value());
+  EXPECT_EQ(suite.suite->name, "mmlu");
+  EXPECT_EQ(suite.suite->max_length, suite.model.config.max_position_embeddings);
 }
 
 TEST_F(JobPlanTest, AMergeHasItsOwnPlan) {
@@ -266,6 +280,20 @@ TEST_F(JobPlanTest, AMergeHasItsOwnPlan) {
   std::filesystem::remove(job_ / "copy/tokenizer.model");
   overrides.push_back("model.path=DIR/copy");
   EXPECT_TRUE(plan(overrides).model.tokenizer.empty());
+}
+
+TEST_F(JobPlanTest, AConversionMakesExpertsOrUndoesThem) {
+  std::vector<std::string> overrides{"task=convert", "data=null", "lora=null", "train=null",
+                                     "emoe.top_k=null"};
+  ASSERT_NE(plan(overrides).convert(), nullptr);
+  EXPECT_FALSE(plan(overrides).convert()->restores);
+  EXPECT_FALSE(plan(overrides).convert()->permutes);
+  EXPECT_EQ(plan(overrides).emoe.layers, (std::vector<int64_t>{0, 1, 2}));
+  overrides.push_back("export.original_order=false");
+  EXPECT_TRUE(plan(overrides).convert()->permutes);
+  EXPECT_TRUE(plan({"task=convert", "data=null", "lora=null", "train=null", "emoe=null"})
+                  .convert()
+                  ->restores);
 }
 
 TEST_F(JobPlanTest, SaysEveryProblemAtOnce) {

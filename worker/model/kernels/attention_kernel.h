@@ -18,10 +18,11 @@ struct HeadRows {
 // multiplied is T (arXiv 2307.08691).
 template <typename T>
 struct AttentionHead {
-  int64_t length;  // of the row
-  int64_t window;  // how many keys a query sees, its own token's the last; 0: all up to that
-  int64_t size;    // of a head
-  float scale;     // of q k^T
+  int64_t first = 0;  // query that is computed, and all behind it (forward only)
+  int64_t length;     // of the row
+  int64_t window;     // how many keys a query sees, its own token's the last; 0: all up to that
+  int64_t size;       // of a head
+  float scale;        // of q k^T
   HeadRows<const T> q, k, v;
   HeadRows<T> o;
   float* log_sums;   // [length] base-2 logarithm of each query's sum of 2^(score * log2 e)

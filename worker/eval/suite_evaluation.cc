@@ -1,0 +1,191 @@
+#include "worker/eval/suite_evaluation.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numeric>
+#include <tuple>
+
+#include <ATen/ATen.h>
+#include <absl/strings/str_cat.h>
+
+#include "base/parallel.h"
+#include "worker/errors.h"
+
+namespace emoe::worker {
+namespace {
+
+// What a rank tells of a question: four scores, and the number of shots + 1 (0: not scored).
+constexpr size_t kNumbers = 5;
+
+struct Place {
+  size_t subject;
+  size_t question;
+};
+
+std::vector<Place> places_of(const ChoiceSuite& suite) {
+  std::vector<Place> places;
+  for (size_t s = 0; s < suite.subjects.size(); ++s) {
+    for (size_t q = 0; q < suite.subjects[s].questions.size(); ++q) places.push_back({s, q});
+  }
+  return places;
+}
+
+double cost_of(const data::ChoiceQuestion& question) {
+  size_t bytes = question.question.size();
+  for (const std::string& choice : question.choices) bytes += choice.size();
+  return static_cast<double>(bytes + 64);  // with the text around them, and four letters
+}
+
+// A part of the questions that costs as much as every other rank's: [first, last).
+std::pair<size_t, size_t> share_of(const ChoiceSuite& suite, const std::vector<Place>& places,
+                                   const HostGroup& host) {
+  std::vector<double> sums;
+  double sum = 0.0;
+  for (const auto& [s, q] : places) {
+    const double cost = cost_of(suite.subjects[s].questions[q]);
+    sums.push_back(sum + cost / 2);
+    sum += cost;
+  }
+  const auto border = [&](int rank) {
+    const double at = sum * rank / host.world_size();
+    return static_cast<size_t>(std::ranges::lower_bound(sums, at) - sums.begin());
+  };
+  return {border(host.rank()), border(host.rank() + 1)};
+}
+
+int64_t common_beginning(const std::vector<int32_t>& a, const std::vector<int32_t>& b) {
+  return std::ranges::mismatch(a, b).in1 - a.begin();
+}
+
+}  // namespace
+
+SuiteEvaluation::SuiteEvaluation(const ChoiceSuite& suite, const Tokenizer& tokenizer,
+                                 HostGroup& host, const Options& options)
+    : suite_(suite) {
+  tokenise(tokenizer, host, options);
+  cut_batches(options);
+  std::array<double, 1> most = {static_cast<double>(batches())};
+  host.max(most);
+  rounds_ = static_cast<int64_t>(most[0]);
+}
+
+void SuiteEvaluation::tokenise(const Tokenizer& tokenizer, const HostGroup& host,
+                               const Options& options) {
+  const std::vector<Place> places = places_of(suite_);
+  questions_ = places.size();
+  const auto [first, last] = share_of(suite_, places, host);
+  std::vector<std::optional<ChoiceItem>> tokens(last - first);
+  in_parts(options.threads, std::ssize(tokens), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto [s, q] = places[first + static_cast<size_t>(i)];
+      const data::ChoiceSubject& subject = suite_.subjects[s];
+      tokens[i] = choice_item(subject, subject.questions[q], tokenizer, suite_.max_length);
+      options.on_work_done();
+    }
+  });
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (!tokens[i]) continue;
+    items_.push_back({first + i, places[first + i].subject, *std::move(tokens[i])});
+  }
+}
+
+void SuiteEvaluation::cut_batches(const Options& options) {
+  std::ranges::sort(items_, {}, [](const Item& item) {
+    return std::tuple(item.subject, -item.tokens.shots, item.tokens.common.size(), item.place);
+  });
+  // Where attention makes rows whole, it has memory for so many tokens of them.
+  const int64_t most_in_rows = 32 * options.max_tokens;
+  size_t begin = 0;
+  int64_t computed = 0;
+  int64_t in_rows = 0;
+  for (size_t i = 0; i < items_.size(); ++i) {
+    const ChoiceItem& item = items_[i].tokens;
+    const int64_t known =
+        i == begin ? 0 : common_beginning(item.common, items_[i - 1].tokens.common);
+    const int64_t rows = item.own_tokens(0) + 3 * std::ssize(item.common);
+    const bool fits =
+        computed + item.own_tokens(known) <= options.max_tokens && in_rows + rows <= most_in_rows;
+    if (i > begin && !fits) {
+      batches_.emplace_back(items_.data() + begin, i - begin);
+      begin = i;
+      computed = in_rows = 0;
+    }
+    computed += item.own_tokens(i == begin ? 0 : known);
+    in_rows += rows;
+  }
+  if (begin < items_.size()) batches_.emplace_back(items_.data() + begin, items_.size() - begin);
+}
+
+void SuiteEvaluation::score(Model& model, bool experts_on, std::span<const Item> items,
+                            std::span<double> answers) const {
+  constexpr size_t kLetters = data::kChoiceLetters.size();
+  std::vector<Row> rows;
+  for (const Item& item : items) {
+    for (size_t c = 0; c < kLetters; ++c) rows.push_back(item.tokens.row(static_cast<int>(c)));
+    answers[item.place * kNumbers + kLetters] = static_cast<double>(item.tokens.shots + 1);
+  }
+  RowRefs refs;
+  for (const Row& row : rows) refs.push_back(&row);
+  std::vector<int64_t> all(rows.size());
+  std::iota(all.begin(), all.end(), 0);
+  const std::vector<float> no_weights(rows.size());
+  const PackedBatch batch =
+      make_micro_batch(refs, all, no_weights, {.packing = true, .share_prefixes = true});
+  ForwardOptions forward;
+  forward.experts_on = experts_on;
+  const at::Tensor losses = model.token_losses(batch, forward).to(at::kCPU, at::kDouble);
+  const auto* loss = losses.const_data_ptr<double>();
+  for (int64_t s = 0; s < batch.num_segments(); ++s) {
+    const auto key = static_cast<size_t>(batch.row_keys[s]);
+    double& score = answers[items[key / kLetters].place * kNumbers + key % kLetters];
+    for (const TokenSpan& span : rows[key].targets) {
+      for (int32_t t = span.begin; t < span.end; ++t) {
+        const int64_t at = batch.segment_starts[s] + t - 1;
+        score -= loss[batch.row_tokens.empty() ? at : batch.row_tokens[at]];
+      }
+    }
+  }
+}
+
+std::optional<SuiteResult> SuiteEvaluation::ask(Model& model, bool experts_on, HostGroup& host,
+                                                const Calls& calls) const {
+  std::vector<double> answers(questions_ * kNumbers);
+  for (int64_t i = 0; i < rounds_; ++i) {
+    if (calls.stopped()) return std::nullopt;
+    if (i >= batches()) continue;
+    score(model, experts_on, batches_[i], answers);
+    calls.done();
+  }
+  host.sum(answers);
+  return result_of(answers);
+}
+
+SuiteResult SuiteEvaluation::result_of(std::span<const double> answers) const {
+  SuiteResult result{
+      .suite = suite_.name, .shots = suite_.shots, .split = suite_.split, .subjects = {}};
+  for (const data::ChoiceSubject& subject : suite_.subjects) {
+    SubjectResult& of_subject = result.subjects.emplace_back();
+    of_subject.name = subject.name;
+    for (const data::ChoiceQuestion& question : subject.questions) {
+      SuiteAnswer answer{.row = question.row, .answer = question.answer};
+      std::copy_n(answers.begin(), answer.scores.size(), answer.scores.begin());
+      const auto shots = static_cast<int64_t>(answers[kNumbers - 1]);
+      answers = answers.subspan(kNumbers);
+      if (shots == 0) {
+        of_subject.unscored.push_back(question.row);
+        continue;
+      }
+      for (const double score : answer.scores) {
+        if (std::isfinite(score)) continue;
+        throw NonFiniteError(absl::StrCat("the score of a question of ", suite_.name, ", ",
+                                          subject.name, ", row ", question.row, " is not finite"));
+      }
+      answer.shots = shots - 1;
+      of_subject.questions.push_back(answer);
+    }
+  }
+  return result;
+}
+
+}  // namespace emoe::worker
