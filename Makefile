@@ -9,7 +9,7 @@ space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 PYTHON_DEPLOY := build/deploy-tools/.installed
-.PHONY: help deps deps-test build demo test test-full test-deploy test-slurm test-kubernetes chaos test-gpu lint format asan tsan bench bundle clean
+.PHONY: help deps deps-test build demo test test-full test-deploy test-slurm test-kubernetes test-hosts chaos test-gpu lint format asan tsan bench bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ demo: build ## the whole path on this machine: three jobs over gRPC, verified me
 
 test: deps-test ## the whole CPU suite
 	@tools/build.sh release $(JOBS)
-	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) -LE "slurm|kubernetes" $(CTEST_ARGS)
+	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) -LE "slurm|kubernetes|hosts" $(CTEST_ARGS)
 
 test-slurm: deps-test ## the tests that need a real Slurm (label slurm); they skip where there is none
 	@tools/build.sh release $(JOBS) programs
@@ -37,6 +37,10 @@ test-slurm: deps-test ## the tests that need a real Slurm (label slurm); they sk
 test-kubernetes: deps-test ## every misfortune under Kubernetes, against a fake API server (label kubernetes)
 	@tools/build.sh release $(JOBS) programs
 	@ctest --test-dir build/release --output-on-failure -L kubernetes $(CTEST_ARGS)
+
+test-hosts: deps-test ## ranks on several hosts, made of network namespaces (label hosts); they skip where those are not allowed
+	@tools/build.sh release $(JOBS) programs
+	@ctest --test-dir build/release --output-on-failure -L hosts $(CTEST_ARGS)
 
 test-full: test ## test, then the golden cases in every combination of ranks, packing and micro-batches
 	@for which in own shared; do \

@@ -53,6 +53,13 @@ void add_progress(const v1::Job& job, KeyValues& values) {
   values.add("progress", text);
 }
 
+std::string ranks_text(const v1::Attempt& attempt, const v1::Job& job) {
+  const int planned = job.resolved_spec().parallel().ranks();
+  const int given = attempt.world_size();
+  if (given == 0) return absl::StrCat(attempt.ranks_size());  // of an older service
+  return given == planned ? absl::StrCat(given) : absl::StrCat(given, " of ", planned);
+}
+
 std::string attempts_table(const v1::Job& job, WallTime now, int width) {
   Table table({{"ATTEMPT", true},
                {"STARTED"},
@@ -63,7 +70,7 @@ std::string attempts_table(const v1::Job& job, WallTime now, int width) {
   for (const v1::Attempt& attempt : job.attempts()) {
     const std::string reason = reason_name(attempt.reason());
     table.add({absl::StrCat(attempt.number()), relative_time(attempt.start_time(), now),
-               absl::StrCat(attempt.ranks_size()), absl::StrCat(attempt.resumed_from_step()),
+               ranks_text(attempt, job), absl::StrCat(attempt.resumed_from_step()),
                reason.empty() ? "-" : reason, attempt.message()});
   }
   return table.render(width);
@@ -90,6 +97,14 @@ std::string evals_table(const v1::ListMetricsResponse& metrics, int width) {
                of_suite(eval.suite().accuracy_dense())});
   }
   return evals.render(width);
+}
+
+std::string host_text(const v1::HostInfo& host) {
+  std::string text =
+      absl::StrFormat("%s: %d free of %d", host.name(), host.slots_free(), host.slots());
+  if (host.gpus() > 0) absl::StrAppend(&text, ", ", host.gpus(), " GPUs");
+  if (!host.problem().empty()) absl::StrAppend(&text, "; ", host.problem());
+  return text;
 }
 
 }  // namespace
@@ -166,6 +181,7 @@ std::string metrics_table(const v1::ListMetricsResponse& metrics, int width) {
                {"TARGETS", true},
                {"SECONDS", true},
                {"TOK/S", true},
+               {"RANKS", true},
                {"ATTEMPT", true}});
   for (const v1::StepMetrics& step : metrics.steps()) {
     const double rate =
@@ -174,7 +190,7 @@ std::string metrics_table(const v1::ListMetricsResponse& metrics, int width) {
                human_number(step.learning_rate()), human_number(step.grad_norm()),
                absl::StrCat(step.tokens()), absl::StrCat(step.target_tokens()),
                absl::StrFormat("%.3f", step.seconds()), human_count(rate),
-               absl::StrCat(step.attempt())});
+               step.ranks() == 0 ? "-" : absl::StrCat(step.ranks()), absl::StrCat(step.attempt())});
   }
   std::string text = metrics.steps_size() == 0 ? "" : steps.render(width);
   if (metrics.evals_size() == 0) return text;
@@ -204,6 +220,7 @@ std::string server_text(const v1::ServerInfo& info, WallTime now, int width) {
   values.add("started", relative_time(info.start_time(), now));
   values.add("launcher", info.launcher());
   values.add("slots", absl::StrFormat("%d free of %d", info.slots_free(), info.slots_total()));
+  for (const v1::HostInfo& host : info.hosts()) values.add("host", host_text(host));
   std::vector<std::string> states;
   for (int state = v1::JobState_MIN; state <= v1::JobState_MAX; ++state) {
     const std::string name = v1::JobState_Name(state);

@@ -33,6 +33,29 @@ FieldAt find_field(const Message& root, const std::string& key) {
   return {};
 }
 
+std::vector<FieldPlace> find_fields(const Message& root, const std::string& key) {
+  const size_t dot = key.find('.');
+  const std::string first = key.substr(0, dot);
+  const auto* field = root.GetDescriptor()->FindFieldByName(first);
+  EMOE_CHECK(field != nullptr, key);
+  if (dot == std::string::npos) return {{first, {&root, field}}};
+  const Reflection& reflection = *root.GetReflection();
+  std::vector<FieldPlace> places;
+  const auto go_into = [&](const Message& message, const std::string& path) {
+    for (const FieldPlace& inner : find_fields(message, key.substr(dot + 1))) {
+      places.push_back({join_key(path, inner.path), inner.at});
+    }
+  };
+  if (field->is_repeated()) {
+    for (int i = 0; i < reflection.FieldSize(root, field); ++i) {
+      go_into(reflection.GetRepeatedMessage(root, field, i), absl::StrCat(first, "[", i, "]"));
+    }
+  } else if (reflection.HasField(root, field)) {
+    go_into(reflection.GetMessage(root, field), first);
+  }
+  return places;
+}
+
 FieldValue value_of(const Message& message, const FieldDescriptor& field, int index) {
   const Reflection& r = *message.GetReflection();
   const auto get = [&](auto one, auto element) {

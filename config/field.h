@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include <google/protobuf/message.h>
 
@@ -20,6 +21,14 @@ struct FieldAt {
   [[nodiscard]] int size() const;
 };
 [[nodiscard]] FieldAt find_field(const google::protobuf::Message& root, const std::string& key);
+// The same for a key that may lie in a list of messages: once for each of them, with the path to it
+// ("launcher.hosts[1].slots"); never where a message on the way is absent.
+struct FieldPlace {
+  std::string path;
+  FieldAt at;
+};
+[[nodiscard]] std::vector<FieldPlace> find_fields(const google::protobuf::Message& root,
+                                                  const std::string& key);
 
 // One value. An enum's is its name; the contract has no unsigned and no float fields.
 using FieldValue =

@@ -184,6 +184,9 @@ const JobRules& spec_rules() {
        "must be at least 1 unless train.max_steps is above 0"},
       {"parallel.tensor", [](In in) { return !tensor_fits(in); },
        "must divide parallel.ranks ${parallel.ranks}, is ${parallel.tensor}"},
+      {"parallel.min_ranks",
+       [](In in) { return in.spec.parallel().min_ranks() > in.spec.parallel().ranks(); },
+       "must be at most parallel.ranks ${parallel.ranks}, is ${parallel.min_ranks}"},
       {"train.global_batch",
        [](In in) { return tensor_fits(in) && batch(in) >= 1 && batch(in) < replicas(in); },
        "a batch of ${train.global_batch} rows cannot feed ${replicas} ranks; "

@@ -21,15 +21,16 @@ using google::protobuf::Message;
 
 void fill_defaults(const Schema& schema, const DefaultOf& default_of, Message& message) {
   for (const FieldRule& rule : schema) {
-    const FieldAt at = find_field(message, rule.key);
-    if (at.message == nullptr || at.present()) continue;
-    const std::string fallback = default_of(rule);
-    if (fallback.empty()) continue;
-    KeyLocations unused;
-    Diagnostics diagnostics;
-    Reader reader({.name = "default"}, unused, diagnostics);
-    reader.read_field(YAML::Load(fallback), rule.key, *at.field, const_cast<Message&>(*at.message));
-    EMOE_CHECK(diagnostics.empty(), rule.key);
+    for (const auto& [path, at] : find_fields(message, rule.key)) {
+      if (at.present()) continue;
+      const std::string fallback = default_of(rule);
+      if (fallback.empty()) continue;
+      KeyLocations unused;
+      Diagnostics diagnostics;
+      Reader reader({.name = "default"}, unused, diagnostics);
+      reader.read_field(YAML::Load(fallback), path, *at.field, const_cast<Message&>(*at.message));
+      EMOE_CHECK(diagnostics.empty(), path);
+    }
   }
 }
 
@@ -89,27 +90,27 @@ class RowChecker {
   explicit RowChecker(const KeyReporter& report) : report_(report) {}
 
   void check(const FieldRule& rule, const Message& root) {
-    const FieldAt at = find_field(root, rule.key);
-    if (at.message == nullptr) return;
+    for (const FieldPlace& place : find_fields(root, rule.key)) check_place(rule, place);
+  }
+
+ private:
+  void check_place(const FieldRule& rule, const FieldPlace& place) {
+    const auto& [path, at] = place;
     if (!at.present()) {
-      if (rule.required) report_(rule.key, "is required");
-      return;
-    }
-    if (at.field->is_map()) {
+      if (rule.required) report_(path, "is required");
+    } else if (at.field->is_map()) {
       check_map(rule, at);
     } else if (!at.field->is_repeated()) {
-      check_value(rule, rule.key, value_of(*at.message, *at.field));
+      check_value(rule, path, value_of(*at.message, *at.field));
     } else if (at.size() > rule.max_entries) {
-      report_(rule.key,
-              absl::StrCat("at most ", rule.max_entries, " entries, there are ", at.size()));
+      report_(path, absl::StrCat("at most ", rule.max_entries, " entries, there are ", at.size()));
     } else {
       for (int i = 0; i < at.size(); ++i) {
-        check_value(rule, absl::StrCat(rule.key, "[", i, "]"), value_of(*at.message, *at.field, i));
+        check_value(rule, absl::StrCat(path, "[", i, "]"), value_of(*at.message, *at.field, i));
       }
     }
   }
 
- private:
   void check_value(const FieldRule& rule, const std::string& key, const FieldValue& value) {
     if (const auto* text = std::get_if<std::string>(&value)) {
       check_present_text(rule, key, *text);

@@ -25,13 +25,22 @@ struct QueueOptions {
   std::vector<std::string> extra_args;  // of the engine's command, each an option: "--mem=8G"
 };
 
+// Ranks of an attempt on one host. Hosts follow each other in rank order.
+struct HostRanks {
+  std::string host;
+  int ranks = 0;
+  std::vector<int> gpus;  // numbers of those they may use; empty: as they find them
+  bool operator==(const HostRanks&) const = default;
+};
+
 // One attempt of a job, to be started as `ranks` processes.
 struct LaunchRequest {
   std::string job_id;
   int attempt = 1;
   int ranks = 1;
-  int threads_per_rank = 1;  // OMP_NUM_THREADS
-  Resources resources;       // of all ranks together
+  int threads_per_rank = 1;          // OMP_NUM_THREADS
+  Resources resources;               // of all ranks together
+  std::vector<HostRanks> placement;  // empty: the engine places the ranks
   QueueOptions queue;
   // The slowest of this job's checkpoints so far; 0: there was none.
   std::chrono::duration<double> checkpoint_time{0};
@@ -67,16 +76,19 @@ enum class EndCause {
   node_lost,
   cancelled,    // by somebody who is not us
   not_started,  // the engine has it and cannot start it: `detail` says what is missing
+  host_unusable,  // no rank was started: a host cannot be reached, or lacks what they need
 };
 
 // How an attempt ended, as far as the launcher can tell. The server decides which class of failure
 // that is.
 struct AttemptEnd {
   EndCause cause = EndCause::ranks;
-  int exit_code = 0;           // of the first rank that failed, else 0
-  int signal = 0;              // that ended it, else 0
-  std::optional<int> rank;     // whose exit that is, where known
-  std::string process;         // where it is no rank's: whose, for people ("mpirun")
+  int exit_code = 0;        // of the first rank that failed, else 0
+  int signal = 0;           // that ended it, else 0
+  std::optional<int> rank;  // whose exit that is, where known
+  std::string process;      // where it is no rank's: whose, for people ("mpirun")
+  std::string
+      host;  // of the placement, where one is to blame: it had better get no ranks for a while
   bool out_of_memory = false;  // the kernel's OOM killer or the engine said so
   std::string detail;          // for people: last lines that explain it
 };

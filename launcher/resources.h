@@ -6,10 +6,8 @@ namespace emoe::launcher {
 
 // The resources that an attempt needs, or that an engine has. 0: none.
 struct Resources {
-  int64_t nodes = 0;  // whole machines, shared with no other attempt
   int64_t gpus = 0;
-  int64_t cpus = 0;    // of a coordinator's slots: one for each rank
-  int64_t memory = 0;  // bytes
+  int64_t cpus = 0;  // of a coordinator's slots: one for each rank
 
   bool operator==(const Resources&) const = default;
 };

@@ -112,12 +112,34 @@ Result<Options> parse_options(int argc, const char* const* argv) {
                                    : config::load_coordinator_config(file, overrides));
   fill_in_paths(options.config);
   EMOE_RETURN_IF_ERROR(check_roots(options.config));
+  EMOE_RETURN_IF_ERROR(check_hosts(options.config));
   return options;
 }
 
 std::chrono::milliseconds milliseconds(const google::protobuf::Duration& duration) {
   return std::chrono::milliseconds(
       google::protobuf::util::TimeUtil::DurationToMilliseconds(duration));
+}
+
+// All ranks run on this machine.
+bool is_here(const v1::LauncherConfig& config) {
+  return config.kind() == "local" && config.hosts().empty();
+}
+
+void set_capacity(const v1::CoordinatorConfig& config, ControlConfig& control) {
+  // Under Slurm its queue is the limit. Other hosts are not this machine: a core for a rank.
+  constexpr int kNoLimit = 1'000'000;
+  const bool here = is_here(config.launcher());
+  control.cores = here ? usable_cores() : 1;
+  control.capacity.cpus = config.slots().total() > 0 ? config.slots().total()
+                          : here                     ? control.cores
+                                                     : kNoLimit;
+  if (config.launcher().hosts().empty()) return;
+  control.capacity.cpus = 0;
+  for (const v1::HostConfig& host : config.launcher().hosts()) {
+    control.hosts.push_back({host.name(), host.slots(), host.gpus()});
+    control.capacity.cpus += host.slots();
+  }
 }
 
 ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_per_rank) {
@@ -127,14 +149,7 @@ ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_pe
   control.jobs_root = config.jobs_root();
   control.worker_program = config.launcher().worker_program();
   control.threads_per_rank = threads_per_rank;
-  // Under Slurm or Kubernetes its queue is the limit, and its nodes are not this machine: a core for a
-  // rank.
-  constexpr int kNoLimit = 1'000'000;
-  const bool here = config.launcher().kind() == "local";
-  control.cores = here ? usable_cores() : 1;
-  control.capacity.cpus = config.slots().total() > 0 ? config.slots().total()
-                          : here                     ? control.cores
-                                                     : kNoLimit;
+  set_capacity(config, control);
   control.max_jobs = config.queue().max_jobs();
   const v1::Liveness& liveness = config.liveness();
   control.join_timeout = milliseconds(liveness.join_timeout());
@@ -143,6 +158,8 @@ ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_pe
   control.stop_grace = milliseconds(liveness.stop_grace());
   control.reconnect_grace = milliseconds(liveness.reconnect_grace());
   control.retry_pause = milliseconds(liveness.retry_pause());
+  control.host_pause = milliseconds(config.launcher().host_pause());
+  control.elastic_wait = milliseconds(config.queue().elastic_wait());
   return control;
 }
 
@@ -193,10 +210,10 @@ std::string service_discovery(Controller& controller) {
 // loopback one where ranks run on this machine, else this machine's name.
 std::string reachable(const v1::CoordinatorConfig& config, const std::string& address) {
   if (!config.advertise().empty()) return config.advertise();
-  const bool here = config.launcher().kind() == "local";
+  const bool here = is_here(config.launcher());
   const std::string host = address.substr(0, address.rfind(':'));
   if (!here && (host == "localhost" || host == "[::1]" || host.starts_with("127."))) {
-    log_warning("ranks on other nodes cannot reach %s: set listen or advertise", address);
+    log_warning("ranks on other hosts cannot reach %s: set listen or advertise", address);
   }
   return reachable_address(address, here ? "127.0.0.1" : host_name());
 }

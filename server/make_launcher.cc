@@ -1,7 +1,14 @@
 #include "server/make_launcher.h"
 
+#include <algorithm>
+#include <cctype>
+#include <set>
+#include <string>
+
+#include <absl/strings/str_cat.h>
 #include <google/protobuf/util/time_util.h>
 
+#include "base/diagnostics.h"
 #include "base/file.h"
 #include "launcher/kubernetes/curl_transport.h"
 #include "launcher/kubernetes/kubernetes_launcher.h"
@@ -31,8 +38,19 @@ launcher::LocalLauncher::Config local_config(const v1::LauncherConfig& config) {
   if (config.mpirun_args_size() > 0) {
     local.mpirun_args.assign(config.mpirun_args().begin(), config.mpirun_args().end());
   }
+  local.remote_shell.assign(config.remote_shell().begin(), config.remote_shell().end());
   local.log_limit_bytes = static_cast<uint64_t>(config.log_limit_bytes());
   return local;
+}
+
+// It becomes an argument of mpirun (NAME:SLOTS) and of the remote shell.
+bool is_host_name(const std::string& name) {
+  return std::ranges::all_of(name,
+                             [](unsigned char c) {
+                               return c < 0x80 &&
+                                      (std::isalnum(c) || c == '.' || c == '-' || c == '_');
+                             }) &&
+         !name.starts_with('-');
 }
 
 launcher::SlurmLauncher::Config slurm_config(const v1::LauncherConfig& config) {
@@ -99,6 +117,27 @@ Result<std::unique_ptr<launcher::Launcher>> kubernetes_launcher(const v1::Launch
 }
 
 }  // namespace
+
+Status check_hosts(const v1::CoordinatorConfig& config) {
+  const auto& hosts = config.launcher().hosts();
+  Diagnostics problems;
+  std::set<std::string> names;
+  for (int i = 0; i < hosts.size(); ++i) {
+    const std::string key = absl::StrCat("launcher.hosts[", i, "].name");
+    if (!is_host_name(hosts[i].name())) {
+      problems.add(key, absl::StrCat("\"", hosts[i].name(), "\" is no name of a host"));
+    } else if (!names.insert(hosts[i].name()).second) {
+      problems.add(key, absl::StrCat("\"", hosts[i].name(), "\" is given twice"));
+    }
+  }
+  if (!hosts.empty() && config.launcher().kind() != "local") {
+    problems.add("launcher.hosts", "are for launcher.kind: local; other engines know their own");
+  }
+  if (!hosts.empty() && config.slots().total() > 0) {
+    problems.add("slots.total", "with launcher.hosts the slots are theirs; remove it");
+  }
+  return problems.to_status();
+}
 
 Result<std::unique_ptr<launcher::Launcher>> make_launcher(const v1::LauncherConfig& config,
                                                           const Clock& clock) {

@@ -9,6 +9,8 @@
 
 namespace emoe::server {
 
+// INVALID_ARGUMENT with all that is wrong with launcher.hosts.
+[[nodiscard]] Status check_hosts(const v1::CoordinatorConfig& config);
 // The engine that the configuration names. `clock` outlives it. INVALID_ARGUMENT for
 // settings with which it could never launch anything.
 [[nodiscard]] Result<std::unique_ptr<launcher::Launcher>> make_launcher(

@@ -34,7 +34,8 @@ Result<json> read_json(const std::filesystem::path& path) {
 
 // By the number of the cause.
 constexpr const char* kCauses[] = {"ranks",     "preempted", "time_limit",
-                                   "node_lost", "cancelled", "not_started"};
+                                   "node_lost", "cancelled", "not_started",
+                                   "host_unusable"};
 
 // The same for everyone who knows the attempt's folder.
 std::string private_name(const std::filesystem::path& dir) {
@@ -113,6 +114,7 @@ Status write_end(const AttemptFiles& files, const AttemptEnd& end) {
                 {"signal", end.signal},
                 {"out_of_memory", end.out_of_memory},
                 {"process", end.process},
+                {"host", end.host},
                 {"detail", end.detail}};
   if (end.rank) value["rank"] = *end.rank;
   return write_file_atomically(files.end(), dump(value));
@@ -127,6 +129,7 @@ Result<AttemptEnd> read_end(const AttemptFiles& files) {
   end.signal = value.value("signal", 0);
   end.out_of_memory = value.value("out_of_memory", false);
   end.process = value.value("process", "");
+  end.host = value.value("host", "");
   end.detail = value.value("detail", "");
   if (value.contains("rank")) end.rank = value.value("rank", 0);
   return end;
@@ -169,6 +172,18 @@ std::optional<RankExit> first_failure(const std::vector<RankExit>& exits) {
     if (!first || order(exit) < order(*first)) first = exit;
   }
   return first;
+}
+
+AttemptEnd end_without_supervisor(const AttemptFiles& files, int ranks) {
+  if (const auto failure = first_failure(read_rank_exits(files, ranks))) {
+    return {.exit_code = failure->status.code,
+            .signal = failure->status.signal,
+            .rank = failure->rank,
+            .detail = failure->last_lines};
+  }
+  return {.signal = SIGKILL,
+          .process = "the supervisor of the attempt (emoe-supervise)",
+          .detail = "what it had started died with it"};
 }
 
 bool killed_for_memory(const RankExit& exit, const std::vector<int64_t>& counted_ns) {

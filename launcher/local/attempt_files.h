@@ -21,6 +21,8 @@ namespace emoe::launcher {
 //   supervisor.lock   flock()ed by the supervisor as long as it lives
 //   supervisor.json   pid, start time and boot of the supervisor; exists = it was started, never
 //                     again
+//   hosts.json        where ranks run on other machines: which, and how they are reached (remote_hosts.h)
+//   host_NAME.check, .sweep  what the remote shell printed of what was asked of it
 //   rank_N.start      the guard of rank N is ready to pass signals on
 //   rank_N.exit       how rank N ended, with the last lines it printed
 //   end.json          how the attempt ended; exists = no process of it is left (under Kubernetes: none
@@ -35,6 +37,7 @@ class AttemptFiles {
   [[nodiscard]] std::filesystem::path launch() const { return dir_ / "launch.json"; }
   [[nodiscard]] std::filesystem::path supervisor() const { return dir_ / "supervisor.json"; }
   [[nodiscard]] std::filesystem::path end() const { return dir_ / "end.json"; }
+  [[nodiscard]] std::filesystem::path hosts() const { return dir_ / "hosts.json"; }
   [[nodiscard]] std::filesystem::path output() const { return dir_ / "output.log"; }
   [[nodiscard]] std::filesystem::path rank_start(int rank) const;
   [[nodiscard]] std::filesystem::path rank_exit(int rank) const;
@@ -99,6 +102,8 @@ struct RankExit {
                                       const std::string& name);
 // The text of a small file of the attempt, without the line break at its end; "" where there is none.
 [[nodiscard]] std::string text_of(const AttemptFiles& files, const char* name);
+// The end of an attempt whose supervisor was killed before it could record it.
+[[nodiscard]] AttemptEnd end_without_supervisor(const AttemptFiles& files, int ranks);
 
 // Whether the kernel's OOM killer ended this rank. The kernel only counts per control group, which
 // others may share, so a rank counts as its victim if it died of a SIGKILL within moments of a count. `counted_ns`: when the count

@@ -1,10 +1,13 @@
 #include "launcher/local/local_launcher.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <set>
 #include <sstream>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 #include <unistd.h>
 
 #include "base/attempt_contract.h"
@@ -12,8 +15,10 @@
 #include "base/file_lock.h"
 #include "base/process.h"
 #include "base/utf8.h"
+#include "base/version.h"
 #include "launcher/local/attempt_files.h"
 #include "launcher/local/attempt_processes.h"
+#include "launcher/local/remote_hosts.h"
 #include "launcher/local/supervisor.h"
 
 namespace emoe::launcher {
@@ -40,6 +45,22 @@ bool can_run(const std::string& program) {
 std::string beside_this_program(const std::string& name) {
   std::error_code error;
   return std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / name;
+}
+
+// Names of variables that ranks on other hosts get: those given to this attempt, and what this process
+// has for them.
+std::vector<std::string> exported_names(const std::map<std::string, std::string>& given) {
+  static constexpr const char* kBegins[] = {"EMOE_", "OMP_",  "GOMP_",           "NCCL_",
+                                            "UCX_",  "CUDA_", "LD_LIBRARY_PATH="};
+  std::set<std::string> names;
+  for (const auto& [name, value] : given) names.insert(name);
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text(*entry);
+    if (std::ranges::any_of(kBegins, [&](const char* begin) { return text.starts_with(begin); })) {
+      names.insert(text.substr(0, text.find('=')));
+    }
+  }
+  return {names.begin(), names.end()};
 }
 
 Result<AttemptFiles> files_of(const LaunchHandle& handle) {
@@ -88,19 +109,6 @@ pid_t supervisor_pid(const AttemptFiles& files) {
   return supervisor.ok() && is_alive(*supervisor) ? supervisor->pid : 0;
 }
 
-// The end of an attempt whose supervisor was killed before it could record it.
-AttemptEnd explain_lost(const AttemptFiles& files, int ranks) {
-  if (const auto failure = first_failure(read_rank_exits(files, ranks))) {
-    return {.exit_code = failure->status.code,
-            .signal = failure->status.signal,
-            .rank = failure->rank,
-            .detail = failure->last_lines};
-  }
-  return {.signal = SIGKILL,
-          .process = "the supervisor of the attempt (emoe-supervise)",
-          .detail = "what it had started died with it"};
-}
-
 }  // namespace
 
 LocalLauncher::LocalLauncher(Config config) : config_(std::move(config)) {
@@ -128,13 +136,61 @@ Status LocalLauncher::check_programs(const LaunchRequest& request) const {
 std::vector<std::string> LocalLauncher::mpirun_argv(const LaunchRequest& request) const {
   std::vector<std::string> argv{config_.mpirun};
   argv.insert(argv.end(), config_.mpirun_args.begin(), config_.mpirun_args.end());
-  for (const std::string& word :
-       {std::string("-n"), absl::StrCat(request.ranks), config_.supervisor_program,
-        std::string("rank"), absl::StrCat(config_.log_limit_bytes), std::string("--")}) {
-    argv.push_back(word);
+  std::vector<std::string> rank{config_.supervisor_program, "rank",
+                                absl::StrCat(config_.log_limit_bytes)};
+  if (!request.placement.empty()) rank.emplace_back("apart");
+  rank.emplace_back("--");
+  rank.insert(rank.end(), request.worker_argv.begin(), request.worker_argv.end());
+  const auto add = [&argv](const std::vector<std::string>& words) {
+    argv.insert(argv.end(), words.begin(), words.end());
+  };
+  if (request.placement.empty()) {
+    add({"-n", absl::StrCat(request.ranks)});
+    add(rank);
+    return argv;
   }
-  argv.insert(argv.end(), request.worker_argv.begin(), request.worker_argv.end());
+  // Hosts need not reach each other by the remote shell.
+  add({"--mca", "plm_rsh_agent", absl::StrJoin(config_.remote_shell, " "), "--mca",
+       "plm_rsh_no_tree_spawn", "1"});
+  std::vector<std::string> names;
+  for (const std::string& name : exported_names(environment_of(request))) {
+    names.insert(names.end(), {"-x", name});
+  }
+  // A part of the command line for each host, so that ranks lie as they are placed.
+  for (const HostRanks& part : request.placement) {
+    if (&part != &request.placement.front()) argv.emplace_back(":");
+    add({"--host", absl::StrCat(part.host, ":", part.ranks), "-n", absl::StrCat(part.ranks)});
+    add(names);
+    if (!part.gpus.empty()) {
+      add({"-x", absl::StrCat("CUDA_VISIBLE_DEVICES=", absl::StrJoin(part.gpus, ","))});
+    }
+    add(rank);
+  }
   return argv;
+}
+
+std::map<std::string, std::string> LocalLauncher::environment_of(const LaunchRequest& request) {
+  std::map<std::string, std::string> environment = request.environment;
+  environment[kJobIdVariable] = request.job_id;
+  environment[kAttemptVariable] = absl::StrCat(request.attempt);
+  environment[kAttemptDirVariable] = request.attempt_dir.string();
+  environment[kThreadsVariable] = absl::StrCat(request.threads_per_rank);
+  if (request.placement.empty()) return environment;
+  if (std::getenv(kMetricsListenVariable) == nullptr) {
+    environment[kMetricsListenVariable] = "0.0.0.0:0";  // whoever scrapes is on another host
+  }
+  return environment;
+}
+
+// Where ranks run on other machines, for the supervisor.
+Status LocalLauncher::write_remote_hosts(const LaunchRequest& request) const {
+  RemoteHosts remote{
+      config_.remote_shell, {}, config_.supervisor_program, request.worker_argv[0], version()};
+  for (const HostRanks& part : request.placement) {
+    if (!is_this_machine(part.host)) remote.hosts.push_back(part.host);
+  }
+  if (remote.hosts.empty()) return ok_status();
+  return write_hosts(AttemptFiles(request.attempt_dir), remote);
 }
 
 Status LocalLauncher::start_supervisor(const LaunchRequest& request,
@@ -143,11 +199,7 @@ Status LocalLauncher::start_supervisor(const LaunchRequest& request,
   options.argv = {config_.supervisor_program, "attempt", request.attempt_dir.string(),
                   absl::StrCat(request.ranks), "--"};
   options.argv.insert(options.argv.end(), argv.begin(), argv.end());
-  options.set_env = request.environment;
-  options.set_env[kJobIdVariable] = request.job_id;
-  options.set_env[kAttemptVariable] = absl::StrCat(request.attempt);
-  options.set_env[kAttemptDirVariable] = request.attempt_dir.string();
-  options.set_env[kThreadsVariable] = absl::StrCat(request.threads_per_rank);
+  options.set_env = environment_of(request);
   options.output = AttemptFiles(request.attempt_dir).output();
   options.new_session = true;
   // The program forks the supervisor proper and ends at once, so no zombie stays with us and the
@@ -195,6 +247,7 @@ Result<LaunchHandle> LocalLauncher::launch(const LaunchRequest& request) {
   const std::vector<std::string> argv = mpirun_argv(request);
   if (!known.ok()) {
     const LaunchRecord record{request.job_id, request.attempt, request.ranks, argv};
+    EMOE_RETURN_IF_ERROR(on_machine(write_remote_hosts(request)));
     EMOE_RETURN_IF_ERROR(on_machine(write_launch(files, record)));
   }
   if (Status status = start_supervisor(request, argv); !status.ok()) {
@@ -223,9 +276,23 @@ Result<AttemptStatus> LocalLauncher::poll(const LaunchHandle& handle) {
   files.remove_mpi_dirs();
   if (!recorded) return nothing_launched(files);
   EMOE_ASSIGN_OR_RETURN(const LaunchRecord record, read_launch(files));
-  const AttemptEnd end = explain_lost(files, record.ranks);
+  EMOE_ASSIGN_OR_RETURN(const bool has_hosts, file_exists(files.hosts()));
+  if (has_hosts) return end_on_hosts(files, record.ranks);
+  const AttemptEnd end = end_without_supervisor(files, record.ranks);
   EMOE_RETURN_IF_ERROR(write_end(files, end));
   return AttemptStatus{AttemptPhase::ended, end};
+}
+
+// Other machines are asked by a process of its own, which takes as long as they do, holds the
+// supervisor's lock meanwhile and writes the end.
+Result<AttemptStatus> LocalLauncher::end_on_hosts(const AttemptFiles& files, int ranks) const {
+  SpawnOptions options;
+  options.argv = {config_.supervisor_program, "end", files.dir().string(), absl::StrCat(ranks)};
+  options.output = files.output();
+  options.new_session = true;
+  EMOE_ASSIGN_OR_RETURN(const ProcessId process, spawn(options));
+  EMOE_RETURN_IF_ERROR(wait_child(process.pid).status());
+  return AttemptStatus{AttemptPhase::running, {}};
 }
 
 Status LocalLauncher::stop(const LaunchHandle& handle, StopMode mode) {

@@ -61,7 +61,7 @@ std::optional<Place> find_place(bool apart) {
 }
 
 // Whole lines of one rank into the log that all ranks share, one write each: at the end of the file,
-// or where hosts share nothing to append to safely, to srun.
+// or where hosts share nothing to append to safely, to mpirun or srun.
 class LineLog {
  public:
   LineLog(const std::filesystem::path& path, const Place& place, uint64_t limit)

@@ -18,7 +18,7 @@ namespace emoe::launcher {
 // The rank starts with SIGUSR1 blocked: a preemption signal that comes while a program still loads
 // its libraries waits until the program opens for it, instead of killing it.
 //
-// `apart`: other ranks may be on other hosts, and no supervisor watches them. The lines then go to
+// `apart`: other ranks may be on other hosts, and no supervisor watches their hosts. The lines then go to
 // standard output, which whoever started the ranks gathers from all hosts into output.log, and
 // `log_limit` is what this rank may print. Under srun that is so in any case.
 //

@@ -19,6 +19,7 @@
 #include "base/exit_code.h"
 #include "launcher/local/attempt_files.h"
 #include "launcher/local/attempt_processes.h"
+#include "launcher/local/host_command.h"
 
 namespace emoe::launcher {
 namespace {
@@ -29,6 +30,9 @@ constexpr auto kLookAround = 100ms;     // between two looks at what no signal t
 constexpr auto kTerminationGrace = 2s;  // SIGTERM → SIGKILL for what mpirun left behind
 constexpr auto kLockPatience = 1s;      // a launcher that only looks holds the lock for an instant
 constexpr auto kWriteAgain = 1s;
+constexpr auto kHostPatience = 30s;   // for a host's answer
+constexpr auto kSweepPatience = 15s;  // for hosts that cannot be reached at the end
+constexpr auto kSweepAgain = 2s;
 constexpr size_t kDetailBytes = 2000;
 constexpr int kSignalBase = 128;
 constexpr int kNoRank = -1;
@@ -71,6 +75,39 @@ class Supervisor {
   Status start() {
     ::prctl(PR_SET_CHILD_SUBREAPER, 1);
     oom_kills_ = oom_kills();
+    EMOE_ASSIGN_OR_RETURN(remote_, read_hosts(files_));
+    if (argv_.empty()) return ok_status();
+    if (remote_.hosts.empty()) return start_mpirun();
+    // Their answers take as long as the network does: run() waits for them.
+    checks_.emplace(
+        remote_, remote_.hosts,
+        std::vector<std::string>{"check", files_.dir().string(), remote_.worker, remote_.version},
+        files_);
+    return ok_status();
+  }
+
+  void run() {
+    if (argv_.empty()) {  // the one that started all was killed, and mpirun with it
+      remove_leftovers();
+      return leave(with_lost_hosts(end_without_supervisor(files_, ranks_)));
+    }
+    if (checks_ && !hosts_are_ready()) return;
+    while (!mpirun_exit_) {
+      handle_signals(kLookAround);
+      pass_on_preemption();
+      if (kill_requested_) kill_all(SIGKILL);
+    }
+    remove_leftovers();
+    // A kill request is sent before what it kills can end. But SIGCHLD has the lower number and is
+    // taken first.
+    take_signals(0ms);
+    const AttemptEnd end = with_lost_hosts(explain());
+    files_.remove_mpi_dirs();
+    leave(end);
+  }
+
+ private:
+  Status start_mpirun() {
     EMOE_RETURN_IF_ERROR(emoe::create_directories(files_.mpi_session_dir()));
     SpawnOptions options;
     options.argv = argv_;
@@ -87,21 +124,64 @@ class Supervisor {
     return ok_status();
   }
 
-  void run() {
-    while (!mpirun_exit_) {
-      handle_signals(kLookAround);
-      pass_on_preemption();
-      if (kill_requested_) kill_all(SIGKILL);
+  // Where they are mpirun is started; else the end is written.
+  bool hosts_are_ready() {
+    wait_for(*checks_, /*until_killed=*/true);
+    AttemptEnd end{.signal = SIGKILL, .detail = "killed on request"};
+    if (!kill_requested_) {
+      const auto failures = checks_->failures();
+      if (failures.empty()) {
+        const Status started = start_mpirun();
+        if (started.ok()) return true;
+        end = {.exit_code = static_cast<int>(ExitCode::io),
+               .detail = std::string(started.message())};
+      } else {
+        end = {.cause = EndCause::host_unusable,
+               .host = failures.front().host,
+               .detail = failures.front().text};
+      }
     }
-    remove_leftovers();
-    // A kill request is sent before what it kills can end. But SIGCHLD has the lower number and is
-    // taken first.
-    take_signals(0ms);
     files_.remove_mpi_dirs();
-    leave(explain());
+    leave(end);
+    return false;
   }
 
- private:
+  void wait_for(HostCommand& command, bool until_killed) {
+    const auto deadline = std::chrono::steady_clock::now() + kHostPatience;
+    command_ = &command;
+    while (!command.done() && !(until_killed && kill_requested_) &&
+           std::chrono::steady_clock::now() < deadline) {
+      handle_signals(kLookAround);
+    }
+    command.kill();
+    command_ = nullptr;
+  }
+
+  // Leaves no process of the attempt on any host, as far as the hosts can be reached. What cannot be
+  // reached notices that mpirun and the coordinator are gone, and ends by itself.
+  AttemptEnd with_lost_hosts(AttemptEnd end) {
+    std::vector<HostCommand::Failure> lost;
+    std::vector<std::string> left = remote_.hosts;
+    const auto deadline = std::chrono::steady_clock::now() + kSweepPatience;
+    while (!left.empty()) {
+      HostCommand sweep(remote_, left, {"sweep", files_.dir().string()}, files_);
+      wait_for(sweep, /*until_killed=*/false);
+      lost = sweep.failures();
+      left.clear();
+      for (const auto& failure : lost) left.push_back(failure.host);
+      if (std::chrono::steady_clock::now() >= deadline) break;
+      if (!left.empty()) handle_signals(kSweepAgain);
+    }
+    if (lost.empty()) return end;
+    end.host = lost.front().host;
+    end.detail = absl::StrCat(lost.front().text, end.detail.empty() ? "" : "; ", end.detail);
+    const bool failed = end.exit_code != 0 || end.signal != 0;
+    const bool for_its_own_reason =
+        end.rank && end.signal == 0 && end.exit_code != static_cast<int>(ExitCode::peer_lost);
+    if (failed && !for_its_own_reason) end.cause = EndCause::node_lost;
+    return end;
+  }
+
   void handle_signals(std::chrono::milliseconds patience) {
     take_signals(patience);
     reap();
@@ -111,7 +191,8 @@ class Supervisor {
   // Waits for one and takes all that have come.
   void take_signals(std::chrono::milliseconds patience) {
     const sigset_t set = watched_signals();
-    timespec timeout{0, static_cast<long>(patience / 1ns)};
+    const auto whole = std::chrono::floor<std::chrono::seconds>(patience);
+    timespec timeout{whole.count(), static_cast<long>((patience - whole) / 1ns)};
     for (int signal = 0; (signal = sigtimedwait(&set, nullptr, &timeout)) > 0; timeout = {}) {
       if (signal == SIGUSR1 || signal == SIGTERM || signal == SIGINT) preempt_requested_ = true;
       if (signal == kill_signal()) kill_requested_ = true;
@@ -130,6 +211,7 @@ class Supervisor {
     int status = 0;
     for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
       if (pid == mpirun_.pid) mpirun_exit_ = exit_status_of(status);
+      if (command_ != nullptr) command_->ended(pid, exit_status_of(status));
     }
   }
 
@@ -232,7 +314,10 @@ class Supervisor {
 
   AttemptFiles files_;
   int ranks_;
-  std::vector<std::string> argv_;
+  std::vector<std::string> argv_;  // empty: only what another supervisor left is to be ended
+  RemoteHosts remote_;
+  std::optional<HostCommand> checks_;
+  HostCommand* command_ = nullptr;  // that is waited for
   ProcessId mpirun_;
   std::optional<ExitStatus> mpirun_exit_;
   std::optional<int64_t> oom_kills_;  // the last count
@@ -295,6 +380,7 @@ int start_supervisor(const std::filesystem::path& dir, int ranks,
   if (!lock.ok()) return fail(lock.status());
   if (!lock->has_value()) return kAlreadyStarted;
   for (const auto& mark : {files.supervisor(), files.end()}) {
+    if (argv.empty()) break;
     const auto started = file_exists(mark);
     if (!started.ok()) return fail(started.status());
     if (*started) return kAlreadyStarted;

@@ -17,6 +17,12 @@ namespace emoe::launcher {
 // therefore has blocked) preempts the attempt. When the supervisor is killed itself, mpirun and the
 // ranks die with it (parent-death signals).
 //
+// Where ranks run on other hosts (hosts.json) it asks each of them first whether it can (host_check.cc);
+// one that cannot ends the attempt with its name before mpirun is started. At the end it has what is
+// left killed there too.
+//
+// With an empty `argv` it ends what a supervisor that was killed has left, on all hosts.
+//
 // Returns in the caller's process once the supervisor is registered and has started `argv` in a
 // background process of its own session: 0, or kAlreadyStarted when the attempt was started before,
 // or ExitCode::io with a message on standard error when the machine would not.

@@ -28,6 +28,8 @@ std::optional<Finding> finding_of(launcher::EndCause cause) {
       return Finding::cancelled_in_engine;
     case EndCause::not_started:
       return Finding::join_timeout;
+    case EndCause::host_unusable:
+      return Finding::host_unusable;
   }
   return std::nullopt;
 }
@@ -90,6 +92,7 @@ bool may_retry(const JobRecord& record, int more) {
 }
 
 Status AttemptSettlement::settle_end(LiveJob& live, const launcher::AttemptEnd& end) {
+  if (!end.host.empty()) parts_.hosts.failed(end.host, end.detail, parts_.clock.steady_now());
   const AttemptOutcome outcome = outcome_of(live.record.job, live.attempt->record, end);
   const std::string message =
       end_message(live.attempt->record, *live.attempt->monitor, outcome, end);

@@ -7,6 +7,7 @@
 #include "server/control/config.h"
 #include "server/control/coordinator_probe.h"
 #include "server/control/failure_log.h"
+#include "server/control/host_pool.h"
 #include "server/control/job_registry.h"
 #include "server/control/session_manager.h"
 
@@ -22,6 +23,7 @@ struct AttemptParts {
   const Clock& clock;
   CoordinatorProbe& probe;
   FailureLog& failures;
+  HostPool& hosts;
 
   // Of the job's live attempt, launched or not.
   [[nodiscard]] launcher::LaunchHandle handle_of(const LiveJob& live) const {

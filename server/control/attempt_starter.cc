@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include <absl/strings/str_cat.h>
+
 #include "base/id.h"
 #include "base/log.h"
 
@@ -12,23 +14,64 @@ namespace {
 // Attempts that a job shows, the newest; the store has a row of each.
 constexpr int kShownAttempts = 20;
 
+void show_start(const Start& start, v1::Attempt& shown) {
+  shown.set_world_size(start.ranks);
+  for (const launcher::HostRanks& part : start.placement) {
+    v1::HostRanks& added = *shown.add_placement();
+    added.set_host(part.host);
+    added.set_ranks(part.ranks);
+    added.mutable_gpus()->Add(part.gpus.begin(), part.gpus.end());
+  }
+}
+
+std::string fewer_ranks_text(const Start& start, const v1::Job& job) {
+  const int wanted = job.resolved_spec().parallel().ranks();
+  if (start.ranks == wanted) return "";
+  return absl::StrCat("runs with ", start.ranks, " of ", wanted,
+                      " ranks: there are no slots for more now");
+}
+
 }  // namespace
 
-launcher::Resources resources_of(const v1::Job& job) {
-  return {.cpus = job.resolved_spec().parallel().ranks()};
+Needs needs_of(const v1::Job& job, const ControlConfig& config) {
+  const v1::JobSpec& spec = job.resolved_spec();
+  const bool gpus =
+      std::ranges::any_of(config.hosts, [](const Pool::Host& host) { return host.gpus > 0; });
+  return {.ranks = spec.parallel().ranks(),
+          .gpus = gpus && spec.resources().device() != "cpu",
+          .min_ranks = spec.parallel().min_ranks(),
+          .rows = spec.train().global_batch()};
+}
+
+RunningJob holding_of(const v1::Job& job) {
+  RunningJob holding{.id = job.id(), .holds = {.cpus = ranks_of(job)}, .placement = {}};
+  if (job.attempts().empty()) return holding;
+  holding.placement = placement_of(*job.attempts().rbegin());
+  for (const auto& part : holding.placement) {
+    holding.holds.gpus += static_cast<int64_t>(part.gpus.size());
+  }
+  return holding;
+}
+
+std::vector<launcher::HostRanks> placement_of(const v1::Attempt& attempt) {
+  std::vector<launcher::HostRanks> placement;
+  for (const v1::HostRanks& part : attempt.placement()) {
+    placement.push_back({part.host(), part.ranks(), {part.gpus().begin(), part.gpus().end()}});
+  }
+  return placement;
 }
 
 std::unique_ptr<AttemptMonitor> AttemptStarter::make_monitor(const LiveJob& live,
                                                              bool adopted) const {
   AttemptMonitor::Config config;
-  config.ranks = live.record.job.resolved_spec().parallel().ranks();
+  config.ranks = ranks_of(live.record.job);
   config.join_timeout = parts_.config.join_timeout;
   config.session_timeout = parts_.config.session_timeout;
   config.progress_timeout = parts_.config.progress_timeout;
   return std::make_unique<AttemptMonitor>(config, parts_.clock.steady_now(), adopted);
 }
 
-Status AttemptStarter::start(LiveJob& live) {
+Status AttemptStarter::start(LiveJob& live, const Start& start) {
   JobEdit edit(live, parts_.clock);
   AttemptRecord attempt;
   attempt.job_id = edit.job().id();
@@ -37,9 +80,11 @@ Status AttemptStarter::start(LiveJob& live) {
   attempt.token = random_hex(16);
   const v1::Reason last = first ? v1::REASON_UNSPECIFIED : edit.public_attempt().reason();
   edit.set_attempt(attempt);
-  EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::slots_granted, v1::REASON_UNSPECIFIED, ""));
+  EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::slots_granted, v1::REASON_UNSPECIFIED,
+                                  fewer_ranks_text(start, edit.current())));
   v1::Attempt& shown = *edit.job().add_attempts();
   shown.set_number(attempt.number);
+  show_start(start, shown);
   *shown.mutable_start_time() = to_timestamp(parts_.clock.wall_now());
   if (first) *edit.job().mutable_start_time() = shown.start_time();
   edit.job().mutable_progress()->clear_phase();  // of the attempt before
@@ -53,6 +98,7 @@ Status AttemptStarter::start(LiveJob& live) {
   live.attempt->record = attempt;
   live.attempt->monitor = make_monitor(live, false);
   live.resume_at.reset();
+  live.queued_since.reset();
   parts_.probe.attempt_started(first ? "first" : to_string(last));
   if (first) {
     const auto created = to_wall_time(live.record.job.create_time());

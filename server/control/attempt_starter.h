@@ -4,8 +4,11 @@
 
 namespace emoe::server {
 
-// What a job holds from its start until no process of its attempt is left: a slot for each rank.
-[[nodiscard]] launcher::Resources resources_of(const v1::Job& job);
+// What a job asks for.
+[[nodiscard]] Needs needs_of(const v1::Job& job, const ControlConfig& config);
+// What it holds from its start until no process of its attempt is left.
+[[nodiscard]] RunningJob holding_of(const v1::Job& job);
+[[nodiscard]] std::vector<launcher::HostRanks> placement_of(const v1::Attempt& attempt);
 
 // Gives jobs their attempts, in the store and in memory; AttemptWatch has them launched. Only the
 // controller uses it, under its lock.
@@ -14,7 +17,7 @@ class AttemptStarter {
   explicit AttemptStarter(const AttemptParts& parts) : parts_(parts) {}
 
   // A new attempt for a queued job.
-  [[nodiscard]] Status start(LiveJob& live);
+  [[nodiscard]] Status start(LiveJob& live, const Start& start);
   // After a restart: takes up a job with its pause and the attempt that was running.
   [[nodiscard]] Status adopt(LiveJob& live);
 

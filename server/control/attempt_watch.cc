@@ -29,7 +29,8 @@ bool needs_signal(const LiveAttempt& attempt) {
 
 // The processes ended well, but rank 0's End report has not come yet.
 bool awaits_final_report(const AttemptRecord& attempt, const launcher::AttemptEnd& end) {
-  return end.exit_code == 0 && end.signal == 0 && !attempt.stop_reason && !attempt.end_code;
+  return end.cause == launcher::EndCause::ranks && end.exit_code == 0 && end.signal == 0 &&
+         !attempt.stop_reason && !attempt.end_code;
 }
 
 Finding finding_of_launch(StatusCode code) {
@@ -65,9 +66,10 @@ launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Jo
   launcher::LaunchRequest request;
   request.job_id = job.id();
   request.attempt = attempt.number;
-  request.ranks = job.resolved_spec().parallel().ranks();
+  request.ranks = ranks_of(job);
   request.threads_per_rank = threads_of(config, job);
-  request.resources = resources_of(job);
+  request.resources = holding_of(job).holds;
+  request.placement = holding_of(job).placement;
   request.queue = queue_options(job.resolved_spec().resources().slurm());
   request.attempt_dir = config.attempt_dir(job.id(), attempt.number);
   request.worker_argv = {config.worker_program.string(), "run", config.spec_file(job.id()).string(),
@@ -188,6 +190,9 @@ Status AttemptWatch::after_end(LiveJob& live, const launcher::AttemptEnd& end, S
 
 Status AttemptWatch::check(LiveJob& live, SteadyTime now) {
   const AttemptRecord& attempt = live.attempt->record;
+  if (live.attempt->monitor->all_joined()) {
+    for (const auto& part : holding_of(live.record.job).placement) parts_.hosts.worked(part.host);
+  }
   if (attempt.stop_reason) return ok_status();
   const auto& given = live.record.job.resolved_spec().resources().max_runtime();
   const std::chrono::nanoseconds limit(

@@ -4,9 +4,11 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "base/file.h"
 #include "launcher/resources.h"
+#include "server/scheduler/scheduler.h"
 
 namespace emoe::server {
 
@@ -18,7 +20,8 @@ struct ControlConfig {
   std::filesystem::path output_root;        // output folders are <output_root>/<job id>
   std::filesystem::path worker_program;     // emoe-worker
   launcher::Resources capacity{.cpus = 1};  // of all attempts at once; a cpu is a slot
-  int max_jobs = 1000;                      // unfinished jobs
+  std::vector<Pool::Host> hosts;  // the same slots by host, where ranks are placed on some
+  int max_jobs = 1000;            // unfinished jobs
   // Where a job asks for no thread count: what the coordinator was told for each rank, or (0) the
   // share of the cores that a slot has.
   int threads_per_rank = 0;
@@ -31,6 +34,8 @@ struct ControlConfig {
   std::chrono::milliseconds stop_grace{};
   std::chrono::milliseconds reconnect_grace{};
   std::chrono::milliseconds retry_pause{};
+  std::chrono::milliseconds host_pause{};
+  std::chrono::milliseconds elastic_wait{};
   std::chrono::milliseconds poll_interval{200};
 
   [[nodiscard]] std::filesystem::path jobs_dir() const {

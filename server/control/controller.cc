@@ -3,7 +3,28 @@
 #include <absl/strings/str_cat.h>
 #include <pthread.h>
 
+#include "server/scheduler/free_resources.h"
+
 namespace emoe::server {
+namespace {
+
+QueuedJob queued_job(LiveJob& live, const ControlConfig& config, SteadyTime now) {
+  const bool in_pause = live.resume_at && *live.resume_at > now;
+  if (in_pause) {
+    live.queued_since.reset();
+  } else if (!live.queued_since) {
+    live.queued_since = now;
+  }
+  const v1::Job& job = live.record.job;
+  return {.id = job.id(),
+          .needs = needs_of(job, config),
+          .priority = job.priority(),
+          .create_time = to_wall_time(job.create_time()),
+          .not_before = live.resume_at,
+          .full_until = live.queued_since.value_or(now) + config.elastic_wait};
+}
+
+}  // namespace
 
 Controller::Controller(ControlConfig config, JobStore& store, launcher::AsyncLauncher& launcher,
                        const Clock& clock, CoordinatorProbe& probe)
@@ -18,7 +39,8 @@ Controller::Controller(ControlConfig config, JobStore& store, launcher::AsyncLau
               if (listener_) listener_(id);
             }),
       sessions_(jobs_, store, clock, probe, failures_),
-      parts_{config_, jobs_, sessions_, store, launcher, clock, probe, failures_},
+      hosts_(config_),
+      parts_{config_, jobs_, sessions_, store, launcher, clock, probe, failures_, hosts_},
       starter_(parts_),
       settlement_(parts_),
       watch_(parts_, settlement_) {
@@ -118,38 +140,47 @@ void Controller::look_at_attempt_locked(LiveJob& live, SteadyTime now) {
 
 void Controller::schedule_locked(SteadyTime now) {
   std::vector<QueuedJob> queued;
-  std::vector<RunningJob> running;
-  for (const auto& [id, live] : jobs_.all()) {
-    const v1::Job& job = live.record.job;
-    if (holds_slots(job.state())) {
-      running.push_back({id, resources_of(job)});
-    } else if (job.state() == v1::QUEUED) {
-      queued.push_back(
-          {id, resources_of(job), job.priority(), to_wall_time(job.create_time()), live.resume_at});
-    }
+  for (auto& [id, live] : jobs_.all()) {
+    if (live.record.job.state() == v1::QUEUED) queued.push_back(queued_job(live, config_, now));
   }
-  const Schedule plan = schedule(std::move(queued), running, config_.capacity, now);
-  for (const std::string& id : plan.start) {
-    LiveJob& live = *jobs_.find(id);
-    failures_.note("job " + id, starter_.start(live));
+  const Schedule plan = schedule(std::move(queued), running_locked(), hosts_.in_service(now), now);
+  for (const Start& start : plan.start) {
+    LiveJob& live = *jobs_.find(start.id);
+    failures_.note("job " + start.id, starter_.start(live, start));
     look_at_attempt_locked(live, now);
   }
   waiting_.clear();
   for (const Waiting& waiting : plan.waiting) waiting_[waiting.id] = waiting;
 }
 
+std::vector<RunningJob> Controller::running_locked() {
+  std::vector<RunningJob> running;
+  for (const auto& [id, live] : jobs_.all()) {
+    if (holds_slots(live.record.job.state())) running.push_back(holding_of(live.record.job));
+  }
+  return running;
+}
+
 int Controller::slots_used_locked() {
   int64_t used = 0;
-  for (const auto& [id, live] : jobs_.all()) {
-    const v1::Job& job = live.record.job;
-    if (holds_slots(job.state())) used += resources_of(job).cpus;
-  }
+  for (const RunningJob& job : running_locked()) used += job.holds.cpus;
   return static_cast<int>(used);
 }
 
 Controller::Slots Controller::slots() {
   const std::lock_guard lock(mutex_);
-  return {slots_total(), std::max(slots_total() - slots_used_locked(), 0)};
+  const SteadyTime now = clock_.steady_now();
+  const FreeResources free(hosts_.in_service(now), running_locked());
+  Slots slots{slots_total(), static_cast<int>(free.amounts().cpus), {}};
+  for (const Pool::Host& host : config_.hosts) {
+    v1::HostInfo& info = slots.hosts.emplace_back();
+    info.set_name(host.name);
+    info.set_slots(host.slots);
+    info.set_slots_free(free.slots_of(host.name));
+    info.set_gpus(host.gpus);
+    info.set_problem(hosts_.problem(host.name, now));
+  }
+  return slots;
 }
 
 std::vector<Controller::Target> Controller::targets() {

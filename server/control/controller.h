@@ -92,6 +92,7 @@ class Controller {
   struct Slots {
     int total = 0;
     int free = 0;
+    std::vector<v1::HostInfo> hosts;
   };
   [[nodiscard]] Slots slots();
   // Metrics addresses of connected ranks, for service discovery.
@@ -108,6 +109,7 @@ class Controller {
   void pass_time_locked(SteadyTime now);
   void look_at_attempt_locked(LiveJob& live, SteadyTime now);
   void schedule_locked(SteadyTime now);
+  [[nodiscard]] std::vector<RunningJob> running_locked();
   [[nodiscard]] int slots_total() const { return static_cast<int>(config_.capacity.cpus); }
   [[nodiscard]] int slots_used_locked();
   // The row that makes a repeat of the request get the same answer, which the commit of the change
@@ -132,6 +134,7 @@ class Controller {
   std::function<void(const std::string&)> listener_;
   JobRegistry jobs_;
   SessionManager sessions_;
+  HostPool hosts_;
   const AttemptParts parts_;
   AttemptStarter starter_;
   AttemptSettlement settlement_;

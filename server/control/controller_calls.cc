@@ -5,6 +5,7 @@
 #include "server/control/controller.h"
 #include "server/job/errors.h"
 #include "server/job/job_warnings.h"
+#include "server/scheduler/free_resources.h"
 
 namespace emoe::server {
 namespace {
@@ -54,12 +55,18 @@ Status Controller::check_capacity(const v1::JobSpec& resolved) {
 }
 
 Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
-  const int ranks = resolved.parallel().ranks();
-  if (ranks > slots_total()) {
+  v1::Job job;
+  *job.mutable_resolved_spec() = resolved;
+  const Needs needs = needs_of(job, config_);
+  const bool elastic = needs.min_ranks > 0;
+  const int least = elastic ? needs.min_ranks : needs.ranks;
+  const int room = FreeResources(hosts_.all(), {}).ranks(needs.gpus);
+  if (least > room) {
     return make_error(
         StatusCode::kFailedPrecondition, "NOT_ENOUGH_SLOTS",
-        absl::StrCat("parallel.ranks is ", ranks, ", this service has ", slots_total(), " slots"),
-        {{"needed", absl::StrCat(ranks)}, {"available", absl::StrCat(slots_total())}});
+        absl::StrCat(elastic ? "parallel.min_ranks is " : "parallel.ranks is ", least,
+                     ", this service has ", room, " slots", needs.gpus ? " with a GPU" : ""),
+        {{"needed", absl::StrCat(least)}, {"available", absl::StrCat(room)}});
   }
   if (static_cast<int>(jobs_.all().size()) >= config_.max_jobs) {
     return make_error(StatusCode::kResourceExhausted, "QUEUE_FULL",

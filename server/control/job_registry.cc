@@ -15,6 +15,12 @@ int newest_attempt(const v1::Job& job) {
   return job.attempts().empty() ? 0 : job.attempts().rbegin()->number();
 }
 
+int ranks_of(const v1::Job& job) {
+  const int given = job.attempts().empty() ? 0 : job.attempts().rbegin()->world_size();
+  const int asked = job.resolved_spec().parallel().ranks();
+  return given > 0 && asked > 0 ? given : asked;  // a damaged row's attempt must not go on
+}
+
 google::protobuf::Timestamp to_timestamp(WallTime time) {
   return TimeUtil::NanosecondsToTimestamp(
       std::chrono::nanoseconds(time.time_since_epoch()).count());

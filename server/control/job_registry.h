@@ -45,7 +45,8 @@ struct LiveAttempt {
 
 struct LiveJob {
   JobRecord record;
-  std::optional<SteadyTime> resume_at;  // record.not_before on the monotonic clock
+  std::optional<SteadyTime> resume_at;     // record.not_before on the monotonic clock
+  std::optional<SteadyTime> queued_since;  // it may start since then; not stored
   // Rank-seconds by step that emoe_goodput_ratio counts as useful, until a step is done again or a
   // checkpoint makes sure that it will not be.
   std::map<int64_t, double> useful;
@@ -132,6 +133,8 @@ class JobRegistry {
   std::map<std::string, LiveJob> jobs_;
 };
 
+// How many ranks a job's newest attempt has; of a job without one, what it asks for.
+[[nodiscard]] int ranks_of(const v1::Job& job);
 // The number of a job's newest attempt (it shows only the last few); 0 before the first.
 [[nodiscard]] int newest_attempt(const v1::Job& job);
 [[nodiscard]] google::protobuf::Timestamp to_timestamp(WallTime time);

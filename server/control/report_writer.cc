@@ -80,7 +80,7 @@ Status ReportWriter::step(const v1::StepMetrics& reported) {
   progress.set_tokens(progress.tokens() + metrics.tokens());
   progress.set_tokens_per_second(pace.tokens_per_second());
   progress.set_eta_seconds(pace.eta_seconds(progress.steps_planned()));
-  const double spent = metrics.seconds() * edit_.current().resolved_spec().parallel().ranks();
+  const double spent = metrics.seconds() * ranks_of(edit_.current());
   edit_.after_commit([useful = &live_.useful, probe = &probe_, step = metrics.step(), spent] {
     (*useful)[step] = spent;
     probe->add_useful(spent);

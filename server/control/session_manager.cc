@@ -204,7 +204,7 @@ Status SessionManager::take_left_reports(LiveJob& live, const std::filesystem::p
   Round round{{}, clock_, clock_.steady_now()};
   const AttemptRecord& attempt = live.attempt->record;
   const std::string who = absl::StrCat("job ", attempt.job_id, ": reports left by rank ");
-  for (int rank = 0; rank < live.record.job.resolved_spec().parallel().ranks(); ++rank) {
+  for (int rank = 0; rank < ranks_of(live.record.job); ++rank) {
     const auto left = read_left_reports(attempt_dir, rank);
     failures_.note(absl::StrCat(who, rank), left.status());
     if (!left.ok() || left->empty()) continue;

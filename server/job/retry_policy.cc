@@ -27,8 +27,9 @@ constexpr Verdict kOfFinding[] = {
     {v1::REASON_PREEMPTED, RetryAction::retry},                 // engine_time_limit
     {v1::REASON_PEER_LOST, RetryAction::retry},                 // node_lost
     {v1::REASON_CANCELLED, RetryAction::end_cancelled},         // cancelled_in_engine
+    {v1::REASON_START_FAILED, RetryAction::requeue_uncounted},  // host_unusable
 };
-static_assert(std::size(kOfFinding) == static_cast<size_t>(Finding::cancelled_in_engine) + 1);
+static_assert(std::size(kOfFinding) == static_cast<size_t>(Finding::host_unusable) + 1);
 
 Verdict judge_finding(Finding finding) {
   const auto number = static_cast<size_t>(finding);  // maybe one that a newer version stored

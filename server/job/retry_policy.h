@@ -24,6 +24,7 @@ enum class Finding {
   engine_time_limit = 10,    // the engine's limit, and the ranks had not checkpointed and left
   node_lost = 11,            // a host went down
   cancelled_in_engine = 12,  // by somebody who went past us (scancel)
+  host_unusable = 13,        // a host of the plan cannot be reached or lacks the programs
 };
 
 // All that is known of how an attempt ended.

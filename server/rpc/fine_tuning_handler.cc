@@ -254,6 +254,7 @@ grpc::Status FineTuningHandler::GetServerInfo(grpc::ServerContext*, const v1::Ge
     info->set_api_version("emoe.v1");
     info->set_slots_total(slots.total);
     info->set_slots_free(slots.free);
+    info->mutable_hosts()->Add(slots.hosts.begin(), slots.hosts.end());
     info->set_launcher(info_.launcher);
     for (const std::string& root : info_.allowed_roots) info->add_allowed_roots(root);
     *info->mutable_start_time() = to_timestamp(info_.start_time);

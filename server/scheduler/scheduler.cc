@@ -6,36 +6,15 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "server/scheduler/free_resources.h"
+
 namespace emoe::server {
 namespace {
 
 using launcher::Resources;
 
-struct Amount {
-  int64_t Resources::*of;
-  const char* unit;
-};
-constexpr Amount kAmounts[] = {{&Resources::cpus, "slot"},
-                               {&Resources::gpus, "GPU"},
-                               {&Resources::nodes, "node"},
-                               {&Resources::memory, "byte"}};
-
 std::string with_unit(int64_t count, const Amount& amount) {
   return absl::StrCat(count, " ", amount.unit, count == 1 ? "" : "s");
-}
-
-// The first amount of which there is less than needed; null when all fits.
-const Amount* lacking(const Resources& needs, const Resources& available) {
-  for (const Amount& amount : kAmounts) {
-    if (needs.*amount.of > available.*amount.of) return &amount;
-  }
-  return nullptr;
-}
-
-void take(Resources& free, const Resources& taken) {
-  for (const Amount& amount : kAmounts) {
-    free.*amount.of = std::max<int64_t>(free.*amount.of - taken.*amount.of, 0);
-  }
 }
 
 std::string users_of(const std::vector<RunningJob>& running, const Amount& amount) {
@@ -50,56 +29,121 @@ std::string users_of(const std::vector<RunningJob>& running, const Amount& amoun
   return text;
 }
 
-std::string why_it_waits(const QueuedJob& job, int position, const Resources& free,
-                         const Resources& total, const std::vector<RunningJob>& running) {
-  if (const Amount* never = lacking(job.needs, total)) {
-    return absl::StrCat("can never run here: needs ", with_unit(job.needs.*never->of, *never),
-                        ", the service has ", total.*never->of);
-  }
-  const Amount* now = lacking(job.needs, free);
-  const Amount& amount = now != nullptr ? *now : kAmounts[0];
-  const int64_t needed = job.needs.*amount.of;
-  const int64_t left = free.*amount.of;
-  const std::string place = absl::StrCat("; position ", position, users_of(running, amount));
-  if (now == nullptr) {
-    return absl::StrCat("waits behind jobs that are first in line (needs ",
-                        with_unit(needed, amount), ", ", left, " free)", place);
-  }
-  return absl::StrCat("waits for ", needed - left, " of ", with_unit(needed, amount), " (", left,
-                      " free)", place);
+// As many of `available` ranks as the job has a use for; nothing where they are too few.
+std::optional<int> useful_ranks(const Needs& needs, int available) {
+  if (available >= needs.ranks) return needs.ranks;
+  if (needs.min_ranks == 0 || available < needs.min_ranks) return std::nullopt;
+  if (needs.rows == 0) return available;
+  const int64_t rows_of_one = (needs.rows + available - 1) / available;
+  const int64_t ranks = (needs.rows + rows_of_one - 1) / rows_of_one;
+  return std::max(static_cast<int>(ranks), needs.min_ranks);
 }
+
+int least_ranks(const Needs& needs) {
+  return needs.min_ranks > 0 ? needs.min_ranks : needs.ranks;
+}
+
+std::chrono::seconds whole_seconds(SteadyTime::duration left) {
+  return std::chrono::ceil<std::chrono::seconds>(left);
+}
+
+// One call of schedule().
+class Planner {
+ public:
+  Planner(const std::vector<RunningJob>& running, const Pool& pool, SteadyTime now)
+      : pool_(pool), all_(pool, {}), free_(pool, running), users_(running), now_(now) {}
+
+  void consider(const QueuedJob& job) {
+    if (job.not_before && *job.not_before > now_) {
+      return wait(job, absl::StrCat("waits ", whole_seconds(*job.not_before - now_).count(),
+                                    " s before the next attempt; position ", position()));
+    }
+    const std::optional<int> ranks = blocked_ ? std::nullopt : ranks_now(job);
+    if (!ranks) {
+      const bool never = all_.ranks(job.needs.gpus) < least_ranks(job.needs);
+      wait(job, never ? why_never(job) : why_it_waits(job));
+      blocked_ = blocked_ || !never;  // one that cannot run holds up nobody
+      return;
+    }
+    Start start{job.id, *ranks, free_.take(*ranks, job.needs.gpus)};
+    users_.push_back({job.id, resources_of(*ranks, job.needs.gpus), start.placement});
+    plan_.start.push_back(std::move(start));
+  }
+
+  [[nodiscard]] Schedule plan() { return std::move(plan_); }
+
+ private:
+  // With how many ranks the job starts, if it does.
+  [[nodiscard]] std::optional<int> ranks_now(const QueuedJob& job) const {
+    const std::optional<int> wanted = useful_ranks(job.needs, all_.ranks(job.needs.gpus));
+    const int free = free_.ranks(job.needs.gpus);
+    if (!wanted || free >= *wanted) return wanted;
+    const bool patient = job.full_until && *job.full_until > now_;
+    return patient ? std::nullopt : useful_ranks(job.needs, free);
+  }
+
+  [[nodiscard]] int position() const { return static_cast<int>(plan_.waiting.size()) + 1; }
+  void wait(const QueuedJob& job, std::string message) {
+    plan_.waiting.push_back({job.id, position(), std::move(message)});
+  }
+
+  [[nodiscard]] std::string why_never(const QueuedJob& job) const {
+    const Resources least = resources_of(least_ranks(job.needs), job.needs.gpus);
+    const Amount& amount = scarce_amount(least, all_.amounts());
+    return absl::StrCat(pool_.missing.empty() ? "can never run here" : "cannot run now", ": needs ",
+                        with_unit(least.*amount.of, amount), ", the service has ",
+                        all_.amounts().*amount.of, pool_.missing);
+  }
+
+  [[nodiscard]] std::string why_it_waits(const QueuedJob& job) const {
+    const Resources needs = resources_of(job.needs.ranks, job.needs.gpus);
+    const Resources free = free_.amounts();
+    const Amount& amount = scarce_amount(needs, free);
+    const int64_t needed = needs.*amount.of;
+    const int64_t left = free.*amount.of;
+    const std::string place =
+        absl::StrCat("; position ", position(), users_of(users_, amount), pool_.missing);
+    if (needed <= left) {
+      return absl::StrCat("waits behind jobs that are first in line (needs ",
+                          with_unit(needed, amount), ", ", left, " free)", place);
+    }
+    return absl::StrCat("waits for ", needed - left, " of ", with_unit(needed, amount), " (", left,
+                        " free)", with_fewer(job), place);
+  }
+
+  [[nodiscard]] std::string with_fewer(const QueuedJob& job) const {
+    if (job.needs.min_ranks == 0 || job.needs.min_ranks == job.needs.ranks) return "";
+    const bool patient = job.full_until && *job.full_until > now_;
+    return absl::StrCat(
+        "; starts with ", job.needs.min_ranks, " or more ",
+        patient ? absl::StrCat("in ", whole_seconds(*job.full_until - now_).count(), " s")
+                : "as soon as they are free");
+  }
+
+  const Pool& pool_;
+  const FreeResources all_;
+  FreeResources free_;
+  std::vector<RunningJob> users_;
+  const SteadyTime now_;
+  Schedule plan_;
+  bool blocked_ = false;  // a job before this one waits for resources
+};
 
 }  // namespace
 
+Resources resources_of(int ranks, bool gpus) {
+  return {.gpus = gpus ? ranks : 0, .cpus = ranks};
+}
+
 Schedule schedule(std::vector<QueuedJob> queued, const std::vector<RunningJob>& running,
-                  const Resources& total, SteadyTime now) {
+                  const Pool& pool, SteadyTime now) {
   std::sort(queued.begin(), queued.end(), [](const QueuedJob& a, const QueuedJob& b) {
     return std::tuple(-int64_t{a.priority}, a.create_time, a.id) <
            std::tuple(-int64_t{b.priority}, b.create_time, b.id);
   });
-  std::vector<RunningJob> users = running;
-  Resources free = total;
-  for (const RunningJob& job : running) take(free, job.holds);
-
-  Schedule result;
-  bool blocked = false;  // a job before this one waits for resources
-  for (const QueuedJob& job : queued) {
-    const int position = static_cast<int>(result.waiting.size()) + 1;
-    if (job.not_before && *job.not_before > now) {
-      const auto left = std::chrono::ceil<std::chrono::seconds>(*job.not_before - now);
-      result.waiting.push_back({job.id, position,
-                                absl::StrCat("waits ", left.count(),
-                                             " s before the next attempt; position ", position)});
-    } else if (!blocked && !lacking(job.needs, free)) {
-      take(free, job.needs);
-      users.push_back({job.id, job.needs});
-      result.start.push_back(job.id);
-    } else {
-      result.waiting.push_back({job.id, position, why_it_waits(job, position, free, total, users)});
-      blocked = blocked || !lacking(job.needs, total);  // one that can never run holds up nobody
-    }
-  }
-  return result;
+  Planner planner(running, pool, now);
+  for (const QueuedJob& job : queued) planner.consider(job);
+  return planner.plan();
 }
 
 }  // namespace emoe::server

@@ -5,23 +5,54 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "launcher/launcher.h"
 #include "launcher/resources.h"
 
 namespace emoe::server {
 
+// What there is to give out. With hosts, slots and GPUs are those of the hosts that are in service, and
+// `total` has the other amounts.
+struct Pool {
+  struct Host {
+    std::string name;
+    int slots = 0;
+    int gpus = 0;
+  };
+  launcher::Resources total;
+  std::vector<Host> hosts;  // empty: the engine places the ranks
+  std::string missing;      // "; host n2 is out of service: …", where something is
+};
+
+// What a job asks for: a slot for each of `ranks`, and a GPU where `gpus` are.
+struct Needs {
+  int ranks = 1;
+  bool gpus = false;
+  // 0: all ranks or none. Else a start may have as few, see schedule().
+  int min_ranks = 0;
+  int64_t rows = 0;  // of a step, which the ranks divide; 0: anything divides
+};
+
 // A queued job as the scheduler sees it.
 struct QueuedJob {
   std::string id;
-  launcher::Resources needs;
+  Needs needs;
   int priority = 0;                      // higher first
   WallTime create_time;                  // then older first, then by id
   std::optional<SteadyTime> not_before;  // a retry's pause
+  std::optional<SteadyTime> full_until;  // with min_ranks: how long it waits for more slots
 };
 
 // A job that holds resources (until no process of its attempt is left).
 struct RunningJob {
   std::string id;
   launcher::Resources holds;
+  std::vector<launcher::HostRanks> placement;
+};
+
+struct Start {
+  std::string id;
+  int ranks = 1;
+  std::vector<launcher::HostRanks> placement;  // in rank order; empty where the pool has no hosts
 };
 
 struct Waiting {
@@ -31,15 +62,24 @@ struct Waiting {
 };
 
 struct Schedule {
-  std::vector<std::string> start;  // in this order, all fit at once
-  std::vector<Waiting> waiting;    // the rest, in queue order
+  std::vector<Start> start;      // in this order, all fit at once
+  std::vector<Waiting> waiting;  // the rest, in queue order
 };
 
-// Decides which jobs start now. Gang scheduling: a job gets all that it needs or nothing. Order is by
-// priority, then age. No job overtakes one that waits for resources (no backfill), so a wide job is
-// never starved by narrow ones. A job in its retry pause keeps its place but blocks no other. Pure.
+// What a job with that many ranks takes.
+[[nodiscard]] launcher::Resources resources_of(int ranks, bool gpus);
+
+// Decides which jobs start now. Gang scheduling: a job gets all ranks of its start at once or nothing.
+// Order is by priority, then age. No job overtakes one that waits for resources (no backfill), so a
+// wide job is never starved by narrow ones. A job in its retry pause keeps its place but blocks no
+// other. Pure.
+//
+// A job with min_ranks that is next in line starts with all its ranks if they are free, or, where the
+// pool has fewer in all, with as many as that. Else it waits for them until `full_until`, and then
+// starts as soon as min_ranks are free, with the free ones. Of a number below `ranks` it takes only so
+// many as shorten the step: with 8 rows, 7 ranks are no faster than 4, which leave 3 slots to others.
 [[nodiscard]] Schedule schedule(std::vector<QueuedJob> queued,
-                                const std::vector<RunningJob>& running,
-                                const launcher::Resources& total, SteadyTime now);
+                                const std::vector<RunningJob>& running, const Pool& pool,
+                                SteadyTime now);
 
 }  // namespace emoe::server

@@ -57,6 +57,7 @@ const std::vector<Table>& tables() {
         {"emoe.layers={list: [2, 1, 2]}"},
         {"train.epochs=0"},
         {"parallel.tensor=3"},
+        {"parallel.min_ranks=5"},
         {"train.global_batch=3"}}},
       {"model",
        model_rules(),

@@ -133,6 +133,7 @@ parallel:
   ranks: 1
   tensor: 1
   shard_base: false
+  min_ranks: 0
 export:
   dtype: auto
   merged: true
@@ -172,6 +173,7 @@ parallel:
   ranks: 1
   tensor: 1
   shard_base: false
+  min_ranks: 0
 resources:
   device: auto
   max_runtime: 0s

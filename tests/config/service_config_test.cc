@@ -63,6 +63,27 @@ TEST(CoordinatorConfig, AListHasNoEmptyTexts) {
                                              "--set: launcher.mpirun_args[0]: must not be empty"}));
 }
 
+TEST(CoordinatorConfig, HostsAreCheckedOneByOne) {
+  const auto config = parse_coordinator_config(
+      "launcher: {hosts: [{name: n1, slots: 4}, {name: n2, slots: 2, gpus: 2}]}", "c.yaml", {});
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_EQ(config->launcher().hosts_size(), 2);
+  EXPECT_EQ(config->launcher().hosts(0).gpus(), 0);
+  EXPECT_TRUE(config->launcher().hosts(0).has_gpus());  // filled in
+  EXPECT_EQ(config->launcher().hosts(1).gpus(), 2);
+  EXPECT_EQ(config->launcher().remote_shell(0), "ssh");
+  const auto lines =
+      problems_of(parse_coordinator_config("launcher:\n  hosts:\n  - {slots: 4}\n  - {name: n2, "
+                                           "slots: 0}\n  - {name: n3, slot: 1}\n",
+                                           "c.yaml", {})
+                      .status());
+  EXPECT_EQ(lines.size(), 4u) << joined(lines);
+  EXPECT_PROBLEM(lines, "c.yaml:3: launcher.hosts[0].name: is required");
+  EXPECT_PROBLEM(lines, "c.yaml:4: launcher.hosts[1].slots: must be at least 1");
+  EXPECT_PROBLEM(lines, "c.yaml:5: launcher.hosts[2].slot: unknown key");
+  EXPECT_PROBLEM(lines, "launcher.hosts[2].slots: is required");
+}
+
 TEST(CoordinatorConfig, WhatSlurmIsTold) {
   const auto config = parse_coordinator_config(
       "launcher: {kind: slurm, slurm: {partition: gpu, time_limit: 2h, extra_args: [--mem=8G]}}",

@@ -122,23 +122,62 @@ def test_a_preempted_run_asks_to_be_started_again(tmp_path, undisturbed):
         tools.assert_same_training(run.out, undisturbed)
 
 
-def test_resume_at_another_number_of_ranks(tmp_path):
-    """Equal to rounding: another order of the sums, nothing else. Dropout and shuffling do not know of ranks.
+# Equal to rounding: another number of ranks is another order of the sums, nothing else. All experts are chosen: rounding that
+# turns a choice between two that are as good would set the run on another course.
+EVERY_EXPERT = {"emoe": {**tools.TINY_EMOE, "top_k": tools.TINY_EMOE["experts"]}}
 
-    All experts are chosen: rounding that turns a choice between two that are as good would set the run on another course.
-    """
-    every = {"emoe": {**tools.TINY_EMOE, "top_k": tools.TINY_EMOE["experts"]}}
-    undisturbed = undisturbed_run(tmp_path / "undisturbed", **every)
-    with Run(tmp_path, hold=15, **every) as run:
+
+@pytest.fixture(scope="module")
+def undisturbed_with_every_expert(tmp_path_factory):
+    return undisturbed_run(tmp_path_factory.mktemp("every_expert"), **EVERY_EXPERT)
+
+
+def assert_equal_to_rounding(out, undisturbed):
+    ours, theirs = tools.read_lines(out / "metrics.jsonl"), tools.read_lines(undisturbed / "metrics.jsonl")
+    assert [r["step"] for r in ours] == list(range(STEPS))
+    for a, b in zip(ours, theirs):
+        assert abs(a["loss"] - b["loss"]) <= 1e-5 * b["loss"], (a, b)
+    assert exported_distance(out, undisturbed) <= 2e-2
+
+
+def test_resume_at_another_number_of_ranks(tmp_path, undisturbed_with_every_expert):
+    with Run(tmp_path, hold=15, **EVERY_EXPERT) as run:
         run.held()
         run.kill()
         assert tools.valid_checkpoints(run.out)[-1] == 10
-        assert "resumed from the checkpoint of step 10" in run.again("--set", "parallel.ranks=1", ranks=None)
-        ours, theirs = tools.read_lines(run.out / "metrics.jsonl"), tools.read_lines(undisturbed / "metrics.jsonl")
-        assert [r["step"] for r in ours] == list(range(STEPS))
-        for a, b in zip(ours, theirs):
-            assert abs(a["loss"] - b["loss"]) <= 1e-5 * b["loss"], (a, b)
-        assert exported_distance(run.out, undisturbed) <= 2e-2
+        assert "resumed from the checkpoint of step 10" in run.again("--set", "parallel.min_ranks=1", ranks=None)
+        assert_equal_to_rounding(run.out, undisturbed_with_every_expert)
+
+
+def test_an_elastic_job_shrinks_to_the_free_slots_and_grows_again(tmp_path, undisturbed_with_every_expert):
+    with Coordinator(tmp_path, queue__elastic_wait="0.5s") as coordinator:
+        api = coordinator.api
+        coordinator.holds.add("step-15", "step-25")  # of both jobs
+
+        def of_attempt(number, step):
+            return tools.wait_until(lambda: past_step(api, job_id, number, step - 1), 60, f"attempt {number} at {step}")
+
+        job_id = api.create(hurt_job(parallel__min_ranks=1, **EVERY_EXPERT)).id
+        first = rank_pids(of_attempt(1, 15))
+        other = api.create(hurt_job(parallel__ranks=1, resources__priority=9)).id
+        send(first[1], signal.SIGKILL)
+        narrow = of_attempt(2, 15)  # the other job has the second slot
+        assert len(narrow.attempts[1].ranks) == 1
+        assert "1 of 2" in tools.run([tools.EMOECTL, "--server", coordinator.grpc_address, "get", job_id]).out
+        coordinator.holds.release("step-15")
+        last = rank_pids(of_attempt(2, 25))
+        api.call("CancelJob", id=other)
+        api.wait(other)
+        send(last[0], signal.SIGKILL)
+        coordinator.holds.release("step-25")
+        job = api.succeed(job_id)
+        assert [(a.world_size, a.resumed_from_step) for a in job.attempts] == [(2, 0), (1, 10), (2, 20)]
+        ranks = [2] * 10 + [1] * 10 + [2] * (STEPS - 20)
+        assert [r["ranks"] for r in tools.read_lines(pathlib.Path(job.output_dir) / "metrics.jsonl")] == ranks
+        assert [s.ranks for s in api.call("ListMetrics", id=job_id, page_size=10000).steps] == ranks
+        told = [e.state_change.message for e in api.events(job_id) if e.HasField("state_change")]
+        assert [m for m in told if m.startswith("runs with")] == ["runs with 1 of 2 ranks: there are no slots for more now"]
+        assert_equal_to_rounding(pathlib.Path(job.output_dir), undisturbed_with_every_expert)
 
 
 def exported_distance(out, other):

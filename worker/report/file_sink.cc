@@ -107,7 +107,8 @@ void FileSink::write(const StepRecord& record) {
                                    {"grad_norm", record.grad_norm},
                                    {"tokens", record.tokens},
                                    {"target_tokens", record.target_tokens},
-                                   {"seconds", record.seconds}})
+                                   {"seconds", record.seconds},
+                                   {"ranks", record.ranks}})
                          .dump()));
 }
 

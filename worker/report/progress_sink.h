@@ -49,6 +49,7 @@ struct StepRecord {
   int64_t tokens = 0;      // real tokens of all ranks
   int64_t target_tokens = 0;
   double seconds = 0.0;
+  int ranks = 1;  // that did it
   int64_t padding_tokens = 0;
   int64_t samples = 0;
   double flops = 0.0;  // of all ranks, see training_flops() in worker/model/training_flops.h

@@ -63,6 +63,7 @@ void fill(v1::Report& report, const StepRecord& record) {
   metrics.set_tokens(record.tokens);
   metrics.set_target_tokens(record.target_tokens);
   metrics.set_seconds(record.seconds);
+  metrics.set_ranks(record.ranks);
 }
 
 void fill(v1::Report& report, const EvalRecord& record) {

@@ -282,6 +282,7 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   auto [spec, config] = check_or_throw(loaded, diagnostics);
   JobPlan plan;
   plan.ranks = spec.parallel().ranks();
+  plan.min_ranks = spec.parallel().min_ranks();
   plan.threads_per_rank = spec.resources().threads_per_rank();
   plan.device = spec.resources().device();
   plan.model = model_of(spec, std::move(config));

@@ -98,7 +98,8 @@ struct ConvertPlan {
 // A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch. Members
 // common to all tasks, and the plan of the one task.
 struct JobPlan {
-  int ranks = 1;
+  int ranks = 1;  // of this run: RankSession takes those that were started, where that is allowed
+  int min_ranks = 0;         // 0: no fewer than ranks
   int threads_per_rank = 0;  // 0: as the launcher says, see threads_of_rank()
   std::string device;        // auto | cpu | cuda
 

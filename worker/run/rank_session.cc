@@ -24,23 +24,29 @@ namespace emoe::worker {
 namespace {
 
 void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
+  const bool enough = plan.min_ranks > 0 && environment.world_size >= plan.min_ranks &&
+                      environment.world_size <= plan.ranks;
   // Before the data is read; MPI_Init would say it in its own way, with exit code 1.
-  if (environment.no_pmix && plan.ranks > 1 && plan.ranks == environment.world_size) {
+  const bool fits = enough || plan.ranks == environment.world_size;
+  if (environment.no_pmix && environment.world_size > 1 && fits) {
     throw JobError(
         ExitCode::configuration,
         "srun was not told --mpi=pmix, without which its tasks cannot form one MPI world; "
         "start it with srun --mpi=pmix");
   }
-  if (plan.ranks == environment.world_size) return;
+  if (fits) return;
   const std::string launcher = environment.said_by.starts_with("SLURM") ? "srun" : "mpirun";
   const std::string started = environment.launched
                                   ? absl::StrCat(environment.said_by, "=", environment.world_size,
                                                  " says how many were started")
                                   : "this process was started by itself";
-  throw JobError(ExitCode::configuration,
-                 absl::StrCat("parallel.ranks is ", plan.ranks, ", but ", started,
-                              "; start it with ", launcher, " -n ", plan.ranks,
-                              ", or set parallel.ranks=", environment.world_size));
+  throw JobError(
+      ExitCode::configuration,
+      absl::StrCat(
+          "parallel.ranks is ", plan.ranks,
+          plan.min_ranks > 0 ? absl::StrCat(" and parallel.min_ranks ", plan.min_ranks) : "",
+          ", but ", started, "; start it with ", launcher, " -n ", plan.ranks,
+          ", or set parallel.ranks=", environment.world_size));
 }
 
 int set_threads(const JobPlan& plan, const RankEnvironment& environment) {
@@ -166,6 +172,7 @@ RankSession::RankSession(const RunRequest& request, const RankEnvironment& envir
       plan_(plan_job(request.job_file, request.overrides)),
       cache_dir_(environment.cache_dir.empty() ? out_.cache() : environment.cache_dir) {
   check_world_size(plan_, environment_);
+  plan_.ranks = environment_.world_size;
   device_ = device_of(plan_, environment_);
   if (!environment.coordinator) return;
   for (const Warning& told : told_by_coordinator(request.job_file)) {

@@ -55,7 +55,7 @@ TEST(FileSink, WritesTheKeysOfTheContractInFullPrecision) {
   EXPECT_THAT(read_file(dir / "metrics.jsonl").value(),
               StartsWith("{\"step\":0,\"loss\":0.3333333333333333,\"learning_rate\":0.0002,"
                          "\"grad_norm\":1.0000000000000002,\"tokens\":100,\"target_tokens\":60,"
-                         "\"seconds\":0.1}\n"));
+                         "\"seconds\":0.1,\"ranks\":1}\n"));
   const auto eval = lines_of(dir / "eval.jsonl").at(0);
   EXPECT_EQ(eval.at("perplexity").get<double>(), std::exp(0.2));
   EXPECT_EQ(eval.at("target_tokens"), 7);
