@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <csignal>
 #include <ctime>
+#include <sstream>
 
 #include <absl/strings/str_cat.h>
 #include <fcntl.h>
@@ -221,6 +222,19 @@ std::string text_of(const AttemptFiles& files, const char* name) {
   std::string text = read_file(files.dir() / name).value_or("");
   text.erase(text.find_last_not_of(" \n") + 1);
   return text;
+}
+
+std::string words_of_mpirun(const std::string& log) {
+  std::istringstream lines(log);
+  std::string words;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t number = line.find_first_not_of("0123456789", 1);
+    const bool of_rank = line.starts_with('[') && number > 1 && line.substr(number, 2) == "] ";
+    if (!of_rank && line.find_first_not_of("-") != std::string::npos) {
+      absl::StrAppend(&words, line, "\n");
+    }
+  }
+  return words;
 }
 
 Result<LogTail> tail_of(const std::filesystem::path& file, size_t bytes) {

@@ -110,6 +110,9 @@ struct RankExit {
 // was seen to rise, on the clock of RankExit::monotonic_ns.
 [[nodiscard]] bool killed_for_memory(const RankExit& exit, const std::vector<int64_t>& counted_ns);
 
+// What mpirun itself printed, without its frames: lines of ranks begin with "[N] ".
+[[nodiscard]] std::string words_of_mpirun(const std::string& log);
+
 // The last `bytes` of a text file from a line's beginning, as they are; empty where there is none.
 [[nodiscard]] Result<LogTail> tail_of(const std::filesystem::path& file, size_t bytes);
 

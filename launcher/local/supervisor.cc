@@ -52,20 +52,6 @@ sigset_t watched_signals() {
   return set;
 }
 
-// What mpirun itself printed, without its frames: lines of ranks begin with "[N] ".
-std::string words_of_mpirun(const std::string& log) {
-  std::istringstream lines(log);
-  std::string words;
-  for (std::string line; std::getline(lines, line);) {
-    const size_t number = line.find_first_not_of("0123456789", 1);
-    const bool of_rank = line.starts_with('[') && number > 1 && line.substr(number, 2) == "] ";
-    if (!of_rank && line.find_first_not_of("-") != std::string::npos) {
-      absl::StrAppend(&words, line, "\n");
-    }
-  }
-  return words;
-}
-
 // One attempt from its start to end.json, in the background process.
 class Supervisor {
  public:
