@@ -197,6 +197,7 @@ parallel:
   ranks: 1
   tensor: 1
   shard_base: false
+  min_ranks: 0
 export:
   dtype: auto
   verify: true

@@ -87,6 +87,7 @@ const std::vector<Row>& rows() {
       {"parallel.ranks=64", false},
       {"parallel.tensor=64", false},
       {"parallel.shard_base=true", false},
+      {"parallel.min_ranks=64", false},
       // An export is made from the trained weights.
       {"export.dtype=float32", false},
       {"export.merged=false", false},

@@ -140,6 +140,7 @@ const std::vector<Arrival>& arrivals() {
       {"checkpoint.every_steps=19", AT(train()->options.checkpoint.every_steps)},
       {"checkpoint.keep=20", AT(train()->options.checkpoint.keep)},
       {"parallel.ranks=2", AT(ranks)},
+      {"parallel.min_ranks=1", AT(min_ranks)},
       {"export.dtype=float16", AT(train()->export_model.dtype)},
       {"export.merged=false", AT(train()->export_model.merged)},
       {"export.adapter=false", AT(train()->export_model.adapter)},
