@@ -47,13 +47,15 @@ def folder():
 
 
 class HostsCoordinator(Coordinator):
+    HOST = "10.77.0.1"  # n0
+
     def command(self, listen="", metrics_listen="127.0.0.1:0"):
         tools.write_yaml(self.folder / "coordinator.yaml", {
             "advertise": f"n0:{self.grpc_address.rsplit(':', 1)[1]}",
             "launcher": {"mpirun_args": tools.MPI_ARGUMENTS, "host_pause": "3s",
                          "remote_shell": [sys.executable, str(SHELL), "ssh", "-o", "BatchMode=yes"],
                          "hosts": [{"name": host, "slots": 1} for host in HOSTS]}})
-        return super().command(listen or self.grpc_address.replace("127.0.0.1", "0.0.0.0"), metrics_listen)
+        return super().command(listen, metrics_listen)
 
 
 @pytest.fixture

@@ -165,6 +165,7 @@ class Coordinator:
     """emoe-coordinator on free ports with a state folder of its own. Every process that comes from it carries `marker` in
     its environment, so that a test can say that none is left."""
 
+    HOST = "127.0.0.1"  # where it listens
     # Retries come within a test's patience. What no test waits for is long: a loaded machine stands still for seconds.
     QUICK = {"liveness.session_timeout": "30s", "liveness.join_timeout": "60s", "liveness.stop_grace": "3s",
              "liveness.retry_pause": "0.2s", "liveness.reconnect_grace": "60s",
@@ -181,8 +182,8 @@ class Coordinator:
         self.running = self.process = self.api = None
         self.starts = 0
         # Ranks come back to the address they know: it stays this coordinator's while nobody listens there.
-        self.port = tools.reserved_port()
-        self.grpc_address = "127.0.0.1:%d" % self.port.getsockname()[1]
+        self.port = tools.reserved_port(self.HOST)
+        self.grpc_address = f"{self.HOST}:{self.port.getsockname()[1]}"
         try:
             self.start()
         except BaseException:

@@ -262,12 +262,12 @@ class Holds:
             (self.folder / point).unlink()
 
 
-def reserved_port():
-    """A socket bound to a free port of 127.0.0.1: while it is open nobody gets that port by chance, and a server that
+def reserved_port(host="127.0.0.1"):
+    """A socket bound to a free port of this host: while it is open nobody gets that port by chance, and a server that
     is told it may listen there (servers set SO_REUSEADDR, as this does)."""
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
+    holder.bind((host, 0))
     return holder
 
 
