@@ -49,6 +49,7 @@ TEST(JobView, ListFitsTheTerminal) {
 
 TEST(JobView, JobShowsResultsAndAttempts) {
   v1::Job job = running_job();
+  job.mutable_resolved_spec()->set_task("train");
   job.set_state(v1::SUCCEEDED);
   job.set_reason(v1::REASON_COMPLETED);
   job.mutable_end_time()->set_seconds(1'700'000'000 - 40);

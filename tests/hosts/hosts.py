@@ -28,7 +28,7 @@ def on(host, command):
 
 def left_on(host):
     """Processes of emoe and of Open MPI on a host, and what MPI left in its folders."""
-    return on(host, "ps ax -o args= | grep -E 'emoe-(worker|supervise)|orted' | grep -v grep; ls /tmp /dev/shm | grep emoe-mpi; true")
+    return on(host, "ps ax -o args= | grep -E 'emoe-(worker|supervise)|orted' | grep -v grep; ls /run /dev/shm | grep emoe-mpi; true")
 
 
 def assert_nothing_left():
@@ -38,7 +38,7 @@ def assert_nothing_left():
 
 @pytest.fixture
 def folder():
-    """Seen by all hosts, which have a /tmp of their own."""
+    """Seen by all hosts."""
     path = tools.BIN.parent / "tests" / "hosts" / str(os.getpid())
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs a command on a "host" n0 that shares a network with the hosts n1 and n2: each a network, process, mount and name
-# namespace of its own, with its own /tmp and /dev/shm, its own processes, and host.py as its remote shell. They share the
+# namespace of its own, with its own folder for temporary files (/run) and /dev/shm, its own processes, and host.py as its remote shell. They share the
 # files of this machine, as hosts of a cluster share a file system. Their network is unplugged by `ip link set nN down` on
 # n0. Where namespaces are not allowed it says so and exits with 77.
 set -u
@@ -25,10 +25,9 @@ start_host() {
   # shellcheck disable=SC2016 # that is its own shell's
   unshare "${kinds[@]}" --fork --kill-child --mount-proc bash -c '
     hostname "$1"
-    exec 3>"$2/ready-$1" # seen by the others although /tmp changes
-    mount --bind "$2/hosts" /etc/hosts && mount -t tmpfs emoe-test /tmp && mount -t tmpfs emoe-test /dev/shm || exit 1
+    mount --bind "$2/hosts" /etc/hosts && mount -t tmpfs emoe-test /run && mount -t tmpfs emoe-test /dev/shm || exit 1
     ip link set lo up
-    echo ready >&3
+    echo ready >"$2/ready-$1"
     if [ "$1" = n0 ]; then exec sleep infinity; fi
     until ip addr show dev eth0 2>/dev/null | grep -q "inet "; do sleep 0.05; done
     exec python3 "$3/host.py" serve "$(getent hosts "$1" | cut -d" " -f1)"' \
@@ -58,4 +57,4 @@ done
 for i in 1 2; do
   until on 0 python3 "$here/host.py" ssh "10.77.0.$((i + 1))" true 2>/dev/null; do sleep 0.05; done
 done
-nsenter -t "${first[0]}" --net --uts --mount --pid --ipc --wd="$PWD" "$@"
+nsenter -t "${first[0]}" --net --uts --mount --pid --ipc --wd="$PWD" env TMPDIR=/run "$@"
