@@ -282,10 +282,11 @@ class Supervisor {
     exits.push_back(word_of_mpirun());
     const auto failure = first_failure(exits);
     if (!failure) return {};
-    AttemptEnd end{.exit_code = failure->status.code,
-                   .signal = failure->status.signal,
-                   .out_of_memory = killed_for_memory(*failure, oom_seen_ns_),
-                   .detail = failure->last_lines};
+    AttemptEnd end{
+        .exit_code = failure->status.code,
+        .signal = failure->status.signal,
+        .out_of_memory = failure->out_of_memory || killed_for_memory(*failure, oom_seen_ns_),
+        .detail = failure->last_lines};
     if (failure->rank != kNoRank) {
       end.rank = failure->rank;
     } else {
