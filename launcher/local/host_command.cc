@@ -77,10 +77,22 @@ void HostCommand::kill() {
   }
 }
 
+bool HostCommand::Run::succeeded() const {
+  return status && status->code == 0 && status->signal == 0;
+}
+
+std::vector<std::string> HostCommand::successes() const {
+  std::vector<std::string> hosts;
+  for (const Run& run : runs_) {
+    if (run.succeeded()) hosts.push_back(run.host);
+  }
+  return hosts;
+}
+
 std::vector<HostCommand::Failure> HostCommand::failures() const {
   std::vector<Failure> failures;
   for (const Run& run : runs_) {
-    if (run.status && run.status->code == 0 && run.status->signal == 0) continue;
+    if (run.succeeded()) continue;
     failures.push_back({run.host, absl::StrCat("host ", run.host, " ", explain(run))});
   }
   return failures;

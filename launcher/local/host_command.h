@@ -27,6 +27,7 @@ class HostCommand {
   };
   // Of the hosts that did not answer with success, in their order.
   [[nodiscard]] std::vector<Failure> failures() const;
+  [[nodiscard]] std::vector<std::string> successes() const;  // hosts
 
  private:
   struct Run {
@@ -35,6 +36,7 @@ class HostCommand {
     std::optional<ExitStatus> status;
     std::filesystem::path output;
     std::string trouble;  // it could not be started
+    [[nodiscard]] bool succeeded() const;
   };
   [[nodiscard]] std::string explain(const Run& run) const;
 

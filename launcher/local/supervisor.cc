@@ -128,8 +128,8 @@ class Supervisor {
       }
     }
     files_.remove_mpi_dirs();
-    HostCommand tidy(remote_, remote_.hosts, {"sweep", files_.dir().string()}, files_);
-    wait_for(tidy, /*until_killed=*/false);  // what the check has made; a host in trouble has none
+    HostCommand tidy(remote_, checks_->successes(), {"sweep", files_.dir().string()}, files_);
+    wait_for(tidy, /*until_killed=*/false);  // the check has made folders
     leave(end);
     return false;
   }
