@@ -74,8 +74,8 @@ enum class EndCause {
   preempted,   // for another job, or put back into the queue by an administrator
   time_limit,  // and the ranks had not checkpointed and left
   node_lost,
-  cancelled,    // by somebody who is not us
-  not_started,  // the engine has it and cannot start it: `detail` says what is missing
+  cancelled,      // by somebody who is not us
+  not_started,    // the engine has it and cannot start it: `detail` says what is missing
   host_unusable,  // no rank was started: a host cannot be reached, or lacks what they need
 };
 

@@ -34,9 +34,8 @@ Result<json> read_json(const std::filesystem::path& path) {
 }
 
 // By the number of the cause.
-constexpr const char* kCauses[] = {"ranks",     "preempted", "time_limit",
-                                   "node_lost", "cancelled", "not_started",
-                                   "host_unusable"};
+constexpr const char* kCauses[] = {"ranks",     "preempted",   "time_limit",   "node_lost",
+                                   "cancelled", "not_started", "host_unusable"};
 
 // The same for everyone who knows the attempt's folder.
 std::string private_name(const std::filesystem::path& dir) {
