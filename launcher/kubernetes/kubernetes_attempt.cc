@@ -32,8 +32,8 @@ std::string quoted_for_shell(const std::string& text) {
 
 }  // namespace
 
-Status KubernetesAttempt::record_creation(const std::string& uid) const {
-  return write_file_atomically(files_.dir() / "kubernetes_job", uid + "\n");
+Status KubernetesAttempt::record_creation(const std::string& name) const {
+  return write_file_atomically(files_.dir() / "kubernetes_job", name + "\n");
 }
 
 Status KubernetesAttempt::write_environment(const LaunchRequest& request) const {

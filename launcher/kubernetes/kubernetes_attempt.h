@@ -16,7 +16,7 @@ namespace emoe::launcher {
 // rank_N.exit, output.log, end.json: attempt_files.h). The folder lies on a volume that coordinator and
 // pods mount at the same path.
 //
-//   kubernetes_job    the uid of its MPIJob: exists = it was created
+//   kubernetes_job    the name of its MPIJob: exists = it was created
 //   kubernetes_run    a link, the uid of the one pod that runs the attempt or did (attempt_claim.h)
 //   kubernetes_exit   the exit code of mpirun
 //   rank_environment  variables of every rank as a shell reads them; its owner's only, for the token
@@ -29,7 +29,7 @@ class KubernetesAttempt {
   [[nodiscard]] const AttemptClaim& claim() const { return claim_; }
 
   [[nodiscard]] bool created() const { return !text_of(files_, "kubernetes_job").empty(); }
-  [[nodiscard]] Status record_creation(const std::string& uid) const;
+  [[nodiscard]] Status record_creation(const std::string& name) const;
   [[nodiscard]] bool taken() const { return !claim_.taken_by().empty(); }
   [[nodiscard]] Status write_environment(const LaunchRequest& request) const;
 

@@ -38,9 +38,7 @@ Result<LaunchHandle> KubernetesLauncher::launch(const LaunchRequest& request) {
   EMOE_RETURN_IF_ERROR(on_disk(named.attempt.write_environment(request)));
   EMOE_RETURN_IF_ERROR(check_access(named));
   EMOE_RETURN_IF_ERROR(create(named, *object));
-  const json job = jobs_.find(named.name).value_or(json::object());
-  const std::string uid = text_in(job, {"metadata", "uid"});
-  const Status recorded = named.attempt.record_creation(uid.empty() ? named.name : uid);
+  const Status recorded = named.attempt.record_creation(named.name);
   if (!recorded.ok()) log_warning("%s", std::string(recorded.message()));  // its name finds it
   return handle;
 }
@@ -55,19 +53,16 @@ Status KubernetesLauncher::check_access(const Named& named) {
   return absl::FailedPreconditionError(seen.message());
 }
 
-// OK: the MPIJob is there, and among jobs_ but where nobody can be asked.
+// OK: the MPIJob is there, or its pod has the attempt.
 Status KubernetesLauncher::create(const Named& named, const json& object) {
   Status silence;
   // A second time for a request that got lost on its way: the name lets it through once.
   for (int i = 0; i < 2; ++i) {
     const auto made = api_.call("POST", api_.mpi_jobs(), object, /*at_once=*/i > 0);
-    if (made.ok()) {
-      jobs_.put(*made);
-      return ok_status();
-    }
+    if (made.ok()) return ok_status();
     const Status& why = made.status();
-    if (why.code() == StatusCode::kResourceExhausted) return why;
-    if (is_refusal(why)) return absl::FailedPreconditionError(why.message());
+    if (i == 0 && why.code() == StatusCode::kResourceExhausted) return why;
+    if (i == 0 && is_refusal(why)) return absl::FailedPreconditionError(why.message());
     silence = why;
     if (why.code() == StatusCode::kUnavailable) break;  // it has not heard it, or wants a pause
     const auto there = arrived(named, object);
@@ -90,7 +85,6 @@ Result<bool> KubernetesLauncher::arrived(const Named& named, const json& object)
         " already, which is not of this attempt (annotation ", kFolderAnnotation, " \"",
         folder_of(*found), "\"): delete it, or give this coordinator a namespace of its own"));
   }
-  jobs_.put(*found);
   return true;
 }
 

@@ -113,11 +113,9 @@ Result<ClusterView> KubernetesLauncher::asked(const Named& named) {
   ClusterView view;
   auto job = api_.call("GET", api_.mpi_jobs(named.name));
   if (!job.ok() && job.status().code() != StatusCode::kNotFound) return job.status();
+  // Not into what the watch keeps: that may have heard of its deletion meanwhile.
   if (job.ok() && folder_of(*job) == named.attempt.files().dir().string()) {
     view.job = *std::move(job);
-    jobs_.put(view.job);
-  } else {
-    jobs_.drop(named.name);
   }
   const std::string selector = absl::StrCat(kAttemptLabel, "=", named.name);
   EMOE_ASSIGN_OR_RETURN(
@@ -126,13 +124,6 @@ Result<ClusterView> KubernetesLauncher::asked(const Named& named) {
   const auto items = pods.find("items");
   if (items == pods.end()) return absl::AbortedError("the API server's list has no items");
   for (const json& pod : *items) view.pods.push_back(pod);
-  for (const json& pod : pods_.with_label(kAttemptLabel, named.name)) {
-    const std::string name = text_in(pod, {"metadata", "name"});
-    const bool there = std::ranges::any_of(view.pods, [&](const json& one) {
-      return text_in(one, {"metadata", "name"}) == name;
-    });
-    if (!there) pods_.drop(name);
-  }
   return view;
 }
 

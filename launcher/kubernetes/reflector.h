@@ -35,11 +35,10 @@ class Reflector {
   [[nodiscard]] std::optional<nlohmann::json> find(const std::string& name) const;
   [[nodiscard]] std::vector<nlohmann::json> with_label(const std::string& label,
                                                        const std::string& value) const;
-  // What a call of our own said, which the watch will say again.
-  void put(const nlohmann::json& object);
-  void drop(const std::string& name);
 
  private:
+  void put(const nlohmann::json& object);
+  void drop(const std::string& name);
   [[nodiscard]] Status list(const std::stop_token& stop);
   [[nodiscard]] Status watch(const std::stop_token& stop);
   // One line of a watch.

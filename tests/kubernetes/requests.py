@@ -136,7 +136,7 @@ def test_a_certificate_of_another_authority(tmp_path):
     ("template", "/nowhere.yaml", "launcher.kubernetes.template: cannot open /nowhere.yaml: No such file"),
     ("image", "''", "no image for the container mpirun"), ("shm_size", "1.5Gi", "is no quantity of memory"),
     ("server", "http://127.0.0.1", "is not https://"), ("token_file", "/nowhere", "/nowhere: No such file"),
-    ("server", "''", "neither server nor kubeconfig is set")])
+    ("server", "''", "Neither server nor kubeconfig is set")])
 def test_settings_with_which_nothing_could_run(tmp_path, key, value, words):
     token = tmp_path / "token"
     token.write_text("t")

@@ -310,6 +310,24 @@ TEST_F(KubernetesLauncherTest, ALauncherPodThatIsNotInTheListYetIsNoEnd) {
   EXPECT_FALSE(std::filesystem::exists(dir_ / "end.json"));
 }
 
+// An answer that was on its way while the watch heard of the deletion brings nothing back.
+TEST_F(KubernetesLauncherTest, WhatWasDeletedStaysSo) {
+  ASSERT_TRUE(launch().ok());
+  job()["metadata"]["deletionTimestamp"] = "2026-12-01T00:00:00Z";
+  EXPECT_EQ(launcher_->poll(handle())->phase, AttemptPhase::unknown);  // no watch has said anything
+  (void)launcher_->jobs().round({});
+  (void)launcher_->pods().round({});
+  const json gone = job();
+  server_->objects["mpijobs"].clear();
+  relist();
+  (void)launcher_->jobs().round({});
+  (void)launcher_->pods().round({});
+  server_->next([&](const HttpRequest&) {
+    return Result<HttpAnswer>(HttpAnswer{200, gone.dump(), {}});
+  });
+  EXPECT_EQ(launcher_->poll(handle())->phase, AttemptPhase::ended);
+}
+
 TEST_F(KubernetesLauncherTest, DeletedBySomebodyElse) {
   ASSERT_TRUE(launch().ok());
   take();
