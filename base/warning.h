@@ -21,6 +21,7 @@ namespace warning {
 inline constexpr char kUnreadKey[] = "UNREAD_KEY";
 inline constexpr char kRowsCut[] = "ROWS_CUT";
 inline constexpr char kRowsDropped[] = "ROWS_DROPPED";
+inline constexpr char kEmptyTarget[] = "EMPTY_TARGET";
 inline constexpr char kDefaultDiffers[] = "DEFAULT_DIFFERS";
 inline constexpr char kBaseRounded[] = "BASE_ROUNDED";
 inline constexpr char kWarmupOnly[] = "WARMUP_ONLY";

@@ -30,6 +30,7 @@
 #include "bench/scratch_folder.h"
 #include "format/tensor_table.h"
 #include "plan/step_memory.h"
+#include "text/row.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
 #include "worker/comm/mpi/mpi_group.h"
@@ -37,7 +38,6 @@
 #include "worker/device/tensor_memory.h"
 #include "worker/model/ffn.h"
 #include "worker/model/model.h"
-#include "worker/text/row.h"
 #include "worker/train/trainer.h"
 
 namespace emoe::worker {

@@ -16,6 +16,7 @@ namespace {
 
 constexpr char kFooter[] = R"(
 A first job:
+  emoectl data job.yaml                   # what its rows become, before anything is submitted
   emoectl submit job.yaml --wait          # exit code 0 only if it succeeded
   emoectl list                            # running, waiting and ended jobs
   emoectl get JOB                         # state, progress, attempts, results, output folder
@@ -156,6 +157,7 @@ int run(const std::vector<std::string>& arguments, Terminal& terminal) {
   app.set_version_flag("--version", std::string("emoectl ") + version());
   add_global_options(app, command);
   add_submit_commands(app, command);
+  add_data_command(app, command);
   add_job_commands(app, command);
   add_watch_commands(app, command);
   add_result_commands(app, command);

@@ -107,6 +107,21 @@ std::string host_text(const v1::HostInfo& host) {
   return text;
 }
 
+// "52002 rows, 500 held out; template chatml (plain); …"; empty where nothing is told of them.
+std::string data_text(const v1::DataReceipt& data) {
+  if (data.rows() == 0 && data.held_out_rows() == 0) return "";
+  std::string text = absl::StrCat(data.rows(), " rows");
+  if (data.held_out_rows() > 0) absl::StrAppend(&text, ", ", data.held_out_rows(), " held out");
+  if (data.duplicates() > 0) absl::StrAppend(&text, ", ", data.duplicates(), " duplicates");
+  if (!data.template_().empty()) absl::StrAppend(&text, "; template ", data.template_());
+  if (data.sampled_rows() == 0) return text;
+  return absl::StrCat(text, "; of the first ", data.sampled_rows(),
+                      " rows: ", absl::StrFormat("%.1f", data.mean_tokens()),
+                      " tokens in the mean, ", data.longest_tokens(), " at most, ", data.cut_rows(),
+                      " cut, ", absl::StrFormat("%.3g %%", 100.0 * data.target_share()),
+                      " to learn");
+}
+
 }  // namespace
 
 std::string job_text(const v1::Job& job, WallTime now, int width) {
@@ -133,6 +148,7 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
     values.add("model", job.merge().model_dir());
     values.add("adapter", job.merge().adapter_dir());
   }
+  values.add("data", data_text(job.data()));
   values.add("output", job.output_dir());
   std::string text = values.render(width);
   const std::string evaluation = evaluation_table(job, width);

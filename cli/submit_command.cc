@@ -87,10 +87,12 @@ int plan(const Command& command, const SubmitOptions& options, Client& client) {
       loaded->locations);
 }
 
-void add_job_file(CLI::App& app, SubmitOptions& options) {
-  app.add_option("FILE", options.file, "Job file (YAML)")->required();
+}  // namespace
+
+void add_job_file(CLI::App& app, std::string& file, std::vector<std::string>& set) {
+  app.add_option("FILE", file, "Job file (YAML)")->required();
   // One value for each --set: "--set a=1 FILE" must not swallow the file.
-  app.add_option("--set", options.set,
+  app.add_option("--set", set,
                  "Override a key: optimizer.learning_rate=1e-4, lora.targets=[q_proj,k_proj], "
                  "labels.team=x, emoe=null removes one. May be given again, later ones win")
       ->type_name("KEY=VALUE")
@@ -98,9 +100,11 @@ void add_job_file(CLI::App& app, SubmitOptions& options) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->delimiter('\0');
   app.add_flag_callback(
-      "--strict", [&options] { options.set.emplace_back("data.strict=true"); },
+      "--strict", [&set] { set.emplace_back("data.strict=true"); },
       "Warnings are errors: --set data.strict=true");
 }
+
+namespace {
 
 constexpr char kSubmitHelp[] =
     "Submits a job and prints it. Relative paths in the file are taken from the current folder.\n"
@@ -114,7 +118,7 @@ constexpr char kSubmitHelp[] =
 void add_submit_commands(CLI::App& app, Command& command) {
   const auto options = std::make_shared<SubmitOptions>();
   CLI::App* submit_app = app.add_subcommand("submit", kSubmitHelp);
-  add_job_file(*submit_app, *options);
+  add_job_file(*submit_app, options->file, options->set);
   submit_app->add_option("--request-id", options->request_id,
                          "Name of this request: repeating it with the same job gives the first "
                          "answer instead of a second job [random]");
@@ -128,7 +132,7 @@ void add_submit_commands(CLI::App& app, Command& command) {
       "plan",
       "Every check of submit. A plan of memory, time and disk is not available in this version: a\n"
       "valid job is answered with UNIMPLEMENTED; submit --validate-only checks and exits 0");
-  add_job_file(*plan_app, *plan_options);
+  add_job_file(*plan_app, plan_options->file, plan_options->set);
   on_call(*plan_app, command, plan_options, plan);
 }
 

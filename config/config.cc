@@ -61,6 +61,10 @@ LoadedJob parse_job(const std::string& yaml, const std::string& source_name,
                     const std::vector<std::string>& overrides, Diagnostics& diagnostics) {
   LoadedJob job;
   job.locations = read_into(yaml, source_name, overrides, diagnostics, job.spec);
+  if (job.locations.count("data.train") > 0 && !job.spec.data().has_train() &&
+      job.spec.data().train_files_size() == 0) {
+    KeyReporter(job.locations, diagnostics)("data.train", "must name at least one file");
+  }
   // An empty list cannot be told from an absent one later, and would become the default.
   if (job.locations.count("lora.targets") > 0 && job.spec.lora().targets_size() == 0) {
     KeyReporter(job.locations, diagnostics)(
@@ -121,6 +125,11 @@ void change_paths(v1::JobSpec& spec, const PathChange& change) {
     }
     const auto path = std::get<std::string>(value_of(message, *at.field));
     if (!path.empty()) put_value(*at.field, change(rule.key, path), message);
+  }
+  for (int i = 0; i < spec.data().train_files_size(); ++i) {
+    v1::DataFile& file = *spec.mutable_data()->mutable_train_files(i);
+    const std::string key = absl::StrCat("data.train[", i, "]");
+    if (!file.path().empty()) file.set_path(change(key, file.path()));
   }
 }
 

@@ -27,7 +27,7 @@ FieldAt find_field(const Message& root, const std::string& key) {
     const auto* field = message->GetDescriptor()->FindFieldByName(parts[i]);
     EMOE_CHECK(field != nullptr, key);
     if (i + 1 == parts.size()) return {message, field};
-    if (!message->GetReflection()->HasField(*message, field)) return {};
+    if (field->is_repeated() || !message->GetReflection()->HasField(*message, field)) return {};
     message = &message->GetReflection()->GetMessage(*message, field);
   }
   return {};
@@ -107,6 +107,24 @@ void put_value(const FieldDescriptor& field, const FieldValue& value, Message& m
     default:
       EMOE_CHECK(false, field.full_name());
   }
+}
+
+namespace {
+constexpr char kListEnding[] = "_files";
+}  // namespace
+
+const FieldDescriptor* list_form(const FieldDescriptor& field) {
+  return field.containing_type()->FindFieldByName(field.name() + kListEnding);
+}
+
+std::string written_key(const std::string& key) {
+  std::string written = key;
+  const size_t at = written.find(kListEnding);
+  const size_t end = at + std::char_traits<char>::length(kListEnding);
+  const bool whole = at != std::string::npos &&
+                     (end == written.size() || written[end] == '.' || written[end] == '[');
+  if (whole) written.erase(at, end - at);
+  return written;
 }
 
 bool is_duration(const FieldDescriptor& field) {

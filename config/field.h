@@ -12,7 +12,7 @@ namespace emoe::config {
 // Fields of messages, found and changed by reflection under dotted keys ("optimizer.learning_rate").
 
 // The field a key names and the message that holds it; message is null when a message on the way is
-// absent.
+// absent, or a list.
 struct FieldAt {
   const google::protobuf::Message* message = nullptr;
   const google::protobuf::FieldDescriptor* field = nullptr;
@@ -39,6 +39,13 @@ using FieldValue =
 // Sets a singular field, or adds to a list. The value must have the field's type and fit into it.
 void put_value(const google::protobuf::FieldDescriptor& field, const FieldValue& value,
                google::protobuf::Message& message);
+
+// The list beside a text that may stand in its place: of data.train the field data.train_files. Null:
+// there is none.
+[[nodiscard]] const google::protobuf::FieldDescriptor* list_form(
+    const google::protobuf::FieldDescriptor& field);
+// A key as a job file has it: "data.train[1].weight" for "data.train_files[1].weight".
+[[nodiscard]] std::string written_key(const std::string& key);
 
 // A google.protobuf.Duration, or a list of them: in YAML a text, not a mapping.
 [[nodiscard]] bool is_duration(const google::protobuf::FieldDescriptor& field);

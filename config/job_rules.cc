@@ -36,6 +36,23 @@ bool is_convert(In in) {
 bool is_single(In in) {
   return is_merge(in) || is_convert(in);
 }
+bool has_files(In in) {
+  return in.spec.data().train_files_size() > 0;
+}
+// The names on the left of data.fields that the format does not have.
+std::string unknown_fields(In in) {
+  const data::RowFormat* format = data::find_row_format(in.spec.data().format());
+  std::set<std::string> unknown;
+  for (const auto& [field, column] : in.spec.data().fields()) {
+    if (format == nullptr) continue;
+    if (std::ranges::find(format->fields, field) == format->fields.end()) unknown.insert(field);
+  }
+  return absl::StrJoin(unknown, ", ");
+}
+std::string known_fields(In in) {
+  const data::RowFormat* format = data::find_row_format(in.spec.data().format());
+  return format == nullptr ? "" : absl::StrJoin(format->fields, ", ");
+}
 bool uses_emoe(In in) {
   return in.spec.emoe().experts() > 0;
 }
@@ -107,16 +124,6 @@ std::string divisors_text(int64_t number) {
                       divisors.size() > kMost ? ", …" : "");
 }
 
-// "alpaca and text"
-std::string row_format_names() {
-  std::string names;
-  for (const data::RowFormat& format : data::row_formats()) {
-    const bool last = &format == &data::row_formats().back();
-    absl::StrAppend(&names, names.empty() ? "" : last ? " and " : ", ", format.name);
-  }
-  return names;
-}
-
 }  // namespace
 
 // clang-format off
@@ -135,8 +142,18 @@ const JobRules& spec_rules() {
       {"model.init.num_key_value_heads",
        [](In in) { return !divides(init(in).num_key_value_heads(), init(in).num_attention_heads()); },
        "must divide num_attention_heads ${model.init.num_attention_heads}, is ${model.init.num_key_value_heads}"},
-      {"data.train", [](In in) { return in.spec.task() == "train" && in.spec.data().train().empty(); },
+      {"data.train", [](In in) { return in.spec.task() == "train" && in.spec.data().train().empty() && !has_files(in); },
        "is required for task: train"},
+      {"data.train_files", [](In in) { return has_files(in) && !in.spec.data().train().empty(); },
+       "give train or train_files (a list at train), not both"},
+      {"data.eval_fraction", [](In in) { return in.spec.data().has_eval_fraction() && !in.spec.data().eval().empty(); },
+       "give data.eval or data.eval_fraction, not both"},
+      {"data.template", [](In in) { return in.spec.data().format() == "text" && in.spec.data().template_() != "auto"; },
+       "is of no use for format: text, whose rows are read as they are; leave it out"},
+      {"data.answers", [](In in) { return in.spec.data().format() != "chat" && in.spec.data().answers() == "last"; },
+       "last is for format: chat, whose rows have several answers; leave it out"},
+      {"data.fields", [](In in) { return !unknown_fields(in).empty(); },
+       "format ${data.format} has no ${unknown fields}; it has ${known fields}"},
       {"data.eval", [](In in) { return is_evaluation(in) && in.spec.data().eval().empty() && !in.spec.has_evaluate(); },
        "is required for task: evaluate (rows), or evaluate.path (a suite)"},
       {"evaluate.subjects", [](In in) { return was_before(in.spec.evaluate().subjects(), in.i); },
@@ -218,8 +235,6 @@ const JobRules& unsupported_rules() {
   static const JobRules rows{
       {"task", [](In in) { return in.spec.task() == "analyze"; },
        "not supported yet: train (which also evaluates data.eval and exports a merged model), evaluate, merge and convert are"},
-      {"data.format", [](In in) { return in.spec.data().has_format() && data::find_row_format(in.spec.data().format()) == nullptr; },
-       "not supported yet: formats ${row formats} are"},
       {"parallel.tensor", [](In in) { return in.spec.parallel().tensor() > 1; },
        "not supported yet: use tensor: 1, all ranks are data-parallel"},
       {"parallel.shard_base", [](In in) { return in.spec.parallel().shard_base(); },
@@ -239,7 +254,8 @@ const RuleValues& rule_values() {
       {"intermediate size", [](In in) { return absl::StrCat(in.shape.intermediate_size); }},
       {"divisors", [](In in) { return divisors_text(in.shape.intermediate_size); }},
       {"last layer", [](In in) { return absl::StrCat(in.shape.num_hidden_layers - 1); }},
-      {"row formats", [](In) { return row_format_names(); }},
+      {"unknown fields", [](In in) { return unknown_fields(in); }},
+      {"known fields", [](In in) { return known_fields(in); }},
       {"positions", [](In in) { return absl::StrCat(positions(in)); }},
   };
   return values;

@@ -26,7 +26,8 @@ namespace {
 // RFC 3339, durations "90s".
 class Converter {
  public:
-  explicit Converter(bool show_empty) : show_empty_(show_empty) {}
+  // For YAML a list stands at the key whose place it takes; without what is empty.
+  explicit Converter(bool yaml) : show_empty_(!yaml) {}
 
   Json message(const Message& m) const {
     Json out = Json::object();
@@ -36,9 +37,10 @@ class Converter {
       const FieldAt at{&m, &field};
       const bool shown = field.is_repeated() ? show_empty_ : !field.has_presence();
       if (!shown && !at.present()) continue;
-      out[field.name()] = field.is_map()        ? map(m, field)
-                          : field.is_repeated() ? list(at)
-                                                : json_of(value_of(m, field));
+      const std::string name = show_empty_ ? field.name() : written_key(field.name());
+      out[name] = field.is_map()        ? map(m, field)
+                  : field.is_repeated() ? list(at)
+                                        : json_of(value_of(m, field));
     }
     return out;
   }
@@ -172,7 +174,7 @@ void write_yaml(const Json& json, int indent, std::string& out) {
 }  // namespace
 
 std::string message_to_yaml(const Message& message) {
-  const Json json = Converter(false).message(message);
+  const Json json = Converter(/*yaml=*/true).message(message);
   if (json.empty()) return "{}\n";
   std::string out;
   write_yaml(json, 0, out);
@@ -180,7 +182,7 @@ std::string message_to_yaml(const Message& message) {
 }
 
 std::string message_to_json(const Message& message, int indent) {
-  Json json = Converter(true).message(message);
+  Json json = Converter(/*yaml=*/false).message(message);
   replace_non_finite(json);
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }

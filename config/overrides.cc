@@ -110,6 +110,8 @@ void remove(const Target& target, Message& root) {
     remove_map_entry(&target.last(), *target.map_key, *message);
   } else {
     message->GetReflection()->ClearField(message, &target.last());
+    const FieldDescriptor* list = list_form(target.last());
+    if (list != nullptr) message->GetReflection()->ClearField(message, list);
   }
 }
 
@@ -125,8 +127,9 @@ void apply_override(const std::string& text, KeyLocations& locations, Diagnostic
   const auto target = find_target(key, *root.GetDescriptor(), diagnostics);
   if (!target) return;
   const FieldDescriptor& field = target->last();
+  const bool is_list = list_form(field) != nullptr && value.starts_with('[');
   const bool is_text = target->map_key || (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING &&
-                                           !field.is_repeated());
+                                           !field.is_repeated() && !is_list);
   const YAML::Node node = value_node(key, value, is_text, diagnostics);
   if (!node.IsDefined()) return;
   std::erase_if(locations, [&](const auto& known) { return is_within(known.first, key); });

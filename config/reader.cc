@@ -139,7 +139,11 @@ void Reader::read_field(const YAML::Node& node, const std::string& path,
                         const FieldDescriptor& field, Message& message) {
   const auto* reflection = message.GetReflection();
   reflection->ClearField(&message, &field);
-  if (is_null(node)) {
+  const FieldDescriptor* list = list_form(field);
+  if (list != nullptr) reflection->ClearField(&message, list);
+  if (list != nullptr && node.IsSequence()) {
+    read_list(node, path, *list, message);
+  } else if (is_null(node)) {
     diagnostics_.add(locations_[path], path, "has no value; give one or remove the key");
   } else if (field.is_map()) {
     read_map(node, path, field, message);
@@ -199,7 +203,7 @@ void Reader::read_list(const YAML::Node& node, const std::string& path,
     const std::string element_path = absl::StrCat(path, "[", index++, "]");
     locations_[element_path] = location(element);
     if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !is_duration(field)) {
-      read_message(element, element_path, *message.GetReflection()->AddMessage(&message, &field));
+      read_element(element, element_path, *message.GetReflection()->AddMessage(&message, &field));
     } else {
       read_value(element, element_path, field, message);
       // An element that could not be read keeps its place, so that the others keep their index for
@@ -214,6 +218,15 @@ void Reader::read_list(const YAML::Node& node, const std::string& path,
       }
     }
   }
+}
+
+// A text stands for a message with nothing but its first field.
+void Reader::read_element(const YAML::Node& node, const std::string& path, Message& message) {
+  const FieldDescriptor& first = *message.GetDescriptor()->field(0);
+  if (!node.IsScalar() || first.cpp_type() != FieldDescriptor::CPPTYPE_STRING) {
+    return read_message(node, path, message);
+  }
+  read_value(node, path, first, message);
 }
 
 bool Reader::read_text(const YAML::Node& node, const std::string& path, std::string& text) {

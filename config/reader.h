@@ -45,6 +45,8 @@ class Reader {
   void read_list(const YAML::Node& node, const std::string& path,
                  const google::protobuf::FieldDescriptor& field,
                  google::protobuf::Message& message);
+  void read_element(const YAML::Node& node, const std::string& path,
+                    google::protobuf::Message& message);
   // Sets a singular field, or adds to a repeated one.
   void read_value(const YAML::Node& node, const std::string& path,
                   const google::protobuf::FieldDescriptor& field,

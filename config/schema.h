@@ -35,7 +35,7 @@ constexpr int kMaxEntries = 4096;  // of a list; rules may search one once for e
 // Default, range and words of one key. Every field of a schema's message has one of these, in the order of
 // the proto file (a test compares them by reflection).
 struct FieldRule {
-  std::string key;       // "optimizer.learning_rate"
+  std::string key;       // "optimizer.learning_rate"; of a list of messages, of each of them
   std::string fallback;  // the default as YAML ("{}": the message with its own defaults); "": none
   std::vector<std::string> tasks;  // those that use it; {}: every one
   std::optional<Bound> low;  // numbers and durations (seconds); doubles are finite in any case

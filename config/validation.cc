@@ -57,9 +57,10 @@ KeyReporter::KeyReporter(const KeyLocations& locations, Diagnostics& diagnostics
 
 void KeyReporter::operator()(const std::string& key, const std::string& reason) const {
   for (size_t i = 0; i < earlier_; ++i) {
-    if (is_within(key, diagnostics_.violations()[i].field)) return;
+    if (is_within(written_key(key), diagnostics_.violations()[i].field)) return;
   }
-  diagnostics_.add(locate(locations_, key), key, reason);
+  const std::string written = written_key(key);
+  diagnostics_.add(locate(locations_, written), written, reason);
 }
 
 namespace {
@@ -181,11 +182,12 @@ class RowChecker {
                               absl::StrJoin(rule.words, ", ")));
   }
 
-  // A map has labels.
+  // A map of labels, or of names.
   void check_map(const FieldRule& rule, const FieldAt& at) {
+    const char* kinds = rule.key == "labels" ? "labels" : "entries";
     if (at.size() > rule.max_entries) {
       report_(rule.key,
-              absl::StrCat("at most ", rule.max_entries, " labels, there are ", at.size()));
+              absl::StrCat("at most ", rule.max_entries, " ", kinds, ", there are ", at.size()));
     }
     for (int i = 0; i < at.size(); ++i) {
       const auto* entry = std::get<const Message*>(value_of(*at.message, *at.field, i));
@@ -193,8 +195,8 @@ class RowChecker {
       const auto key = std::get<std::string>(value_of(*entry, *type->map_key()));
       if (!is_label_key(key)) {
         report_(join_key(rule.key, key.substr(0, 80)),
-                absl::StrCat("a label's key has 1 to ", kMaxLabelKey,
-                             " of the characters A-Z a-z 0-9 _ - . /"));
+                absl::StrCat(rule.key == "labels" ? "a label's" : "a", " key has 1 to ",
+                             kMaxLabelKey, " of the characters A-Z a-z 0-9 _ - . /"));
       }
       check_text(rule, join_key(rule.key, key),
                  std::get<std::string>(value_of(*entry, *type->map_value())));

@@ -14,22 +14,33 @@ void Piece::append(const char* data, size_t size) {
 }
 
 Result<PieceReader> PieceReader::open(const std::filesystem::path& path, LineEnds ends) {
-  EMOE_ASSIGN_OR_RETURN(FileReader file, FileReader::open(path));
-  PieceReader reader(std::move(file), ends);
-  EMOE_ASSIGN_OR_RETURN(const std::string front, reader.file_.front(kFrontBytes));
+  EMOE_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, ByteSource::open(path));
+  PieceReader reader(std::move(source), ends);
+  const bool any = reader.read_buffer();
+  EMOE_RETURN_IF_ERROR(reader.status_);
+  const std::string_view front(reader.buffer_.data(), std::min(reader.end_, kFrontBytes));
   reader.stand_in_ = emoe::stand_in(front, InputKind::text);
-  reader.fill();
+  if (any && ends == LineEnds::unified) reader.unify_line_ends();
   constexpr char kMark[] = "\xEF\xBB\xBF";  // some editors write it
   if (reader.end_ >= 3 && std::memcmp(reader.buffer_.data(), kMark, 3) == 0) reader.at_ = 3;
   return reader;
 }
 
-bool PieceReader::fill() {
-  const Result<size_t> got = file_.read(buffer_.data(), buffer_.size());
-  if (!got.ok()) status_ = got.status();
+// Fills the buffer as far as the file goes; false where there is nothing more.
+bool PieceReader::read_buffer() {
   at_ = 0;
-  end_ = got.ok() ? *got : 0;
-  if (end_ == 0) return false;
+  end_ = 0;
+  while (end_ < kFrontBytes) {
+    const Result<size_t> got = source_->read(buffer_.data() + end_, buffer_.size() - end_);
+    if (!got.ok()) status_ = got.status();
+    if (!got.ok() || *got == 0) break;
+    end_ += *got;
+  }
+  return end_ > 0;
+}
+
+bool PieceReader::fill() {
+  if (!status_.ok() || !read_buffer()) return false;
   if (ends_ == LineEnds::unified) unify_line_ends();
   return end_ > 0 || fill();  // it may have been the '\n' of a CR alone
 }

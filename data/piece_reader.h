@@ -1,12 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/file.h"
 #include "base/status.h"
+#include "data/byte_source.h"
 
 namespace emoe::data {
 
@@ -26,7 +27,7 @@ struct Piece {
   return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
 }
 
-// Cuts a data file into pieces while reading it, whatever its size. A byte order mark at its front
+// Cuts a data file, unpacked where it is packed, into pieces while reading it, whatever its size. A byte order mark at its front
 // is passed over, and every line end, CR LF or CR too, is read as '\n': line ends are the file's, not
 // its text's (JSON has none in its strings). When the file cannot be read further, it ends; status()
 // then says why.
@@ -57,12 +58,14 @@ class PieceReader {
   [[nodiscard]] const Status& status() const { return status_; }
 
  private:
-  PieceReader(FileReader file, LineEnds ends) : file_(std::move(file)), ends_(ends) {}
+  PieceReader(std::unique_ptr<ByteSource> source, LineEnds ends)
+      : source_(std::move(source)), ends_(ends) {}
   bool fill();
+  bool read_buffer();
   // Puts '\n' for each line end in the buffer.
   void unify_line_ends();
 
-  FileReader file_;
+  std::unique_ptr<ByteSource> source_;
   LineEnds ends_;
   std::string stand_in_;
   bool ended_in_cr_ = false;  // of the buffer before

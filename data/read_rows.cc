@@ -1,8 +1,8 @@
 #include "data/read_rows.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -13,6 +13,7 @@
 
 #include "base/json_parsing.h"
 #include "base/utf8.h"
+#include "data/csv_reader.h"
 #include "data/piece_reader.h"
 #include "data/row_warnings.h"
 
@@ -26,15 +27,18 @@ struct ParsedObject {
   nlohmann::json object;
   std::vector<std::string> filled;
   DuplicateKeys keys;
+  bool too_deep = false;
 };
 
 // Throws what nlohmann's parser throws.
 ParsedObject parse_object(const std::string& text, int most_depth) {
   using Event = nlohmann::json::parse_event_t;
+  constexpr int kMostDepth = 64;
   ParsedObject parsed;
   std::string key;
   const auto look = [&](int depth, Event event, const nlohmann::json& value) {
     parsed.keys.see(depth, event, value);
+    parsed.too_deep = parsed.too_deep || depth > kMostDepth;
     const auto is_new = [&] { return parsed.filled.empty() || parsed.filled.back() != key; };
     if (depth == 1 && event == Event::key) {
       key = value.get<std::string>();
@@ -80,9 +84,15 @@ class RowReader {
             const std::function<void(SourceRow&&)>& on_row)
       : file_(file.path),
         key_(file.key),
+        number_(file.number),
+        several_(file.several),
+        parsing_{.fields = file.fields},
         format_(file.format),
         diagnostics_(diagnostics),
-        on_row_(on_row) {}
+        on_row_(on_row),
+        faults_(file_.filename().string(), key_, diagnostics) {
+    for (const std::string& key : format_.keys) keys_.push_back(parsing_.column(key));
+  }
 
   void read_json(PieceReader& pieces) {
     pieces.skip_whitespace();
@@ -107,17 +117,26 @@ class RowReader {
     add_document(document);
   }
 
+  void read_csv(PieceReader& pieces) {
+    CsvRecord header;
+    if (!read_csv_record(pieces, header)) return;
+    const std::string fault = fault_of_header(header);
+    if (!fault.empty()) return fail(header.line, "the header " + fault);
+    CsvRecord record;
+    while (read_csv_record(pieces, record)) {
+      place_ = absl::StrCat("line ", record.line);
+      std::optional<SourceRow> row = csv_row(header.fields, record);
+      ++rows_;
+      if (row && on_row_) on_row_(*std::move(row));
+    }
+  }
+
   [[nodiscard]] int64_t rows() const { return rows_; }
   // To the diagnostics, once all rows are read: warnings, and how many more have which fault.
-  void finish() const {
-    warnings_.report(key_, rows(), diagnostics_);
-    for (const auto& [reason, count] : faults_) {
-      if (count <= kMostOfAFault) continue;
-      const int64_t more = count - kMostOfAFault;
-      diagnostics_.add(
-          file_.filename().string(), key_,
-          absl::StrCat("the same in ", more, " more row", more > 1 ? "s" : "", ": ", reason));
-    }
+  void finish() {
+    const std::string name = file_.filename().string();
+    warnings_.report(several_ ? absl::StrCat(key_, " (", name, ")") : key_, rows(), diagnostics_);
+    faults_.finish();
   }
 
  private:
@@ -178,29 +197,76 @@ class RowReader {
       fail_row(piece, absl::StrCat("is a JSON ", object.type_name(), ", not an object"));
       return std::nullopt;
     }
+    if (parsed.too_deep) return fail_row(piece, "is nested too deeply"), std::nullopt;
     if (parsed.keys.found()) {
       fail_row(piece,
                absl::StrCat("has the key \"", parsed.keys.first(), "\" twice in one object"));
       return std::nullopt;
     }
-    SourceRow row{.index = rows_, .line = piece.line, .unit = unit_};
-    const auto fault = [&](const std::string& reason) { fail_row(piece, reason); };
-    if (!format_.parse(object, fault, row)) return std::nullopt;
-    warn_of_unread_keys(parsed.filled, row);
+    return take_object(object, std::move(parsed.filled), piece.line);
+  }
+
+  // The row of an object whose keys `filled` have something in them.
+  std::optional<SourceRow> take_object(const nlohmann::json& object,
+                                       std::vector<std::string> filled, int64_t line) {
+    SourceRow row{.index = rows_, .line = line, .unit = unit_, .file = number_};
+    parsing_.fault = [&](const std::string& reason) { fail_row(line, reason); };
+    parsing_.unread = [&](const std::string& key) {
+      if (std::find(filled.begin(), filled.end(), key) == filled.end()) filled.push_back(key);
+    };
+    if (!format_.parse(object, parsing_, row)) return std::nullopt;
+    warn_of_unread_keys(filled, row);
     return row;
+  }
+
+  static std::string fault_of_header(const CsvRecord& header) {
+    if (!header.fault.empty()) return header.fault;
+    std::set<std::string> names;
+    for (const std::string& name : header.fields) {
+      if (!is_utf8(name)) return "is not UTF-8";
+      if (!names.insert(name).second) return absl::StrCat("has the column \"", name, "\" twice");
+    }
+    const std::string& first = header.fields.front();
+    for (const auto& [mark, what] : {std::pair(';', "semicolons"), std::pair('\t', "tabs")}) {
+      if (header.fields.size() > 1 || first.find(mark) == std::string::npos) continue;
+      return absl::StrCat("is separated by ", what, "; fields of a .csv are separated by commas");
+    }
+    return "";
+  }
+
+  std::optional<SourceRow> csv_row(const std::vector<std::string>& names, CsvRecord& record) {
+    const auto bad = [&](const std::string& reason) {
+      fail_row(record.line, reason);
+      return std::nullopt;
+    };
+    if (!record.fault.empty()) return bad(record.fault);
+    if (record.fields.size() != names.size()) {
+      return bad(absl::StrCat("has ", record.fields.size(), " field",
+                              record.fields.size() == 1 ? "" : "s", ", the header has ",
+                              names.size()));
+    }
+    nlohmann::json object = nlohmann::json::object();
+    std::vector<std::string> filled;
+    for (size_t i = 0; i < names.size(); ++i) {
+      std::string& field = record.fields[i];
+      if (!is_utf8(field)) return bad("is not UTF-8");
+      if (field.find('\0') != std::string::npos) return bad("contains a NUL byte");
+      if (!field.empty()) filled.push_back(names[i]);
+      object[names[i]] = std::move(field);
+    }
+    return take_object(object, std::move(filled), record.line);
   }
 
   void warn_of_unread_keys(const std::vector<std::string>& filled, const SourceRow& row) {
     for (const std::string& key : filled) {
-      if (std::find(format_.keys.begin(), format_.keys.end(), key) != format_.keys.end()) continue;
+      if (std::find(keys_.begin(), keys_.end(), key) != keys_.end()) continue;
       const std::string name = absl::StrCat("\"", shorten_utf8(key, 40), "\"");
       const auto like = std::ranges::find_if(
-          format_.keys, [&](const std::string& read) { return absl::EqualsIgnoreCase(read, key); });
+          keys_, [&](const std::string& read) { return absl::EqualsIgnoreCase(read, key); });
       warnings_.add(
           warning::kUnreadKey, name,
-          absl::StrCat(
-              "with a key ", name, ", which data.format ", format_.name, " does not read",
-              like == format_.keys.end() ? "" : absl::StrCat(" (it reads \"", *like, "\")")),
+          absl::StrCat("with a key ", name, ", which data.format ", format_.name, " does not read",
+                       like == keys_.end() ? "" : absl::StrCat(" (it reads \"", *like, "\")")),
           place_of(file_, row));
     }
   }
@@ -219,6 +285,7 @@ class RowReader {
       on_row_({.index = rows_,
                .line = piece.line,
                .unit = unit_,
+               .file = number_,
                .text = piece.text.substr(0, piece.text.find_last_not_of('\n') + 1)});
     }
     ++rows_;
@@ -241,21 +308,21 @@ class RowReader {
   void fail(int64_t line, const std::string& reason) {
     diagnostics_.add(absl::StrCat(file_.filename().string(), ":", line), key_, reason);
   }
-  void fail_row(const Piece& piece, const std::string& reason) {
-    if (++faults_[reason] > kMostOfAFault) return;
-    fail(piece.line, absl::StrCat(place_, " ", reason));
-  }
-
-  static constexpr int64_t kMostOfAFault = 5;  // that are named; the rest is counted
+  void fail_row(int64_t line, const std::string& reason) { faults_.add(line, place_, reason); }
+  void fail_row(const Piece& piece, const std::string& reason) { fail_row(piece.line, reason); }
 
   std::filesystem::path file_;
   std::string key_;
+  int64_t number_;
+  bool several_;
+  RowParsing parsing_;
+  std::vector<std::string> keys_;  // the columns that the format reads
   const RowFormat& format_;
   Diagnostics& diagnostics_;
   const std::function<void(SourceRow&&)>& on_row_;
   RowWarnings warnings_;
-  std::map<std::string, int64_t> faults_;  // rows of each
-  int64_t rows_ = 0;                       // so far
+  RowFaults faults_;
+  int64_t rows_ = 0;  // so far
   RowUnit unit_ = RowUnit::line;
   std::string place_;  // of the row at hand, as people count
 };
@@ -268,17 +335,32 @@ bool has_end_marks(PieceReader& pieces) {
   return false;
 }
 
+// What is wrong with a file of this ending, .gz and .zst apart; empty: nothing.
+std::string fault_of_name(const DataFile& file, const std::string& ending) {
+  const std::vector<std::string>& endings = file.format.endings;
+  if (std::find(endings.begin(), endings.end(), ending) == endings.end()) {
+    return absl::StrCat("ends in '", ending, "', format ", file.format.name, " needs ",
+                        absl::StrJoin(endings, " or "));
+  }
+  if (ending != ".parquet") return "";
+  std::filesystem::path lines = file.path.filename();
+  lines.replace_extension(".jsonl");
+  return absl::StrCat(
+      "is Parquet, which this build does not read; convert it: python -c \"import pyarrow.parquet "
+      "as p, json; open('",
+      lines.string(), "','w').writelines(json.dumps(r)+'\\n' for r in p.read_table('",
+      file.path.filename().string(), "').to_pylist())\"");
+}
+
 }  // namespace
 
 Result<int64_t> read_rows(const DataFile& file, Diagnostics& diagnostics,
                           const std::function<void(SourceRow&&)>& on_row) {
   const std::string name = file.path.filename().string();
-  const std::string ending = file.path.extension().string();
-  const std::vector<std::string>& endings = file.format.endings;
-  if (std::find(endings.begin(), endings.end(), ending) == endings.end()) {
-    diagnostics.add(name, file.key,
-                    absl::StrCat("ends in '", ending, "', format ", file.format.name, " needs ",
-                                 absl::StrJoin(endings, " or ")));
+  const std::string ending = unpacked_name(file.path).extension().string();
+  const std::string fault = fault_of_name(file, ending);
+  if (!fault.empty()) {
+    diagnostics.add(name, file.key, fault);
     return 0;
   }
   EMOE_ASSIGN_OR_RETURN(PieceReader pieces, PieceReader::open(file.path));
@@ -293,6 +375,8 @@ Result<int64_t> read_rows(const DataFile& file, Diagnostics& diagnostics,
     EMOE_RETURN_IF_ERROR(pieces.status());
     EMOE_ASSIGN_OR_RETURN(pieces, PieceReader::open(file.path));
     reader.read_documents(pieces, has_marks);
+  } else if (ending == ".csv") {
+    reader.read_csv(pieces);
   } else {
     reader.read_json(pieces);
   }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,9 @@ namespace emoe::data {
 
 // One contribution to a conversation.
 struct Message {
-  std::string role;  // user | input (what the user's request is about) | assistant
+  std::string role;  // system | user | input (what the user's request is about) | assistant | tool
   std::string content;
+  bool learned = true;  // of the assistant: the model learns to write it
 };
 
 // What people count in a kind of file: lines of JSON, rows of an array, documents of a text.
@@ -25,6 +27,7 @@ struct SourceRow {
   int64_t index = 0;  // 0-based position among the file's rows, bad ones counted
   int64_t line = 0;   // 1-based line of the file where it starts
   RowUnit unit = RowUnit::line;
+  int64_t file = 0;  // 0-based, of the files of its data set
   std::vector<Message> messages;
   std::string text;
 };
@@ -33,9 +36,24 @@ struct SourceRow {
 [[nodiscard]] std::string place_text(const std::filesystem::path& file, RowUnit unit, int64_t index,
                                      int64_t line);
 [[nodiscard]] std::string place_of(const std::filesystem::path& file, const SourceRow& row);
+// As people count it in its file: "line 5", "row 3 (counted from 1)".
+[[nodiscard]] std::string row_name(const SourceRow& row);
 
-// Called with what is wrong with a row: "has an empty \"output\"".
-using ReportFault = std::function<void(const std::string& reason)>;
+// data.fields: the columns that have other names in a file than in its format, by the latter.
+using FieldNames = std::map<std::string, std::string>;
+
+// How a row is parsed, and where to say what of it.
+struct RowParsing {
+  std::function<void(const std::string& reason)> fault;  // "has an empty \"output\""
+  FieldNames fields;
+  // A key inside a message that has something in it and is not read.
+  std::function<void(const std::string& key)> unread = [](const std::string&) {};
+
+  [[nodiscard]] std::string column(const std::string& field) const {
+    const auto found = fields.find(field);
+    return found == fields.end() ? field : found->second;
+  }
+};
 
 // A value of data.format. To add one, add its entry to row_formats(): the coordinator's check and
 // the worker's dataset both read rows through this table.
@@ -43,14 +61,15 @@ struct RowFormat {
   std::string name;
   std::vector<std::string>
       endings;  // of its files; read_rows.h says how each kind is cut into rows
-  // The chat template that turns a row's messages into text (worker/text/chat_template.h). Empty:
-  // the rows are texts, of which a long one makes several rows to train on.
+  // The chat template of its rows where data.template is auto ("auto": that of the model's folder).
+  // Empty: the rows are texts, of which a long one makes several rows to train on.
   std::string chat_template;
-  std::vector<std::string> keys;  // of an object that parse() reads
+  std::vector<std::string> keys;    // of an object that parse() reads
+  std::vector<std::string> fields;  // that data.fields may name
   int json_depth = 1;  // values nested deeper are parsed and dropped before parse() sees the row
   // Takes what the format needs out of a JSON object; false, and every fault reported, if it is no
   // good row. Not called for documents of a .txt file.
-  bool (*parse)(const nlohmann::json& object, const ReportFault& fault, SourceRow& row) = nullptr;
+  bool (*parse)(const nlohmann::json& object, const RowParsing& parsing, SourceRow& row) = nullptr;
 
   [[nodiscard]] bool has_messages() const { return !chat_template.empty(); }
 };
@@ -58,5 +77,8 @@ struct RowFormat {
 [[nodiscard]] const std::vector<RowFormat>& row_formats();
 // Null: there is no such format.
 [[nodiscard]] const RowFormat* find_row_format(const std::string& name);
+
+// A row whose answers are all empty: nothing to learn but where the text ends.
+[[nodiscard]] bool has_empty_answers(const std::vector<Message>& messages);
 
 }  // namespace emoe::data

@@ -13,6 +13,7 @@ namespace {
 
 // Rows may have any number of keys that nobody reads; a person wants to hear of a few.
 constexpr ptrdiff_t kMostKinds = 20;  // of a code
+constexpr int64_t kMostOfAFault = 5;  // that are named; the rest is counted
 
 // A hash of a text's words: an editor's other line ends and indents make no other text.
 uint64_t words_key(const std::string& text) {
@@ -41,14 +42,36 @@ void find_tokens(const std::string& text, std::set<std::string>& found) {
 
 }  // namespace
 
+void RowFaults::add(int64_t line, const std::string& row, const std::string& reason) {
+  if (++counts_[reason] > kMostOfAFault) return;
+  diagnostics_.add(absl::StrCat(file_, ":", line), key_, absl::StrCat(row, " ", reason));
+}
+
+void RowFaults::finish() {
+  for (const auto& [reason, count] : counts_) {
+    if (count <= kMostOfAFault) continue;
+    const int64_t more = count - kMostOfAFault;
+    diagnostics_.add(
+        file_, key_,
+        absl::StrCat("the same in ", more, " more row", more > 1 ? "s" : "", ": ", reason));
+  }
+}
+
 std::set<std::string> tokens_as_text(const SourceRow& row, const Tokenizer& tokenizer) {
   std::set<std::string> found;
   find_tokens(row.text, found);
-  for (const Message& message : row.messages) find_tokens(message.content, found);
   // A second one beside the first adds one id, if it is a token.
   std::erase_if(found, [&](const std::string& token) {
     return tokenizer.encode(token + token).size() <= tokenizer.encode(token).size() + 1;
   });
+  std::set<std::string> in_messages;
+  for (const Message& message : row.messages) find_tokens(message.content, in_messages);
+  const auto letters = [&](const std::string& text) {
+    return tokenizer.encode_stretches(std::vector<TextStretch>{{text}}, false).ids.size();
+  };
+  for (const std::string& token : in_messages) {
+    if (letters(token + token) > letters(token) + 1) found.insert(token);
+  }
   return found;
 }
 
@@ -56,6 +79,11 @@ void warn_of_token(const std::string& token, const std::string& place, RowWarnin
   warnings.add(warning::kTokenAsText, absl::StrCat("\"", token, "\""),
                absl::StrCat("with ", token, " in a text: read as letters, not as the token"),
                place);
+}
+
+void warn_of_empty_answers(const std::string& place, RowWarnings& warnings) {
+  warnings.add(warning::kEmptyTarget, "",
+               "have an empty answer: the end of the text is all that is learned of them", place);
 }
 
 void RowWarnings::add(const char* code, const std::string& detail, const std::string& what,
@@ -86,11 +114,13 @@ RowKey key_of(const SourceRow& row) {
   for (const Message& message : row.messages) {
     content = derive_key(derive_key(content, name_key(message.role)), words_key(message.content));
   }
-  return {.content = content, .index = row.index, .line = row.line, .unit = row.unit};
+  return {
+      .content = content, .index = row.index, .line = row.line, .unit = row.unit, .file = row.file};
 }
 
 void warn_of_shared_rows(const std::vector<RowKey>& train, const std::vector<RowKey>& eval,
-                         const std::filesystem::path& eval_file, Diagnostics& diagnostics) {
+                         std::span<const std::filesystem::path> eval_files,
+                         Diagnostics& diagnostics) {
   std::vector<uint64_t> trained;
   for (const RowKey& key : train) trained.push_back(key.content);
   std::sort(trained.begin(), trained.end());
@@ -98,7 +128,7 @@ void warn_of_shared_rows(const std::vector<RowKey>& train, const std::vector<Row
   for (const RowKey& key : eval) {
     if (!std::binary_search(trained.begin(), trained.end(), key.content)) continue;
     warnings.add(warning::kEvalInTrain, "", "stand in data.train too: their loss is not held out",
-                 place_text(eval_file, key.unit, key.index, key.line));
+                 place_text(eval_files[key.file], key.unit, key.index, key.line));
   }
   warnings.report("data.eval", std::ssize(eval), diagnostics);
 }

@@ -51,17 +51,25 @@ AddedTokenFinder::AddedTokenFinder(const TokenizerRules& rules)
     : AddedTokenFinder(rules.added, rules.split_special_tokens,
                        [](const AddedToken& token) { return token.content; }) {}
 
-const AddedTokenFinder::Entry* AddedTokenFinder::at(std::string_view text) const {
-  for (const Entry& entry : by_first_byte_[static_cast<unsigned char>(text.front())]) {
-    if (text.starts_with(entry.form)) return &entry;
+const AddedTokenFinder::Entry* AddedTokenFinder::at(std::string_view text, size_t place,
+                                                    const Allows& allows) const {
+  const std::string_view rest = text.substr(place);
+  for (const Entry& entry : by_first_byte_[static_cast<unsigned char>(rest.front())]) {
+    if (!rest.starts_with(entry.form)) continue;
+    if (!allows || allows(place, place + entry.form.size())) return &entry;
   }
   return nullptr;
 }
 
 void AddedTokenFinder::split(std::string_view text, const Visit& visit) const {
+  split(text, nullptr, visit);
+}
+
+void AddedTokenFinder::split(std::string_view text, const Allows& allows,
+                             const Visit& visit) const {
   size_t done = 0;
   for (size_t i = 0; i < text.size();) {
-    const Entry* entry = at(text.substr(i));
+    const Entry* entry = at(text, i, allows);
     if (entry == nullptr) {
       ++i;
       continue;

@@ -27,13 +27,16 @@ class AddedTokenFinder {
   // the text it takes, white space included.
   using Visit = std::function<void(std::string_view stretch, const AddedToken* token)>;
   void split(std::string_view text, const Visit& visit) const;
+  // The same of those tokens only whose bytes [begin, end) of the text pass `allows`.
+  using Allows = std::function<bool(size_t begin, size_t end)>;
+  void split(std::string_view text, const Allows& allows, const Visit& visit) const;
 
  private:
   struct Entry {
     const AddedToken* token;
     std::string form;
   };
-  [[nodiscard]] const Entry* at(std::string_view text) const;
+  [[nodiscard]] const Entry* at(std::string_view text, size_t place, const Allows& allows) const;
 
   std::array<std::vector<Entry>, 256> by_first_byte_;  // long ones first
 };

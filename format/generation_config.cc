@@ -25,18 +25,21 @@ std::optional<std::vector<int64_t>> generation_ends(const std::filesystem::path&
   return ends;
 }
 
-std::optional<Warning> end_of_generation_warning(const Tokenizer& tokenizer,
+std::optional<Warning> end_of_generation_warning(int64_t taught, const DecoderConfig& config,
                                                  const std::filesystem::path& folder) {
-  const auto ends = generation_ends(folder);
-  const int64_t taught = tokenizer.eos_id();
-  if (!ends || std::ranges::find(*ends, taught) != ends->end()) return std::nullopt;
+  const auto own = generation_ends(folder);
+  if (!own && config.eos_token_file.empty()) return std::nullopt;  // end_of_text_mismatch() says it
+  const std::vector<int64_t> ends = own.value_or(config.eos_token_ids);
+  if (std::ranges::find(ends, taught) != ends.end()) return std::nullopt;
+  const char* file = own ? "generation_config.json" : "config.json";
   return Warning{.code = warning::kDefaultDiffers,
                  .text = absl::StrCat(
-                     "every row ends in token ", taught, ", generation_config.json ",
-                     ends->empty() ? "names no eos_token_id"
-                                   : absl::StrCat("stops at ", absl::StrJoin(*ends, ", "), " only"),
-                     ": that of the export stops at ", taught, " too"),
-                 .where = "generation_config.json: eos_token_id"};
+                     "every row ends in token ", taught, ", ", file, " ",
+                     ends.empty() ? "names no eos_token_id"
+                                  : absl::StrCat("stops at ", absl::StrJoin(ends, ", "), " only"),
+                     ": ", own ? "that" : "generation_config.json", " of the export stops at ",
+                     taught, " too"),
+                 .where = absl::StrCat(file, ": eos_token_id")};
 }
 
 }  // namespace emoe

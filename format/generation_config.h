@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/warning.h"
-#include "format/tokenizer.h"
+#include "format/decoder_config.h"
 
 namespace emoe {
 
@@ -15,9 +15,10 @@ namespace emoe {
 [[nodiscard]] std::optional<std::vector<int64_t>> generation_ends(
     const std::filesystem::path& folder);
 
-// transformers' generate() heeds that file alone: what there is to say of one that lacks the
-// tokenizer's end of text. (That of an export gets it.)
-[[nodiscard]] std::optional<Warning> end_of_generation_warning(const Tokenizer& tokenizer,
+// transformers' generate() heeds that file alone, and without it config.json: what there is to say
+// where it lacks the token `taught`, in which rows end. (generation_config.json of an export has it.)
+[[nodiscard]] std::optional<Warning> end_of_generation_warning(int64_t taught,
+                                                               const DecoderConfig& config,
                                                                const std::filesystem::path& folder);
 
 }  // namespace emoe

@@ -29,15 +29,8 @@ class JsonTokenizer final : public Tokenizer {
         pre_tokenizer_(std::move(parts.pre_tokenizer)),
         decoding_(std::move(parts.decoding)),
         model_(std::move(*parts.model)),
-        in_text_(rules().added, rules().split_special_tokens,
-                 [](const AddedToken& token) {
-                   return token.normalized ? std::nullopt : std::optional(token.content);
-                 }),
-        in_normalized_(rules().added, rules().split_special_tokens,
-                       [this](const AddedToken& token) {
-                         return token.normalized ? std::optional(normalizer_.apply(token.content))
-                                                 : std::nullopt;
-                       }) {}
+        all_(*this, rules().split_special_tokens),
+        ordinary_(*this, /*split_special_tokens=*/true) {}
 
   [[nodiscard]] std::vector<int32_t> encode(const std::string& text) const override;
   [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override;
@@ -45,28 +38,59 @@ class JsonTokenizer final : public Tokenizer {
   [[nodiscard]] int32_t vocab_size() const override { return rules().vocab_size(pieces()); }
 
  private:
-  void encode_stretch(std::string_view stretch, bool first, std::vector<int32_t>& ids) const;
+  // The added tokens that are looked for, before and behind the normalizer.
+  struct Finders {
+    Finders(const JsonTokenizer& tokenizer, bool split_special_tokens)
+        : in_text(tokenizer.rules().added, split_special_tokens,
+                  [](const AddedToken& token) {
+                    return token.normalized ? std::nullopt : std::optional(token.content);
+                  }),
+          in_normalized(
+              tokenizer.rules().added, split_special_tokens, [&tokenizer](const AddedToken& token) {
+                return token.normalized ? std::optional(tokenizer.normalizer_.apply(token.content))
+                                        : std::nullopt;
+              }) {}
+    AddedTokenFinder in_text;
+    AddedTokenFinder in_normalized;
+  };
+
+  void encode_words(std::string_view stretch, bool first,
+                    std::vector<int32_t>& ids) const override {
+    encode_with(ordinary_, stretch, first, ids);
+  }
+  void encode_with(const Finders& finders, std::string_view text, bool first,
+                   std::vector<int32_t>& ids) const;
+  void encode_stretch(const Finders& finders, std::string_view stretch, bool first,
+                      std::vector<int32_t>& ids) const;
   void append_piece(int32_t id, std::string& text) const;
 
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   PieceDecoding decoding_;
   BpeModel model_;
-  AddedTokenFinder in_text_;
-  AddedTokenFinder in_normalized_;
+  Finders all_;
+  Finders ordinary_;  // without the special ones
 };
 
-void JsonTokenizer::encode_stretch(std::string_view stretch, bool first,
+void JsonTokenizer::encode_stretch(const Finders& finders, std::string_view stretch, bool first,
                                    std::vector<int32_t>& ids) const {
   std::string changed;
   if (!normalizer_.empty()) {
     changed = normalizer_.apply(std::string(stretch));
     stretch = changed;
   }
-  in_normalized_.split(stretch, [&](std::string_view part, const AddedToken* token) {
+  finders.in_normalized.split(stretch, [&](std::string_view part, const AddedToken* token) {
     if (token != nullptr) return ids.push_back(token->id);
     pre_tokenizer_.split(part, first && part.data() == stretch.data(),
                          [&](std::string_view word) { model_.encode(word, ids); });
+  });
+}
+
+void JsonTokenizer::encode_with(const Finders& finders, std::string_view text, bool first,
+                                std::vector<int32_t>& ids) const {
+  finders.in_text.split(text, [&](std::string_view stretch, const AddedToken* token) {
+    if (token != nullptr) return ids.push_back(token->id);
+    encode_stretch(finders, stretch, first && stretch.data() == text.data(), ids);
   });
 }
 
@@ -76,10 +100,7 @@ std::vector<int32_t> JsonTokenizer::encode(const std::string& text) const {
   if (has_bos()) ids.push_back(bos_id());
   const std::string mended = is_utf8(text) ? std::string() : to_valid_utf8(text);
   const std::string& valid = mended.empty() ? text : mended;
-  in_text_.split(valid, [&](std::string_view stretch, const AddedToken* token) {
-    if (token != nullptr) return ids.push_back(token->id);
-    encode_stretch(stretch, stretch.data() == valid.data(), ids);
-  });
+  encode_with(all_, valid, /*first=*/true, ids);
   return ids;
 }
 
@@ -127,7 +148,12 @@ Result<std::unique_ptr<Tokenizer>> load_json_tokenizer(const fs::path& file) {
   EMOE_ASSIGN_OR_RETURN(const json config, read_json_object(folder / "tokenizer_config.json"));
   EMOE_ASSIGN_OR_RETURN(const json map, read_json_object(folder / "special_tokens_map.json"));
   EMOE_ASSIGN_OR_RETURN(TokenizerParts parts, read_tokenizer_parts(file, tokenizer, config, map));
-  return std::make_unique<JsonTokenizer>(file, sha256_hex(bytes), std::move(parts));
+  return make_tokenizer(file, sha256_hex(bytes), std::move(parts));
+}
+
+std::unique_ptr<Tokenizer> make_tokenizer(const fs::path& file, std::string sha256,
+                                          TokenizerParts parts) {
+  return std::make_unique<JsonTokenizer>(file, std::move(sha256), std::move(parts));
 }
 
 }  // namespace emoe

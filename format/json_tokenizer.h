@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "format/tokenizer.h"
+#include "format/tokenizer_parts.h"
 
 namespace emoe {
 
@@ -13,5 +14,9 @@ namespace emoe {
 // split_special_tokens count where they are given. Errors as load_tokenizer().
 [[nodiscard]] Result<std::unique_ptr<Tokenizer>> load_json_tokenizer(
     const std::filesystem::path& file);
+
+// A tokenizer of parts, wherever they come from. `sha256`: of the file.
+[[nodiscard]] std::unique_ptr<Tokenizer> make_tokenizer(const std::filesystem::path& file,
+                                                        std::string sha256, TokenizerParts parts);
 
 }  // namespace emoe

@@ -70,7 +70,9 @@ class SentencePieceTokenizer final : public Tokenizer {
         api_(processors.api),
         prefixed_(std::move(processors.prefixed)),
         bare_(std::move(processors.bare)),
-        added_(this->rules()) {}
+        added_(this->rules()),
+        ordinary_(this->rules().added, /*split_special_tokens=*/true,
+                  [](const AddedToken& token) { return token.content; }) {}
 
   [[nodiscard]] std::vector<int32_t> encode(const std::string& text) const override;
   [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override;
@@ -79,6 +81,12 @@ class SentencePieceTokenizer final : public Tokenizer {
 
  private:
   [[nodiscard]] bool has_prefix(std::string_view stretch, bool first) const;
+  void encode_words(std::string_view stretch, bool first,
+                    std::vector<int32_t>& ids) const override {
+    encode_with(ordinary_, stretch, first, ids);
+  }
+  void encode_with(const AddedTokenFinder& finder, std::string_view text, bool first,
+                   std::vector<int32_t>& ids) const;
 
   int32_t pieces_;
   int32_t vocab_size_;
@@ -87,6 +95,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   Processor prefixed_;
   Processor bare_;
   AddedTokenFinder added_;
+  AddedTokenFinder ordinary_;  // without the special ones
 };
 
 // The first stretch of a text that the rules set apart begins the text.
@@ -97,17 +106,22 @@ bool SentencePieceTokenizer::has_prefix(std::string_view stretch, bool first) co
   return first && !has_space && !stretch.starts_with("\u2581");
 }
 
-std::vector<int32_t> SentencePieceTokenizer::encode(const std::string& text) const {
-  std::vector<int32_t> ids;
-  if (has_bos()) ids.push_back(bos_id());
-  added_.split(text, [&](std::string_view stretch, const AddedToken* token) {
+void SentencePieceTokenizer::encode_with(const AddedTokenFinder& finder, std::string_view text,
+                                         bool first, std::vector<int32_t>& ids) const {
+  finder.split(text, [&](std::string_view stretch, const AddedToken* token) {
     if (token != nullptr) return ids.push_back(token->id);
-    const bool prefix = has_prefix(stretch, stretch.data() == text.data());
+    const bool prefix = has_prefix(stretch, first && stretch.data() == text.data());
     std::string error;  // a loaded model takes any text
     api_.encode((prefix ? prefixed_ : bare_).get(), stretch.data(), stretch.size(), into(ids),
                 into(error));
     EMOE_CHECK(error.empty(), error);
   });
+}
+
+std::vector<int32_t> SentencePieceTokenizer::encode(const std::string& text) const {
+  std::vector<int32_t> ids;
+  if (has_bos()) ids.push_back(bos_id());
+  encode_with(added_, text, /*first=*/true, ids);
   return ids;
 }
 

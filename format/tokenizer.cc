@@ -1,15 +1,87 @@
 #include "format/tokenizer.h"
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
 
+#include "base/file.h"
 #include "format/json_tokenizer.h"
 #include "format/sentencepiece_tokenizer.h"
+#include "format/tiktoken_tokenizer.h"
 #include "format/tokenizer_file.h"
 
 namespace emoe {
+
+namespace {
+
+// Where a text is a user's words: bytes [begin, end), ascending.
+class WordRanges {
+ public:
+  void add(size_t begin, size_t end) { ranges_.emplace_back(begin, end); }
+  [[nodiscard]] bool touches(size_t begin, size_t end) const {
+    const auto range =
+        std::ranges::upper_bound(ranges_, begin, {}, &std::pair<size_t, size_t>::second);
+    return range != ranges_.end() && range->first < end;
+  }
+
+ private:
+  std::vector<std::pair<size_t, size_t>> ranges_;
+};
+
+}  // namespace
+
+Tokenizer::Tokenizer(std::filesystem::path file, std::string sha256, TokenizerRules rules)
+    : file_(std::move(file)),
+      sha256_(std::move(sha256)),
+      rules_(std::move(rules)),
+      special_(rules_.added, /*split_special_tokens=*/false, [](const AddedToken& token) {
+        return token.special ? std::optional(token.content) : std::nullopt;
+      }) {}
+
+StretchIds Tokenizer::encode_stretches(std::span<const TextStretch> stretches, bool bos) const {
+  std::string text;
+  WordRanges words;
+  std::vector<size_t> ends;
+  for (const TextStretch& stretch : stretches) {
+    if (!stretch.written) words.add(text.size(), text.size() + stretch.text.size());
+    text += stretch.text;
+    ends.push_back(text.size());
+  }
+  StretchIds result{.ids = {}, .ends = std::vector<int32_t>(stretches.size())};
+  std::vector<int32_t>& ids = result.ids;
+  ids.reserve(text.size() / 3 + 2);
+  if (bos && has_bos()) ids.push_back(bos_id());
+  size_t next = 0;  // of the stretches, the first whose end is not passed
+  for (; next < ends.size() && ends[next] == 0; ++next) result.ends[next] = std::ssize(ids);
+  const auto visit = [&](std::string_view part, const AddedToken* token) {
+    const size_t at = part.data() - text.data();
+    const auto before = static_cast<int32_t>(ids.size());
+    if (token != nullptr) {
+      ids.push_back(token->id);
+    } else {
+      encode_words(part, at == 0, ids);
+    }
+    for (; next < ends.size() && ends[next] <= at + part.size(); ++next) {
+      if (!stretches[next].counted) continue;
+      const std::string_view front = part.substr(0, ends[next] - at);
+      std::vector<int32_t> alone;
+      if (front.size() == part.size()) {
+        alone.assign(ids.begin() + before, ids.end());
+      } else if (token == nullptr) {
+        encode_words(front, at == 0, alone);
+      } else if (front.find(token->content) != std::string_view::npos) {
+        alone.push_back(token->id);
+      }
+      result.ends[next] = before + static_cast<int32_t>(alone.size());
+    }
+  };
+  special_.split(
+      text, [&](size_t begin, size_t end) { return !words.touches(begin, end); }, visit);
+  return result;
+}
 
 std::vector<int32_t> Tokenizer::tokenize(const std::string& text) const {
   std::vector<int32_t> ids = encode(text);
@@ -52,7 +124,11 @@ std::string end_of_text_mismatch(const Tokenizer& tokenizer, const DecoderConfig
 
 Result<std::unique_ptr<Tokenizer>> load_tokenizer(const std::filesystem::path& path) {
   EMOE_ASSIGN_OR_RETURN(const std::filesystem::path file, tokenizer_file(path));
-  return file.extension() == ".json" ? load_json_tokenizer(file) : load_sentencepiece(file);
+  if (file.extension() == ".json") return load_json_tokenizer(file);
+  EMOE_ASSIGN_OR_RETURN(const FileReader reader, FileReader::open(file));
+  constexpr size_t kLine = 1 << 10;
+  EMOE_ASSIGN_OR_RETURN(const std::string front, reader.front(kLine));
+  return is_tiktoken(front) ? load_tiktoken(file) : load_sentencepiece(file);
 }
 
 }  // namespace emoe

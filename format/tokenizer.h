@@ -5,13 +5,30 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
+#include "format/added_tokens.h"
 #include "format/decoder_config.h"
 #include "format/tokenizer_rules.h"
 
 namespace emoe {
+
+// A part of a text. What special tokens are written in it are tokens where a template wrote it, and
+// letters where it is a user's words.
+struct TextStretch {
+  std::string_view text;
+  bool written = false;  // by a template
+  bool counted = false;  // where it ends, among the ids, is asked for
+};
+
+// The ids of stretches in a row, and for each that is counted how many ids the text up to its end has
+// by itself, BOS included (for the others 0).
+struct StretchIds {
+  std::vector<int32_t> ids;
+  std::vector<int32_t> ends;
+};
 
 // Text to token ids and back, by the rules that stand beside its file (format/tokenizer_rules.h).
 // Thread-safe.
@@ -23,6 +40,10 @@ class Tokenizer {
 
   // The ids of `text`, the BOS before them where has_bos().
   [[nodiscard]] virtual std::vector<int32_t> encode(const std::string& text) const = 0;
+  // The ids of one text that is made of stretches, valid UTF-8 each; with `bos` the BOS before them
+  // where has_bos(). A special token must lie in stretches that a template wrote, added tokens that are
+  // none may lie anywhere.
+  [[nodiscard]] StretchIds encode_stretches(std::span<const TextStretch> stretches, bool bos) const;
   // What transformers gives for a text by itself: encode(), and the EOS behind it where has_eos().
   [[nodiscard]] std::vector<int32_t> tokenize(const std::string& text) const;
   // Text of the ids; special tokens have none, ids outside the vocabulary become U+FFFD.
@@ -48,13 +69,17 @@ class Tokenizer {
   [[nodiscard]] Status check_ids(std::span<const int32_t> ids, int64_t model_vocab_size) const;
 
  protected:
-  Tokenizer(std::filesystem::path file, std::string sha256, TokenizerRules rules)
-      : file_(std::move(file)), sha256_(std::move(sha256)), rules_(std::move(rules)) {}
+  Tokenizer(std::filesystem::path file, std::string sha256, TokenizerRules rules);
+
+  // Appends the ids of a stretch in which special tokens are letters. `first`: it begins the text.
+  virtual void encode_words(std::string_view stretch, bool first,
+                            std::vector<int32_t>& ids) const = 0;
 
  private:
   std::filesystem::path file_;
   std::string sha256_;
   TokenizerRules rules_;
+  AddedTokenFinder special_;  // the special tokens of rules_
 };
 
 // Every row ends in the tokenizer's end of text, but generation stops at the ids of config.json:
@@ -64,8 +89,8 @@ class Tokenizer {
                                                const DecoderConfig& config,
                                                const std::filesystem::path& folder);
 
-// The tokenizer of a model folder, or that of a file, of the kind it is: SentencePiece's
-// tokenizer.model, or a tokenizer.json. The errors of tokenizer_file(path), and NOT_FOUND: no such
+// The tokenizer of a model folder, or that of a file, of the kind it is: a tokenizer.model of
+// SentencePiece or, as Llama 3's, of tiktoken, or a tokenizer.json. The errors of tokenizer_file(path), and NOT_FOUND: no such
 // file. DATA_LOSS: no SentencePiece model. INVALID_ARGUMENT: what cannot be obeyed, by name, or no EOS,
 // by which every row ends. INTERNAL: SentencePiece cannot be loaded.
 [[nodiscard]] Result<std::unique_ptr<Tokenizer>> load_tokenizer(const std::filesystem::path& path);

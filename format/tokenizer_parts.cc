@@ -20,10 +20,11 @@ class PartsReader {
   PartsReader(const fs::path& file, const json& tokenizer, const json& config, const json& map)
       : file_(file.string()), tokenizer_(tokenizer), config_(config), map_(map) {}
 
-  Result<TokenizerParts> read() {
+  Result<TokenizerParts> read(std::optional<BpeModel> model) {
+    parts_.model = std::move(model);
     parts_.normalizer = Normalizer::read(part("normalizer"), "normalizer", problems_);
     parts_.pre_tokenizer = PreTokenizer::read(part("pre_tokenizer"), "pre_tokenizer", problems_);
-    read_model();
+    if (!parts_.model) read_model();
     read_added_tokens();
     read_decoder();
     name_special_tokens();
@@ -272,8 +273,9 @@ void PartsReader::read_post_processor() {
 }  // namespace
 
 Result<TokenizerParts> read_tokenizer_parts(const fs::path& file, const json& tokenizer,
-                                            const json& config, const json& map) {
-  return PartsReader(file, tokenizer, config, map).read();
+                                            const json& config, const json& map,
+                                            std::optional<BpeModel> model) {
+  return PartsReader(file, tokenizer, config, map).read(std::move(model));
 }
 
 }  // namespace emoe

@@ -31,10 +31,10 @@ struct TokenizerParts {
 
 // Of `tokenizer`, the object of `file`, with the settings beside it: `config`, that of
 // tokenizer_config.json, and `map`, that of special_tokens_map.json. INVALID_ARGUMENT with everything
-// that cannot be obeyed, by file and key.
-[[nodiscard]] Result<TokenizerParts> read_tokenizer_parts(const std::filesystem::path& file,
-                                                          const nlohmann::json& tokenizer,
-                                                          const nlohmann::json& config,
-                                                          const nlohmann::json& map);
+// that cannot be obeyed, by file and key. `model`: in the place of the one in `tokenizer`.
+[[nodiscard]] Result<TokenizerParts> read_tokenizer_parts(
+    const std::filesystem::path& file, const nlohmann::json& tokenizer,
+    const nlohmann::json& config, const nlohmann::json& map,
+    std::optional<BpeModel> model = std::nullopt);
 
 }  // namespace emoe

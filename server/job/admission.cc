@@ -17,9 +17,9 @@
 #include "base/input_file.h"
 #include "base/sha256.h"
 #include "config/config.h"
+#include "config/data_options.h"
 #include "config/validation.h"
 #include "data/choice_suite.h"
-#include "data/read_rows.h"
 #include "data/row_warnings.h"
 #include "format/decoder_config.h"
 #include "format/generation_config.h"
@@ -30,6 +30,8 @@
 #include "format/tokenizer_file.h"
 #include "format/weight_headers.h"
 #include "server/job/job_warnings.h"
+#include "text/data_check.h"
+#include "text/tokenizer_probe.h"
 
 namespace emoe::server {
 namespace {
@@ -173,17 +175,19 @@ std::unique_ptr<Tokenizer> check_tokenizer(const std::string& key, const fs::pat
   auto loaded = load_tokenizer(path);
   if (add_problems(key, loaded.status(), diagnostics)) return nullptr;
   std::unique_ptr<Tokenizer> tokenizer = std::move(*loaded);
+  if (const auto choice = tokenizer_choice(*tokenizer)) diagnostics.warn(*choice);
   if (!model) return tokenizer;
-  if (add_problems(key, tokenizer->check_fits(model->vocab_size), diagnostics)) return tokenizer;
-  const std::string mismatch = end_of_text_mismatch(*tokenizer, *model, path);
-  if (mismatch.empty()) return tokenizer;
-  if (!model->eos_token_file.empty()) {
-    diagnostics.add(key, mismatch);
-  } else {
-    diagnostics.warn(
-        {.code = warning::kDefaultDiffers, .text = mismatch, .where = "config.json: eos_token_id"});
-  }
+  add_problems(key, tokenizer->check_fits(model->vocab_size), diagnostics);
   return tokenizer;
+}
+
+// Where the tokenizer's EOS ends the rows, generation must stop there.
+void check_end_of_text(const ModelFiles& model, const fs::path& folder, Diagnostics& diagnostics) {
+  const std::string mismatch = end_of_text_mismatch(*model.tokenizer, *model.config, folder);
+  if (mismatch.empty()) return;
+  if (!model.config->eos_token_file.empty()) return diagnostics.add("model.path", mismatch);
+  diagnostics.warn(
+      {.code = warning::kDefaultDiffers, .text = mismatch, .where = "config.json: eos_token_id"});
 }
 
 // Everything but the weights' data: config.json, the headers of all shards, every tensor's shape;
@@ -205,28 +209,6 @@ ModelFiles check_model(const fs::path& folder, bool needs_tokenizer, Diagnostics
   for (const Warning& told : weights->warnings) diagnostics.warn(told);
   model.weights = std::move(*weights);
   return model;
-}
-
-// Its rows; nothing if something is wrong with the file. With a tokenizer, special tokens in them that
-// it reads as letters are told of. (How many rows are cut is not: to tokenise them all takes longer
-// than a caller waits.)
-std::optional<std::vector<data::RowKey>> check_data_file(const data::DataFile& file,
-                                                         const Tokenizer* tokenizer,
-                                                         Diagnostics& diagnostics) {
-  const size_t before = diagnostics.size();
-  std::vector<data::RowKey> keys;
-  data::RowWarnings warnings;
-  const auto look = [&](data::SourceRow&& row) {
-    keys.push_back(data::key_of(row));
-    if (tokenizer == nullptr) return;
-    for (const std::string& token : data::tokens_as_text(row, *tokenizer)) {
-      data::warn_of_token(token, data::place_of(file.path, row), warnings);
-    }
-  };
-  const auto rows = data::read_rows(file, diagnostics, look);
-  if (!rows.ok()) diagnostics.add(file.key, std::string(rows.status().message()));
-  warnings.report(file.key, std::ssize(keys), diagnostics);
-  return diagnostics.size() == before ? std::optional(std::move(keys)) : std::nullopt;
 }
 
 // Its settings, and that its tensors are those of the settings and the model; an adapter to train
@@ -318,24 +300,49 @@ void check_batch(const v1::JobSpec& spec, size_t rows, Diagnostics& diagnostics)
                                          " usable rows: with train.drop_last no step is left"));
 }
 
+// Whether the files of a data set can be read.
+bool usable(const PathCheck& paths, const v1::JobSpec& spec, const DatasetOptions& options) {
+  if (options.key == "data.eval") return paths.usable("data.eval");
+  bool all = spec.data().train().empty() || paths.usable("data.train");
+  for (int i = 0; i < spec.data().train_files_size(); ++i) {
+    all = all && paths.usable(absl::StrCat("data.train[", i, "]"));
+  }
+  return all && !options.files.empty();
+}
+
+// All rows of the data sets, with their tokenizer as the run reads them. (Not with data.fraction: which
+// rows count is known behind the last one.)
 void check_data(const v1::JobSpec& spec, const PathCheck& paths, const Tokenizer* tokenizer,
                 Diagnostics& diagnostics, SpecFacts& facts) {
-  const v1::Data& data = spec.data();
-  if (data.fraction() != 1.0) tokenizer = nullptr;  // which rows count is known behind the last one
-  const data::RowFormat* format = data::find_row_format(data.format());
-  if (format == nullptr) return;  // reported as a value of data.format
-  if (paths.usable("data.train")) {
-    const auto rows =
-        check_data_file({data.train(), *format, "data.train"}, tokenizer, diagnostics);
-    if (rows && format->has_messages()) check_batch(spec, rows->size(), diagnostics);
-    if (rows) facts.train_rows = *rows;
+  if (data::find_row_format(spec.data().format()) == nullptr) return;
+  if (spec.data().fraction() != 1.0 && spec.data().has_fraction()) tokenizer = nullptr;
+  const auto check = [&](const std::optional<DatasetOptions>& options) {
+    std::optional<DataCheck> found;
+    if (!options || !usable(paths, spec, *options)) return found;
+    std::optional<Recipe> recipe;
+    if (tokenizer != nullptr) recipe.emplace(make_recipe(*options, *tokenizer, diagnostics));
+    if (recipe) facts.end_of_row = recipe->end_of_row();
+    if (recipe && recipe->chat != nullptr) facts.chat_template = recipe->chat->name();
+    facts.template_ends = recipe && recipe->chat != nullptr && recipe->chat->writes_ends();
+    return emoe::check_data(*options, recipe ? &*recipe : nullptr, diagnostics);
+  };
+  const std::optional<DatasetOptions> train = config::train_data(spec);
+  const std::optional<DatasetOptions> eval = config::eval_data(spec);
+  facts.train = check(train);
+  if (eval && eval->key == "data.eval") {
+    const bool same = train && train->paths() == eval->paths();
+    facts.eval = same ? facts.train : check(eval);
   }
-  if (!paths.usable("data.eval")) return;
-  if (data.eval() == data.train()) {
-    facts.eval_rows = facts.train_rows;
-  } else if (auto rows =
-                 check_data_file({data.eval(), *format, "data.eval"}, tokenizer, diagnostics)) {
-    facts.eval_rows = *std::move(rows);
+  if (!facts.train || !train) return;
+  std::vector<data::RowKey>& rows = facts.train->rows;
+  if (train->held_out.side != data::HeldOut::Side::none && !rows.empty()) {
+    const auto out = data::held_out_rows(rows, train->held_out.fraction, train->seed);
+    facts.held_out = std::ranges::count(out, true);
+  }
+  facts.train_rows = static_cast<int64_t>(
+      data::select_rows(rows, train->files, train->held_out, train->seed).size());
+  if (data::find_row_format(train->format)->has_messages()) {
+    check_batch(spec, static_cast<size_t>(facts.train_rows), diagnostics);
   }
 }
 
@@ -366,8 +373,8 @@ void check_slurm_keys(const v1::JobSpec& spec, const AdmissionConfig& config,
 
 }  // namespace
 
-v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
-                  Diagnostics& diagnostics) {
+v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config, Diagnostics& diagnostics,
+                  v1::DataReceipt* data) {
   v1::JobSpec given = spec;
   PathCheck paths(config, diagnostics);
   config::change_paths(given, std::ref(paths));
@@ -383,9 +390,13 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
   check_data(resolved, paths, model.tokenizer.get(), diagnostics, facts);
   check_suite(resolved, paths, diagnostics);
   if (model.config && model.tokenizer) {
-    facts.end_of_generation = end_of_generation_warning(*model.tokenizer, given.model().path());
+    const fs::path folder = given.model().path();
+    if (!facts.template_ends) check_end_of_text(model, folder, diagnostics);
+    const int32_t end = facts.template_ends ? facts.end_of_row : model.tokenizer->eos_id();
+    facts.end_of_generation = end_of_generation_warning(end, *model.config, folder);
   }
-  if (diagnostics.empty()) warn_of(resolved, std::move(facts), diagnostics);
+  if (diagnostics.empty()) warn_of(resolved, facts, diagnostics);
+  if (data != nullptr) *data = receipt_of(facts);
   if (resolved.data().strict()) diagnostics.forbid_warnings();
   return resolved;
 }

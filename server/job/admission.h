@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/diagnostics.h"
-#include "emoe/v1/job_spec.pb.h"
+#include "emoe/v1/job.pb.h"
 
 namespace emoe::server {
 
@@ -24,8 +24,9 @@ struct AdmissionConfig {
 // the resolved spec, which is valid if there was none. With allowed roots its paths have their links
 // resolved, so that a link changed later leads nowhere else. What a user should know of a spec that is
 // taken all the same becomes a warning, with data.strict a problem. Reads whole data files, which
-// takes time. Thread-safe.
+// takes time; of the first rows also the tokens (text/data_check.h), so that what is cut is told of
+// without a wait. `data`, if not null, is filled in. Thread-safe.
 [[nodiscard]] v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
-                                Diagnostics& diagnostics);
+                                Diagnostics& diagnostics, v1::DataReceipt* data = nullptr);
 
 }  // namespace emoe::server

@@ -19,15 +19,21 @@ int64_t steps_of(const v1::Train& train, int64_t rows) {
 
 }  // namespace
 
-void warn_of(const v1::JobSpec& spec, SpecFacts facts, Diagnostics& diagnostics) {
+void warn_of(const v1::JobSpec& spec, const SpecFacts& facts, Diagnostics& diagnostics) {
   if (spec.task() != "train") return;
-  const double usable =
-      std::ceil(spec.data().fraction() * static_cast<double>(facts.train_rows.size()));
-  facts.train_rows.resize(static_cast<size_t>(usable));
-  data::warn_of_shared_rows(facts.train_rows, facts.eval_rows, spec.data().eval(), diagnostics);
+  std::vector<data::RowKey> trained = facts.train ? facts.train->rows : std::vector<data::RowKey>();
+  const double usable = std::ceil(spec.data().fraction() * static_cast<double>(trained.size()));
+  if (facts.train && spec.data().train_files().empty()) trained.resize(static_cast<size_t>(usable));
+  if (facts.eval) {
+    const std::vector<std::filesystem::path> eval_files{spec.data().eval()};
+    data::warn_of_shared_rows(trained, facts.eval->rows, eval_files, diagnostics);
+  }
   const v1::Train& train = spec.train();
   const bool counted = data::find_row_format(spec.data().format())->has_messages();
-  const int64_t rows = counted ? std::ssize(facts.train_rows) : 0;
+  const int64_t rows =
+      !counted ? 0
+               : static_cast<int64_t>(
+                     std::ceil(spec.data().fraction() * static_cast<double>(facts.train_rows)));
   config::warn_of_warmup(spec.optimizer().warmup_ratio(), steps_of(train, rows), diagnostics);
   config::warn_of_rest({.rows = rows,
                         .global_batch = train.global_batch(),
@@ -38,6 +44,25 @@ void warn_of(const v1::JobSpec& spec, SpecFacts facts, Diagnostics& diagnostics)
   if (spec.export_().merged() && facts.end_of_generation) {
     diagnostics.warn(*facts.end_of_generation);
   }
+}
+
+v1::DataReceipt receipt_of(const SpecFacts& facts) {
+  v1::DataReceipt receipt;
+  receipt.set_template_(facts.chat_template);
+  receipt.set_rows(facts.train_rows);
+  receipt.set_held_out_rows(facts.eval ? std::ssize(facts.eval->rows) : facts.held_out);
+  const auto& check = facts.train ? facts.train : facts.eval;
+  if (!check) return receipt;
+  if (facts.train) receipt.set_duplicates(check->duplicates);
+  receipt.set_sampled_rows(check->sampled);
+  receipt.set_longest_tokens(check->longest);
+  receipt.set_cut_rows(check->cut);
+  if (check->made > 0) {
+    receipt.set_mean_tokens(static_cast<double>(check->tokens) / static_cast<double>(check->made));
+    receipt.set_target_share(static_cast<double>(check->target_tokens) /
+                             static_cast<double>(check->tokens));
+  }
+  return receipt;
 }
 
 v1::Warning to_message(const Warning& warning) {

@@ -76,7 +76,8 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::Create
       EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
       if (first) return answer(*first, *job);
     }
-    const v1::JobSpec resolved = admit(request->spec(), admission_, problems);
+    v1::DataReceipt data;
+    const v1::JobSpec resolved = admit(request->spec(), admission_, problems, &data);
     EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
     if (request->validate_only()) {
       EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
@@ -86,9 +87,13 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::Create
       job->set_state(v1::VALIDATING);
       job->set_priority(resolved.resources().priority());
       for (const Warning& warning : problems.warnings()) *job->add_warnings() = to_message(warning);
+      *job->mutable_data() = data;
       return ok_status();
     }
-    return answer(controller_.create(request->spec(), resolved, key, problems.warnings()), *job);
+    const Status created =
+        answer(controller_.create(request->spec(), resolved, key, problems.warnings()), *job);
+    if (created.ok()) *job->mutable_data() = data;
+    return created;
   });
 }
 

@@ -66,6 +66,7 @@ TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
     spec.mutable_hashes();
     spec.mutable_resources()->mutable_slurm();
     const auto full = resolve(spec);
+    if (rule.key.starts_with("data.train_files.")) continue;  // of a list's elements
     const FieldAt at = find_field(full, rule.key);
     ASSERT_NE(at.message, nullptr) << rule.key;
     const auto type = at.field->cpp_type();
@@ -99,6 +100,8 @@ data:
   shuffle: true
   fraction: 1
   strict: false
+  template: auto
+  answers: all
 tuning: lora
 lora:
   rank: 8
@@ -167,6 +170,8 @@ data:
   train_on_prompt: false
   packing: true
   strict: false
+  template: auto
+  answers: all
 train:
   micro_batch_tokens: 0
 parallel:

@@ -111,10 +111,11 @@ TEST(ReadRows, says_what_is_wrong_with_a_file_as_a_whole) {
   EXPECT_EQ(read("a.jsonl", "instruction,output\na,b\n", "alpaca").problems,
             Problems{"a.jsonl:1: data.train: is no JSON: it begins with \"instruction,output\""});
   EXPECT_EQ(read("a.txt", "x", "alpaca").problems,
-            Problems{"a.txt: data.train: ends in '.txt', format alpaca needs .json or .jsonl"});
-  EXPECT_EQ(
-      read("a.csv", "x", "text").problems,
-      Problems{"a.csv: data.train: ends in '.csv', format text needs .json or .jsonl or .txt"});
+            Problems{"a.txt: data.train: ends in '.txt', format alpaca needs .json or .jsonl or "
+                     ".csv or .parquet"});
+  EXPECT_EQ(read("a.csv", "x", "chat").problems,
+            Problems{"a.csv: data.train: ends in '.csv', format chat needs .json or .jsonl or "
+                     ".parquet"});
 }
 
 // Names mean little: people write arrays into a .jsonl and lines into a .json.

@@ -113,7 +113,8 @@ TEST(RowWarnings, RowsOfBothSets) {
   const std::vector<RowKey> eval{row("a", "d", 1), row("ab", "", 2), row("c", "d", 5),
                                  row("a", "b", 7)};
   Diagnostics diagnostics;
-  warn_of_shared_rows(train, eval, "/x/held-out.jsonl", diagnostics);
+  const std::vector<std::filesystem::path> files{"/x/held-out.jsonl"};
+  warn_of_shared_rows(train, eval, files, diagnostics);
   ASSERT_EQ(diagnostics.warnings().size(), 1u);
   const Warning& told = diagnostics.warnings()[0];
   EXPECT_EQ(told.code, warning::kEvalInTrain);
@@ -124,8 +125,8 @@ TEST(RowWarnings, RowsOfBothSets) {
   // The same words, however they are indented.
   EXPECT_EQ(row(" a\tb ", "c\r\nd", 1).content, row("a b", "c d\n", 1).content);
   EXPECT_NE(row("ab", "c", 1).content, row("a b", "c", 1).content);
-  warn_of_shared_rows(train, {row("a", "d", 1)}, "/x", none);
-  warn_of_shared_rows({}, eval, "/x", none);
+  warn_of_shared_rows(train, {row("a", "d", 1)}, files, none);
+  warn_of_shared_rows({}, eval, files, none);
   EXPECT_TRUE(none.warnings().empty());
   EXPECT_NE(key_of({.text = "a"}).content, key_of({.text = "b"}).content);
 }

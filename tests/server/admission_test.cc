@@ -72,14 +72,65 @@ TEST_F(AdmissionTest, WhatIsNotReadIsToldAndWithStrictAProblem) {
   Diagnostics diagnostics;
   (void)admit(spec, {}, diagnostics);
   EXPECT_TRUE(diagnostics.empty()) << diagnostics.to_status();
-  ASSERT_EQ(diagnostics.warnings().size(), 2u);
+  ASSERT_EQ(diagnostics.warnings().size(), 3u);
   EXPECT_EQ(diagnostics.warnings()[0].code, warning::kUnreadKey);
   EXPECT_EQ(diagnostics.warnings()[0].first, "train.jsonl:9");
   EXPECT_EQ(diagnostics.warnings()[1].code, warning::kTokenAsText);
   EXPECT_EQ(diagnostics.warnings()[1].first, "train.jsonl:9");
+  EXPECT_EQ(diagnostics.warnings()[2].code, warning::kRowsDropped);  // the prompt alone is longer
   spec.mutable_data()->set_strict(true);
-  EXPECT_EQ(problems(spec), (Fields{"data.train: \"<|end|>\"", "data.train: \"system\""}));
+  EXPECT_EQ(problems(spec),
+            (Fields{"data.train", "data.train: \"<|end|>\"", "data.train: \"system\""}));
   EXPECT_NE(reasons_.find("1 of 9 rows"), std::string::npos) << reasons_;
+}
+
+TEST_F(AdmissionTest, TheDataAreToldInShort) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  std::ofstream file_of_rows(dir_ / "train.jsonl");
+  for (int i = 0; i < 10; ++i) {
+    file_of_rows << R"({"prompt": "a)" << i << R"(", "completion": "b"})"
+                 << "\n";
+  }
+  file_of_rows.close();
+  spec.mutable_data()->set_format("completion");
+  Diagnostics diagnostics;
+  v1::DataReceipt data;
+  (void)admit(spec, {}, diagnostics, &data);
+  EXPECT_TRUE(diagnostics.empty()) << diagnostics.to_status();
+  EXPECT_EQ(data.rows(), 10);
+  EXPECT_EQ(data.duplicates(), 0);
+  EXPECT_EQ(data.sampled_rows(), 10);
+  EXPECT_EQ(data.template_(), "plain");
+  EXPECT_GT(data.mean_tokens(), 1.0);
+  EXPECT_GE(static_cast<double>(data.longest_tokens()), data.mean_tokens());
+  EXPECT_GT(data.target_share(), 0.0);
+  // A mixture: twice its rows, and what is held out is not among them.
+  const std::string file = spec.data().train();
+  spec.mutable_data()->clear_train();
+  for (int i = 0; i < 2; ++i) spec.mutable_data()->add_train_files()->set_path(file);
+  spec.mutable_data()->set_eval_fraction(0.2);
+  (void)admit(spec, {}, diagnostics, &data);
+  EXPECT_TRUE(diagnostics.empty()) << diagnostics.to_status();
+  EXPECT_EQ(data.duplicates(), 10);
+  EXPECT_EQ(data.rows(), 16);
+  EXPECT_EQ(data.held_out_rows(), 4);
+  spec.mutable_data()->mutable_train_files(1)->set_path("/nowhere.jsonl");
+  EXPECT_EQ(problems(spec), Fields{"data.train[1]"});
+}
+
+TEST_F(AdmissionTest, WhatARowsTemplateDoesNotTakeIsToldWithItsLine) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  spec.mutable_data()->set_format("chat");
+  spec.mutable_data()->set_template_("mistral");
+  std::ofstream(dir_ / "train.jsonl")
+      << R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})"
+      << "\n"
+      << R"({"messages": [{"role": "system", "content": "a"}, {"role": "assistant", "content": "b"}]})"
+      << "\n";
+  EXPECT_EQ(problems(spec), Fields{"train.jsonl:2"}) << reasons_;
+  spec.mutable_data()->set_template_("auto");
+  EXPECT_TRUE(problems(spec).contains("data.template"));
+  EXPECT_NE(reasons_.find("llama2, llama3, chatml, mistral, alpaca"), std::string::npos);
 }
 
 TEST_F(AdmissionTest, ChecksTheSpecAgainstTheModel) {
@@ -178,7 +229,7 @@ TEST_F(AdmissionTest, LinksThatLeadOutAreRefused) {
 // A wrong value is one problem, whoever could find it.
 TEST_F(AdmissionTest, NothingIsReportedTwice) {
   v1::JobSpec spec = small_spec(dir_.path());
-  spec.mutable_data()->set_format("chat");
+  spec.mutable_data()->set_format("alpacca");
   spec.mutable_data()->set_eval((dir_ / "train.jsonl").string());
   EXPECT_EQ(problems(spec), Fields{"data.format"});
   spec.mutable_data()->set_format("alpaca");

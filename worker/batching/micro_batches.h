@@ -4,8 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "text/row.h"
 #include "worker/model/batch.h"
-#include "worker/text/row.h"
 
 namespace emoe::worker {
 

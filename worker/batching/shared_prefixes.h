@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "worker/text/row.h"
+#include "text/row.h"
 
 namespace emoe::worker {
 

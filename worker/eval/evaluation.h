@@ -4,12 +4,12 @@
 #include <optional>
 #include <vector>
 
+#include "text/row.h"
 #include "worker/batching/micro_batches.h"
 #include "worker/comm/host_group.h"
 #include "worker/eval/suite_evaluation.h"
 #include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
-#include "worker/text/row.h"
 
 namespace emoe::worker {
 

@@ -33,7 +33,8 @@ Generated generate(Model& model, const std::vector<int64_t>& prompt, const Gener
                                 std::to_string(config.max_position_embeddings));
   }
   const uint64_t key = derive_key(static_cast<uint64_t>(options.seed), name_key("generate"));
-  const std::vector<int64_t>& ends = config.eos_token_ids;
+  std::vector<int64_t> ends = config.eos_token_ids;
+  ends.insert(ends.end(), options.ends.begin(), options.ends.end());
   Generated result;
   KvCache cache;
   std::vector<int64_t> next = prompt;
@@ -51,6 +52,7 @@ Generated generate(Model& model, const std::vector<int64_t>& prompt, const Gener
       break;
     }
     result.ids.push_back(token);
+    options.on_token(token);
     next = {token};
   }
   return result;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "worker/model/model.h"
@@ -9,7 +10,10 @@ namespace emoe::worker {
 
 struct GenerateOptions {
   int64_t max_new_tokens = 64;
-  double temperature = 0.0;  // 0: greedy; else samples from softmax(logits / temperature)
+  double temperature = 0.0;   // 0: greedy; else samples from softmax(logits / temperature)
+  std::vector<int64_t> ends;  // tokens that end the text, beside those of the model
+  // Called with each new token.
+  std::function<void(int64_t)> on_token = [](int64_t) {};
   int64_t seed = 0;  // of the sampler; the n-th token is a function of seed, n and the logits
 };
 

@@ -11,15 +11,17 @@
 
 #include "base/file.h"
 #include "base/input_file.h"
+#include "base/utf8.h"
 #include "format/sentencepiece_tokenizer.h"
 #include "format/strict_json.h"
+#include "text/chat_template.h"
+#include "text/text_stream.h"
 #include "worker/eval/generate.h"
 #include "worker/model/model.h"
 #include "worker/run/experts.h"
 #include "worker/run/job_error.h"
 #include "worker/run/job_plan.h"
 #include "worker/tensor/safetensors.h"
-#include "worker/text/chat_template.h"
 #include "worker/weights/base_weights.h"
 #include "worker/weights/peft.h"
 
@@ -104,10 +106,29 @@ void write_tensors_atomically(const std::filesystem::path& path, const TensorMap
   output_or_throw(status);
 }
 
-std::string prompt_of(const GenerateRequest& request) {
-  if (request.instruction.empty()) return request.prompt;
-  return text_of(find_chat_template("alpaca")->render(
-      {{"user", request.instruction}, {"input", request.input}}));
+// What is read before the new text, and the token that ends an answer there.
+struct Prompt {
+  std::vector<int32_t> ids;
+  std::vector<int64_t> ends;
+};
+
+Prompt prompt_of(const GenerateRequest& request, const Tokenizer& tokenizer) {
+  if (!request.chat && request.instruction.empty()) return {tokenizer.encode(request.prompt), {}};
+  std::vector<data::Message> messages;
+  if (!request.chat) {
+    messages = {{"user", to_valid_utf8(request.instruction)},
+                {"input", to_valid_utf8(request.input)}};
+  } else {
+    if (!request.system.empty()) messages.push_back({"system", to_valid_utf8(request.system)});
+    messages.push_back({"user", to_valid_utf8(request.prompt)});
+  }
+  const auto chat = input_or_throw(
+      load_chat_template(request.chat ? request.chat_template : "alpaca",
+                         *data::find_row_format(request.chat ? "chat" : "alpaca"), tokenizer));
+  const auto parts = input_or_throw(chat->render(messages, /*ask=*/true));
+  std::vector<TextStretch> stretches;
+  for (const TextPart& part : parts) stretches.push_back({part.text, part.written});
+  return {tokenizer.encode_stretches(stretches, !chat->writes_ends()).ids, {chat->end_of_answer()}};
 }
 
 }  // namespace
@@ -143,21 +164,20 @@ void generate_text(const GenerateRequest& request) {
   if (request.prompt.empty() && request.instruction.empty()) {
     throw JobError(ExitCode::configuration, "generate: give --prompt or --instruction");
   }
-  const std::vector<int32_t> encoded = tokenizer->encode(prompt_of(request));
-  input_or_throw(tokenizer->check_ids(encoded, base.config().vocab_size));
+  const Prompt prompt = prompt_of(request, *tokenizer);
+  input_or_throw(tokenizer->check_ids(prompt.ids, base.config().vocab_size));
   const auto model = load_model(base, {}, /*bfloat16=*/false, request.adapter);
-  const Generated generated = generate(*model, std::vector<int64_t>(encoded.begin(), encoded.end()),
-                                       {.max_new_tokens = request.max_tokens,
-                                        .temperature = request.temperature,
-                                        .seed = request.seed},
-                                       ForwardOptions{});
-  // Decoded with the prompt and cut off after it: SentencePiece drops the space before a text's
-  // first piece.
-  std::vector<int32_t> all = encoded;
-  all.insert(all.end(), generated.ids.begin(), generated.ids.end());
-  const std::string before = tokenizer->decode(encoded);
-  const std::string text = tokenizer->decode(all);
-  std::cout << (text.starts_with(before) ? text.substr(before.size()) : text) << std::endl;
+  TextStream stream(*tokenizer, prompt.ids);
+  const auto show = [](const std::string& text) { std::cout << text << std::flush; };
+  (void)generate(*model, std::vector<int64_t>(prompt.ids.begin(), prompt.ids.end()),
+                 {.max_new_tokens = request.max_tokens,
+                  .temperature = request.temperature,
+                  .ends = prompt.ends,
+                  .on_token = [&](int64_t token) { show(stream.add(static_cast<int32_t>(token))); },
+                  .seed = request.seed},
+                 ForwardOptions{});
+  show(stream.finish());
+  std::cout << std::endl;
 }
 
 void tokenize_texts(const TokenizeRequest& request) {

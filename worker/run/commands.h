@@ -43,13 +43,17 @@ struct GenerateRequest {
   std::filesystem::path model;
   std::filesystem::path adapter;
   std::string prompt;
-  std::string instruction;  // instead of a prompt: put into the Alpaca template
+  bool chat = false;   // the prompt is a turn of the user, put into the chat template
+  std::string system;  // with chat: the system's turn before it
+  std::string chat_template = "auto";  // with chat: as data.template
+  std::string instruction;             // instead of a prompt: put into the Alpaca template
   std::string input;
   int64_t max_tokens = 100;
   double temperature = 0.0;  // 0: greedy
   int64_t seed = 0;
 };
-// Prints the continuation on standard output.
+// Prints the continuation on standard output as it grows, in valid UTF-8; with chat it stops where the
+// template ends an answer.
 void generate_text(const GenerateRequest& request);
 
 struct TrainTokenizerRequest {

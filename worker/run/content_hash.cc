@@ -66,6 +66,15 @@ std::vector<std::filesystem::path> adapter_files(const JobPlan& plan) {
   return files;
 }
 
+Result<std::string> hash_data(const DatasetOptions& options, ContentHasher& hasher) {
+  std::vector<std::string> digests;
+  for (const std::filesystem::path& file : options.paths()) {
+    EMOE_ASSIGN_OR_RETURN(std::string digest, hasher.file(file));
+    digests.push_back(std::move(digest));
+  }
+  return data_digest(options.paths(), digests);
+}
+
 }  // namespace
 
 std::filesystem::path ContentHasher::entry_of(const std::filesystem::path& file) const {
@@ -147,10 +156,10 @@ Result<ContentHashes> hash_inputs(const JobPlan& plan, ContentHasher& hasher) {
     EMOE_ASSIGN_OR_RETURN(hashes.tokenizer, hasher.file(tokenizer));
   }
   if (plan.train() != nullptr) {
-    EMOE_ASSIGN_OR_RETURN(hashes.train, hasher.file(plan.train()->data.file));
+    EMOE_ASSIGN_OR_RETURN(hashes.train, hash_data(plan.train()->data, hasher));
   }
   if (plan.eval_data) {
-    EMOE_ASSIGN_OR_RETURN(hashes.eval, hasher.file(plan.eval_data->file));
+    EMOE_ASSIGN_OR_RETURN(hashes.eval, hash_data(*plan.eval_data, hasher));
   }
   if (const auto files = adapter_files(plan); !files.empty()) {
     EMOE_ASSIGN_OR_RETURN(hashes.adapter, hash_together(files, hasher));

@@ -34,7 +34,12 @@ MergeRecord export_result(Model& model, const ExportPlan& wanted, const Reorderi
   if (!reordering.none()) options.reordering = &reordering;
   options.base_name = plan.model.path.string();
   if (plan.model.path.empty()) options.tokenizer = prepared.tokenizer->file();
-  if (prepared.train) options.probe = probe_of(*prepared.train);
+  if (prepared.train) {
+    options.probe = probe_of(*prepared.train);
+    options.taught = {.ends = {prepared.train->end_of_row}, .chat_template = prepared.train->jinja};
+  } else if (prepared.tokenizer != nullptr) {
+    options.taught.ends = {prepared.tokenizer->eos_id()};
+  }
   const std::vector<ProbeText> probe = probe_texts(prepared);
   if (!probe.empty()) {
     options.tokenizer_probe = to_json(probe);

@@ -5,9 +5,11 @@
 #include "base/check.h"
 #include "base/diagnostics.h"
 #include "config/config.h"
+#include "config/data_options.h"
 #include "format/tokenizer_file.h"
 #include "format/weight_headers.h"
 #include "worker/run/job_error.h"
+#include "worker/train/plan_options.h"
 
 namespace emoe::worker {
 namespace {
@@ -83,42 +85,12 @@ LoraOptions lora_of(const v1::JobSpec& spec) {
   return lora;
 }
 
-DatasetOptions dataset_of(const v1::JobSpec& spec, const std::string& key, const std::string& file,
-                          double fraction) {
-  DatasetOptions options;
-  options.file = file;
-  options.key = key;
-  options.format = spec.data().format();
-  options.max_length = spec.data().max_length();
-  options.train_on_prompt = spec.data().train_on_prompt();
-  options.fraction = fraction;
-  return options;
-}
-
-// A forward pass of about this many tokens keeps the matrix products busy while its activations
-// stay small.
-constexpr int32_t kMicroBatchTokens = 4096;
-
-// `dropout`: random numbers are drawn for each row.
-MicroBatchOptions micro_batches_of(const v1::JobSpec& spec, bool dropout) {
-  const int32_t wanted = spec.train().micro_batch_tokens();
-  return {.max_tokens = wanted > 0 ? wanted : std::max(kMicroBatchTokens, spec.data().max_length()),
-          .packing = spec.data().packing(),
-          .share_prefixes = spec.data().packing() && !dropout};
-}
-
 TrainOptions train_of(const v1::JobSpec& spec) {
   TrainOptions train;
-  train.batches = {.global_batch = spec.train().global_batch(),
-                   .epochs = spec.train().epochs(),
-                   .max_steps = spec.train().max_steps(),
-                   .drop_last = spec.train().drop_last(),
-                   .shuffle = spec.data().shuffle(),
-                   .seed = spec.train().seed()};
+  train.batches = batch_plan_of(spec);
   train.loss_reduction =
       spec.train().loss_reduction() == "example" ? LossReduction::example : LossReduction::token;
-  train.micro_batches =
-      micro_batches_of(spec, spec.tuning() == "lora" && spec.lora().dropout() > 0);
+  train.micro_batches = micro_batches_of(spec);
   const v1::Optimizer& optimizer = spec.optimizer();
   train.adamw = {.beta1 = optimizer.beta1(),
                  .beta2 = optimizer.beta2(),
@@ -147,7 +119,7 @@ std::optional<JobPlan::Suite> suite_of(const v1::JobSpec& spec, const DecoderCon
                 .limit = evaluate.limit()},
       .max_length =
           evaluate.max_length() > 0 ? evaluate.max_length() : model.max_position_embeddings,
-      .max_tokens = micro_batches_of(spec, /*dropout=*/false).max_tokens};
+      .max_tokens = micro_batches_of(spec).max_tokens};
 }
 
 ExportPlan export_of(const v1::JobSpec& spec) {
@@ -174,7 +146,7 @@ AdapterMergePlan merge_plan_of(const v1::JobSpec& spec) {
 TrainPlan train_plan_of(const v1::JobSpec& spec) {
   return {.full = spec.tuning() == "full",
           .lora = lora_of(spec),
-          .data = dataset_of(spec, "data.train", spec.data().train(), spec.data().fraction()),
+          .data = *config::train_data(spec),
           .options = train_of(spec),
           .export_model = export_of(spec)};
 }
@@ -195,6 +167,10 @@ std::string identity_of_spec(v1::JobSpec spec) {
   spec.mutable_data()->clear_packing();
   spec.mutable_data()->clear_strict();
   spec.mutable_data()->clear_train();
+  for (v1::DataFile& file : *spec.mutable_data()->mutable_train_files()) file.clear_path();
+  // Keys that came later: a run from before them had what is their default.
+  if (spec.data().template_() == "auto") spec.mutable_data()->clear_template_();
+  if (spec.data().answers() == "all") spec.mutable_data()->clear_answers();
   spec.mutable_data()->clear_eval();
   spec.mutable_model()->clear_path();
   spec.mutable_model()->mutable_init()->clear_tokenizer();
@@ -290,13 +266,11 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
                  : spec.tuning() == "lora" ? spec.lora().init_adapter()
                                            : "";
   plan.emoe = emoe_of(spec, plan.model.config.num_hidden_layers);
-  if (!spec.data().eval().empty()) {
-    plan.eval_data = dataset_of(spec, "data.eval", spec.data().eval(), 1.0);
-  }
+  plan.eval_data = config::eval_data(spec);
   plan.suite = suite_of(spec, plan.model.config);
   if (spec.task() == "evaluate") {
     plan.emoe.partition.tuned_since = true;
-    plan.task = EvaluatePlan{.micro_batches = micro_batches_of(spec, /*dropout=*/false)};
+    plan.task = EvaluatePlan{.micro_batches = micro_batches_of(spec)};
   } else if (spec.task() == "merge") {
     plan.task = merge_plan_of(spec);
   } else if (spec.task() == "convert") {

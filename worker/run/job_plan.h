@@ -12,10 +12,10 @@
 #include "base/warning.h"
 #include "data/choice_suite.h"
 #include "format/decoder_config.h"
+#include "text/dataset.h"
 #include "worker/emoe/options.h"
 #include "worker/emoe/partition.h"
 #include "worker/model/lora_options.h"
-#include "worker/text/dataset.h"
 #include "worker/train/train_options.h"
 
 namespace emoe::v1 {

@@ -66,10 +66,20 @@ void add_generate(CLI::App& app, GenerateRequest& request) {
   generate->add_option("--model", request.model, "Hugging Face folder")->required();
   generate->add_option("--adapter", request.adapter, "PEFT folder");
   CLI::Option* prompt = generate->add_option("--prompt", request.prompt, "text to continue");
+  CLI::Option* chat = generate->add_flag(
+      "--chat", request.chat,
+      "the prompt is a turn of the user: it is put into the chat template, and the\n"
+      "answer ends where the template ends it");
+  generate->add_option("--system", request.system, "the system's turn before it")->needs(chat);
+  generate->add_option("--template", request.chat_template, "as data.template of a job")
+      ->needs(chat)
+      ->check(CLI::IsMember({"auto", "llama2", "llama3", "chatml", "mistral", "alpaca"}))
+      ->capture_default_str();
   generate
       ->add_option("--instruction", request.instruction,
                    "an instruction, put into the Alpaca template")
-      ->excludes(prompt);
+      ->excludes(prompt)
+      ->excludes(chat);
   generate->add_option("--input", request.input, "the template's input");
   generate->add_option("--max-tokens", request.max_tokens, "tokens at most")
       ->check(CLI::PositiveNumber)

@@ -34,8 +34,11 @@ BaseWeights open_base(const JobPlan& plan, const Tokenizer* tokenizer) {
   return BaseWeights::random(config, plan.model.init_seed, plan.model.initializer_range);
 }
 
+// Where the tokenizer's EOS ends the rows, generation must stop there.
 void check_end_of_text(const Prepared& prepared, Diagnostics& diagnostics) {
   if (prepared.tokenizer == nullptr) return;
+  const auto& dataset = prepared.train ? prepared.train : prepared.eval;
+  if (dataset && dataset->template_ends) return;
   const DecoderConfig& config = prepared.base.config();
   const std::string text = end_of_text_mismatch(*prepared.tokenizer, config, prepared.base.path());
   if (text.empty()) return;
@@ -44,12 +47,14 @@ void check_end_of_text(const Prepared& prepared, Diagnostics& diagnostics) {
       {.code = warning::kDefaultDiffers, .text = text, .where = "config.json: eos_token_id"});
 }
 
-void warn_of_training(const TrainPlan& plan, const Prepared& prepared, Diagnostics& diagnostics) {
+void warn_of_training(const TrainPlan& plan, const Prepared& prepared,
+                      const std::vector<std::filesystem::path>& eval_files,
+                      Diagnostics& diagnostics) {
   const auto rows = std::ssize(prepared.train->rows);
   const BatchPlan::Options& batches = plan.options.batches;
   if (prepared.eval) {
-    data::warn_of_shared_rows(prepared.train->sources, prepared.eval->sources,
-                              prepared.eval->report.file, diagnostics);
+    data::warn_of_shared_rows(prepared.train->sources, prepared.eval->sources, eval_files,
+                              diagnostics);
   }
   if (const auto steps = BatchPlan::make(rows, batches); steps.ok()) {
     config::warn_of_warmup(plan.options.warmup_ratio, steps->steps(), diagnostics);
@@ -61,7 +66,9 @@ void warn_of_training(const TrainPlan& plan, const Prepared& prepared, Diagnosti
                         .shuffle = batches.shuffle},
                        diagnostics);
   if (!plan.export_model.merged || prepared.base.folder() == nullptr) return;
-  if (const auto end = end_of_generation_warning(*prepared.tokenizer, prepared.base.path())) {
+  const int64_t taught = prepared.train->end_of_row;
+  if (const auto end =
+          end_of_generation_warning(taught, prepared.base.config(), prepared.base.path())) {
     diagnostics.warn(*end);
   }
 }
@@ -77,8 +84,15 @@ void collect_warnings(const JobPlan& plan, Prepared& prepared) {
   if (prepared.base.folder() != nullptr) {
     for (const Warning& told : prepared.base.folder()->headers().warnings) diagnostics.warn(told);
   }
+  if (prepared.tokenizer != nullptr) {
+    if (const auto choice = tokenizer_choice(*prepared.tokenizer)) diagnostics.warn(*choice);
+  }
   check_end_of_text(prepared, diagnostics);
-  if (plan.train() != nullptr) warn_of_training(*plan.train(), prepared, diagnostics);
+  if (plan.train() != nullptr) {
+    const auto eval_files =
+        plan.eval_data ? plan.eval_data->paths() : std::vector<std::filesystem::path>();
+    warn_of_training(*plan.train(), prepared, eval_files, diagnostics);
+  }
   prepared.warnings = diagnostics.warnings();
 }
 
@@ -90,7 +104,7 @@ void check_embedded(const Dataset& dataset, const DatasetOptions& options,
     if (status.ok()) continue;
     throw JobError(
         ExitCode::data,
-        with_context(status, absl::StrCat(options.key, ": ", options.file.string(), ": row ",
+        with_context(status, absl::StrCat(options.key, ": ", dataset.report.file, ": row ",
                                           row.source_index + 1, " (counted from 1)")));
   }
 }
@@ -109,16 +123,18 @@ ChoiceSuite load_suite(const JobPlan::Suite& plan, const std::function<void()>& 
 
 ContentHashes hashes_of(const JobPlan& plan, const Prepared& prepared, ContentHasher& hasher) {
   ContentHashes hashes = input_or_throw(hash_inputs(plan, hasher));
-  const auto check = [](const std::filesystem::path& file, const std::string& hashed,
+  const auto check = [](const std::string& file, const std::string& hashed,
                         const std::string& read) {
     if (hashed == read) return;
-    throw JobError(ExitCode::data, file.string() + ": changed while it was being read");
+    throw JobError(ExitCode::data, file + ": changed while it was being read");
   };
   if (prepared.tokenizer != nullptr) {
-    check(prepared.tokenizer->file(), hashes.tokenizer, prepared.tokenizer->sha256());
+    check(prepared.tokenizer->file().string(), hashes.tokenizer, prepared.tokenizer->sha256());
   }
-  if (prepared.train) check(plan.train()->data.file, hashes.train, prepared.train->report.sha256);
-  if (prepared.eval) check(plan.eval_data->file, hashes.eval, prepared.eval->report.sha256);
+  for (const auto& [dataset, hash] :
+       {std::pair(&prepared.train, &hashes.train), std::pair(&prepared.eval, &hashes.eval)}) {
+    if (*dataset) check((*dataset)->report.file, *hash, (*dataset)->report.sha256);
+  }
   if (auto program = sha256_of_file("/proc/self/exe"); program.ok()) hashes.program = *program;
   return hashes;
 }

@@ -9,11 +9,11 @@
 
 #include "base/warning.h"
 #include "format/tokenizer.h"
+#include "text/dataset.h"
 #include "worker/emoe/options.h"
 #include "worker/eval/suite_evaluation.h"
 #include "worker/run/content_hash.h"
 #include "worker/run/job_plan.h"
-#include "worker/text/dataset.h"
 #include "worker/weights/base_weights.h"
 
 namespace emoe::worker {

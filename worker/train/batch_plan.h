@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "base/status.h"
+#include "text/data_report.h"
+#include "text/row.h"
 #include "worker/batching/micro_batches.h"
-#include "worker/text/data_report.h"
-#include "worker/text/row.h"
 
 namespace emoe::worker {
 

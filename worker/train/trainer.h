@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "text/row.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
 #include "worker/errors.h"
@@ -12,7 +13,6 @@
 #include "worker/eval/expert_counts.h"
 #include "worker/model/model.h"
 #include "worker/report/progress_sink.h"
-#include "worker/text/row.h"
 #include "worker/train/adamw.h"
 #include "worker/train/batch_plan.h"
 #include "worker/train/checkpointer.h"

@@ -20,7 +20,6 @@
 #include "format/partition_file.h"
 #include "worker/weights/merge_check.h"
 #include "worker/weights/peft.h"
-#include "worker/weights/side_files.h"
 
 namespace emoe::worker {
 namespace {
@@ -148,7 +147,8 @@ Status write_all(ExportJob& job) {
     const fs::path model = job.folder / "model";
     EMOE_RETURN_IF_ERROR(emoe::create_directories(model));
     if (!keeps_all(job)) {
-      EMOE_RETURN_IF_ERROR(write_side_files(job.base, options.dtype, options.tokenizer, model));
+      EMOE_RETURN_IF_ERROR(
+          write_side_files(job.base, options.dtype, options.tokenizer, options.taught, model));
     }
     EMOE_RETURN_IF_ERROR(write_model(job));
     if (keeps_all(job)) EMOE_RETURN_IF_ERROR(copy_beside_weights(job.base, model));

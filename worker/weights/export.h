@@ -12,6 +12,7 @@
 #include "worker/weights/base_weights.h"
 #include "worker/weights/export_report.h"
 #include "worker/weights/merge.h"
+#include "worker/weights/side_files.h"
 
 namespace emoe::worker {
 
@@ -29,6 +30,7 @@ struct ExportOptions {
   const Reordering* reordering = nullptr;  // outlives the export; null: the base's order
   std::string base_name;                   // the base model's name in adapter_config.json
   std::filesystem::path tokenizer;  // tokenizer.model of a model without a base folder; or empty
+  Taught taught;                    // what files beside the weights are to say
   std::vector<int64_t> probe;       // token ids whose logits are compared; empty: made up
   // What tokenizer_probe.json is to say, texts and the ids they had in training; empty: no such file.
   std::string tokenizer_probe;

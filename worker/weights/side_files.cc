@@ -11,10 +11,12 @@
 #include "base/log.h"
 #include "format/generation_config.h"
 #include "format/sentencepiece_model.h"
+#include "format/tiktoken_tokenizer.h"
 #include "format/tokenizer.h"
 #include "format/tokenizer_file.h"
 #include "format/tokenizer_json.h"
 #include "format/tokenizer_rules.h"
+#include "text/template_match.h"
 
 namespace emoe::worker {
 namespace {
@@ -39,19 +41,39 @@ Status copy_tokenizer_files(const fs::path& from, const fs::path& to) {
   return ok_status();
 }
 
-// Of a generation_config.json in the folder: it ends a text where the tuned rows end, too.
-Status complete_generation(int64_t end, const fs::path& folder) {
-  std::optional<std::vector<int64_t>> ends = generation_ends(folder);
-  if (!ends || std::ranges::find(*ends, end) != ends->end()) return ok_status();
-  ends->push_back(end);
+// The generation_config.json of the folder, made where there is none, ends a text at `ends` too.
+Status complete_generation(const DecoderConfig& config, const std::vector<int64_t>& ends,
+                           const fs::path& folder) {
+  if (ends.empty()) return ok_status();
   const fs::path file = folder / "generation_config.json";
-  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(file));
-  auto config = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) {
-    return absl::InvalidArgumentError("generation_config.json is not a JSON object");
+  const std::optional<std::vector<int64_t>> named = generation_ends(folder);
+  std::vector<int64_t> all = named                           ? *named
+                             : config.eos_token_file.empty() ? std::vector<int64_t>()
+                                                             : config.eos_token_ids;
+  const size_t before = all.size();
+  for (const int64_t end : ends) {
+    if (std::ranges::find(all, end) == all.end()) all.push_back(end);
   }
-  config["eos_token_id"] = *ends;
-  return write_file_atomically(file, config.dump(2) + "\n");
+  if (named && all.size() == before) return ok_status();  // byte for byte
+  nlohmann::ordered_json object = {{"bos_token_id", config.bos_token_id}};
+  if (named) {
+    EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(file));
+    object = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (!object.is_object()) {
+      return absl::InvalidArgumentError("generation_config.json is not a JSON object");
+    }
+  }
+  const bool one = !named && all.size() == 1;
+  object["eos_token_id"] = one ? nlohmann::ordered_json(all.front()) : nlohmann::ordered_json(all);
+  return write_file_atomically(file, object.dump(2) + "\n");
+}
+
+// The chat template that was taught, beside a tokenizer without one.
+Status write_chat_template(const std::string& jinja, const fs::path& tokenizer_folder,
+                           const fs::path& folder) {
+  if (jinja.empty()) return ok_status();
+  EMOE_ASSIGN_OR_RETURN(const std::string own, read_folder_template(tokenizer_folder));
+  return own.empty() ? write_file_atomically(folder / "chat_template.jinja", jinja) : ok_status();
 }
 
 // The text of the tokenizer_config.json there, "{}" without one.
@@ -94,22 +116,43 @@ Status write_tokenizer_json(const fs::path& file, const fs::path& to) {
   return write_file_atomically(to / "tokenizer_config.json", config.dump(2) + "\n");
 }
 
+// A tokenizer.model of tiktoken, which transformers reads as a tokenizer.json; its special tokens stand
+// in tokenizer_config.json, by which our reader finds them too.
+Status write_tiktoken(const fs::path& file, const fs::path& to) {
+  EMOE_RETURN_IF_ERROR(copy_whole(file, to / "tokenizer.model"));
+  EMOE_ASSIGN_OR_RETURN(const std::string tokenizer, tiktoken_as_json(file));
+  EMOE_RETURN_IF_ERROR(write_file_atomically(to / "tokenizer.json", tokenizer));
+  EMOE_ASSIGN_OR_RETURN(const auto read, load_tokenizer(file));
+  EMOE_ASSIGN_OR_RETURN(const std::string text, tokenizer_config_of(file.parent_path()));
+  auto config = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) {
+    return absl::InvalidArgumentError("tokenizer_config.json is not a JSON object");
+  }
+  config["tokenizer_class"] = "PreTrainedTokenizerFast";
+  for (const auto& [key, id] :
+       {std::pair("bos_token", read->bos_id()), std::pair("eos_token", read->eos_id())}) {
+    const AddedToken* token = read->rules().find(id);
+    if (token != nullptr && !config.contains(key)) config[key] = token->content;
+  }
+  return write_file_atomically(to / "tokenizer_config.json", config.dump(2) + "\n");
+}
+
 // A tokenizer's file with what lies beside it.
 Status write_tokenizer(const fs::path& file, const fs::path& to) {
   EMOE_RETURN_IF_ERROR(copy_tokenizer_files(file.parent_path(), to));
-  return file.extension() == ".json" ? write_tokenizer_json(file, to)
-                                     : write_sentencepiece(file, to);
+  if (file.extension() == ".json") return write_tokenizer_json(file, to);
+  EMOE_ASSIGN_OR_RETURN(const std::string front, read_file(file));
+  return is_tiktoken(front) ? write_tiktoken(file, to) : write_sentencepiece(file, to);
 }
 
 Status write_new(const DecoderConfig& config, const std::string& dtype, const fs::path& tokenizer,
-                 const fs::path& folder) {
+                 const Taught& taught, const fs::path& folder) {
   EMOE_RETURN_IF_ERROR(write_file_atomically(folder / "config.json", config.to_json(dtype)));
-  nlohmann::ordered_json generation;
-  generation["bos_token_id"] = config.bos_token_id;
-  generation["eos_token_id"] = config.eos_token_ids.front();  // of a new model: the tokenizer's
-  EMOE_RETURN_IF_ERROR(
-      write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n"));
-  return tokenizer.empty() ? ok_status() : write_tokenizer(tokenizer, folder);
+  EMOE_RETURN_IF_ERROR(complete_generation(
+      config, taught.ends.empty() ? config.eos_token_ids : taught.ends, folder));
+  if (tokenizer.empty()) return ok_status();
+  EMOE_RETURN_IF_ERROR(write_tokenizer(tokenizer, folder));
+  return write_chat_template(taught.chat_template, tokenizer.parent_path(), folder);
 }
 
 // The text with other values of its dtype keys and every other byte as it was; where that is not what
@@ -151,16 +194,16 @@ Status copy_beside_weights(const BaseWeights& base, const fs::path& folder) {
 }
 
 Status write_side_files(const BaseWeights& base, const std::string& dtype,
-                        const fs::path& tokenizer, const fs::path& folder) {
-  if (base.folder() == nullptr) return write_new(base.config(), dtype, tokenizer, folder);
+                        const fs::path& tokenizer, const Taught& taught, const fs::path& folder) {
+  if (base.folder() == nullptr) return write_new(base.config(), dtype, tokenizer, taught, folder);
   EMOE_RETURN_IF_ERROR(copy_if_there(base.path(), "generation_config.json", folder));
   // A base for tests has none.
   const Result<fs::path> tokenizer_of_base = tokenizer_file(base.path());
   if (tokenizer_of_base.ok()) {
     EMOE_RETURN_IF_ERROR(write_tokenizer(*tokenizer_of_base, folder));
-    EMOE_ASSIGN_OR_RETURN(const auto read, load_tokenizer(*tokenizer_of_base));
-    EMOE_RETURN_IF_ERROR(complete_generation(read->eos_id(), folder));
+    EMOE_RETURN_IF_ERROR(write_chat_template(taught.chat_template, base.path(), folder));
   }
+  EMOE_RETURN_IF_ERROR(complete_generation(base.config(), taught.ends, folder));
   EMOE_ASSIGN_OR_RETURN(const std::string config, read_file(base.path() / "config.json"));
   EMOE_ASSIGN_OR_RETURN(const std::string updated, config_with_dtype(config, dtype));
   return write_file_atomically(folder / "config.json", updated);

@@ -46,6 +46,11 @@ const std::vector<Row>& rows() {
       {"data.shuffle=false", true},
       {"data.fraction=0.5", true},
       {"data.strict=true", false},
+      {"data.train_files=[{path: /other, weight: 2}]", true},
+      {"data.eval_fraction=0.5", true},
+      {"data.template=chatml", true},
+      {"data.fields={output: answer}", true},
+      {"data.answers=last", true},
       {"tuning=full", true},
       {"lora.rank=64", true},
       {"lora.alpha=64", true},
@@ -161,6 +166,13 @@ TEST(JobIdentity, EveryKeyOfTheSpecIsDecidedAbout) {
 
 TEST(JobIdentity, DefaultsAreAsGoodAsWritten) {
   EXPECT_EQ(identity_of({"optimizer.beta1=0.9", "data.format=alpaca"}), identity_of({}));
+  // So is one of a run from before there was the key.
+  for (const char* later : {"template", "answers"}) {
+    EXPECT_EQ(identity_of({}).find(later), std::string::npos) << later;
+  }
+  // Where the files of a mixture lie is not what it is.
+  EXPECT_EQ(identity_of({"data.train=[a, {path: b, weight: 2}]"}),
+            identity_of({"data.train=[c, {path: d, weight: 2}]"}));
 }
 
 }  // namespace

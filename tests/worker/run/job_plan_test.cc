@@ -91,8 +91,8 @@ const std::vector<Arrival>& arrivals() {
       {"model.init.initializer_range=0.125", AT(model.initializer_range), "", kInit},
       {"model.init.tokenizer=DIR/copy", AT(model.tokenizer), "", kInit},
       {"model.init.seed=7", AT(model.init_seed), "", kInit},
-      {"data.train=DIR/other.json", AT(train()->data.file)},
-      {"data.eval=DIR/other.json", AT(eval_data->file)},
+      {"data.train=DIR/other.json", AT(train()->data.files[0].path)},
+      {"data.eval=DIR/other.json", AT(eval_data->files[0].path)},
       {"data.format=text", AT(train()->data.format)},
       {"data.max_length=48", AT(train()->data.max_length)},
       {"data.train_on_prompt=true", AT(train()->data.train_on_prompt)},
@@ -100,6 +100,15 @@ const std::vector<Arrival>& arrivals() {
       {"data.shuffle=false", AT(train()->options.batches.shuffle)},
       {"data.fraction=0.5", AT(train()->data.fraction)},
       {"data.strict=true", AT(strict)},
+      {"data.train_files=[DIR/other.json]",
+       AT(train()->data.files[0].path),
+       "DIR/other.json",
+       {"data.train=[DIR/rows.json]"}},
+      {"data.eval_fraction=0.25", AT(train()->data.held_out.fraction)},
+      {"data.template=chatml", AT(train()->data.chat_template)},
+      {"data.fields={output: answer}",
+       [](const JobPlan& plan) { return absl::StrCat(plan.train()->data.fields.size()); }, "1"},
+      {"data.answers=last", AT(train()->data.last_answer_only), "true", {"data.format=chat"}},
       {"tuning=full", AT(train()->full), "true"},
       {"lora.rank=3", AT(train()->lora.rank)},
       {"lora.alpha=5.5", AT(train()->lora.alpha)},
@@ -257,7 +266,7 @@ TEST_F(JobPlanTest, AnEvaluationHasItsOwnPlan) {
   EXPECT_EQ(evaluation.train(), nullptr);
   EXPECT_EQ(std::get<EvaluatePlan>(evaluation.task).micro_batches.max_tokens, 18);
   EXPECT_FALSE(std::get<EvaluatePlan>(evaluation.task).micro_batches.packing);
-  EXPECT_EQ(evaluation.eval_data->file, job_.rows());
+  EXPECT_EQ(evaluation.eval_data->files[0].path, job_.rows());
   EXPECT_FALSE(evaluation.suite.has_value());
   const JobPlan suite =
       plan({"task=evaluate", "data=null", "train=null", "evaluate={path: DIR/a}"});
@@ -299,11 +308,13 @@ TEST_F(JobPlanTest, AConversionMakesExpertsOrUndoesThem) {
 
 TEST_F(JobPlanTest, SaysEveryProblemAtOnce) {
   try {
-    (void)plan({"optimizer.beta1=2", "emoe.experts=5", "data.max_length=1000", "data.format=chat"});
+    (void)plan(
+        {"optimizer.beta1=2", "emoe.experts=5", "data.max_length=1000", "parallel.tensor=2"});
     FAIL() << "accepted";
   } catch (const JobError& error) {
     EXPECT_EQ(error.code(), ExitCode::configuration);
-    for (const char* key : {"optimizer.beta1", "emoe.experts", "data.max_length", "data.format"}) {
+    for (const char* key :
+         {"optimizer.beta1", "emoe.experts", "data.max_length", "parallel.tensor"}) {
       EXPECT_NE(std::string(error.what()).find(key), std::string::npos) << error.what();
     }
   }

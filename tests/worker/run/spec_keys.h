@@ -15,7 +15,8 @@ inline void add_keys(const google::protobuf::Descriptor& message, const std::str
     const auto& field = *message.field(i);
     const std::string key = prefix + field.name();
     const auto* below = field.message_type();
-    if (below == nullptr || field.is_map() || below->full_name() == "google.protobuf.Duration") {
+    if (below == nullptr || field.is_map() || field.is_repeated() ||
+        below->full_name() == "google.protobuf.Duration") {
       keys.insert(key);
     } else {
       add_keys(*below, key + ".", keys);

@@ -14,7 +14,7 @@
 #include "tests/support/temp_dir.h"
 #include "tests/worker/comm/loopback_group.h"
 #include "tests/worker/train/tiny_run.h"
-#include "worker/text/dataset.h"
+#include "text/dataset.h"
 #include "worker/weights/base_weights.h"
 #include "worker/weights/peft.h"
 
@@ -73,7 +73,7 @@ class GoldenTraining : public ::testing::TestWithParam<Case> {
     const auto file = dir_.path() / (std::string(start) + ".json");
     std::ofstream(file) << part.dump();
     const auto tokenizer = load_tokenizer(model_folder_).value();
-    return load_dataset({.file = file, .max_length = config_["max_length"].as<int64_t>()},
+    return load_dataset({.files = {{file}}, .max_length = config_["max_length"].as<int64_t>()},
                         *tokenizer)
         .value()
         .rows;

@@ -1,0 +1,178 @@
+// The chat templates that people have, as their stock templates in Jinja write them. The texts in Jinja
+// here are our own; text/template_match.cc knows the published ones.
+#include "text/template_form.h"
+
+namespace emoe {
+namespace {
+
+constexpr char kLlama2[] =
+    "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\\n' + messages[0]['content'] "
+    "+ '\\n<</SYS>>\\n\\n' %}{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set "
+    "turns = messages %}{% endif %}{% for message in turns %}{% if (message['role'] == 'user') != "
+    "(loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate: user, assistant, …') }}"
+    "{% endif %}{% if message['role'] == 'user' %}{% set content = (system if loop.first else '') "
+    "+ "
+    "message['content'] %}{{ bos_token + '[INST] ' + content | trim + ' [/INST]' }}{% else %}"
+    "{{ ' ' + message['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}";
+
+constexpr char kLlama3[] =
+    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + "
+    "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if "
+    "add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif "
+    "%}";
+
+constexpr char kChatml[] =
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+constexpr char kMistral[] =
+    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 "
+    "% 2 == 0) %}{{ raise_exception('roles must alternate: user, assistant, …') }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}"
+    "{{ message['content'] + eos_token }}{% endif %}{% endfor %}";
+
+constexpr char kToday[] =
+    "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday "
+    "Date: 26 Jul 2024\n\n";
+
+TurnForm header(const char* before) {
+  return {.before = before, .end = "<|eot_id|>", .trim = true};
+}
+TurnForm im(const char* before) {
+  return {.before = before, .end = "<|im_end|>", .after = "\n"};
+}
+
+TemplateForm llama3() {
+  return {.family = "llama3",
+          .variant = "llama 3",
+          .begin = "{bos}",
+          .system = header("<|start_header_id|>system<|end_header_id|>\n\n"),
+          .later_system = header("<|start_header_id|>system<|end_header_id|>\n\n"),
+          .user = header("<|start_header_id|>user<|end_header_id|>\n\n"),
+          .assistant = header("<|start_header_id|>assistant<|end_header_id|>\n\n"),
+          .tool = header("<|start_header_id|>tool<|end_header_id|>\n\n"),
+          .stop = "<|eot_id|>",
+          .jinja = kLlama3};
+}
+
+// The first one that was published asks for an answer behind any conversation.
+TemplateForm first_llama3() {
+  TemplateForm form = llama3();
+  form.variant = "llama 3, first";
+  form.finish = form.assistant.before;
+  form.jinja = "";
+  return form;
+}
+
+// It writes two dates, that of its own text.
+TemplateForm llama3_1() {
+  TemplateForm form = llama3();
+  form.variant = "llama 3.1";
+  form.system = header(kToday);
+  form.default_system = "";
+  form.tool = {.before = "<|start_header_id|>ipython<|end_header_id|>\n\n", .end = "<|eot_id|>"};
+  form.tool_as_json = true;
+  form.jinja = "";
+  return form;
+}
+
+TemplateForm chatml() {
+  return {.family = "chatml",
+          .variant = "plain",
+          .system = im("<|im_start|>system\n"),
+          .later_system = im("<|im_start|>system\n"),
+          .user = im("<|im_start|>user\n"),
+          .assistant = im("<|im_start|>assistant\n"),
+          .tool = im("<|im_start|>tool\n"),
+          .stop = "<|im_end|>",
+          .jinja = kChatml};
+}
+
+TemplateForm qwen(const char* variant, const char* default_system, bool groups_tools) {
+  TemplateForm form = chatml();
+  form.variant = variant;
+  form.default_system = default_system;
+  form.jinja = "";
+  if (!groups_tools) return form;
+  form.tool = {.before = "\n<tool_response>\n", .end = "\n</tool_response>"};
+  form.tool_run = "<|im_start|>user";
+  form.tool_run_end = "<|im_end|>\n";
+  return form;
+}
+
+TemplateForm qwen3() {
+  TemplateForm form = qwen("qwen3", nullptr, true);
+  form.thinks = true;
+  return form;
+}
+
+TemplateForm llama2() {
+  return {.family = "llama2",
+          .variant = "llama 2",
+          .user = {.before = "{bos}[INST] ", .end = " [/INST]", .trim = true},
+          .assistant = {.before = "", .lead = " ", .end = " {eos}", .trim = true},
+          .system_in_user = "<<SYS>>\n",
+          .system_in_user_end = "\n<</SYS>>\n\n",
+          .alternates = true,
+          .stop = "{eos}",
+          .jinja = kLlama2};
+}
+
+TemplateForm mistral(const char* variant, TurnForm user, TurnForm assistant) {
+  return {.family = "mistral",
+          .variant = variant,
+          .begin = "{bos}",
+          .user = user,
+          .assistant = assistant,
+          .alternates = true,
+          .stop = "{eos}"};
+}
+
+std::vector<TemplateForm> mistrals() {
+  const TurnForm spaced{.before = "[INST] ", .end = " [/INST]"};
+  const TurnForm tight{.before = "[INST] ", .end = "[/INST]"};
+  TemplateForm first = mistral("v0.2", spaced, {.before = "", .end = "{eos}"});
+  first.jinja = kMistral;
+  TemplateForm with_system = mistral("v0.2 with system", {.before = " [INST] ", .end = " [/INST]"},
+                                     {.before = "", .lead = " ", .end = "{eos}"});
+  with_system.system_in_user = "";
+  with_system.system_in_user_end = "\n\n";
+  TemplateForm v7 = mistral("v7", tight, {.before = "", .lead = " ", .end = "{eos}"});
+  v7.alternates = false;
+  v7.system = {.before = "[SYSTEM_PROMPT] ", .end = "[/SYSTEM_PROMPT]"};
+  v7.later_system = v7.system;
+  return {first,
+          mistral("v0.1", spaced, {.before = "", .end = "{eos}", .after = " "}),
+          with_system,
+          mistral("v0.3", tight, {.before = "", .lead = " ", .end = "{eos}", .trim = true}),
+          mistral("nemo", {.before = "[INST]", .end = "[/INST]"}, {.before = "", .end = "{eos}"}),
+          v7};
+}
+
+}  // namespace
+
+std::string template_name(const TemplateForm& form) {
+  return std::string(form.family) + " (" + form.variant + ")";
+}
+
+const std::vector<TemplateForm>& template_forms() {
+  static const std::vector<TemplateForm> forms = [] {
+    std::vector<TemplateForm> all{
+        llama2(),
+        llama3(),
+        first_llama3(),
+        llama3_1(),
+        chatml(),
+        qwen("qwen2", "You are a helpful assistant.", false),
+        qwen("qwen2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+             true),
+        qwen("qwen3 instruct", nullptr, true),
+        qwen3()};
+    for (const TemplateForm& form : mistrals()) all.push_back(form);
+    return all;
+  }();
+  return forms;
+}
+
+}  // namespace emoe
