@@ -22,6 +22,7 @@ A first job:
   emoectl get JOB                         # state, progress, attempts, results, output folder
   emoectl watch JOB                       # every event, from the first one on
   emoectl logs JOB                        # the last output of its processes
+  emoectl preflight                       # are the hosts and their network fit for it?
 
 Environment:
   EMOE_SERVER       HOST:PORT of the coordinator
@@ -31,7 +32,8 @@ Environment:
 
 Exit codes:
   0   done; with --wait and watch: the job succeeded
-  1   refused by the coordinator, or the job was cancelled or ran out of its time
+  1   refused by the coordinator, the job was cancelled or ran out of its time, or a check of
+      preflight is bad
   64  wrong arguments, wrong job file, or a job that failed for its configuration
   65  a job that failed for its data
   69  no coordinator there, or no answer in time
@@ -159,6 +161,7 @@ int run(const std::vector<std::string>& arguments, Terminal& terminal) {
   add_submit_commands(app, command);
   add_data_command(app, command);
   add_job_commands(app, command);
+  add_preflight_command(app, command);
   add_watch_commands(app, command);
   add_result_commands(app, command);
   app.footer(kFooter);  // last, or each subcommand would inherit it

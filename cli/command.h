@@ -87,6 +87,7 @@ void add_job_file(CLI::App& app, std::string& file, std::vector<std::string>& se
 void add_submit_commands(CLI::App& app, Command& command);  // submit, plan
 void add_data_command(CLI::App& app, Command& command);     // data
 void add_job_commands(CLI::App& app, Command& command);     // get, list, cancel, …, info
+void add_preflight_command(CLI::App& app, Command& command);
 void add_watch_commands(CLI::App& app, Command& command);   // watch, logs
 void add_result_commands(CLI::App& app, Command& command);  // metrics, checkpoints, export
 

@@ -154,6 +154,9 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
   const std::string evaluation = evaluation_table(job, width);
   if (!evaluation.empty()) absl::StrAppend(&text, "\n", evaluation);
   if (job.attempts_size() > 0) absl::StrAppend(&text, "\n", attempts_table(job, now, width));
+  if (job.has_preflight()) {
+    absl::StrAppend(&text, "\n", preflight_table(job.preflight(), width));
+  }
   if (job.warnings_size() > 0) absl::StrAppend(&text, "\n", warnings_table(job, width));
   return text;
 }
@@ -225,6 +228,20 @@ std::string checkpoint_table(const v1::ListCheckpointsResponse& checkpoints, Wal
     table.add({absl::StrCat(checkpoint.step()), human_bytes(checkpoint.bytes()),
                relative_time(checkpoint.create_time(), now),
                absl::StrFormat("%.2fs", checkpoint.seconds()), checkpoint.path()});
+  }
+  return table.render(width);
+}
+
+std::string preflight_table(const v1::PreflightReport& report, int width) {
+  Table table({{"RANK", true},
+               {"HOST"},
+               {"CHECK"},
+               {"VERDICT"},
+               {.title = "VALUE, WHAT TO DO", .whole = true}});
+  for (const v1::PreflightRow& row : report.rows()) {
+    table.add({row.rank() < 0 ? "all" : absl::StrCat(row.rank()), row.rank() < 0 ? "-" : row.host(),
+               row.check(), row.verdict(),
+               absl::StrCat(row.value(), row.advice().empty() ? "" : "; ", row.advice())});
   }
   return table.render(width);
 }

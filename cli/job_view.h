@@ -14,6 +14,7 @@ namespace emoe::cli {
 [[nodiscard]] std::string metrics_table(const v1::ListMetricsResponse& metrics, int width);
 [[nodiscard]] std::string checkpoint_table(const v1::ListCheckpointsResponse& checkpoints,
                                            WallTime now, int width);
+[[nodiscard]] std::string preflight_table(const v1::PreflightReport& report, int width);
 [[nodiscard]] std::string server_text(const v1::ServerInfo& info, WallTime now, int width);
 
 }  // namespace emoe::cli

@@ -53,6 +53,9 @@ std::string known_fields(In in) {
   const data::RowFormat* format = data::find_row_format(in.spec.data().format());
   return format == nullptr ? "" : absl::StrJoin(format->fields, ", ");
 }
+bool is_preflight(In in) {
+  return in.spec.task() == "preflight";
+}
 bool uses_emoe(In in) {
   return in.spec.emoe().experts() > 0;
 }
@@ -131,7 +134,7 @@ const JobRules& spec_rules() {
   static const JobRules rows{
       {"model.init", [](In in) { return has_path(in) && has_init(in); },
        "give model.path or model.init, not both"},
-      {"model.path", [](In in) { return !has_path(in) && !has_init(in); },
+      {"model.path", [](In in) { return !is_preflight(in) && !has_path(in) && !has_init(in); },
        "is required (a Hugging Face folder), or model.init to train from a random start"},
       {"tuning", [](In in) { return !has_path(in) && has_init(in) && in.spec.tuning() == "lora"; },
        "a random start (model.init) has no base to keep frozen; use tuning: full"},
@@ -234,7 +237,7 @@ const JobRules& model_rules() {
 const JobRules& unsupported_rules() {
   static const JobRules rows{
       {"task", [](In in) { return in.spec.task() == "analyze"; },
-       "not supported yet: train (which also evaluates data.eval and exports a merged model), evaluate, merge and convert are"},
+       "not supported yet: train (which also evaluates data.eval and exports a merged model), evaluate, merge, convert and preflight are"},
       {"parallel.tensor", [](In in) { return in.spec.parallel().tensor() > 1; },
        "not supported yet: use tensor: 1, all ranks are data-parallel"},
       {"parallel.shard_base", [](In in) { return in.spec.parallel().shard_base(); },

@@ -1,6 +1,7 @@
 #include "config/schema.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 
 #include "format/tensor_table.h"
@@ -29,7 +30,7 @@ const Schema& job_schema() {
   // config.cc.
   static const Schema rows{
       {.key = "name", .fallback = "\"\"", .max_bytes = 128},
-      {.key = "task", .fallback = "train", .words = {"train", "evaluate", "merge", "convert", "analyze"}},
+      {.key = "task", .fallback = "train", .words = {"train", "evaluate", "merge", "preflight", "convert", "analyze"}},
       {.key = "adapter", .fallback = "\"\"", .tasks = {"evaluate", "merge"}, .path = true},
       {.key = "model", .fallback = "{}"},
       {.key = "model.path", .path = true},
@@ -136,6 +137,7 @@ const Schema& job_schema() {
       {.key = "resources.priority", .fallback = "0", .low = at_least(-1000), .high = at_most(1000)},
       {.key = "resources.max_attempts", .fallback = "3", .low = at_least(1), .high = at_most(100)},
       {.key = "resources.threads_per_rank", .fallback = "0", .low = at_least(0), .high = at_most(4096)},
+      {.key = "resources.preflight", .fallback = "false"},
       {.key = "resources.slurm"},
       {.key = "resources.slurm.partition", .max_bytes = 256},
       {.key = "resources.slurm.account", .max_bytes = 256},
@@ -232,10 +234,15 @@ const Schema& coordinator_schema() {
 // clang-format on
 
 bool is_training(const v1::JobSpec& spec) {
-  return !std::set<std::string>{"evaluate", "merge", "convert"}.contains(spec.task());
+  return !std::set<std::string>{"evaluate", "merge", "convert", "preflight"}.contains(spec.task());
 }
 
 bool is_used(const FieldRule& rule, const v1::JobSpec& spec) {
+  if (spec.task() == "preflight") {  // of ranks and hosts alone
+    static constexpr const char* kKeys[] = {"name", "task", "parallel", "resources", "labels"};
+    const std::string first = rule.key.substr(0, rule.key.find('.'));
+    return std::ranges::find(kKeys, first) != std::end(kKeys);
+  }
   const auto uses = [&rule](const std::string& task) {
     return std::ranges::find(rule.tasks, task) != rule.tasks.end();
   };

@@ -36,10 +36,11 @@ ALLOWED = {
     "worker/model": ["worker/emoe", "worker/tensor", "worker"],
     "worker/weights": ["worker/model", "text"],
     "worker/report": ["metrics", "worker/comm"],
+    "worker/preflight": ["base", "worker/report"],
     "worker/batching": ["worker/model", "text"],
     "worker/eval": ["worker/batching", "worker/comm", "worker/weights", "worker/report"],
     "worker/train": ["worker/eval"],
-    "worker/run": ["worker/train", "config", "metrics", "text"],
+    "worker/run": ["worker/train", "worker/preflight", "config", "metrics", "text"],
     "bench": ["worker/train", "config", "plan"],
 }
 FREE = re.compile(r"^tests/|_main\.cc$|/main\.cc$")

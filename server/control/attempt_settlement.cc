@@ -34,6 +34,13 @@ std::optional<Finding> finding_of(launcher::EndCause cause) {
   return std::nullopt;
 }
 
+// The attempt ended itself because of what it found.
+bool failed_its_preflight(const v1::Job& job, const AttemptRecord& attempt) {
+  const auto& rows = job.preflight().rows();
+  return attempt.fault_code && job.preflight().attempt() == attempt.number &&
+         std::ranges::any_of(rows, [](const auto& row) { return row.verdict() == "bad"; });
+}
+
 // Puts together what the launcher saw, what the ranks reported and what the coordinator found.
 AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
                           const launcher::AttemptEnd& end) {
@@ -46,6 +53,9 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
   if ((given_up || taken_away) && outcome.reported_success) return outcome;
   outcome.finding = attempt.stop_reason;
   if (!outcome.finding) outcome.finding = finding_of(end.cause);
+  if (!outcome.finding && failed_its_preflight(job, attempt)) {
+    outcome.finding = Finding::preflight_failed;
+  }
   outcome.out_of_memory = end.out_of_memory;
   if (attempt.fault_code) {
     // A rank's own report says more than the exit of the process that the engine saw end first.
@@ -60,6 +70,7 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
 // "rank 1 on host n2 in step 37, phase backward: signal 9; <detail>"
 std::string end_message(const AttemptRecord& attempt, const AttemptMonitor& monitor,
                         const AttemptOutcome& outcome, const launcher::AttemptEnd& end) {
+  if (outcome.finding == Finding::preflight_failed) return attempt.fault_message;
   if (outcome.finding) return attempt.stop_reason ? attempt.stop_message : end.detail;
   if (judge(outcome).action == RetryAction::succeed) return "completed";
   if (attempt.fault_code) return attempt.fault_message;
@@ -79,6 +90,7 @@ bool reported_success(const v1::Job& job, const AttemptRecord& attempt) {
   if (attempt.end_code != 0) return false;
   const v1::JobSpec& spec = job.resolved_spec();
   if (spec.task() == "evaluate") return job.has_eval_last();
+  if (spec.task() == "preflight") return job.has_preflight();
   const v1::Export& wanted = spec.export_();
   const bool converts =
       spec.task() == "convert";  // to files of its own, and to a model where it is asked for

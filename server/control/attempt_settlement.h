@@ -60,7 +60,7 @@ class AttemptSettlement {
 };
 
 // Whether rank 0 reported exit code 0 and the result of the task: of train the merged model,
-// published and verified, if one is wanted; of evaluate the losses.
+// published and verified, if one is wanted; of evaluate the losses, of preflight its report.
 [[nodiscard]] bool reported_success(const v1::Job& job, const AttemptRecord& attempt);
 
 // Whether attempts are left after `more` further failures.

@@ -28,6 +28,9 @@ Status ReportWriter::write(int rank, const v1::Report& report) {
       break;
     case v1::Report::kResumed:
       return resumed(report.resumed());
+    case v1::Report::kPreflight:
+      preflight(report.preflight());
+      break;
     case v1::Report::kWarning:
       warn(report.warning());
       break;
@@ -137,6 +140,13 @@ void ReportWriter::warn(const v1::Warning& warning) {
 void ReportWriter::merge(const v1::MergeSummary& summary) {
   *edit_.job().mutable_merge() = summary;
   *edit_.add_event().mutable_merge() = summary;
+  edit_.touch();
+}
+
+void ReportWriter::preflight(const v1::PreflightReport& report) {
+  v1::PreflightReport& stored = *edit_.job().mutable_preflight();
+  stored = report;
+  stored.set_attempt(live_.attempt->record.number);
   edit_.touch();
 }
 

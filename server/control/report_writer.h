@@ -25,6 +25,7 @@ class ReportWriter {
   [[nodiscard]] Status resumed(const v1::CheckpointInfo& from);
   void log(int rank, v1::LogMessage message);
   void warn(const v1::Warning& warning);
+  void preflight(const v1::PreflightReport& report);
   void merge(const v1::MergeSummary& summary);
   void end(int rank, const v1::End& end);
 

@@ -25,6 +25,7 @@ enum class Finding {
   node_lost = 11,            // a host went down
   cancelled_in_engine = 12,  // by somebody who went past us (scancel)
   host_unusable = 13,        // a host of the plan cannot be reached or lacks the programs
+  preflight_failed = 14,     // a check of the attempt's preflight is bad
 };
 
 // All that is known of how an attempt ended.

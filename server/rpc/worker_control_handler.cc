@@ -1,3 +1,4 @@
+#include <google/protobuf/util/time_util.h>
 #include "server/rpc/worker_control_handler.h"
 
 #include <chrono>
@@ -66,6 +67,7 @@ class WorkerControlHandler::Stream final
   void welcome(int64_t committed_sequence) override {
     v1::CoordinatorMessage message;
     message.mutable_welcome()->set_committed_sequence(committed_sequence);
+    *message.mutable_welcome()->mutable_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
     send(std::move(message));
   }
   void ack(int64_t sequence) override {

@@ -108,4 +108,13 @@ void ConsoleSink::show(const MergeRecord& record) {
       record.max_abs_logit_difference, record.model_dir));
 }
 
+void ConsoleSink::show(const PreflightRecord& record) {
+  for (const PreflightRow& row : record.rows) {
+    const std::string who =
+        row.rank < 0 ? "all ranks" : absl::StrFormat("rank %d on %s", row.rank, row.host);
+    print(absl::StrFormat("%-4s  %-20s  %-20s  %s%s%s", row.verdict, who, row.check, row.value,
+                          row.advice.empty() ? "" : "; ", row.advice));
+  }
+}
+
 }  // namespace emoe::worker

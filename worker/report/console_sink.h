@@ -43,6 +43,7 @@ class ConsoleSink final : public ProgressSink {
   void show(Phase /*phase*/) {}
   void show(const NonFiniteStep& /*step*/) {}  // ends the run; its error says so
   void show(const ExpertLoad& /*load*/) {}
+  void show(const PreflightRecord& record);
   void print(const std::string& line);
   void redraw(const std::string& line);
 

@@ -124,6 +124,20 @@ void FileSink::write(const EvalRecord& record) {
   note(write_files());
 }
 
+void FileSink::write(const PreflightRecord& record) {
+  ordered_json rows = ordered_json::array();
+  for (const PreflightRow& row : record.rows) {
+    rows.push_back({{"rank", row.rank},
+                    {"host", row.host},
+                    {"check", row.check},
+                    {"value", row.value},
+                    {"verdict", row.verdict},
+                    {"advice", row.advice}});
+  }
+  files_["preflight.json"] = rows.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  note(write_files());
+}
+
 // Few and small: the whole list each time.
 void FileSink::write(const Warnings& warnings) {
   for (const Warning& warning : warnings) merge_warning(warnings_, warning);

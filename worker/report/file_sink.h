@@ -72,6 +72,7 @@ class FileSink final : public ProgressSink {
   void write(const Warnings& warnings);
   void write(const NonFiniteStep& /*step*/) {}
   void write(const ExpertLoad& /*load*/) {}
+  void write(const PreflightRecord& record);
   void note(const Status& status);
 
   // Those that could not be written are tried again with the next.

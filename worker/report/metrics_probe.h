@@ -52,6 +52,7 @@ class MetricsProbe final : public ProgressSink {
   void measure(const EvalProgress& /*progress*/) {}
   void measure(const ResumeRecord& /*resume*/) {}
   void measure(const MergeRecord& /*record*/) {}
+  void measure(const PreflightRecord& /*record*/) {}
   void measure(const Message& /*message*/) {}
   void measure(const Warnings& warnings);
   void show_step(const StepRecord& record, double eta_seconds, double ended);

@@ -12,6 +12,7 @@
 #include "base/attempt_contract.h"
 #include "base/clock.h"
 #include "base/warning.h"
+#include "worker/report/preflight_record.h"
 #include "worker/report/suite_result.h"
 
 namespace emoe::worker {
@@ -138,7 +139,7 @@ enum class StopRequest { none, stop, checkpoint_and_stop };
 // What can happen in a run. A Phase says that the rank enters it, several times a step.
 using Event = std::variant<PlanRecord, Phase, StepRecord, EvalProgress, EvalRecord,
                            CheckpointRecord, CheckpointFailure, ResumeRecord, MergeRecord, Message,
-                           Warnings, NonFiniteStep, ExpertLoad>;
+                           Warnings, NonFiniteStep, ExpertLoad, PreflightRecord>;
 
 // Where the progress of this rank goes: the output folder's files, Prometheus, the coordinator's
 // session, or several of them. Called by the thread of the step loop, except for on_work_done(); no

@@ -93,6 +93,11 @@ class GrpcSession final : public SessionClient {
                     command_);
   }
 
+  std::optional<double> clock_difference() override {
+    const std::lock_guard lock(mutex_);
+    return clock_difference_;
+  }
+
   bool peer_lost() override {
     const std::lock_guard lock(mutex_);
     return refused_ || grace_is_over_locked();
@@ -138,6 +143,7 @@ class GrpcSession final : public SessionClient {
   void report_locked(const EvalRecord& record) { push_of_job_locked(record); }
   void report_locked(const CheckpointRecord& record) { push_of_job_locked(record); }
   void report_locked(const MergeRecord& record) { push_of_job_locked(record); }
+  void report_locked(const PreflightRecord& record) { push_of_job_locked(record); }
   void report_locked(const ResumeRecord& resume) {
     push_locked(Message{to_string(resume)});
     push_of_job_locked(resume);
@@ -262,6 +268,7 @@ class GrpcSession final : public SessionClient {
     {
       const std::lock_guard lock(mutex_);
       broken_ = false;
+      joined_at_ = std::chrono::system_clock::now();
     }
     if (stream->Write(join)) {
       const std::jthread reader([this, &stream] { read(*stream); });
@@ -310,6 +317,15 @@ class GrpcSession final : public SessionClient {
     return std::nullopt;
   }
 
+  // The coordinator's answer was made at about half of the time that it took.
+  void measure_clock_locked(const google::protobuf::Timestamp& time) {
+    using Seconds = std::chrono::duration<double>;
+    const auto now = std::chrono::system_clock::now();
+    const double ours =
+        (Seconds(joined_at_.time_since_epoch()) + Seconds(now.time_since_epoch())).count() / 2;
+    clock_difference_ = static_cast<double>(time.seconds()) + 1e-9 * time.nanos() - ours;
+  }
+
   v1::RankHeartbeat heartbeat_locked() {
     v1::RankHeartbeat heartbeat;
     heartbeat.set_step(step_);
@@ -330,6 +346,7 @@ class GrpcSession final : public SessionClient {
       if (message.has_welcome()) {
         queue_.ack(message.welcome().committed_sequence());
         queue_.rewind();
+        if (message.welcome().has_time()) measure_clock_locked(message.welcome().time());
         welcomed_ = true;
         disconnected_since_.reset();
       } else if (message.has_ack()) {
@@ -353,6 +370,8 @@ class GrpcSession final : public SessionClient {
   bool refused_ = false;  // by the coordinator
   bool abandoned_ = false;
   std::optional<SteadyTime> disconnected_since_;  // nothing while connected
+  std::chrono::system_clock::time_point joined_at_;
+  std::optional<double> clock_difference_;
   bool welcomed_ = false;                         // on this connection
   bool broken_ = false;                           // this connection
   bool closing_ = false;                          // finish() was called

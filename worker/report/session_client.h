@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "worker/comm/collective_counters.h"
@@ -49,6 +50,9 @@ class SessionClient : public ProgressSink, public StopSource {
     std::filesystem::path unacked_file;
   };
 
+  // The coordinator's clock minus ours, in seconds, as of the newest connection; nothing before the
+  // first.
+  [[nodiscard]] virtual std::optional<double> clock_difference() = 0;
   // Logged with its reason when it becomes true.
   [[nodiscard]] virtual bool peer_lost() = 0;
 

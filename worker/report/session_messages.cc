@@ -95,6 +95,19 @@ void fill(v1::Report& report, const MergeRecord& record) {
   merge.set_adapter_dir(record.adapter_dir);
 }
 
+void fill(v1::Report& report, const PreflightRecord& record) {
+  v1::PreflightReport& preflight = *report.mutable_preflight();
+  for (const PreflightRow& row : record.rows) {
+    v1::PreflightRow& added = *preflight.add_rows();
+    added.set_rank(row.rank);
+    added.set_host(row.host);
+    added.set_check(row.check);
+    added.set_value(to_valid_utf8(row.value));
+    added.set_verdict(row.verdict);
+    added.set_advice(to_valid_utf8(row.advice));
+  }
+}
+
 void fill(v1::Report& report, const Message& record) {
   fill(*report.mutable_log(), v1::LogMessage::INFO, record.text);
 }

@@ -28,6 +28,7 @@ void fill(v1::Report& report, const EvalRecord& record);
 void fill(v1::Report& report, const CheckpointRecord& record);
 void fill(v1::Report& report, const ResumeRecord& record);
 void fill(v1::Report& report, const MergeRecord& record);
+void fill(v1::Report& report, const PreflightRecord& record);
 void fill(v1::Report& report, const Message& record);
 void fill(v1::Report& report, const Warning& record);
 void fill(v1::Report& report, const CheckpointFailure& record);

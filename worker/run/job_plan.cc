@@ -226,7 +226,7 @@ std::pair<v1::JobSpec, DecoderConfig> check_or_throw(const config::LoadedJob& jo
   if (job.spec.model().has_init() || folder.empty()) {
     v1::JobSpec spec = config::check(job.spec, job.locations, std::nullopt, diagnostics);
     throw_if_any(diagnostics);
-    return {spec, config_of_init(spec.model().init())};
+    return {spec, spec.has_model() ? config_of_init(spec.model().init()) : DecoderConfig{}};
   }
   Result<DecoderConfig> config = DecoderConfig::read(folder / "config.json");
   std::optional<config::ModelShape> shape;
@@ -268,7 +268,10 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   plan.emoe = emoe_of(spec, plan.model.config.num_hidden_layers);
   plan.eval_data = config::eval_data(spec);
   plan.suite = suite_of(spec, plan.model.config);
-  if (spec.task() == "evaluate") {
+  plan.preflight = spec.resources().preflight() || spec.task() == "preflight";
+  if (spec.task() == "preflight") {
+    plan.task = PreflightPlan{};
+  } else if (spec.task() == "evaluate") {
     plan.emoe.partition.tuned_since = true;
     plan.task = EvaluatePlan{.micro_batches = micro_batches_of(spec)};
   } else if (spec.task() == "merge") {

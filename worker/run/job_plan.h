@@ -95,6 +95,9 @@ struct ConvertPlan {
   bool verify = true;
 };
 
+// Nothing but the checks that JobPlan::preflight asks for.
+struct PreflightPlan {};
+
 // A job's spec as the worker's parts take it: plain options, no protobuf, no LibTorch. Members
 // common to all tasks, and the plan of the one task.
 struct JobPlan {
@@ -133,11 +136,14 @@ struct JobPlan {
   std::optional<Suite> suite;
   int64_t log_every = 1;  // steps between progress lines
 
-  std::variant<TrainPlan, EvaluatePlan, AdapterMergePlan, ConvertPlan> task;
+  bool preflight = false;  // the run begins with one
+
+  std::variant<TrainPlan, EvaluatePlan, AdapterMergePlan, ConvertPlan, PreflightPlan> task;
   [[nodiscard]] const TrainPlan* train() const { return std::get_if<TrainPlan>(&task); }
   [[nodiscard]] const AdapterMergePlan* merge() const {
     return std::get_if<AdapterMergePlan>(&task);
   }
+  [[nodiscard]] bool has_inputs() const { return !std::holds_alternative<PreflightPlan>(task); }
 
   [[nodiscard]] const ConvertPlan* convert() const { return std::get_if<ConvertPlan>(&task); }
   // Tasks that read weights and write them, on the CPU, and read no text.

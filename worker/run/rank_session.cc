@@ -137,6 +137,7 @@ void load_adapter(const PeftAdapter& adapter, Model& model) {
 
 std::string end_text(ExitCode code, const JobPlan& plan) {
   if (code == ExitCode::done) return "";
+  if (!plan.has_inputs()) return "stopped as asked";
   if (code == ExitCode::peer_lost) return "its coordinator is gone or refuses it";
   return plan.train() != nullptr
              ? "stopped as asked; started again it goes on from its newest checkpoint"
@@ -162,6 +163,9 @@ Task task_of(const AdapterMergePlan& /*plan*/) {
 }
 Task task_of(const ConvertPlan& /*plan*/) {
   return convert_task;
+}
+Task task_of(const PreflightPlan& /*plan*/) {
+  return preflight_task;
 }
 
 }  // namespace
@@ -201,8 +205,9 @@ ExitCode RankSession::run_in_session(const Task& task) {
   progress().on(Phase::prepare);
   hasher_.emplace(cache_dir_, [this] { progress().on_work_done(); });
   claim();
-  prepare_inputs();
+  if (plan_.has_inputs()) prepare_inputs();
   join_ranks();
+  if (plan_.preflight) run_preflight(*this);
   const TaskResult result = run_task(task);
   groups_->all().barrier();
   // A run that is done stays done: its reports are stored, or left for the coordinator to find.
@@ -256,6 +261,7 @@ Status RankSession::warn(const Warnings& warnings) {
 // Not earlier: nobody waits in a collective for somebody else's tokeniser.
 void RankSession::join_ranks() {
   groups_.emplace(ParallelPlan::make(plan_.ranks).value(), environment_, device_, counters_);
+  if (!prepared_) return;
   check_same_preparation(preparation_of(*prepared_), host_name(), groups_->all());
 }
 

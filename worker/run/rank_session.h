@@ -44,6 +44,11 @@ class RankSession {
   [[nodiscard]] RankGroups& groups() { return *groups_; }
   [[nodiscard]] ProgressSink& progress() { return reporting_->sink(); }
   [[nodiscard]] StopSource& stop() { return reporting_->stop(); }
+  [[nodiscard]] const RankEnvironment& environment() const { return environment_; }
+  [[nodiscard]] std::optional<double> coordinator_clock_difference() {
+    constexpr std::chrono::seconds kPatience{3};
+    return reporting_->clock_difference(kPatience);
+  }
   // The plan's model: its base's weights, its experts, its adapter, and of a training run what it
   // trains. An adapter that does not fit the model is a JobError 65, one that does not fit the job's
   // settings 64.

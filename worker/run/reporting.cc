@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <thread>
 
 #include <unistd.h>
 
@@ -87,6 +88,15 @@ void Reporting::start_session(const RankEnvironment& environment, const std::str
   // At the end of a run too, a coordinator that is away has reconnect_grace to come back.
   delivery_ = std::max(kDelivery, config.reconnect_grace);
   session_ = make_session_client(std::move(config), timer_);
+}
+
+std::optional<double> Reporting::clock_difference(std::chrono::milliseconds patience) {
+  constexpr std::chrono::milliseconds kPause{20};
+  for (; session_ && patience > kPause.zero(); patience -= kPause) {
+    if (const auto difference = session_->clock_difference()) return difference;
+    std::this_thread::sleep_for(kPause);
+  }
+  return std::nullopt;
 }
 
 void Reporting::finish(ExitCode code, const std::string& message) {

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,10 @@ class Reporting {
 
   [[nodiscard]] ProgressSink& sink() { return *tee_; }
   [[nodiscard]] StopSource& stop() { return *stop_; }
+
+  // The coordinator's clock minus ours, in seconds; nothing where there is no coordinator or none
+  // answers for `patience`.
+  [[nodiscard]] std::optional<double> clock_difference(std::chrono::milliseconds patience);
 
   // Ends the reporting of this run; once. Flushes the files (JobError 74 when that fails and `code`
   // was done), sends the exit code to the coordinator and waits until it has stored every report.

@@ -30,4 +30,10 @@ using Task = std::function<TaskResult(RankSession& session)>;
 // wanted publishes the model in their order; or puts such a model back into its original order.
 [[nodiscard]] TaskResult convert_task(RankSession& session);
 
+// Checks hosts and ranks, what they have and how fast they are together, and reports that (rank 0). JobError
+// 64 on every rank where a verdict is bad. Collective.
+void run_preflight(RankSession& session);
+// task: preflight. The session has run it.
+[[nodiscard]] TaskResult preflight_task(RankSession& session);
+
 }  // namespace emoe::worker

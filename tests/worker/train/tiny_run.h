@@ -75,6 +75,7 @@ class RecordingSink final : public ProgressSink {
   void keep(const CheckpointFailure& failure) { messages.push_back(failure.warning.text); }
   void keep(const ResumeRecord& resume) { messages.push_back(to_string(resume)); }
   void keep(const MergeRecord& /*record*/) {}
+  void keep(const PreflightRecord& /*record*/) {}
   void keep(const Message& message) { messages.push_back(message.text); }
   void keep(const Warnings& warnings) {
     for (const Warning& warning : warnings) messages.push_back(to_string(warning));

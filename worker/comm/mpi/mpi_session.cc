@@ -47,6 +47,14 @@ std::optional<int> first_number(std::initializer_list<const char*> names) {
 
 }  // namespace
 
+std::string mpi_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  check_mpi(MPI_Get_library_version(text, &length), "MPI_Get_library_version");
+  const std::string whole(text, static_cast<size_t>(length));
+  return whole.substr(0, whole.find(','));
+}
+
 void check_mpi(int code, const std::string& operation) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING] = {};

@@ -25,6 +25,9 @@ class MpiSession {
   int exceptions_at_start_ = 0;
 };
 
+// "Open MPI v4.1.4"
+[[nodiscard]] std::string mpi_version();
+
 // Throws CommunicationError "<operation>: <MPI's text>" unless `code` is MPI_SUCCESS.
 void check_mpi(int code, const std::string& operation);
 
