@@ -6,8 +6,9 @@
 
 #include "base/id.h"
 #include "cli/command.h"
-#include "cli/format.h"
+#include "cli/errors.h"
 #include "cli/job_view.h"
+#include "cli/progress.h"
 
 namespace emoe::cli {
 namespace {
@@ -72,9 +73,8 @@ int preflight(const Command& command, const PreflightOptions& options, Client& c
     command.print(job, [&] { return command.text_of(job); });
     return exit_code_of(job);
   }
-  command.print(job.preflight(), [&] {
-    return preflight_table(job.preflight(), command.terminal.out_width);
-  });
+  command.print(job.preflight(),
+                [&] { return preflight_table(job.preflight(), command.terminal.out_width); });
   return job.state() == v1::SUCCEEDED ? kExitOk : kExitOther;
 }
 

@@ -1,9 +1,10 @@
-#include <google/protobuf/util/time_util.h>
 #include "server/rpc/worker_control_handler.h"
 
 #include <chrono>
 #include <deque>
 #include <utility>
+
+#include <google/protobuf/util/time_util.h>
 
 #include "server/job/errors.h"
 #include "server/rpc/grpc_status.h"

@@ -149,6 +149,7 @@ resources:
   priority: 0
   max_attempts: 3
   threads_per_rank: 0
+  preflight: false
 )");
 }
 
@@ -185,6 +186,7 @@ resources:
   priority: 0
   max_attempts: 3
   threads_per_rank: 0
+  preflight: false
 )");
 }
 
@@ -212,7 +214,27 @@ resources:
   priority: 0
   max_attempts: 3
   threads_per_rank: 0
+  preflight: false
 )");
+}
+
+TEST(Resolve, APreflightIsOfRanksAndHostsAlone) {
+  const auto job = read_job("task: preflight\nparallel: {ranks: 4}", "job.yaml", {});
+  ASSERT_TRUE(job.ok());
+  const auto spec = resolve(job->spec);
+  EXPECT_FALSE(spec.has_model() || spec.has_data() || spec.has_train() || spec.has_export_());
+  EXPECT_EQ(spec.resources().max_attempts(), 3);
+  Diagnostics fine;
+  (void)check(job->spec, job->locations, std::nullopt, fine);
+  EXPECT_TRUE(fine.empty()) << fine.to_status();
+  Diagnostics problems;
+  const auto wrong =
+      read_job("task: preflight\nmodel: {path: /m}\ntrain: {epochs: 1}", "job.yaml", {});
+  ASSERT_TRUE(wrong.ok());
+  (void)check(wrong->spec, wrong->locations, std::nullopt, problems);
+  const auto lines = problems_of(problems.to_status());
+  EXPECT_PROBLEM(lines, "model.path: is not used by task: preflight; leave it out");
+  EXPECT_PROBLEM(lines, "train.epochs: is not used by task: preflight; leave it out");
 }
 
 TEST(Resolve, DefaultsFollowOtherKeys) {

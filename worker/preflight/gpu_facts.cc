@@ -11,11 +11,12 @@
 namespace emoe::worker {
 namespace {
 
-constexpr int kSuccess = 0;        // NVML_SUCCESS
-constexpr int kUncorrected = 1;    // NVML_MEMORY_ERROR_TYPE_UNCORRECTED
-constexpr int kSinceLoaded = 0;    // NVML_VOLATILE_ECC
-constexpr int kMultiprocessor = 1; // NVML_CLOCK_SM
-constexpr unsigned long long kIdle = 1;  // nvmlClocksThrottleReasonGpuIdle: nothing to do, so no clock
+constexpr int kSuccess = 0;         // NVML_SUCCESS
+constexpr int kUncorrected = 1;     // NVML_MEMORY_ERROR_TYPE_UNCORRECTED
+constexpr int kSinceLoaded = 0;     // NVML_VOLATILE_ECC
+constexpr int kMultiprocessor = 1;  // NVML_CLOCK_SM
+constexpr unsigned long long kIdle =
+    1;  // nvmlClocksThrottleReasonGpuIdle: nothing to do, so no clock
 
 using Device = void*;
 struct Memory {  // nvmlMemory_t
@@ -66,7 +67,8 @@ void add_clock(const Nvml& nvml, Device device, std::vector<PreflightRow>& rows)
   if ((reasons & ~kIdle) == 0) {
     rows.push_back(noted("GPU clock", mhz));
   } else {
-    rows.push_back(judged("GPU clock", static_cast<double>(now) / most, absl::StrCat(" (", mhz, ")")));
+    rows.push_back(
+        judged("GPU clock", static_cast<double>(now) / most, absl::StrCat(" (", mhz, ")")));
   }
 }
 
@@ -76,9 +78,9 @@ std::vector<PreflightRow> gpu_facts(int gpu, const char* library) {
   std::vector<PreflightRow> rows;
   const Nvml nvml(library);
   Device device = nullptr;
-  if (!nvml.started() || nvml.call<int(unsigned, Device*)>("nvmlDeviceGetHandleByIndex_v2",
-                                                           static_cast<unsigned>(gpu),
-                                                           &device) != kSuccess) {
+  if (!nvml.started() ||
+      nvml.call<int(unsigned, Device*)>("nvmlDeviceGetHandleByIndex_v2", static_cast<unsigned>(gpu),
+                                        &device) != kSuccess) {
     return rows;
   }
   char text[96] = {};

@@ -1,11 +1,15 @@
 #include "worker/preflight/host_facts.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <optional>
+#include <sstream>
 
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -64,6 +68,19 @@ PreflightRow locked_memory() {
   return registers ? row : noted(kCheck, row.value + " (no InfiniBand here needs it)");
 }
 
+// CUDA counts the GPUs that CUDA_VISIBLE_DEVICES names, NVML all of the host.
+int number_on_host(int gpu) {
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  std::istringstream names(visible == nullptr ? "" : visible);
+  int number = gpu;
+  int i = 0;
+  for (std::string name; std::getline(names, name, ','); ++i) {
+    if (i == gpu && !absl::SimpleAtoi(name, &number)) return gpu;  // by UUID
+    if (i == gpu) return number;
+  }
+  return gpu;
+}
+
 // A library that is not there has no version.
 void add_nccl(std::vector<PreflightRow>& rows) {
   void* const library = ::dlopen("libnccl.so.2", RTLD_LAZY | RTLD_LOCAL);
@@ -72,8 +89,8 @@ void add_nccl(std::vector<PreflightRow>& rows) {
   int number = 0;
   if (const auto get = reinterpret_cast<GetVersion>(::dlsym(library, "ncclGetVersion"));
       get != nullptr && get(&number) == 0) {
-    rows.push_back(noted("version of NCCL", absl::StrCat(number / 10000, ".", number / 100 % 100,
-                                                         ".", number % 100)));
+    rows.push_back(noted("version of NCCL",
+                         absl::StrCat(number / 10000, ".", number / 100 % 100, ".", number % 100)));
   }
   ::dlclose(library);
 }
@@ -107,7 +124,7 @@ std::vector<PreflightRow> host_facts(int gpu) {
   rows.push_back(noted("version of emoe", version()));
   add_nccl(rows);
   if (gpu >= 0) {
-    const auto gpu_rows = gpu_facts(gpu);
+    const auto gpu_rows = gpu_facts(number_on_host(gpu));
     rows.insert(rows.end(), gpu_rows.begin(), gpu_rows.end());
   }
   return rows;

@@ -100,8 +100,7 @@ PreflightRow noted(const std::string& check, const std::string& value) {
   return row;
 }
 
-PreflightRow failed(const std::string& check, const std::string& value,
-                    const std::string& advice) {
+PreflightRow failed(const std::string& check, const std::string& value, const std::string& advice) {
   PreflightRow row = noted(check, value);
   row.verdict = "bad";
   row.advice = advice;

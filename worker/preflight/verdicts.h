@@ -11,8 +11,9 @@ namespace emoe::worker {
 // What a number of a preflight should be. The one table of them, with the reasons, is in verdicts.cc.
 struct Expectation {
   const char* check;
-  const char* unit;     // how the number is shown: "bytes", "bytes/s", "s", ""
-  bool more_is_better;  // a number beyond `warn`, or beyond `bad`, on the wrong side gets that verdict
+  const char* unit;  // how the number is shown: "bytes", "bytes/s", "s", ""
+  bool
+      more_is_better;  // a number beyond `warn`, or beyond `bad`, on the wrong side gets that verdict
   double warn;
   double bad;
   const char* advice;

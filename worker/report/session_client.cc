@@ -372,9 +372,9 @@ class GrpcSession final : public SessionClient {
   std::optional<SteadyTime> disconnected_since_;  // nothing while connected
   std::chrono::system_clock::time_point joined_at_;
   std::optional<double> clock_difference_;
-  bool welcomed_ = false;                         // on this connection
-  bool broken_ = false;                           // this connection
-  bool closing_ = false;                          // finish() was called
+  bool welcomed_ = false;  // on this connection
+  bool broken_ = false;    // this connection
+  bool closing_ = false;   // finish() was called
   Phase phase_ = Phase::prepare;
   std::string progress_phase_;
   int percent_ = 0;  // of this phase, as reported

@@ -59,11 +59,10 @@ Rows collectives(HostGroup& all, DeviceGroup& group, at::Device device, const st
   for (const Size& size : kSizes) {
     const int64_t numbers = size.bytes / 4;
     const at::Tensor sum = at::zeros({numbers}, options);
-    const double reduce =
-        seconds_of(all, size.rounds, sum, [&] { group.all_reduce(sum).wait(); });
+    const double reduce = seconds_of(all, size.rounds, sum, [&] { group.all_reduce(sum).wait(); });
     const auto bytes = static_cast<double>(size.bytes);
-    rows.push_back(collective_row(absl::StrCat("all-reduce ", size.name), size, reduce,
-                                  2 * share * bytes));
+    rows.push_back(
+        collective_row(absl::StrCat("all-reduce ", size.name), size, reduce, 2 * share * bytes));
     const int64_t part = std::max<int64_t>(numbers / ranks, 1);
     const at::Tensor mine = at::zeros({part}, options);
     const at::Tensor every = at::zeros({part * ranks}, options);
@@ -116,7 +115,13 @@ std::string to_json(const Rows& rows) {
 
 void add_from_json(const std::string& text, Rows& rows) {
   for (const auto& row : nlohmann::json::parse(text)) {
-    rows.push_back({row[0], row[1], row[2], row[3], row[4], row[5]});
+    PreflightRow& added = rows.emplace_back();
+    row.at(0).get_to(added.rank);
+    row.at(1).get_to(added.host);
+    row.at(2).get_to(added.check);
+    row.at(3).get_to(added.value);
+    row.at(4).get_to(added.verdict);
+    row.at(5).get_to(added.advice);
   }
 }
 

@@ -113,6 +113,7 @@ const std::vector<Row>& rows() {
       {"resources.priority=64", false},
       {"resources.max_attempts=64", false},
       {"resources.threads_per_rank=64", false},
+      {"resources.preflight=true", false},
       {"resources.slurm.partition=a", false},
       {"resources.slurm.account=a", false},
       {"resources.slurm.qos=a", false},

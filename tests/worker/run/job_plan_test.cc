@@ -165,6 +165,7 @@ const std::vector<Arrival>& arrivals() {
       {"evaluate.max_length=33", AT(suite->max_length), "", kSuite},
       {"resources.device=cpu", AT(device)},
       {"resources.threads_per_rank=21", AT(threads_per_rank)},
+      {"resources.preflight=true", AT(preflight)},
       {"hashes.model=a", AT(expected.model)},
       {"hashes.tokenizer=b", AT(expected.tokenizer)},
       {"hashes.train=c", AT(expected.train)},
