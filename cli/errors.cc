@@ -91,6 +91,7 @@ std::string json_line(const google::rpc::Status& status) {
 int exit_code_of(v1::Reason reason) {
   switch (reason) {
     case v1::REASON_CONFIGURATION:
+    case v1::REASON_PREFLIGHT:
       return kExitUsage;
     case v1::REASON_DATA:
       return kExitData;
