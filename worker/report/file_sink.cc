@@ -134,7 +134,8 @@ void FileSink::write(const PreflightRecord& record) {
                     {"verdict", row.verdict},
                     {"advice", row.advice}});
   }
-  files_["preflight.json"] = rows.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  files_["preflight.json"] =
+      rows.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
   note(write_files());
 }
 
