@@ -1,20 +1,15 @@
 #include "server/job/admission.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
-#include <unistd.h>
 
-#include "base/input_file.h"
 #include "base/sha256.h"
 #include "config/config.h"
 #include "config/data_options.h"
@@ -30,6 +25,7 @@
 #include "format/tokenizer_file.h"
 #include "format/weight_headers.h"
 #include "server/job/job_warnings.h"
+#include "server/job/path_check.h"
 #include "text/data_check.h"
 #include "text/tokenizer_probe.h"
 
@@ -37,111 +33,6 @@ namespace emoe::server {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool is_below(const fs::path& path, const fs::path& root) {
-  return std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
-}
-
-// The allowed roots, links resolved; one that cannot be resolved allows nothing.
-class Roots {
- public:
-  explicit Roots(const std::vector<fs::path>& roots) : given_(roots) {
-    for (const fs::path& root : roots) {
-      std::error_code error;
-      const fs::path real = fs::canonical(root, error);
-      if (!error) real_.push_back(real);
-    }
-  }
-  [[nodiscard]] bool any_path() const { return given_.empty(); }
-  [[nodiscard]] bool allow(const fs::path& path) const {
-    if (any_path()) return true;
-    std::error_code error;
-    const fs::path real = fs::weakly_canonical(path, error);
-    return !error && std::any_of(real_.begin(), real_.end(),
-                                 [&](const fs::path& root) { return is_below(real, root); });
-  }
-  [[nodiscard]] std::string text() const {
-    return absl::StrJoin(given_, ", ", [](std::string* out, const fs::path& root) {
-      absl::StrAppend(out, root.string());
-    });
-  }
-
- private:
-  const std::vector<fs::path>& given_;
-  std::vector<fs::path> real_;
-};
-
-// Checks the paths of a spec, one after the other.
-class PathCheck {
- public:
-  PathCheck(const AdmissionConfig& config, Diagnostics& diagnostics)
-      : roots_(config.allowed_roots), diagnostics_(diagnostics) {}
-
-  // The path the spec is to have: with allowed roots, the one that its links lead to.
-  std::string operator()(const std::string& key, const fs::path& path) {
-    const std::string reason = fault_of(key, path);
-    if (reason.empty()) {
-      usable_.insert(key);
-    } else {
-      diagnostics_.add(key, reason);
-    }
-    std::error_code error;
-    const fs::path real = fs::canonical(path, error);
-    return roots_.any_path() || error ? path.string() : real.string();
-  }
-  [[nodiscard]] bool usable(const std::string& key) const { return usable_.contains(key); }
-
- private:
-  // Empty for a path that can be used.
-  [[nodiscard]] std::string fault_of(const std::string& key, const fs::path& path) const {
-    if (!path.is_absolute()) {
-      return absl::StrCat("'", path.string(),
-                          "' must be an absolute path on the coordinator's file system");
-    }
-    if (!roots_.allow(path)) return outside(path);
-    if (::access(path.c_str(), R_OK) != 0) {
-      const std::string reason = std::strerror(errno);
-      const std::string why = why_not_there(path);
-      return absl::StrCat("cannot read '", path.string(), "': ", why.empty() ? reason : why);
-    }
-    std::error_code error;
-    if (fs::is_directory(path, error)) {
-      return key == "evaluate.path" ? fault_in_suite(path) : fault_in_folder(path);
-    }
-    // The files beside a tokenizer.model go into the exported folder.
-    return key == "model.init.tokenizer" ? fault_in_folder(path.parent_path()) : "";
-  }
-
-  [[nodiscard]] std::string fault_in_suite(const fs::path& suite) const {
-    std::error_code error;
-    for (const fs::directory_entry& part : fs::directory_iterator(suite, error)) {
-      if (!part.is_directory(error)) continue;
-      std::string fault = roots_.allow(part.path()) ? fault_in_folder(part) : outside(part);
-      if (!fault.empty()) return fault;
-    }
-    return "";
-  }
-
-  // Links in a folder may lead out of the roots as well; files of other kinds are never read.
-  [[nodiscard]] std::string fault_in_folder(const fs::path& folder) const {
-    if (roots_.any_path()) return "";
-    static const std::set<std::string> kRead{".json", ".safetensors", ".model", ".jinja", ".csv"};
-    std::error_code error;
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-      const fs::path& file = entry.path();
-      if (kRead.contains(file.extension().string()) && !roots_.allow(file)) return outside(file);
-    }
-    return error ? absl::StrCat("cannot read '", folder.string(), "': ", error.message()) : "";
-  }
-
-  [[nodiscard]] std::string outside(const fs::path& path) const {
-    return absl::StrCat("'", path.string(), "' lies outside the allowed folders: ", roots_.text());
-  }
-
-  const Roots roots_;
-  Diagnostics& diagnostics_;
-  std::set<std::string> usable_;
-};
 
 // Reports the problems of a model's files under the key that names them; false: there was none.
 bool add_problems(const std::string& key, const Status& status, Diagnostics& diagnostics) {
@@ -376,7 +267,7 @@ void check_slurm_keys(const v1::JobSpec& spec, const AdmissionConfig& config,
 v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config, Diagnostics& diagnostics,
                   v1::DataReceipt* data) {
   v1::JobSpec given = spec;
-  PathCheck paths(config, diagnostics);
+  PathCheck paths(config.allowed_roots, diagnostics);
   config::change_paths(given, std::ref(paths));
   ModelFiles model;
   if (paths.usable("model.path") && !given.model().has_init()) {

@@ -299,10 +299,9 @@ TEST(ConvertedLayers, StartEveryAndList) {
 }
 
 TEST(Unsupported, EachSaysWhatWorksInstead) {
-  const auto job =
-      read_job(kEmoe, "job.yaml",
-               {"task=analyze", "parallel.tensor=2", "parallel.shard_base=true",
-                "emoe.partition.method=coactivation", "emoe.gate=learned"});
+  const auto job = read_job(kEmoe, "job.yaml",
+                            {"task=analyze", "parallel.tensor=2", "parallel.shard_base=true",
+                             "emoe.partition.method=coactivation", "emoe.gate=learned"});
   ASSERT_TRUE(job.ok()) << job.status();
   Diagnostics diagnostics;
   reject_unsupported(resolve(job->spec), job->locations, diagnostics);
