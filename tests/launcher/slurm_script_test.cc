@@ -73,16 +73,16 @@ TEST_F(SlurmScriptTest, StartsTheRanksOnceAndLeavesTheirCode) {
 TEST_F(SlurmScriptTest, NeverStartsWhatWasWithdrawn) {
   make_program("srun", "exit 0");
   const SlurmAttempt files(attempt());
-  EXPECT_EQ(*files.withdraw(), true);
-  EXPECT_EQ(*files.withdraw(), true);
+  EXPECT_EQ(*files.claim().withdraw(), true);
+  EXPECT_EQ(*files.claim().withdraw(), true);
   EXPECT_EQ(start("17").exit.code, kNotOurs);
-  EXPECT_TRUE(files.withdrawn());
+  EXPECT_TRUE(files.claim().withdrawn());
 }
 
 TEST_F(SlurmScriptTest, WhatRunsCannotBeWithdrawn) {
   make_program("srun", "exit 0");
   EXPECT_EQ(start("17").exit.code, 0);
-  EXPECT_EQ(*SlurmAttempt(attempt()).withdraw(), false);
+  EXPECT_EQ(*SlurmAttempt(attempt()).claim().withdraw(), false);
 }
 
 // Slurm sends it to all processes; the ranks checkpoint, which takes a moment.
@@ -105,7 +105,7 @@ TEST_F(SlurmScriptTest, AnSbatchThatIsNotThereRefusesOrHangs) {
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("time limit is invalid"));
   make_program("sbatch", "sleep 1000");
   EXPECT_EQ(launcher.launch(request()).status().code(), StatusCode::kUnavailable);
-  EXPECT_TRUE(SlurmAttempt(attempt()).withdrawn());
+  EXPECT_TRUE(SlurmAttempt(attempt()).claim().withdrawn());
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 #include "data/choice_suite.h"
 #include "format/tokenizer.h"
-#include "worker/text/row.h"
+#include "text/row.h"
 
 namespace emoe::worker {
 
