@@ -32,6 +32,8 @@ class WordTokenizer final : public Tokenizer {
     return ids;
   }
   [[nodiscard]] std::string decode(std::span<const int32_t> /*ids*/) const override { return ""; }
+  void encode_words(std::string_view /*stretch*/, bool /*first*/,
+                    std::vector<int32_t>& /*ids*/) const override {}
   [[nodiscard]] int32_t pieces() const override { return 48; }
   [[nodiscard]] int32_t vocab_size() const override { return 48; }
 };
@@ -160,6 +162,8 @@ TEST(SuiteEvaluation, ItsTextIsThatOfMmlu) {
       return {1, static_cast<int32_t>(texts.size())};
     }
     [[nodiscard]] std::string decode(std::span<const int32_t> /*ids*/) const override { return ""; }
+    void encode_words(std::string_view /*stretch*/, bool /*first*/,
+                      std::vector<int32_t>& /*ids*/) const override {}
     [[nodiscard]] int32_t pieces() const override { return 9; }
     [[nodiscard]] int32_t vocab_size() const override { return 9; }
     mutable std::vector<std::string> texts;
