@@ -233,8 +233,8 @@ TEST(Resolve, APreflightIsOfRanksAndHostsAlone) {
   ASSERT_TRUE(wrong.ok());
   (void)check(wrong->spec, wrong->locations, std::nullopt, problems);
   const auto lines = problems_of(problems.to_status());
-  EXPECT_PROBLEM(lines, "model.path: is not used by task: preflight; leave it out");
-  EXPECT_PROBLEM(lines, "train.epochs: is not used by task: preflight; leave it out");
+  EXPECT_PROBLEM(lines, "model: is not used by task: preflight; leave it out");
+  EXPECT_PROBLEM(lines, "train: is not used by task: preflight; leave it out");
 }
 
 TEST(Resolve, DefaultsFollowOtherKeys) {
