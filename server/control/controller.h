@@ -71,7 +71,8 @@ class Controller {
   [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved);
   [[nodiscard]] Result<v1::Job> create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
                                        const RequestKey& request,
-                                       const std::vector<Warning>& warnings = {});
+                                       const std::vector<Warning>& warnings = {},
+                                       const v1::DataReceipt& data = {});
   // NOT_FOUND, ABORTED / ETAG_MISMATCH, FAILED_PRECONDITION / WRONG_STATE.
   [[nodiscard]] Result<v1::Job> update(const std::string& id, const JobUpdate& update,
                                        const std::string& etag, const RequestKey& request);

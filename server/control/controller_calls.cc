@@ -78,8 +78,8 @@ Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
 }
 
 Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
-                                   const RequestKey& request,
-                                   const std::vector<Warning>& warnings) {
+                                   const RequestKey& request, const std::vector<Warning>& warnings,
+                                   const v1::DataReceipt& data) {
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
@@ -90,6 +90,7 @@ Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& r
   job.set_name(resolved.name());
   *job.mutable_spec() = spec;
   *job.mutable_resolved_spec() = resolved;
+  *job.mutable_data() = data;
   job.set_state(v1::VALIDATING);
   job.set_output_dir((config_.output_root / job.id()).string());
   *job.mutable_create_time() = to_timestamp(clock_.wall_now());

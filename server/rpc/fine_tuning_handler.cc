@@ -90,10 +90,8 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::Create
       *job->mutable_data() = data;
       return ok_status();
     }
-    const Status created =
-        answer(controller_.create(request->spec(), resolved, key, problems.warnings()), *job);
-    if (created.ok()) *job->mutable_data() = data;
-    return created;
+    return answer(controller_.create(request->spec(), resolved, key, problems.warnings(), data),
+                  *job);
   });
 }
 
@@ -124,6 +122,7 @@ grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext*, const v1::ListJob
       job.clear_spec();
       job.clear_resolved_spec();
       job.clear_warnings();
+      job.clear_data();
       *response->add_jobs() = std::move(job);
     }
     if (page.next) {

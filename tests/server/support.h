@@ -32,7 +32,7 @@ inline void write_inputs(const std::filesystem::path& dir) {
   testing::write_model_folder(dir / "model", testing::small_config());
   std::ofstream rows(dir / "train.jsonl");
   for (int i = 0; i < 8; ++i)
-    rows << R"({"instruction": "a", "input": "", "output": "b"})"
+    rows << R"({"instruction": "a)" << i << R"(", "input": "", "output": "b"})"
          << "\n";
 }
 
