@@ -17,7 +17,7 @@ namespace emoe::testing {
 
 // A Llama of 4 layers and d_ff 64.
 inline DecoderConfig small_config() {
-  return tiny_config({.hidden = 8, .d_ff = 64, .layers = 4, .vocab = 320});
+  return tiny_config({.hidden = 8, .d_ff = 64, .layers = 4, .vocab = 320, .positions = 512});
 }
 
 // A safetensors file of zeros, in F32.

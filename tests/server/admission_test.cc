@@ -66,6 +66,7 @@ TEST_F(AdmissionTest, ReportsAllProblemsAtOnce) {
 
 TEST_F(AdmissionTest, WhatIsNotReadIsToldAndWithStrictAProblem) {
   v1::JobSpec spec = small_spec(dir_.path());
+  spec.mutable_data()->set_max_length(64);
   std::ofstream(dir_ / "train.jsonl", std::ios::app)
       << R"({"instruction": "a", "output": "b<|end|>", "system": "be brief"})"
       << "\n";

@@ -65,7 +65,7 @@ TEST_F(RpcWatchTest, SendsStoredEventsThenLiveOnesAndEndsWithTheJob) {
   EXPECT_EQ(cancel(id).state(), v1::CANCELLED);
   ASSERT_TRUE(client->read_past_heartbeats());
   EXPECT_EQ(client->event.sequence(), 2);
-  EXPECT_EQ(client->event.state_change().to(), v1::CANCELLED);
+  EXPECT_EQ(client->event.state_change().to(), v1::CANCELLED) << client->event.DebugString();
   EXPECT_FALSE(client->read());
   EXPECT_EQ(client->finish(), grpc::StatusCode::OK);
 }

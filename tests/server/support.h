@@ -42,7 +42,7 @@ inline v1::JobSpec small_spec(const std::filesystem::path& dir, int ranks = 1) {
   spec.mutable_model()->set_path((dir / "model").string());
   spec.mutable_model()->set_dtype("float32");  // as the folder says: nothing is to be warned of
   spec.mutable_data()->set_train((dir / "train.jsonl").string());
-  spec.mutable_data()->set_max_length(64);
+  spec.mutable_data()->set_max_length(512);  // a row with its template, in bytes
   spec.mutable_train()->set_global_batch(8);
   spec.mutable_train()->set_max_steps(4);
   spec.mutable_parallel()->set_ranks(ranks);
