@@ -40,6 +40,8 @@ struct StepMemory {
 // The peak of a step as the engine computes it (worker/model): per layer and token it keeps the
 // input of each norm (of q and k too, where they have one), the inputs of linears that are trained or have an adapter, rotated queries
 // and keys, values, attention's output, and gate and up, of the targets alone in the last layer.
+// On a processor that does not multiply bf16, fp32 copies of single operands and results, and the
+// scores of attention, come on top of a bf16 step.
 [[nodiscard]] StepMemory step_memory(const DecoderConfig& config, const StepShape& shape);
 
 }  // namespace emoe
