@@ -40,7 +40,7 @@ def test_with_one_for_people_and_scripts(coordinator):
     assert "to the coordinator" in clock["value"] and clock["verdict"] == "ok"
     table = emoectl(coordinator, "preflight", "--ranks", "1", "--device", "cpu").expect(0).out
     assert "RANK" in table and "open files limit" in table and "all-reduce" not in table
-    assert "needs" in emoectl(coordinator, "preflight", "--ranks", "3").text  # refused: there are two slots
+    assert "parallel.ranks is 3" in emoectl(coordinator, "preflight", "--ranks", "3").text  # refused: there are two slots
 
 
 class FewFiles(Coordinator):
