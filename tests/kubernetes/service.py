@@ -3,21 +3,14 @@ machine, and so is every bit of the result. One coordinator is killed on the way
 import pathlib
 
 import pytest
-import yaml
 
+import demo_on_engine as demo
 import emoe_tools as tools
 from emoe_api import Coordinator
 from fake_cluster import Cluster
 from fake_kubernetes import allowed_verbs
 
-STEPS = 24
-
-
-def demo_job():
-    spec = yaml.safe_load((tools.ROOT / "configs" / "demo" / "emoe-lora.yaml").read_text())
-    paths = {f"{part}__{key}": str(tools.ROOT / spec[part][key])
-             for part, key in (("model", "path"), ("data", "train"), ("data", "eval"))}
-    return tools.changed(spec, train__max_steps=STEPS, train__log_every=1, checkpoint={"every_steps": 8}, **paths)
+STEPS, EVERY = 24, 8
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +23,7 @@ def finished(tmp_path_factory):
         cluster.api.fault("GET", "/mpijobs", watch="cut")
         cluster.api.fault("GET", "/pods", watch="expired")
         remote.holds.add("step-11")
-        ids = {name: coordinator.api.create(demo_job(), request_id="once").id
+        ids = {name: coordinator.api.create(demo.demo_job(STEPS, EVERY), request_id="once").id
                for name, coordinator in (("local", local), ("kubernetes", remote))}
         remote.api.wait_for_step(ids["kubernetes"], 11)
         remote.kill()
@@ -48,40 +41,19 @@ def one(request, finished):
 
 
 def test_states_and_events(one):
-    api, job = one
-    events = api.events(job.id)
-    assert [e.sequence for e in events] == list(range(1, len(events) + 1))
-    states = [api.state_name(e.state_change.to) for e in events if e.WhichOneof("kind") == "state_change"]
-    assert states == ["QUEUED", "STARTING", "RUNNING", "EXPORTING", "SUCCEEDED"]
-    assert [e.step.step for e in events if e.WhichOneof("kind") == "step"] == list(range(STEPS))
-    assert [e.eval.step for e in events if e.WhichOneof("kind") == "eval"] == [0, STEPS]
-    assert [e.checkpoint.step for e in events if e.WhichOneof("kind") == "checkpoint"] == [8, 16, 24]
-    assert sum(e.WhichOneof("kind") == "merge" for e in events) == 1
+    demo.check_events(*one, STEPS, EVERY)
 
 
 def test_the_job(one):
-    api, job = one
-    assert api.reason_name(job.reason) == "REASON_COMPLETED" and job.progress.step == job.progress.steps_planned == STEPS
-    assert len(job.attempts) == 1 and sorted(r.rank for r in job.attempts[0].ranks) == [0, 1]
-    assert all(r.world_size == 2 and r.pid > 0 and r.host for r in job.attempts[0].ranks)
-    assert job.eval_last.loss < job.eval_first.loss and job.merge.verified
-    assert "[0] " in api.call("GetJobLogs", id=job.id).text
+    demo.check_job(*one, STEPS)
 
 
 def test_metrics(one):
-    api, job = one
-    listed = api.call("ListMetrics", id=job.id, page_size=1000)
-    lines = tools.read_lines(f"{job.output_dir}/metrics.jsonl")
-    numbers = ("step", "loss", "learning_rate", "grad_norm", "tokens", "target_tokens")
-    assert [tuple(getattr(s, n) for n in numbers) for s in listed.steps] == [tuple(row[n] for n in numbers) for row in lines]
+    demo.check_metrics(*one)
 
 
 def test_the_export(one):
-    _, job = one
-    out = pathlib.Path(job.output_dir)
-    report = tools.read_json(out / "export" / "merge_report.json")
-    assert report["tensors_changed"] == job.merge.tensors_changed > 0
-    assert (out / "export" / "adapter").is_dir() and len(list((out / "partition").iterdir())) > 0
+    demo.check_export(one[1])
 
 
 def test_both_give_the_same_bits(finished):
