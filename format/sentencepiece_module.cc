@@ -93,7 +93,6 @@ constexpr Api kApi{
 }  // namespace
 }  // namespace emoe
 
-extern "C" __attribute__((visibility("default"))) const emoe::SentencePieceApi*
-emoe_sentencepiece_api() {
+extern "C" __attribute__((visibility("default"))) const void* emoe_sentencepiece_api() {
   return &emoe::kApi;
 }

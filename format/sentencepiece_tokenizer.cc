@@ -3,10 +3,10 @@
 #include <algorithm>
 
 #include <absl/strings/str_cat.h>
-#include <dlfcn.h>
 
 #include "base/check.h"
 #include "base/input_file.h"
+#include "base/module.h"
 #include "base/sha256.h"
 #include "base/utf8.h"
 #include "format/added_tokens.h"
@@ -16,26 +16,11 @@
 namespace emoe {
 namespace {
 
-// Beside the program (an installed or bundled one), else where the build put it.
-Result<const SentencePieceApi*> load_module() {
-  std::error_code ignored;
-  const std::filesystem::path built = EMOE_SENTENCEPIECE_MODULE;
-  std::filesystem::path file =
-      std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / built.filename();
-  if (!std::filesystem::exists(file, ignored)) file = built;
-  // dlmopen into the base namespace is dlopen, but the sanitizers do not forbid RTLD_DEEPBIND in
-  // it; no memory crosses the module's border, so that what they fear cannot happen.
-  void* handle = ::dlmopen(LM_ID_BASE, file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
-  using Entry = const SentencePieceApi* (*)();
-  const auto entry =
-      handle == nullptr ? nullptr : reinterpret_cast<Entry>(::dlsym(handle, kSentencePieceEntry));
-  if (entry != nullptr) return entry();  // stays loaded as long as the process
-  return absl::InternalError(absl::StrCat("cannot load the SentencePiece module: ", ::dlerror()));
-}
-
 Result<const SentencePieceApi*> load_api() {
-  static const Result<const SentencePieceApi*> loaded = load_module();
-  return loaded;
+  static const Result<const void*> loaded = load_module(
+      {.built = EMOE_SENTENCEPIECE_MODULE, .entry = kSentencePieceEntry, .binds_itself = true});
+  if (!loaded.ok()) return absl::InternalError(loaded.status().message());
+  return static_cast<const SentencePieceApi*>(*loaded);
 }
 
 // Put behind what `text` holds already.
