@@ -56,7 +56,7 @@ constexpr std::array<Beginning, 15> kBinaryBeginnings{{
     {"BZh"sv, "is compressed with bzip2: unpack it first"},
     {"GGUF"sv, "is a GGUF file, which this program does not read"},
     {"\x89HDF"sv, "is an HDF5 file, which this program does not read"},
-    {"PAR1"sv, "is a Parquet file, which this program does not read yet"},
+    {"PAR1"sv, "is a Parquet file: name it .parquet"},
     {"ARROW1"sv, "is an Arrow file, which this program does not read"},
 }};
 

@@ -29,11 +29,7 @@ class PackedSource : public ByteSource {
   Result<size_t> read(char* data, size_t size) final {
     EMOE_ASSIGN_OR_RETURN(const size_t made, unpack(data, size));
     made_ += made;
-    if (made_ > limit_.free_bytes && made_ / limit_.ratio > file_.size()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          file_.path(), ": unpacks to more than ", limit_.ratio, " times its ", file_.size(),
-          " bytes, which no text does; unpack it by hand if it is what you mean"));
-    }
+    EMOE_RETURN_IF_ERROR(limit_.check(made_, file_.size(), file_.path()));
     return made;
   }
 
@@ -132,6 +128,13 @@ class ZstdSource final : public PackedSource {
 };
 
 }  // namespace
+
+Status UnpackLimit::check(uint64_t made, uint64_t packed, const std::filesystem::path& path) const {
+  if (made <= free_bytes || made / ratio <= packed) return ok_status();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path.string(), ": unpacks to more than ", ratio, " times its ", packed,
+                   " bytes, which no text does; unpack it by hand if it is what you mean"));
+}
 
 Result<std::unique_ptr<ByteSource>> ByteSource::open(const std::filesystem::path& path,
                                                      UnpackLimit limit) {

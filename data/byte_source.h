@@ -16,6 +16,10 @@ namespace emoe::data {
 struct UnpackLimit {
   uint64_t free_bytes = 256 << 20;
   uint64_t ratio = 200;
+
+  // INVALID_ARGUMENT where `made` bytes are too many for a file of `packed` bytes.
+  [[nodiscard]] Status check(uint64_t made, uint64_t packed,
+                             const std::filesystem::path& path) const;
 };
 
 // The bytes of a data file, unpacked where its name ends in .gz (RFC 1952, members one after the other

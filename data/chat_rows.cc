@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include <absl/strings/str_cat.h>
+#include <nlohmann/json.hpp>
 
 #include "base/utf8.h"
 #include "data/json_values.h"
@@ -13,6 +14,7 @@ namespace emoe::data {
 namespace {
 
 using nlohmann::json;
+using nlohmann::ordered_json;
 
 struct RoleName {
   std::string_view name;
@@ -40,6 +42,7 @@ class ChatParser {
   bool parse(std::vector<Message>& messages) {
     const json* list = find_list();
     if (list == nullptr) return false;
+    read_functions(messages);
     for (const json& entry : *list) {
       ++number_;
       read_message(entry, messages);
@@ -72,9 +75,10 @@ class ChatParser {
     }
     if (!has_own && !has_shared) return fail(no_list(own)), nullptr;
     const json& list = has_own ? *given : *shared;
+    list_key_ = has_own ? own : "conversations";
     if (list.is_array()) return &list;
-    fail(absl::StrCat("has ", kind_of(list), " at \"", has_own ? own : "conversations",
-                      "\", must be a list of messages"));
+    fail(
+        absl::StrCat("has ", kind_of(list), " at \"", list_key_, "\", must be a list of messages"));
     return nullptr;
   }
 
@@ -93,19 +97,70 @@ class ChatParser {
     const std::string role_key = shared ? "from" : parsing_.column("role");
     const std::string content_key = shared ? "value" : parsing_.column("content");
     const auto role = text_at(entry, role_key);
-    const auto content = text_at(entry, content_key);
+    const json calls = entry.value("tool_calls", json());
+    const bool has_calls = !is_blank_value(calls);
+    const json given = entry.value(content_key, json());
+    const auto content = has_calls && given.is_null() ? "" : text_at(entry, content_key);
     Message message{.learned = learned_of(entry)};
     if (role) message.role = role_of(*role, role_key);
     if (content) message.content = *content;
+    if (has_calls) read_calls(calls, message);
     for (const auto& [key, value] : entry.items()) {
-      if (key == role_key || key == content_key || key == "train" || key == "weight") continue;
-      if (key == "tool_calls" && !is_blank_value(value)) {
-        fail_message("has \"tool_calls\", which are not read (write the call as \"content\")");
-      } else if (!is_blank_value(value)) {
-        parsing_.unread(absl::StrCat(key, " of a message"));
+      static constexpr std::array<std::string_view, 3> kRead{"train", "weight", "tool_calls"};
+      if (key == role_key || key == content_key || std::ranges::find(kRead, key) != kRead.end()) {
+        continue;
       }
+      if (!is_blank_value(value)) parsing_.unread(absl::StrCat(key, " of a message"));
     }
     messages.push_back(std::move(message));
+  }
+
+  // The row with its keys in the order of the file, in which templates write them.
+  const ordered_json& in_order() {
+    if (!in_order_) {
+      in_order_ =
+          parsing_.text.empty() ? ordered_json(object_) : ordered_json::parse(parsing_.text);
+    }
+    return *in_order_;
+  }
+
+  // The functions that may be called: a list, or its JSON as a text.
+  void read_functions(std::vector<Message>& messages) {
+    const auto found = object_.find("tools");
+    if (found == object_.end() || is_blank_value(*found)) return;
+    ordered_json functions = in_order()["tools"];
+    bool too_deep = false;
+    if (functions.is_string()) {
+      const auto look = [&](int depth, auto, const auto&) {
+        too_deep = too_deep || depth > kMostJsonDepth;
+        return !too_deep;
+      };
+      functions = ordered_json::parse(functions.get<std::string>(), look, false);
+    }
+    const bool good =
+        !too_deep && functions.is_array() &&
+        std::ranges::all_of(functions, [](const auto& each) { return each.is_object(); });
+    if (!good) return fail("has \"tools\" that are no list of objects, nor the JSON of one");
+    if (!functions.empty()) messages.push_back({.role = "tools", .content = functions.dump()});
+  }
+
+  void read_calls(const json& calls, Message& message) {
+    if (message.role != "assistant") {
+      return fail_message("has \"tool_calls\" of another than the assistant");
+    }
+    ordered_json kept = ordered_json::array();
+    for (size_t i = 0; calls.is_array() && i < calls.size(); ++i) {
+      const ordered_json& written = in_order()[list_key_][number_ - 1]["tool_calls"][i];
+      const bool wrapped = written.is_object() && written.contains("function");
+      const ordered_json& call = wrapped ? written["function"] : written;
+      if (!call.is_object() || !call.contains("name") || !call["name"].is_string() ||
+          !call.contains("arguments")) {
+        return fail_message(absl::StrCat("has no \"name\" and \"arguments\" in call ", i + 1));
+      }
+      kept.push_back({{"name", call["name"]}, {"arguments", call["arguments"]}});
+    }
+    if (kept.empty()) return fail_message("has \"tool_calls\" that are no list of calls");
+    message.tool_calls = kept.dump();
   }
 
   std::optional<std::string> text_at(const json& entry, const std::string& key) {
@@ -145,6 +200,8 @@ class ChatParser {
 
   const json& object_;
   const RowParsing& parsing_;
+  std::string list_key_;  // of the messages
+  std::optional<ordered_json> in_order_;
   size_t number_ = 0;  // of the message at hand, counted from 1
   bool good_ = true;
 };

@@ -9,73 +9,18 @@
 #include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
-#include <nlohmann/json.hpp>
 
-#include "base/json_parsing.h"
 #include "base/utf8.h"
 #include "data/csv_reader.h"
+#include "data/json_object.h"
 #include "data/piece_reader.h"
 #include "data/row_warnings.h"
+#include "data/table_columns.h"
 
 namespace emoe::data {
 namespace {
 
 constexpr std::string_view kEndOfText = "<|endoftext|>";
-
-// A JSON object and which of its keys have something in them: an empty text, null, [] or {} have not.
-struct ParsedObject {
-  nlohmann::json object;
-  std::vector<std::string> filled;
-  DuplicateKeys keys;
-  bool too_deep = false;
-};
-
-// Throws what nlohmann's parser throws.
-ParsedObject parse_object(const std::string& text, int most_depth) {
-  using Event = nlohmann::json::parse_event_t;
-  constexpr int kMostDepth = 64;
-  ParsedObject parsed;
-  std::string key;
-  const auto look = [&](int depth, Event event, const nlohmann::json& value) {
-    parsed.keys.see(depth, event, value);
-    parsed.too_deep = parsed.too_deep || depth > kMostDepth;
-    const auto is_new = [&] { return parsed.filled.empty() || parsed.filled.back() != key; };
-    if (depth == 1 && event == Event::key) {
-      key = value.get<std::string>();
-    } else if (depth == 1 && event == Event::value) {
-      const bool blank =
-          value.is_null() || (value.is_string() && value.get_ref<const std::string&>().empty());
-      if (!blank) parsed.filled.push_back(key);
-    } else if (depth > 1 && is_new()) {
-      parsed.filled.push_back(key);
-    }
-    return depth <= most_depth;
-  };
-  parsed.object = nlohmann::json::parse(text, look);
-  return parsed;
-}
-
-// By the first line of a file, and whether it is the last: what its lines are where they are no rows;
-// empty where they may be, this one being good or faulty.
-std::string way_of(std::string_view line, bool last) {
-  while (!line.empty() && is_blank(line.substr(line.size() - 1))) line.remove_suffix(1);
-  if (line.starts_with('{') && line.ends_with(',')) {
-    return "has commas behind its rows: an array stands in [ ], rows on lines of their own have no "
-           "commas between them";
-  }
-  try {
-    const auto dropped = nlohmann::json::parse(line, [](int, auto, const auto&) { return false; });
-  } catch (const nlohmann::json::exception& error) {
-    if (!line.starts_with('{')) {
-      return absl::StrCat("is no JSON: it begins with \"",
-                          shorten_utf8(to_valid_utf8(std::string(line)), 40), "\"");
-    }
-    if (!last && is_cut_off(error)) {
-      return "has objects of several lines: write each on one line (jq -c), or an array in [ ]";
-    }
-  }
-  return "";
-}
 
 // The state of one pass over a file.
 class RowReader {
@@ -128,6 +73,27 @@ class RowReader {
       std::optional<SourceRow> row = csv_row(header.fields, record);
       ++rows_;
       if (row && on_row_) on_row_(*std::move(row));
+    }
+  }
+
+  Status read_parquet(ParquetFile& table) {
+    const TableColumns columns = columns_for(format_, parsing_, table.columns());
+    const std::string name = file_.filename().string();
+    for (const std::string& fault : columns.faults) diagnostics_.add(name, key_, fault);
+    if (!columns.faults.empty()) return ok_status();
+    for (const ParquetFile::Column& unread : columns.unread) {
+      warn_of_unread(unread.name, unread.filled, name);
+    }
+    EMOE_RETURN_IF_ERROR(table.select(columns.chosen));
+    unit_ = RowUnit::record;
+    Piece row;
+    while (true) {
+      row.line = rows_ + 1;
+      EMOE_ASSIGN_OR_RETURN(const bool more, table.next(row.text));
+      if (!more) return ok_status();
+      place_ = absl::StrCat("row ", row.line, " (counted from 1)");
+      row.too_long = row.text.size() > Piece::kMostBytes;
+      add_json_row(row, false);
     }
   }
 
@@ -203,13 +169,15 @@ class RowReader {
                absl::StrCat("has the key \"", parsed.keys.first(), "\" twice in one object"));
       return std::nullopt;
     }
-    return take_object(object, std::move(parsed.filled), piece.line);
+    return take_object(object, std::move(parsed.filled), piece.line, piece.text);
   }
 
   // The row of an object whose keys `filled` have something in them.
   std::optional<SourceRow> take_object(const nlohmann::json& object,
-                                       std::vector<std::string> filled, int64_t line) {
+                                       std::vector<std::string> filled, int64_t line,
+                                       std::string_view text = {}) {
     SourceRow row{.index = rows_, .line = line, .unit = unit_, .file = number_};
+    parsing_.text = text;
     parsing_.fault = [&](const std::string& reason) { fail_row(line, reason); };
     parsing_.unread = [&](const std::string& key) {
       if (std::find(filled.begin(), filled.end(), key) == filled.end()) filled.push_back(key);
@@ -259,16 +227,19 @@ class RowReader {
 
   void warn_of_unread_keys(const std::vector<std::string>& filled, const SourceRow& row) {
     for (const std::string& key : filled) {
-      if (std::find(keys_.begin(), keys_.end(), key) != keys_.end()) continue;
-      const std::string name = absl::StrCat("\"", shorten_utf8(key, 40), "\"");
-      const auto like = std::ranges::find_if(
-          keys_, [&](const std::string& read) { return absl::EqualsIgnoreCase(read, key); });
-      warnings_.add(
-          warning::kUnreadKey, name,
-          absl::StrCat("with a key ", name, ", which data.format ", format_.name, " does not read",
-                       like == keys_.end() ? "" : absl::StrCat(" (it reads \"", *like, "\")")),
-          place_of(file_, row));
+      if (std::ranges::find(keys_, key) == keys_.end())
+        warn_of_unread(key, 1, place_of(file_, row));
     }
+  }
+  void warn_of_unread(const std::string& key, int64_t rows, const std::string& first) {
+    const std::string name = absl::StrCat("\"", shorten_utf8(key, 40), "\"");
+    const auto like = std::ranges::find_if(
+        keys_, [&](const std::string& read) { return absl::EqualsIgnoreCase(read, key); });
+    warnings_.add(
+        warning::kUnreadKey, name,
+        absl::StrCat("with a key ", name, ", which data.format ", format_.name, " does not read",
+                     like == keys_.end() ? "" : absl::StrCat(" (it reads \"", *like, "\")")),
+        first, rows);
   }
 
   void add_json_row(const Piece& piece, bool last) {
@@ -342,14 +313,41 @@ std::string fault_of_name(const DataFile& file, const std::string& ending) {
     return absl::StrCat("ends in '", ending, "', format ", file.format.name, " needs ",
                         absl::StrJoin(endings, " or "));
   }
-  if (ending != ".parquet") return "";
-  std::filesystem::path lines = file.path.filename();
-  lines.replace_extension(".jsonl");
-  return absl::StrCat(
-      "is Parquet, which this build does not read; convert it: python -c \"import pyarrow.parquet "
-      "as p, json; open('",
-      lines.string(), "','w').writelines(json.dumps(r)+'\\n' for r in p.read_table('",
-      file.path.filename().string(), "').to_pylist())\"");
+  if (ending == ".parquet" && ending != file.path.extension().string()) {
+    return "is a packed Parquet file, whose parts are packed by themselves: unpack it first";
+  }
+  return "";
+}
+
+Status read_table(const DataFile& file, RowReader& reader, Diagnostics& diagnostics) {
+  auto table = ParquetFile::open(file.path);
+  if (absl::IsUnimplemented(table.status())) {
+    diagnostics.add(file.path.filename().string(), file.key,
+                    absl::StrCat(table.status().message(), "; ", parquet_conversion(file.path)));
+    return ok_status();
+  }
+  EMOE_RETURN_IF_ERROR(table.status());
+  return reader.read_parquet(*table);
+}
+
+Status read_text(const DataFile& file, const std::string& ending, RowReader& reader,
+                 Diagnostics& diagnostics) {
+  EMOE_ASSIGN_OR_RETURN(PieceReader pieces, PieceReader::open(file.path));
+  if (!pieces.stand_in().empty()) {
+    diagnostics.add(file.path.filename().string(), file.key, pieces.stand_in());
+    return ok_status();
+  }
+  if (ending == ".txt") {
+    const bool has_marks = has_end_marks(pieces);
+    EMOE_RETURN_IF_ERROR(pieces.status());
+    EMOE_ASSIGN_OR_RETURN(pieces, PieceReader::open(file.path));
+    reader.read_documents(pieces, has_marks);
+  } else if (ending == ".csv") {
+    reader.read_csv(pieces);
+  } else {
+    reader.read_json(pieces);
+  }
+  return pieces.status();
 }
 
 }  // namespace
@@ -363,24 +361,10 @@ Result<int64_t> read_rows(const DataFile& file, Diagnostics& diagnostics,
     diagnostics.add(name, file.key, fault);
     return 0;
   }
-  EMOE_ASSIGN_OR_RETURN(PieceReader pieces, PieceReader::open(file.path));
   const size_t problems = diagnostics.size();
-  if (!pieces.stand_in().empty()) {
-    diagnostics.add(name, file.key, pieces.stand_in());
-    return 0;
-  }
   RowReader reader(file, diagnostics, on_row);
-  if (ending == ".txt") {
-    const bool has_marks = has_end_marks(pieces);
-    EMOE_RETURN_IF_ERROR(pieces.status());
-    EMOE_ASSIGN_OR_RETURN(pieces, PieceReader::open(file.path));
-    reader.read_documents(pieces, has_marks);
-  } else if (ending == ".csv") {
-    reader.read_csv(pieces);
-  } else {
-    reader.read_json(pieces);
-  }
-  EMOE_RETURN_IF_ERROR(pieces.status());
+  EMOE_RETURN_IF_ERROR(ending == ".parquet" ? read_table(file, reader, diagnostics)
+                                            : read_text(file, ending, reader, diagnostics));
   reader.finish();
   if (reader.rows() == 0 && diagnostics.size() == problems) {
     diagnostics.add(name, file.key, "has no rows");

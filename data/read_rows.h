@@ -32,7 +32,10 @@ struct DataFile {
 //   .txt            one row per document. Documents end at lines that are exactly <|endoftext|>; in a
 //                   file without such a line, at blank lines.
 //
-// each also as .gz and .zst (data/byte_source.h). A row has at most 16 MiB (the file any size: it is read in pieces, and another process may cut it
+//   .parquet        a row each record, of its columns those that the format reads
+//                   (data/parquet_file.h): no column of another kind stands for them
+//
+// the others also as .gz and .zst (data/byte_source.h). A row has at most 16 MiB (the file any size: it is read in pieces, and another process may cut it
 // short meanwhile). Returns the number of rows, bad ones counted; an error only when the file
 // cannot be read. Everything wrong with its content, an ending that is not the format's, a file that is
 // something else (base/input_file.h) and one without rows included, goes to `diagnostics`, and so does

@@ -109,14 +109,17 @@ const std::vector<RowFormat>& row_formats() {
        .chat_template = "alpaca",
        .keys = {"instruction", "input", "output"},
        .fields = {"instruction", "input", "output"},
+       .needs = {{"instruction"}, {"output"}},
        .parse = parse_alpaca},
-      // Objects with a list of messages, each with its role and content.
+      // Objects with a list of messages, each with its role and content, and optionally the functions
+      // that may be called.
       {.name = "chat",
        .endings = {".json", ".jsonl", ".parquet"},
        .chat_template = "auto",
-       .keys = {"messages", "conversations"},
+       .keys = {"messages", "conversations", "tools"},
        .fields = {"messages", "role", "content"},
-       .json_depth = 3,
+       .needs = {{"messages", "conversations"}},
+       .json_depth = kMostJsonDepth,
        .parse = parse_chat},
       // Objects with the strings prompt and completion, which are one text.
       {.name = "completion",
@@ -124,6 +127,7 @@ const std::vector<RowFormat>& row_formats() {
        .chat_template = "plain",
        .keys = {"prompt", "completion"},
        .fields = {"prompt", "completion"},
+       .needs = {{"prompt"}, {"completion"}},
        .parse = parse_completion},
       // Objects with the string text, or a .txt of documents.
       {.name = "text",
@@ -131,6 +135,7 @@ const std::vector<RowFormat>& row_formats() {
        .chat_template = "",
        .keys = {"text"},
        .fields = {"text"},
+       .needs = {{"text"}},
        .parse = parse_text},
   };
   return formats;
@@ -147,7 +152,7 @@ bool has_empty_answers(const std::vector<Message>& messages) {
   bool answered = false;
   for (const Message& message : messages) {
     if (message.role != "assistant" || !message.learned) continue;
-    if (!is_blank(message.content)) return false;
+    if (!is_blank(message.content) || !message.tool_calls.empty()) return false;
     answered = true;
   }
   return answered;
@@ -156,14 +161,14 @@ bool has_empty_answers(const std::vector<Message>& messages) {
 std::string place_text(const std::filesystem::path& file, RowUnit unit, int64_t index,
                        int64_t line) {
   std::string text = absl::StrCat(file.filename().string(), ":", line);
-  if (unit == RowUnit::line) return text;
+  if (unit == RowUnit::line || unit == RowUnit::record) return text;
   return absl::StrCat(text, " (", unit == RowUnit::row ? "row " : "document ", index + 1,
                       ", counted from 1)");
 }
 
 std::string row_name(const SourceRow& row) {
   if (row.unit == RowUnit::line) return absl::StrCat("line ", row.line);
-  return absl::StrCat(row.unit == RowUnit::row ? "row " : "document ", row.index + 1,
+  return absl::StrCat(row.unit == RowUnit::document ? "document " : "row ", row.index + 1,
                       " (counted from 1)");
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json_fwd.hpp>
@@ -13,13 +14,18 @@ namespace emoe::data {
 
 // One contribution to a conversation.
 struct Message {
-  std::string role;  // system | user | input (what the user's request is about) | assistant | tool
+  // system | user | input (what the user's request is about) | assistant | tool | tools (the functions
+  // that may be called, a JSON list; the first message)
+  std::string role;
   std::string content;
   bool learned = true;  // of the assistant: the model learns to write it
+  // Of the assistant: a JSON list of {"name", "arguments"}, in the order of the file; empty: none.
+  std::string tool_calls;
 };
 
-// What people count in a kind of file: lines of JSON, rows of an array, documents of a text.
-enum class RowUnit : int64_t { line, row, document };
+// What people count in a kind of file: lines of JSON, rows of an array, documents of a text, rows of a
+// table without lines (whose `line` is the row, counted from 1).
+enum class RowUnit : int64_t { line, row, document, record };
 
 // One row of a data file as the user wrote it, its structure checked. Its format decides which of
 // `messages` and `text` it has.
@@ -49,11 +55,17 @@ struct RowParsing {
   // A key inside a message that has something in it and is not read.
   std::function<void(const std::string& key)> unread = [](const std::string&) {};
 
+  // The row's JSON, for what the order of keys matters to; empty: as parsed.
+  std::string_view text;
+
   [[nodiscard]] std::string column(const std::string& field) const {
     const auto found = fields.find(field);
     return found == fields.end() ? field : found->second;
   }
 };
+
+// A row that is nested deeper is refused.
+inline constexpr int kMostJsonDepth = 64;
 
 // A value of data.format. To add one, add its entry to row_formats(): the coordinator's check and
 // the worker's dataset both read rows through this table.
@@ -66,6 +78,8 @@ struct RowFormat {
   std::string chat_template;
   std::vector<std::string> keys;    // of an object that parse() reads
   std::vector<std::string> fields;  // that data.fields may name
+  // Every row has one key of each of these.
+  std::vector<std::vector<std::string>> needs;
   int json_depth = 1;  // values nested deeper are parsed and dropped before parse() sees the row
   // Takes what the format needs out of a JSON object; false, and every fault reported, if it is no
   // good row. Not called for documents of a .txt file.

@@ -65,7 +65,10 @@ std::set<std::string> tokens_as_text(const SourceRow& row, const Tokenizer& toke
     return tokenizer.encode(token + token).size() <= tokenizer.encode(token).size() + 1;
   });
   std::set<std::string> in_messages;
-  for (const Message& message : row.messages) find_tokens(message.content, in_messages);
+  for (const Message& message : row.messages) {
+    find_tokens(message.content, in_messages);
+    find_tokens(message.tool_calls, in_messages);
+  }
   const auto letters = [&](const std::string& text) {
     return tokenizer.encode_stretches(std::vector<TextStretch>{{text}}, false).ids.size();
   };
@@ -87,15 +90,16 @@ void warn_of_empty_answers(const std::string& place, RowWarnings& warnings) {
 }
 
 void RowWarnings::add(const char* code, const std::string& detail, const std::string& what,
-                      const std::string& place) {
+                      const std::string& place, int64_t rows) {
   const auto of_code = [&](const auto& kind) { return kind.first.first == code; };
   const bool known = kinds_.contains({code, detail});
   const bool named = known || std::count_if(kinds_.begin(), kinds_.end(), of_code) < kMostKinds;
   Kind& kind = kinds_[{code, named ? detail : "…"}];
-  if (kind.count++ == 0) {
+  if (kind.count == 0) {
     kind.what = named ? what : "with more of the kind";
     kind.first = place;
   }
+  kind.count += rows;
 }
 
 void RowWarnings::report(const std::string& key, int64_t rows, Diagnostics& diagnostics) const {
@@ -113,6 +117,7 @@ RowKey key_of(const SourceRow& row) {
   uint64_t content = words_key(row.text);
   for (const Message& message : row.messages) {
     content = derive_key(derive_key(content, name_key(message.role)), words_key(message.content));
+    if (!message.tool_calls.empty()) content = derive_key(content, name_key(message.tool_calls));
   }
   return {
       .content = content, .index = row.index, .line = row.line, .unit = row.unit, .file = row.file};

@@ -20,9 +20,9 @@ namespace emoe::data {
 class RowWarnings {
  public:
   // `what` goes behind "12 of 15 rows ", `detail` tells kinds of one code apart ("\"system\"", or
-  // empty), `place` is the row's: "train.jsonl:4". A row is counted once for each call.
+  // empty), `place` is the row's: "train.jsonl:4". `rows` are counted with each call.
   void add(const char* code, const std::string& detail, const std::string& what,
-           const std::string& place);
+           const std::string& place, int64_t rows = 1);
   // As warnings about the spec's `key`; `rows` is how many there are in all.
   void report(const std::string& key, int64_t rows, Diagnostics& diagnostics) const;
 

@@ -192,8 +192,16 @@ Result<Dataset> tokenise_files(const DatasetOptions& options, const Tokenizer& t
   const Recipe recipe = make_recipe(options, tokenizer, diagnostics);
   Dataset dataset;
   DataReport& report = dataset.report;
+  Diagnostics of_files;
   EMOE_ASSIGN_OR_RETURN(const std::vector<data::SourceRow> source,
-                        read_files(options, recipe.format, report, diagnostics));
+                        read_files(options, recipe.format, report, of_files));
+  for (const Violation& fault : of_files.violations()) {
+    diagnostics.add(fault.location, fault.field, fault.reason);
+  }
+  // Held-out rows are out of the files that are trained on, with which this is told.
+  if (options.held_out.side != data::HeldOut::Side::eval) {
+    for (const Warning& told : of_files.warnings()) diagnostics.warn(told);
+  }
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
   const std::vector<size_t> chosen = choose_rows(source, options, report);
   std::vector<size_t> used = chosen;  // each once

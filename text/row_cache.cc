@@ -17,7 +17,7 @@ namespace emoe {
 namespace {
 
 constexpr std::string_view kMagic =
-    "EMOEROW5";  // raised with the format, and where rows are read in another way
+    "EMOEROW6";  // raised with the format, and where rows are read in another way
 constexpr size_t kDigest = 64;
 
 // An array: the number of its values, and these.

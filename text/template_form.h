@@ -15,6 +15,23 @@ struct TurnForm {
   bool trim = false;             // the content loses the white space at its ends
 };
 
+// How a template writes functions that may be called, and calls of them.
+struct ToolForm {
+  const char* list = nullptr;  // before the first function; null: it has no place for them
+  bool in_user = false;     // they stand at the front of the first user turn, else the system's end
+  const char* lead = "";    // between the system's own text, where there is one, and the list
+  const char* before = "";  // before each function, which is written as JSON
+  const char* after = "";
+  int indent = -1;  // of its levels; negative: on one line
+  const char* list_end = "";
+  const char* call = "";  // before the name of a call, its arguments, and behind them
+  const char* arguments = "";
+  const char* call_end = "";
+  const char* between = "";  // a text and a call, or two calls
+  bool alone = false;        // an answer is a text or one call
+  bool raw_text = false;     // arguments that are a text are written as they are, not as JSON
+};
+
 // A chat template as data: what the template of the same name in Jinja writes.
 struct TemplateForm {
   const char* family = "";   // a value of data.template
@@ -25,6 +42,9 @@ struct TemplateForm {
   TurnForm user;
   TurnForm assistant;
   TurnForm tool;
+  ToolForm tools;
+  const char* system_with_tools =
+      nullptr;                           // system.before, where there are functions; null: as ever
   const char* default_system = nullptr;  // the content of the system turn where a row has none
   // Not null: the system's text stands at the front of the first user turn, this before and the other
   // behind it.

@@ -36,6 +36,44 @@ constexpr char kToday[] =
     "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday "
     "Date: 26 Jul 2024\n\n";
 
+constexpr char kTodayWithTools[] =
+    "<|start_header_id|>system<|end_header_id|>\n\nEnvironment: ipython\nCutting Knowledge Date: "
+    "December 2023\nToday Date: 26 Jul 2024\n\n";
+
+// Functions in Llama 3.1's words: in front of the first question.
+constexpr ToolForm kLlamaTools{
+    .list =
+        "Given the following functions, please respond with a JSON for a function call with its "
+        "proper arguments that best answers the given prompt.\n\nRespond in the format "
+        "{\"name\": function name, \"parameters\": dictionary of argument name and its value}."
+        "Do not use variables.\n\n",
+    .in_user = true,
+    .after = "\n\n",
+    .indent = 4,
+    .call = "{\"name\": \"",
+    .arguments = "\", \"parameters\": ",
+    .call_end = "}",
+    .alone = true};
+
+// In Qwen's: behind the system's text.
+ToolForm qwen_tools(bool raw_text) {
+  return {.list =
+              "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+              "You are provided with function signatures within <tools></tools> XML tags:\n"
+              "<tools>",
+          .lead = "\n\n",
+          .before = "\n",
+          .list_end =
+              "\n</tools>\n\nFor each function call, return a json object with function name "
+              "and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n"
+              "{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>",
+          .call = "<tool_call>\n{\"name\": \"",
+          .arguments = "\", \"arguments\": ",
+          .call_end = "}\n</tool_call>",
+          .between = "\n",
+          .raw_text = raw_text};
+}
+
 TurnForm header(const char* before) {
   return {.before = before, .end = "<|eot_id|>", .trim = true};
 }
@@ -65,14 +103,17 @@ TemplateForm first_llama3() {
   return form;
 }
 
-// It writes two dates, that of its own text.
-TemplateForm llama3_1() {
+// It writes two dates, that of its own text. Those of 3.2 ask their program for today's date, and have
+// this one where it does not tell: what is learned does not depend on the day of the run.
+TemplateForm llama3_1(const char* variant) {
   TemplateForm form = llama3();
-  form.variant = "llama 3.1";
+  form.variant = variant;
   form.system = header(kToday);
   form.default_system = "";
   form.tool = {.before = "<|start_header_id|>ipython<|end_header_id|>\n\n", .end = "<|eot_id|>"};
   form.tool_as_json = true;
+  form.tools = kLlamaTools;
+  form.system_with_tools = kTodayWithTools;
   form.jinja = "";
   return form;
 }
@@ -89,12 +130,20 @@ TemplateForm chatml() {
           .jinja = kChatml};
 }
 
-TemplateForm qwen(const char* variant, const char* default_system, bool groups_tools) {
+TemplateForm qwen2() {
   TemplateForm form = chatml();
+  form.variant = "qwen2";
+  form.default_system = "You are a helpful assistant.";
+  form.jinja = "";
+  return form;
+}
+
+// With tools; `raw_text`: of ToolForm.
+TemplateForm qwen(const char* variant, const char* default_system, bool raw_text) {
+  TemplateForm form = qwen2();
   form.variant = variant;
   form.default_system = default_system;
-  form.jinja = "";
-  if (!groups_tools) return form;
+  form.tools = qwen_tools(raw_text);
   form.tool = {.before = "\n<tool_response>\n", .end = "\n</tool_response>"};
   form.tool_run = "<|im_start|>user";
   form.tool_run_end = "<|im_end|>\n";
@@ -162,11 +211,12 @@ const std::vector<TemplateForm>& template_forms() {
         llama2(),
         llama3(),
         first_llama3(),
-        llama3_1(),
+        llama3_1("llama 3.1"),
+        llama3_1("llama 3.2, of 26 Jul 2024"),
         chatml(),
-        qwen("qwen2", "You are a helpful assistant.", false),
+        qwen2(),
         qwen("qwen2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-             true),
+             false),
         qwen("qwen3 instruct", nullptr, true),
         qwen3()};
     for (const TemplateForm& form : mistrals()) all.push_back(form);

@@ -22,7 +22,7 @@ struct Published {
   const char* digest;
   const char* variant;
 };
-constexpr std::array<Published, 19> kPublished{{
+constexpr std::array<Published, 20> kPublished{{
     {"247067fd4bc3f019ad8671a804061a63026d7926fd595412d500bfac204ea706", "plain"},
     {"5752c0a71f43fa9f226c29ee2cde1123e17da57d5c815c0922c1bb91ad912724", "plain"},
     {"a08e23747b6c6e44bba3e179d39fefdd03e7c28f864236d966eceabc171f72d3", "plain"},
@@ -30,6 +30,8 @@ constexpr std::array<Published, 19> kPublished{{
     {"99bc53b5282efd7b5d221b54a2732d39a82bc728bfd3b090d15040ed184eb450", "llama 2"},
     {"107a8cfcb8427e53069bbe4a61761f78ef03a22fbfc2406dc24859c0c92e1701", "llama 2"},
     {"09bd095cc5398e5f34aac2a8909864d2b275a0a08ec3d08bb52b53bab86dcbe7", "llama 3.1"},
+    {"d4db720d2931c2d0c5d59e1f5a51f7c4f246f8974be6207f744c495d16349a47",
+     "llama 3.2, of 26 Jul 2024"},
     {"607cd958893d820b5507a153d53acf301930931ca998077aec2549548a557b3c", "llama 3"},
     {"36e890e30d1b17e4695fd1310600666017462c9f0e393ae3ca0eb7c884614558", "llama 3, first"},
     {"01b7732a3a9fca78c7713681c5c85e11c58808c502315b488af0770171a4fbd1", "v0.1"},

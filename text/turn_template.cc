@@ -2,17 +2,20 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_replace.h>
 #include <nlohmann/json.hpp>
 
 #include "base/utf8.h"
+#include "text/python_json.h"
 
 namespace emoe {
 namespace {
 
 using data::Message;
+using nlohmann::ordered_json;
 
 // White space as Python's str.strip() has it, by which Jinja trims.
 bool is_python_space(uint32_t code) {
@@ -102,7 +105,11 @@ class TurnTemplate final : public ChatTemplate {
 class TurnTemplate::Writer {
  public:
   Writer(const TurnTemplate& owner, const std::vector<Message>& messages)
-      : owner_(owner), form_(owner.form_), messages_(messages) {}
+      : owner_(owner), form_(owner.form_), messages_(messages) {
+    if (messages_.empty() || messages_.front().role != "tools") return;
+    functions_ = ordered_json::parse(messages_.front().content);
+    messages_ = messages_.subspan(1);
+  }
 
   Result<std::vector<TextPart>> write(bool ask) {
     put(form_.begin);
@@ -110,6 +117,9 @@ class TurnTemplate::Writer {
     EMOE_RETURN_IF_ERROR(write_system(at));
     find_last_question();
     first_ = at;
+    if (lists_in_user() && (at == messages_.size() || messages_[at].role != "user")) {
+      return refused("has \"tools\", but no turn of the user at its front to stand in");
+    }
     for (; at < messages_.size(); ++at) EMOE_RETURN_IF_ERROR(write_turn(at));
     put(ask && *form_.finish == 0 ? form_.assistant.before : form_.finish);
     return std::move(parts_);
@@ -144,9 +154,75 @@ class TurnTemplate::Writer {
     put(turn.after);
   }
 
+  [[nodiscard]] bool lists_in_user() const { return !functions_.empty() && form_.tools.in_user; }
+
+  void put_functions() {
+    put(form_.tools.list);
+    for (const ordered_json& function : functions_) {
+      put(form_.tools.before);
+      put_words(python_json(function, form_.tools.indent), false);
+      put(form_.tools.after);
+    }
+    put(form_.tools.list_end);
+  }
+
+  // The first turn, where functions stand in it; `text` is null where there is no system's text.
+  void put_system_with_tools(const std::string* text) {
+    put(form_.system.before);
+    if (text != nullptr) {
+      put_words(trimmed(form_.system, *text), false);
+      put(form_.tools.lead);
+    }
+    put_functions();
+    put(form_.system.end);
+    put(form_.system.after);
+  }
+
+  // Behind the text of an answer, which may be empty.
+  Status put_calls(size_t at, bool behind) {
+    const Message& message = messages_[at];
+    if (message.tool_calls.empty()) return ok_status();
+    const std::string place = absl::StrCat("has \"tool_calls\" in message ", at + 1);
+    if (form_.tools.list == nullptr) {
+      return refused(
+          absl::StrCat(place, ", for which the template ", owner_.name(), " has no place"));
+    }
+    const auto calls = ordered_json::parse(message.tool_calls);
+    if (form_.tools.alone && (behind || calls.size() > 1)) {
+      return refused(absl::StrCat(place, behind ? " beside \"content\"" : " that are several",
+                                  ", which the template ", owner_.name(), " does not write"));
+    }
+    for (const ordered_json& call : calls) {
+      if (behind) put(form_.tools.between, message.learned);
+      behind = true;
+      const ordered_json& arguments = call["arguments"];
+      const bool raw = form_.tools.raw_text && arguments.is_string();
+      put(form_.tools.call, message.learned);
+      put_words(call["name"].get<std::string>(), message.learned);
+      put(form_.tools.arguments, message.learned);
+      put_words(raw ? arguments.get<std::string>() : python_json(arguments), message.learned);
+      put(form_.tools.call_end, message.learned);
+    }
+    return ok_status();
+  }
+
   // The first turn, where it is the system's, or what stands in its place.
   Status write_system(size_t& at) {
     const bool given = !messages_.empty() && messages_.front().role == "system";
+    if (!functions_.empty() && form_.tools.list == nullptr) {
+      return refused(
+          absl::StrCat("has \"tools\", for which the template ", owner_.name(), " has no place"));
+    }
+    if (!functions_.empty() && !form_.tools.in_user) {
+      at = given ? 1 : 0;
+      const std::string other = form_.default_system == nullptr ? "" : form_.default_system;
+      put_system_with_tools(given                             ? &messages_.front().content
+                            : form_.default_system != nullptr ? &other
+                                                              : nullptr);
+      return ok_status();
+    }
+    TurnForm system = form_.system;
+    if (lists_in_user()) system.before = form_.system_with_tools;
     if (given) {
       at = 1;
       if (form_.system_in_user != nullptr) {
@@ -154,10 +230,10 @@ class TurnTemplate::Writer {
       } else if (form_.system.before == nullptr) {
         return no_place("system");
       } else {
-        put_turn(form_.system, messages_.front().content);
+        put_turn(system, messages_.front().content);
       }
     } else if (form_.default_system != nullptr) {
-      put_turn(form_.system, form_.default_system);
+      put_turn(system, form_.default_system);
     }
     return ok_status();
   }
@@ -171,7 +247,7 @@ class TurnTemplate::Writer {
           "template ",
           owner_.name(), " wants (message ", at + 1, " is of the ", message.role, ")"));
     }
-    if (is_user) return write_user(message.content);
+    if (is_user) return write_user(message.content, at == first_);
     if (message.role == "assistant") return write_answer(at);
     if (message.role == "tool") return write_tool(at);
     if (form_.later_system.before == nullptr) return no_place("system behind the first turn");
@@ -179,9 +255,13 @@ class TurnTemplate::Writer {
     return ok_status();
   }
 
-  Status write_user(const std::string& content) {
+  Status write_user(const std::string& content, bool first) {
     if (!system_) {
-      put_turn(form_.user, content);
+      put(form_.user.before);
+      if (first && lists_in_user()) put_functions();
+      put_words(trimmed(form_.user, content), false);
+      put(form_.user.end);
+      put(form_.user.after);
       return ok_status();
     }
     // Trimmed as one text with the system's.
@@ -199,23 +279,28 @@ class TurnTemplate::Writer {
 
   Status write_answer(size_t at) {
     const Message& message = messages_[at];
-    if (!form_.thinks) {
-      put_turn(form_.assistant, message.content, message.learned);
+    const auto end = [&](std::string_view text) -> Status {
+      EMOE_RETURN_IF_ERROR(put_calls(at, !text.empty()));
+      put(form_.assistant.end, message.learned);
+      put(form_.assistant.after);
       return ok_status();
+    };
+    put(form_.assistant.before);
+    if (!form_.thinks) {
+      put(form_.assistant.lead, message.learned);
+      put_words(trimmed(form_.assistant, message.content), message.learned);
+      return end(message.content);
     }
     const auto [reasoning, answer] = split_thoughts(message.content);
     const bool last = at + 1 == messages_.size();
     const bool shown = static_cast<int64_t>(at) > last_question_ && (last || !reasoning.empty());
-    put(form_.assistant.before);
     if (shown) {
       put("<think>\n", message.learned);
       put_words(without_newlines(reasoning, true, true), message.learned);
       put("\n</think>\n\n", message.learned);
     }
     put_words(shown ? without_newlines(answer, true, false) : answer, message.learned);
-    put(form_.assistant.end, message.learned);
-    put(form_.assistant.after);
-    return ok_status();
+    return end(answer);
   }
 
   Status write_tool(size_t at) {
@@ -246,7 +331,8 @@ class TurnTemplate::Writer {
 
   const TurnTemplate& owner_;
   const TemplateForm& form_;
-  const std::vector<Message>& messages_;
+  std::span<const Message> messages_;  // without the functions
+  ordered_json functions_;
   std::vector<TextPart> parts_;
   std::optional<std::string> system_;  // to stand in the first user turn
   size_t first_ = 0;                   // the first turn behind the system's

@@ -10,6 +10,7 @@
 #include "data/byte_source.h"
 #include "data/read_rows.h"
 #include "data/selection.h"
+#include "data/table_columns.h"
 #include "tests/data/archive_files.h"
 #include "tests/support/temp_dir.h"
 
@@ -129,10 +130,57 @@ TEST_F(DataFiles, what_is_wrong_with_a_csv_is_said_with_its_line) {
   EXPECT_EQ(read("a.csv", "instruction,output\n"), (Texts{"a.csv: has no rows"}));
 }
 
-TEST_F(DataFiles, parquet_says_how_to_convert_it) {
-  const std::string fault = read("a.parquet", "PAR1").at(0);
-  EXPECT_NE(fault.find("python -c"), std::string::npos);
-  EXPECT_NE(fault.find("'a.jsonl'"), std::string::npos);
+TEST_F(DataFiles, parquet_that_is_none_is_named_without_the_module_too) {
+  const auto fault = [&](const std::string& content) { return read("a.parquet", content).at(0); };
+  const auto has = [](const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  };
+  EXPECT_TRUE(has(fault(row("a")), "is no Parquet file: it does not begin with \"PAR1\""));
+  EXPECT_TRUE(has(fault(""), "is empty"));
+  EXPECT_TRUE(has(fault("PAR1 and more"), "is cut off"));
+  EXPECT_TRUE(has(fault("PARE and more PARE"), "is encrypted"));
+  EXPECT_TRUE(has(fault("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"),
+                  "is a git-LFS pointer"));
+  EXPECT_EQ(read("a.parquet.gz", "x"),
+            Texts{"a.parquet.gz: is a packed Parquet file, whose parts are "
+                  "packed by themselves: unpack it first"});
+}
+
+TEST_F(DataFiles, parquet_without_its_module_has_one_line_that_converts_it) {
+  const std::string line = parquet_conversion("/data/a.parquet");
+  EXPECT_NE(line.find("python -c"), std::string::npos);
+  EXPECT_NE(line.find("'a.jsonl'"), std::string::npos);
+}
+
+ParquetFile::Column column(const char* name, ParquetApi::Kind kind, int64_t filled = 3) {
+  return {.name = name, .type = "t", .kind = kind, .filled = filled};
+}
+
+TEST(TableColumns, are_those_that_the_format_reads) {
+  constexpr auto kText = ParquetApi::kText;
+  constexpr auto kTurns = ParquetApi::kTurns;
+  const RowFormat& alpaca = *find_row_format("alpaca");
+  const auto chosen = columns_for(alpaca, {.fields = {{"output", "answer"}}},
+                                  {column("x", kTurns), column("answer", kText),
+                                   column("instruction", kText), column("empty", kText, 0)});
+  EXPECT_EQ(chosen.faults, Texts{});
+  EXPECT_EQ(chosen.chosen, (std::vector<int32_t>{1, 2}));
+  ASSERT_EQ(chosen.unread.size(), 1u);
+  EXPECT_EQ(chosen.unread[0].name, "x");
+  EXPECT_EQ(columns_for(alpaca, {}, {column("instruction", kTurns), column("input", kText)}).faults,
+            (Texts{"has t in the column \"instruction\", of which format alpaca reads strings",
+                   "lacks the column \"output\"; it has \"instruction\" and \"input\""}));
+  EXPECT_EQ(
+      columns_for(*find_row_format("text"), {}, {column("text", kText), column("text", kText)})
+          .faults,
+      Texts{"has the column \"text\" twice"});
+  const RowFormat& chat = *find_row_format("chat");
+  EXPECT_EQ(columns_for(chat, {}, {column("messages", kTurns), column("tools", kText)}).faults,
+            Texts{});
+  EXPECT_EQ(columns_for(chat, {}, {column("conversations", kText)}).faults,
+            Texts{"has t in the column \"conversations\", of which format chat reads a list of "
+                  "structs"});
+  EXPECT_EQ(columns_for(chat, {}, {}).faults, Texts{"lacks the column \"messages\"; it has none"});
 }
 
 TEST_F(DataFiles, rows_that_are_nested_without_end_are_named) {

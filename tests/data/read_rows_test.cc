@@ -347,6 +347,32 @@ TEST(ReadRows, a_row_has_at_most_16_mib) {
   EXPECT_EQ(read("a.jsonl", "{\"text\": " + deep + "}", "text").problems.size(), 1u);
 }
 
+TEST(ReadRows, a_message_of_ten_megabytes_is_a_row) {
+  const std::string text(10'000'000, 'x');
+  const Outcome outcome = read("a.jsonl",
+                               R"({"messages": [{"role": "user", "content": "q"}, )"
+                               R"({"role": "assistant", "content": ")" +
+                                   text + "\"}]}\n",
+                               "chat");
+  EXPECT_EQ(outcome.problems, Problems{});
+  ASSERT_EQ(outcome.rows.size(), 1u);
+  EXPECT_EQ(outcome.rows[0].messages[1].content.size(), text.size());
+}
+
+TEST(ReadRows, a_conversation_that_is_nested_too_deep_is_named) {
+  const auto problems = [](int depth) {
+    const auto levels = static_cast<size_t>(depth);
+    return read("a.jsonl",
+                R"({"messages": [{"role": "assistant", "content": "a", "note": )" +
+                    std::string(levels, '[') + "1" + std::string(levels, ']') + "}]}\n",
+                "chat")
+        .problems;
+  };
+  EXPECT_EQ(problems(20), Problems{});
+  EXPECT_EQ(problems(100), Problems{"a.jsonl:1: data.train: line 1 is nested too deeply"});
+  EXPECT_EQ(problems(1'000'000), Problems{"a.jsonl:1: data.train: line 1 is nested too deeply"});
+}
+
 // Somebody's editor or copy: the rest is missing, the process goes on.
 TEST(ReadRows, a_file_cut_short_while_it_is_read_ends_there) {
   TempDir folder;

@@ -93,11 +93,18 @@ TEST(RowFormat, chat_names_what_is_wrong_with_a_message) {
   EXPECT_EQ(faults(nlohmann::json::array()), Texts{"has no messages in \"messages\""});
   EXPECT_EQ(faults("hello"), Texts{"has a string at \"messages\", must be a list of messages"});
   EXPECT_EQ(faults(nlohmann::json::array({"hello"})), Texts{"has a string in message 1"});
-  nlohmann::json call = turn("assistant", "");
-  call["tool_calls"] = {{{"name", "f"}}};
-  EXPECT_EQ(faults({turn("user", "u"), call}),
-            Texts{"has \"tool_calls\", which are not read (write the call as \"content\") in "
-                  "message 2"});
+  const auto calling = [&](const nlohmann::json& calls, const char* role = "assistant") {
+    nlohmann::json message = turn(role, "");
+    message["tool_calls"] = calls;
+    return faults({turn("user", "u"), turn("assistant", "a"), message});
+  };
+  EXPECT_EQ(calling("f()"), Texts{"has \"tool_calls\" that are no list of calls in message 3"});
+  EXPECT_EQ(calling({{{"name", "f"}}}),
+            Texts{"has no \"name\" and \"arguments\" in call 1 in message 3"});
+  EXPECT_EQ(calling({{{"name", "f"}, {"arguments", "x"}}, {{"function", 3}}}),
+            Texts{"has no \"name\" and \"arguments\" in call 2 in message 3"});
+  EXPECT_EQ(calling({{{"name", "f"}, {"arguments", "x"}}}, "user"),
+            Texts{"has \"tool_calls\" of another than the assistant in message 3"});
   nlohmann::json odd = turn("assistant", "a");
   odd["train"] = "no";
   EXPECT_EQ(faults(nlohmann::json::array({odd})),
@@ -107,6 +114,33 @@ TEST(RowFormat, chat_names_what_is_wrong_with_a_message) {
   EXPECT_EQ(parsed("chat", {{"conversations", nlohmann::json::array({said("robot", "x")})}}),
             Texts{"has the unknown from \"robot\" (human, gpt, system and tool are known) in "
                   "message 1"});
+}
+
+TEST(RowFormat, chat_has_calls_and_functions_in_the_order_of_the_file) {
+  const auto read = [](const std::string& text) {
+    SourceRow row;
+    const RowParsing parsing{.fault = [](const std::string& reason) { ADD_FAILURE() << reason; },
+                             .text = text};
+    EXPECT_TRUE(find_row_format("chat")->parse(nlohmann::json::parse(text), parsing, row));
+    return row.messages;
+  };
+  const auto messages =
+      read(R"({"tools": [{"z": 1, "a": 2}], "messages": [{"role": "user", "content": "u"},
+           {"role": "assistant", "content": null, "tool_calls": [{"type": "function", "id": "1",
+            "function": {"name": "f", "arguments": {"b": 1, "a": []}}}]}]})");
+  ASSERT_EQ(messages.size(), 3u);
+  EXPECT_EQ(messages[0].role, "tools");
+  EXPECT_EQ(messages[0].content, R"([{"z":1,"a":2}])");
+  EXPECT_EQ(messages[2].content, "");
+  EXPECT_EQ(messages[2].tool_calls, R"([{"name":"f","arguments":{"b":1,"a":[]}}])");
+  const std::string said = R"("messages": [{"role": "assistant", "content": "a"}]})";
+  EXPECT_EQ(read(R"({"tools": "[{\"z\": 1}]", )" + said)[0].content, R"([{"z":1}])");
+  EXPECT_EQ(read(R"({"tools": null, )" + said).size(), 1u);
+  const nlohmann::json answer = nlohmann::json::array({turn("assistant", "a")});
+  const Texts refused{"has \"tools\" that are no list of objects, nor the JSON of one"};
+  EXPECT_EQ(parsed("chat", {{"messages", answer}, {"tools", "f"}}), refused);
+  EXPECT_EQ(parsed("chat", {{"messages", answer}, {"tools", {1}}}), refused);
+  EXPECT_EQ(parsed("chat", {{"messages", answer}, {"tools", std::string(100000, '[')}}), refused);
 }
 
 TEST(RowFormat, completion_is_a_prompt_and_what_follows) {

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
-#include "tests/format/tiny_tokenizer.h"
+#include "tests/text/family_tokenizer.h"
 #include "text/template_match.h"
 #include "text/text_stream.h"
 #include "text/tokenise.h"
@@ -27,19 +27,6 @@ constexpr char kWithoutInput[] =
 
 class ChatTemplateTest : public ::testing::Test {
  protected:
-  // A tokenizer that has the tokens of every family.
-  static std::unique_ptr<Tokenizer> make_tokenizer(const testing::TempDir& folder) {
-    (void)train_tiny_tokenizer(folder);
-    nlohmann::json decoder;
-    int id = 300;
-    for (const char* token :
-         {"<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}) {
-      decoder[std::to_string(id++)] = {{"content", token}, {"special", true}};
-    }
-    const nlohmann::json config{{"added_tokens_decoder", decoder}};
-    EXPECT_TRUE(write_file_atomically(folder / "tokenizer_config.json", config.dump()).ok());
-    return load_tokenizer(folder.path()).value();
-  }
   std::unique_ptr<ChatTemplate> load(const std::string& name, const char* format = "chat") {
     auto found = load_chat_template(name, *data::find_row_format(format), *tokenizer_);
     EXPECT_TRUE(found.ok()) << found.status();
@@ -64,7 +51,7 @@ class ChatTemplateTest : public ::testing::Test {
     return "no such variant";
   }
   testing::TempDir folder_;
-  std::unique_ptr<Tokenizer> tokenizer_ = make_tokenizer(folder_);
+  std::unique_ptr<Tokenizer> tokenizer_ = make_family_tokenizer(folder_);
 };
 
 TEST_F(ChatTemplateTest, alpaca_is_the_published_text_and_trains_the_answer_alone) {

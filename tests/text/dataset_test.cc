@@ -1,5 +1,6 @@
 #include "text/dataset.h"
 
+#include <algorithm>
 #include <atomic>
 
 #include <gtest/gtest.h>
@@ -272,6 +273,23 @@ TEST_F(DatasetTest, the_report_is_written_whole_with_train_and_eval) {
   EXPECT_EQ(json["eval"], json["train"]);
   ASSERT_TRUE(write_data_report(folder_ / "r.json", &dataset->report, nullptr).ok());
   EXPECT_TRUE(nlohmann::json::parse(*read_file(folder_ / "r.json"))["eval"].is_null());
+}
+
+TEST_F(DatasetTest, what_is_said_of_files_is_said_once_though_rows_of_them_are_held_out) {
+  std::string text;
+  for (int i = 0; i < 20; ++i) {
+    text += nlohmann::json{{"instruction", "do"}, {"output", std::to_string(i)}, {"id", 1}}.dump();
+    text += "\n";
+  }
+  const auto told = [&](data::HeldOut::Side side) {
+    const auto dataset =
+        load_dataset({.files = {{write("a.jsonl", text)}}, .held_out = {side, 0.2}}, tokenizer_);
+    EXPECT_TRUE(dataset.ok()) << dataset.status();
+    return std::ranges::count(dataset->report.warnings, std::string(warning::kUnreadKey),
+                              &Warning::code);
+  };
+  EXPECT_EQ(told(data::HeldOut::Side::train), 1);
+  EXPECT_EQ(told(data::HeldOut::Side::eval), 0);
 }
 
 // As they stand in a row, a person reads them; the tokenizer reads letters.
