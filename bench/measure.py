@@ -53,12 +53,13 @@ def interleaved(commands, dtype, args, rounds=1, steps=2):
     return best
 
 
-def run_json(command, args, threads=1, folder=None):
-    """The last line that a program printed."""
-    environment = {**os.environ, **WAITING, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+def run_json(command, args, threads=1, folder=None, environment=None):
+    """The last line that a program printed; None where it printed none."""
+    environment = {**os.environ, **WAITING, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), **(environment or {})}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True, env=environment, cwd=folder,
                           timeout=max(args.deadline - time.monotonic(), 0.1))
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    lines = done.stdout.strip().splitlines()
+    return json.loads(lines[-1]) if lines else None
 
 
 def instruction_set():

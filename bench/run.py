@@ -29,6 +29,7 @@ import time
 import experts
 import pieces
 import steps
+import texts
 from measure import DTYPES, OUT, ROOT, TimeIsUp, instruction_set, processor, versions
 
 EDGE_SECONDS = 80  # kept for ranks, checkpoints, files and the operations
@@ -80,6 +81,7 @@ def all_rows(results, programs, args):
         rows += steps.bench_emoe(dtype, peer, programs, args)
         rows += steps.bench_full(dtype, programs, args)
     rows += experts.bench_ffn(args) + steps.bench_edges(programs, args) + pieces.bench_files(args) + pieces.bench_micro(args)
+    rows += texts.bench_text(args)
     return rows + experts.bench_kmeans(args)
 
 
@@ -121,7 +123,7 @@ def main():
     dtypes = [dtype for dtype in DTYPES if args.only in (None, dtype)]
     kept = 0
     if not args.against and not args.tiny:
-        kept = experts.FFN_SECONDS + experts.KMEANS_SECONDS + EDGE_SECONDS + len(dtypes) * (steps.ROW_SECONDS + FULL_SECONDS)
+        kept = experts.FFN_SECONDS + experts.KMEANS_SECONDS + EDGE_SECONDS + texts.SECONDS + len(dtypes) * (steps.ROW_SECONDS + FULL_SECONDS)
     results = []
     for left, dtype in zip(range(len(dtypes), 0, -1), dtypes):
         try:

@@ -10,6 +10,8 @@
 namespace emoe {
 namespace {
 
+constexpr std::string_view kSpace = "\u2581";  // as pieces of characters have it
+
 constexpr int32_t kMaxPieceId = 1 << 24;  // above any vocabulary
 
 uint64_t pair_of(int32_t left, int32_t right) {
@@ -74,6 +76,7 @@ void BpeModel::add_bytes() {
 
 Status BpeModel::add_merges(const std::vector<Merge>& merges) {
   merges_.reserve(merges.size());
+  parts_at_spaces_ = !options_.bytes_are_characters && find(kSpace) >= 0;
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [left, right] = merges[rank];
     const std::string whole = left + right;
@@ -83,6 +86,7 @@ Status BpeModel::add_merges(const std::vector<Merge>& merges) {
                                                      right, "\") needs \"", *part,
                                                      "\", which is not in the vocabulary"));
     }
+    if (right.starts_with(kSpace) && !left.ends_with(kSpace)) parts_at_spaces_ = false;
     merges_[pair_of(find(left), find(right))] = {static_cast<int32_t>(rank), find(whole)};
   }
   return ok_status();
@@ -190,16 +194,30 @@ void BpeModel::encode_anew(std::string_view word, std::vector<int32_t>& ids) con
 }
 
 // Most words are pieces, and most pieces are what their merges make: that is found out once.
-void BpeModel::encode(std::string_view word, std::vector<int32_t>& ids) const {
+void BpeModel::encode_part(std::string_view word, std::vector<int32_t>& ids) const {
   const int32_t whole = find(word);
   if (whole < 0) return encode_anew(word, ids);
-  if (options_.ignore_merges) return ids.push_back(whole);
   std::atomic<AsWord>& known = as_word_[whole];
   if (known.load(std::memory_order_relaxed) == AsWord::itself) return ids.push_back(whole);
   const size_t before = ids.size();
   encode_anew(word, ids);
   const bool itself = ids.size() == before + 1 && ids.back() == whole;
   known.store(itself ? AsWord::itself : AsWord::several, std::memory_order_relaxed);
+}
+
+void BpeModel::encode(std::string_view word, std::vector<int32_t>& ids) const {
+  if (options_.ignore_merges) {
+    if (const int32_t whole = find(word); whole >= 0) return ids.push_back(whole);
+  }
+  while (parts_at_spaces_) {
+    size_t end = 0;  // of the spaces in front, then of what stands up to the next
+    while (word.substr(end).starts_with(kSpace)) end += kSpace.size();
+    end = word.find(kSpace, end);
+    if (end == std::string_view::npos) break;
+    encode_part(word.substr(0, end), ids);
+    word.remove_prefix(end);
+  }
+  if (!word.empty()) encode_part(word, ids);
 }
 
 }  // namespace emoe

@@ -65,6 +65,8 @@ class BpeModel {
   void split(std::string_view word, std::vector<Symbol>& symbols) const;
   void merge(std::vector<Symbol>& symbols) const;
   void encode_anew(std::string_view word, std::vector<int32_t>& ids) const;
+  // The same for a word that may be a piece.
+  void encode_part(std::string_view word, std::vector<int32_t>& ids) const;
 
   Options options_;
   std::vector<std::string> pieces_;  // by id
@@ -74,6 +76,9 @@ class BpeModel {
   std::array<int32_t, 256> byte_ids_{};           // of <0x00> …, or of the bytes; -1: none
   int32_t unk_id_ = -1;
   std::unique_ptr<std::atomic<AsWord>[]> as_word_;  // by id
+  // No merge joins something to a "▁" behind it: what comes before one and what begins with it are
+  // encoded by themselves.
+  bool parts_at_spaces_ = false;
 };
 
 }  // namespace emoe

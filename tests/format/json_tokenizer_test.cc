@@ -233,6 +233,34 @@ TEST(BpeModel, EqualMergesAreTakenFromTheLeft) {
   }
 }
 
+TEST(BpeModel, WordsBetweenSpacesAreTheirOwnUnlessAMergeCrosses) {
+  const std::string space = "\u2581";
+  const auto ids = [&](const std::vector<BpeModel::Merge>& merges, const std::string& word,
+                       BpeModel::Options options = {.fuse_unk = true, .unk_token = "?"}) {
+    const auto model = BpeModel::make({{"a", 0},
+                                       {"b", 1},
+                                       {space, 2},
+                                       {space + "b", 3},
+                                       {"a" + space + "b", 4},
+                                       {space + space, 5},
+                                       {"?", 6}},
+                                      merges, std::move(options));
+    std::vector<int32_t> found;
+    model->encode(word, found);
+    return found;
+  };
+  using Ids = std::vector<int32_t>;
+  const std::vector<BpeModel::Merge> within{{space, space}, {space, "b"}};
+  const std::vector<BpeModel::Merge> across{{space, "b"}, {"a", space + "b"}, {space, space}};
+  const std::string word = "a" + space + "b" + space + space + "b" + space;
+  EXPECT_EQ(ids(within, word), (Ids{0, 3, 5, 1, 2}));
+  EXPECT_EQ(ids(across, word), (Ids{4, 2, 3, 2}));
+  EXPECT_EQ(ids(within, "a" + space + "b"), (Ids{0, 3}));  // the word is a piece, not a merge
+  EXPECT_EQ(ids(within, "a" + space + "b", {.ignore_merges = true}), Ids{4});
+  EXPECT_EQ(ids(within, "xx" + space + "x" + space), (Ids{6, 2, 6, 2}));
+  EXPECT_EQ(ids(within, ""), Ids{});
+}
+
 TEST(TextPattern, WhiteSpaceIsUnicodes) {
   const TextPattern spaces = TextPattern::regex(R"(\s+|[^\s]+)").value();
   std::vector<std::pair<size_t, size_t>> found;
