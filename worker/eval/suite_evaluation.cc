@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <tuple>
 
@@ -95,7 +96,8 @@ void SuiteEvaluation::cut_batches(const Options& options) {
     return std::tuple(item.subject, -item.tokens.shots, item.tokens.common.size(), item.place);
   });
   // Where attention makes rows whole, it has memory for so many tokens of them.
-  const int64_t most_in_rows = 32 * options.max_tokens;
+  const int64_t most_in_rows =
+      options.whole_rows ? 8 * options.max_tokens : std::numeric_limits<int64_t>::max();
   size_t begin = 0;
   int64_t computed = 0;
   int64_t in_rows = 0;

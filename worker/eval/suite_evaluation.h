@@ -33,6 +33,8 @@ class SuiteEvaluation {
  public:
   struct Options {
     int64_t max_tokens = 4096;  // computed in one forward pass
+    // Attention makes rows whole (where there is no shared_attention()), which takes memory.
+    bool whole_rows = true;
     int threads = 1;            // to tokenise with
     std::function<void()> on_work_done = [] {};
   };

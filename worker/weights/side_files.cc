@@ -102,16 +102,22 @@ Status write_sentencepiece(const fs::path& model_file, const fs::path& to) {
   return write_file_atomically(to / "tokenizer_config.json", text);
 }
 
-// A tokenizer.json, and the class that reads it as it stands: version 5's classes of Llama and Qwen
-// take the vocabulary alone out of it.
-Status write_tokenizer_json(const fs::path& file, const fs::path& to) {
-  EMOE_RETURN_IF_ERROR(copy_whole(file, to / "tokenizer.json"));
-  EMOE_ASSIGN_OR_RETURN(const std::string text, tokenizer_config_of(file.parent_path()));
+// The folder's tokenizer_config.json for the class that reads a tokenizer.json as it stands.
+Result<nlohmann::ordered_json> fast_config_of(const fs::path& folder) {
+  EMOE_ASSIGN_OR_RETURN(const std::string text, tokenizer_config_of(folder));
   auto config = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) {
     return absl::InvalidArgumentError("tokenizer_config.json is not a JSON object");
   }
   config["tokenizer_class"] = "PreTrainedTokenizerFast";
+  return config;
+}
+
+// A tokenizer.json, and the class that reads it as it stands: version 5's classes of Llama and Qwen
+// take the vocabulary alone out of it.
+Status write_tokenizer_json(const fs::path& file, const fs::path& to) {
+  EMOE_RETURN_IF_ERROR(copy_whole(file, to / "tokenizer.json"));
+  EMOE_ASSIGN_OR_RETURN(auto config, fast_config_of(file.parent_path()));
   config.erase("auto_map");  // of a class that is not used any more
   return write_file_atomically(to / "tokenizer_config.json", config.dump(2) + "\n");
 }
@@ -123,12 +129,7 @@ Status write_tiktoken(const fs::path& file, const fs::path& to) {
   EMOE_ASSIGN_OR_RETURN(const std::string tokenizer, tiktoken_as_json(file));
   EMOE_RETURN_IF_ERROR(write_file_atomically(to / "tokenizer.json", tokenizer));
   EMOE_ASSIGN_OR_RETURN(const auto read, load_tokenizer(file));
-  EMOE_ASSIGN_OR_RETURN(const std::string text, tokenizer_config_of(file.parent_path()));
-  auto config = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) {
-    return absl::InvalidArgumentError("tokenizer_config.json is not a JSON object");
-  }
-  config["tokenizer_class"] = "PreTrainedTokenizerFast";
+  EMOE_ASSIGN_OR_RETURN(auto config, fast_config_of(file.parent_path()));
   for (const auto& [key, id] :
        {std::pair("bos_token", read->bos_id()), std::pair("eos_token", read->eos_id())}) {
     const AddedToken* token = read->rules().find(id);
