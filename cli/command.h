@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "cli/client.h"
 #include "cli/errors.h"
+#include "config/config.h"
 
 namespace emoe::cli {
 
@@ -79,6 +80,11 @@ void on_job(CLI::App& app, Command& command, const std::shared_ptr<Options>& opt
     };
   });
 }
+
+// A job file with its paths made absolute, as it is sent: the server checks values and files, all at
+// once. A file that does not read as a job cannot be sent, so its values are checked here.
+[[nodiscard]] Result<config::LoadedJob> load_job_file(const std::string& file,
+                                                      const std::vector<std::string>& set);
 
 // Adds the argument FILE and the options --set and --strict of a command about a job file.
 void add_job_file(CLI::App& app, std::string& file, std::vector<std::string>& set);

@@ -1,4 +1,3 @@
-#include <filesystem>
 #include <memory>
 #include <thread>
 
@@ -22,23 +21,13 @@ struct DataOptions {
   int64_t rows = 1;
 };
 
-// A job and where it says it.
-struct CheckedJob {
-  v1::JobSpec spec;
-  config::KeyLocations locations;
-  std::vector<Warning> warnings;
-};
-
-// The spec with its defaults, on the paths of this machine.
-Result<CheckedJob> load_resolved(const DataOptions& options) {
+// The spec with its defaults.
+Result<v1::JobSpec> load_resolved(const DataOptions& options) {
+  EMOE_ASSIGN_OR_RETURN(const config::LoadedJob job, load_job_file(options.file, options.set));
   Diagnostics diagnostics;
-  EMOE_ASSIGN_OR_RETURN(config::LoadedJob job,
-                        config::load_job(options.file, options.set, diagnostics));
-  config::make_paths_absolute(job.spec, std::filesystem::current_path());
-  CheckedJob checked{.locations = std::move(job.locations)};
-  checked.spec = config::check(job.spec, checked.locations, std::nullopt, diagnostics);
+  v1::JobSpec spec = config::check(job.spec, job.locations, std::nullopt, diagnostics);
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
-  return checked;
+  return spec;
 }
 
 // Prepares the data as a run of the job does, without its cache.
@@ -81,7 +70,7 @@ Result<Receipt> make_receipt(const v1::JobSpec& spec, int64_t shown_rows) {
 int show_data(const Command& command, const DataOptions& options) {
   const auto job = load_resolved(options);
   if (!job.ok()) return command.fail(job.status(), kExitUsage);
-  const auto receipt = make_receipt(job->spec, options.rows);
+  const auto receipt = make_receipt(*job, options.rows);
   if (!receipt.ok()) {
     return command.fail(receipt.status(),
                         absl::IsNotFound(receipt.status()) ? kExitUsage : kExitData);

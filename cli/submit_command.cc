@@ -25,23 +25,6 @@ struct SubmitOptions {
   bool wait = false;
 };
 
-// The job as it is sent: the server checks values and files, all at once. A file that does not read
-// as a job cannot be sent, so its values are checked here.
-Result<config::LoadedJob> load(const SubmitOptions& options) {
-  Diagnostics diagnostics;
-  auto job = config::load_job(options.file, options.set, diagnostics);
-  if (!job.ok()) return job;
-  if (!diagnostics.empty()) {
-    (void)config::check(job->spec, job->locations, std::nullopt, diagnostics);
-    return diagnostics.to_status();
-  }
-  std::error_code error;
-  const auto here = std::filesystem::current_path(error);
-  if (error) return absl::InternalError("current folder: " + error.message());
-  config::make_paths_absolute(job->spec, here);
-  return job;
-}
-
 grpc::Status create_job(const Command& command, Client& client, const v1::CreateJobRequest& request,
                         v1::Job& job) {
   for (int attempt = 1;; ++attempt) {
@@ -60,7 +43,7 @@ std::string submitted_text(const Command& command, const v1::Job& job, bool vali
 }
 
 int submit(const Command& command, const SubmitOptions& options, Client& client) {
-  const auto loaded = load(options);
+  const auto loaded = load_job_file(options.file, options.set);
   if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
   v1::CreateJobRequest request;
   *request.mutable_spec() = loaded->spec;
@@ -77,7 +60,7 @@ int submit(const Command& command, const SubmitOptions& options, Client& client)
 }
 
 int plan(const Command& command, const SubmitOptions& options, Client& client) {
-  const auto loaded = load(options);
+  const auto loaded = load_job_file(options.file, options.set);
   if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
   v1::PlanJobRequest request;
   *request.mutable_spec() = loaded->spec;
@@ -88,6 +71,22 @@ int plan(const Command& command, const SubmitOptions& options, Client& client) {
 }
 
 }  // namespace
+
+Result<config::LoadedJob> load_job_file(const std::string& file,
+                                        const std::vector<std::string>& set) {
+  Diagnostics diagnostics;
+  auto job = config::load_job(file, set, diagnostics);
+  if (!job.ok()) return job;
+  if (!diagnostics.empty()) {
+    (void)config::check(job->spec, job->locations, std::nullopt, diagnostics);
+    return diagnostics.to_status();
+  }
+  std::error_code error;
+  const auto here = std::filesystem::current_path(error);
+  if (error) return absl::InternalError("current folder: " + error.message());
+  config::make_paths_absolute(job->spec, here);
+  return job;
+}
 
 void add_job_file(CLI::App& app, std::string& file, std::vector<std::string>& set) {
   app.add_option("FILE", file, "Job file (YAML)")->required();
