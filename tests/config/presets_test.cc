@@ -57,7 +57,8 @@ TEST_F(Presets, EveryFileLoadsResolvesAndIsValid) {
                 "llama2-7b-lora.yaml", "llama2-7b-emoe-64-16.yaml", "llama2-7b-emoe-64-32.yaml",
                 "llama-30b-lora.yaml", "llama-30b-emoe-256-64.yaml", "llama2-7b-full.yaml",
                 "llama2-7b-emoe-full.yaml", "llama2-7b-evaluate.yaml", "llama2-7b-merge.yaml",
-                "demo/lora.yaml", "demo/emoe-lora.yaml", "demo/emoe-full.yaml"}));
+                "llama2-7b-convert.yaml", "demo/lora.yaml", "demo/emoe-lora.yaml",
+                "demo/emoe-full.yaml"}));
 }
 
 // The recipes of arXiv 2310.10908.

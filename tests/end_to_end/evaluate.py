@@ -2,11 +2,12 @@
 import pathlib
 import re
 import shutil
+import urllib.request
 
 import pytest
 
 import emoe_tools as tools
-from emoe_api import ApiError
+from emoe_api import ApiError, Coordinator
 
 ROWS = str(tools.FIXTURES / "rows.json")
 ADAPTER = tools.FIXTURES / "emoe-lora" / "final_adapter"
@@ -57,6 +58,61 @@ def test_submitted_and_waited_for(shared_coordinator, tmp_path):
     job = tools.write_yaml(tmp_path / "job.yaml", evaluation(emoe=None))
     done = emoectl(shared_coordinator, "submit", job, "--wait")
     assert "evaluation" in done.err and "perplexity" in done.text, done.text
+
+
+def write_suite(folder):
+    """Two subjects of three questions, the first of which is to be asked with one shot."""
+    for part, count in (("dev", 1), ("test", 3)):
+        for subject in ("cats", "dogs"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            (folder / part / f"{subject}_{part}.csv").write_text(
+                "".join(f'"What runs, {i}?",The {subject},A stone,A tree,Bread,{"ABCD"[i]}\r\n' for i in range(count)))
+    return folder
+
+
+def test_a_training_asks_its_suite_before_and_after(shared_coordinator, tmp_path):
+    suite = {"path": str(write_suite(tmp_path / "suite")), "shots": 1}
+    spec = tools.tiny_job(name="asks", data__eval=ROWS, evaluate=suite, train__eval_every=2, parallel__ranks=2)
+    job = tools.write_yaml(tmp_path / "job.yaml", spec)
+    done = emoectl(shared_coordinator, "submit", job, "--wait")
+    # The table at the end: before, after, and the change, of the suite, its subjects and the held-out rows.
+    for what in ("mmlu/test, 1 shots, 6 questions", "BEFORE", "AFTER", "CHANGE", "held-out loss", "mean of subjects", "cats", "dogs"):
+        assert what in done.text, done.text
+    assert re.search(r"mmlu +\d+\.\d\d % +\d+\.\d\d % +[+-]\d+\.\d\d %", done.text), done.text
+    api = shared_coordinator.api
+    finished = next(j for j in api.call("ListJobs").jobs if j.name == "asks")
+    lines = tools.read_lines(pathlib.Path(finished.output_dir) / "eval.jsonl")
+    assert [line["step"] for line in lines] == [0, 2, 4]
+    listed = api.call("ListMetrics", id=finished.id).evals
+    assert [e.step for e in listed] == [0, 2, 4]
+    for line, each in zip(lines, listed, strict=True):
+        assert each.suite.suite == "mmlu" and (each.suite.shots, each.suite.scored) == (1, 6)
+        assert (line["accuracy"], line["accuracy_dense"]) == (each.suite.accuracy, each.suite.accuracy_dense)
+        assert [s.name for s in each.suite.subjects] == ["cats", "dogs"]
+    job = api.get(finished.id)
+    assert (job.eval_first, job.eval_last) == (listed[0], listed[2])
+    shown = emoectl(shared_coordinator, "get", "asks").out
+    assert "BEFORE" in shown and "mmlu" in shown, shown
+    assert "ACCURACY" in emoectl(shared_coordinator, "metrics", finished.id).out
+    report = tools.read_json(pathlib.Path(finished.output_dir) / "evaluation.json")
+    assert report["accuracy"] == lines[-1]["accuracy"] and len(report["questions"]) == 6
+
+
+def test_a_suite_s_accuracy_is_a_metric_of_its_run(shared_coordinator, tmp_path):
+    """As a Prometheus sees it between the last evaluation and the end of the run."""
+    suite = {"path": str(write_suite(tmp_path / "suite")), "shots": 0}
+    holds = tools.Holds(tmp_path / "holds", "export")
+    with Coordinator(tmp_path / "state", env=holds.env) as coordinator:
+        api = coordinator.api
+        job = api.create(tools.tiny_job(evaluate=suite))
+        tools.wait_until(lambda: api.get(job.id).progress.phase == "export", 120, lambda: api.get(job.id))
+        rank = api.get(job.id).attempts[0].ranks[0].metrics_address
+        text = urllib.request.urlopen(f"http://{rank}/metrics", timeout=10).read().decode()
+        value = float(re.search(r'^emoe_eval_accuracy\{[^}]*suite="mmlu"[^}]*\} (\S+)$', text, re.M).group(1))
+        assert value == api.call("ListMetrics", id=job.id).evals[-1].suite.accuracy
+        assert "emoe_eval_accuracy_subject_mean{" in text and "emoe_eval_accuracy_dense{" in text
+        holds.release("export")
+        api.succeed(job.id)
 
 
 def test_a_cancelled_evaluation(shared_coordinator, tmp_path):

@@ -1,5 +1,6 @@
-"""Ids of a tokenizer.json against github.com/huggingface/tokenizers, over texts of all kinds; and what an export of such a
+"""Ids of a tokenizer.json against github.com/huggingface/tokenizers, and of a tiktoken file against tiktoken, over texts of all kinds; and what an export of such a
 base is to stock transformers."""
+import base64
 import json
 import random
 
@@ -145,6 +146,39 @@ def test_ids_are_those_of_the_library(kind, texts, tmp_path):
     assert not bad, f"{len(bad)} of {len(texts)} texts, first {bad[0]!r}"
     stock = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert [stock(text).input_ids for text in texts[-200:]] == ours[-200:]
+
+
+def tiktoken_ranks():
+    """Pieces in the order of their merges, the bytes first."""
+    alphabet = {}  # of byte-level BPE: printable characters for themselves, the others from 256 on
+    for byte in range(256):
+        printable = 33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte
+        alphabet[chr(byte if printable else 256 + sum(not (33 <= b <= 126 or 161 <= b <= 172 or 174 <= b) for b in range(byte)))] = byte
+    model = json.loads(byte_level(LLAMA3).to_str())["model"]
+    pieces = [bytes([byte]) for byte in range(256)]
+    for left, right in model["merges"]:
+        piece = bytes(alphabet[c] for c in left + right)
+        if piece not in pieces:
+            pieces.append(piece)
+    return {piece: rank for rank, piece in enumerate(pieces)}
+
+
+def test_ids_of_a_tiktoken_file_are_tiktoken_s(texts, tmp_path):
+    tiktoken = pytest.importorskip("tiktoken")
+    ranks = tiktoken_ranks()
+    names = ["<|begin_of_text|>", "<|end_of_text|>", *(f"<|reserved_special_token_{i}|>" for i in range(4)), "<|start_header_id|>",
+             "<|end_header_id|>", "<|reserved_special_token_4|>", "<|eot_id|>", *(f"<|reserved_special_token_{i}|>" for i in range(5, 251))]
+    special = {name: len(ranks) + i for i, name in enumerate(names)}
+    theirs = tiktoken.Encoding("own", pat_str=LLAMA3, mergeable_ranks=ranks, special_tokens=special)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer.model").write_text("".join(f"{base64.b64encode(piece).decode()} {rank}\n" for piece, rank in ranks.items()))
+    texts = [text.replace("<|im_start|>", "<|eot_id|>").replace("<|im_end|>", "<|reserved_special_token_250|>") for text in texts]
+    ours = our_ids(folder, texts, tmp_path)
+    wanted = [[special["<|begin_of_text|>"], *ids] for ids in theirs.encode_batch(texts, num_threads=1, allowed_special="all")]
+    bad = [text for text, a, b in zip(texts, ours, wanted, strict=True) if a != b]
+    assert not bad, f"{len(bad)} of {len(texts)} texts, first {bad[0]!r}"
+    assert any(special["<|eot_id|>"] in ids for ids in ours)
 
 
 def test_an_export_reads_texts_as_training_did(tmp_path):
