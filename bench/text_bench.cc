@@ -54,7 +54,8 @@ int bench(const Arguments& arguments) {
   Result<PackingReport> packing = absl::UnknownError("no round");
   const double seconds = best_seconds(arguments.rounds, [&] {
     dataset = load_dataset(options, **tokenizer);
-    if (dataset.ok()) packing = packing_of(dataset->rows, {.global_batch = 128}, {}, 1);
+    if (dataset.ok())
+      packing = packing_of(dataset->rows, {.global_batch = 128, .drop_last = false}, {}, 1);
   });
   for (const Status& status : {dataset.status(), packing.status()}) {
     if (status.ok()) continue;

@@ -33,7 +33,8 @@ struct Candidate {
 }  // namespace
 
 Result<BpeModel> BpeModel::make(const std::vector<std::pair<std::string, int32_t>>& vocabulary,
-                                const std::vector<Merge>& merges, Options options) {
+                                const std::vector<Merge>& merges, Options options,
+                                std::span<const int32_t> ranks) {
   BpeModel model;
   model.options_ = std::move(options);
   for (const auto& [text, id] : vocabulary) {
@@ -61,7 +62,7 @@ Result<BpeModel> BpeModel::make(const std::vector<std::pair<std::string, int32_t
     }
   }
   model.add_bytes();
-  EMOE_RETURN_IF_ERROR(model.add_merges(merges));
+  EMOE_RETURN_IF_ERROR(model.add_merges(merges, ranks));
   model.as_word_ = std::make_unique<std::atomic<AsWord>[]>(model.pieces_.size());
   return model;
 }
@@ -74,7 +75,7 @@ void BpeModel::add_bytes() {
   }
 }
 
-Status BpeModel::add_merges(const std::vector<Merge>& merges) {
+Status BpeModel::add_merges(const std::vector<Merge>& merges, std::span<const int32_t> ranks) {
   merges_.reserve(merges.size());
   parts_at_spaces_ = !options_.bytes_are_characters && find(kSpace) >= 0;
   for (size_t rank = 0; rank < merges.size(); ++rank) {
@@ -87,7 +88,8 @@ Status BpeModel::add_merges(const std::vector<Merge>& merges) {
                                                      "\", which is not in the vocabulary"));
     }
     if (right.starts_with(kSpace) && !left.ends_with(kSpace)) parts_at_spaces_ = false;
-    merges_[pair_of(find(left), find(right))] = {static_cast<int32_t>(rank), find(whole)};
+    merges_[pair_of(find(left), find(right))] = {
+        ranks.empty() ? static_cast<int32_t>(rank) : ranks[rank], find(whole)};
   }
   return ok_status();
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -31,10 +32,11 @@ class BpeModel {
   };
   using Merge = std::pair<std::string, std::string>;  // earlier ones come first
 
-  // INVALID_ARGUMENT: an unk_token or a merge that is not in the vocabulary, naming it; an id twice.
+  // `ranks`: of the merges, of which several may have the same; empty: their order. INVALID_ARGUMENT: an
+  // unk_token or a merge that is not in the vocabulary, naming it; an id twice.
   [[nodiscard]] static Result<BpeModel> make(
       const std::vector<std::pair<std::string, int32_t>>& vocabulary,
-      const std::vector<Merge>& merges, Options options);
+      const std::vector<Merge>& merges, Options options, std::span<const int32_t> ranks = {});
 
   // Appends the ids of a word. With bytes_are_characters any bytes, else valid UTF-8.
   void encode(std::string_view word, std::vector<int32_t>& ids) const;
@@ -59,7 +61,7 @@ class BpeModel {
   enum class AsWord : uint8_t { untried, itself, several };
 
   BpeModel() = default;
-  [[nodiscard]] Status add_merges(const std::vector<Merge>& merges);
+  [[nodiscard]] Status add_merges(const std::vector<Merge>& merges, std::span<const int32_t> ranks);
   void add_bytes();
   [[nodiscard]] const Joined* joined(int32_t left, int32_t right) const;
   void split(std::string_view word, std::vector<Symbol>& symbols) const;

@@ -78,6 +78,7 @@ bool read_piece(std::string_view bytes, SentencePieceModel& model) {
 bool read_trainer(std::string_view bytes, SentencePieceModel& model) {
   return for_each_field(bytes, [&](const Field& field) {
            if (field.number == 3) model.is_bpe = field.value == 2;
+           if (field.number == 24 && field.value != 0) model.marks_spaces = false;
            if (field.number == 46) model.bos_piece = field.bytes;
            if (field.number == 47) model.eos_piece = field.bytes;
            return true;
@@ -89,6 +90,7 @@ bool read_normalizer(std::string_view bytes, SentencePieceModel& model) {
            if (field.number == 2) model.has_character_map = !field.bytes.empty();
            if (field.number == 3) model.add_dummy_prefix = field.value != 0;
            if (field.number == 4) model.remove_extra_whitespaces = field.value != 0;
+           if (field.number == 5 && field.value == 0) model.marks_spaces = false;
            return true;
          }) == Walk::done;
 }

@@ -10,7 +10,7 @@
 namespace emoe {
 
 // What a SentencePiece tokenizer.model holds, as far as other files and programs depend on it
-// (github.com/google/sentencepiece, src/sentencepiece_model.proto). Encoding is the library's.
+// (github.com/google/sentencepiece, src/sentencepiece_model.proto).
 struct SentencePieceModel {
   enum class Type { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
   struct Piece {
@@ -25,6 +25,7 @@ struct SentencePieceModel {
   bool add_dummy_prefix = true;          // a space before the text
   bool remove_extra_whitespaces = true;  // as trained for other models; not for Llama's
   bool has_character_map = false;        // a normalisation such as NFKC
+  bool marks_spaces = true;              // as "\u2581", in front of words
 
   // The id of a piece; -1: there is none.
   [[nodiscard]] int32_t find(std::string_view text) const;

@@ -1,8 +1,10 @@
 #include "format/sentencepiece_tokenizer.h"
 
 #include <algorithm>
+#include <optional>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_replace.h>
 
 #include "base/check.h"
 #include "base/input_file.h"
@@ -11,6 +13,7 @@
 #include "base/utf8.h"
 #include "format/added_tokens.h"
 #include "format/sentencepiece_api.h"
+#include "format/sentencepiece_bpe.h"
 #include "format/sentencepiece_model.h"
 
 namespace emoe {
@@ -52,6 +55,7 @@ class SentencePieceTokenizer final : public Tokenizer {
         pieces_(static_cast<int32_t>(model.pieces.size())),
         vocab_size_(this->rules().vocab_size(pieces_)),
         removes_spaces_(model.remove_extra_whitespaces),
+        bpe_(bpe_of(model)),
         api_(processors.api),
         prefixed_(std::move(processors.prefixed)),
         bare_(std::move(processors.bare)),
@@ -72,10 +76,12 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
   void encode_with(const AddedTokenFinder& finder, std::string_view text, bool first,
                    std::vector<int32_t>& ids) const;
+  void encode_stretch(std::string_view stretch, bool prefix, std::vector<int32_t>& ids) const;
 
   int32_t pieces_;
   int32_t vocab_size_;
-  bool removes_spaces_;  // at the edges of a stretch
+  bool removes_spaces_;          // at the edges of a stretch
+  std::optional<BpeModel> bpe_;  // encodes what the library would
   const SentencePieceApi& api_;
   Processor prefixed_;
   Processor bare_;
@@ -95,12 +101,23 @@ void SentencePieceTokenizer::encode_with(const AddedTokenFinder& finder, std::st
                                          bool first, std::vector<int32_t>& ids) const {
   finder.split(text, [&](std::string_view stretch, const AddedToken* token) {
     if (token != nullptr) return ids.push_back(token->id);
-    const bool prefix = has_prefix(stretch, first && stretch.data() == text.data());
-    std::string error;  // a loaded model takes any text
-    api_.encode((prefix ? prefixed_ : bare_).get(), stretch.data(), stretch.size(), into(ids),
-                into(error));
-    EMOE_CHECK(error.empty(), error);
+    encode_stretch(stretch, has_prefix(stretch, first && stretch.data() == text.data()), ids);
   });
+}
+
+void SentencePieceTokenizer::encode_stretch(std::string_view stretch, bool prefix,
+                                            std::vector<int32_t>& ids) const {
+  if (bpe_ && is_utf8(stretch)) {
+    constexpr char kSpace[] = "\u2581";
+    const bool any = prefix && !stretch.empty();
+    return bpe_->encode(
+        absl::StrCat(any ? kSpace : "", absl::StrReplaceAll(std::string(stretch), {{" ", kSpace}})),
+        ids);
+  }
+  std::string error;  // a loaded model takes any text
+  api_.encode((prefix ? prefixed_ : bare_).get(), stretch.data(), stretch.size(), into(ids),
+              into(error));
+  EMOE_CHECK(error.empty(), error);
 }
 
 std::vector<int32_t> SentencePieceTokenizer::encode(const std::string& text) const {

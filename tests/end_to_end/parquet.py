@@ -147,9 +147,11 @@ def test_what_is_wrong_with_a_file(tmp_path):
     assert 'null.parquet:1' in said and 'has null at "content"' in said
 
 
-def test_a_file_that_unpacks_without_end(tmp_path):
+@pytest.mark.parametrize("dictionary", [True, False])  # told by the rows, and before by the file
+def test_a_file_that_unpacks_without_end(tmp_path, dictionary):
     path = tmp_path / "bomb.parquet"
     text = "0" * 1_000_000
-    pq.write_table(pa.table({"instruction": ["a"] * 300, "output": [text] * 300}), path, compression="zstd")
+    pq.write_table(pa.table({"instruction": ["a"] * 300, "output": [text] * 300}), path, compression="zstd",
+                   use_dictionary=dictionary)
     assert path.stat().st_size < 1_000_000
     assert "unpacks to more than 200 times" in data(tmp_path, path, code=tools.DATA)

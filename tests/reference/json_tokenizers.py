@@ -5,6 +5,7 @@ import json
 import random
 
 import pytest
+import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
@@ -179,6 +180,34 @@ def test_ids_of_a_tiktoken_file_are_tiktoken_s(texts, tmp_path):
     bad = [text for text, a, b in zip(texts, ours, wanted, strict=True) if a != b]
     assert not bad, f"{len(bad)} of {len(texts)} texts, first {bad[0]!r}"
     assert any(special["<|eot_id|>"] in ids for ids in ours)
+
+
+def sentencepiece_model(which, folder):
+    """One that the library trains as Llama's was, the suite's own (which is left to the library), or Llama 2's."""
+    if which != "trained":
+        return {"tiny": tools.TINY / "tokenizer.model", "llama2": tools.SHARED / "data" / "tokenizers" / "llama2-tokenizer.model"}[which]
+    (folder / "texts.txt").write_text("\n".join(line for text in own_texts() for line in text.splitlines()), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=folder / "texts.txt", model_prefix=str(folder / "own"), model_type="bpe", vocab_size=1500, byte_fallback=True,
+        split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False, allow_whitespace_only_pieces=True,
+        character_coverage=0.999, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2)
+    return folder / "own.model"
+
+
+@pytest.mark.parametrize("which", ["trained", "tiny", "llama2"])
+def test_ids_of_a_sentencepiece_model_are_its_library_s(which, texts, tmp_path):
+    model = sentencepiece_model(which, tmp_path)
+    if not model.exists():
+        pytest.skip(f"{model} is not part of the repository")
+    library = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer.model").write_bytes(model.read_bytes())
+    # Without settings beside it special tokens are letters, as they are for the library; a NUL ends a text of its.
+    texts = [text.replace("\0", "") for text in texts]
+    ours = our_ids(folder, texts, tmp_path)
+    bad = [text for text, a in zip(texts, ours, strict=True) if a != [1, *library.encode(text)]]
+    assert not bad, f"{len(bad)} of {len(texts)} texts, first {bad[0]!r}"
 
 
 def test_an_export_reads_texts_as_training_did(tmp_path):
