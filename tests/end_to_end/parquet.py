@@ -95,7 +95,7 @@ def test_training_and_submission(tmp_path, shared_coordinator):
     pq.write_table(pa.table({"instruction": ["a"], "output": [3]}), wrong)
     with pytest.raises(ApiError) as caught:
         api.create(job_of(wrong))
-    assert 'has int64 in the column "output", of which format alpaca reads strings' in dict(caught.value.violations)["data.train"]
+    assert 'has int64 in the column "output", of which format alpaca reads strings' in str(caught.value.violations)
 
 
 def encrypted(path, footer):

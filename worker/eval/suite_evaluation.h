@@ -35,7 +35,7 @@ class SuiteEvaluation {
     int64_t max_tokens = 4096;  // computed in one forward pass
     // Attention makes rows whole (where there is no shared_attention()), which takes memory.
     bool whole_rows = true;
-    int threads = 1;            // to tokenise with
+    int threads = 1;  // to tokenise with
     std::function<void()> on_work_done = [] {};
   };
   // Collective over the ranks of `host`, all of which have the same suite. `suite` outlives this.
