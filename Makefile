@@ -5,11 +5,13 @@ CTEST_JOBS ?= 2
 # What runs under ThreadSanitizer: the coordinator, and our own threads elsewhere.
 TSAN_TESTS := server_unit_test controller_test controller_threads_test watch_hub_test server_rpc_test \
               metrics_test launcher_fake_test worker_report_session_test
+# What the tests of an engine have measured: how long a job stood still.
+SHOW_TIMES := code=$$?; grep -h 'KILL → NEXT STEP' build/release/Testing/Temporary/LastTest.log; exit $$code
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 PYTHON_DEPLOY := build/deploy-tools/.installed
-.PHONY: help deps deps-test build demo test test-full test-deploy test-slurm test-kubernetes test-hosts chaos test-gpu lint format asan tsan bench bundle clean
+.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts chaos test-gpu lint format asan tsan bench bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +21,9 @@ deps: ## Debian packages and LibTorch, as far as they are missing
 
 deps-test: ## the above, and what tests and lint need
 	@tools/setup/setup.sh test
+
+deps-slurm: ## the above, and a Slurm for this machine's tests
+	@tools/setup/setup.sh slurm
 
 build: deps ## release build; programs in build/bin
 	@tools/build.sh release $(JOBS) programs
@@ -30,17 +35,17 @@ test: deps-test ## the whole CPU suite
 	@tools/build.sh release $(JOBS)
 	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) -LE "slurm|kubernetes|hosts" $(CTEST_ARGS)
 
-test-slurm: deps-test ## the tests that need a real Slurm (label slurm); they skip where there is none
+test-slurm: deps-slurm ## the tests that need a real Slurm (label slurm); they skip where EMOE_SHARED has no fixture for one
 	@tools/build.sh release $(JOBS) programs
-	@ctest --test-dir build/release --output-on-failure -L slurm $(CTEST_ARGS)
+	@ctest --test-dir build/release --output-on-failure -L slurm $(CTEST_ARGS); $(SHOW_TIMES)
 
 test-kubernetes: deps-test ## every misfortune under Kubernetes, against a fake API server (label kubernetes)
 	@tools/build.sh release $(JOBS) programs
-	@ctest --test-dir build/release --output-on-failure -L kubernetes $(CTEST_ARGS)
+	@ctest --test-dir build/release --output-on-failure -L kubernetes $(CTEST_ARGS); $(SHOW_TIMES)
 
 test-hosts: deps-test ## ranks on several hosts, made of network namespaces (label hosts); they skip where those are not allowed
 	@tools/build.sh release $(JOBS) programs
-	@ctest --test-dir build/release --output-on-failure -L hosts $(CTEST_ARGS)
+	@ctest --test-dir build/release --output-on-failure -L hosts $(CTEST_ARGS); $(SHOW_TIMES)
 
 test-full: test ## test, then the golden cases in every combination of ranks, packing and micro-batches
 	@for which in own shared; do \

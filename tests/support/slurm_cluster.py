@@ -20,7 +20,7 @@ def missing():
         return f"no {SCRIPT}"
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     absent = [name for name in PROGRAMS if not shutil.which(name, path=path)]
-    return f"no {', '.join(absent)}: apt-get install slurm-wlm munge" if absent else ""
+    return f"no {', '.join(absent)}: tools/setup/setup.sh slurm installs them" if absent else ""
 
 
 class Cluster:

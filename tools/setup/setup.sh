@@ -4,13 +4,14 @@
 #
 #   tools/setup/setup.sh build    Debian packages and LibTorch (a PyPI wheel) for building and running
 #   tools/setup/setup.sh test     the above, and what make test and make lint use besides
+#   tools/setup/setup.sh slurm    the above, and Slurm's daemons and commands, for make test-slurm
 #   tools/setup/setup.sh cuda     what build does, and the CUDA libraries of the wheel, for a build that uses GPUs
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 profile=${1:-build}
-case $profile in build | test | cuda) ;; *)
-  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+case $profile in build | test | slurm | cuda) ;; *)
+  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
   exit 64
   ;;
 esac
@@ -78,14 +79,15 @@ install_all_wheels() {
   if [ "$profile" != build ]; then
     install_wheels "CUDA libraries of the wheel" tools/python/requirements-cuda.txt
   fi
-  if [ "$profile" = test ]; then
+  if [ "$profile" = test ] || [ "$profile" = slurm ]; then
     install_wheels "Python test environment (transformers, PEFT, grpcio)" tools/python/requirements-test.txt
   fi
 }
 
 mkdir -p build
 lists=(tools/setup/packages.txt)
-if [ "$profile" = test ]; then lists+=(tools/setup/packages-test.txt); fi
+if [ "$profile" = test ] || [ "$profile" = slurm ]; then lists+=(tools/setup/packages-test.txt); fi
+if [ "$profile" = slurm ]; then lists+=(tools/setup/packages-slurm.txt); fi
 mapfile -t missing < <(missing_packages "${lists[@]}")
 if [ "${#missing[@]}" = 0 ]; then
   say "Debian packages: all there"
