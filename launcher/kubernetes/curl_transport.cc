@@ -1,5 +1,6 @@
 #include "launcher/kubernetes/curl_transport.h"
 
+#include <algorithm>
 #include <array>
 #include <memory>
 
@@ -135,6 +136,15 @@ class Exchange {
   [[nodiscard]] Status failure(CURLcode code) const {
     const std::string words = error_[0] != '\0' ? error_.data() : curl_easy_strerror(code);
     const std::string message = absl::StrCat("API server ", access_.server, ": ", words);
+    if (is_about_our_certificate(code, words)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the API server ", access_.server,
+          access_.certificate.given()
+              ? " does not take the client certificate: it is of another authority, expired or "
+                "revoked"
+              : " wants a client certificate, and none is given: name one in a kubeconfig",
+          " (", words, ")"));
+    }
     switch (code) {
       case CURLE_COULDNT_RESOLVE_PROXY:
       case CURLE_COULDNT_RESOLVE_HOST:
@@ -149,6 +159,20 @@ class Exchange {
       default:
         return absl::AbortedError(message);
     }
+  }
+
+  // The server says so by an alert of TLS: in the handshake, or since TLS 1.3 behind it.
+  static bool is_about_our_certificate(CURLcode code, const std::string& words) {
+    if (code == CURLE_SSL_CLIENTCERT) return true;
+    if (code != CURLE_RECV_ERROR && code != CURLE_SEND_ERROR && code != CURLE_SSL_CONNECT_ERROR) {
+      return false;
+    }
+    // "OpenSSL SSL_read: error:0A000418:SSL routines::tlsv1 alert unknown ca, errno 0"
+    constexpr std::array kAlerts{"alert unknown ca",        "alert certificate",
+                                 "alert bad certificate",   "alert unsupported certificate",
+                                 "alert handshake failure", "alert access denied"};
+    return std::ranges::any_of(
+        kAlerts, [&](const char* alert) { return words.find(alert) != std::string::npos; });
   }
 
   static size_t on_body(const char* data, size_t size, size_t count, void* self) {

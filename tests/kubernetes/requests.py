@@ -1,8 +1,15 @@
 """Misfortunes between coordinator and API server: in no case is anything started twice or left."""
+import base64
+import copy
+import pathlib
+import time
+
 import pytest
 
 import emoe_tools as tools
 from fake_cluster import Cluster
+from fake_kubernetes import Authority
+from fault_support import next_step
 
 
 def short_job(**changes):
@@ -49,6 +56,30 @@ def test_a_create_that_arrives_after_it_was_given_up(cluster, coordinator):
     folder = coordinator.state / "jobs" / job_id
     assert (folder / "attempt_1" / "kubernetes_run").readlink().name == "withdrawn"
     assert not list((folder / "attempt_1").glob("rank_*.start"))
+
+
+def test_a_name_that_was_just_taken_and_is_free_again(cluster, coordinator):
+    cluster.api.fault("POST", "/mpijobs", status=409, reason="AlreadyExists", message="object is being deleted")
+    job = coordinator.api.succeed(coordinator.api.create(short_job()).id)
+    assert len(job.attempts) == 1 and len(cluster.launched) == 1
+    assert_nothing_left(cluster)
+
+
+def test_an_mpijob_of_somebody_else_with_that_name(cluster, coordinator):
+    """It is neither taken for ours nor touched."""
+    cluster.operator, add = False, cluster.store.add
+
+    def after_theirs(kind, new):
+        if new["metadata"]["name"] not in cluster.store.objects[kind]:
+            theirs = copy.deepcopy(new)
+            theirs["metadata"]["annotations"] = {}
+            add(kind, theirs)
+        return add(kind, new)
+
+    cluster.store.add = after_theirs
+    job = coordinator.api.wait(coordinator.api.create(short_job()).id)
+    assert coordinator.api.state_name(job.state) == "FAILED" and "which is not of this attempt" in job.message, job.message
+    assert cluster.api.names() == [f"{job.id}-1"] and ("mpijobs", "delete") not in cluster.api.used
 
 
 def test_a_token_that_was_rotated(cluster, coordinator):
@@ -147,14 +178,52 @@ def test_settings_with_which_nothing_could_run(tmp_path, key, value, words):
     assert words in refused.text, refused.text
 
 
-def test_by_kubeconfig(cluster, tmp_path):
+def by_kubeconfig(cluster, folder, user):
+    """A coordinator that finds the cluster by a kubeconfig with this user."""
     settings = {"contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "emoe"}}],
                 "clusters": [{"name": "c", "cluster": {"server": cluster.api.url, "certificate-authority": str(cluster.api.ca)}}],
-                "users": [{"name": "u", "user": {"tokenFile": str(cluster.api.token_file)}}], "current-context": "here"}
-    file = tools.write_yaml(tmp_path / "kubeconfig", settings)
+                "users": [{"name": "u", "user": user}], "current-context": "here"}
+    file = tools.write_yaml(folder / "kubeconfig", settings)
     none = {f"launcher__kubernetes__{key}": "''" for key in ("server", "ca_file", "token_file", "namespace")}
-    with cluster.coordinator(tmp_path, launcher__kubernetes__kubeconfig=file, **none) as coordinator:
+    return cluster.coordinator(folder, launcher__kubernetes__kubeconfig=file, **none)
+
+
+def test_by_kubeconfig(cluster, tmp_path):
+    with by_kubeconfig(cluster, tmp_path, {"tokenFile": str(cluster.api.token_file)}) as coordinator:
         coordinator.api.succeed(coordinator.api.create(short_job()).id)
+
+
+@pytest.fixture
+def users(tmp_path):
+    return Authority(tmp_path / "users")
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_client_certificate(users, tmp_path, inline):
+    """TLS is mutual; the certificate is all that says who asks."""
+    files = users.client("emoe-coordinator")
+    user = dict(zip(("client-certificate", "client-key"), map(str, files)))
+    if inline:
+        user = {f"{key}-data": base64.b64encode(pathlib.Path(file).read_bytes()).decode() for key, file in user.items()}
+    with Cluster(tmp_path / "cluster", client_ca=users.certificate) as cluster, \
+            by_kubeconfig(cluster, tmp_path, user) as coordinator:
+        cluster.api.tokens = set()
+        coordinator.api.succeed(coordinator.api.create(short_job()).id)
+        assert cluster.api.users == {"emoe-coordinator"}
+        assert_nothing_left(cluster)
+
+
+@pytest.mark.parametrize("whose", ["nobody", "another authority"])
+def test_a_client_certificate_that_the_server_does_not_take(users, tmp_path, whose):
+    files = Authority(tmp_path / "others").client("emoe-coordinator")
+    user = dict(zip(("client-certificate", "client-key"), map(str, files)))
+    with Cluster(tmp_path / "cluster", client_ca=users.certificate) as cluster, \
+            by_kubeconfig(cluster, tmp_path, user if whose == "another authority" else {"token": "first-token"}) as coordinator:
+        job = coordinator.api.wait(coordinator.api.create(short_job()).id)
+        words = {"nobody": "wants a client certificate, and none is given",
+                 "another authority": "does not take the client certificate"}[whose]
+        assert coordinator.api.state_name(job.state) == "FAILED" and cluster.api.requests == []
+        assert words in job.message and cluster.api.url in job.message and "\n" not in job.message, job.message
 
 
 # After the create and before its commit, and before the create.
@@ -176,9 +245,11 @@ def test_a_coordinator_killed_around_the_create(cluster, coordinator, silent):
     cluster.api.take_fault = take
     job_id = coordinator.api.create(short_job()).id
     tools.wait_until(lambda: posted.times == 0 and coordinator.process.poll() is not None, 60, "the create")
+    began = time.monotonic()
     coordinator.kill()
     coordinator.start()
     cluster.operator = True
+    next_step(coordinator.api, job_id, 1, began, f"kubernetes: coordinator killed at a create without an answer ({silent})")
     job = coordinator.api.succeed(job_id)
     assert len(job.attempts) == 1 and len(cluster.launched) == 1 and cluster.api.created() == [f"{job_id}-1"]
     assert_nothing_left(cluster)

@@ -37,20 +37,33 @@ def allowed_verbs():
     return {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
 
 
-def make_certificates(folder, names="IP:127.0.0.1,DNS:localhost"):
-    """(CA, certificate of the server, its key), as files."""
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    ca, ca_key, certificate, key = (folder / name for name in ("ca.crt", "ca.key", "server.crt", "server.key"))
-    request, extension = folder / "server.csr", folder / "server.ext"
-    extension.write_text(f"subjectAltName={names}\n")
-    openssl = lambda *arguments: tools.run(["openssl", *arguments]).expect()
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *curve, "-keyout", ca_key, "-out", ca, "-subj", "/CN=test CA", "-days", "2")
-    openssl("req", *curve, "-keyout", key, "-out", request, "-subj", "/CN=api")
-    openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-out", certificate, "-days", "2",
-            "-extfile", extension)
-    return ca, certificate, key
+class Authority:
+    """A CA of one's own; `certificate` is its file."""
+
+    CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.certificate, self.key = self.folder / "ca.crt", self.folder / "ca.key"
+        self.openssl("req", "-x509", *self.CURVE, "-keyout", self.key, "-out", self.certificate, "-subj", "/CN=test CA",
+                     "-days", "2")
+
+    def openssl(self, *arguments):
+        tools.run(["openssl", *arguments]).expect()
+
+    def issue(self, name, subject, extension):
+        """(certificate, its key), as files."""
+        certificate, key, request, more = (self.folder / f"{name}.{end}" for end in ("crt", "key", "csr", "ext"))
+        more.write_text(extension + "\n")
+        self.openssl("req", *self.CURVE, "-keyout", key, "-out", request, "-subj", subject)
+        self.openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial",
+                     "-out", certificate, "-days", "2", "-extfile", more)
+        return certificate, key
+
+    def client(self, name):
+        """As the cluster's CA issues it to a user."""
+        return self.issue(name, f"/O=emoe/CN={name}", "extendedKeyUsage=clientAuth")
 
 
 class Fault:
@@ -143,18 +156,24 @@ def check_mpijob(job):
 
 
 class ApiServer:
-    """`url`, `ca` and the token in `token_file` are for clients."""
+    """`url`, `ca` and the token in `token_file` are for clients. With `client_ca` (the file of a CA) TLS is mutual: who has no
+    certificate of that CA is turned away, and who has one needs no token."""
 
-    def __init__(self, folder, names="IP:127.0.0.1,DNS:localhost"):
+    def __init__(self, folder, names="IP:127.0.0.1,DNS:localhost", client_ca=None):
         folder = pathlib.Path(folder)
         self.store, self.faults, self.used, self.requests = Store(), [], set(), []
         self.tokens, self.allowed, self.has_crd = {"first-token"}, allowed_verbs(), True
         self.token_file = folder / "token"
         folder.mkdir(parents=True, exist_ok=True)
         self.token_file.write_text("first-token\n")
-        self.ca, certificate, key = make_certificates(folder / "certificates", names)
+        authority = Authority(folder / "certificates")
+        self.ca = authority.certificate
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(*authority.issue("server", "/CN=api", f"subjectAltName={names}"))
+        self.users = set()  # names in the certificates of those who asked
+        if client_ca:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
         server = self
 
         class Handler(RequestHandler):
@@ -258,6 +277,10 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def authenticate(self):
+        certificate = self.connection.getpeercert()
+        if certificate:
+            self.api.users |= {value for part in certificate["subject"] for key, value in part if key == "commonName"}
+            return
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if token not in self.api.tokens:
             raise Refused(401, "Unauthorized", "Unauthorized")
