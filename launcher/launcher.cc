@@ -19,4 +19,8 @@ Status check_request(const LaunchRequest& request) {
   return ok_status();
 }
 
+Status on_machine(const Status& status) {
+  return status.ok() ? status : absl::DataLossError(std::string(status.message()));
+}
+
 }  // namespace emoe::launcher

@@ -25,6 +25,17 @@ struct QueueOptions {
   std::vector<std::string> extra_args;  // of the engine's command, each an option: "--mem=8G"
 };
 
+// What a job asks of the pods that its ranks run in; empty and 0: as the service is configured. Other
+// engines have no use for it.
+struct PodOptions {
+  std::string queue;  // of Kueue
+  std::string image;
+  int ranks_per_pod = 0;
+  int gpus_per_rank = 0;
+  std::string memory_per_rank;  // "8Gi"
+  std::string shm_size;         // of /dev/shm
+};
+
 // Ranks of an attempt on one host. Hosts follow each other in rank order.
 struct HostRanks {
   std::string host;
@@ -42,6 +53,7 @@ struct LaunchRequest {
   Resources resources;               // of all ranks together
   std::vector<HostRanks> placement;  // empty: the engine places the ranks
   QueueOptions queue;
+  PodOptions pods;
   // The slowest of this job's checkpoints so far; 0: there was none.
   std::chrono::duration<double> checkpoint_time{0};
   std::vector<std::string> worker_argv;  // program and arguments of every rank, no shell
@@ -52,6 +64,10 @@ struct LaunchRequest {
 
 // INVALID_ARGUMENT for a request that lacks something, whoever launches it.
 [[nodiscard]] Status check_request(const LaunchRequest& request);
+
+// A failure of this machine as launch() reports it, whatever its errno was: DATA_LOSS. A full disk, to
+// Abseil RESOURCE_EXHAUSTED, is neither a lack of free slots nor a wrong setting.
+[[nodiscard]] Status on_machine(const Status& status);
 
 // Names a launched attempt, also for a coordinator that starts anew: it is stored as text with the
 // attempt.
@@ -97,6 +113,10 @@ struct AttemptStatus {
   AttemptPhase phase = AttemptPhase::unknown;
   AttemptEnd end;       // meaningful when phase is ended
   std::string waiting;  // when phase is queued, for people: "Slurm job 17 is pending: Resources"
+  // When phase is queued: it waits for room that fewer ranks might not need.
+  bool no_room = false;
+  std::optional<int>
+      room;  // … and for how many there is some; nothing where the engine does not say
 };
 
 enum class StopMode {

@@ -39,7 +39,7 @@ constexpr const char* kCauses[] = {"ranks",     "preempted",   "time_limit",   "
 
 // The same for everyone who knows the attempt's folder.
 std::string private_name(const std::filesystem::path& dir) {
-  return absl::StrCat("emoe-mpi-", sha256_hex(dir.string()).substr(0, 16));
+  return absl::StrCat(AttemptFiles::kMpiDirPrefix, sha256_hex(dir.string()).substr(0, 16));
 }
 
 bool is_echo(const RankExit& exit) {
@@ -56,10 +56,15 @@ std::filesystem::path AttemptFiles::rank_exit(int rank) const {
   return dir_ / absl::StrCat("rank_", rank, ".exit");
 }
 
-std::filesystem::path AttemptFiles::mpi_session_dir() const {
+std::filesystem::path AttemptFiles::temp() const {
+  if (!temp_.empty()) return temp_;
   std::error_code error;
   const auto folder = std::filesystem::temp_directory_path(error);
-  return (error ? std::filesystem::path("/tmp") : folder) / private_name(dir_);
+  return error ? std::filesystem::path("/tmp") : folder;
+}
+
+std::filesystem::path AttemptFiles::mpi_session_dir() const {
+  return temp() / private_name(dir_);
 }
 
 std::filesystem::path AttemptFiles::mpi_memory_dir() const {
@@ -251,6 +256,12 @@ Result<LogTail> tail_of(const std::filesystem::path& file, size_t bytes) {
   if (!tail.truncated) return tail;
   const size_t line = tail.text.find('\n') + 1;  // 0 when there is none
   tail.text.erase(0, line == 0 || line == tail.text.size() ? 1 : line);
+  return tail;
+}
+
+Result<LogTail> log_of(const AttemptFiles& files, size_t bytes) {
+  EMOE_ASSIGN_OR_RETURN(LogTail tail, tail_of(files.output(), bytes));
+  tail.text = to_valid_utf8(tail.text);
   return tail;
 }
 

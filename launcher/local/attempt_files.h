@@ -31,7 +31,9 @@ namespace emoe::launcher {
 //                     a limit on nothing more but one line "[N] [cut] …" of each rank
 class AttemptFiles {
  public:
-  explicit AttemptFiles(std::filesystem::path dir) : dir_(std::move(dir)) {}
+  // `temp`: this host's folder for temporary files; empty: as the environment says.
+  explicit AttemptFiles(std::filesystem::path dir, std::filesystem::path temp = {})
+      : dir_(std::move(dir)), temp_(std::move(temp)) {}
 
   [[nodiscard]] const std::filesystem::path& dir() const { return dir_; }
   [[nodiscard]] std::filesystem::path launch() const { return dir_ / "launch.json"; }
@@ -44,15 +46,19 @@ class AttemptFiles {
 
   // Where Open MPI keeps its session and its shared memory: outside dir(), which may lie on a
   // network file system, but the attempt's own, so that what a killed mpirun leaves can be removed.
+  // Open MPI uses the path of mpirun's host on all hosts.
   [[nodiscard]] std::filesystem::path mpi_session_dir() const;
   [[nodiscard]] std::filesystem::path mpi_memory_dir() const;
+  [[nodiscard]] std::filesystem::path temp() const;
   void remove_mpi_dirs() const;
+  inline static constexpr char kMpiDirPrefix[] = "emoe-mpi-";
 
   // Held by the supervisor: is_held() says whether it is alive.
   [[nodiscard]] std::filesystem::path supervisor_lock() const { return dir_ / "supervisor.lock"; }
 
  private:
   std::filesystem::path dir_;
+  std::filesystem::path temp_;
 };
 
 // An error is neither yes nor no.
@@ -115,5 +121,7 @@ struct RankExit {
 
 // The last `bytes` of a text file from a line's beginning, as they are; empty where there is none.
 [[nodiscard]] Result<LogTail> tail_of(const std::filesystem::path& file, size_t bytes);
+// Of output.log, as Launcher::log() gives it.
+[[nodiscard]] Result<LogTail> log_of(const AttemptFiles& files, size_t bytes);
 
 }  // namespace emoe::launcher

@@ -72,6 +72,44 @@ std::string problem_of_worker(const std::string& worker, const std::string& want
                       "; install the same on all hosts");
 }
 
+// Whose folder for MPI that is.
+constexpr char kAttemptMark[] = "attempt";
+
+// A host that could not be reached when its attempt ended has kept the folders, and is asked again only
+// for another.
+void remove_left_behind(const AttemptFiles& ours) {
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(ours.temp(), error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (!entry->path().filename().string().starts_with(AttemptFiles::kMpiDirPrefix)) continue;
+    const auto attempt = read_file(entry->path() / kAttemptMark);
+    if (!attempt.ok() || *attempt == ours.dir().string()) continue;
+    const AttemptFiles theirs(*attempt, ours.temp());
+    const auto jobs = theirs.dir().parent_path().parent_path();
+    const bool deleted = !file_exists(theirs.dir()).value_or(true) &&
+                         file_exists(jobs).value_or(false);  // and not only out of our sight
+    if (!deleted && !file_exists(theirs.end()).value_or(false)) continue;
+    const auto living = processes_of_attempt(theirs.dir(), 0);
+    if (living.ok() && living->empty()) theirs.remove_mpi_dirs();
+  }
+}
+
+Status make_folders(const AttemptFiles& files) {
+  if (!file_exists(files.temp()).value_or(false)) {
+    return absl::NotFoundError(absl::StrCat(
+        "has no folder ", files.temp().string(),
+        " for temporary files: make it there, or start the coordinator with another TMPDIR"));
+  }
+  Status made = emoe::create_directories(files.mpi_session_dir());
+  if (made.ok()) {
+    made = write_file_atomically(files.mpi_session_dir() / kAttemptMark, files.dir().string());
+  }
+  if (made.ok()) made = emoe::create_directories(files.mpi_memory_dir());
+  if (made.ok()) return made;
+  files.remove_mpi_dirs();
+  return absl::InternalError(absl::StrCat("is of no use: ", made.message()));
+}
+
 bool in_path(const std::string& program) {
   const char* path = std::getenv("PATH");
   std::istringstream folders(path == nullptr ? "/usr/bin:/bin" : path);
@@ -102,11 +140,9 @@ int check_host(const AttemptFiles& files, const std::string& worker,
         "has no program orted where its shell looks (PATH): install Open MPI (Debian package "
         "openmpi-bin)");
   }
-  for (const auto& folder : {files.mpi_session_dir(), files.mpi_memory_dir()}) {
-    const Status made = emoe::create_directories(folder);
-    if (!made.ok()) return answer(absl::StrCat("is of no use: ", made.message()));
-  }
-  return 0;
+  remove_left_behind(files);
+  const Status made = make_folders(files);
+  return made.ok() ? 0 : answer(std::string(made.message()));
 }
 
 int sweep_host(const AttemptFiles& files) {

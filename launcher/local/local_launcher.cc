@@ -14,7 +14,6 @@
 #include "base/exit_code.h"
 #include "base/file_lock.h"
 #include "base/process.h"
-#include "base/utf8.h"
 #include "base/version.h"
 #include "launcher/local/attempt_files.h"
 #include "launcher/local/attempt_processes.h"
@@ -74,15 +73,10 @@ Status nothing_launched(const AttemptFiles& files) {
   return absl::NotFoundError(absl::StrCat("nothing was launched in ", files.dir().string()));
 }
 
-// A failure of this machine as launch() reports it, whatever its errno was: a full disk, to Abseil
-// RESOURCE_EXHAUSTED, is neither a lack of free slots nor a wrong setting.
-Status on_machine(const Status& status) {
-  return status.ok() ? status : absl::DataLossError(std::string(status.message()));
-}
 template <typename T>
 Result<T> on_machine(Result<T> result) {
   if (result.ok()) return result;
-  return on_machine(result.status());
+  return launcher::on_machine(result.status());
 }
 
 // Kills the living processes of an attempt without a supervisor; whether there were any.
@@ -185,7 +179,8 @@ std::map<std::string, std::string> LocalLauncher::environment_of(const LaunchReq
 // Where ranks run on other machines, for the supervisor.
 Status LocalLauncher::write_remote_hosts(const LaunchRequest& request) const {
   RemoteHosts remote{
-      config_.remote_shell, {}, config_.supervisor_program, request.worker_argv[0], version()};
+      config_.remote_shell,   {},        config_.supervisor_program,
+      request.worker_argv[0], version(), AttemptFiles(request.attempt_dir).temp().string()};
   for (const HostRanks& part : request.placement) {
     if (!is_this_machine(part.host)) remote.hosts.push_back(part.host);
   }
@@ -320,9 +315,7 @@ Status LocalLauncher::stop(const LaunchHandle& handle, StopMode mode) {
 
 Result<LogTail> LocalLauncher::log(const LaunchHandle& handle, size_t bytes) {
   EMOE_ASSIGN_OR_RETURN(const AttemptFiles files, files_of(handle));
-  EMOE_ASSIGN_OR_RETURN(LogTail tail, tail_of(files.output(), bytes));
-  tail.text = to_valid_utf8(tail.text);
-  return tail;
+  return log_of(files, bytes);
 }
 
 }  // namespace emoe::launcher

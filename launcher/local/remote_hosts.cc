@@ -64,7 +64,8 @@ Status write_hosts(const AttemptFiles& files, const RemoteHosts& hosts) {
                                {"hosts", hosts.hosts},
                                {"supervise", hosts.supervise},
                                {"worker", hosts.worker},
-                               {"version", hosts.version}};
+                               {"version", hosts.version},
+                               {"temp", hosts.temp}};
   return write_file_atomically(files.hosts(), json.dump(2) + "\n");
 }
 
@@ -77,7 +78,7 @@ Result<RemoteHosts> read_hosts(const AttemptFiles& files) {
   const std::vector<std::string> none;
   return RemoteHosts{json.value("shell", none), json.value("hosts", none),
                      json.value("supervise", ""), json.value("worker", ""),
-                     json.value("version", "")};
+                     json.value("version", ""), json.value("temp", "")};
 }
 
 bool is_this_machine(const std::string& name) {

@@ -1,8 +1,8 @@
 // emoe-supervise: started by launchers, not by people.
 //   emoe-supervise attempt DIR RANKS -- mpirun …   guards one attempt (supervisor.h)
 //   emoe-supervise end DIR RANKS                   ends what a killed one of those has left
-//   emoe-supervise host check DIR WORKER VERSION   answers for its host (remote_hosts.h)
-//   emoe-supervise host sweep DIR
+//   emoe-supervise host check DIR TEMP WORKER VERSION   answers for its host (remote_hosts.h)
+//   emoe-supervise host sweep DIR TEMP
 //   emoe-supervise rank LOG_LIMIT -- emoe-worker … guards one rank, started by that mpirun
 //                                                  (rank_guard.h)
 //   emoe-supervise rank LOG_LIMIT apart -- …       the same where no supervisor watches
@@ -30,12 +30,12 @@ int main(int argc, char** argv) {
   if (arguments.size() == 3 && arguments[0] == "end" && absl::SimpleAtoi(arguments[2], &ranks)) {
     return emoe::launcher::start_supervisor(arguments[1], ranks, {});
   }
-  if (arguments.size() == 5 && arguments[0] == "host" && arguments[1] == "check") {
-    return emoe::launcher::check_host(emoe::launcher::AttemptFiles(arguments[2]), arguments[3],
-                                      arguments[4]);
+  if (arguments.size() == 6 && arguments[0] == "host" && arguments[1] == "check") {
+    return emoe::launcher::check_host(emoe::launcher::AttemptFiles(arguments[2], arguments[3]),
+                                      arguments[4], arguments[5]);
   }
-  if (arguments.size() == 3 && arguments[0] == "host" && arguments[1] == "sweep") {
-    return emoe::launcher::sweep_host(emoe::launcher::AttemptFiles(arguments[2]));
+  if (arguments.size() == 4 && arguments[0] == "host" && arguments[1] == "sweep") {
+    return emoe::launcher::sweep_host(emoe::launcher::AttemptFiles(arguments[2], arguments[3]));
   }
   uint64_t log_limit = 0;
   const bool apart = arguments.size() > 2 && arguments[2] == "apart";

@@ -65,10 +65,7 @@ class Supervisor {
     if (argv_.empty()) return ok_status();
     if (remote_.hosts.empty()) return start_mpirun();
     // Their answers take as long as the network does: run() waits for them.
-    checks_.emplace(
-        remote_, remote_.hosts,
-        std::vector<std::string>{"check", files_.dir().string(), remote_.worker, remote_.version},
-        files_);
+    checks_.emplace(remote_, remote_.hosts, remote_.check_words(files_), files_);
     return ok_status();
   }
 
@@ -128,7 +125,7 @@ class Supervisor {
       }
     }
     files_.remove_mpi_dirs();
-    HostCommand tidy(remote_, checks_->successes(), {"sweep", files_.dir().string()}, files_);
+    HostCommand tidy(remote_, checks_->successes(), remote_.sweep_words(files_), files_);
     wait_for(tidy, /*until_killed=*/false);  // the check has made folders
     leave(end);
     return false;
@@ -152,7 +149,7 @@ class Supervisor {
     std::vector<std::string> left = remote_.hosts;
     const auto deadline = std::chrono::steady_clock::now() + kSweepPatience;
     while (!left.empty()) {
-      HostCommand sweep(remote_, left, {"sweep", files_.dir().string()}, files_);
+      HostCommand sweep(remote_, left, remote_.sweep_words(files_), files_);
       wait_for(sweep, /*until_killed=*/false);
       lost = sweep.failures();
       left.clear();

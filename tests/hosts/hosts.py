@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -13,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "fault"))
 
 import emoe_tools as tools  # noqa: E402
 from emoe_api import Coordinator  # noqa: E402
-from fault_support import STEPS, hurt_job, undisturbed_run  # noqa: E402
+from fault_support import STEPS, hurt_job, next_step, undisturbed_run  # noqa: E402
 
 SHELL = pathlib.Path(__file__).resolve().with_name("host.py")
 HOSTS = ("n1", "n2")
@@ -149,8 +150,10 @@ def test_a_host_that_is_lost_in_a_step(folder):
         service.holds.add("step-25")
         job_id = api.create(hurt_job(parallel__min_ranks=1)).id
         api.wait_for_step(job_id, 25)
+        began = time.monotonic()
         with unplugged("n2"):
             service.holds.release()
+            next_step(api, job_id, 2, began, "several hosts: host unplugged, session_timeout 4 s")
             job = api.succeed(job_id)
             lost, again = job.attempts
             assert api.reason_name(lost.reason) == "REASON_PEER_LOST", lost.message
@@ -159,6 +162,27 @@ def test_a_host_that_is_lost_in_a_step(folder):
             assert len(tools.read_lines(pathlib.Path(job.output_dir) / "metrics.jsonl")) == STEPS
         # What was cut off notices it and ends by itself.
         tools.wait_until(lambda: "emoe-worker" not in left_on("n2"), 60, lambda: left_on("n2"))
+        # It cannot be swept before it is used again: then the folders of MPI go that it kept.
+        tools.wait_until(lambda: api.call("GetServerInfo").slots_free == 2, 90, "both hosts in service")
+        job = api.succeed(api.create(tools.tiny_job(parallel__ranks=2)).id)
+        assert [p.host for p in job.attempts[-1].placement] == ["n1", "n2"]
+    assert_nothing_left()
+
+
+def test_a_rank_that_dies_on_another_host(service, folder):
+    api = service.api
+    service.holds.add("step-33")
+    job_id = api.create(hurt_job()).id
+    lost = api.wait_for_step(job_id, 33).attempts[0].ranks[1]
+    began = time.monotonic()
+    on("n2", f"pkill -9 -f '^{tools.WORKER} run'")
+    service.holds.release()
+    next_step(api, job_id, 2, began, "several hosts: rank killed")
+    job = api.succeed(job_id)
+    assert lost.host == "n2" and api.reason_name(job.attempts[0].reason) == "REASON_PEER_LOST"
+    assert "rank 1 on host n2" in job.attempts[0].message and "signal 9" in job.attempts[0].message, job.attempts[0].message
+    assert job.attempts[1].resumed_from_step == 30
+    tools.assert_same_training(pathlib.Path(job.output_dir), undisturbed_run(folder / "undisturbed"))
 
 
 def test_a_supervisor_killed_leaves_nothing_on_any_host(service):
@@ -168,8 +192,10 @@ def test_a_supervisor_killed_leaves_nothing_on_any_host(service):
     api.wait_for_step(job_id, 15)
     supervisors = [pid for pid, name in tools.marked_processes(service.marker).items() if "emoe-supervise attempt" in name]
     assert len(supervisors) == 1
+    began = time.monotonic()
     os.kill(supervisors[0], 9)
     service.holds.release()
+    next_step(api, job_id, 2, began, "several hosts: supervisor killed, and mpirun with it")
     job = api.succeed(job_id)
     first, second = job.attempts  # the ranks may get on until they notice
     assert first.resumed_from_step == 0 and second.resumed_from_step >= 10
