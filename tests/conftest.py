@@ -24,6 +24,11 @@ def shared_coordinator(tmp_path_factory):
         yield running
 
 
+def pytest_terminal_summary(terminalreporter):
+    for text in emoe_tools.MEASURED:
+        terminalreporter.write_line(text)
+
+
 def pytest_sessionfinish(session, exitstatus):
     """Where every test was skipped, before it began or within, the whole is skipped, not passed."""
     reports = [report for reports in session.config.pluginmanager.get_plugin("terminalreporter").stats.values()

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import emoe_tools as tools  # noqa: E402
@@ -78,3 +79,11 @@ def assert_same_result(api, job, undisturbed, steps=STEPS):
     tools.assert_same_training(out, undisturbed)
     assert steps_of(api, job.id) == list(range(steps)), "steps in the coordinator's store"
     assert job.merge.verified
+
+
+def next_step(api, job_id, attempt, began, what):
+    """Waits for the first step of this attempt or a later one, and says how long after `began` it was reported."""
+    def done():
+        return [s for s in api.call("ListMetrics", id=job_id, page_size=10000).steps if s.attempt >= attempt]
+    tools.wait_until(done, 120, lambda: f"a step of attempt {attempt}\n{api.get(job_id)}")
+    tools.measured(f"KILL → NEXT STEP {what}: {time.monotonic() - began:.1f} s")

@@ -61,7 +61,7 @@ def test_resumes_after_a_requeue(cluster, tmp_path, undisturbed, how):
     time.sleep(1)
     batch.holds.release()
     tools.wait_until(lambda: steps_in(batch.out) > 24, 90, lambda: f"the next start\n{batch.text()}")
-    print(f"\n{how}: KILL → NEXT STEP {time.monotonic() - began:.1f} s")
+    tools.measured(f"KILL → NEXT STEP emoe.sbatch: {how}: {time.monotonic() - began:.1f} s")
     ended = batch.end()
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), batch.text()
     assert "resumed from the checkpoint of step 24" in batch.text(), batch.text()

@@ -271,6 +271,13 @@ def reserved_port(host="127.0.0.1"):
     return holder
 
 
+MEASURED = []  # what tests have measured; shown at pytest's end (tests/conftest.py)
+
+
+def measured(text):
+    MEASURED.append(text)
+
+
 def new_marker():
     return f"EMOE_TEST_ID={uuid.uuid4()}"
 
