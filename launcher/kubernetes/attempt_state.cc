@@ -98,6 +98,16 @@ std::string scheduling_problem(const json& pod) {
   return absl::StrCat("pod ", name_of(pod), " has no node yet: ", said_in(*unscheduled));
 }
 
+int ranks_with_node(const ClusterView& view) {
+  const auto workers = std::ranges::count_if(view.pods, [](const json& pod) {
+    return text_in(pod, {"metadata", "labels", kRoleLabel}) == "worker" &&
+           condition(pod, "PodScheduled") != nullptr;
+  });
+  const auto spec = view.job.find("spec");
+  return static_cast<int>(workers) *
+         (spec == view.job.end() ? 1 : spec->value("slotsPerWorker", 1));
+}
+
 std::string reason_without_pods(const json& job, std::chrono::nanoseconds age) {
   const std::string name = absl::StrCat("MPIJob ", name_of(job));
   if (is_suspended(job)) {
@@ -124,7 +134,10 @@ AttemptState waiting_state(const ClusterView& view, std::chrono::nanoseconds age
   }
   for (const json& pod : view.pods) {
     state.waiting = scheduling_problem(pod);
-    if (!state.waiting.empty()) return state;
+    if (state.waiting.empty()) continue;
+    state.no_room = text_in(*condition(pod, "PodScheduled", "False"), {"reason"}) == "Unschedulable";
+    state.ranks_with_node = ranks_with_node(view);
+    return state;
   }
   if (view.pods.empty()) {
     state.waiting = reason_without_pods(view.job, age);

@@ -23,6 +23,9 @@ struct AttemptState {
   std::string waiting;  // where it is queued: why
   // Where it is queued: not the cluster's queue but something that is wrong, and may stay so.
   bool stuck = false;
+  // Where it is queued: the scheduler has no node for a pod, and how many ranks have one.
+  bool no_room = false;
+  int ranks_with_node = 0;
   // Where it has ended: what took it away, and whether that was for lack of memory. `ranks` with a
   // detail only where the cluster has something to say.
   EndCause cause = EndCause::ranks;

@@ -5,7 +5,6 @@
 #include <csignal>
 #include <map>
 
-#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_replace.h>
 
@@ -32,10 +31,6 @@ std::string quoted_for_shell(const std::string& text) {
 
 }  // namespace
 
-Status KubernetesAttempt::record_creation(const std::string& name) const {
-  return write_file_atomically(files_.dir() / "kubernetes_job", name + "\n");
-}
-
 Status KubernetesAttempt::write_environment(const LaunchRequest& request) const {
   std::map<std::string, std::string> variables = request.environment;
   variables[kJobIdVariable] = request.job_id;
@@ -46,7 +41,7 @@ Status KubernetesAttempt::write_environment(const LaunchRequest& request) const 
   for (const auto& [name, value] : variables) {
     absl::StrAppend(&text, "export ", name, "=", quoted_for_shell(value), "\n");
   }
-  const std::filesystem::path path = files_.dir() / kRankEnvironmentFile;
+  const std::filesystem::path path = files().dir() / kRankEnvironmentFile;
   // Closed before there is anything in it.
   EMOE_ASSIGN_OR_RETURN(FileWriter file, FileWriter::create(path));
   std::error_code error;
@@ -59,16 +54,12 @@ Status KubernetesAttempt::write_environment(const LaunchRequest& request) const 
 
 AttemptEnd KubernetesAttempt::explain(const AttemptState& state) const {
   ExitStatus mpirun;
-  int said = 0;
-  if (absl::SimpleAtoi(text_of(files_, "kubernetes_exit"), &said)) {
-    mpirun = {said, 0};
-  } else if (state.launcher_exit) {
+  if (state.launcher_exit) {
     mpirun = *state.launcher_exit;
   } else if (taken()) {
     mpirun = {0, SIGKILL};  // it never came to its end
   }
-  const int ranks = read_launch(files_).value_or(LaunchRecord{}).ranks;
-  AttemptEnd end = end_by_files(files_, ranks, mpirun, "mpirun");
+  AttemptEnd end = end_of_ranks(mpirun, "mpirun");
   if (is_own_failure(end)) return end;
   end.out_of_memory = end.out_of_memory || state.out_of_memory;
   if (state.out_of_disk) {

@@ -9,10 +9,6 @@ namespace {
 
 using nlohmann::json;
 
-Status on_disk(const Status& status) {
-  return status.ok() ? status : absl::DataLossError(std::string(status.message()));
-}
-
 }  // namespace
 
 Result<json> KubernetesLauncher::object_of(const LaunchRequest& request) const {
@@ -20,7 +16,7 @@ Result<json> KubernetesLauncher::object_of(const LaunchRequest& request) const {
   if (!config_.template_file.empty()) {
     EMOE_ASSIGN_OR_RETURN(pods, PodTemplate::read(config_.template_file));
   }
-  PodSettings settings = config_.pods;
+  PodSettings settings = combined(request.pods, config_.pods);
   settings.log_limit_bytes /= static_cast<uint64_t>(request.ranks);
   return mpi_job(request, settings, pods);
 }
@@ -30,15 +26,14 @@ Result<LaunchHandle> KubernetesLauncher::launch(const LaunchRequest& request) {
   const LaunchHandle handle = handle_of(request.job_id, request.attempt, request.attempt_dir);
   EMOE_ASSIGN_OR_RETURN(const Named named, parse(handle));
   const std::lock_guard lock(mutex_);
-  if (named.attempt.created() || named.attempt.taken()) return handle;
+  if (named.attempt.was_given()) return handle;
   const auto object = object_of(request);
   if (!object.ok()) return absl::FailedPreconditionError(object.status().message());
-  const LaunchRecord record{request.job_id, request.attempt, request.ranks, request.worker_argv};
-  EMOE_RETURN_IF_ERROR(on_disk(write_launch(named.attempt.files(), record)));
-  EMOE_RETURN_IF_ERROR(on_disk(named.attempt.write_environment(request)));
+  EMOE_RETURN_IF_ERROR(named.attempt.record_launch(request));
+  EMOE_RETURN_IF_ERROR(on_machine(named.attempt.write_environment(request)));
   EMOE_RETURN_IF_ERROR(check_access(named));
   EMOE_RETURN_IF_ERROR(create(named, *object));
-  const Status recorded = named.attempt.record_creation(named.name);
+  const Status recorded = named.attempt.record_given(named.name);
   if (!recorded.ok()) log_warning("%s", std::string(recorded.message()));  // its name finds it
   return handle;
 }
@@ -48,7 +43,7 @@ Result<LaunchHandle> KubernetesLauncher::launch(const LaunchRequest& request) {
 Status KubernetesLauncher::check_access(const Named& named) {
   const Status seen = asked(named).status();
   if (seen.ok()) return seen;
-  const Status withdrawn = after_silence(named, seen);
+  const Status withdrawn = named.attempt.withdraw(std::string(seen.message()));
   if (!is_refusal(seen) || withdrawn.code() != StatusCode::kUnavailable) return withdrawn;
   return absl::FailedPreconditionError(seen.message());
 }
@@ -72,7 +67,8 @@ Status KubernetesLauncher::create(const Named& named, const json& object) {
     }
     if (!there.ok()) break;  // nobody answers just now
   }
-  return after_silence(named, silence);
+  // Whether or not the cluster has the MPIJob or will get it.
+  return named.attempt.withdraw(std::string(silence.message()));
 }
 
 Result<bool> KubernetesLauncher::arrived(const Named& named, const json& object) {
@@ -86,14 +82,6 @@ Result<bool> KubernetesLauncher::arrived(const Named& named, const json& object)
         folder_of(*found), "\"): delete it, or give this coordinator a namespace of its own"));
   }
   return true;
-}
-
-// Whether the cluster has the MPIJob or will get it: from here on it starts nothing.
-Status KubernetesLauncher::after_silence(const Named& named, const Status& silence) {
-  const auto withdrawn = named.attempt.claim().withdraw();
-  if (!withdrawn.ok()) return absl::DataLossError(withdrawn.status().message());
-  if (*withdrawn) return absl::UnavailableError(silence.message());
-  return ok_status();  // it runs already
 }
 
 }  // namespace emoe::launcher

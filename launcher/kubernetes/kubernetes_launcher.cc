@@ -135,7 +135,7 @@ Result<AttemptStatus> KubernetesLauncher::poll(const LaunchHandle& handle) {
   }
   EMOE_ASSIGN_OR_RETURN(const bool over, file_exists(named.attempt.files().end()));
   if (over) return finish(named);
-  const bool given = named.attempt.created() || named.attempt.taken();
+  const bool given = named.attempt.was_given();
   if (given && (!jobs_.state().ok() || !pods_.state().ok())) {
     return AttemptStatus{AttemptPhase::unknown, {}, ""};
   }
@@ -146,7 +146,7 @@ Result<AttemptStatus> KubernetesLauncher::look(const Named& named) {
   const SteadyTime now = clock_.steady_now();
   ClusterView view = known(named);
   bool fresh = false;
-  const bool given = named.attempt.created() || named.attempt.taken();
+  const bool given = named.attempt.was_given();
   if (view.job.is_null()) {
     auto answer = asked(named);
     // launch() says what is missing.
@@ -172,7 +172,10 @@ Result<AttemptStatus> KubernetesLauncher::look(const Named& named) {
     return record_end(named, {.cause = EndCause::not_started, .detail = state.waiting});
   }
   if (state.phase == AttemptPhase::ended) return record_end(named, named.attempt.explain(state));
-  return AttemptStatus{state.phase, {}, state.waiting};
+  AttemptStatus status{state.phase, {}, state.waiting};
+  status.no_room = state.no_room;
+  if (state.no_room) status.room = state.ranks_with_node;
+  return status;
 }
 
 Result<AttemptStatus> KubernetesLauncher::record_end(const Named& named, const AttemptEnd& end) {
@@ -286,9 +289,7 @@ Status KubernetesLauncher::stop(const LaunchHandle& handle, StopMode mode) {
 
 Result<LogTail> KubernetesLauncher::log(const LaunchHandle& handle, size_t bytes) {
   EMOE_ASSIGN_OR_RETURN(const Named named, parse(handle));
-  EMOE_ASSIGN_OR_RETURN(LogTail tail, tail_of(named.attempt.files().output(), bytes));
-  tail.text = to_valid_utf8(tail.text);
-  return tail;
+  return log_of(named.attempt.files(), bytes);
 }
 
 }  // namespace emoe::launcher

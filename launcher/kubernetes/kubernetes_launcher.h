@@ -94,7 +94,6 @@ class KubernetesLauncher final : public Launcher {
   [[nodiscard]] Status create(const Named& named, const nlohmann::json& object);
   // After a create without a clear answer.
   [[nodiscard]] Result<bool> arrived(const Named& named, const nlohmann::json& object);
-  [[nodiscard]] Status after_silence(const Named& named, const Status& silence);
 
   [[nodiscard]] Memory& memory_of(const std::string& name);
   [[nodiscard]] ClusterView known(const Named& named) const;

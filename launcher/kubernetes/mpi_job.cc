@@ -1,13 +1,14 @@
 #include "launcher/kubernetes/mpi_job.h"
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <cmath>
+#include <utility>
 
 #include <absl/strings/str_cat.h>
 
 #include "base/attempt_contract.h"
+#include "base/memory_quantity.h"
 #include "base/sha256.h"
 #include "launcher/kubernetes/launch_script.h"
 #include "launcher/kubernetes/reflector.h"
@@ -89,20 +90,13 @@ json launcher_template(const LaunchRequest& request, const PodSettings& settings
                       {{{"name", "tmp"}, {"emptyDir", {{"sizeLimit", "1Gi"}}}}});
 }
 
-// "3" times "1500Mi" is no arithmetic that we do: each quantity is that of one rank times its ranks.
-// Kubernetes' suffixes stay as they are.
-Result<std::string> times(const std::string& quantity, int factor) {
-  const size_t digits = quantity.find_first_not_of("0123456789");
-  const std::string number = quantity.substr(0, digits);
-  const std::string suffix = digits == std::string::npos ? "" : quantity.substr(digits);
-  constexpr std::array kSuffixes{"", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi"};
-  if (number.empty() || number.size() > 12 ||
-      std::ranges::find(kSuffixes, suffix) == kSuffixes.end()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "launcher.kubernetes: \"", quantity,
-        "\" is no quantity of memory; write a whole number with k, M, G, T, Ki, Mi, Gi or Ti"));
+// That of one rank times its ranks; the suffix stays as it is.
+Result<std::string> times(const std::string& text, int factor) {
+  const auto quantity = parse_memory_quantity(text);
+  if (!quantity) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" ", kMemoryQuantityHint));
   }
-  return absl::StrCat(std::stoll(number) * factor, suffix);
+  return absl::StrCat(quantity->number * factor, quantity->suffix);
 }
 
 Result<json> worker_resources(const LaunchRequest& request, const PodSettings& settings,
@@ -158,6 +152,19 @@ std::string mpi_job_name(const std::string& job_id, int attempt) {
 
 std::string folder_of(const json& mpi_job) {
   return text_in(mpi_job, {"metadata", "annotations", kFolderAnnotation});
+}
+
+PodSettings combined(const PodOptions& job, PodSettings service) {
+  for (const auto& [wish, setting] :
+       {std::pair(&PodOptions::queue, &PodSettings::queue),
+        std::pair(&PodOptions::image, &PodSettings::image),
+        std::pair(&PodOptions::memory_per_rank, &PodSettings::memory_per_rank),
+        std::pair(&PodOptions::shm_size, &PodSettings::shm_size)}) {
+    if (!(job.*wish).empty()) service.*setting = job.*wish;
+  }
+  if (job.ranks_per_pod > 0) service.ranks_per_pod = job.ranks_per_pod;
+  if (job.gpus_per_rank > 0) service.gpus_per_rank = job.gpus_per_rank;
+  return service;
 }
 
 std::chrono::seconds grace_period(std::chrono::seconds least,

@@ -43,6 +43,9 @@ inline constexpr char kRoleLabel[] = "emoe/role";  // of pods: "launcher" or "wo
 // The attempt's folder, by an MPIJob of ours; "" for others.
 [[nodiscard]] std::string folder_of(const nlohmann::json& mpi_job);
 
+// What the job wants, and what the service says where it wants nothing.
+[[nodiscard]] PodSettings combined(const PodOptions& job, PodSettings service);
+
 // How long a pod that must go has: the ranks end their step and checkpoint meanwhile.
 [[nodiscard]] std::chrono::seconds grace_period(std::chrono::seconds least,
                                                 std::chrono::duration<double> checkpoint_time);

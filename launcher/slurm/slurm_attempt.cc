@@ -2,11 +2,9 @@
 
 #include <csignal>
 
-#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 
 #include "base/exit_code.h"
-#include "base/file.h"
 
 namespace emoe::launcher {
 namespace {
@@ -36,37 +34,22 @@ std::string described(const SlurmJob& job) {
 
 }  // namespace
 
-Status SlurmAttempt::record_submission(const std::string& slurm_job) const {
-  return write_file_atomically(files_.dir() / "slurm_job", slurm_job + "\n");
-}
-
 std::string SlurmAttempt::taken_by() const {
-  const std::string run = claim_.taken_by();
+  const std::string run = claim().taken_by();
   return run.substr(0, run.find('.'));
 }
 
 bool SlurmAttempt::all_ranks_left_word() const {
-  const int ranks = read_launch(files_).value_or(LaunchRecord{}).ranks;
-  return taken_by().empty() || static_cast<int>(read_rank_exits(files_, ranks).size()) == ranks;
-}
-
-AttemptEnd SlurmAttempt::end_of_ranks(const std::optional<SlurmJob>& job) const {
-  // Also that of a rank whose guard was killed with it.
-  ExitStatus srun = job ? job->exit : ExitStatus{};
-  int said = 0;
-  if (absl::SimpleAtoi(text_of(files_, "slurm_exit"), &said)) {
-    srun = {said, 0};
-  } else if (!job) {
-    srun = {0, SIGKILL};  // it never came to its end
-  }
-  return end_by_files(files_, read_launch(files_).value_or(LaunchRecord{}).ranks, srun, "srun");
+  const int ranks = read_launch(files()).value_or(LaunchRecord{}).ranks;
+  return !taken() || static_cast<int>(read_rank_exits(files(), ranks).size()) == ranks;
 }
 
 AttemptEnd SlurmAttempt::explain(const std::optional<SlurmJob>& job) const {
-  AttemptEnd end = end_of_ranks(job);
+  // Also that of a rank whose guard was killed with it; of one that Slurm forgot: it never came to its end.
+  AttemptEnd end = end_of_ranks(job ? job->exit : ExitStatus{0, SIGKILL}, "srun");
   if (!job) {
     if (end.signal == SIGKILL) {
-      absl::StrAppend(&end.detail, "Slurm does not know its job ", submitted(), " any more");
+      absl::StrAppend(&end.detail, "Slurm does not know its job ", given_as(), " any more");
     }
     return end;
   }

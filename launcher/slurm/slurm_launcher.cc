@@ -119,13 +119,9 @@ Result<LaunchHandle> SlurmLauncher::launch(const LaunchRequest& request) {
   const LaunchHandle handle = handle_of(request.job_id, request.attempt, request.attempt_dir);
   EMOE_ASSIGN_OR_RETURN(const Named named, parse(handle));
   const std::lock_guard lock(mutex_);
-  if (!named.attempt.submitted().empty() || !named.attempt.taken_by().empty()) return handle;
-  const auto on_disk = [](const Status& status) {
-    return status.ok() ? status : absl::DataLossError(std::string(status.message()));
-  };
-  const LaunchRecord record{request.job_id, request.attempt, request.ranks, request.worker_argv};
-  EMOE_RETURN_IF_ERROR(on_disk(write_launch(named.attempt.files(), record)));
-  EMOE_RETURN_IF_ERROR(on_disk(write_file_atomically(named.attempt.script(), batch_script())));
+  if (named.attempt.was_given()) return handle;
+  EMOE_RETURN_IF_ERROR(named.attempt.record_launch(request));
+  EMOE_RETURN_IF_ERROR(on_machine(write_file_atomically(named.attempt.script(), batch_script())));
   EMOE_RETURN_IF_ERROR(submit(request, named));
   return handle;
 }
@@ -149,25 +145,17 @@ Status SlurmLauncher::submit(const LaunchRequest& request, const Named& named) {
   const std::string number = job_number_in(result.out);
   if (succeeded(result) && !number.empty()) {
     submitted_[named.name] = clock_.steady_now();
-    const Status recorded = named.attempt.record_submission(number);
+    const Status recorded = named.attempt.record_given(number);
     if (!recorded.ok()) log_warning("%s", std::string(recorded.message()));  // its name finds it
     return ok_status();
   }
   const std::string what = what_happened("sbatch", result);
   if (result.timed_out || result.exit.signal != 0 || succeeded(result) ||
       mentions(result.err, kSilence)) {
-    return after_silence(named, what);
+    return named.attempt.withdraw(what);  // whether or not the controller has it or will get it
   }
   const bool later = mentions(result.err, kLimits) && !mentions(result.err, kLimitsOfOneJob);
   return later ? absl::ResourceExhaustedError(what) : absl::FailedPreconditionError(what);
-}
-
-// Whether the controller has the job or will get it: from here on it starts nothing.
-Status SlurmLauncher::after_silence(const Named& named, const std::string& what) {
-  const auto withdrawn = named.attempt.claim().withdraw();
-  if (!withdrawn.ok()) return absl::DataLossError(std::string(withdrawn.status().message()));
-  if (!*withdrawn) return ok_status();  // it runs already
-  return absl::UnavailableError(what);
 }
 
 void SlurmLauncher::refresh(SteadyTime now) {
@@ -201,7 +189,7 @@ void SlurmLauncher::take(std::vector<SlurmJob> jobs, SteadyTime asked) {
 std::optional<SlurmJob> SlurmLauncher::find(const Named& named) {
   std::optional<SlurmJob> found;
   const std::string taken = named.attempt.taken_by();
-  const std::string ours = taken.empty() ? named.attempt.submitted() : taken;
+  const std::string ours = taken.empty() ? named.attempt.given_as() : taken;
   for (const SlurmJob& job : jobs_) {
     if (job.name != named.name && job.comment != named.name) continue;
     if (!found || job.id == ours) found = job;
@@ -229,7 +217,15 @@ AttemptStatus SlurmLauncher::status_of(const Named& named, const SlurmJob& job) 
   }
   if (phase == SlurmPhase::running) return {AttemptPhase::running, {}, ""};
   const std::string why = job.reason == "None" ? "it was just submitted" : job.reason;
-  return {AttemptPhase::queued, {}, absl::StrCat("Slurm job ", job.id, " is pending: ", why)};
+  AttemptStatus status{
+      AttemptPhase::queued, {}, absl::StrCat("Slurm job ", job.id, " is pending: ", why)};
+  status.no_room = waits_for_nodes(job.reason);
+  // Slurm does not say how much room there is: a node less is tried.
+  const auto launched = read_launch(named.attempt.files());
+  if (status.no_room && launched.ok() && job.node_count > 1) {
+    status.room = launched->ranks - (launched->ranks + job.node_count - 1) / job.node_count;
+  }
+  return status;
 }
 
 Result<AttemptStatus> SlurmLauncher::poll(const LaunchHandle& handle) {
@@ -243,8 +239,7 @@ Result<AttemptStatus> SlurmLauncher::poll(const LaunchHandle& handle) {
     }
     return absl::NotFoundError("the attempt was withdrawn before Slurm started it");
   }
-  const bool given =
-      !named.attempt.submitted().empty() || !named.attempt.taken_by().empty() || job.has_value();
+  const bool given = named.attempt.was_given() || job.has_value();
   // Not even whether it was launched.
   if (away_ && !given) return absl::UnavailableError("squeue does not answer");
   if (away_) return AttemptStatus{AttemptPhase::unknown, {}, ""};
@@ -278,7 +273,7 @@ Status SlurmLauncher::stop(const LaunchHandle& handle, StopMode mode) {
   refresh(clock_.steady_now());
   const auto job = find(named);
   if (!job) {
-    const std::string number = named.attempt.submitted();
+    const std::string number = named.attempt.given_as();
     if (!away_ && covers(named)) return absl::NotFoundError("Slurm knows no job " + named.name);
     if (number.empty()) return absl::UnavailableError("squeue does not answer");
     return cancel(number, mode);
@@ -291,9 +286,7 @@ Status SlurmLauncher::stop(const LaunchHandle& handle, StopMode mode) {
 
 Result<LogTail> SlurmLauncher::log(const LaunchHandle& handle, size_t bytes) {
   EMOE_ASSIGN_OR_RETURN(const Named named, parse(handle));
-  EMOE_ASSIGN_OR_RETURN(LogTail tail, tail_of(named.attempt.files().output(), bytes));
-  tail.text = to_valid_utf8(tail.text);
-  return tail;
+  return log_of(named.attempt.files(), bytes);
 }
 
 }  // namespace emoe::launcher

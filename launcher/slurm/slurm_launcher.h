@@ -76,7 +76,6 @@ class SlurmLauncher final : public Launcher {
   void refresh(SteadyTime now);
   void take(std::vector<SlurmJob> jobs, SteadyTime asked);
   [[nodiscard]] Status submit(const LaunchRequest& request, const Named& named);
-  [[nodiscard]] Status after_silence(const Named& named, const std::string& what);
   // The attempt's Slurm job in the last answer; others of its name are cancelled.
   [[nodiscard]] std::optional<SlurmJob> find(const Named& named);
   [[nodiscard]] AttemptStatus status_of(const Named& named, const SlurmJob& job);

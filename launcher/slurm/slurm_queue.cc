@@ -1,5 +1,6 @@
 #include "launcher/slurm/slurm_queue.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include <absl/strings/ascii.h>
@@ -45,9 +46,12 @@ constexpr Row kStates[] = {
 
 // squeue pads each column to its width and cuts what is longer; the suffix is ours.
 constexpr const char* kColumns =
-    "JobID:64|,State:32|,Reason:256|,RestartCnt:16|,exit_code:16|,NodeList:256|,Name:128|,"
+    "JobID:64|,State:32|,Reason:256|,RestartCnt:16|,exit_code:16|,NodeList:256|,NumNodes:32|,Name:128|,"
     "Comment:128|";
-constexpr size_t kFields = 8;
+constexpr size_t kFields = 9;
+// "ReqNodeNotAvail,_UnavailableNodes:n2" and "Nodes required for job are DOWN, DRAINED or reserved …" go on.
+constexpr std::string_view kNodeReasons[] = {"Resources", "ReqNodeNotAvail", "Nodes required for",
+                                             "Nodes_required_for", "PartitionNodeLimit"};
 
 std::vector<std::string> fields_of(const std::string& line) {
   std::vector<std::string> fields;
@@ -67,6 +71,11 @@ SlurmState state_of(std::string_view word) {
     if (word == row.word) return row.state;
   }
   return kRunning;
+}
+
+bool waits_for_nodes(std::string_view reason) {
+  return std::ranges::any_of(kNodeReasons,
+                             [&](std::string_view begin) { return reason.starts_with(begin); });
 }
 
 std::vector<std::string> squeue_argv(const std::string& squeue) {
@@ -91,8 +100,9 @@ Result<std::vector<SlurmJob>> parse_squeue(const std::string& text) {
     job.reason = fields[2];
     job.exit = exit_status_of(exit);
     job.nodes = fields[5];
-    job.name = fields[6];
-    job.comment = fields[7];
+    if (!absl::SimpleAtoi(fields[6], &job.node_count)) job.node_count = 0;
+    job.name = fields[7];
+    job.comment = fields[8];
     jobs.push_back(std::move(job));
   }
   return jobs;

@@ -34,9 +34,14 @@ struct SlurmJob {
   int restarts = 0;    // how often Slurm has put it back into its queue
   ExitStatus exit;     // of the batch script
   std::string nodes;   // "n[1-2]"
+  int node_count = 0;  // that it has, or while it is pending asks for at the least; 0: not told
   std::string name;
   std::string comment;
 };
+
+// Whether a pending job waits, by Slurm's reason, for nodes: they are down, drained, reserved or other
+// jobs have them. Not one that waits for its turn or for a limit.
+[[nodiscard]] bool waits_for_nodes(std::string_view reason);
 
 // The command that lists all jobs of this user, also those that ended a while ago (for Slurm's
 // MinJobAge), in one call.

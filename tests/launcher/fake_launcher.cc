@@ -76,6 +76,15 @@ void FakeLauncher::set_queued(const std::string& job_id, int attempt, const std:
   found->second.status = {why.empty() ? AttemptPhase::running : AttemptPhase::queued, {}, why};
 }
 
+void FakeLauncher::set_no_room(const std::string& job_id, int attempt, const std::string& why,
+                               std::optional<int> room) {
+  set_queued(job_id, attempt, why);
+  const std::lock_guard lock(mutex_);
+  AttemptStatus& status = attempts_.at(handle_of(job_id, attempt).text).status;
+  status.no_room = true;
+  status.room = room;
+}
+
 void FakeLauncher::set_unknown(const std::string& job_id, int attempt, bool unknown) {
   const std::lock_guard lock(mutex_);
   const auto found = attempts_.find(handle_of(job_id, attempt).text);

@@ -38,6 +38,9 @@ class FakeLauncher final : public Launcher {
   void end(const std::string& job_id, int attempt, AttemptEnd end);
   // The engine has it in its queue; "": it runs.
   void set_queued(const std::string& job_id, int attempt, const std::string& why);
+  // It waits there for room.
+  void set_no_room(const std::string& job_id, int attempt, const std::string& why,
+                   std::optional<int> room = std::nullopt);
   void set_unknown(const std::string& job_id, int attempt, bool unknown);
   void forget(const std::string& job_id, int attempt);  // poll() answers NOT_FOUND from now on
   // OK: launches work again. `anyway`: they start all the same, as when only the answer is lost.

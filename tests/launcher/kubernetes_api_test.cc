@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "base/file.h"
 #include "launcher/kubernetes/api_client.h"
 #include "launcher/kubernetes/cluster_access.h"
 #include "launcher/kubernetes/reflector.h"
@@ -23,12 +22,8 @@ using ::testing::HasSubstr;
 // ---------------------------------------------------------------- access
 class AccessTest : public ::testing::Test {
  protected:
-  std::filesystem::path write(const std::string& name, const std::string& text) {
-    EXPECT_TRUE(write_file_atomically(dir_ / name, text).ok());
-    return dir_ / name;
-  }
   std::string refusal(const std::string& kubeconfig) {
-    const auto access = find_access({.kubeconfig = write("kubeconfig", kubeconfig)});
+    const auto access = find_access({.kubeconfig = dir_.write("kubeconfig", kubeconfig)});
     EXPECT_EQ(access.status().code(), StatusCode::kInvalidArgument);
     return std::string(access.status().message());
   }
@@ -36,9 +31,9 @@ class AccessTest : public ::testing::Test {
 };
 
 TEST_F(AccessTest, AKubeconfigWithFilesBesideIt) {
-  write("token", "secret\n");
-  write("ca.pem", "CA");
-  const auto access = find_access({.kubeconfig = write("kubeconfig", R"(
+  dir_.write("token", "secret\n");
+  dir_.write("ca.pem", "CA");
+  const auto access = find_access({.kubeconfig = dir_.write("kubeconfig", R"(
 current-context: here
 contexts:
   - {name: elsewhere, context: {cluster: none, user: none}}
@@ -56,7 +51,7 @@ users:
 }
 
 TEST_F(AccessTest, AKubeconfigWithEverythingInIt) {
-  const auto access = find_access({.kubeconfig = write("kubeconfig", R"(
+  const auto access = find_access({.kubeconfig = dir_.write("kubeconfig", R"(
 contexts: [{name: here, context: {cluster: c, user: u}}]
 clusters: [{name: c, cluster: {server: "https://k", certificate-authority-data: Q0E=, proxy-url: "http://p:1"}}]
 users: [{name: u, user: {client-certificate-data: Y2VydA==, client-key-data: a2V5}}]
@@ -90,9 +85,9 @@ TEST_F(AccessTest, WhatAKubeconfigAsksInVain) {
 }
 
 TEST_F(AccessTest, InAPod) {
-  write("token", "t");
-  write("ca.crt", "CA");
-  write("namespace", "emoe");
+  dir_.write("token", "t");
+  dir_.write("ca.crt", "CA");
+  dir_.write("namespace", "emoe");
   ::setenv("KUBERNETES_SERVICE_HOST", "fd00::1", 1);
   ::setenv("KUBERNETES_SERVICE_PORT", "6443", 1);
   const auto access = find_access({.service_account = dir_.path()});
@@ -105,7 +100,7 @@ TEST_F(AccessTest, InAPod) {
 }
 
 TEST_F(AccessTest, WithoutTlsNothingIsSaid) {
-  const auto token = write("token", "t");
+  const auto token = dir_.write("token", "t");
   EXPECT_THAT(
       std::string(find_access({.server = "http://k", .token_file = token}).status().message()),
       HasSubstr("is not https://"));
@@ -118,7 +113,7 @@ TEST_F(AccessTest, WithoutTlsNothingIsSaid) {
 // ---------------------------------------------------------------- requests
 class ApiClientTest : public AccessTest {
  protected:
-  ApiClientTest() { write("token", "first"); }
+  ApiClientTest() { dir_.write("token", "first"); }
   Status get() { return client_.call("GET", client_.mpi_jobs("x")).status(); }
 
   testing::FakeClock clock_;
@@ -133,7 +128,7 @@ class ApiClientTest : public AccessTest {
 TEST_F(ApiClientTest, ARotatedTokenIsReadAgainOnce) {
   server_.set("mpijobs", {{"metadata", {{"name", "x"}}}});
   EXPECT_TRUE(get().ok());
-  write("token", "second");
+  dir_.write("token", "second");
   server_.next_status(401);
   EXPECT_TRUE(get().ok());
   EXPECT_THAT(server_.tokens, ElementsAre("first", "first", "second"));

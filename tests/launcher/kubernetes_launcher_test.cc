@@ -123,6 +123,32 @@ TEST_F(KubernetesLauncherTest, FromTheQueueToTheEnd) {
   EXPECT_EQ(ended.exit_code, 0);
 }
 
+TEST_F(KubernetesLauncherTest, TellsWhatHasNoNodeAndHowManyRanksHaveOne) {
+  ASSERT_TRUE(launch().ok());
+  job()["spec"]["slotsPerWorker"] = 3;
+  const auto scheduled = [&](const char* name, const char* status, const char* reason) {
+    pod(name)["metadata"]["labels"][kRoleLabel] = "worker";
+    pod(name)["status"] = {{"phase", "Pending"},
+                           {"conditions",
+                            {{{"type", "PodScheduled"},
+                              {"status", status},
+                              {"reason", reason},
+                              {"message", "0/3 nodes are available"}}}}};
+  };
+  scheduled("worker-0", "True", "");
+  scheduled("worker-1", "False", "Unschedulable");
+  relist();
+  const auto waits = poll();
+  EXPECT_EQ(waits->phase, AttemptPhase::queued);
+  EXPECT_EQ(waits->waiting,
+            "pod worker-1 has no node yet: Unschedulable: 0/3 nodes are available");
+  EXPECT_TRUE(waits->no_room);
+  EXPECT_EQ(waits->room, 3);
+  scheduled("worker-1", "False", "SchedulingGated");  // somebody keeps it back, whatever room there is
+  relist();
+  EXPECT_FALSE(poll()->no_room);
+}
+
 TEST_F(KubernetesLauncherTest, WhatWasLaunchedIsNotLaunchedAgain) {
   ASSERT_TRUE(launch().ok());
   server_->requests.clear();

@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "base/file.h"
 #include "launcher/kubernetes/launch_script.h"
 #include "tests/support/temp_dir.h"
 
@@ -27,8 +26,7 @@ class MpiJobTest : public ::testing::Test {
     return job["spec"]["mpiReplicaSpecs"][role]["template"];
   }
   Result<PodTemplate> read(const std::string& text) {
-    EXPECT_TRUE(write_file_atomically(dir_ / "template.yaml", text).ok());
-    return PodTemplate::read(dir_ / "template.yaml");
+    return PodTemplate::read(dir_.write("template.yaml", text));
   }
   std::string problem(const std::string& text) {
     return std::string(read(text).status().message());
@@ -63,6 +61,29 @@ TEST_F(MpiJobTest, RanksInPods) {
                                     "--", "/w", "run", "a 'b'; $(rm).yaml"}));
   EXPECT_EQ(launcher["command"], (json{"bash", "-c", launch_script(), "emoe-launch"}));
   EXPECT_FALSE(job["spec"]["runPolicy"].contains("suspend"));
+}
+
+TEST_F(MpiJobTest, WhatAJobWantsWinsOverTheService) {
+  settings_.queue = "research";
+  settings_.gpus_per_rank = 1;
+  const PodSettings same = combined({}, settings_);
+  EXPECT_EQ(same.queue, "research");
+  EXPECT_EQ(same.ranks_per_pod, 1);
+  settings_ = combined({.queue = "urgent",
+                        .image = "mine:2",
+                        .ranks_per_pod = 5,
+                        .gpus_per_rank = 2,
+                        .memory_per_rank = "2Gi",
+                        .shm_size = "3Gi"},
+                       settings_);
+  const json job = make();
+  EXPECT_EQ(job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"], "urgent");
+  EXPECT_EQ(job["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"], 1);
+  const json& spec = pod(job, "Worker")["spec"];
+  EXPECT_EQ(spec["containers"][0]["image"], "mine:2");
+  EXPECT_EQ(spec["containers"][0]["resources"]["limits"]["memory"], "10Gi");
+  EXPECT_EQ(spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"], "10");
+  EXPECT_EQ(spec["volumes"][0]["emptyDir"]["sizeLimit"], "3Gi");
 }
 
 TEST_F(MpiJobTest, ThroughAQueueOfKueue) {

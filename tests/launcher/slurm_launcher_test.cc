@@ -80,7 +80,7 @@ class SlurmLauncherTest : public ::testing::Test {
   }
   std::string line(const std::string& state, const std::string& more = "None|0|0|n1",
                    const std::string& id = "17") {
-    return absl::StrCat(id, " |", state, " |", more, " |job-1.2 |job-1.2 |\n");
+    return absl::StrCat(id, " |", state, " |", more, " |", nodes_, " |job-1.2 |job-1.2 |\n");
   }
   void take(const std::string& run) { std::filesystem::create_symlink(run, dir_ / "slurm_run"); }
   void leave_exit(int rank, int code, int signal = 0) {
@@ -90,6 +90,7 @@ class SlurmLauncherTest : public ::testing::Test {
   testing::TempDir dir_;
   testing::FakeClock clock_;
   FakeSlurm slurm_;
+  int nodes_ = 1;  // that the job has, or wants
   SlurmLauncher launcher_{{.rank_guard_program = "/bin/emoe-supervise"},
                           clock_,
                           [this](const Command& command) { return slurm_(command); }};
@@ -112,6 +113,21 @@ TEST_F(SlurmLauncherTest, FromTheQueueToTheEnd) {
   EXPECT_EQ(end->phase, AttemptPhase::ended);
   EXPECT_EQ(end->end.cause, EndCause::ranks);
   EXPECT_EQ(end->end.exit_code, 0);
+}
+
+TEST_F(SlurmLauncherTest, TellsWhatWaitsForNodesAndOfHowManyRanksOneNodeLessHasRoom) {
+  ASSERT_TRUE(launch().ok());
+  slurm_.listed = line("PENDING", "Resources|0|0|");
+  EXPECT_TRUE(poll()->no_room);
+  EXPECT_FALSE(poll()->room) << "of one node";
+  nodes_ = 2;
+  slurm_.listed = line("PENDING", "ReqNodeNotAvail,_UnavailableNodes:n2|0|0|");
+  EXPECT_TRUE(poll()->no_room);
+  EXPECT_EQ(poll()->room, 1);
+  slurm_.listed = line("PENDING", "Priority|0|0|");
+  EXPECT_FALSE(poll()->no_room);
+  slurm_.listed = line("RUNNING");
+  EXPECT_FALSE(poll()->no_room);
 }
 
 TEST_F(SlurmLauncherTest, TheCommandHasEachWordByItselfAndNoSecret) {

@@ -9,11 +9,11 @@ namespace {
 
 // Lines as Slurm 22.05 prints them.
 constexpr const char* kListed =
-    "17          |RUNNING |None      |0 |0    |n[1-2] |job-1.2 |job-1.2 |\n"
+    "17          |RUNNING |None      |0 |0    |n[1-2] |2 |job-1.2 |job-1.2 |\n"
     "\n"
-    "18          |PENDING |Nodes required for job are DOWN |0 |0 | |job-2.1 |(null) |\n"
-    "5_1         |FAILED  |NonZeroExitCode |2 |1792 |n1 |a | b|c |d |\n"
-    "6           |FAILED  |JobLaunchFailure |0 |9 |n1 |x |(null) |\n";
+    "18          |PENDING |Nodes required for job are DOWN |0 |0 | |3 |job-2.1 |(null) |\n"
+    "5_1         |FAILED  |NonZeroExitCode |2 |1792 |n1 |1 |a | b|c |d |\n"
+    "6           |FAILED  |JobLaunchFailure |0 |9 |n1 |1K |x |(null) |\n";
 
 TEST(ParseSqueue, FindsTheFields) {
   const auto jobs = parse_squeue(kListed);
@@ -26,6 +26,8 @@ TEST(ParseSqueue, FindsTheFields) {
   EXPECT_EQ((*jobs)[0].comment, "job-1.2");
   EXPECT_EQ((*jobs)[1].reason, "Nodes required for job are DOWN");
   EXPECT_EQ((*jobs)[1].nodes, "");
+  EXPECT_EQ((*jobs)[1].node_count, 3);
+  EXPECT_EQ((*jobs)[3].node_count, 0);
   EXPECT_EQ((*jobs)[2].exit.code, 7);
   EXPECT_EQ((*jobs)[2].restarts, 2);
   EXPECT_EQ((*jobs)[3].exit.signal, SIGKILL);
@@ -38,8 +40,8 @@ TEST(ParseSqueue, NoJobsAreNoError) {
 }
 
 TEST(ParseSqueue, AnotherFormatIsAnError) {
-  for (const char* text : {"slurm_load_jobs error: x\n", "17|RUNNING|None|0|0|n1|name\n",
-                           "17|RUNNING|None|many|0|n1|name|comment|\n"}) {
+  for (const char* text : {"slurm_load_jobs error: x\n", "17|RUNNING|None|0|0|n1|1|name\n",
+                           "17|RUNNING|None|many|0|n1|1|name|comment|\n"}) {
     EXPECT_EQ(parse_squeue(text).status().code(), StatusCode::kDataLoss) << text;
   }
 }
@@ -49,6 +51,17 @@ TEST(ParseSqueue, TheCommandAsksForAllOfThisUser) {
   EXPECT_EQ(argv[0], "/opt/squeue");
   EXPECT_EQ(argv[1], "--me");
   EXPECT_EQ(argv[3], "--states=all");
+}
+
+TEST(WaitsForNodes, NotForItsTurnOrALimit) {
+  for (const char* reason :
+       {"Resources", "ReqNodeNotAvail,_UnavailableNodes:n2", "Nodes required for job are DOWN",
+        "Nodes_required_for_job_are_DOWN,_DRAINED", "PartitionNodeLimit"}) {
+    EXPECT_TRUE(waits_for_nodes(reason)) << reason;
+  }
+  for (const char* reason : {"None", "Priority", "BeginTime", "QOSMaxJobsPerUserLimit", ""}) {
+    EXPECT_FALSE(waits_for_nodes(reason)) << reason;
+  }
 }
 
 TEST(StateOf, KnowsWhatEnds) {

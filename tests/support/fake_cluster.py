@@ -29,8 +29,8 @@ def has(found, type_):
 
 
 class Cluster:
-    """An API server with everything behind it. `problem` keeps pods from running: "unschedulable", "image"; `operator` False: there
-    is none."""
+    """An API server with everything behind it. `problem` keeps pods from running: "unschedulable", "image"; `places`: for how many
+    worker pods there are nodes (None: for all); `operator` False: there is none."""
 
     def __init__(self, folder, **options):
         self.folder = pathlib.Path(folder)
@@ -39,7 +39,7 @@ class Cluster:
         self.marker = tools.new_marker()
         key, value = self.marker.split("=")
         self.env = {key: value, **ROOT_MAY}
-        self.problem, self.operator, self.closing = "", True, False
+        self.problem, self.places, self.operator, self.closing = "", None, True, False
         self.unreachable = set()  # pods whose node does not answer
         self.processes, self.deadlines, self.launched = {}, {}, []  # by the pod's uid; names of launcher pods that ran
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -198,16 +198,17 @@ class Cluster:
 
     def start(self, pod):
         main = pod["spec"]["containers"][0]
-        if self.problem:
+        problem = self.problem or ("unschedulable" if self.is_full(pod) else "")
+        if problem:
             before = copy.deepcopy(pod["status"])
-            if self.problem == "unschedulable":
+            if problem == "unschedulable":
                 condition(pod, "PodScheduled", "False", "Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
             else:
                 waiting = {"reason": "ErrImagePull", "message": f"failed to pull {main['image']}: not found"}
                 pod["status"]["containerStatuses"] = [
                     {"name": main["name"], "image": main["image"], "state": {"waiting": waiting}}]
             if [c.get("reason") for c in before.get("conditions", [])] != [
-                    c.get("reason") for c in pod["status"].get("conditions", [])] or self.problem == "image" and \
+                    c.get("reason") for c in pod["status"].get("conditions", [])] or problem == "image" and \
                     "containerStatuses" not in before:
                 self.store.note("pods", "MODIFIED", pod)
             return
@@ -218,6 +219,12 @@ class Cluster:
             self.launched.append(pod["metadata"]["name"])
             self.processes[pod["metadata"]["uid"]] = self.spawn(pod, main)
         self.store.note("pods", "MODIFIED", pod)
+
+    def is_full(self, pod):
+        """Whether no node is left for a worker pod."""
+        workers = [p for p in self.store.objects["pods"].values() if p["metadata"]["labels"][ROLE] == "worker"]
+        running = sum(p["status"]["phase"] == "Running" for p in workers)
+        return pod in workers and self.places is not None and running >= self.places
 
     def log_of(self, pod):
         return self.folder / f"{pod['metadata']['uid']}.log"

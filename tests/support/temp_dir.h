@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "base/check.h"
@@ -25,6 +26,13 @@ class TempDir {
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] std::filesystem::path operator/(const std::string& name) const {
+    return path_ / name;
+  }
+  // A file with this content; its path.
+  std::filesystem::path write(const std::string& name, const std::string& text) const {
+    std::ofstream file(path_ / name, std::ios::binary);
+    file << text;
+    EMOE_CHECK(file.flush().good());
     return path_ / name;
   }
 
