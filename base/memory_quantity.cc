@@ -13,7 +13,8 @@ std::optional<MemoryQuantity> parse_memory_quantity(const std::string& text) {
   const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
   MemoryQuantity quantity{0, text.substr(digits)};
   const bool known = std::ranges::find(kSuffixes, quantity.suffix) != kSuffixes.end();
-  if (!known || digits > kMostDigits || !absl::SimpleAtoi(text.substr(0, digits), &quantity.number)) {
+  if (!known || digits > kMostDigits ||
+      !absl::SimpleAtoi(text.substr(0, digits), &quantity.number)) {
     return std::nullopt;
   }
   return quantity;

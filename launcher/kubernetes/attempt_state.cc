@@ -135,7 +135,8 @@ AttemptState waiting_state(const ClusterView& view, std::chrono::nanoseconds age
   for (const json& pod : view.pods) {
     state.waiting = scheduling_problem(pod);
     if (state.waiting.empty()) continue;
-    state.no_room = text_in(*condition(pod, "PodScheduled", "False"), {"reason"}) == "Unschedulable";
+    state.no_room =
+        text_in(*condition(pod, "PodScheduled", "False"), {"reason"}) == "Unschedulable";
     state.ranks_with_node = ranks_with_node(view);
     return state;
   }

@@ -60,12 +60,9 @@ std::vector<std::string> RemoteHosts::argv(const std::string& host,
 }
 
 Status write_hosts(const AttemptFiles& files, const RemoteHosts& hosts) {
-  const nlohmann::json json = {{"shell", hosts.shell},
-                               {"hosts", hosts.hosts},
-                               {"supervise", hosts.supervise},
-                               {"worker", hosts.worker},
-                               {"version", hosts.version},
-                               {"temp", hosts.temp}};
+  const nlohmann::json json = {{"shell", hosts.shell},         {"hosts", hosts.hosts},
+                               {"supervise", hosts.supervise}, {"worker", hosts.worker},
+                               {"version", hosts.version},     {"temp", hosts.temp}};
   return write_file_atomically(files.hosts(), json.dump(2) + "\n");
 }
 
@@ -76,9 +73,9 @@ Result<RemoteHosts> read_hosts(const AttemptFiles& files) {
   const auto json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::DataLossError(files.hosts().string() + ": no JSON");
   const std::vector<std::string> none;
-  return RemoteHosts{json.value("shell", none), json.value("hosts", none),
+  return RemoteHosts{json.value("shell", none),   json.value("hosts", none),
                      json.value("supervise", ""), json.value("worker", ""),
-                     json.value("version", ""), json.value("temp", "")};
+                     json.value("version", ""),   json.value("temp", "")};
 }
 
 bool is_this_machine(const std::string& name) {

@@ -46,7 +46,8 @@ constexpr Row kStates[] = {
 
 // squeue pads each column to its width and cuts what is longer; the suffix is ours.
 constexpr const char* kColumns =
-    "JobID:64|,State:32|,Reason:256|,RestartCnt:16|,exit_code:16|,NodeList:256|,NumNodes:32|,Name:128|,"
+    "JobID:64|,State:32|,Reason:256|,RestartCnt:16|,exit_code:16|,NodeList:256|,NumNodes:32|,Name:"
+    "128|,"
     "Comment:128|";
 constexpr size_t kFields = 9;
 // "ReqNodeNotAvail,_UnavailableNodes:n2" and "Nodes required for job are DOWN, DRAINED or reserved …" go on.

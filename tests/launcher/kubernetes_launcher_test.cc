@@ -140,11 +140,11 @@ TEST_F(KubernetesLauncherTest, TellsWhatHasNoNodeAndHowManyRanksHaveOne) {
   relist();
   const auto waits = poll();
   EXPECT_EQ(waits->phase, AttemptPhase::queued);
-  EXPECT_EQ(waits->waiting,
-            "pod worker-1 has no node yet: Unschedulable: 0/3 nodes are available");
+  EXPECT_EQ(waits->waiting, "pod worker-1 has no node yet: Unschedulable: 0/3 nodes are available");
   EXPECT_TRUE(waits->no_room);
   EXPECT_EQ(waits->room, 3);
-  scheduled("worker-1", "False", "SchedulingGated");  // somebody keeps it back, whatever room there is
+  scheduled("worker-1", "False",
+            "SchedulingGated");  // somebody keeps it back, whatever room there is
   relist();
   EXPECT_FALSE(poll()->no_room);
 }
