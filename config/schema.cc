@@ -13,6 +13,9 @@ const std::vector<std::string> kSlurmKeys{"partition",  "account",        "qos",
                                           "constraint", "ranks_per_node", "gpus_per_rank",
                                           "time_limit", "extra_args"};
 
+const std::vector<std::string> kKubernetesKeys{"queue",         "image",           "ranks_per_pod",
+                                               "gpus_per_rank", "memory_per_rank", "shm_size"};
+
 std::vector<std::string> target_words() {
   std::vector<std::string> words = linear_names();
   words.emplace_back(kAllLinear);
@@ -147,6 +150,13 @@ const Schema& job_schema() {
       {.key = "resources.slurm.gpus_per_rank", .low = at_least(0), .high = at_most(64)},
       {.key = "resources.slurm.time_limit", .low = at_least(0), .high = at_most(kYear)},
       {.key = "resources.slurm.extra_args", .option = true, .max_entries = 64},
+      {.key = "resources.kubernetes"},
+      {.key = "resources.kubernetes.queue", .max_bytes = 63},
+      {.key = "resources.kubernetes.image"},
+      {.key = "resources.kubernetes.ranks_per_pod", .low = at_least(0), .high = at_most(4096)},
+      {.key = "resources.kubernetes.gpus_per_rank", .low = at_least(0), .high = at_most(64)},
+      {.key = "resources.kubernetes.memory_per_rank", .memory = true, .max_bytes = 64},
+      {.key = "resources.kubernetes.shm_size", .memory = true, .max_bytes = 64},
       {.key = "labels", .max_bytes = 256, .max_entries = 64},
       {.key = "hashes"},
       {.key = "hashes.model", .max_bytes = 64},
@@ -214,11 +224,12 @@ const Schema& coordinator_schema() {
       {.key = "launcher.kubernetes.ranks_per_pod", .fallback = "1", .low = at_least(1), .high = at_most(4096)},
       {.key = "launcher.kubernetes.gpus_per_rank", .fallback = "0", .low = at_least(0), .high = at_most(64)},
       {.key = "launcher.kubernetes.gpu_resource", .fallback = "nvidia.com/gpu", .max_bytes = 256},
-      {.key = "launcher.kubernetes.memory_per_rank", .fallback = "\"\"", .max_bytes = 64},
-      {.key = "launcher.kubernetes.shm_size", .fallback = "1Gi", .required = true, .max_bytes = 64},
+      {.key = "launcher.kubernetes.memory_per_rank", .fallback = "\"\"", .memory = true, .max_bytes = 64},
+      {.key = "launcher.kubernetes.shm_size", .fallback = "1Gi", .required = true, .memory = true, .max_bytes = 64},
       {.key = "launcher.kubernetes.grace_period", .fallback = "300s", .low = at_least(5), .high = at_most(86'400)},
       {.key = "launcher.kubernetes.start_timeout", .fallback = "600s", .low = at_least(1), .high = at_most(kYear)},
       {.key = "launcher.kubernetes.request_limit", .fallback = "30s", .low = above(0), .high = at_most(3600)},
+      {.key = "launcher.kubernetes.job_may_set", .fallback = "[queue, ranks_per_pod, gpus_per_rank, memory_per_rank, shm_size]", .words = kKubernetesKeys},
       {.key = "launcher.hosts", .max_entries = 1024},
       {.key = "launcher.hosts.name", .required = true, .max_bytes = 253},
       {.key = "launcher.hosts.slots", .low = at_least(1), .high = at_most(4096), .required = true},

@@ -45,6 +45,7 @@ struct FieldRule {
   bool path = false;               // names a file or folder
   bool folder = false;             // the name of one folder or file in another, no path
   bool option = false;             // of a command line: begins with "-"
+  bool memory = false;             // an amount of memory as Kubernetes writes it, or empty
   bool address = false;            // "host:port", "[::1]:7070"; port 0 to 65535
   bool reachable = false;          // an address that others connect to: not port 0
   size_t max_bytes = 4096;         // of a text

@@ -10,6 +10,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include "base/check.h"
+#include "base/memory_quantity.h"
 #include "config/duration.h"
 #include "config/reader.h"
 #include "config/scalar.h"
@@ -174,6 +175,9 @@ class RowChecker {
     }
     if (rule.option && !value.starts_with('-')) {
       report_(key, "an option begins with - and has its value behind =, such as --mem=8G");
+    }
+    if (rule.memory && !value.empty() && !parse_memory_quantity(value)) {
+      report_(key, absl::StrCat("\"", value, "\" ", kMemoryQuantityHint));
     }
     const auto& words = rule.words;
     if (words.empty() || std::find(words.begin(), words.end(), value) != words.end()) return;

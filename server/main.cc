@@ -186,9 +186,12 @@ RpcServer::Config rpc_config(const v1::CoordinatorConfig& config, const std::str
     rpc.admission.allowed_roots.emplace_back(root);
     rpc.info.allowed_roots.push_back(root);
   }
-  if (config.launcher().kind() == "slurm") {
-    const auto& keys = config.launcher().slurm().job_may_set();
-    rpc.admission.slurm_keys.emplace(keys.begin(), keys.end());
+  const v1::LauncherConfig& engine = config.launcher();
+  if (engine.kind() != "local") {
+    const auto& keys =
+        engine.kind() == "slurm" ? engine.slurm().job_may_set() : engine.kubernetes().job_may_set();
+    rpc.admission.engine = engine.kind();
+    rpc.admission.engine_keys = {keys.begin(), keys.end()};
   }
   rpc.info.launcher = launcher_name;
   rpc.info.start_time = clock.wall_now();

@@ -176,6 +176,10 @@ Status AttemptSettlement::requeue_or_fail(JobEdit& edit, const Verdict& verdict,
   if (edit.job().state() != v1::RECOVERING) {
     EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::attempt_lost, verdict.reason, message));
   }
+  if (edit.attempt().stop_reason == Finding::no_room) {  // it has waited long enough
+    edit.record().not_before.reset();
+    return edit.apply(JobEvent::attempt_gone, verdict.reason, message);
+  }
   int& idle = edit.record().idle_requeues;
   if (edit.steps().begun) {
     idle = 0;

@@ -40,7 +40,8 @@ Needs needs_of(const v1::Job& job, const ControlConfig& config) {
   return {.ranks = spec.parallel().ranks(),
           .gpus = gpus && spec.resources().device() != "cpu",
           .min_ranks = spec.parallel().min_ranks(),
-          .rows = spec.train().global_batch()};
+          .rows = spec.train().global_batch(),
+          .most_ranks = job.attempts().empty() ? 0 : job.attempts().rbegin()->next_world_size()};
 }
 
 RunningJob holding_of(const v1::Job& job) {

@@ -4,7 +4,7 @@
 
 namespace emoe::server {
 
-// What a job asks for.
+// What a job asks for, for its next attempt.
 [[nodiscard]] Needs needs_of(const v1::Job& job, const ControlConfig& config);
 // What it holds from its start until no process of its attempt is left.
 [[nodiscard]] RunningJob holding_of(const v1::Job& job);

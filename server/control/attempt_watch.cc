@@ -61,6 +61,15 @@ launcher::QueueOptions queue_options(const v1::SlurmOptions& options) {
           .extra_args = {options.extra_args().begin(), options.extra_args().end()}};
 }
 
+launcher::PodOptions pod_options(const v1::KubernetesOptions& options) {
+  return {.queue = options.queue(),
+          .image = options.image(),
+          .ranks_per_pod = options.ranks_per_pod(),
+          .gpus_per_rank = options.gpus_per_rank(),
+          .memory_per_rank = options.memory_per_rank(),
+          .shm_size = options.shm_size()};
+}
+
 launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Job& job,
                                        const AttemptRecord& attempt, const std::string& address) {
   launcher::LaunchRequest request;
@@ -71,6 +80,7 @@ launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Jo
   request.resources = holding_of(job).holds;
   request.placement = holding_of(job).placement;
   request.queue = queue_options(job.resolved_spec().resources().slurm());
+  request.pods = pod_options(job.resolved_spec().resources().kubernetes());
   request.attempt_dir = config.attempt_dir(job.id(), attempt.number);
   request.worker_argv = {config.worker_program.string(), "run", config.spec_file(job.id()).string(),
                          "--out", job.output_dir()};
@@ -117,6 +127,7 @@ Status AttemptWatch::look(LiveJob& live, SteadyTime now) {
   if ((status.ok() || attempt.handle.empty()) && phase != launcher::AttemptPhase::running) {
     live.attempt->monitor->not_started(now);
   }
+  if (status.ok() && !attempt.stop_reason) result.Update(check_room(live, *status, now));
   if (phase == launcher::AttemptPhase::running) result.Update(check(live, now));
   if (attempt.stop_reason) take_down(live, now);
   return result;
@@ -219,12 +230,39 @@ Status AttemptWatch::check(LiveJob& live, SteadyTime now) {
   return ok_status();
 }
 
-Status AttemptWatch::give_up(LiveJob& live, Finding finding, const std::string& message) {
+Status AttemptWatch::check_room(LiveJob& live, const launcher::AttemptStatus& status,
+                                SteadyTime now) {
+  auto& since = live.attempt->no_room_since;
+  if (status.phase == launcher::AttemptPhase::unknown) return ok_status();
+  if (!status.no_room) since.reset();
+  const int ranks = ranks_of(live.record.job);
+  const auto fewer = fewer_ranks(needs_of(live.record.job, parts_.config), ranks, status.room);
+  if (!status.no_room || !fewer) return ok_status();
+  if (!since) since = now;
+  const auto left =
+      std::chrono::ceil<std::chrono::seconds>(*since + parts_.config.elastic_wait - now);
+  if (left.count() > 0) {
+    absl::StrAppend(&live.attempt->waiting, "; starts with ", *fewer, " of ", ranks, " ranks in ",
+                    left.count(), " s");
+    return ok_status();
+  }
+  return give_up(
+      live, Finding::no_room,
+      absl::StrCat("there is no room for ", ranks, " ranks, the next attempt starts with ", *fewer,
+                   ": ", status.waiting),
+      *fewer);
+}
+
+Status AttemptWatch::give_up(LiveJob& live, Finding finding, const std::string& message,
+                             int next_ranks) {
   JobEdit edit(live, parts_.clock);
   edit.attempt().stop_reason = finding;
   edit.attempt().stop_message = message;
+  if (next_ranks > 0) edit.public_attempt().set_next_world_size(next_ranks);
   const Verdict verdict = judge({.finding = finding});
-  if (verdict.action == RetryAction::retry && may_retry(edit.record(), 1)) {
+  const bool again = verdict.action == RetryAction::requeue_uncounted ||
+                     (verdict.action == RetryAction::retry && may_retry(edit.record(), 1));
+  if (again) {
     EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::attempt_lost, verdict.reason, message));
   } else {
     edit.log(v1::LogMessage::ERROR, message);

@@ -38,8 +38,12 @@ class AttemptWatch {
   [[nodiscard]] Status after_end(LiveJob& live, const launcher::AttemptEnd& end, SteadyTime now);
   // Checks a running attempt: its time limit, its ranks' faults and their silence.
   [[nodiscard]] Status check(LiveJob& live, SteadyTime now);
-  // Stores that the attempt must be stopped, and why.
-  [[nodiscard]] Status give_up(LiveJob& live, Finding finding, const std::string& message);
+  // A job that may have fewer ranks does not wait for ever until the engine has room for all of them.
+  [[nodiscard]] Status check_room(LiveJob& live, const launcher::AttemptStatus& status,
+                                  SteadyTime now);
+  // Stores that the attempt must be stopped, and why; `next_ranks`, if not 0: those of the next.
+  [[nodiscard]] Status give_up(LiveJob& live, Finding finding, const std::string& message,
+                               int next_ranks = 0);
   // Stops an attempt that has a stop_reason.
   void take_down(LiveJob& live, SteadyTime now);
   void kill(LiveJob& live, SteadyTime now);

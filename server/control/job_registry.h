@@ -37,9 +37,10 @@ struct LiveAttempt {
   std::optional<SteadyTime> stopping_since;  // a graceful stop was asked for
   bool asked_launcher = false;               // … of the launcher too
   std::optional<SteadyTime> last_kill;
-  std::optional<SteadyTime> end_seen;    // its processes ended, rank 0's End is missing
-  std::optional<SteadyTime> fault_seen;  // a rank reported a failure of its own
-  std::string waiting;                   // why the engine has not started it yet; empty: it has
+  std::optional<SteadyTime> end_seen;       // its processes ended, rank 0's End is missing
+  std::optional<SteadyTime> fault_seen;     // a rank reported a failure of its own
+  std::string waiting;                      // why the engine has not started it yet; empty: it has
+  std::optional<SteadyTime> no_room_since;  // it waits for room that fewer ranks might not need
   StepProgress steps;
 };
 

@@ -249,16 +249,19 @@ void check_suite(const v1::JobSpec& spec, const PathCheck& paths, Diagnostics& d
                          diagnostics);
 }
 
-void check_slurm_keys(const v1::JobSpec& spec, const AdmissionConfig& config,
-                      Diagnostics& diagnostics) {
-  if (!config.slurm_keys) return;
-  const v1::SlurmOptions& options = spec.resources().slurm();
+void check_engine_keys(const v1::JobSpec& spec, const AdmissionConfig& config,
+                       Diagnostics& diagnostics) {
+  if (config.engine.empty()) return;
+  const v1::Resources& resources = spec.resources();
+  const auto* part = resources.GetDescriptor()->FindFieldByName(config.engine);
+  const google::protobuf::Message& options = resources.GetReflection()->GetMessage(resources, part);
   std::vector<const google::protobuf::FieldDescriptor*> given;
   options.GetReflection()->ListFields(options, &given);
   for (const auto* field : given) {
-    if (config.slurm_keys->contains(field->name())) continue;
-    diagnostics.add("resources.slurm." + field->name(),
-                    "this service does not let jobs set it (its launcher.slurm.job_may_set)");
+    if (config.engine_keys.contains(field->name())) continue;
+    diagnostics.add(absl::StrCat("resources.", config.engine, ".", field->name()),
+                    absl::StrCat("this service does not let jobs set it (its launcher.",
+                                 config.engine, ".job_may_set)"));
   }
 }
 
@@ -275,7 +278,7 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config, Diagno
                         diagnostics);
   }
   const v1::JobSpec resolved = config::check(given, {}, model.shape(), diagnostics);
-  check_slurm_keys(resolved, config, diagnostics);
+  check_engine_keys(resolved, config, diagnostics);
   check_files(resolved, paths, model, diagnostics);
   SpecFacts facts;
   check_data(resolved, paths, model.tokenizer.get(), diagnostics, facts);

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -14,8 +13,10 @@ namespace emoe::server {
 // Where specs may name files; symbolic links are resolved before the comparison.
 struct AdmissionConfig {
   std::vector<std::filesystem::path> allowed_roots;  // empty: anywhere
-  // The keys of resources.slurm that a job may give; nothing where no Slurm reads them.
-  std::optional<std::set<std::string>> slurm_keys;
+  // The part of `resources` that this service's engine reads ("slurm", "kubernetes"; empty: none), and
+  // the keys of it that a job may give. Other parts have no effect here.
+  std::string engine;
+  std::set<std::string> engine_keys;
 };
 
 // Checks everything about a spec that can be checked without starting anything: keys, values,

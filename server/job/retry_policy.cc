@@ -29,8 +29,9 @@ constexpr Verdict kOfFinding[] = {
     {v1::REASON_CANCELLED, RetryAction::end_cancelled},         // cancelled_in_engine
     {v1::REASON_START_FAILED, RetryAction::requeue_uncounted},  // host_unusable
     {v1::REASON_PREFLIGHT, RetryAction::retry},                 // preflight_failed
+    {v1::REASON_START_FAILED, RetryAction::requeue_uncounted},  // no_room
 };
-static_assert(std::size(kOfFinding) == static_cast<size_t>(Finding::preflight_failed) + 1);
+static_assert(std::size(kOfFinding) == static_cast<size_t>(Finding::no_room) + 1);
 
 Verdict judge_finding(Finding finding) {
   const auto number = static_cast<size_t>(finding);  // maybe one that a newer version stored

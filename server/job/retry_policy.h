@@ -26,6 +26,7 @@ enum class Finding {
   cancelled_in_engine = 12,  // by somebody who went past us (scancel)
   host_unusable = 13,        // a host of the plan cannot be reached or lacks the programs
   preflight_failed = 14,     // a check of the attempt's preflight is bad
+  no_room = 15,              // nor will there be: the job goes on with fewer ranks
 };
 
 // All that is known of how an attempt ended.

@@ -75,7 +75,9 @@ class Planner {
  private:
   // With how many ranks the job starts, if it does.
   [[nodiscard]] std::optional<int> ranks_now(const QueuedJob& job) const {
-    const std::optional<int> wanted = useful_ranks(job.needs, all_.ranks(job.needs.gpus));
+    int most = all_.ranks(job.needs.gpus);
+    if (job.needs.most_ranks > 0) most = std::min(most, job.needs.most_ranks);
+    const std::optional<int> wanted = useful_ranks(job.needs, most);
     const int free = free_.ranks(job.needs.gpus);
     if (!wanted || free >= *wanted) return wanted;
     const bool patient = job.full_until && *job.full_until > now_;
@@ -130,6 +132,12 @@ class Planner {
 };
 
 }  // namespace
+
+std::optional<int> fewer_ranks(const Needs& needs, int ranks, std::optional<int> room) {
+  if (needs.min_ranks == 0 || ranks <= needs.min_ranks) return std::nullopt;
+  const int most = room && *room < ranks ? *room : ranks * 3 / 4;
+  return useful_ranks(needs, std::max(most, needs.min_ranks));
+}
 
 Resources resources_of(int ranks, bool gpus) {
   return {.gpus = gpus ? ranks : 0, .cpus = ranks};

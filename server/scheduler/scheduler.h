@@ -29,7 +29,8 @@ struct Needs {
   bool gpus = false;
   // 0: all ranks or none. Else a start may have as few, see schedule().
   int min_ranks = 0;
-  int64_t rows = 0;  // of a step, which the ranks divide; 0: anything divides
+  int64_t rows = 0;    // of a step, which the ranks divide; 0: anything divides
+  int most_ranks = 0;  // this time, since the engine had no room for more; 0: no such limit
 };
 
 // A queued job as the scheduler sees it.
@@ -65,6 +66,12 @@ struct Schedule {
   std::vector<Start> start;      // in this order, all fit at once
   std::vector<Waiting> waiting;  // the rest, in queue order
 };
+
+// With how many ranks a job tries again where its engine had no room for so many `ranks`: what there is
+// `room` for, or where the engine does not say a quarter less; only so many as shorten the step.
+// Nothing where it may not have fewer.
+[[nodiscard]] std::optional<int> fewer_ranks(const Needs& needs, int ranks,
+                                             std::optional<int> room);
 
 // What a job with that many ranks takes.
 [[nodiscard]] launcher::Resources resources_of(int ranks, bool gpus);

@@ -145,6 +145,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{{"resources.device=gpu"}, "use auto, cpu, cuda"},
         Case{{"name=" + std::string(129, 'x')}, "name: is longer than 128 bytes (129)"},
         Case{{"name=a\nb"}, "name: must not contain control characters"},
+        Case{{"resources.kubernetes.memory_per_rank=1.5Gi"},
+             "resources.kubernetes.memory_per_rank: \"1.5Gi\" is no quantity of memory"},
         Case{{"labels.a b=x"}, "labels.a b: a label's key has 1 to 63"},
         Case{{"labels.a=" + std::string(257, 'x')}, "labels.a: is longer than 256 bytes"},
         Case{{"evaluate={suite: mmlu}"}, "evaluate.path: is required"}),

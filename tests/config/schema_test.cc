@@ -55,7 +55,9 @@ TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
                                             "resources.slurm.partition",
                                             "resources.slurm.account",
                                             "resources.slurm.qos",
-                                            "resources.slurm.constraint"};
+                                            "resources.slurm.constraint",
+                                            "resources.kubernetes.queue",
+                                            "resources.kubernetes.image"};
   for (const auto& rule : job_schema()) {
     v1::JobSpec spec;
     spec.mutable_model()->mutable_init();
@@ -65,6 +67,7 @@ TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
     spec.mutable_merge();
     spec.mutable_hashes();
     spec.mutable_resources()->mutable_slurm();
+    spec.mutable_resources()->mutable_kubernetes();
     const auto full = resolve(spec);
     if (rule.key.starts_with("data.train_files.")) continue;  // of a list's elements
     const FieldAt at = find_field(full, rule.key);
@@ -74,7 +77,8 @@ TEST(Schema, EveryNumberHasARangeAndEveryTextIsOfSomeKind) {
         type == FieldDescriptor::CPPTYPE_DOUBLE) {
       EXPECT_TRUE(rule.low.has_value()) << rule.key;
     } else if (type == FieldDescriptor::CPPTYPE_STRING) {
-      EXPECT_EQ(rule.path || rule.folder || rule.address || rule.option || !rule.words.empty(),
+      EXPECT_EQ(rule.path || rule.folder || rule.address || rule.option || rule.memory ||
+                    !rule.words.empty(),
                 !free_texts.contains(rule.key))
           << rule.key;
     }

@@ -113,15 +113,19 @@ TEST(CoordinatorConfig, WhatKubernetesIsTold) {
   EXPECT_EQ(kubernetes.ranks_per_pod(), 1);
   EXPECT_EQ(kubernetes.gpu_resource(), "nvidia.com/gpu");
   EXPECT_EQ(kubernetes.grace_period().seconds(), 300);
-  const auto lines = problems_of(
-      parse_coordinator_config(
-          "launcher: {kubernetes: {ranks_per_pod: 0, grace_period: 1s, shm_size: \"\"}}", "c.yaml",
-          {})
-          .status());
-  EXPECT_EQ(lines.size(), 3u) << joined(lines);
+  const auto lines =
+      problems_of(parse_coordinator_config(
+                      "launcher: {kubernetes: {ranks_per_pod: 0, grace_period: 1s, shm_size: \"\", "
+                      "memory_per_rank: 1.5Gi, job_may_set: [user]}}",
+                      "c.yaml", {})
+                      .status());
+  EXPECT_EQ(lines.size(), 5u) << joined(lines);
   EXPECT_PROBLEM(lines, "c.yaml:1: launcher.kubernetes.ranks_per_pod: must be at least 1");
   EXPECT_PROBLEM(lines, "c.yaml:1: launcher.kubernetes.grace_period: must be at least 5");
   EXPECT_PROBLEM(lines, "c.yaml:1: launcher.kubernetes.shm_size: ");
+  EXPECT_PROBLEM(
+      lines, "c.yaml:1: launcher.kubernetes.memory_per_rank: \"1.5Gi\" is no quantity of memory");
+  EXPECT_PROBLEM(lines, "c.yaml:1: launcher.kubernetes.job_may_set[0]: unknown word \"user\"");
 }
 
 // A service whose jobs may set nothing says so; it must not get the default.

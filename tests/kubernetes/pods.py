@@ -1,12 +1,14 @@
 """Misfortunes of pods: what the job says, what class of failure it is, and that the result is bit by bit the undisturbed one."""
 import os
 import signal
+import time
 
 import pytest
 
 import emoe_tools as tools
+from elastic_support import check_shrunk_and_grown, elastic_job, of_attempt, undisturbed_elastic_run
 from fake_kubernetes import allowed_verbs, mark_for_deletion
-from fault_support import assert_same_result, hurt_job, rank_pids, undisturbed_run
+from fault_support import assert_same_result, hurt_job, next_step, rank_pids, undisturbed_run
 
 HOLD = 23
 
@@ -100,15 +102,51 @@ def test_kueue_starts_it_and_takes_its_place_away(cluster, tmp_path, undisturbed
         assert_same_result(api, job, undisturbed)
 
 
+@pytest.fixture(scope="module")
+def undisturbed_elastic(tmp_path_factory):
+    return undisturbed_elastic_run(tmp_path_factory.mktemp("elastic"))
+
+
+def test_a_node_that_stays_away_is_done_without(cluster, tmp_path, undisturbed_elastic):
+    """With one rank on the node that is left, and with both again at the next attempt, when the node is back."""
+    with cluster.coordinator(tmp_path, queue__elastic_wait="3s") as coordinator:
+        api = coordinator.api
+        coordinator.holds.add("step-15", "step-25")
+        job_id = api.create(elastic_job()).id
+        first = rank_pids(of_attempt(api, job_id, 1, 15))
+        cluster.places = 1
+        began = time.monotonic()
+        os.kill(first[1], signal.SIGKILL)
+        wait_for_message(coordinator, job_id, "has no node yet: Unschedulable")
+        wait_for_message(coordinator, job_id, "; starts with 1 of 2 ranks in ")
+        next_step(api, job_id, 3, began, "kubernetes: node lost for good, with fewer ranks")
+        of_attempt(api, job_id, 3, 15)
+        coordinator.holds.release("step-15")
+        alone = rank_pids(of_attempt(api, job_id, 3, 25))
+        cluster.places = None
+        os.kill(alone[0], signal.SIGKILL)
+        coordinator.holds.release()
+        job = check_shrunk_and_grown(coordinator, job_id, undisturbed_elastic, [(2, 0), (1, 10), (2, 20)])
+        given_up = job.attempts[1]
+        assert given_up.message.startswith("there is no room for 2 ranks, the next attempt starts with 1: pod "), given_up
+        assert attempts(api, job) == [("REASON_PEER_LOST", True), ("REASON_START_FAILED", False), ("REASON_PEER_LOST", True),
+                                      ("REASON_COMPLETED", False)]
+        assert cluster.api.created() == [f"{job_id}-{n}" for n in range(1, 5)]
+        assert cluster.api.names("mpijobs") == cluster.api.names("pods") == []
+        tools.assert_no_process(cluster.marker)
+
+
 # ---------------------------------------------------------------- it is taken away
 @pytest.mark.parametrize("role", ["launcher", "worker"])
 @pytest.mark.parametrize("reason", ["EvictionByEvictionAPI", "PreemptionByScheduler"])
 def test_a_pod_that_must_go_checkpoints_first(cluster, coordinator, undisturbed, role, reason):
     job_id = held(coordinator, resources__max_attempts=1)
     first = cluster.store.objects["pods"][cluster.pod()]["metadata"]["uid"]
+    began = time.monotonic()
     cluster.disrupt(cluster.pod(role), reason, "make room")
     coordinator.holds.release()
     api = coordinator.api
+    next_step(api, job_id, 2, began, f"kubernetes: {role} pod must go ({reason})")
     job = api.succeed(job_id)
     assert attempts(api, job) == [("REASON_PREEMPTED", False), ("REASON_COMPLETED", False)], job.attempts
     assert job.attempts[1].resumed_from_step >= HOLD
@@ -144,11 +182,13 @@ def test_a_node_that_is_lost(cluster, coordinator, undisturbed):
         for pid in rank_pids(coordinator.api.get(job_id)):
             os.kill(pid, signal.SIGKILL)
         cluster.unreachable.add(pod["metadata"]["name"])
+    began = time.monotonic()
     cluster.disrupt(pod["metadata"]["name"], "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
     coordinator.holds.release()
     tools.wait_until(lambda: any(m == "DELETE" for m, _ in cluster.api.requests), 60, "a deletion")
     cluster.unreachable.clear()  # the node is removed from the cluster
     api = coordinator.api
+    next_step(api, job_id, 2, began, "kubernetes: node lost, told and removed at once")
     job = api.succeed(job_id)
     assert attempts(api, job)[0] == ("REASON_PEER_LOST", True), job.attempts
     assert "NoExecute" in job.attempts[0].message
@@ -168,8 +208,10 @@ def test_a_container_that_runs_out_of_memory(cluster, coordinator):
 
 def test_a_rank_that_dies_is_named(cluster, coordinator, undisturbed):
     job_id = held(coordinator)
+    began = time.monotonic()
     os.kill(rank_pids(coordinator.api.get(job_id))[1], signal.SIGKILL)
     coordinator.holds.release()
+    next_step(coordinator.api, job_id, 2, began, "kubernetes: rank killed")
     job = coordinator.api.succeed(job_id)
     assert attempts(coordinator.api, job)[0] == ("REASON_PEER_LOST", True) and "rank 1" in job.attempts[0].message
     assert_same_result(coordinator.api, job, undisturbed)

@@ -42,15 +42,18 @@ TEST_F(AdmissionTest, ReturnsTheResolvedSpec) {
   EXPECT_EQ(resolved_.train().max_steps(), 4);
 }
 
-TEST_F(AdmissionTest, OfSlurmAJobSetsWhatItMay) {
+TEST_F(AdmissionTest, OfItsEngineAJobSetsWhatItMay) {
   v1::JobSpec spec = small_spec(dir_.path());
   v1::SlurmOptions& slurm = *spec.mutable_resources()->mutable_slurm();
   slurm.set_partition("gpu");
   slurm.add_extra_args("--mem=8G");
-  EXPECT_EQ(problems(spec), Fields{}) << "no Slurm reads it";
-  EXPECT_EQ(problems(spec, {.slurm_keys = {{"partition"}}}), Fields{"resources.slurm.extra_args"});
-  EXPECT_EQ(problems(spec, {.slurm_keys = std::set<std::string>{}}),
-            (Fields{"resources.slurm.extra_args", "resources.slurm.partition"}));
+  EXPECT_EQ(problems(spec), Fields{});
+  EXPECT_EQ(problems(spec, {.engine = "slurm", .engine_keys = {"partition"}}),
+            Fields{"resources.slurm.extra_args"});
+  spec.mutable_resources()->mutable_kubernetes()->set_image("mine");
+  EXPECT_EQ(problems(spec, {.engine = "kubernetes", .engine_keys = {"queue"}}),
+            Fields{"resources.kubernetes.image"});
+  EXPECT_NE(reasons_.find("launcher.kubernetes.job_may_set"), std::string::npos) << reasons_;
 }
 
 TEST_F(AdmissionTest, ReportsAllProblemsAtOnce) {

@@ -77,6 +77,79 @@ TEST_F(ElasticTest, IsRefusedOnlyWhereItCanNeverRun) {
   EXPECT_EQ(refused.message(), "parallel.min_ranks is 5, this service has 4 slots");
 }
 
+TEST_F(ElasticTest, ShrinksWhereTheEngineHasNoRoomAndGrowsAgainAtTheNextAttempt) {
+  const std::string why = "Slurm job 17 is pending: ReqNodeNotAvail";
+  const std::string id = submit_elastic(4, 2);
+  step();
+  launcher_.set_no_room(id, 1, why, 3);
+  step();
+  EXPECT_EQ(job(id).message(), why + "; starts with 3 of 4 ranks in 60 s");
+  advance(config_.elastic_wait - seconds(1));
+  EXPECT_EQ(job(id).state(), v1::STARTING);
+  launcher_.set_unknown(id, 1, true);  // the engine is away: time that it does not wait less
+  advance(seconds(1));
+  launcher_.set_unknown(id, 1, false);
+  step();
+  EXPECT_EQ(job(id).state(), v1::RECOVERING);
+  EXPECT_EQ(launcher_.launches().size(), 1U) << "before the first has gone";
+  step();
+  const std::string given_up =
+      "there is no room for 4 ranks, the next attempt starts with 3: " + why;
+  EXPECT_EQ(job(id).attempts(0).message(), given_up);
+  EXPECT_EQ(job(id).attempts(0).reason(), v1::REASON_START_FAILED);
+  EXPECT_FALSE(job(id).attempts(0).counted());
+  EXPECT_EQ(last_launch().ranks, 3) << "without a pause";
+  EXPECT_EQ(job(id).attempts(1).world_size(), 3);
+  EXPECT_EQ(job(id).message(), "runs with 3 of 4 ranks: there are no slots for more now");
+
+  // Nor for three, and the engine does not say for how many. The coordinator is killed on the way.
+  launcher_.set_no_room(id, 2, why);
+  step();
+  advance(config_.elastic_wait);
+  EXPECT_EQ(job(id).attempts(1).next_world_size(), 2);
+  restart();
+  step();
+  step();
+  EXPECT_EQ(last_launch().ranks, 2);
+  launcher_.set_no_room(id, 3, why);  // with as few as it may have it waits
+  advance(3 * config_.elastic_wait);
+  EXPECT_EQ(job(id).message(), why);
+  launcher_.set_queued(id, 3, "");
+  step();
+  for (int rank = 0; rank < 2; ++rank) join(id, rank, 2, 3);
+  EXPECT_EQ(job(id).state(), v1::RUNNING);
+  launcher_.end(id, 3, {.signal = 9, .rank = 1});
+  step();
+  advance(config_.retry_pause);
+  EXPECT_EQ(last_launch().ranks, 4);
+  EXPECT_EQ(job(id).attempts(3).world_size(), 4);
+}
+
+TEST_F(ElasticTest, AJobWithAllItsRanksOrNoneWaitsInTheEnginesQueue) {
+  const std::string id = submit(4);
+  step();
+  launcher_.set_no_room(id, 1, "Slurm job 17 is pending: Resources", 3);
+  advance(10 * config_.elastic_wait);
+  EXPECT_EQ(job(id).state(), v1::STARTING);
+  EXPECT_EQ(job(id).message(), "Slurm job 17 is pending: Resources");
+}
+
+TEST_F(ElasticTest, RoomThatComesBeforeTheWaitIsOverIsTaken) {
+  const std::string id = submit_elastic(4, 2);
+  step();
+  launcher_.set_no_room(id, 1, "Resources", 3);
+  advance(config_.elastic_wait - seconds(1));
+  launcher_.set_queued(id, 1, "Priority");  // it waits for its turn now
+  advance(seconds(1));
+  launcher_.set_no_room(id, 1, "Resources", 3);
+  advance(config_.elastic_wait - seconds(1));
+  EXPECT_EQ(job(id).state(), v1::STARTING);
+  launcher_.set_queued(id, 1, "");
+  step();
+  for (int rank = 0; rank < 4; ++rank) join(id, rank, 4);
+  EXPECT_EQ(job(id).state(), v1::RUNNING);
+}
+
 class HostsTest : public ElasticTest {
  protected:
   void SetUp() override {

@@ -53,6 +53,7 @@ TEST(RetryPolicy, TheCoordinatorsFindingsComeFirst) {
       {Finding::node_lost, {v1::REASON_PEER_LOST, RetryAction::retry}},
       {Finding::cancelled_in_engine, {v1::REASON_CANCELLED, RetryAction::end_cancelled}},
       {Finding::preflight_failed, {v1::REASON_PREFLIGHT, RetryAction::retry}},
+      {Finding::no_room, {v1::REASON_START_FAILED, RetryAction::requeue_uncounted}},
       {Finding::host_unusable, {v1::REASON_START_FAILED, RetryAction::requeue_uncounted}},
   };
   for (const auto& [finding, verdict] : table) {

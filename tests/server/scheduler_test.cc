@@ -144,6 +144,24 @@ TEST(Scheduler, OfFewerRanksOnlyThoseThatShortenTheStep) {
   EXPECT_EQ(with(7, 1, 8, 7), 7);    // what the job asks for is its own affair
 }
 
+TEST(Scheduler, WhereTheEngineHasNoRoomFewerRanksAreTried) {
+  const auto next = [](int ranks, int min_ranks, int64_t rows, int now, std::optional<int> room) {
+    return fewer_ranks(elastic("e", ranks, min_ranks, rows).needs, now, room).value_or(0);
+  };
+  EXPECT_EQ(next(2, 1, 8, 2, 1), 1);
+  EXPECT_EQ(next(2, 0, 8, 2, 1), 0) << "all or none";
+  EXPECT_EQ(next(2, 1, 8, 1, 0), 0) << "no fewer than the job says";
+  EXPECT_EQ(next(64, 1, 4096, 64, 56), 56);
+  EXPECT_EQ(next(64, 1, 128, 64, 56), 43) << "only so many as shorten the step";
+  EXPECT_EQ(next(64, 60, 128, 64, 56), 60);
+  EXPECT_EQ(next(64, 1, 0, 64, std::nullopt), 48);
+  EXPECT_EQ(next(64, 1, 0, 48, 60), 36) << "there was room for more, and it did not start";
+  EXPECT_EQ(next(3, 1, 0, 2, std::nullopt), 1);
+  QueuedJob again = elastic("e", 4, 1);
+  again.needs.most_ranks = 3;
+  EXPECT_EQ(ranks_of(schedule({again}, {}, slots(100), kNow)), 3) << "at once";
+}
+
 TEST(Scheduler, AnElasticJobDoesNotOvertake) {
   QueuedJob wide = queued("wide", 4, 0, 9);
   QueuedJob job = elastic("e", 4, 1);

@@ -1,5 +1,5 @@
 """Bad luck under a real Slurm and a coordinator. The weights at the end are those of an undisturbed local run, bit by bit;
-`KILL → NEXT STEP` lines tell how long a job stood still."""
+`KILL → NEXT STEP` lines at the end tell how long a job stood still."""
 import os
 import pathlib
 import stat
@@ -8,7 +8,8 @@ import time
 import pytest
 
 import emoe_tools as tools
-from fault_support import STEPS, assert_same_result, hurt_job, rank_pids, steps_in, undisturbed_run
+from elastic_support import check_shrunk_and_grown, elastic_job, of_attempt, undisturbed_elastic_run
+from fault_support import STEPS, assert_same_result, hurt_job, next_step, rank_pids, steps_in, undisturbed_run
 from slurm_cluster import Cluster
 
 
@@ -18,7 +19,12 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory):
+def undisturbed_elastic(tmp_path_factory):
+    return undisturbed_elastic_run(tmp_path_factory.mktemp("elastic"))
+
+
+@pytest.fixture(scope="module")
+def spread():
     """Options that put the two ranks on two nodes."""
     return {"launcher__slurm__ranks_per_node": 1}
 
@@ -36,14 +42,6 @@ def slurm_job(cluster, job_id, attempt=1):
     return number
 
 
-def next_step(api, job_id, attempt, began, what):
-    """Waits for the first step that this attempt reports; prints how long that took."""
-    def done():
-        return [s for s in api.call("ListMetrics", id=job_id, page_size=10000).steps if s.attempt >= attempt]
-    tools.wait_until(done, 120, lambda: f"a step of attempt {attempt}\n{api.get(job_id)}")
-    print(f"\n{what}: KILL → NEXT STEP {time.monotonic() - began:.1f} s")
-
-
 def reasons(api, job):
     return [(api.reason_name(a.reason), a.counted) for a in job.attempts]
 
@@ -59,7 +57,7 @@ def test_a_rank_killed_in_a_step(cluster, coordinator, undisturbed):
     began = time.monotonic()
     os.kill(rank_pids(job)[1], 9)
     coordinator.holds.release()
-    next_step(api, job.id, 2, began, "rank killed")
+    next_step(api, job.id, 2, began, "slurm: rank killed")
     job = api.succeed(job.id)
     assert reasons(api, job)[0] == ("REASON_PEER_LOST", True), job.attempts[0].message
     assert "rank 1" in job.attempts[0].message and "signal 9" in job.attempts[0].message, job.attempts[0].message
@@ -77,10 +75,36 @@ def test_a_node_lost_in_a_step(cluster, spread, tmp_path, undisturbed):
         coordinator.holds.release()
         time.sleep(1)  # what is killed must not be revived in the same moment: its processes are being reaped
         cluster.control("revive", "n2")
-        next_step(api, job.id, 2, began, "node lost and back")
+        next_step(api, job.id, 2, began, "slurm: node lost and back")
         job = api.succeed(job.id)
         assert reasons(api, job)[0] == ("REASON_PEER_LOST", True), job.attempts[0].message
         assert_same_result(api, job, undisturbed)
+        assert_nothing_left(cluster, coordinator)
+
+
+def test_a_node_that_stays_away_is_done_without(cluster, spread, tmp_path, undisturbed_elastic):
+    """With one rank on the node that is left, and with both again at the next attempt, when the node is back."""
+    with cluster.coordinator(tmp_path, queue__elastic_wait="3s", **spread) as coordinator:
+        api = coordinator.api
+        coordinator.holds.add("step-15", "step-25")
+        job_id = api.create(elastic_job()).id
+        of_attempt(api, job_id, 1, 15)
+        began = time.monotonic()
+        cluster.control("fail", "n2")
+        tools.wait_until(lambda: "starts with 1 of 2 ranks in" in api.get(job_id).message, 120, lambda: api.get(job_id))
+        next_step(api, job_id, 3, began, "slurm: node lost for good, with fewer ranks")
+        of_attempt(api, job_id, 3, 15)
+        coordinator.holds.release("step-15")
+        alone = rank_pids(of_attempt(api, job_id, 3, 25))
+        cluster.control("revive", "n2")
+        tools.wait_until(lambda: "idle" in cluster.command("sinfo", "--noheader", "--nodes=n2", "--format=%T"), 60, "n2 idle")
+        os.kill(alone[0], 9)
+        coordinator.holds.release()
+        job = check_shrunk_and_grown(coordinator, job_id, undisturbed_elastic, [(2, 0), (1, 10), (2, 20)])
+        given_up = job.attempts[1]
+        assert given_up.message.startswith("there is no room for 2 ranks, the next attempt starts with 1: Slurm job "), given_up
+        assert api.reason_name(given_up.reason) == "REASON_START_FAILED" and not given_up.counted
+        assert len(job.attempts) == 4
         assert_nothing_left(cluster, coordinator)
 
 
@@ -100,7 +124,7 @@ def test_the_controller_is_away_for_a_minute(cluster, coordinator, undisturbed):
     tools.wait_until(lambda: steps_in(out) == STEPS, 60, "the end of the training without a controller")
     cluster.control("ctld-up")
     job = api.succeed(job.id)
-    print(f"\ncontroller away {time.monotonic() - away:.0f} s")
+    tools.measured(f"slurm: controller away {time.monotonic() - away:.0f} s")
     assert len(job.attempts) == 1
     assert_same_result(api, job, undisturbed)
     assert all(not counted for _, counted in reasons(api, api.succeed(waiting))[:-1])
@@ -119,7 +143,7 @@ def test_the_time_limit_warns_and_is_not_counted(cluster, tmp_path, undisturbed)
         time.sleep(25)  # the signal waits for the ranks, which are held
         began = time.monotonic()
         coordinator.holds.release()
-        next_step(api, job_id, 2, began, "time limit's warning")
+        next_step(api, job_id, 2, began, "slurm: time limit's warning")
         job = api.succeed(job_id)
         assert reasons(api, job)[0] == ("REASON_PREEMPTED", False), job.attempts[0].message
         assert job.attempts[1].resumed_from_step == 13
@@ -134,7 +158,7 @@ def test_requeued_by_an_administrator(cluster, coordinator, undisturbed):
     cluster.command("scontrol", "requeue", slurm_job(cluster, job.id))
     time.sleep(1)  # Slurm's SIGTERM is on its way to the ranks
     coordinator.holds.release()
-    next_step(api, job.id, 2, began, "requeued")
+    next_step(api, job.id, 2, began, "slurm: requeued")
     job = api.succeed(job.id)
     assert reasons(api, job)[0] == ("REASON_PREEMPTED", False), job.attempts[0].message
     assert job.attempts[1].resumed_from_step == 24, "checkpointed at the next step edge"
@@ -167,7 +191,7 @@ def test_cancel_leaves_nothing_in_squeue(cluster, coordinator, moment):
     began = time.monotonic()
     assert api.state_name(api.wait(job_id).state) == "CANCELLED"
     assert cluster.queue() == [], "CANCELLED only when nothing of it is left"
-    print(f"\ncancelled while {moment}: {time.monotonic() - began:.1f} s")
+    tools.measured(f"slurm: cancelled while {moment}: {time.monotonic() - began:.1f} s")
     assert_nothing_left(cluster, coordinator)
 
 
@@ -249,7 +273,7 @@ def test_the_coordinator_killed_around_sbatch(cluster, tmp_path, undisturbed, mo
         coordinator.kill()
         coordinator.start()
         api = coordinator.api
-        next_step(api, job_id, 1, began, f"coordinator killed {moment} sbatch")
+        next_step(api, job_id, 1, began, f"slurm: coordinator killed {moment} sbatch")
         job = api.succeed(job_id)
         assert len(job.attempts) == 1
         started = [found for found in cluster.jobs().values() if found["JobName"] == f"{job_id}.1"]
@@ -287,7 +311,7 @@ def test_the_coordinator_killed_at(cluster, coordinator, undisturbed, moment):
         assert api.state_name(api.wait(job_id).state) == "CANCELLED"
     else:
         job = api.succeed(job_id)
-        print(f"\ncoordinator killed, {moment}: done after {time.monotonic() - began:.1f} s, {reasons(api, job)}")
+        tools.measured(f"slurm: coordinator killed, {moment}: done after {time.monotonic() - began:.1f} s")
         assert len(job.attempts) == (2 if moment == "requeued" else 1), job.attempts
         assert_same_result(api, job, undisturbed)
     assert_nothing_left(cluster, coordinator)
