@@ -3,14 +3,15 @@ undisturbed run, bit by bit."""
 import pathlib
 import re
 import signal
+import time
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import emoe_tools as tools
+from elastic_support import (EVERY_EXPERT, assert_equal_to_rounding, check_shrunk_and_grown, elastic_job, of_attempt,
+                             undisturbed_elastic_run)
 from emoe_api import Coordinator
-from fault_support import STEPS, Run, assert_same_result, hurt_job, rank_pids, send, undisturbed_run
+from fault_support import Run, assert_same_result, hurt_job, next_step, rank_pids, send, undisturbed_run
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,10 @@ def test_a_rank_killed_in_a_step(coordinator, undisturbed):
     coordinator.holds.add("step-33")
     job_id = api.create(hurt_job()).id
     first = rank_pids(api.wait_for_step(job_id, 33))
+    began = time.monotonic()
     send(first[1], signal.SIGKILL)
     coordinator.holds.release()  # rank 0 goes into step 34, alone
+    next_step(api, job_id, 2, began, "local: rank killed")
     job = api.succeed(job_id)
     lost, again = job.attempts
     assert api.reason_name(lost.reason) == "REASON_PEER_LOST" and lost.counted
@@ -56,8 +59,11 @@ def test_a_preemption_signal_checkpoints_and_is_not_counted(coordinator, undistu
     api = coordinator.api
     coordinator.holds.add("step-23")
     job_id = api.create(hurt_job(resources__max_attempts=1)).id
-    send(rank_pids(api.wait_for_step(job_id, 23))[1], signal.SIGTERM)
+    pids = rank_pids(api.wait_for_step(job_id, 23))
+    began = time.monotonic()
+    send(pids[1], signal.SIGTERM)
     coordinator.holds.release()
+    next_step(api, job_id, 2, began, "local: preempted")
     job = api.succeed(job_id)
     lost, again = job.attempts
     assert api.reason_name(lost.reason) == "REASON_PREEMPTED" and not lost.counted
@@ -86,19 +92,12 @@ def test_a_job_whose_ranks_always_die_ends_after_its_attempts(coordinator):
     coordinator.holds.add("step-3")
     job_id = api.create(hurt_job(resources__max_attempts=2, checkpoint__every_steps=0)).id
     for attempt in (1, 2):
-        job = tools.wait_until(lambda n=attempt: past_step(api, job_id, n, 2), 60, f"step 2 of attempt {attempt}")
-        send(rank_pids(job)[0], signal.SIGKILL)
+        send(rank_pids(of_attempt(api, job_id, attempt, 3))[0], signal.SIGKILL)
     job = api.wait(job_id)
     assert api.state_name(job.state) == "FAILED"
     assert api.reason_name(job.reason) == "REASON_ATTEMPTS_EXHAUSTED" and job.message
     assert [api.reason_name(a.reason) for a in job.attempts] == ["REASON_PEER_LOST"] * 2
     assert coordinator.processes() == {}
-
-
-def past_step(api, job_id, number, step):
-    """The job once this attempt has done `step`. (Its progress is the earlier attempt's until then.)"""
-    done = [s.step for s in api.call("ListMetrics", id=job_id, page_size=10000).steps if s.attempt == number]
-    return api.get(job_id) if done and max(done) >= step else None
 
 
 def test_without_a_coordinator_the_same_command_continues(tmp_path, undisturbed):
@@ -122,22 +121,9 @@ def test_a_preempted_run_asks_to_be_started_again(tmp_path, undisturbed):
         tools.assert_same_training(run.out, undisturbed)
 
 
-# Equal to rounding: another number of ranks is another order of the sums, nothing else. All experts are chosen: rounding that
-# turns a choice between two that are as good would set the run on another course.
-EVERY_EXPERT = {"emoe": {**tools.TINY_EMOE, "top_k": tools.TINY_EMOE["experts"]}}
-
-
 @pytest.fixture(scope="module")
 def undisturbed_with_every_expert(tmp_path_factory):
-    return undisturbed_run(tmp_path_factory.mktemp("every_expert"), **EVERY_EXPERT)
-
-
-def assert_equal_to_rounding(out, undisturbed):
-    ours, theirs = tools.read_lines(out / "metrics.jsonl"), tools.read_lines(undisturbed / "metrics.jsonl")
-    assert [r["step"] for r in ours] == list(range(STEPS))
-    for a, b in zip(ours, theirs):
-        assert abs(a["loss"] - b["loss"]) <= 1e-5 * b["loss"], (a, b)
-    assert exported_distance(out, undisturbed) <= 2e-2
+    return undisturbed_elastic_run(tmp_path_factory.mktemp("every_expert"))
 
 
 def test_resume_at_another_number_of_ranks(tmp_path, undisturbed_with_every_expert):
@@ -154,37 +140,16 @@ def test_an_elastic_job_shrinks_to_the_free_slots_and_grows_again(tmp_path, undi
         api = coordinator.api
         coordinator.holds.add("step-15", "step-25")  # of both jobs
 
-        def of_attempt(number, step):
-            return tools.wait_until(lambda: past_step(api, job_id, number, step - 1), 60, f"attempt {number} at {step}")
-
-        job_id = api.create(hurt_job(parallel__min_ranks=1, **EVERY_EXPERT)).id
-        first = rank_pids(of_attempt(1, 15))
+        job_id = api.create(elastic_job()).id
+        first = rank_pids(of_attempt(api, job_id, 1, 15))
         other = api.create(hurt_job(parallel__ranks=1, resources__priority=9)).id
         send(first[1], signal.SIGKILL)
-        narrow = of_attempt(2, 15)  # the other job has the second slot
+        narrow = of_attempt(api, job_id, 2, 15)  # the other job has the second slot
         assert len(narrow.attempts[1].ranks) == 1
-        assert "1 of 2" in tools.run([tools.EMOECTL, "--server", coordinator.grpc_address, "get", job_id]).out
         coordinator.holds.release("step-15")
-        last = rank_pids(of_attempt(2, 25))
+        last = rank_pids(of_attempt(api, job_id, 2, 25))
         api.call("CancelJob", id=other)
         api.wait(other)
         send(last[0], signal.SIGKILL)
         coordinator.holds.release("step-25")
-        job = api.succeed(job_id)
-        assert [(a.world_size, a.resumed_from_step) for a in job.attempts] == [(2, 0), (1, 10), (2, 20)]
-        ranks = [2] * 10 + [1] * 10 + [2] * (STEPS - 20)
-        assert [r["ranks"] for r in tools.read_lines(pathlib.Path(job.output_dir) / "metrics.jsonl")] == ranks
-        assert [s.ranks for s in api.call("ListMetrics", id=job_id, page_size=10000).steps] == ranks
-        told = [e.state_change.message for e in api.events(job_id) if e.HasField("state_change")]
-        assert [m for m in told if m.startswith("runs with")] == ["runs with 1 of 2 ranks: there are no slots for more now"]
-        assert_equal_to_rounding(pathlib.Path(job.output_dir), undisturbed_with_every_expert)
-
-
-def exported_distance(out, other):
-    """The worst tensor's distance between two merged models, as a fraction of what training changed in it."""
-    base, ours, theirs = (load_file(folder / "model.safetensors")
-                          for folder in (tools.TINY, out / "export" / "model", other / "export" / "model"))
-    changed = [name for name in base if not np.array_equal(base[name], theirs[name])]
-    assert len(changed) == 3 * len(tools.ALL_LINEARS), changed
-    assert all(np.array_equal(ours[name], base[name]) for name in base if name not in changed)
-    return max(np.linalg.norm(ours[name] - theirs[name]) / np.linalg.norm(theirs[name] - base[name]) for name in changed)
+        check_shrunk_and_grown(coordinator, job_id, undisturbed_with_every_expert, [(2, 0), (1, 10), (2, 20)])
