@@ -240,8 +240,6 @@ const JobRules& unsupported_rules() {
        "not supported yet: train (which also evaluates data.eval and exports a merged model), evaluate, merge, convert and preflight are"},
       {"parallel.tensor", [](In in) { return in.spec.parallel().tensor() > 1; },
        "not supported yet: use tensor: 1, all ranks are data-parallel"},
-      {"parallel.shard_base", [](In in) { return in.spec.parallel().shard_base(); },
-       "not supported yet: use shard_base: false, every rank holds the base model"},
       {"emoe.partition.method", [](In in) { return partition_by(in, "coactivation"); },
        "not supported yet: kmeans, random, contiguous and file are"},
       {"emoe.gate", [](In in) { return uses_emoe(in) && emoe(in).gate() == "learned"; },

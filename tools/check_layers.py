@@ -33,7 +33,7 @@ ALLOWED = {
     "worker/comm": ["worker/device"],
     "worker/tensor": ["worker/device", "format"],
     "worker/emoe": ["worker/device", "worker/tensor"],
-    "worker/model": ["worker/emoe", "worker/tensor", "worker"],
+    "worker/model": ["worker/comm", "worker/emoe", "worker/tensor", "worker"],
     "worker/weights": ["worker/model", "text"],
     "worker/report": ["metrics", "worker/comm"],
     "worker/preflight": ["base", "worker/report"],

@@ -75,7 +75,6 @@ const std::vector<Table>& tables() {
        unsupported_rules(),
        {{"task=analyze"},
         {"parallel.tensor=2"},
-        {"parallel.shard_base=true"},
         {"emoe.partition.method=coactivation"},
         {"emoe.gate=learned"}}},
   };

@@ -38,7 +38,7 @@ train:
   global_batch: 1               # train.global_batch
 parallel:
   ranks: 2
-  shard_base: true              # parallel.shard_base
+  tensor: 2                     # parallel.tensor
 """
 
 

@@ -19,10 +19,12 @@ def undisturbed(tmp_path_factory):
     return undisturbed_run(tmp_path_factory.mktemp("undisturbed"))
 
 
-def test_a_rank_killed_in_a_step(coordinator, undisturbed):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_rank_killed_in_a_step(coordinator, undisturbed, sharded):
+    """Rank 0 waits for it in the sum of the gradients, or already in the gather of a layer."""
     api = coordinator.api
     coordinator.holds.add("step-33")
-    job_id = api.create(hurt_job()).id
+    job_id = api.create(hurt_job(parallel__shard_base=sharded)).id
     first = rank_pids(api.wait_for_step(job_id, 33))
     began = time.monotonic()
     send(first[1], signal.SIGKILL)

@@ -23,14 +23,16 @@ from tolerances import Table, relative  # noqa: E402
 
 # How many cases there are: a folder that lost some, or a wrong folder, must not pass.
 EXPECTED_CASES = {"own": 9, "shared": 20}
-# (ranks, packing, micro_batch_tokens): no mpirun for None; 0: as the worker chooses.
-CONFIGURATIONS = [(None, False, 0), (2, True, 600), (4, False, 256), (4, True, 0), (2, False, 256)]
-ALL_CONFIGURATIONS = list(itertools.product((None, 2, 4), (False, True), (0, 256, 1000)))
+# (ranks, packing, micro_batch_tokens, shard_base): no mpirun for None; 0: as the worker chooses.
+CONFIGURATIONS = [(None, False, 0, False), (2, True, 600, False), (4, False, 256, False), (4, True, 0, True), (2, False, 256, True)]
+ALL_CONFIGURATIONS = [configuration for configuration in itertools.product((None, 2, 4), (False, True), (0, 256, 1000), (False, True))
+                      if configuration[0] or not configuration[3]]
 
 
 def describe(configuration):
-    ranks, packing, micro = configuration
-    return f"{ranks or 1} rank{'s' if (ranks or 1) > 1 else ''}, {'packed' if packing else 'padded'}, micro {micro or 'auto'}"
+    ranks, packing, micro, shard = configuration
+    return (f"{ranks or 1} rank{'s' if (ranks or 1) > 1 else ''}, {'packed' if packing else 'padded'}, "
+            f"micro {micro or 'auto'}{', sharded' if shard else ''}")
 
 
 class Runner:
@@ -81,9 +83,10 @@ class Runner:
         return {"evaluation loss": compare.evaluation(row, case.result["eval_final"])}
 
     def train(self, case, folder, configuration):
-        ranks, packing, micro = configuration
+        ranks, packing, micro, shard = configuration
         micro = max(micro, case.config["max_length"]) if micro else 0
-        spec = tools.changed(case.job(folder), parallel__ranks=ranks or 1, data__packing=packing, train__micro_batch_tokens=micro)
+        spec = tools.changed(case.job(folder), parallel__ranks=ranks or 1, parallel__shard_base=shard, data__packing=packing,
+                             train__micro_batch_tokens=micro)
         out = tools.run_job(folder, spec, ranks=ranks)
         return compare.training(case, out, compare.prompt_after_training(case, folder, out))
 

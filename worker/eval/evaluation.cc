@@ -77,9 +77,12 @@ class Evaluation {
     double sum = 0.0;
     for (int64_t i = 0; i < batches_.rounds; ++i) {
       if (stopped()) return std::nullopt;
-      if (i >= std::ssize(batches_.mine)) continue;
       ForwardOptions forward;
       forward.experts_on = experts_on;
+      if (i >= std::ssize(batches_.mine)) {
+        if (model_.passes_are_collective()) (void)model_.token_losses(idle_batch(), forward);
+        continue;
+      }
       sum += model_.token_losses(batches_.mine[i], forward).to(at::kDouble).sum().item<double>();
       done();
     }

@@ -155,7 +155,12 @@ std::optional<SuiteResult> SuiteEvaluation::ask(Model& model, bool experts_on, H
   std::vector<double> answers(questions_ * kNumbers);
   for (int64_t i = 0; i < rounds_; ++i) {
     if (calls.stopped()) return std::nullopt;
-    if (i >= batches()) continue;
+    if (i >= batches()) {
+      if (model.passes_are_collective()) {
+        (void)model.token_losses(idle_batch(), {.experts_on = experts_on});
+      }
+      continue;
+    }
     score(model, experts_on, batches_[i], answers);
     calls.done();
   }

@@ -48,4 +48,12 @@ struct PackedBatch {
   return batch;
 }
 
+// A token whose target counts nothing: what a rank computes with when only others have rows left and
+// every rank must make the pass.
+[[nodiscard]] inline PackedBatch idle_batch() {
+  PackedBatch batch = one_segment({0});
+  batch.targets = {0};
+  return batch;
+}
+
 }  // namespace emoe::worker

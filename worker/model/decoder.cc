@@ -11,6 +11,7 @@
 
 #include "worker/model/attention.h"
 #include "worker/model/cross_entropy.h"
+#include "worker/model/embedding.h"
 #include "worker/model/products.h"
 #include "worker/model/rms_norm.h"
 #include "worker/model/shared_tokens.h"
@@ -49,10 +50,7 @@ void Decoder::use_ffn(const std::string& name) {
 }
 
 at::Tensor Decoder::embed(const std::vector<int64_t>& ids) const {
-  const at::Tensor index = to_device(ids, options_.device);
-  const Weight& embedding = store_->outer().embedding;
-  const at::Tensor& table = embedding.trainable() ? embedding.master : embedding.compute;
-  return at::embedding(table, index).to(options_.dtype);
+  return embed_tokens(store_->outer(TensorRole::embedding), to_device(ids, options_.device));
 }
 
 LayerPass Decoder::pass_at(const std::vector<int64_t>& positions,
@@ -71,7 +69,6 @@ at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass,
   const int64_t layers = options_.config.num_hidden_layers;
   for (int64_t l = 0; l < layers; ++l) {
     const auto layer = store_->acquire(l);
-    if (l + 1 < layers) store_->prefetch(l + 1);
     FfnOutput output =
         forward_layer(*layer, x, pass, attention(l), l + 1 == layers ? last_rows : TokenRows{});
     x = output.y;
@@ -134,13 +131,14 @@ at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forwa
     };
   };
   const at::Tensor x = walk(embed(batch.ids), pass, attention, rows, forward);
-  return rms_norm(x, store_->outer().final_norm, options_.config.rms_norm_eps);
+  return rms_norm(x, store_->outer(TensorRole::final_norm), options_.config.rms_norm_eps);
 }
 
 at::Tensor Decoder::loss(const PackedBatch& batch, const ForwardOptions& forward) const {
   const Targets targets = targets_of(batch, forward);
   const at::Tensor states = hidden(batch, forward, targets.rows);
-  return linear_cross_entropy(states, store_->outer().head, targets.ids, targets.weights);
+  return linear_cross_entropy(states, store_->outer(TensorRole::head), targets.ids,
+                              targets.weights);
 }
 
 void Decoder::forward(const PackedBatch& batch, const ForwardOptions& forward) {
@@ -164,7 +162,7 @@ at::Tensor Decoder::token_losses(const PackedBatch& batch, const ForwardOptions&
   const at::Tensor states = hidden(batch, forward, targets.rows);
   at::Tensor losses = at::zeros({batch.num_tokens()}, states.options().dtype(at::kFloat));
   losses.index_copy_(0, targets.rows.kept,
-                     linear_cross_entropies(states, store_->outer().head, targets.ids));
+                     linear_cross_entropies(states, store_->outer(TensorRole::head), targets.ids));
   return losses;
 }
 
@@ -172,7 +170,7 @@ at::Tensor Decoder::logits(const PackedBatch& batch, const ForwardOptions& forwa
   const at::NoGradGuard no_grad;
   check_batch(batch);
   const at::Tensor states = hidden(batch, forward, {});
-  return product(states, store_->outer().head.compute).to(at::kFloat);
+  return product(states, store_->outer(TensorRole::head).compute).to(at::kFloat);
 }
 
 at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& cache,
@@ -198,10 +196,10 @@ at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& 
   };
   const at::Tensor x = walk(embed(ids), pass_at(positions, forward), attention, {}, forward);
   cache.length += tokens;
-  const OuterWeights& outer = store_->outer();
   const at::Tensor last =
-      rms_norm(x.narrow(0, tokens - 1, 1), outer.final_norm, options_.config.rms_norm_eps);
-  return product(last, outer.head.compute).to(at::kFloat).squeeze(0);
+      rms_norm(x.narrow(0, tokens - 1, 1), store_->outer(TensorRole::final_norm),
+               options_.config.rms_norm_eps);
+  return product(last, store_->outer(TensorRole::head).compute).to(at::kFloat).squeeze(0);
 }
 
 std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
@@ -236,8 +234,10 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
   return seconds;
 }
 
-std::unique_ptr<Model> make_model(const ModelOptions& options, const WeightSource& weights) {
-  return std::make_unique<Decoder>(options, weights);
+std::unique_ptr<Model> make_model(const ModelOptions& options, const WeightSource& weights,
+                                  DeviceGroup* shared_by) {
+  if (shared_by == nullptr) return std::make_unique<Decoder>(options, weights);
+  return std::make_unique<Decoder>(options, make_sharded_store(options, weights, *shared_by));
 }
 
 }  // namespace emoe::worker

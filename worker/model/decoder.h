@@ -37,6 +37,7 @@ class Decoder final : public Model {
     return store_->parameters();
   }
   void parameters_changed() override { store_->parameters_changed(); }
+  [[nodiscard]] bool passes_are_collective() const override { return store_->is_collective(); }
   void use_ffn(const std::string& name) override;
   [[nodiscard]] std::map<std::string, double> time_ffns(int64_t tokens) override;
 

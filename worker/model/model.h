@@ -4,12 +4,14 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "format/decoder_config.h"
+#include "worker/comm/device_group.h"
 #include "worker/emoe/neuron_order.h"
 #include "worker/emoe/options.h"
 #include "worker/emoe/selector.h"
@@ -35,8 +37,15 @@ struct ModelOptions {
 using WeightSource =
     std::function<at::Tensor(const std::string& name, const std::vector<int64_t>& shape)>;
 
+// A part of a tensor that several ranks share: the elements [begin, begin + part.numel()) of the
+// flattened whole, in the base's neuron order.
+struct ShardOfTensor {
+  int64_t begin = 0;
+  std::vector<int64_t> shape;  // of the whole
+};
+
 // A tensor that training changes. `tensor` is fp32 and in memory order: permuted where its layer is
-// converted.
+// converted. Where the ranks share the trained weights it is this rank's part [n], perhaps empty.
 struct Parameter {
   std::string name;  // Hugging Face or PEFT name: "model.layers.0.self_attn.q_proj.weight",
                      // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -44,6 +53,9 @@ struct Parameter {
   bool weight_decay = true;                  // false for tensors of one dimension (norms)
   int permuted_dim = -1;                     // the d_ff dimension of a converted layer, else -1
   std::shared_ptr<const NeuronOrder> order;  // null where permuted_dim is -1
+  std::optional<ShardOfTensor> shard = {};   // nothing: `tensor` is whole
+  // Set where the values lie in files and `tensor` is undefined: reads what stored() gives.
+  std::function<at::Tensor()> read = {};
 
   // Anything of the parameter's shape (itself, a gradient, an optimiser moment) between the order
   // in memory and that of files. Where nothing is permuted: the tensor itself.
@@ -54,7 +66,9 @@ struct Parameter {
     return order == nullptr ? original : order->to_memory(original, permuted_dim);
   }
   // The tensor as files have it: fp32 on the CPU, in the base's neuron order, without a graph.
-  [[nodiscard]] at::Tensor stored() const { return to_original(tensor.detach().to(at::kCPU)); }
+  [[nodiscard]] at::Tensor stored() const {
+    return read ? read() : to_original(tensor.detach().to(at::kCPU));
+  }
 };
 
 // What one converted layer's gate decided for all T tokens of a batch, padding included.
@@ -115,6 +129,11 @@ class Model {
   // To be called when their values were changed, before the next pass.
   virtual void parameters_changed() = 0;
 
+  // Where the ranks of a group share the weights, every pass gathers them from all: each of these ranks
+  // must make the same passes in the same order (on idle_batch() where it has no rows left), and
+  // time_ffns() too.
+  [[nodiscard]] virtual bool passes_are_collective() const = 0;
+
   // Changes options().ffn. Throws std::invalid_argument for an unknown name.
   virtual void use_ffn(const std::string& name) = 0;
   // The seconds that each back-end takes on this machine for a converted layer of this model,
@@ -123,9 +142,11 @@ class Model {
   [[nodiscard]] virtual std::map<std::string, double> time_ffns(int64_t tokens) = 0;
 };
 
-// The model of these options with all weights in memory. Throws std::invalid_argument for options
-// that do not fit together, and what `weights` throws.
+// The model of these options with all weights in memory, or with its frozen matrices sharded over the
+// ranks of a group (see make_sharded_store()), which outlives it. Throws std::invalid_argument for
+// options that do not fit together, and what `weights` throws.
 [[nodiscard]] std::unique_ptr<Model> make_model(const ModelOptions& options,
-                                                const WeightSource& weights);
+                                                const WeightSource& weights,
+                                                DeviceGroup* shared_by = nullptr);
 
 }  // namespace emoe::worker

@@ -15,7 +15,7 @@ class StreamedStore final : public WeightStore {
     if (config.tie_word_embeddings) outer_.head = outer_.embedding;
   }
 
-  [[nodiscard]] const OuterWeights& outer() const override { return outer_; }
+  [[nodiscard]] Weight outer(TensorRole role) override { return *outer_.of(role); }
   [[nodiscard]] std::shared_ptr<const DecoderLayer> acquire(int64_t index) override {
     auto layer = std::make_shared<DecoderLayer>();
     for (const TensorSpec& spec : table_) {
@@ -30,7 +30,6 @@ class StreamedStore final : public WeightStore {
     }
     return layer;
   }
-  void prefetch(int64_t /*index*/) override {}
   [[nodiscard]] std::vector<Parameter>& parameters() override { return parameters_; }
   void parameters_changed() override {}
 

@@ -5,22 +5,25 @@
 #include <memory>
 #include <vector>
 
+#include "worker/comm/device_group.h"
 #include "worker/model/decoder_layer.h"
 #include "worker/model/model.h"
 
 namespace emoe::worker {
 
-// Holds a decoder's weights, layer by layer: all in memory, read when they are needed, or (one day)
-// sharded over ranks. A backward pass holds the matrices that it needs by itself.
+// Holds a decoder's weights, layer by layer: all in memory, read when they are needed, or sharded over
+// ranks. A pass asks in the order of its computation, embedding first, so that a store that has to
+// fetch a layer can do it beside the one before. A backward pass holds the matrices that it needs by
+// itself.
 class WeightStore {
  public:
   virtual ~WeightStore() = default;
-  // The weights outside the layers; they stay as long as the store.
-  [[nodiscard]] virtual const OuterWeights& outer() const = 0;
+  // A weight outside the layers: embedding, final_norm or head (of a tied model the embedding).
+  [[nodiscard]] virtual Weight outer(TensorRole role) = 0;
   // Layer `index`, complete and on its device for as long as the pointer is held.
   [[nodiscard]] virtual std::shared_ptr<const DecoderLayer> acquire(int64_t index) = 0;
-  // Layer `index` is acquired next: a store that has to fetch it may begin.
-  virtual void prefetch(int64_t index) = 0;
+  // See Model::passes_are_collective().
+  [[nodiscard]] virtual bool is_collective() const { return false; }
   // See Model.
   [[nodiscard]] virtual std::vector<Parameter>& parameters() = 0;
   virtual void parameters_changed() = 0;
@@ -31,6 +34,20 @@ class WeightStore {
 // that do not fit together or to the model, and what `source` throws.
 [[nodiscard]] std::unique_ptr<WeightStore> make_resident_store(const ModelOptions& options,
                                                                const WeightSource& source);
+
+// The same, but of the frozen matrices (of the linears, of embedding and head) each rank of `group` keeps
+// an equal part only, and reads only that of what `source` maps. The ranks gather a layer while the one
+// before it computes, in forward and backward passes; two are in memory at a time. Numbers are bit for
+// bit those of the resident store. Every rank must make the same passes. `group` must outlive the
+// store; passes throw CommunicationError.
+//
+// In full tuning the ranks share all weights, as their fp32 masters (Parameter::shard), and so
+// gradients and moments. Behind each layer of a backward pass its gradients are summed over the ranks,
+// each of which adds its part to what its parameters have: equal to the resident store's after the
+// step's all-reduce, up to rounding. (ZeRO's third stage: arXiv 1910.02054.)
+[[nodiscard]] std::unique_ptr<WeightStore> make_sharded_store(const ModelOptions& options,
+                                                              const WeightSource& source,
+                                                              DeviceGroup& group);
 
 // A tensor as a streamed model computes with it.
 struct StreamedTensor {

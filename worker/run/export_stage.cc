@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "worker/train/checkpoint_model.h"
 
 namespace emoe::worker {
 namespace {
@@ -22,10 +23,11 @@ std::vector<ProbeText> probe_texts(const Prepared& prepared) {
 }
 
 MergeRecord export_result(Model& model, const ExportPlan& wanted, const Reordering& reordering,
-                          RankSession& session) {
+                          RankSession& session, const at::Tensor& trained_logits) {
   const JobPlan& plan = session.plan();
   const Prepared& prepared = session.prepared();
   ExportOptions options;
+  options.trained_logits = trained_logits;
   options.out = session.out().export_dir();
   options.dtype = wanted.dtype;
   options.merged = wanted.merged;
@@ -75,10 +77,22 @@ void tell_of_rounding(const Model& model, const ExportPlan& wanted, RankSession&
 }
 
 void publish_export(Model& model, const ExportPlan& wanted, const Reordering& reordering,
-                    RankSession& session) {
+                    RankSession& session, const std::filesystem::path& checkpoint) {
   if (!wanted.merged && !wanted.adapter) return;
+  at::Tensor logits;
+  if (model.passes_are_collective() && session.prepared().train && wanted.verify) {
+    logits = model.logits(one_segment(probe_of(*session.prepared().train)), {.experts_on = false});
+  }
+  if (!session.is_first()) return;
   session.progress().on(Phase::export_model);
-  session.progress().on(export_result(model, wanted, reordering, session));
+  std::unique_ptr<Model> result;
+  if (!checkpoint.empty()) {
+    auto stored = make_checkpoint_model(model.options(), checkpoint);
+    output_or_throw(stored.status());
+    result = *std::move(stored);
+  }
+  session.progress().on(
+      export_result(result ? *result : model, wanted, reordering, session, logits));
   log_info("export: %s", session.out().export_dir().string());
 }
 

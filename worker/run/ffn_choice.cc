@@ -17,15 +17,16 @@ namespace {
 
 constexpr int64_t kTokens = 512;  // of the measurement
 
-std::string measured_ffn(Model& model, const OutputFolder& out) {
+// Empty where there is no choice. `out` null: another rank's measurement counts.
+std::string measured_ffn(Model& model, const OutputFolder* out) {
   const std::map<std::string, double> seconds = model.time_ffns(kTokens);
-  if (seconds.empty()) return "";
+  if (seconds.empty() || out == nullptr) return "";
   const double ratio = seconds.at("sparse") / seconds.at("masked");
   const std::string name = faster_ffn(seconds);
   log_info("experts: %s, measured: the sparse FFN takes %.2f of the time of the masked one", name,
            ratio);
   const nlohmann::ordered_json json = {{"ffn", name}, {"tokens", kTokens}, {"seconds", seconds}};
-  output_or_throw(write_file_atomically(out.ffn_choice(), json.dump(1) + "\n"));
+  output_or_throw(write_file_atomically(out->ffn_choice(), json.dump(1) + "\n"));
   return name;
 }
 
@@ -42,10 +43,13 @@ std::string recorded_ffn(const OutputFolder& out) {
 
 void choose_ffn(Model& model, const OutputFolder& out, HostGroup& host, const std::string& wanted) {
   if (model.options().emoe.partitions.empty()) return;
+  const bool first = host.rank() == 0;
   std::string name = wanted;
-  if (name.empty() && host.rank() == 0) name = recorded_ffn(out);
-  if (name.empty() && host.rank() == 0) name = measured_ffn(model, out);
-  name = host.broadcast(name, 0);
+  if (name.empty()) name = host.broadcast(first ? recorded_ffn(out) : "", 0);
+  if (name.empty()) {
+    const bool measures = first || model.passes_are_collective();
+    name = host.broadcast(measures ? measured_ffn(model, first ? &out : nullptr) : "", 0);
+  }
   if (name.empty()) return;
   try {
     model.use_ffn(name);

@@ -259,6 +259,7 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   JobPlan plan;
   plan.ranks = spec.parallel().ranks();
   plan.min_ranks = spec.parallel().min_ranks();
+  plan.shard_base = spec.parallel().shard_base();
   plan.threads_per_rank = spec.resources().threads_per_rank();
   plan.device = spec.resources().device();
   plan.model = model_of(spec, std::move(config));

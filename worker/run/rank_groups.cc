@@ -50,6 +50,9 @@ RankGroups::RankGroups(const ParallelPlan& plan, const RankEnvironment& environm
   const bool between_gpus = device.is_cuda() && data_host_->world_size() > 1;
   data_device_ = between_gpus ? make_nccl_group(*data_host_, {.device = device.index()})
                               : make_cpu_group(*data_host_);
+  if (plan.shard > 1) {
+    shard_device_ = data_device_->split(plan.group_of(ParallelPlan::Group::shard, rank), rank);
+  }
 }
 
 void check_same_preparation(const Preparation& mine, const std::string& host_name,

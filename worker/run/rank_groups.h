@@ -29,12 +29,15 @@ class RankGroups {
   // agreement and for tensors on `device` (NCCL between GPUs, else as the host's).
   [[nodiscard]] HostGroup& data_host() { return *data_host_; }
   [[nodiscard]] DeviceGroup& data_device() { return *data_device_; }
+  // The ranks that share the base's weights (ParallelPlan::Group::shard); null: each has all.
+  [[nodiscard]] DeviceGroup* shard_device() { return shard_device_.get(); }
 
  private:
   std::optional<MpiSession> mpi_;  // gone last
   std::shared_ptr<HostGroup> all_;
   std::shared_ptr<HostGroup> data_host_;  // all_ itself where the plan has one data group
   std::unique_ptr<DeviceGroup> data_device_;
+  std::unique_ptr<DeviceGroup> shard_device_;
 };
 
 // The inputs that a rank prepared by itself: (name, hash), the same names in order on every rank.

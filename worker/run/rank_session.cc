@@ -260,7 +260,9 @@ Status RankSession::warn(const Warnings& warnings) {
 
 // Not earlier: nobody waits in a collective for somebody else's tokeniser.
 void RankSession::join_ranks() {
-  groups_.emplace(ParallelPlan::make(plan_.ranks).value(), environment_, device_, counters_);
+  const ParallelPlan ranks =
+      ParallelPlan::make(plan_.ranks, /*tensor=*/1, plan_.shard_base ? plan_.ranks : 1).value();
+  groups_.emplace(ranks, environment_, device_, counters_);
   if (!prepared_) return;
   check_same_preparation(preparation_of(*prepared_), host_name(), groups_->all());
 }
@@ -283,11 +285,13 @@ std::unique_ptr<Model> RankSession::make_model() {
   } else if (adapter) {
     options.lora = adapter->lora;  // its own rank and targets
   }
-  auto model =
-      worker::make_model(options, [&](const std::string& name, const std::vector<int64_t>& shape) {
+  auto model = worker::make_model(
+      options,
+      [&](const std::string& name, const std::vector<int64_t>& shape) {
         progress().on_work_done();
         return base.tensor(name, shape);
-      });
+      },
+      groups_->shard_device());
   if (adapter) load_adapter(*adapter, *model);
   choose_ffn(*model, out_, groups_->all(), environment_.ffn);
   return model;

@@ -39,13 +39,14 @@ TaskResult train_task(RankSession& session) {
   const TrainPlan& plan = *session.plan().train();
   const auto model = session.make_model();
   if (session.is_first()) tell_of_rounding(*model, plan.export_model, session);
-  const bool finished = train(*model, plan.options, session).end == TrainEnd::finished;
-  if (finished && session.is_first()) {
+  const TrainResult result = train(*model, plan.options, session);
+  const bool finished = result.end == TrainEnd::finished;
+  if (finished) {
     Reordering reordering;
     if (!plan.export_model.original_order) {
       reordering.partitions = session.prepared().emoe.partitions;
     }
-    publish_export(*model, plan.export_model, reordering, session);
+    publish_export(*model, plan.export_model, reordering, session, result.checkpoint);
   }
   return {.finished = finished};
 }

@@ -1,6 +1,7 @@
 #include "worker/train/checkpoint_store.h"
 
 #include <algorithm>
+#include <cstring>
 #include <set>
 #include <stdexcept>
 
@@ -19,8 +20,16 @@ namespace emoe::worker {
 namespace {
 
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr char kExtension[] = ".safetensors";
 constexpr const char* kStateFile = "state.json";
 constexpr int kManifestVersion = 1;
+
+// Of shard `shard`, from 0.
+std::string file_of_shard(const std::string& file, int shard, int shards) {
+  if (shards == 1) return file;
+  return absl::StrFormat("%s-%05d-of-%05d%s", file.substr(0, file.size() - strlen(kExtension)),
+                         shard + 1, shards, kExtension);
+}
 
 std::string folder_name(int64_t step) {
   return absl::StrFormat("step_%08d", step);
@@ -46,13 +55,13 @@ Result<std::vector<int64_t>> steps_in(const std::filesystem::path& folder) {
   return steps;
 }
 
-Result<TensorMap> read_tensors(const std::filesystem::path& path) {
+// Adds what a file has.
+Status read_tensors(const std::filesystem::path& path, TensorMap& tensors) {
   EMOE_ASSIGN_OR_RETURN(const auto file, SafetensorsFile::open(path));
-  TensorMap tensors;
   for (const auto& [name, info] : file.tensors()) {
     EMOE_ASSIGN_OR_RETURN(tensors[name], file.tensor(name));
   }
-  return tensors;
+  return ok_status();
 }
 
 std::string state_json(const TrainState& state) {
@@ -116,11 +125,10 @@ Status verify_file(const std::filesystem::path& folder, const nlohmann::json& en
   return ok_status();
 }
 
-// Hashes the files `names` of `folder` and writes its manifest, fsynced. `on_work_done` as in
-// sha256_of_file(), here and below.
-Status write_manifest(const std::filesystem::path& folder, int64_t step,
-                      const std::vector<std::string>& names,
-                      const std::function<void()>& on_work_done) {
+// The entries of files in a manifest: sizes and hashes of `names` in `folder`.
+Result<nlohmann::ordered_json> entries_of(const std::filesystem::path& folder,
+                                          const std::vector<std::string>& names,
+                                          const std::function<void()>& on_work_done) {
   nlohmann::ordered_json files = nlohmann::ordered_json::array();
   for (const std::string& name : names) {
     std::error_code error;
@@ -129,17 +137,17 @@ Status write_manifest(const std::filesystem::path& folder, int64_t step,
     EMOE_ASSIGN_OR_RETURN(const std::string hash, sha256_of_file(folder / name, on_work_done));
     files.push_back({{"name", name}, {"bytes", size}, {"sha256", hash}});
   }
-  const nlohmann::ordered_json manifest = {
-      {"version", kManifestVersion}, {"step", step}, {"files", files}};
-  return write_file_atomically(folder / kCheckpointManifestFile, manifest.dump(1) + "\n");
+  return files;
 }
 
+// Which files a manifest must name, of so many shards.
+using FilesOfShards = std::function<std::vector<std::string>(int shards)>;
+
 // The step it is of; DATA_LOSS saying what is missing or differs, when the folder does not hold
-// exactly what its manifest says, or `names` are not among it. Any other error says that it could
-// not be looked at.
-Result<int64_t> verify_manifest(const std::filesystem::path& folder,
-                                const std::vector<std::string>& names, Depth depth,
-                                const std::function<void()>& on_work_done) {
+// exactly what its manifest says, or what it must name is not among it. Any other error says that it
+// could not be looked at.
+Result<int64_t> verify_manifest(const std::filesystem::path& folder, const FilesOfShards& files,
+                                Depth depth, const std::function<void()>& on_work_done) {
   const Result<std::string> text = read_file(folder / kCheckpointManifestFile);
   if (absl::IsNotFound(text.status())) return damaged(kCheckpointManifestFile, "missing");
   if (!text.ok()) return text.status();
@@ -148,6 +156,7 @@ Result<int64_t> verify_manifest(const std::filesystem::path& folder,
     if (json.at("version").get<int>() != kManifestVersion) {
       return damaged(kCheckpointManifestFile, "of another version");
     }
+    const std::vector<std::string> names = files(json.value("shards", 1));
     std::set<std::string> missing(names.begin(), names.end());
     for (const auto& entry : json.at("files")) {
       EMOE_RETURN_IF_ERROR(verify_file(folder, entry, depth, on_work_done));
@@ -155,6 +164,16 @@ Result<int64_t> verify_manifest(const std::filesystem::path& folder,
     }
     if (missing.empty()) return json.at("step").get<int64_t>();
     return damaged(kCheckpointManifestFile, "does not name " + *missing.begin());
+  } catch (const nlohmann::json::exception& error) {
+    return damaged(kCheckpointManifestFile, error.what());
+  }
+}
+
+// As the manifest of a checkpoint found valid says.
+Result<int> shards_of(const std::filesystem::path& folder) {
+  EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(folder / kCheckpointManifestFile));
+  try {
+    return nlohmann::json::parse(text).value("shards", 1);
   } catch (const nlohmann::json::exception& error) {
     return damaged(kCheckpointManifestFile, error.what());
   }
@@ -194,36 +213,76 @@ Status CheckpointStore::prepare() const {
   return error ? errno_status(error.value(), "list " + folder_.string()) : ok_status();
 }
 
-Status CheckpointStore::write_files(const std::filesystem::path& folder,
-                                    const Checkpoint& checkpoint) const {
-  EMOE_RETURN_IF_ERROR(emoe::create_directories(folder));
+std::filesystem::path CheckpointStore::path_of(int64_t step) const {
+  return folder_ / folder_name(step);
+}
+
+std::filesystem::path CheckpointStore::unfinished(int64_t step) const {
+  return folder_ / (folder_name(step) + ".tmp");
+}
+
+Status CheckpointStore::begin(int64_t step) const {
+  EMOE_RETURN_IF_ERROR(remove_tree(unfinished(step)));
+  return emoe::create_directories(unfinished(step));
+}
+
+Result<std::string> CheckpointStore::write_shard(const Checkpoint& own, int shard,
+                                                 int shards) const {
+  const auto folder = unfinished(own.state.step);
   const std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  const std::vector<std::string> names = {file_of_shard(weights_file_, shard, shards),
+                                          file_of_shard(kOptimizerFile, shard, shards)};
+  EMOE_RETURN_IF_ERROR(write_tensors(folder / names[0], own.weights, metadata, on_work_done_));
+  EMOE_RETURN_IF_ERROR(write_tensors(folder / names[1], own.optimizer, metadata, on_work_done_));
+  EMOE_ASSIGN_OR_RETURN(const auto entries, entries_of(folder, names, on_work_done_));
+  return entries.dump();
+}
+
+Status CheckpointStore::finish(const TrainState& state,
+                               const std::vector<std::string>& written) const {
+  const auto folder = unfinished(state.step);
+  EMOE_RETURN_IF_ERROR(write_file_atomically(folder / kStateFile, state_json(state)));
+  EMOE_ASSIGN_OR_RETURN(auto files, entries_of(folder, {kStateFile}, on_work_done_));
+  for (const std::string& entries : written) {
+    for (auto& entry : nlohmann::ordered_json::parse(entries)) files.push_back(std::move(entry));
+  }
+  nlohmann::ordered_json manifest = {{"version", kManifestVersion}, {"step", state.step}};
+  if (written.size() > 1) manifest["shards"] = written.size();
+  manifest["files"] = std::move(files);
   EMOE_RETURN_IF_ERROR(
-      write_tensors(folder / weights_file_, checkpoint.weights, metadata, on_work_done_));
-  EMOE_RETURN_IF_ERROR(
-      write_tensors(folder / kOptimizerFile, checkpoint.optimizer, metadata, on_work_done_));
-  EMOE_RETURN_IF_ERROR(write_file_atomically(folder / kStateFile, state_json(checkpoint.state)));
-  EMOE_RETURN_IF_ERROR(write_manifest(folder, checkpoint.state.step, files(), on_work_done_));
-  return sync_directory(folder);
+      write_file_atomically(folder / kCheckpointManifestFile, manifest.dump(1) + "\n"));
+  EMOE_RETURN_IF_ERROR(sync_directory(folder));
+  // A folder of this step that exists was found invalid, or belongs to an abandoned run: replace it.
+  EMOE_RETURN_IF_ERROR(remove_tree(path_of(state.step)));
+  return rename_durably(folder, path_of(state.step));
+}
+
+Result<CheckpointFolder> CheckpointStore::commit(const TrainState& state,
+                                                 const std::vector<std::string>& written) const {
+  if (const Status status = finish(state, written); !status.ok()) {
+    abandon(state.step);
+    return with_context(status, "checkpoint " + folder_name(state.step));
+  }
+  remove_old(state.step);
+  return describe(path_of(state.step));
+}
+
+void CheckpointStore::abandon(int64_t step) const {
+  if (const Status removed = remove_tree(unfinished(step)); !removed.ok()) {
+    log_warning("%s", removed.ToString());
+  }
 }
 
 Result<CheckpointFolder> CheckpointStore::save(const Checkpoint& checkpoint) const {
   const int64_t step = checkpoint.state.step;
-  const auto path = folder_ / folder_name(step);
-  const auto unfinished = folder_ / (folder_name(step) + ".tmp");
-  EMOE_RETURN_IF_ERROR(remove_tree(unfinished));
-  Status status = write_files(unfinished, checkpoint);
-  // A folder of this step that exists was found invalid, or belongs to an abandoned run: replace it.
-  if (status.ok()) status = remove_tree(path);
-  if (status.ok()) status = rename_durably(unfinished, path);
-  if (!status.ok()) {
-    if (const Status removed = remove_tree(unfinished); !removed.ok()) {
-      log_warning("%s", removed.ToString());
-    }
-    return with_context(status, "checkpoint " + folder_name(step));
+  Status status = begin(step);
+  if (status.ok()) {
+    const Result<std::string> written = write_shard(checkpoint, 0, 1);
+    if (written.ok()) return commit(checkpoint.state, {*written});
+    status = written.status();
   }
-  remove_old(step);
-  return describe(path);
+  abandon(step);
+  return with_context(status, "checkpoint " + folder_name(step));
 }
 
 // Checkpoints after `newest_step` were found torn when this run resumed: they do not count, and stay
@@ -237,15 +296,26 @@ void CheckpointStore::remove_old(int64_t newest_step) const {
     const auto path = folder_ / folder_name(step);
     if (kept < keep_) {
       // A torn checkpoint is no fallback; comparing sizes suffices to find one here.
-      if (verify_manifest(path, files(), Depth::sizes, on_work_done_).ok()) ++kept;
+      if (verify(path, /*hashes=*/false).ok()) ++kept;
     } else if (const Status removed = remove_tree(path); !removed.ok()) {
       log_warning("old checkpoint not removed: %s", removed.ToString());
     }
   }
 }
 
-std::vector<std::string> CheckpointStore::files() const {
-  return {weights_file_, kOptimizerFile, kStateFile};
+std::vector<std::string> CheckpointStore::files(int shards) const {
+  std::vector<std::string> names = {kStateFile};
+  for (int shard = 0; shard < shards; ++shard) {
+    names.push_back(file_of_shard(weights_file_, shard, shards));
+    names.push_back(file_of_shard(kOptimizerFile, shard, shards));
+  }
+  return names;
+}
+
+Result<int64_t> CheckpointStore::verify(const std::filesystem::path& path, bool hashes) const {
+  return verify_manifest(
+      path, [this](int shards) { return files(shards); }, hashes ? Depth::hashes : Depth::sizes,
+      on_work_done_);
 }
 
 Result<std::optional<CheckpointFolder>> CheckpointStore::newest_valid(
@@ -253,7 +323,7 @@ Result<std::optional<CheckpointFolder>> CheckpointStore::newest_valid(
   EMOE_ASSIGN_OR_RETURN(const std::vector<int64_t> steps, steps_in(folder_));
   for (const int64_t step : steps) {
     const auto path = folder_ / folder_name(step);
-    const auto found = verify_manifest(path, files(), Depth::hashes, on_work_done_);
+    const auto found = verify(path, /*hashes=*/true);
     if (found.ok() && *found == step) {
       return describe(path);
     }
@@ -271,8 +341,14 @@ Result<Checkpoint> CheckpointStore::load(const std::filesystem::path& path) cons
   Checkpoint checkpoint;
   EMOE_ASSIGN_OR_RETURN(const std::string text, read_file(path / kStateFile));
   EMOE_ASSIGN_OR_RETURN(checkpoint.state, parse_state(text));
-  EMOE_ASSIGN_OR_RETURN(checkpoint.weights, read_tensors(path / weights_file_));
-  EMOE_ASSIGN_OR_RETURN(checkpoint.optimizer, read_tensors(path / kOptimizerFile));
+  EMOE_ASSIGN_OR_RETURN(const int shards, shards_of(path));
+  for (int shard = 0; shard < shards; ++shard) {
+    const auto file = [&](const std::string& name) {
+      return path / file_of_shard(name, shard, shards);
+    };
+    EMOE_RETURN_IF_ERROR(read_tensors(file(weights_file_), checkpoint.weights));
+    EMOE_RETURN_IF_ERROR(read_tensors(file(kOptimizerFile), checkpoint.optimizer));
+  }
   return checkpoint;
 }
 

@@ -25,7 +25,8 @@ struct TrainState {
   ExpertCounts expert_counts;    // of all ranks
 };
 
-// Tensors are fp32, in the original neuron order, under their PEFT or Hugging Face names.
+// Tensors are fp32, in the original neuron order, under their PEFT or Hugging Face names, or pieces of
+// them (see StoredTensors).
 struct Checkpoint {
   TrainState state;
   TensorMap weights;
@@ -33,6 +34,9 @@ struct Checkpoint {
 };
 inline constexpr char kFirstMoment[] = "exp_avg.";
 inline constexpr char kSecondMoment[] = "exp_avg_sq.";
+// What holds the weights.
+inline constexpr char kAdapterFile[] = "adapter.safetensors";
+inline constexpr char kFullWeightsFile[] = "weights.safetensors";
 
 struct CheckpointFolder {
   std::filesystem::path path;
@@ -40,17 +44,19 @@ struct CheckpointFolder {
   WallTime written;
 };
 
-// The folder checkpoints/ of a run. One process (rank 0) writes; any may read.
+// The folder checkpoints/ of a run. One process (rank 0) writes; any may read. Where the ranks share
+// the trained weights, each of them writes its shard.
 //
 // A checkpoint is step_NNNNNNNN/ with adapter.safetensors or weights.safetensors,
 // optimizer.safetensors (exp_avg.NAME, exp_avg_sq.NAME), state.json and manifest.json ({"version":
 // 1, "step", "files": [{"name", "bytes", "sha256"}]}). The manifest is written last, so a folder
 // with one was once whole. It is written as step_NNNNNNNN.tmp, every file and the folder fsynced,
 // then renamed, then the parent fsynced: what has the final name is whole, unless the disk itself
-// tore it, which the hashes show.
+// tore it, which the hashes show. Of N shards number i, from 1, is weights-0000i-of-0000N.safetensors
+// and optimizer-0000i-of-0000N.safetensors, and the manifest says {"shards": N}.
 class CheckpointStore {
  public:
-  // `weights_file`: "adapter.safetensors" (PEFT names) or "weights.safetensors" (Hugging Face).
+  // `weights_file`: kAdapterFile (PEFT names) or kFullWeightsFile (Hugging Face's).
   // `on_work_done` is called for each tensor written and whenever some megabytes are hashed.
   CheckpointStore(
       std::filesystem::path folder, std::string weights_file, int64_t keep,
@@ -61,6 +67,13 @@ class CheckpointStore {
   // Writes one and removes all but the `keep` newest whole ones up to it. On an error (RESOURCE_EXHAUSTED:
   // disk full) nothing is left of the new one, and the older ones are untouched.
   [[nodiscard]] Result<CheckpointFolder> save(const Checkpoint& checkpoint) const;
+  // The same by several processes, in this order: begin() on the first of them, write_shard() on each,
+  // commit() on the first with what each of the others returned; or, where one failed, abandon().
+  [[nodiscard]] Status begin(int64_t step) const;
+  [[nodiscard]] Result<std::string> write_shard(const Checkpoint& own, int shard, int shards) const;
+  [[nodiscard]] Result<CheckpointFolder> commit(const TrainState& state,
+                                                const std::vector<std::string>& written) const;
+  void abandon(int64_t step) const;
   // The newest one whose manifest is complete and whose files have the sizes and hashes it says;
   // nothing where there is none. Why others were passed over is added to `skipped`. One that cannot
   // be read (I/O, permissions, too many open files) is an error: it may well be whole.
@@ -71,10 +84,15 @@ class CheckpointStore {
   [[nodiscard]] Result<Checkpoint> load(const std::filesystem::path& path) const;
 
  private:
-  [[nodiscard]] Status write_files(const std::filesystem::path& folder,
-                                   const Checkpoint& checkpoint) const;
+  [[nodiscard]] std::filesystem::path path_of(int64_t step) const;
+  [[nodiscard]] std::filesystem::path unfinished(int64_t step) const;
+  [[nodiscard]] Status finish(const TrainState& state,
+                              const std::vector<std::string>& written) const;
   void remove_old(int64_t newest_step) const;
-  [[nodiscard]] std::vector<std::string> files() const;  // those a manifest must name
+  // All that a manifest must name.
+  [[nodiscard]] std::vector<std::string> files(int shards) const;
+  // The step that the manifest of a folder is of, see verify_manifest().
+  [[nodiscard]] Result<int64_t> verify(const std::filesystem::path& path, bool hashes) const;
 
   std::filesystem::path folder_;
   std::string weights_file_;

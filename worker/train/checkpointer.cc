@@ -8,6 +8,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/check.h"
+#include "worker/train/stored_tensors.h"
 
 namespace emoe::worker {
 namespace {
@@ -37,14 +38,41 @@ void check_same_run(const TrainState& found, const TrainState& expected, const s
                                  ": give the job a new output folder, or remove its checkpoints"));
 }
 
-const at::Tensor& tensor_of(const TensorMap& tensors, const std::string& prefix,
-                            const Parameter& parameter, const char* what) {
-  const auto found = tensors.find(prefix + parameter.name);
-  if (found == tensors.end() || found->second.sizes() != parameter.tensor.sizes()) {
+// What this rank has of a parameter, in the order of files.
+at::Tensor tensor_of(const StoredTensors& tensors, const std::string& prefix,
+                     const Parameter& parameter, const char* what) {
+  const std::string name = prefix + parameter.name;
+  const auto& shard = parameter.shard;
+  const auto found =
+      shard ? tensors.elements(name, shard->begin, shard->begin + parameter.tensor.numel())
+            : tensors.whole(name, parameter.tensor.sizes().vec());
+  if (!found) {
     throw CheckpointError(absl::StrCat("the checkpoint's ", what, " lack ", parameter.name,
                                        " or have it in another shape"));
   }
-  return found->second;
+  return *found;
+}
+
+// What a file calls this rank's part of a parameter.
+std::string name_of(const Parameter& parameter) {
+  if (!parameter.shard) return parameter.name;
+  const int64_t begin = parameter.shard->begin;
+  return piece_name(parameter.name, begin, begin + parameter.tensor.numel());
+}
+
+// Every rank's text, or the error of the first that has one. Collective.
+Result<std::vector<std::string>> from_all_ranks(HostGroup& host, const Result<std::string>& own) {
+  constexpr char kText = '+';
+  constexpr char kError = '-';
+  std::vector<std::string> texts =
+      host.all_gather(own.ok() ? kText + *own : kError + own.status().ToString());
+  for (size_t rank = 0; rank < texts.size(); ++rank) {
+    if (texts[rank][0] == kError) {
+      return absl::UnknownError(absl::StrCat("rank ", rank, ": ", texts[rank].substr(1)));
+    }
+    texts[rank].erase(0, 1);
+  }
+  return texts;
 }
 
 }  // namespace
@@ -60,14 +88,14 @@ Checkpoint Checkpointer::capture(const TrainState& state, bool copied) const {
   const FlatParameters& flat = parts_.parameters;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
+    if (parameter.tensor.numel() == 0) continue;  // of shared weights: all of it is another's
+    const std::string name = name_of(parameter);
     const auto original = [&](const at::Tensor& buffer) {
       return parameter.to_original(flat.view(buffer, i)).to(at::kCPU, at::kFloat, false, copied);
     };
-    checkpoint.weights[parameter.name] = original(flat.weights());
-    checkpoint.optimizer[kFirstMoment + parameter.name] =
-        original(parts_.optimizer.first_moments());
-    checkpoint.optimizer[kSecondMoment + parameter.name] =
-        original(parts_.optimizer.second_moments());
+    checkpoint.weights[name] = original(flat.weights());
+    checkpoint.optimizer[kFirstMoment + name] = original(parts_.optimizer.first_moments());
+    checkpoint.optimizer[kSecondMoment + name] = original(parts_.optimizer.second_moments());
     parts_.progress.on_work_done();
   }
   return checkpoint;
@@ -80,8 +108,27 @@ Result<CheckpointRecord> Checkpointer::write(const Checkpoint& checkpoint, Stead
                           saved.written};
 }
 
+Result<CheckpointRecord> Checkpointer::write_shards(const TrainState& state, SteadyTime start) {
+  HostGroup& host = parts_.host;
+  const bool first = host.rank() == 0;
+  const Status begun = first ? store_.begin(state.step) : ok_status();
+  EMOE_RETURN_IF_ERROR(
+      from_first_rank(host, begun.ok() ? Result<std::string>("") : begun).status());
+  const auto written = from_all_ranks(
+      host, store_.write_shard(capture(state, false), host.rank(), host.world_size()));
+  if (!written.ok()) {
+    if (first) store_.abandon(state.step);
+    return written.status();
+  }
+  if (!first) return CheckpointRecord{};
+  EMOE_ASSIGN_OR_RETURN(const CheckpointFolder saved, store_.commit(state, *written));
+  const std::chrono::duration<double> seconds = parts_.clock.steady_now() - start;
+  return CheckpointRecord{state.step, saved.path.string(), saved.bytes, seconds.count(),
+                          saved.written};
+}
+
 void Checkpointer::start(const TrainState& state) {
-  EMOE_CHECK(!started_.valid());
+  EMOE_CHECK(!started_.valid() && !parts_.parameters.sharded());
   if (parts_.host.rank() != 0) return;
   const SteadyTime start = parts_.clock.steady_now();
   parts_.progress.before_checkpoint();
@@ -100,13 +147,16 @@ std::string Checkpointer::save(const TrainState& state) {
   EMOE_CHECK(!started_.valid());
   const SteadyTime start = parts_.clock.steady_now();
   Result<CheckpointRecord> record = CheckpointRecord{};
-  if (parts_.host.rank() == 0) {
-    parts_.progress.before_checkpoint();
+  if (parts_.host.rank() == 0) parts_.progress.before_checkpoint();
+  if (parts_.parameters.sharded()) {
+    record = write_shards(state, start);
+  } else if (parts_.host.rank() == 0) {
     record = write(capture(state, false), start);
   }
   const Result<std::string> path = from_first_rank(
       parts_.host, record.ok() ? Result<std::string>(record->path) : record.status());
   if (!path.ok()) return std::string(path.status().message());
+  newest_ = *path;
   if (parts_.host.rank() == 0) parts_.progress.on(*record);
   return "";
 }
@@ -140,6 +190,7 @@ std::optional<TrainState> Checkpointer::restore(const TrainState& expected) {
   if (!checkpoint.ok()) throw CheckpointError(checkpoint.status().ToString());
   check_same_run(checkpoint->state, expected, *path);
   put_back(*checkpoint);
+  newest_ = *path;
   record.step = checkpoint->state.step;
   record.path = *path;
   parts_.progress.on(ResumeRecord{record});
@@ -150,13 +201,14 @@ void Checkpointer::put_back(const Checkpoint& checkpoint) {
   const at::NoGradGuard no_grad;
   const auto& parameters = parts_.model.parameters();
   const FlatParameters& flat = parts_.parameters;
+  const StoredTensors weights(checkpoint.weights);
+  const StoredTensors moments(checkpoint.optimizer);
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
     const auto restore = [&](const at::Tensor& buffer, const at::Tensor& original) {
       flat.view(buffer, i).copy_(parameter.to_memory(original));
     };
-    const TensorMap& moments = checkpoint.optimizer;
-    restore(flat.weights(), tensor_of(checkpoint.weights, "", parameter, "weights"));
+    restore(flat.weights(), tensor_of(weights, "", parameter, "weights"));
     restore(parts_.optimizer.first_moments(),
             tensor_of(moments, kFirstMoment, parameter, "first moments"));
     restore(parts_.optimizer.second_moments(),

@@ -16,8 +16,10 @@
 
 namespace emoe::worker {
 
-// Takes the state of the ranks into a checkpoint and back. Rank 0 writes and chooses. save() and
-// restore() are collective: all ranks agree on the outcome.
+// Takes the state of the ranks into a checkpoint and back. Rank 0 writes and chooses; where the ranks
+// share the trained weights, each of them writes what it has. save() and restore() are collective: all
+// ranks agree on the outcome. A checkpoint resumes whether ranks share the weights or not, and
+// however many they are.
 class Checkpointer {
  public:
   struct Parts {
@@ -32,7 +34,9 @@ class Checkpointer {
 
   // An empty text, or on every rank why it failed. `state` is looked at on rank 0.
   [[nodiscard]] std::string save(const TrainState& state);
-  // As save(), but rank 0 copies the state and writes it while the run goes on; other ranks do
+  // The folder of the newest checkpoint that save() wrote or restore() read; empty: none.
+  [[nodiscard]] const std::string& newest() const { return newest_; }
+  // As save(), but not of shared weights: rank 0 copies the state and writes it while the run goes on; other ranks do
   // nothing. To be followed by finish() before the next start() or save().
   void start(const TrainState& state);
   // Waits until what start() began is durable, and gives it or why it failed; nothing where there
@@ -56,10 +60,13 @@ class Checkpointer {
   // `start` is when the checkpoint began. From any thread.
   [[nodiscard]] Result<CheckpointRecord> write(const Checkpoint& checkpoint,
                                                SteadyTime start) const;
+  // Every rank's shard; the record on rank 0. Collective.
+  [[nodiscard]] Result<CheckpointRecord> write_shards(const TrainState& state, SteadyTime start);
   void put_back(const Checkpoint& checkpoint);
 
   CheckpointStore store_;
   Parts parts_;
+  std::string newest_;
   int64_t started_step_ = 0;
   std::future<Result<CheckpointRecord>> started_;  // waits for its thread when it goes
 };

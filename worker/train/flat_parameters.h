@@ -31,6 +31,8 @@ class FlatParameters {
   FlatParameters(std::vector<Parameter>& parameters, int64_t tail);
 
   [[nodiscard]] const std::vector<Slice>& slices() const { return slices_; }
+  // Each rank has a part of the parameters, and of their gradients the sum over the ranks.
+  [[nodiscard]] bool sharded() const { return parameters_.front().shard.has_value(); }
   [[nodiscard]] int64_t size() const { return size_; }  // floats, alignment gaps included
   [[nodiscard]] const at::Tensor& weights() const { return weights_; }          // [size]
   [[nodiscard]] at::Tensor gradients() const;                                   // [size]

@@ -23,7 +23,7 @@ BatchPlan make_plan(const std::vector<Row>& rows, const BatchPlan::Options& opti
 
 CheckpointStore make_store(const CheckpointOptions& options, const Model& model,
                            ProgressSink& progress) {
-  const char* weights = model.options().full ? "weights.safetensors" : "adapter.safetensors";
+  const char* weights = model.options().full ? kFullWeightsFile : kAdapterFile;
   return {options.folder, weights, options.keep, [&progress] { progress.on_work_done(); }};
 }
 
@@ -81,6 +81,7 @@ TrainResult Trainer::run() {
     throw;
   }
   finish_checkpoint();
+  if (parameters_.sharded()) result_.checkpoint = checkpointer_.newest();
   return result_;
 }
 
@@ -106,7 +107,9 @@ bool Trainer::eval_due(int64_t done) const {
 
 bool Trainer::checkpoint_due(int64_t done) const {
   const int64_t every = options_.checkpoint.every_steps;
-  return checkpoints_on() && every > 0 && (done % every == 0 || done == plan_.steps());
+  const bool last = done == plan_.steps();
+  if (last && parameters_.sharded()) return checkpoints_on();  // see TrainResult::checkpoint
+  return checkpoints_on() && every > 0 && (done % every == 0 || last);
 }
 
 bool Trainer::at_edge(int64_t done, StopRequest stop) {
@@ -161,7 +164,9 @@ void Trainer::checkpoint(int64_t done) {
   const TrainState state = state_after(done);
   if (!parts_.model.options().full) return checkpointer_.start(state);
   const std::string failure = checkpointer_.save(state);
-  if (!failure.empty()) tell_failure(done, failure);
+  if (failure.empty()) return;
+  if (parameters_.sharded() && done == plan_.steps()) throw CheckpointError(failure);
+  tell_failure(done, failure);
 }
 
 void Trainer::finish_checkpoint() {
@@ -197,7 +202,7 @@ StopRequest Trainer::run_step(int64_t step) {
   }
   record.step = step;
   record.learning_rate = schedule_.rate_at(step);
-  record.grad_norm = norm_of(parameters_.gradients());
+  record.grad_norm = norm_of_gradient(notes);
   if (!std::isfinite(record.grad_norm)) {
     const auto bad = parameters_.first_non_finite(parameters_.gradients());
     fail_non_finite(step, -1,
@@ -220,6 +225,13 @@ StopRequest Trainer::run_step(int64_t step) {
   return stop;
 }
 
+double Trainer::norm_of_gradient(const std::vector<StepNote>& notes) const {
+  if (!parameters_.sharded()) return norm_of(parameters_.gradients());
+  double sum = 0.0;
+  for (const StepNote& note : notes) sum += note.grad_norm * note.grad_norm;
+  return std::sqrt(sum);
+}
+
 // This rank's share of the tokens is enough for a dashboard; the exact counts are
 // expert_stats.json's.
 void Trainer::report_expert_load() {
@@ -235,11 +247,14 @@ void Trainer::report_expert_load() {
 
 double Trainer::forward_and_backward(const StepBatches& batches, int64_t step) {
   parameters_.zero_gradients();
-  for (const PackedBatch& batch : batches.mine) {
+  const auto mine = std::ssize(batches.mine);
+  const PackedBatch idle = idle_batch();
+  for (int64_t i = 0; i < (parts_.model.passes_are_collective() ? batches.rounds : mine); ++i) {
+    const PackedBatch& batch = i < mine ? batches.mine[i] : idle;
     ForwardOptions forward;
     forward.training = true;
     forward.dropout_seed = step_seed(options_.batches.seed, step);
-    forward.on_choice = counter_.of(batch);
+    if (i < mine) forward.on_choice = counter_.of(batch);
     phases_.enter(Phase::forward);
     parts_.model.forward(batch, forward);
     phases_.enter(Phase::backward);
@@ -258,6 +273,8 @@ std::vector<StepNote> Trainer::exchange(int64_t step, double own_loss) {
   phases_.enter(Phase::comm);
   StepNote mine;
   mine.loss = own_loss;
+  const bool sharded = parameters_.sharded();  // the gradients are summed already
+  if (sharded) mine.grad_norm = norm_of(parameters_.gradients());
   mine.bad_tensor = parameters_.first_non_finite(parameters_.gradients()).value_or(-1);
   mine.stop = parts_.stop.poll();
 
@@ -265,7 +282,7 @@ std::vector<StepNote> Trainer::exchange(int64_t step, double own_loss) {
   const std::span<float> slots(mailbox.data_ptr<float>(), mailbox.numel());
   write_note(slots, parts_.host.rank(), mine);
   parameters_.tail().copy_(mailbox);
-  parts_.device.all_reduce(parameters_.reduce_buffer()).wait();
+  parts_.device.all_reduce(sharded ? parameters_.tail() : parameters_.reduce_buffer()).wait();
   mailbox.copy_(parameters_.tail());
 
   std::vector<StepNote> notes = read_notes(slots);
@@ -273,7 +290,9 @@ std::vector<StepNote> Trainer::exchange(int64_t step, double own_loss) {
     const StepNote& note = notes[rank];
     if (!std::isfinite(note.loss)) fail_non_finite(step, rank, "loss");
     if (note.bad_tensor >= 0) {
-      fail_non_finite(step, rank, "gradient of " + parameters_.slices()[note.bad_tensor].name);
+      // Of a sum nobody can say whose part of it was bad.
+      fail_non_finite(step, sharded ? -1 : rank,
+                      "gradient of " + parameters_.slices()[note.bad_tensor].name);
     }
   }
   return notes;

@@ -36,6 +36,9 @@ struct TrainResult {
   TrainEnd end = TrainEnd::finished;
   int64_t first_step = 0;  // where this run began: 0, or the checkpoint's step
   int64_t steps_done = 0;
+  // Where the ranks share the trained weights and the run is finished: the folder of the checkpoint
+  // with the result, which no rank has in memory.
+  std::string checkpoint;
 };
 
 // The step loop of one rank; every rank makes one with the same options, rows and weights and calls
@@ -100,6 +103,7 @@ class Trainer {
   [[noreturn]] void fail_non_finite(int64_t step, int rank, const std::string& tensor);
   void report_expert_load();
   [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
+  [[nodiscard]] double norm_of_gradient(const std::vector<StepNote>& notes) const;
   [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
   // True when the loop ends here.
   bool at_edge(int64_t done, StopRequest stop);

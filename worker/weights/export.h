@@ -32,6 +32,9 @@ struct ExportOptions {
   std::filesystem::path tokenizer;  // tokenizer.model of a model without a base folder; or empty
   Taught taught;                    // what files beside the weights are to say
   std::vector<int64_t> probe;       // token ids whose logits are compared; empty: made up
+  // Logits [T, vocab] of `probe` by the trained model with experts off; undefined: the model is asked,
+  // which a model whose passes are collective cannot be by one rank.
+  at::Tensor trained_logits;
   // What tokenizer_probe.json is to say, texts and the ids they had in training; empty: no such file.
   std::string tokenizer_probe;
   // With `verify`, asked of the written model folder: what its tokenizer reads in another way, a

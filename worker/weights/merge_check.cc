@@ -184,8 +184,10 @@ double cost_of_computation(const ExportJob& job) {
 void check_logits(ExportJob& job, const BaseWeights& written) {
   ExportReport& report = job.report;
   const std::vector<int64_t>& probe = job.options.probe;
+  const at::Tensor& told = job.options.trained_logits;
   const at::Tensor before =
-      job.model.logits(one_segment(probe), {.experts_on = false}).to(at::kCPU);
+      (told.defined() ? told : job.model.logits(one_segment(probe), {.experts_on = false}))
+          .to(at::kCPU);
   const at::Tensor after = logits_from(plain(written), written.config(), job.options);
   const at::Tensor of_base = logits_from(plain(job.base), job.base.config(), job.options);
   report.probe_tokens = std::ssize(probe);

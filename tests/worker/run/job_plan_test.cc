@@ -150,6 +150,7 @@ const std::vector<Arrival>& arrivals() {
       {"checkpoint.keep=20", AT(train()->options.checkpoint.keep)},
       {"parallel.ranks=2", AT(ranks)},
       {"parallel.min_ranks=1", AT(min_ranks)},
+      {"parallel.shard_base=true", AT(shard_base)},
       {"export.dtype=float16", AT(train()->export_model.dtype)},
       {"export.merged=false", AT(train()->export_model.merged)},
       {"export.adapter=false", AT(train()->export_model.adapter)},
@@ -187,7 +188,7 @@ const std::set<std::string> kElsewhere{
     "resources.slurm.time_limit", "resources.slurm.extra_args",
     "task",  // decides which plan there is
     // With one value so far: any other is refused.
-    "parallel.tensor", "parallel.shard_base", "emoe.gate", "evaluate.suite"};
+    "parallel.tensor", "emoe.gate", "evaluate.suite"};
 
 class JobPlanTest : public ::testing::Test {
  protected:

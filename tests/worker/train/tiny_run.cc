@@ -12,6 +12,7 @@
 #include "tests/format/tiny_config.h"
 #include "tests/worker/comm/loopback_group.h"
 #include "worker/errors.h"
+#include "worker/model/weight_store.h"
 
 namespace emoe::worker::testing {
 namespace {
@@ -94,7 +95,7 @@ std::vector<TinyModel> tiny_methods(at::ScalarType dtype) {
           {.full = true, .experts = 6, .dtype = dtype, .ffn = "sparse"}};
 }
 
-std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny) {
+std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny, DeviceGroup* shared_by) {
   ModelOptions options;
   options.config = emoe::testing::tiny_config(
       {.d_ff = kFfn, .layers = 2, .vocab = kVocabulary, .positions = 64, .tied = true});
@@ -103,14 +104,17 @@ std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny) {
   options.dtype = tiny.dtype;
   options.emoe = tiny_emoe(tiny.experts);
   options.ffn = tiny.ffn;
-  return std::make_unique<Decoder>(options, [&](const std::string& name, const auto& shape) {
+  const WeightSource source = [&](const std::string& name, const auto& shape) {
     at::Tensor tensor = tiny_weight(name, shape);
     if (tiny.separated) tensor = separate_experts(name, tiny, tensor);
     if (tiny.poisoned && name == "model.embed_tokens.weight") {
       tensor[1].fill_(std::numeric_limits<float>::quiet_NaN());
     }
     return tensor;
-  });
+  };
+  return std::make_unique<Decoder>(options, shared_by == nullptr
+                                                ? make_resident_store(options, source)
+                                                : make_sharded_store(options, source, *shared_by));
 }
 
 std::vector<Row> tiny_rows(int64_t count, uint64_t seed) {
@@ -139,7 +143,7 @@ RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
   RankOutcome outcome;
   TinyModel tiny = run.model;
   tiny.poisoned = run.poisoned_rank == host.rank();
-  const auto model = make_tiny_model(tiny);
+  const auto model = make_tiny_model(tiny, tiny.shard_base ? &device : nullptr);
   ScriptedStop stop(run, host.rank());
   const SystemClock clock;
   if (run.on_phase) {

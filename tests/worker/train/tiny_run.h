@@ -26,8 +26,10 @@ struct TinyModel {
   bool poisoned = false;   // a NaN in the embedding of a token all rows have
   at::ScalarType dtype = at::ScalarType::Float;
   std::string ffn = "masked";
+  bool shard_base = false;  // over the ranks of the run
 };
-[[nodiscard]] std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny);
+[[nodiscard]] std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny,
+                                                       DeviceGroup* shared_by = nullptr);
 // What is to hold for every method: LoRA; LoRA of all linears with dropout and experts, and full
 // tuning with experts, each with every FFN back-end.
 [[nodiscard]] std::vector<TinyModel> tiny_methods(at::ScalarType dtype = at::ScalarType::Float);

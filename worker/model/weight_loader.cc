@@ -1,0 +1,115 @@
+#include "worker/model/weight_loader.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include <ATen/ATen.h>
+
+#include "base/counter_random.h"
+
+namespace emoe::worker {
+namespace {
+
+void check_options(const ModelOptions& options) {
+  const DecoderConfig& config = options.config;
+  if (options.full && options.lora.rank > 0) {
+    throw std::invalid_argument("full tuning and LoRA exclude each other");
+  }
+  const std::vector<std::string>& linears = linear_names();
+  for (const auto& target : options.lora.targets) {
+    if (std::find(linears.begin(), linears.end(), target) == linears.end()) {
+      throw std::invalid_argument("LoRA target '" + target + "' is no linear of a decoder layer");
+    }
+  }
+  const ExpertRouting& routing = options.emoe.routing;
+  if (routing.num_experts == 0) return;
+  check_routing(routing, config.intermediate_size);
+  for (const auto& [layer, partition] : options.emoe.partitions) {
+    if (layer < 0 || layer >= config.num_hidden_layers ||
+        static_cast<int64_t>(partition.labels.size()) != config.intermediate_size ||
+        partition.num_experts != routing.num_experts) {
+      throw std::invalid_argument("partition of layer " + std::to_string(layer) +
+                                  " does not fit the model");
+    }
+  }
+}
+
+}  // namespace
+
+WeightLoader::WeightLoader(const ModelOptions& options, const WeightSource& source)
+    : options_(options), source_(source) {
+  check_options(options);
+  if (options.emoe.routing.num_experts == 0) return;
+  for (const auto& [layer, partition] : options.emoe.partitions) {
+    orders_[layer] = std::make_shared<const NeuronOrder>(partition);
+  }
+}
+
+std::vector<std::shared_ptr<DecoderLayer>> WeightLoader::empty_layers() const {
+  std::vector<std::shared_ptr<DecoderLayer>> layers;
+  for (int64_t l = 0; l < options_.config.num_hidden_layers; ++l) {
+    layers.push_back(std::make_shared<DecoderLayer>());
+    if (orders_.contains(l)) layers.back()->experts = {options_.emoe.routing, {}};
+  }
+  return layers;
+}
+
+at::Tensor WeightLoader::original(const TensorSpec& spec) const {
+  at::Tensor base = source_(spec.name, spec.shape);
+  if (base.sizes() != at::IntArrayRef(spec.shape)) {
+    throw std::invalid_argument("weight source gave " + spec.name +
+                                " another shape than asked for");
+  }
+  return base;
+}
+
+std::shared_ptr<const NeuronOrder> WeightLoader::order(int64_t layer) const {
+  const auto found = orders_.find(layer);
+  return found == orders_.end() ? nullptr : found->second;
+}
+
+at::Tensor WeightLoader::in_memory(const TensorSpec& spec, const at::Tensor& original, int dim,
+                                   at::ScalarType type) const {
+  const auto order = orders_.find(spec.layer);
+  const at::Tensor memory =
+      order == orders_.end() ? original : order->second->to_memory(original, dim);
+  return memory.to(options_.device, type, /*non_blocking=*/false, /*copy=*/true).contiguous();
+}
+
+at::Tensor WeightLoader::add_parameter(const TensorSpec& spec, const std::string& name,
+                                       const at::Tensor& original, int dim) {
+  at::Tensor tensor = in_memory(spec, original, dim, at::kFloat).set_requires_grad(true);
+  const auto order = orders_.find(spec.layer);
+  const bool permuted = dim >= 0 && order != orders_.end();
+  parameters_.push_back({.name = name,
+                         .tensor = tensor,
+                         .weight_decay = tensor.dim() > 1,
+                         .permuted_dim = permuted ? dim : -1,
+                         .order = permuted ? order->second : nullptr});
+  return tensor;
+}
+
+void WeightLoader::add_adapter(const TensorSpec& spec, Lora& lora) {
+  const LoraOptions& options = options_.lora;
+  const std::optional<AdapterModule> adapter = options.beside(spec.module());
+  if (!adapter) return;
+  // Drawn in the original order, so that a seed means one adapter whatever the partition.
+  const std::string a_name = lora_name(spec.name, 'A');
+  const at::Tensor a = initial_lora_a(adapter->rank, spec.shape[1], options.seed, a_name);
+  const at::Tensor b = at::zeros({spec.shape[0], adapter->rank}, at::kFloat);
+  lora.a = add_parameter(spec, a_name, a, spec.ffn_dim() == 1 ? 1 : -1);
+  lora.b = add_parameter(spec, lora_name(spec.name, 'B'), b, spec.ffn_dim() == 0 ? 0 : -1);
+  lora.scale = options.scale(*adapter);
+  lora.stream =
+      derive_key(static_cast<uint64_t>(spec.layer), static_cast<uint64_t>(linear_index(spec.role)));
+}
+
+void renew_means(DecoderLayer& layer, const at::Tensor& gate) {
+  ExpertGate& experts = *layer.experts;
+  experts.means = mean_gate_rows(gate, experts.routing.num_experts);
+  const Weight& bias = layer.ffn.gate.bias;
+  if (!bias.defined()) return;
+  experts.bias_means = mean_gate_rows(bias.compute, experts.routing.num_experts);
+}
+
+}  // namespace emoe::worker

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "format/tensor_table.h"
+#include "worker/model/decoder_layer.h"
+#include "worker/model/model.h"
+
+namespace emoe::worker {
+
+// What the stores that hold a model's weights have in common: reads tensors one by one, brings them
+// into memory order, and registers what is trainable. Lives while a store is made. Throws
+// std::invalid_argument for options that do not fit together or to the model, and what the source
+// throws.
+class WeightLoader {
+ public:
+  WeightLoader(const ModelOptions& options, const WeightSource& source);
+
+  // Layers without weights, the converted ones with their routing.
+  [[nodiscard]] std::vector<std::shared_ptr<DecoderLayer>> empty_layers() const;
+  // As the source has it, perhaps a view into a mapped file.
+  [[nodiscard]] at::Tensor original(const TensorSpec& spec) const;
+  // Of a converted layer; null: its neurons lie as in the base.
+  [[nodiscard]] std::shared_ptr<const NeuronOrder> order(int64_t layer) const;
+  // In memory order on the model's device, where `dim` of the original counts the layer's neurons (-1:
+  // none does). Always a copy: a source may give a mapped file.
+  [[nodiscard]] at::Tensor in_memory(const TensorSpec& spec, const at::Tensor& original, int dim,
+                                     at::ScalarType type) const;
+  // Registers a trained tensor, fp32 and in memory order.
+  at::Tensor add_parameter(const TensorSpec& spec, const std::string& name,
+                           const at::Tensor& original, int dim);
+  // The adapter of a linear, where the options want one.
+  void add_adapter(const TensorSpec& spec, Lora& lora);
+  [[nodiscard]] std::vector<Parameter> take_parameters() { return std::move(parameters_); }
+
+ private:
+  const ModelOptions& options_;
+  const WeightSource& source_;
+  std::map<int64_t, std::shared_ptr<const NeuronOrder>> orders_;  // of the converted layers
+  std::vector<Parameter> parameters_;
+};
+
+// The gate's means, of its weights [d_ff, h] of the moment.
+void renew_means(DecoderLayer& layer, const at::Tensor& gate);
+
+}  // namespace emoe::worker
