@@ -97,9 +97,12 @@ void add_preflight_command(CLI::App& app, Command& command);
 void add_watch_commands(CLI::App& app, Command& command);   // watch, logs
 void add_result_commands(CLI::App& app, Command& command);  // metrics, checkpoints, export
 
-// Follows a job to its end with a progress bar or occasional lines, then prints it.
-// Returns the exit code for the job's outcome.
-int wait_for_job(const Command& command, Client& client, const std::string& job_id);
+// Prints a job that has ended; the exit code for its outcome.
+int print_end(const Command& command, const v1::Job& job);
+// Follows a job to its end with a progress bar or occasional lines, then prints it by `print`, whose exit
+// code it returns.
+int wait_for_job(const Command& command, Client& client, const std::string& job_id,
+                 int (*print)(const Command&, const v1::Job&) = print_end);
 
 // The whole of emoectl but for its main(): arguments without the program's name in, exit code out.
 int run(const std::vector<std::string>& arguments, Terminal& terminal);

@@ -1,5 +1,4 @@
 #include <memory>
-#include <thread>
 
 #include <CLI/CLI.hpp>
 #include <absl/strings/str_cat.h>
@@ -8,7 +7,6 @@
 #include "cli/command.h"
 #include "cli/errors.h"
 #include "cli/job_view.h"
-#include "cli/progress.h"
 
 namespace emoe::cli {
 namespace {
@@ -45,18 +43,11 @@ v1::CreateJobRequest request_of(const PreflightOptions& options, int ranks) {
   return request;
 }
 
-// Until it has ended; says once what it waits for.
-grpc::Status follow(const Command& command, Client& client, const std::string& id, v1::Job& job) {
-  constexpr std::chrono::milliseconds kPause{200};
-  std::string told;
-  for (;;) {
-    if (const grpc::Status status = client.get_job(id, job); !status.ok()) return status;
-    if (is_terminal(job.state())) return grpc::Status::OK;
-    const std::string reason = job.state() == v1::QUEUED ? job.message() : "";
-    if (!reason.empty() && told.empty()) command.terminal.err << id << ": " << reason << std::endl;
-    if (!reason.empty()) told = reason;
-    std::this_thread::sleep_for(kPause);
-  }
+int print_report(const Command& command, const v1::Job& job) {
+  if (!job.has_preflight()) return print_end(command, job);  // it did not come to that
+  command.print(job.preflight(),
+                [&] { return preflight_table(job.preflight(), command.terminal.out_width); });
+  return job.state() == v1::SUCCEEDED ? kExitOk : kExitOther;
 }
 
 int preflight(const Command& command, const PreflightOptions& options, Client& client) {
@@ -65,17 +56,9 @@ int preflight(const Command& command, const PreflightOptions& options, Client& c
     return command.fail(status);
   }
   v1::Job job;
-  grpc::Status status =
+  const grpc::Status status =
       client.call(&v1::FineTuning::Stub::CreateJob, request_of(options, ranks), job);
-  if (status.ok()) status = follow(command, client, job.id(), job);
-  if (!status.ok()) return command.fail(status);
-  if (!job.has_preflight()) {  // it did not come to that
-    command.print(job, [&] { return command.text_of(job); });
-    return exit_code_of(job);
-  }
-  command.print(job.preflight(),
-                [&] { return preflight_table(job.preflight(), command.terminal.out_width); });
-  return job.state() == v1::SUCCEEDED ? kExitOk : kExitOther;
+  return status.ok() ? wait_for_job(command, client, job.id(), print_report) : command.fail(status);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include <atomic>
 
+#include <absl/strings/str_cat.h>
+
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/progress.h"
@@ -58,13 +60,43 @@ class WaitView {
   SteadyTime last_drawn_{};
 };
 
+// Why a job waits is no event: it is asked for in each state that lasts.
+class WhyItWaits {
+ public:
+  WhyItWaits(Client& client, std::string job_id) : client_(client), job_id_(std::move(job_id)) {}
+
+  // "" where there is nothing new to say.
+  std::string after(const v1::Event& event) {
+    if (event.has_state_change()) {
+      const v1::JobState state = event.state_change().to();
+      asks_ = state == v1::QUEUED || state == v1::STARTING;
+    }
+    v1::Job job;
+    if (!asks_ || !event.has_heartbeat() || !client_.get_job(job_id_, job).ok()) return "";
+    asks_ = job.message().empty();
+    return job.message();
+  }
+
+ private:
+  Client& client_;
+  const std::string job_id_;
+  bool asks_ = false;
+};
+
 }  // namespace
 
-int wait_for_job(const Command& command, Client& client, const std::string& job_id) {
+int print_end(const Command& command, const v1::Job& job) {
+  command.print(job, [&] { return command.text_of(job); });
+  return exit_code_of(job);
+}
+
+int wait_for_job(const Command& command, Client& client, const std::string& job_id,
+                 int (*print)(const Command&, const v1::Job&)) {
   const Terminal& terminal = command.terminal;
   Watcher watcher(client,
                   {.job_id = job_id, .wait_for_server = true, .pause = terminal.retry_pause});
   WaitView view(terminal);
+  WhyItWaits why(client, job_id);
   std::atomic<bool> interrupted = false;
   grpc::Status status;
   {
@@ -72,8 +104,13 @@ int wait_for_job(const Command& command, Client& client, const std::string& job_
       interrupted = true;
       watcher.stop();
     });
-    status = watcher.run([&](const v1::Event& event) { view.show(event); },
-                         [&](const std::string& note) { view.note(note); });
+    const auto show = [&](const v1::Event& event) {
+      view.show(event);
+      if (const std::string reason = why.after(event); !reason.empty()) {
+        view.note(absl::StrCat(job_id, ": ", reason));
+      }
+    };
+    status = watcher.run(show, [&](const std::string& note) { view.note(note); });
   }
   view.clear_bar();
   if (interrupted) {
@@ -84,9 +121,7 @@ int wait_for_job(const Command& command, Client& client, const std::string& job_
   if (!status.ok()) return command.fail(status);
   v1::Job job;
   const grpc::Status got = client.get_job(job_id, job);
-  if (!got.ok()) return command.fail(got);
-  command.print(job, [&] { return command.text_of(job); });
-  return exit_code_of(job);
+  return got.ok() ? print(command, job) : command.fail(got);
 }
 
 }  // namespace emoe::cli

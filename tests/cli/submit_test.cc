@@ -216,6 +216,32 @@ TEST_F(Submit, ExitCodeIsThatOfTheOutcome) {
   EXPECT_EQ(emoectl(service_, {"submit", file_, "--wait"}).code, 1);
 }
 
+TEST_F(Submit, WhileItWaitsItSaysWhyOnce) {
+  service_.watch = [](grpc::ServerContext*, const v1::WatchJobRequest&,
+                      grpc::ServerWriter<v1::Event>& writer) {
+    v1::Event heartbeat;
+    heartbeat.mutable_heartbeat();
+    writer.Write(state_event(1, v1::QUEUED));
+    for (int i = 0; i < 3; ++i) writer.Write(heartbeat);
+    writer.Write(state_event(2, v1::RUNNING));
+    writer.Write(heartbeat);
+    writer.Write(state_event(3, v1::SUCCEEDED));
+    return grpc::Status::OK;
+  };
+  service_.get = [](const v1::GetJobRequest& request, v1::Job& job) {
+    job.set_id(request.id());
+    job.set_state(v1::SUCCEEDED);
+    job.set_message("waits for 2 of 4 slots");
+    return grpc::Status::OK;
+  };
+  const Outcome outcome = emoectl(service_, {"submit", file_, "--wait"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const std::string reason = "job-1: waits for 2 of 4 slots\n";
+  const size_t found = outcome.err.find(reason);
+  ASSERT_NE(found, std::string::npos) << outcome.err;
+  EXPECT_EQ(outcome.err.find(reason, found + 1), std::string::npos) << outcome.err;
+}
+
 TEST_F(Submit, CtrlCStopsTheWaitingNotTheJob) {
   service_.watch = [](grpc::ServerContext* context, const v1::WatchJobRequest&,
                       grpc::ServerWriter<v1::Event>& writer) {
