@@ -2,6 +2,7 @@
 import os
 import pathlib
 import signal
+import time
 
 import grpc
 import pytest
@@ -29,9 +30,11 @@ def test_killed_while_one_job_runs_and_another_waits(coordinator, undisturbed):
     job = coordinator.api.wait_for_step(running, 20)
     pids, out = rank_pids(job), pathlib.Path(job.output_dir)
     assert coordinator.api.state(waiting) == "QUEUED"
+    began = time.monotonic()
     coordinator.kill()
     coordinator.holds.release()
     tools.wait_until(lambda: steps_in(out) > 20, 60, "ranks to train without a coordinator")
+    tools.measured(f"KILL → NEXT STEP local: coordinator killed: {time.monotonic() - began:.1f} s")
     assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
     coordinator.start()
     api = coordinator.api

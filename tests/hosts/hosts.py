@@ -185,6 +185,26 @@ def test_a_rank_that_dies_on_another_host(service, folder):
     tools.assert_same_training(pathlib.Path(job.output_dir), undisturbed_run(folder / "undisturbed"))
 
 
+def test_a_coordinator_with_its_own_folder_for_temporary_files(folder):
+    """MPI's folders lie at that path on all hosts, and go; a host that has not the folder is named."""
+    own = "/run/own"
+    os.mkdir(own)
+    with HostsCoordinator(folder, slots=0, env={"TMPDIR": own}) as service:
+        on("n1", f"mkdir {own}")
+        goes_on_with_one(service, f"has no folder {own} for temporary files")
+        on("n2", f"mkdir {own}")
+        tools.wait_until(lambda: service.api.call("GetServerInfo").slots_free == 2, 30, "both hosts in service")
+        service.holds.add("step-3")
+        job_id = service.api.create(tools.tiny_job(parallel__ranks=2)).id
+        service.api.wait_for_step(job_id, 3)
+        assert all("emoe-mpi-" in on(host, f"ls {own}") for host in HOSTS)
+        service.holds.release()
+        service.api.succeed(job_id)
+        assert all(on(host, f"ls {own}; rmdir {own}") == "" for host in HOSTS)
+        os.rmdir(own)  # it is empty
+    assert_nothing_left()
+
+
 def test_a_supervisor_killed_leaves_nothing_on_any_host(service):
     api = service.api
     service.holds.add("step-15")

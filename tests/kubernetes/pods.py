@@ -7,6 +7,7 @@ import pytest
 
 import emoe_tools as tools
 from elastic_support import check_shrunk_and_grown, elastic_job, of_attempt, undisturbed_elastic_run
+from emoe_api import ApiError
 from fake_kubernetes import allowed_verbs, mark_for_deletion
 from fault_support import assert_same_result, hurt_job, next_step, rank_pids, undisturbed_run
 
@@ -134,6 +135,24 @@ def test_a_node_that_stays_away_is_done_without(cluster, tmp_path, undisturbed_e
         assert cluster.api.created() == [f"{job_id}-{n}" for n in range(1, 5)]
         assert cluster.api.names("mpijobs") == cluster.api.names("pods") == []
         tools.assert_no_process(cluster.marker)
+
+
+def test_a_job_says_what_its_pods_are_like(cluster, tmp_path):
+    with cluster.coordinator(tmp_path, launcher__kubernetes__queue="everybody") as coordinator:
+        wishes = {"queue": "research", "ranks_per_pod": 2, "memory_per_rank": "2Gi", "shm_size": "3Gi"}
+        api = coordinator.api
+        job_id = api.create(tools.tiny_job(parallel__ranks=2, resources__kubernetes=wishes)).id
+        wait_for_message(coordinator, job_id, "waits in Kueue's queue research")
+        job = cluster.store.objects["mpijobs"][f"{job_id}-1"]
+        worker = job["spec"]["mpiReplicaSpecs"]["Worker"]
+        assert worker["replicas"] == 1 and job["spec"]["slotsPerWorker"] == 2
+        assert worker["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "4Gi"
+        cluster.suspend(f"{job_id}-1", False)
+        api.succeed(job_id)
+        with pytest.raises(ApiError) as refused:
+            api.create(tools.tiny_job(resources__kubernetes={"image": "mine:1"}))
+        assert refused.value.violations == [("resources.kubernetes.image", "this service does not let jobs set it (its "
+                                             "launcher.kubernetes.job_may_set)")]
 
 
 # ---------------------------------------------------------------- it is taken away
