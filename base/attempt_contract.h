@@ -20,6 +20,10 @@ inline constexpr char kMetricsListenVariable[] = "EMOE_METRICS_LISTEN";
 // Threads a rank computes with. The coordinator's own value is what its launcher passes on.
 inline constexpr char kThreadsVariable[] = "OMP_NUM_THREADS";
 
+// Where a rank keeps tokenised rows, partitions and hashes; without it kCacheFolder in its output folder.
+inline constexpr char kCacheVariable[] = "EMOE_CACHE_DIR";
+inline constexpr char kCacheFolder[] = "cache";
+
 // In the attempt's folder: reports that a rank could not send, because no coordinator was there.
 inline std::string left_reports_file(int rank) {
   return "rank_" + std::to_string(rank) + ".reports";

@@ -25,8 +25,8 @@
 
 #include "base/clock.h"
 #include "base/counter_random.h"
+#include "base/machine.h"
 #include "bench/bench_options.h"
-#include "bench/process_memory.h"
 #include "bench/scratch_folder.h"
 #include "format/tensor_table.h"
 #include "plan/step_memory.h"

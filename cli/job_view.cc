@@ -6,6 +6,7 @@
 
 #include "cli/evaluation_table.h"
 #include "cli/format.h"
+#include "cli/plan_view.h"
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "config/schema.h"
@@ -149,11 +150,14 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
     values.add("adapter", job.merge().adapter_dir());
   }
   values.add("data", data_text(job.data()));
+  values.add("plan", short_plan(job.plan()));
   values.add("output", job.output_dir());
   std::string text = values.render(width);
   const std::string evaluation = evaluation_table(job, width);
   if (!evaluation.empty()) absl::StrAppend(&text, "\n", evaluation);
   if (job.attempts_size() > 0) absl::StrAppend(&text, "\n", attempts_table(job, now, width));
+  const std::string measured = measured_table(job, width);
+  if (!measured.empty()) absl::StrAppend(&text, "\n", measured);
   if (job.has_preflight()) {
     absl::StrAppend(&text, "\n", preflight_table(job.preflight(), width));
   }

@@ -8,6 +8,7 @@
 #include "base/id.h"
 #include "cli/command.h"
 #include "cli/job_view.h"
+#include "cli/plan_view.h"
 #include "config/config.h"
 
 namespace emoe::cli {
@@ -37,7 +38,7 @@ grpc::Status create_job(const Command& command, Client& client, const v1::Create
 
 std::string submitted_text(const Command& command, const v1::Job& job, bool validate_only) {
   if (validate_only)
-    return absl::StrCat("valid; nothing was submitted\n",
+    return absl::StrCat("valid; nothing was submitted: ", short_plan(job.plan()), "\n",
                         warnings_table(job, command.terminal.out_width));
   return absl::StrCat("submitted ", job.id(), "\n", command.text_of(job));
 }
@@ -66,7 +67,14 @@ int plan(const Command& command, const SubmitOptions& options, Client& client) {
   *request.mutable_spec() = loaded->spec;
   return command.call(
       client, &v1::FineTuning::Stub::PlanJob, request,
-      [](const auto& answer) { return config::message_to_yaml(answer.resolved_spec()); },
+      [&](const v1::PlanJobResponse& answer) {
+        v1::Job job;
+        *job.mutable_warnings() = answer.warnings();
+        const int width = command.terminal.out_width;
+        const std::string warnings = warnings_table(job, width);
+        return absl::StrCat(plan_text(answer.plan(), command.terminal.clock.wall_now(), width),
+                            warnings.empty() ? "" : "\n", warnings);
+      },
       loaded->locations);
 }
 
@@ -129,8 +137,9 @@ void add_submit_commands(CLI::App& app, Command& command) {
   const auto plan_options = std::make_shared<SubmitOptions>();
   CLI::App* plan_app = app.add_subcommand(
       "plan",
-      "Every check of submit. A plan of memory, time and disk is not available in this version: a\n"
-      "valid job is answered with UNIMPLEMENTED; submit --validate-only checks and exits 0");
+      "Every check of submit, and what the job will need: memory of a rank against what there is (and\n"
+      "what would make it fit), steps, tokens, FLOPs, time as learned from finished jobs, disk, queue.\n"
+      "Nothing is stored. A job that is too large is no error here; submit refuses it");
   add_job_file(*plan_app, plan_options->file, plan_options->set);
   on_call(*plan_app, command, plan_options, plan);
 }

@@ -180,6 +180,8 @@ const Schema& coordinator_schema() {
       {.key = "allowed_roots", .path = true},
       {.key = "slots", .fallback = "{}"},
       {.key = "slots.total", .fallback = "0", .low = at_least(0), .high = at_most(1e6)},
+      {.key = "slots.host_memory", .fallback = "0", .low = at_least(0)},
+      {.key = "slots.device_memory", .fallback = "0", .low = at_least(0)},
       {.key = "queue", .fallback = "{}"},
       {.key = "queue.max_jobs", .fallback = "1000", .low = at_least(1), .high = at_most(1e6)},
       {.key = "queue.elastic_wait", .fallback = "60s", .low = at_least(0), .high = at_most(kYear)},

@@ -29,6 +29,9 @@ class StepSizes {
     // The gradients of the activation, of gate and of up, beside that of the layer's output.
     memory.backward = 3 * neurons(index, rows) + values(rows * config_.hidden_size);
     if (shape_.full) memory.backward += largest_weight_gradient();
+    if (shape_.widens) {
+      memory.backward += rows * (config_.intermediate_size + config_.hidden_size) * kFp32;
+    }
     return memory;
   }
 
@@ -73,8 +76,9 @@ class StepSizes {
     // The embedding's rows need no gradient unless it is trained, so the first norm keeps nothing.
     const bool norm_keeps = shape_.full || index > 0;
     const bool linears_keep = trains("q_proj") || trains("k_proj") || trains("v_proj");
+    const int64_t inside = tokens * (2 * heads + 2 * key_heads);  // its inputs and its result
     return values(tokens * config_.hidden_size) * (int64_t{norm_keeps} + int64_t{linears_keep}) +
-           values(tokens * (2 * heads + 2 * key_heads)) +
+           values(inside) + (shape_.widens ? inside * kFp32 : 0) +
            tokens * (config_.num_attention_heads + 1) * kFp32 + head_norms_kept() +
            adapters({"q_proj", "k_proj", "v_proj", "o_proj"}, tokens);
   }

@@ -20,10 +20,13 @@ struct StepShape {
   int64_t top_k = 0;
   std::set<int64_t> converted;  // layers with experts
   bool sparse = false;          // these compute the chosen experts only
+  // On a processor that does not multiply bf16, of a bf16 step: single operands and results of
+  // products have fp32 copies, and attention keeps its inputs and its result in fp32, too.
+  bool widens = false;
 };
 
 // Bytes of tensors on one rank. The program itself, its libraries and the threads' stacks come on
-// top (about 300 MiB on a CPU).
+// top (see rank_memory.h).
 struct StepMemory {
   int64_t base = 0;         // weights as they are computed with, trained fp32 ones apart
   int64_t trained = 0;      // fp32 values of what is trained
@@ -40,8 +43,6 @@ struct StepMemory {
 // The peak of a step as the engine computes it (worker/model): per layer and token it keeps the
 // input of each norm (of q and k too, where they have one), the inputs of linears that are trained or have an adapter, rotated queries
 // and keys, values, attention's output, and gate and up, of the targets alone in the last layer.
-// On a processor that does not multiply bf16, fp32 copies of single operands and results, and the
-// scores of attention, come on top of a bf16 step.
 [[nodiscard]] StepMemory step_memory(const DecoderConfig& config, const StepShape& shape);
 
 }  // namespace emoe

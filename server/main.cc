@@ -18,6 +18,7 @@
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/machine.h"
 #include "base/process.h"
 #include "base/version.h"
 #include "config/config.h"
@@ -178,6 +179,30 @@ LogLevel log_level(const std::string& name) {
   return name == "error" ? LogLevel::error : LogLevel::info;
 }
 
+bool has_gpus(const v1::LauncherConfig& config) {
+  if (is_here(config)) return std::filesystem::exists("/dev/nvidia0");
+  return config.kubernetes().gpus_per_rank() > 0 || config.slurm().gpus_per_rank() > 0 ||
+         std::ranges::any_of(config.hosts(), [](const auto& host) { return host.gpus() > 0; });
+}
+
+// What a job's plan is compared with. Of other machines nothing is known but what the configuration
+// says.
+Capacity capacity_of(const v1::CoordinatorConfig& config, int threads_per_rank, JobStore& store) {
+  const bool here = is_here(config.launcher());
+  Capacity capacity{.host_bytes = config.slots().host_memory(),
+                    .device_bytes = config.slots().device_memory(),
+                    .gpus = has_gpus(config.launcher()),
+                    .one_host = here,
+                    .output_root = config.output_root(),
+                    .processor = here ? processor_name() : "",
+                    .threads_per_rank = threads_per_rank};
+  if (here && capacity.host_bytes == 0) capacity.host_bytes = usable_memory();
+  capacity.finished_runs = [&store](const std::string& machine) {
+    return store.finished_runs(machine).value_or(std::vector<FinishedRun>());
+  };
+  return capacity;
+}
+
 RpcServer::Config rpc_config(const v1::CoordinatorConfig& config, const std::string& launcher_name,
                              const Clock& clock) {
   RpcServer::Config rpc;
@@ -276,9 +301,10 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   launcher::AsyncLauncher engine(*launcher, engine_config(config.launcher()));
   Controller controller(control_config(config, threads), *store, engine, clock, probe);
   EMOE_RETURN_IF_ERROR(controller.recover());
+  RpcServer::Config serving = rpc_config(config, launcher->name(), clock);
+  serving.admission.capacity = capacity_of(config, threads_of(controller.config()), *store);
   EMOE_ASSIGN_OR_RETURN(const auto rpc,
-                        RpcServer::start(rpc_config(config, launcher->name(), clock), controller,
-                                         *store, clock, probe));
+                        RpcServer::start(serving, controller, *store, clock, probe));
   controller.set_coordinator_address(reachable(config, rpc->address()));
   EMOE_ASSIGN_OR_RETURN(const auto exposer, metrics::HttpExposer::start(
                                                 registry, {config.metrics_listen(), [&controller] {

@@ -80,18 +80,20 @@ class RowSampler {
   }
 
   void sample(const data::SourceRow& row, const std::string& place) {
-    const Tokenised tokenised = tokenise_row(row, *recipe_);
+    Tokenised tokenised = tokenise_row(row, *recipe_);
     ++check_.sampled;
     bytes_ += row.text.size();
     for (const data::Message& message : row.messages) bytes_ += message.content.size();
     check_.longest = std::max(check_.longest, tokenised.whole_length);
     const std::string limit = absl::StrCat("data.max_length ", options_.max_length, " tokens");
     bool dropped = false;
-    for (const Row& made : tokenised.rows) {
+    for (Row& made : tokenised.rows) {
       ++check_.made;
       check_.tokens += static_cast<int64_t>(made.ids.size());
-      check_.target_tokens += made.target_tokens();
-      dropped = dropped || made.target_tokens() == 0;
+      const int64_t targets = made.target_tokens();
+      check_.target_tokens += targets;
+      dropped = dropped || targets == 0;
+      if (targets > 0) check_.sample.push_back(std::move(made));
     }
     if (dropped && !tokenised.learns_nothing) {
       sampled_.add(warning::kRowsDropped, "", "dropped: nothing to learn within " + limit, place);

@@ -22,6 +22,7 @@ struct DataCheck {
   int64_t target_tokens = 0;
   int64_t longest = 0;  // before it is cut
   int64_t cut = 0;
+  std::vector<Row> sample;  // those of `made` that have a target: what is trained on
 };
 
 // Reads every row, of the first kSampledRows (and not more text than a caller waits for) also its

@@ -21,7 +21,7 @@ ALLOWED = {
     "launcher/local": ["launcher"],
     "launcher/slurm": ["launcher/local"],
     "launcher/kubernetes": ["launcher/local"],
-    "server/job": ["config", "data", "format", "text"],
+    "server/job": ["config", "data", "format", "plan", "text", "worker/train"],
     "server/scheduler": ["server/job", "launcher"],
     "server/session": ["server/job"],
     "server/control": ["server/job", "server/scheduler", "server/session", "launcher", "metrics"],
@@ -39,7 +39,7 @@ ALLOWED = {
     "worker/preflight": ["base", "worker/report"],
     "worker/batching": ["worker/model", "text"],
     "worker/eval": ["worker/batching", "worker/comm", "worker/weights", "worker/report"],
-    "worker/train": ["worker/eval"],
+    "worker/train": ["worker/eval", "plan"],
     "worker/run": ["worker/train", "worker/preflight", "config", "metrics", "text"],
     "bench": ["worker/train", "config", "plan"],
 }

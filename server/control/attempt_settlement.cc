@@ -8,6 +8,7 @@
 
 #include "base/exit_code.h"
 #include "base/log.h"
+#include "server/control/measurement.h"
 #include "server/job/errors.h"
 
 namespace emoe::server {
@@ -151,6 +152,7 @@ Status AttemptSettlement::settle(LiveJob& live, const AttemptOutcome& outcome,
     applied = requeue_or_fail(edit, verdict, message);
   }
   EMOE_RETURN_IF_ERROR(applied);
+  EMOE_RETURN_IF_ERROR(measure(edit, parts_.store, parts_.clock));
   EMOE_RETURN_IF_ERROR(parts_.jobs.commit(live, std::move(edit)));
 
   const v1::Job& job = live.record.job;

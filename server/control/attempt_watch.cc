@@ -43,10 +43,7 @@ Finding finding_of_launch(StatusCode code) {
 
 int threads_of(const ControlConfig& config, const v1::Job& job) {
   const int wanted = job.resolved_spec().resources().threads_per_rank();
-  if (wanted > 0) return wanted;
-  if (config.threads_per_rank > 0) return config.threads_per_rank;
-  const int slots = std::max(static_cast<int>(config.capacity.cpus), 1);
-  return std::max(config.cores / slots, 1);  // other jobs have the other slots
+  return wanted > 0 ? wanted : threads_of(config);
 }
 
 launcher::QueueOptions queue_options(const v1::SlurmOptions& options) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <functional>
@@ -52,5 +53,12 @@ struct ControlConfig {
     return job_dir(job_id) / ("attempt_" + std::to_string(attempt));
   }
 };
+
+// Threads of a rank whose job does not say how many.
+[[nodiscard]] inline int threads_of(const ControlConfig& config) {
+  if (config.threads_per_rank > 0) return config.threads_per_rank;
+  const int slots = std::max(static_cast<int>(config.capacity.cpus), 1);
+  return std::max(config.cores / slots, 1);  // other jobs have the other slots
+}
 
 }  // namespace emoe::server

@@ -1,12 +1,34 @@
 #include "server/control/controller.h"
 
+#include <algorithm>
+
 #include <absl/strings/str_cat.h>
 #include <pthread.h>
 
+#include "server/control/queue_forecast.h"
 #include "server/scheduler/free_resources.h"
 
 namespace emoe::server {
 namespace {
+
+// Its place in the queue, as for the scheduler.
+QueuedJob place_of(const v1::Job& job) {
+  return {.id = job.id(),
+          .needs = {},
+          .priority = job.priority(),
+          .create_time = to_wall_time(job.create_time()),
+          .not_before = {},
+          .full_until = {}};
+}
+
+// How long a job that runs will go on: by its plan, or where that is over or not known by its steps.
+std::optional<double> seconds_left(const LiveJob& live) {
+  const v1::Job& job = live.record.job;
+  const double run = std::chrono::duration<double>(live.record.run_time).count();
+  const double eta = job.progress().eta_seconds();
+  if (job.plan().has_time()) return std::max(job.plan().time().seconds() - run, eta);
+  return job.state() == v1::RUNNING && eta > 0 ? std::optional(eta) : std::nullopt;
+}
 
 QueuedJob queued_job(LiveJob& live, const ControlConfig& config, SteadyTime now) {
   const bool in_pause = live.resume_at && *live.resume_at > now;
@@ -220,9 +242,53 @@ Result<launcher::LogTail> Controller::log(const std::string& id, int attempt, si
   return engine.log(engine.handle_of(id, attempt, config_.attempt_dir(id, attempt)), bytes);
 }
 
+v1::QueuePlan Controller::queue_plan(const v1::JobSpec& resolved) {
+  v1::Job job;
+  *job.mutable_resolved_spec() = resolved;
+  job.set_priority(resolved.resources().priority());
+  *job.mutable_create_time() = to_timestamp(clock_.wall_now());
+  const std::lock_guard lock(mutex_);
+  return queue_plan_locked(job);
+}
+
+v1::QueuePlan Controller::queue_plan_locked(const v1::Job& job) {
+  std::vector<ForecastJob> running;
+  std::vector<const v1::Job*> before;
+  for (const auto& [id, live] : jobs_.all()) {
+    const v1::Job& other = live.record.job;
+    if (holds_slots(other.state())) running.push_back({ranks_of(other), seconds_left(live)});
+    const bool queued = other.state() == v1::QUEUED && id != job.id();
+    if (queued && is_before(place_of(other), place_of(job))) before.push_back(&other);
+  }
+  std::ranges::sort(before, [](const v1::Job* a, const v1::Job* b) {
+    return is_before(place_of(*a), place_of(*b));
+  });
+  std::vector<ForecastJob> ahead;
+  for (const v1::Job* other : before) {
+    const v1::TimePlan& time = other->plan().time();
+    ahead.push_back({other->resolved_spec().parallel().ranks(),
+                     other->plan().has_time() ? std::optional(time.seconds()) : std::nullopt});
+  }
+  v1::QueuePlan plan;
+  plan.set_position(static_cast<int32_t>(ahead.size()) + 1);
+  plan.set_jobs_ahead(static_cast<int32_t>(ahead.size() + running.size()));
+  const int slots = job.resolved_spec().parallel().ranks();
+  if (const auto wait = seconds_to_start(slots, slots_total(), std::move(running), ahead)) {
+    const auto rest = std::chrono::duration_cast<WallTime::duration>(
+        std::chrono::duration<double>(*wait));
+    *plan.mutable_start_time() = to_timestamp(clock_.wall_now() + rest);
+  }
+  return plan;
+}
+
 Result<v1::Job> Controller::get(const std::string& id) {
   EMOE_ASSIGN_OR_RETURN(JobRecord record, store_.job(id));
   decorate(record.job);
+  record.job.mutable_plan()->clear_queue();  // as of its submission
+  if (record.job.state() == v1::QUEUED) {
+    const std::lock_guard lock(mutex_);
+    *record.job.mutable_plan()->mutable_queue() = queue_plan_locked(record.job);
+  }
   return std::move(record.job);
 }
 

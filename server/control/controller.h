@@ -32,6 +32,15 @@ struct RequestKey {
   std::string body_hash;
 };
 
+// A job that admission has let in.
+struct Submission {
+  v1::JobSpec spec;
+  v1::JobSpec resolved;
+  std::vector<Warning> warnings = {};
+  v1::DataReceipt data = {};
+  v1::Plan plan = {};
+};
+
 struct JobUpdate {
   std::optional<int> priority;
   std::optional<std::string> name;
@@ -69,10 +78,9 @@ class Controller {
 
   // RESOURCE_EXHAUSTED / QUEUE_FULL, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS.
   [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved);
-  [[nodiscard]] Result<v1::Job> create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
-                                       const RequestKey& request,
-                                       const std::vector<Warning>& warnings = {},
-                                       const v1::DataReceipt& data = {});
+  [[nodiscard]] Result<v1::Job> create(const Submission& submission, const RequestKey& request);
+  // Where a job with this spec, submitted now, would stand.
+  [[nodiscard]] v1::QueuePlan queue_plan(const v1::JobSpec& resolved);
   // NOT_FOUND, ABORTED / ETAG_MISMATCH, FAILED_PRECONDITION / WRONG_STATE.
   [[nodiscard]] Result<v1::Job> update(const std::string& id, const JobUpdate& update,
                                        const std::string& etag, const RequestKey& request);
@@ -107,6 +115,7 @@ class Controller {
 
  private:
   [[nodiscard]] Status check_capacity_locked(const v1::JobSpec& resolved);
+  [[nodiscard]] v1::QueuePlan queue_plan_locked(const v1::Job& job);
   void pass_time_locked(SteadyTime now);
   void look_at_attempt_locked(LiveJob& live, SteadyTime now);
   void schedule_locked(SteadyTime now);

@@ -77,9 +77,8 @@ Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
   return ok_status();
 }
 
-Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& resolved,
-                                   const RequestKey& request, const std::vector<Warning>& warnings,
-                                   const v1::DataReceipt& data) {
+Result<v1::Job> Controller::create(const Submission& submission, const RequestKey& request) {
+  const v1::JobSpec& resolved = submission.resolved;
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
@@ -88,21 +87,23 @@ Result<v1::Job> Controller::create(const v1::JobSpec& spec, const v1::JobSpec& r
   v1::Job& job = fresh.record.job;
   job.set_id(new_id("job"));
   job.set_name(resolved.name());
-  *job.mutable_spec() = spec;
+  *job.mutable_spec() = submission.spec;
   *job.mutable_resolved_spec() = resolved;
-  *job.mutable_data() = data;
+  *job.mutable_data() = submission.data;
+  *job.mutable_plan() = submission.plan;
   job.set_state(v1::VALIDATING);
   job.set_output_dir((config_.output_root / job.id()).string());
   *job.mutable_create_time() = to_timestamp(clock_.wall_now());
   job.set_priority(resolved.resources().priority());
+  *job.mutable_plan()->mutable_queue() = queue_plan_locked(job);
   JobEdit edit(fresh, clock_);
   EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::validated, v1::REASON_UNSPECIFIED, ""));
-  for (const Warning& warning : warnings) edit.warn(to_message(warning));
+  for (const Warning& warning : submission.warnings) edit.warn(to_message(warning));
   edit.touch();
   const std::string id = job.id();
   edit.rows().request = record_of(request, id);
   EMOE_RETURN_IF_ERROR(jobs_.add(std::move(edit)));
-  for (const Warning& warning : warnings) probe_.warned(warning.code);
+  for (const Warning& warning : submission.warnings) probe_.warned(warning.code);
   poke();
   return jobs_.find(id)->record.job;
 }

@@ -2,6 +2,7 @@
 
 #include "base/attempt_contract.h"
 #include "base/exit_code.h"
+#include "server/control/measurement.h"
 
 namespace emoe::server {
 Status ReportWriter::write(int rank, const v1::Report& report) {
@@ -151,6 +152,7 @@ void ReportWriter::preflight(const v1::PreflightReport& report) {
 }
 
 void ReportWriter::end(int rank, const v1::End& end) {
+  if (end.has_usage()) add_usage(end.usage(), *edit_.job().mutable_measured());
   AttemptRecord& attempt = edit_.attempt();
   if (rank == 0) attempt.end_code = end.exit_code();
   // A lost peer blames another rank: the first one that blames itself is the cause.

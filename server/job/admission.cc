@@ -13,6 +13,7 @@
 #include "base/sha256.h"
 #include "config/config.h"
 #include "config/data_options.h"
+#include "config/model_config.h"
 #include "config/validation.h"
 #include "data/choice_suite.h"
 #include "data/row_warnings.h"
@@ -265,10 +266,26 @@ void check_engine_keys(const v1::JobSpec& spec, const AdmissionConfig& config,
   }
 }
 
+// Of a random start, too.
+std::optional<DecoderConfig> planned_shape(const v1::JobSpec& spec, const ModelFiles& model) {
+  if (!spec.model().has_init()) return model.config;
+  if (model.tokenizer == nullptr) return std::nullopt;
+  DecoderConfig config = config::config_of_init(spec.model().init());
+  config.vocab_size = model.tokenizer->vocab_size();
+  return config;
+}
+
+int64_t stored_bytes(const ModelFiles& model) {
+  int64_t bytes = 0;
+  if (!model.weights) return bytes;
+  for (const auto& [name, info] : model.weights->tensors) bytes += static_cast<int64_t>(info.end - info.begin);
+  return bytes;
+}
+
 }  // namespace
 
 v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config, Diagnostics& diagnostics,
-                  v1::DataReceipt* data) {
+                  Findings* found) {
   v1::JobSpec given = spec;
   PathCheck paths(config.allowed_roots, diagnostics);
   config::change_paths(given, std::ref(paths));
@@ -290,8 +307,12 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config, Diagno
     facts.end_of_generation = end_of_generation_warning(end, *model.config, folder);
   }
   if (diagnostics.empty()) warn_of(resolved, facts, diagnostics);
-  if (data != nullptr) *data = receipt_of(facts);
   if (resolved.data().strict()) diagnostics.forbid_warnings();
+  if (found != nullptr && diagnostics.empty()) {
+    found->data = receipt_of(facts);
+    const PlanInputs inputs{resolved, planned_shape(resolved, model), stored_bytes(model), facts};
+    found->plan = plan_of(inputs, config.capacity);
+  }
   return resolved;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/diagnostics.h"
 #include "emoe/v1/job.pb.h"
+#include "server/job/planner.h"
 
 namespace emoe::server {
 
@@ -17,6 +18,13 @@ struct AdmissionConfig {
   // the keys of it that a job may give. Other parts have no effect here.
   std::string engine;
   std::set<std::string> engine_keys;
+  Capacity capacity;
+};
+
+// What admission has found out about a job.
+struct Findings {
+  v1::DataReceipt data;
+  v1::Plan plan;
 };
 
 // Checks everything about a spec that can be checked without starting anything: keys, values,
@@ -26,8 +34,8 @@ struct AdmissionConfig {
 // resolved, so that a link changed later leads nowhere else. What a user should know of a spec that is
 // taken all the same becomes a warning, with data.strict a problem. Reads whole data files, which
 // takes time; of the first rows also the tokens (text/data_check.h), so that what is cut is told of
-// without a wait. `data`, if not null, is filled in. Thread-safe.
+// without a wait. `found`, if not null, is filled in, of a valid spec. Thread-safe.
 [[nodiscard]] v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config,
-                                Diagnostics& diagnostics, v1::DataReceipt* data = nullptr);
+                                Diagnostics& diagnostics, Findings* found = nullptr);
 
 }  // namespace emoe::server

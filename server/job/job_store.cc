@@ -265,4 +265,16 @@ Result<std::optional<RequestRecord>> JobStore::request(const std::string& reques
   });
 }
 
+Result<std::vector<FinishedRun>> JobStore::finished_runs(const std::string& machine) {
+  return read([&](Database& database) -> Result<std::vector<FinishedRun>> {
+    Statement select(database,
+                     "SELECT megaflops_per_rank, steps, weight_bytes, step_nanoseconds, "
+                     "other_nanoseconds FROM finished_runs WHERE machine=? "
+                     "ORDER BY time DESC, job_id LIMIT ?");
+    auto found = read_rows(select.bind(machine, kLearnedRuns), read_finished_run);
+    if (found.ok()) std::reverse(found->begin(), found->end());
+    return found;
+  });
+}
+
 }  // namespace emoe::server

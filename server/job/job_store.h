@@ -92,6 +92,8 @@ class JobStore {
   [[nodiscard]] Result<int64_t> committed_sequence(const std::string& job_id, int attempt,
                                                    int rank);
   [[nodiscard]] Result<std::optional<RequestRecord>> request(const std::string& request_id);
+  // The newest kLearnedRuns on this kind of machine, oldest first.
+  [[nodiscard]] Result<std::vector<FinishedRun>> finished_runs(const std::string& machine);
 
  private:
   JobStore(Config config, FileLock lock, std::unique_ptr<Database> writer);

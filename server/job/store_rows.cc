@@ -109,6 +109,22 @@ void bind_query(Statement& select, const JobQuery& query) {
   select.bind(query.limit + 1);
 }
 
+// Of a kind of machine no more are kept than are learned from.
+Status write_finished_run(Database& database, const FinishedRunRecord& finished) {
+  const FinishedRun& run = finished.run;
+  const auto whole = [](double value) { return static_cast<int64_t>(value); };
+  Statement upsert(database, "INSERT OR REPLACE INTO finished_runs VALUES(?,?,?,?,?,?,?,?)");
+  upsert.bind(finished.job_id, finished.machine, nanoseconds(finished.time));
+  upsert.bind(whole(run.size.flops_per_rank / 1e6), whole(run.size.steps),
+              whole(run.size.weight_bytes), whole(run.step_seconds * 1e9),
+              whole(run.other_seconds * 1e9));
+  EMOE_RETURN_IF_ERROR(upsert.run());
+  Statement remove(database,
+                   "DELETE FROM finished_runs WHERE machine=?1 AND job_id NOT IN (SELECT job_id FROM "
+                   "finished_runs WHERE machine=?1 ORDER BY time DESC, job_id LIMIT ?2)");
+  return remove.bind(finished.machine, kLearnedRuns).run();
+}
+
 // From the first two columns, the bodies of its rows in jobs and progress.
 Result<v1::Job> read_public_job(const Statement& row) {
   v1::Job job;
@@ -186,6 +202,14 @@ Result<std::vector<v1::Event>> events_by_step(Database& database, const std::str
   return read_rows(select.bind(job_id, kind, first, last, limit), read_event);
 }
 
+Result<FinishedRun> read_finished_run(const Statement& row) {
+  return FinishedRun{.size = {.flops_per_rank = static_cast<double>(row.integer(0)) * 1e6,
+                              .steps = static_cast<double>(row.integer(1)),
+                              .weight_bytes = static_cast<double>(row.integer(2))},
+                     .step_seconds = static_cast<double>(row.integer(3)) * 1e-9,
+                     .other_seconds = static_cast<double>(row.integer(4)) * 1e-9};
+}
+
 Status write_request(Database& database, const RequestRecord& request) {
   EMOE_RETURN_IF_ERROR(Statement(database, "DELETE FROM requests WHERE time<?")
                            .bind(nanoseconds(request.time - kRequestsKept))
@@ -209,7 +233,7 @@ Status write_change(Database& database, const Change& change) {
     EMOE_RETURN_IF_ERROR(upsert.run());
   }
   if (change.request) EMOE_RETURN_IF_ERROR(write_request(database, *change.request));
-  return ok_status();
+  return change.finished_run ? write_finished_run(database, *change.finished_run) : ok_status();
 }
 
 Result<JobPage> list_jobs(Database& database, const JobQuery& query) {

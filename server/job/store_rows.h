@@ -49,6 +49,7 @@ template <typename Row>
   EMOE_RETURN_IF_ERROR(select.status());
   return rows;
 }
+[[nodiscard]] Result<FinishedRun> read_finished_run(const Statement& row);  // all but its names
 // The event in the first column.
 [[nodiscard]] Result<v1::Event> read_event(const Statement& row);
 

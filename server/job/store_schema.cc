@@ -114,11 +114,21 @@ Status to_version3(Database& database) {
   return index_events(database);
 }
 
+// Rates are learned from runs that finished, also when their jobs are deleted since.
+constexpr char kVersion4[] = R"(
+CREATE TABLE finished_runs(
+  job_id TEXT PRIMARY KEY, machine TEXT NOT NULL, time INTEGER NOT NULL, megaflops_per_rank INTEGER NOT NULL,
+  steps INTEGER NOT NULL, weight_bytes INTEGER NOT NULL, step_nanoseconds INTEGER NOT NULL,
+  other_nanoseconds INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX finished_runs_by_machine ON finished_runs(machine, time);
+)";
+
 // The i-th migrates version i to version i + 1; version 0 is an empty file. A released entry is
 // never changed: a change of the tables is a new entry.
-constexpr std::array<Status (*)(Database&), 3> kMigrations = {
+constexpr std::array<Status (*)(Database&), 4> kMigrations = {
     [](Database& database) { return database.execute(kVersion1); },
-    [](Database& database) { return database.execute(kVersion2); }, to_version3};
+    [](Database& database) { return database.execute(kVersion2); }, to_version3,
+    [](Database& database) { return database.execute(kVersion4); }};
 constexpr int64_t kSchemaVersion = kMigrations.size();
 
 // 0 for a new file.

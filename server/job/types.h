@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "emoe/v1/job.pb.h"
+#include "plan/time_model.h"
 #include "server/job/retry_policy.h"
 
 namespace emoe::server {
@@ -68,6 +69,14 @@ struct RequestRecord {
 };
 inline constexpr std::chrono::hours kRequestsKept{7 * 24};
 
+// What the time of later jobs is estimated from; kept when its job is deleted.
+struct FinishedRunRecord {
+  std::string job_id;
+  std::string machine;  // see machine_kind()
+  FinishedRun run;
+  WallTime time;  // when it ended
+};
+
 // The rows of one transaction: a change of a job and the events that describe it are stored
 // together or not at all.
 struct Change {
@@ -77,6 +86,7 @@ struct Change {
   std::vector<v1::Event> events;  // steps, evaluations and checkpoints are stored as events only
   std::vector<RankCursor> cursors;
   std::optional<RequestRecord> request;
+  std::optional<FinishedRunRecord> finished_run;
 };
 
 }  // namespace emoe::server

@@ -76,9 +76,10 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::Create
       EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
       if (first) return answer(*first, *job);
     }
-    v1::DataReceipt data;
-    const v1::JobSpec resolved = admit(request->spec(), admission_, problems, &data);
+    Findings found;
+    const v1::JobSpec resolved = admit(request->spec(), admission_, problems, &found);
     EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
+    EMOE_RETURN_IF_ERROR(check_fits(found.plan));
     if (request->validate_only()) {
       EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
       job->set_name(resolved.name());
@@ -87,23 +88,37 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::Create
       job->set_state(v1::VALIDATING);
       job->set_priority(resolved.resources().priority());
       for (const Warning& warning : problems.warnings()) *job->add_warnings() = to_message(warning);
-      *job->mutable_data() = data;
+      *job->mutable_data() = found.data;
+      *job->mutable_plan() = found.plan;
+      *job->mutable_plan()->mutable_queue() = controller_.queue_plan(resolved);
       return ok_status();
     }
-    return answer(controller_.create(request->spec(), resolved, key, problems.warnings(), data),
+    return answer(controller_.create({.spec = request->spec(),
+                                      .resolved = resolved,
+                                      .warnings = problems.warnings(),
+                                      .data = found.data,
+                                      .plan = found.plan},
+                                     key),
                   *job);
   });
 }
 
 grpc::Status FineTuningHandler::PlanJob(grpc::ServerContext*, const v1::PlanJobRequest* request,
-                                        v1::PlanJobResponse*) {
+                                        v1::PlanJobResponse* response) {
   return call("PlanJob", [&]() -> Status {
     Diagnostics problems;
-    const v1::JobSpec resolved = admit(request->spec(), admission_, problems);
+    Findings found;
+    const v1::JobSpec resolved = admit(request->spec(), admission_, problems, &found);
     EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
     EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
-    return not_yet("the job is valid; a plan of memory, time and disk",
-                   "CreateJob with validate_only shows the job resolved");
+    *response->mutable_resolved_spec() = resolved;
+    *response->mutable_plan() = found.plan;
+    *response->mutable_plan()->mutable_queue() = controller_.queue_plan(resolved);
+    *response->mutable_data() = found.data;
+    for (const Warning& warning : problems.warnings()) {
+      *response->add_warnings() = to_message(warning);
+    }
+    return ok_status();
   });
 }
 
@@ -123,6 +138,8 @@ grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext*, const v1::ListJob
       job.clear_resolved_spec();
       job.clear_warnings();
       job.clear_data();
+      job.clear_plan();
+      job.clear_measured();
       *response->add_jobs() = std::move(job);
     }
     if (page.next) {

@@ -143,12 +143,14 @@ Resources resources_of(int ranks, bool gpus) {
   return {.gpus = gpus ? ranks : 0, .cpus = ranks};
 }
 
+bool is_before(const QueuedJob& a, const QueuedJob& b) {
+  return std::tuple(-int64_t{a.priority}, a.create_time, a.id) <
+         std::tuple(-int64_t{b.priority}, b.create_time, b.id);
+}
+
 Schedule schedule(std::vector<QueuedJob> queued, const std::vector<RunningJob>& running,
                   const Pool& pool, SteadyTime now) {
-  std::sort(queued.begin(), queued.end(), [](const QueuedJob& a, const QueuedJob& b) {
-    return std::tuple(-int64_t{a.priority}, a.create_time, a.id) <
-           std::tuple(-int64_t{b.priority}, b.create_time, b.id);
-  });
+  std::sort(queued.begin(), queued.end(), is_before);
   Planner planner(running, pool, now);
   for (const QueuedJob& job : queued) planner.consider(job);
   return planner.plan();

@@ -76,6 +76,9 @@ struct Schedule {
 // What a job with that many ranks takes.
 [[nodiscard]] launcher::Resources resources_of(int ranks, bool gpus);
 
+// Whether `a` comes before `b` in the queue.
+[[nodiscard]] bool is_before(const QueuedJob& a, const QueuedJob& b);
+
 // Decides which jobs start now. Gang scheduling: a job gets all ranks of its start at once or nothing.
 // Order is by priority, then age. No job overtakes one that waits for resources (no backfill), so a
 // wide job is never starved by narrow ones. A job in its retry pause keeps its place but blocks no

@@ -394,11 +394,11 @@ TEST_F(ControllerTest, QueuesInOrderAndSaysWhyAJobWaits) {
 
 TEST_F(ControllerTest, RefusesWhatCanNeverRunAndAFullQueue) {
   const v1::JobSpec wide = small_spec(dir_.path(), 3);
-  const auto never = controller_->create(wide, config::resolve(wide), {});
+  const auto never = controller_->create({.spec = wide, .resolved = config::resolve(wide)}, {});
   EXPECT_EQ(error_detail_of(never.status()).reason, "NOT_ENOUGH_SLOTS");
   for (int i = 0; i < config_.max_jobs; ++i) submit();
   const v1::JobSpec spec = small_spec(dir_.path());
-  const auto full = controller_->create(spec, config::resolve(spec), {});
+  const auto full = controller_->create({.spec = spec, .resolved = config::resolve(spec)}, {});
   EXPECT_EQ(full.status().code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(error_detail_of(full.status()).reason, "QUEUE_FULL");
 }
@@ -434,11 +434,11 @@ TEST_F(ControllerTest, MachineThatCannotLaunchCountsAsAnIoError) {
 TEST_F(ControllerTest, RepeatsOfARequestGetTheFirstAnswer) {
   const v1::JobSpec spec = small_spec(dir_.path());
   const RequestKey key{"r1", "CreateJob", "hash"};
-  const auto first = controller_->create(spec, config::resolve(spec), key);
+  const auto first = controller_->create({.spec = spec, .resolved = config::resolve(spec)}, key);
   step();
-  const auto again = controller_->create(spec, config::resolve(spec), key);
+  const auto again = controller_->create({.spec = spec, .resolved = config::resolve(spec)}, key);
   EXPECT_EQ(again->SerializeAsString(), first->SerializeAsString());
-  const auto other = controller_->create(spec, config::resolve(spec), {"r1", "CreateJob", "other"});
+  const auto other = controller_->create({.spec = spec, .resolved = config::resolve(spec)}, {"r1", "CreateJob", "other"});
   EXPECT_EQ(other.status().code(), StatusCode::kAlreadyExists);
   const auto stop = controller_->cancel(first->id(), "", {"r1", "CancelJob", "hash"});
   EXPECT_EQ(stop.status().code(), StatusCode::kAlreadyExists);

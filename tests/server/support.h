@@ -246,7 +246,7 @@ class CoordinatorTest : public ::testing::Test {
   }
 
   Result<v1::Job> create(const v1::JobSpec& spec, const RequestKey& key = {}) {
-    return controller_->create(spec, config::resolve(spec), key);
+    return controller_->create({.spec = spec, .resolved = config::resolve(spec)}, key);
   }
   std::string submit(const v1::JobSpec& spec) {
     const auto job = create(spec);

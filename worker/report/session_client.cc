@@ -105,8 +105,10 @@ class GrpcSession final : public SessionClient {
 
   bool finish(int exit_code, const std::string& message,
               std::chrono::milliseconds timeout) override {
+    EndRecord end{exit_code, message, std::nullopt};
+    if (config_.usage) end.usage = config_.usage();
     std::unique_lock lock(mutex_);
-    push_locked(EndRecord{exit_code, message});
+    push_locked(end);
     const auto deadline = timer_.now() + timeout;
     while (!queue_.empty() && !refused_ && !is_away_locked() && timer_.now() < deadline) {
       const auto given_up =

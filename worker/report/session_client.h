@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,13 @@ namespace emoe::worker {
 // and peer_lost() tells the cases in which the process must exit with code 71.
 class SessionClient : public ProgressSink, public StopSource {
  public:
+  // What this rank took, for its End report.
+  struct Usage {
+    int64_t rank_bytes = 0;
+    int64_t export_bytes = 0;
+    int64_t cache_bytes = 0;
+    std::string machine;
+  };
   struct Config {
     std::string address;  // of the coordinator, host:port
     std::string job_id;
@@ -48,6 +56,7 @@ class SessionClient : public ProgressSink, public StopSource {
     // Where finish() and before_checkpoint() leave what is not delivered, as
     // worker_control_service.proto says; empty: nowhere.
     std::filesystem::path unacked_file;
+    std::function<Usage()> usage = {};  // asked by finish(); empty: nothing is said
   };
 
   // The coordinator's clock minus ours, in seconds, as of the newest connection; nothing before the

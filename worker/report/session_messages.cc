@@ -134,6 +134,12 @@ void fill(v1::Report& report, const PhaseRecord& record) {
 void fill(v1::Report& report, const EndRecord& record) {
   report.mutable_end()->set_exit_code(record.exit_code);
   report.mutable_end()->set_message(to_valid_utf8(record.message));
+  if (!record.usage) return;
+  v1::RankUsage& usage = *report.mutable_end()->mutable_usage();
+  usage.set_rank_bytes(record.usage->rank_bytes);
+  usage.set_export_bytes(record.usage->export_bytes);
+  usage.set_cache_bytes(record.usage->cache_bytes);
+  usage.set_machine(to_valid_utf8(record.usage->machine));
 }
 
 v1::Join to_join(const SessionClient::Config& config) {

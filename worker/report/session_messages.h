@@ -1,6 +1,7 @@
 #pragma once
 
 #include <deque>
+#include <optional>
 #include <string>
 
 #include "emoe/v1/worker_control_service.pb.h"
@@ -20,6 +21,7 @@ struct PhaseRecord {
 struct EndRecord {
   int exit_code = 0;
   std::string message;
+  std::optional<SessionClient::Usage> usage;
 };
 
 // The content that `record` is in a report of proto/emoe/v1/report.proto.

@@ -6,6 +6,7 @@
 #include "base/diagnostics.h"
 #include "config/config.h"
 #include "config/data_options.h"
+#include "config/model_config.h"
 #include "format/tokenizer_file.h"
 #include "format/weight_headers.h"
 #include "worker/run/job_error.h"
@@ -39,22 +40,6 @@ JobPlan::Emoe emoe_of(const v1::JobSpec& spec, int64_t num_layers) {
   emoe.partition.seed = partition.seed();
   emoe.partition.folder = partition.path();
   return emoe;
-}
-
-DecoderConfig config_of_init(const v1::ModelInit& init) {
-  DecoderConfig config;
-  config.hidden_size = init.hidden_size();
-  config.intermediate_size = init.intermediate_size();
-  config.num_hidden_layers = init.num_hidden_layers();
-  config.num_attention_heads = init.num_attention_heads();
-  config.num_key_value_heads =
-      init.num_key_value_heads() > 0 ? init.num_key_value_heads() : init.num_attention_heads();
-  config.head_dim = config.hidden_size / config.num_attention_heads;
-  config.max_position_embeddings = init.max_position_embeddings();
-  config.rms_norm_eps = init.rms_norm_eps();
-  config.rope.theta = init.rope_theta();
-  config.tie_word_embeddings = init.tie_word_embeddings();
-  return config;  // the vocabulary is the tokenizer's, see prepare
 }
 
 JobPlan::Model model_of(const v1::JobSpec& spec, DecoderConfig config) {
@@ -226,7 +211,7 @@ std::pair<v1::JobSpec, DecoderConfig> check_or_throw(const config::LoadedJob& jo
   if (job.spec.model().has_init() || folder.empty()) {
     v1::JobSpec spec = config::check(job.spec, job.locations, std::nullopt, diagnostics);
     throw_if_any(diagnostics);
-    return {spec, spec.has_model() ? config_of_init(spec.model().init()) : DecoderConfig{}};
+    return {spec, spec.has_model() ? config::config_of_init(spec.model().init()) : DecoderConfig{}};
   }
   Result<DecoderConfig> config = DecoderConfig::read(folder / "config.json");
   std::optional<config::ModelShape> shape;

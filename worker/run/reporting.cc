@@ -7,8 +7,10 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/machine.h"
 #include "base/process.h"
 #include "base/version.h"
+#include "plan/time_model.h"
 
 namespace emoe::worker {
 namespace {
@@ -18,6 +20,31 @@ constexpr std::chrono::seconds kDelivery{60};
 // A preempted rank may be killed soon and waits less: the coordinator also reads the reports that it
 // leaves on the disk.
 constexpr std::chrono::seconds kPreemptedDelivery{5};
+
+int64_t bytes_below(const std::filesystem::path& folder) {
+  int64_t bytes = 0;
+  std::error_code error;
+  std::filesystem::recursive_directory_iterator files(folder, error);
+  for (; !error && files != std::filesystem::recursive_directory_iterator();
+       files.increment(error)) {
+    std::error_code gone;
+    if (!files->is_regular_file(gone)) continue;
+    const auto size = files->file_size(gone);
+    if (!gone) bytes += static_cast<int64_t>(size);
+  }
+  return bytes;
+}
+
+// What this rank took until now; rank 0 says it of the output folder, too.
+SessionClient::Usage usage_of(const RankEnvironment& environment, const OutputFolder& out,
+                              const std::string& machine) {
+  SessionClient::Usage usage{.rank_bytes = process_memory("VmHWM"), .machine = machine};
+  if (environment.rank != 0) return usage;
+  usage.export_bytes = bytes_below(out.export_dir());
+  usage.cache_bytes =
+      bytes_below(environment.cache_dir.empty() ? out.cache() : environment.cache_dir);
+  return usage;
+}
 
 }  // namespace
 
@@ -47,7 +74,7 @@ Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
     sinks.push_back(console_.get());
   }
   if (!alone) {
-    start_session(environment, device, counters);
+    start_session(plan, environment, out, device, counters);
     sinks.push_back(session_.get());
     stops.push_back(session_.get());
   }
@@ -74,9 +101,16 @@ void Reporting::start_metrics(const RankEnvironment& environment) {
   }
 }
 
-void Reporting::start_session(const RankEnvironment& environment, const std::string& device,
+void Reporting::start_session(const JobPlan& plan, const RankEnvironment& environment,
+                              const OutputFolder& out, const std::string& device,
                               const CollectiveCounters& counters) {
   SessionClient::Config config = *environment.coordinator;
+  config.usage = [=, dtype = plan.model.bfloat16 ? "bfloat16" : "float32",
+                  threads = plan.threads_per_rank] {
+    const std::string processor = device == "cuda" ? device : processor_name();
+    const int computing = threads_of_rank(environment, threads, usable_cores());
+    return usage_of(environment, out, machine_kind(processor, computing, dtype));
+  };
   config.rank = environment.rank;
   config.world_size = environment.world_size;
   config.host = host_name();

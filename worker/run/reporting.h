@@ -54,7 +54,8 @@ class Reporting {
 
  private:
   void start_metrics(const RankEnvironment& environment);
-  void start_session(const RankEnvironment& environment, const std::string& device,
+  void start_session(const JobPlan& plan, const RankEnvironment& environment,
+                     const OutputFolder& out, const std::string& device,
                      const CollectiveCounters& counters);
 
   std::chrono::seconds delivery_{};

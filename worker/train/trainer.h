@@ -21,7 +21,7 @@
 #include "worker/train/schedule.h"
 #include "worker/train/step_mailbox.h"
 #include "worker/train/train_options.h"
-#include "worker/train/training_flops.h"
+#include "plan/training_flops.h"
 
 namespace emoe::worker {
 

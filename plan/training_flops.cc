@@ -1,8 +1,8 @@
-#include "worker/train/training_flops.h"
+#include "plan/training_flops.h"
 
 #include "format/tensor_table.h"
 
-namespace emoe::worker {
+namespace emoe {
 namespace {
 
 double elements_of_linears(const DecoderConfig& config) {
@@ -23,11 +23,11 @@ TrainingFlops::TrainingFlops(const DecoderConfig& config, bool full, int64_t ada
       attention_(static_cast<double>(config.num_hidden_layers * config.num_attention_heads *
                                      config.head_dim)) {}
 
-double TrainingFlops::of(const StepBatches& step) const {
+double TrainingFlops::of(const StepFigures& step) const {
   const auto tokens = static_cast<double>(step.tokens);
   const double weights = tokens * linears_ + static_cast<double>(step.target_tokens) * head_;
   const double attention = attention_ * static_cast<double>(step.squared_lengths);
   return per_weight_ * weights + 6.0 * (tokens * adapters_) + 6.0 * attention;
 }
 
-}  // namespace emoe::worker
+}  // namespace emoe

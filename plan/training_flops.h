@@ -3,9 +3,15 @@
 #include <cstdint>
 
 #include "format/decoder_config.h"
-#include "worker/batching/micro_batches.h"
 
-namespace emoe::worker {
+namespace emoe {
+
+// What of a step's rows its work depends on, all ranks together.
+struct StepFigures {
+  int64_t tokens = 0;  // real ones
+  int64_t target_tokens = 0;
+  int64_t squared_lengths = 0;  // sum over the rows of length²
+};
 
 // Floating-point operations (a product and a sum are two) that an optimiser step needs by the
 // mathematics, all ranks together, whatever the engine computes on top (padding) or leaves out:
@@ -22,7 +28,7 @@ class TrainingFlops {
   // `adapter_parameters`: elements of LoRA's A and B; 0 in full tuning.
   TrainingFlops(const DecoderConfig& config, bool full, int64_t adapter_parameters);
 
-  [[nodiscard]] double of(const StepBatches& step) const;
+  [[nodiscard]] double of(const StepFigures& step) const;
 
  private:
   double per_weight_;
@@ -32,4 +38,4 @@ class TrainingFlops {
   double attention_;  // layers · heads · head_dim
 };
 
-}  // namespace emoe::worker
+}  // namespace emoe

@@ -1,0 +1,170 @@
+#include "cli/plan_view.h"
+
+#include <cmath>
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <absl/strings/str_join.h>
+
+#include "cli/format.h"
+#include "cli/table.h"
+
+namespace emoe::cli {
+namespace {
+
+bool fits(const v1::MemoryPlan& memory) {
+  return memory.available() == 0 || memory.rank_bytes() * memory.ranks() <= memory.available();
+}
+
+// "2.1 GiB a rank, 2 ranks on a host with 23.5 GiB"
+std::string memory_text(const v1::MemoryPlan& memory) {
+  std::string text = absl::StrCat(human_bytes(memory.rank_bytes()), " a rank");
+  if (memory.ranks() > 1) absl::StrAppend(&text, ", ", memory.ranks(), " ranks");
+  const std::string place = memory.place() == "host" ? "a host" : "a GPU";
+  if (memory.available() == 0) return absl::StrCat(text, "; what ", place, " has is not known");
+  return absl::StrCat(text, " on ", place, " with ", human_bytes(memory.available()),
+                      fits(memory) ? "" : ": DOES NOT FIT");
+}
+
+std::string micro_batch_text(const v1::MemoryPlan& memory) {
+  std::string text = absl::StrCat(memory.micro_batch_tokens(), " tokens at most");
+  if (memory.available() == 0) return text;
+  if (memory.fitting_tokens() == 0) return text + "; none fits";
+  return absl::StrCat(text, "; up to ", memory.fitting_tokens(), " would fit");
+}
+
+std::string work_text(const v1::WorkPlan& work) {
+  return absl::StrCat(work.exact() ? "" : "about ", work.rows(), " rows an epoch, ", work.steps(),
+                      " steps, ", human_count(static_cast<double>(work.tokens())), " tokens, ",
+                      human_count(static_cast<double>(work.target_tokens())), " to learn, ",
+                      absl::StrFormat("%.3g", work.flops()), " FLOPs");
+}
+
+std::string time_text(const v1::Plan& plan) {
+  if (!plan.has_time()) return "unknown: no training has finished on this kind of machine yet";
+  const v1::TimePlan& time = plan.time();
+  return absl::StrCat(
+      "about ", human_seconds(time.seconds()), "; learned from ", time.learned_from(),
+      time.learned_from() == 1 ? " run" : " runs", " on ", time.machine(),
+      absl::StrFormat(", on which it is off by %.0f %%", 100 * time.relative_error()));
+}
+
+std::string disk_text(const v1::DiskPlan& disk) {
+  std::vector<std::string> parts;
+  if (disk.checkpoints() > 0) {
+    parts.push_back(
+        absl::StrCat(disk.checkpoints(), " checkpoints of ", human_bytes(disk.checkpoint_bytes())));
+  }
+  if (disk.export_bytes() > 0) {
+    parts.push_back(absl::StrCat("export ", human_bytes(disk.export_bytes())));
+  }
+  if (disk.cache_bytes() > 0) {
+    parts.push_back(absl::StrCat("cache ", human_bytes(disk.cache_bytes())));
+  }
+  if (parts.empty()) return "";
+  std::string text =
+      absl::StrCat(human_bytes(disk.total_bytes()), ": ", absl::StrJoin(parts, ", "));
+  if (disk.free_bytes() == 0) return text;
+  return absl::StrCat(text, "; ", human_bytes(disk.free_bytes()), " free",
+                      disk.total_bytes() > disk.free_bytes() ? ": TOO SMALL" : "");
+}
+
+std::string queue_text(const v1::QueuePlan& queue, WallTime now) {
+  std::string text = absl::StrCat("position ", queue.position(), ", ", queue.jobs_ahead(),
+                                  queue.jobs_ahead() == 1 ? " job" : " jobs", " ahead");
+  if (!queue.has_start_time()) return text + "; when it starts is not known";
+  const double wait = seconds_of(queue.start_time()) -
+                      std::chrono::duration<double>(now.time_since_epoch()).count();
+  if (wait < 1) return text + "; starts now";
+  return absl::StrCat(text, "; starts in about ", human_seconds(wait));
+}
+
+std::string component_table(const v1::MemoryPlan& memory, int width) {
+  Table table({{"MEMORY OF A RANK"}, {"BYTES", true}});
+  const std::pair<const char*, int64_t> rows[] = {
+      {"program", memory.program()},           {"base weights", memory.base()},
+      {"trained weights", memory.trained()},   {"gradients", memory.gradients()},
+      {"optimiser", memory.optimizer()},       {"activations", memory.activations()},
+      {"workspace", memory.workspace()},       {"checkpoint copy", memory.checkpoint()},
+      {"kept by the allocator", memory.kept()}};
+  for (const auto& [name, bytes] : rows) {
+    if (bytes > 0) table.add({name, human_bytes(bytes)});
+  }
+  if (memory.exporting() > 0) {
+    table.add({"(export and its check)", human_bytes(memory.program() + memory.exporting())});
+  }
+  return table.render(width);
+}
+
+std::string off_text(double planned, double actual) {
+  if (planned <= 0 || actual <= 0) return "-";
+  return absl::StrFormat("%+.1f %%", 100 * (planned / actual - 1));
+}
+
+}  // namespace
+
+std::string plan_text(const v1::Plan& plan, WallTime now, int width) {
+  KeyValues values;
+  if (plan.has_memory()) {
+    values.add("memory", memory_text(plan.memory()));
+    values.add("micro-batch", micro_batch_text(plan.memory()));
+    for (const v1::PlanChange& change : plan.memory().fits_with()) {
+      values.add("fits with",
+                 absl::StrCat(change.change(), " (", human_bytes(change.rank_bytes()), ")"));
+    }
+  }
+  if (plan.has_work()) {
+    values.add("work", work_text(plan.work()));
+    values.add("time", time_text(plan));
+  }
+  values.add("disk", disk_text(plan.disk()));
+  if (plan.has_queue()) values.add("queue", queue_text(plan.queue(), now));
+  std::string text = values.render(width);
+  if (plan.has_memory()) absl::StrAppend(&text, "\n", component_table(plan.memory(), width));
+  return text;
+}
+
+std::string short_plan(const v1::Plan& plan) {
+  std::vector<std::string> parts;
+  if (plan.has_memory()) {
+    parts.push_back(absl::StrCat(human_bytes(plan.memory().rank_bytes()), " a rank",
+                                 plan.memory().available() > 0
+                                     ? absl::StrCat(" of ", human_bytes(plan.memory().available()))
+                                     : ""));
+  }
+  if (plan.has_work()) {
+    parts.push_back(absl::StrCat(plan.work().steps(), " steps"));
+    parts.push_back(plan.has_time() ? absl::StrFormat("about %s (± %.0f %%)",
+                                                      human_seconds(plan.time().seconds()),
+                                                      100 * plan.time().relative_error())
+                                    : "time unknown");
+  }
+  if (plan.disk().total_bytes() > 0) {
+    parts.push_back(absl::StrCat(human_bytes(plan.disk().total_bytes()), " on disk"));
+  }
+  return absl::StrJoin(parts, "; ");
+}
+
+std::string measured_table(const v1::Job& job, int width) {
+  const v1::Measured& measured = job.measured();
+  if (measured.seconds() <= 0) return "";
+  const v1::Plan& plan = job.plan();
+  Table table({{"PLAN AND MEASURED"}, {"PLAN", true}, {"MEASURED", true}, {"OFF", true}});
+  const auto bytes = [&](const char* name, int64_t planned, int64_t actual) {
+    if (actual <= 0) return;
+    table.add({name, planned > 0 ? human_bytes(planned) : "-", human_bytes(actual),
+               off_text(static_cast<double>(planned), static_cast<double>(actual))});
+  };
+  const bool on_host = plan.memory().place() == "host";
+  bytes("memory of a rank", on_host ? plan.memory().rank_bytes() : 0, measured.rank_bytes());
+  const double planned_seconds = plan.time().seconds();
+  table.add({"time", plan.has_time() ? human_seconds(planned_seconds) : "-",
+             human_seconds(measured.seconds()), off_text(planned_seconds, measured.seconds())});
+  bytes("a checkpoint", plan.disk().checkpoint_bytes(), measured.checkpoint_bytes());
+  bytes("export", plan.disk().export_bytes(), measured.export_bytes());
+  bytes("cache", plan.disk().cache_bytes(), measured.cache_bytes());
+  return table.render(width);
+}
+
+}  // namespace emoe::cli

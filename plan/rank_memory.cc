@@ -1,0 +1,85 @@
+#include "plan/rank_memory.h"
+
+#include <algorithm>
+#include <map>
+
+#include "format/tensor_table.h"
+
+namespace emoe {
+namespace {
+
+constexpr int64_t kMasterBytes = 4;  // an fp32 value
+// Resident in a rank before it makes a tensor, as measured with the LibTorch of cmake/torch.cmake:
+// code and libraries that are read, the heap, the threads' stacks; on a GPU its context and kernels.
+constexpr int64_t kProgram = int64_t{165} << 20;
+constexpr int64_t kCudaProgram = int64_t{600} << 20;
+
+// On a CPU the allocator keeps up to an eighth of what was in use (worker/device/block_cache.h), where
+// most is in use half of that.
+constexpr int64_t kKeptPart = 16;
+
+// Of micro-batches with as many tokens the one with most targets, and none that another exceeds in
+// both.
+std::vector<MicroBatch> largest(const std::vector<MicroBatch>& all) {
+  std::map<int64_t, int64_t> targets_of;  // by tokens
+  for (const MicroBatch& batch : all) {
+    int64_t& targets = targets_of[batch.tokens];
+    targets = std::max(targets, batch.targets);
+  }
+  std::vector<MicroBatch> kept;
+  int64_t most = -1;
+  for (auto it = targets_of.rbegin(); it != targets_of.rend(); ++it) {
+    if (it->second <= most) continue;
+    most = it->second;
+    kept.push_back({it->first, it->second});
+  }
+  return kept;
+}
+
+int64_t elements_of(const TensorSpec& spec) {
+  int64_t elements = 1;
+  for (const int64_t length : spec.shape) elements *= length;
+  return elements;
+}
+
+// The trained model stays; beside it the check computes with the written one in fp32, layer by layer,
+// with its embeddings.
+int64_t exporting_memory(const DecoderConfig& config, const StepMemory& step) {
+  int64_t outer = 0;
+  std::map<int64_t, int64_t> layers;
+  for (const TensorSpec& spec : TensorTable(config)) {
+    (spec.layer < 0 ? outer : layers[spec.layer]) += elements_of(spec) * kMasterBytes;
+  }
+  int64_t layer = 0;
+  for (const auto& [index, bytes] : layers) layer = std::max(layer, bytes);
+  return step.base + step.trained + outer + layer;
+}
+
+}  // namespace
+
+int64_t weight_elements(const DecoderConfig& config) {
+  int64_t elements = 0;
+  for (const TensorSpec& spec : TensorTable(config)) elements += elements_of(spec);
+  return elements;
+}
+
+RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
+                       const std::vector<MicroBatch>& micro_batches) {
+  RankMemory memory;
+  memory.program = shape.cuda ? kCudaProgram : kProgram;
+  StepShape step = shape.step;
+  step.tokens = step.targets = 0;
+  memory.step = step_memory(config, step);
+  for (const MicroBatch& batch : largest(micro_batches)) {
+    step.tokens = batch.tokens;
+    step.targets = batch.targets;
+    const StepMemory needed = step_memory(config, step);
+    if (needed.total() > memory.step.total()) memory.step = needed;
+  }
+  if (shape.copies_state) memory.checkpoint = memory.step.trained + memory.step.optimizer;
+  if (!shape.cuda) memory.kept = (memory.step.total() + memory.checkpoint) / kKeptPart;
+  if (shape.exports) memory.exporting = exporting_memory(config, memory.step);
+  return memory;
+}
+
+}  // namespace emoe

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "plan/step_memory.h"
+
+namespace emoe {
+
+// A forward pass of one rank.
+struct MicroBatch {
+  int64_t tokens = 0;   // computed ones, padding included
+  int64_t targets = 0;  // of them, those with a loss
+};
+
+// A rank of a training run, as far as its memory depends on it.
+struct RankShape {
+  StepShape step;             // its tokens and targets are those of each micro-batch
+  bool cuda = false;          // the tensors are a GPU's
+  bool copies_state = false;  // checkpoints are written beside a step, from a copy (LoRA)
+  bool exports = false;       // rank 0 writes the merged model and checks it
+};
+
+// One rank where it holds most. A rank that exports has its peak then where `exporting` is more than
+// what a step takes.
+struct RankMemory {
+  int64_t program = 0;  // the process without tensors: code, libraries, threads' stacks
+  StepMemory step;
+  int64_t checkpoint = 0;  // the copy of the state that is being written
+  int64_t kept = 0;       // blocks that tensors have left and the allocator keeps for the next ones
+  int64_t exporting = 0;  // all of it but the program, while the model is written and checked
+
+  [[nodiscard]] int64_t training() const { return step.total() + checkpoint + kept; }
+  [[nodiscard]] bool peaks_in_export() const { return exporting > training(); }
+  [[nodiscard]] int64_t total() const {
+    return program + (peaks_in_export() ? exporting : training());
+  }
+};
+
+// The micro-batch that takes most decides. With no micro-batch: what is there before the first step.
+[[nodiscard]] RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
+                                     const std::vector<MicroBatch>& micro_batches);
+
+// Elements of all tensors of a model.
+[[nodiscard]] int64_t weight_elements(const DecoderConfig& config);
+
+}  // namespace emoe

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "emoe/v1/job.pb.h"
+#include "format/decoder_config.h"
+#include "plan/time_model.h"
+#include "server/job/job_warnings.h"
+
+namespace emoe::server {
+
+// What there is for jobs, as far as the coordinator knows.
+struct Capacity {
+  int64_t host_bytes = 0;         // memory of a host; 0: not known
+  int64_t device_bytes = 0;       // of a GPU; 0: not known
+  bool multiplies_halves = true;  // the hosts' processors have instructions for bf16
+  bool gpus = false;              // ranks with resources.device auto compute on one
+  bool one_host = true;           // all ranks of a job share host_bytes; else a rank has it alone
+  std::filesystem::path output_root;  // empty: no disk is looked at
+  std::string processor;              // of the ranks' hosts; empty: not known
+  int threads_per_rank = 1;           // where a job does not say
+  // The runs that finished on a kind of machine.
+  std::function<std::vector<FinishedRun>(const std::string& machine)> finished_runs = {};
+};
+
+// A resolved spec without problems, and what admission has read of its files.
+struct PlanInputs {
+  const v1::JobSpec& spec;
+  const std::optional<DecoderConfig>
+      model;                        // of a random start, too; nothing where it is not known
+  int64_t stored_weight_bytes = 0;  // of model.path
+  const SpecFacts& facts;
+};
+
+// What the job will need; without its place in the queue. Every change that would make it fit was
+// tried by the same computation.
+[[nodiscard]] v1::Plan plan_of(const PlanInputs& inputs, const Capacity& capacity);
+
+// FAILED_PRECONDITION: MODEL_DOES_NOT_FIT where a rank takes more memory than there is, DISK_TOO_SMALL
+// where the job's files would not fit; with both numbers.
+[[nodiscard]] Status check_fits(const v1::Plan& plan);
+
+}  // namespace emoe::server

@@ -1,0 +1,78 @@
+#include "cli/plan_view.h"
+
+#include <gtest/gtest.h>
+
+namespace emoe::cli {
+namespace {
+
+const WallTime kNow{std::chrono::seconds(1'800'000'000)};
+
+v1::Plan plan() {
+  v1::Plan plan;
+  v1::MemoryPlan& memory = *plan.mutable_memory();
+  memory.set_place("host");
+  memory.set_rank_bytes(3LL << 30);
+  memory.set_base(2LL << 30);
+  memory.set_ranks(2);
+  memory.set_available(4LL << 30);
+  memory.set_micro_batch_tokens(4096);
+  memory.set_fitting_tokens(1024);
+  v1::PlanChange& change = *memory.add_fits_with();
+  change.set_change("--set train.micro_batch_tokens=1024");
+  change.set_rank_bytes(2LL << 30);
+  plan.mutable_work()->set_rows(100);
+  plan.mutable_work()->set_steps(7);
+  plan.mutable_work()->set_flops(1.5e12);
+  plan.mutable_disk()->set_export_bytes(1 << 20);
+  plan.mutable_disk()->set_total_bytes(1 << 20);
+  plan.mutable_disk()->set_free_bytes(1 << 19);
+  plan.mutable_queue()->set_position(2);
+  plan.mutable_queue()->set_jobs_ahead(3);
+  return plan;
+}
+
+TEST(PlanView, TellsWhatDoesNotFitAndWhatWould) {
+  const std::string text = plan_text(plan(), kNow, 0);
+  for (const char* part :
+       {"3.0 GiB a rank, 2 ranks on a host with 4.0 GiB: DOES NOT FIT", "up to 1024 would fit",
+        "--set train.micro_batch_tokens=1024 (2.0 GiB)", "about 100 rows an epoch, 7 steps",
+        "1.5e+12 FLOPs", "unknown: no training has finished", "512.0 KiB free: TOO SMALL",
+        "position 2, 3 jobs ahead; when it starts is not known", "base weights"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  }
+  EXPECT_EQ(text.find("optimiser"), std::string::npos) << "what takes nothing has no line";
+}
+
+TEST(PlanView, TellsTimesWithTheirError) {
+  v1::Plan known = plan();
+  known.mutable_time()->set_seconds(190);
+  known.mutable_time()->set_relative_error(0.08);
+  known.mutable_time()->set_learned_from(4);
+  known.mutable_time()->set_machine("X, 2 threads, float32");
+  known.mutable_queue()->mutable_start_time()->set_seconds(1'800'000'060);
+  const std::string text = plan_text(known, kNow, 0);
+  EXPECT_NE(text.find("about 3m10s; learned from 4 runs on X, 2 threads, float32, on which it is "
+                      "off by 8 %"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("starts in about 1m00s"), std::string::npos) << text;
+  EXPECT_EQ(short_plan(known),
+            "3.0 GiB a rank of 4.0 GiB; 7 steps; about 3m10s (± 8 %); 1.0 MiB on disk");
+  EXPECT_EQ(short_plan({}), "");
+}
+
+TEST(PlanView, PutsWhatWasMeasuredBesideIt) {
+  v1::Job job;
+  *job.mutable_plan() = plan();
+  EXPECT_EQ(measured_table(job, 0), "") << "nothing has ended";
+  job.mutable_measured()->set_seconds(100);
+  job.mutable_measured()->set_rank_bytes(4LL << 30);
+  const std::string table = measured_table(job, 0);
+  EXPECT_NE(table.find("memory of a rank"), std::string::npos);
+  EXPECT_NE(table.find("-25.0 %"), std::string::npos) << table;
+  EXPECT_NE(table.find("1m40s"), std::string::npos) << table;
+  EXPECT_EQ(table.find("cache"), std::string::npos) << "not measured";
+}
+
+}  // namespace
+}  // namespace emoe::cli

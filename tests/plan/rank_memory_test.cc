@@ -1,0 +1,64 @@
+#include "plan/rank_memory.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/format/tiny_config.h"
+
+namespace emoe {
+namespace {
+
+const DecoderConfig& config() {
+  static const DecoderConfig made =
+      testing::tiny_config({.hidden = 64, .d_ff = 172, .layers = 5, .heads = 8, .vocab = 512});
+  return made;
+}
+
+RankShape lora_shape() {
+  RankShape shape;
+  shape.step.lora_rank = 8;
+  shape.step.lora_targets = {"q_proj", "v_proj"};
+  return shape;
+}
+
+TEST(RankMemory, IsThatOfTheMicroBatchThatTakesMost) {
+  const RankMemory one = rank_memory(config(), lora_shape(), {{512, 100}});
+  const RankMemory several =
+      rank_memory(config(), lora_shape(), {{10, 9}, {512, 100}, {500, 50}, {512, 30}});
+  EXPECT_EQ(several.total(), one.total());
+  // Targets cost a row of hidden values each in the head: fewer tokens may take more.
+  RankShape full;
+  full.step.full = true;
+  const std::vector<MicroBatch> both{{512, 1}, {511, 511}};
+  EXPECT_EQ(rank_memory(config(), full, both).step.total(),
+            std::max(rank_memory(config(), full, {both[0]}).step.total(),
+                     rank_memory(config(), full, {both[1]}).step.total()));
+}
+
+TEST(RankMemory, HasTheWeightsBeforeTheFirstStep) {
+  const RankMemory idle = rank_memory(config(), lora_shape(), {});
+  EXPECT_EQ(idle.step.base, weight_elements(config()) * 4);
+  EXPECT_LT(idle.total(), rank_memory(config(), lora_shape(), {{64, 10}}).total());
+}
+
+TEST(RankMemory, CountsTheCopyThatACheckpointIsWrittenFrom) {
+  RankShape shape = lora_shape();
+  const RankMemory without = rank_memory(config(), shape, {{64, 10}});
+  shape.copies_state = true;
+  const RankMemory with = rank_memory(config(), shape, {{64, 10}});
+  EXPECT_EQ(with.checkpoint, 3 * without.step.trained);
+  EXPECT_EQ(with.training() - without.training(), with.checkpoint + with.kept - without.kept);
+}
+
+TEST(RankMemory, PeaksInTheExportWhereAStepTakesLess) {
+  RankShape shape = lora_shape();
+  shape.exports = true;
+  const RankMemory small = rank_memory(config(), shape, {{4, 1}});
+  EXPECT_TRUE(small.peaks_in_export());
+  EXPECT_EQ(small.total(), small.program + small.exporting);
+  const RankMemory large = rank_memory(config(), shape, {{4096, 1000}});
+  EXPECT_FALSE(large.peaks_in_export());
+  EXPECT_EQ(large.total(), large.program + large.training());
+}
+
+}  // namespace
+}  // namespace emoe
