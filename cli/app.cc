@@ -160,6 +160,7 @@ int run(const std::vector<std::string>& arguments, Terminal& terminal) {
   add_global_options(app, command);
   add_submit_commands(app, command);
   add_data_command(app, command);
+  add_bundle_command(app, command);
   add_job_commands(app, command);
   add_preflight_command(app, command);
   add_watch_commands(app, command);

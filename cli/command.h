@@ -89,10 +89,13 @@ void on_job(CLI::App& app, Command& command, const std::shared_ptr<Options>& opt
 // Adds the argument FILE and the options --set and --strict of a command about a job file.
 void add_job_file(CLI::App& app, std::string& file, std::vector<std::string>& set);
 
+void add_overrides(CLI::App& app, std::vector<std::string>& set);  // the options alone
+
 // Each adds its subcommands to the program.
-void add_submit_commands(CLI::App& app, Command& command);  // submit, plan
-void add_data_command(CLI::App& app, Command& command);     // data
-void add_job_commands(CLI::App& app, Command& command);     // get, list, cancel, …, info
+void add_submit_commands(CLI::App& app, Command& command);  // submit, plan, resubmit
+void add_bundle_command(CLI::App& app, Command& command);
+void add_data_command(CLI::App& app, Command& command);  // data
+void add_job_commands(CLI::App& app, Command& command);  // get, list, cancel, …, info
 void add_preflight_command(CLI::App& app, Command& command);
 void add_watch_commands(CLI::App& app, Command& command);   // watch, logs
 void add_result_commands(CLI::App& app, Command& command);  // metrics, checkpoints, export

@@ -20,6 +20,7 @@ constexpr int kSubmitTries = 4;
 
 struct SubmitOptions {
   std::string file;
+  std::string id;  // of resubmit, instead of a file
   std::vector<std::string> set;
   std::string request_id;
   bool validate_only = false;
@@ -43,21 +44,41 @@ std::string submitted_text(const Command& command, const v1::Job& job, bool vali
   return absl::StrCat("submitted ", job.id(), "\n", command.text_of(job));
 }
 
-int submit(const Command& command, const SubmitOptions& options, Client& client) {
-  const auto loaded = load_job_file(options.file, options.set);
-  if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
+int send(const Command& command, const SubmitOptions& options, const config::LoadedJob& loaded,
+         Client& client) {
   v1::CreateJobRequest request;
-  *request.mutable_spec() = loaded->spec;
+  *request.mutable_spec() = loaded.spec;
   request.set_request_id(options.request_id.empty() ? new_id("cli") : options.request_id);
   request.set_validate_only(options.validate_only);
   v1::Job job;
   const grpc::Status status = create_job(command, client, request, job);
-  if (!status.ok()) return command.fail(status, loaded->locations);
+  if (!status.ok()) return command.fail(status, loaded.locations);
   if (options.wait && !options.validate_only) {
     command.terminal.err << "submitted " << job.id() << std::endl;
     return wait_for_job(command, client, job.id());
   }
   return command.print(job, [&] { return submitted_text(command, job, options.validate_only); });
+}
+
+int submit(const Command& command, const SubmitOptions& options, Client& client) {
+  const auto loaded = load_job_file(options.file, options.set);
+  if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
+  return send(command, options, *loaded, client);
+}
+
+// The spec as it was given, so that a default that has changed since is the new one.
+int resubmit(const Command& command, const SubmitOptions& options, Client& client) {
+  v1::Job job;
+  if (const grpc::Status got = client.get_job(options.id, job); !got.ok()) return command.fail(got);
+  Diagnostics diagnostics;
+  config::LoadedJob loaded =
+      config::parse_job(config::message_to_yaml(job.spec()), job.id(), options.set, diagnostics);
+  if (!diagnostics.empty()) return command.fail(diagnostics.to_status(), kExitUsage);
+  std::error_code error;
+  const auto here = std::filesystem::current_path(error);
+  if (error) return command.fail(absl::InternalError("current folder: " + error.message()), 1);
+  config::make_paths_absolute(loaded.spec, here);  // those of --set
+  return send(command, options, loaded, client);
 }
 
 int plan(const Command& command, const SubmitOptions& options, Client& client) {
@@ -98,6 +119,10 @@ Result<config::LoadedJob> load_job_file(const std::string& file,
 
 void add_job_file(CLI::App& app, std::string& file, std::vector<std::string>& set) {
   app.add_option("FILE", file, "Job file (YAML)")->required();
+  add_overrides(app, set);
+}
+
+void add_overrides(CLI::App& app, std::vector<std::string>& set) {
   // One value for each --set: "--set a=1 FILE" must not swallow the file.
   app.add_option("--set", set,
                  "Override a key: optimizer.learning_rate=1e-4, lora.targets=[q_proj,k_proj], "
@@ -113,6 +138,14 @@ void add_job_file(CLI::App& app, std::string& file, std::vector<std::string>& se
 
 namespace {
 
+void add_sending(CLI::App& app, SubmitOptions& options) {
+  app.add_option("--request-id", options.request_id,
+                 "Name of this request: repeating it with the same job gives the first "
+                 "answer instead of a second job [random]");
+  app.add_flag("--validate-only", options.validate_only, "Every check, but submit nothing");
+  app.add_flag("--wait", options.wait, "Follow the job to its end");
+}
+
 constexpr char kSubmitHelp[] =
     "Submits a job and prints it. Relative paths in the file are taken from the current folder.\n"
     "Problems of the file come back all at once as file:line: key: reason; nothing is stored "
@@ -126,19 +159,23 @@ void add_submit_commands(CLI::App& app, Command& command) {
   const auto options = std::make_shared<SubmitOptions>();
   CLI::App* submit_app = app.add_subcommand("submit", kSubmitHelp);
   add_job_file(*submit_app, options->file, options->set);
-  submit_app->add_option("--request-id", options->request_id,
-                         "Name of this request: repeating it with the same job gives the first "
-                         "answer instead of a second job [random]");
-  submit_app->add_flag("--validate-only", options->validate_only,
-                       "Every check, but submit nothing");
-  submit_app->add_flag("--wait", options->wait, "Follow the job to its end");
+  add_sending(*submit_app, *options);
   on_call(*submit_app, command, options, submit);
+
+  const auto again = std::make_shared<SubmitOptions>();
+  CLI::App* resubmit_app = app.add_subcommand(
+      "resubmit", "Submits a job anew, as it was given, with changes: a job and folder of its own");
+  add_overrides(*resubmit_app, again->set);
+  add_sending(*resubmit_app, *again);
+  on_job(*resubmit_app, command, again, resubmit);
 
   const auto plan_options = std::make_shared<SubmitOptions>();
   CLI::App* plan_app = app.add_subcommand(
       "plan",
-      "Every check of submit, and what the job will need: memory of a rank against what there is (and\n"
-      "what would make it fit), steps, tokens, FLOPs, time as learned from finished jobs, disk, queue.\n"
+      "Every check of submit, and what the job will need: memory of a rank against what there is "
+      "(and\n"
+      "what would make it fit), steps, tokens, FLOPs, time as learned from finished jobs, disk, "
+      "queue.\n"
       "Nothing is stored. A job that is too large is no error here; submit refuses it");
   add_job_file(*plan_app, plan_options->file, plan_options->set);
   on_call(*plan_app, command, plan_options, plan);

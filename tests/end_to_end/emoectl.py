@@ -3,9 +3,11 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
 import pty
 import struct
 import subprocess
+import tarfile
 import termios
 
 import pytest
@@ -214,10 +216,52 @@ def test_unknown_job_and_unknown_server(cli):
     assert nobody.code == 69 and "127.0.0.1:1" in nobody.err, f"{nobody.code}: {nobody.err}"
 
 
-def test_what_is_not_there_yet(cli, finished):
+def test_an_ended_job_is_neither_paused_nor_resumed(cli, finished):
     for command in ("pause", "resume"):
         done = tools.run(cli.command(command, finished))
-        assert done.code == 1 and "(NOT_YET)" in done.err, f"{done.code}: {done.err}"
+        assert done.code == 1 and "(WRONG_STATE)" in done.err, f"{done.code}: {done.err}"
+
+
+def test_a_plan_stands_beside_what_was_measured(cli, finished, tmp_path):
+    planned = cli("plan", tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job()))
+    for word in ("memory:", "micro-batch:", "work:", "time:", "disk:", "queue:", "activations", "optimiser"):
+        assert word in planned.out, planned.out
+    shown = cli("get", finished).out
+    assert "PLAN AND MEASURED" in shown and "memory of a rank" in shown, shown
+
+
+def test_resubmit_is_the_job_as_given_with_changes(cli, finished):
+    given = cli.json("get", finished)
+    done = cli("resubmit", finished, "--set", "train.max_steps=2", "--set", "name=again", "--wait")
+    assert "SUCCEEDED" in done.out, done.out
+    again = next(job for job in cli.json("list")["jobs"] if job["name"] == "again")
+    again = cli.json("get", again["id"])
+    assert again["spec"] == {**given["spec"], "name": "again", "train": {**given["spec"]["train"], "max_steps": 2}}
+    assert again["output_dir"] != given["output_dir"] and again["progress"]["steps_planned"] == "2"
+    done = cli("resubmit", finished, "--set", "train.max_steeps=2", code=tools.USAGE)
+    assert "train.max_steeps" in done.err and "max_steps" in done.err, done.err
+
+
+def test_bundle_has_what_a_reviewer_needs_and_no_weights(cli, finished, tmp_path):
+    path = tmp_path / "run.tar.gz"
+    assert cli("bundle", finished, "--out", path).out.strip() == str(path)
+    with tarfile.open(path) as archive:
+        files = {member.name.split("/", 1)[1]: archive.extractfile(member).read() for member in archive}
+    job = cli.json("get", finished)
+    assert json.loads(files["job.json"])["id"] == job["id"]
+    assert yaml.safe_load(files["resolved.yaml"])["train"]["global_batch"] == 8
+    out = pathlib.Path(job["output_dir"])
+    for name in ("job.yaml", "metrics.jsonl", "data_report.json", "warnings.json", "export/merge_report.json"):
+        assert files[f"output/{name}"] == (out / name).read_bytes(), name
+    assert "hashes" in yaml.safe_load(files["output/job.yaml"])
+    assert len(json.loads(files["metrics.json"])["steps"]) == len(tools.read_lines(out / "metrics.jsonl"))
+    assert json.loads(files["server.json"])["version"]
+    assert not [name for name in files if name.endswith((".safetensors", ".model"))]
+    assert sum(map(len, files.values())) < 1 << 20
+    # A place that cannot be written: a sentence, and nothing is left.
+    failed = cli("bundle", finished, "--out", tmp_path / "no" / "where.tar.gz", code=1)
+    assert "No such file" in failed.err, failed.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.tar.gz"]
 
 
 def test_usage(cli):
