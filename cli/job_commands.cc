@@ -16,6 +16,7 @@ struct JobOptions {
   std::string message;
   std::string etag;
   bool outputs = false;
+  bool wait = false;
   int64_t from_step = 0;
   int64_t limit = 0;
   int64_t step = 0;
@@ -112,8 +113,12 @@ int export_checkpoint(const Command& command, const JobOptions& options, Client&
   request.set_id(options.id);
   request.set_step(options.step);
   request.set_request_id(new_id("cli"));
-  return command.call(client, &v1::FineTuning::Stub::ExportCheckpoint, request,
-                      [&](const v1::Job& job) { return command.text_of(job); });
+  v1::Job job;
+  const grpc::Status status = client.call(&v1::FineTuning::Stub::ExportCheckpoint, request, job);
+  if (!status.ok()) return command.fail(status);
+  if (!options.wait) return command.print(job, [&] { return command.text_of(job); });
+  command.terminal.err << "exports as " << job.id() << std::endl;
+  return wait_for_job(command, client, job.id());
 }
 
 void add_list(CLI::App& app, Command& command) {
@@ -142,10 +147,10 @@ void add_job_commands(CLI::App& app, Command& command) {
   on_job(*cancel_app, command, options,
          change<v1::CancelJobRequest, &v1::FineTuning::Stub::CancelJob>);
   on_job(
-      *app.add_subcommand("pause", "Checkpoints a job and frees its slots (not in this version)"),
+      *app.add_subcommand("pause", "Checkpoints a job at its next step edge and frees its slots"),
       command, options, change<v1::PauseJobRequest, &v1::FineTuning::Stub::PauseJob>);
-  on_job(*app.add_subcommand("resume", "Queues a paused job again (not in this version)"), command,
-         options, change<v1::ResumeJobRequest, &v1::FineTuning::Stub::ResumeJob>);
+  on_job(*app.add_subcommand("resume", "Queues a paused job again; it goes on from its checkpoint"),
+         command, options, change<v1::ResumeJobRequest, &v1::FineTuning::Stub::ResumeJob>);
   CLI::App* delete_app = app.add_subcommand("delete", "Forgets a job that has ended");
   delete_app->add_flag("--outputs", options->outputs, "Remove its output folder too");
   delete_app->add_option("--etag", options->etag, "Only if the job still has this etag");
@@ -165,10 +170,14 @@ void add_result_commands(CLI::App& app, Command& command) {
   on_job(*metrics_app, command, options, metrics);
   on_job(*app.add_subcommand("checkpoints", "The complete checkpoints of a job, newest first"),
          command, options, checkpoints);
-  CLI::App* export_app =
-      app.add_subcommand("export", "Exports a model from a checkpoint (not in this version)");
+  CLI::App* export_app = app.add_subcommand(
+      "export",
+      "Exports and verifies the model of a checkpoint that is kept, of a running or\n"
+      "ended training, which is not disturbed: a job of its own, with the folder\n"
+      "exports/step_NNNNNNNN beside the training's export");
   export_app->add_option("--step", options->step, "Step of the checkpoint; 0: the newest")
       ->check(CLI::NonNegativeNumber);
+  export_app->add_flag("--wait", options->wait, "Follow the export to its end");
   on_job(*export_app, command, options, export_checkpoint);
 }
 

@@ -185,6 +185,8 @@ const Schema& coordinator_schema() {
       {.key = "queue", .fallback = "{}"},
       {.key = "queue.max_jobs", .fallback = "1000", .low = at_least(1), .high = at_most(1e6)},
       {.key = "queue.elastic_wait", .fallback = "60s", .low = at_least(0), .high = at_most(kYear)},
+      {.key = "queue.preempt", .fallback = "false"},
+      {.key = "queue.min_run", .fallback = "60s", .low = at_least(0), .high = at_most(kYear)},
       {.key = "liveness", .fallback = "{}"},
       {.key = "liveness.join_timeout", .fallback = "120s", .low = above(0), .high = at_most(kYear)},
       {.key = "liveness.session_timeout", .fallback = "30s", .low = above(0), .high = at_most(kYear)},

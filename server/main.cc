@@ -152,6 +152,8 @@ ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_pe
   control.threads_per_rank = threads_per_rank;
   set_capacity(config, control);
   control.max_jobs = config.queue().max_jobs();
+  control.preempt = config.queue().preempt();
+  control.min_run = milliseconds(config.queue().min_run());
   const v1::Liveness& liveness = config.liveness();
   control.join_timeout = milliseconds(liveness.join_timeout());
   control.session_timeout = milliseconds(liveness.session_timeout());
@@ -191,6 +193,7 @@ Capacity capacity_of(const v1::CoordinatorConfig& config, int threads_per_rank, 
   const bool here = is_here(config.launcher());
   Capacity capacity{.host_bytes = config.slots().host_memory(),
                     .device_bytes = config.slots().device_memory(),
+                    .multiplies_halves = !here || processor_has("avx512_bf16"),
                     .gpus = has_gpus(config.launcher()),
                     .one_host = here,
                     .output_root = config.output_root(),

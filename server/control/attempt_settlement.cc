@@ -53,6 +53,12 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
   const bool taken_away = !attempt.stop_reason && end.cause != launcher::EndCause::ranks;
   if ((given_up || taken_away) && outcome.reported_success) return outcome;
   outcome.finding = attempt.stop_reason;
+  // One that was to leave may have failed by itself before.
+  const bool own_failure =
+      attempt.fault_code && *attempt.fault_code != static_cast<int>(ExitCode::preempted);
+  if (outcome.finding && leaves_at_step_edge(*outcome.finding) && own_failure) {
+    outcome.finding.reset();
+  }
   if (!outcome.finding) outcome.finding = finding_of(end.cause);
   if (!outcome.finding && failed_its_preflight(job, attempt)) {
     outcome.finding = Finding::preflight_failed;
@@ -72,7 +78,8 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
 std::string end_message(const AttemptRecord& attempt, const AttemptMonitor& monitor,
                         const AttemptOutcome& outcome, const launcher::AttemptEnd& end) {
   if (outcome.finding == Finding::preflight_failed) return attempt.fault_message;
-  if (outcome.finding) return attempt.stop_reason ? attempt.stop_message : end.detail;
+  if (outcome.finding)
+    return outcome.finding == attempt.stop_reason ? attempt.stop_message : end.detail;
   if (judge(outcome).action == RetryAction::succeed) return "completed";
   if (attempt.fault_code) return attempt.fault_message;
   if (outcome.exit_code == 0 && outcome.signal == 0) {
@@ -174,6 +181,9 @@ Status AttemptSettlement::requeue_or_fail(JobEdit& edit, const Verdict& verdict,
     return edit.apply(JobEvent::failed, v1::REASON_ATTEMPTS_EXHAUSTED,
                       absl::StrCat("all ", edit.record().failures, " attempts failed; the last: ",
                                    to_string(verdict.reason), ": ", message));
+  }
+  if (edit.job().state() == v1::PAUSING) {
+    return edit.apply(JobEvent::attempt_gone, verdict.reason, message);
   }
   if (edit.job().state() != v1::RECOVERING) {
     EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::attempt_lost, verdict.reason, message));

@@ -45,7 +45,10 @@ Needs needs_of(const v1::Job& job, const ControlConfig& config) {
 }
 
 RunningJob holding_of(const v1::Job& job) {
-  RunningJob holding{.id = job.id(), .holds = {.cpus = ranks_of(job)}, .placement = {}};
+  RunningJob holding{.id = job.id(),
+                     .holds = {.cpus = ranks_of(job)},
+                     .placement = {},
+                     .priority = job.priority()};
   if (job.attempts().empty()) return holding;
   holding.placement = placement_of(*job.attempts().rbegin());
   for (const auto& part : holding.placement) {

@@ -81,10 +81,19 @@ launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Jo
   request.attempt_dir = config.attempt_dir(job.id(), attempt.number);
   request.worker_argv = {config.worker_program.string(), "run", config.spec_file(job.id()).string(),
                          "--out", job.output_dir()};
+  if (job.has_export_of()) {
+    request.worker_argv.insert(request.worker_argv.end(),
+                               {"--export-checkpoint", job.export_of().checkpoint_dir()});
+  }
   const auto grace = std::chrono::ceil<std::chrono::seconds>(config.reconnect_grace);
   request.environment = {{kCoordinatorVariable, address},
                          {kAttemptTokenVariable, attempt.token},
                          {kReconnectGraceVariable, absl::StrCat(grace.count())}};
+  if (job.has_export_of()) {  // what the training has prepared is not prepared again
+    const std::filesystem::path training =
+        std::filesystem::path(job.output_dir()).parent_path().parent_path();
+    request.environment[kCacheVariable] = (training / kCacheFolder).string();
+  }
   return request;
 }
 
@@ -278,21 +287,51 @@ Status AttemptWatch::cancel(LiveJob& live, JobEdit edit) {
   return parts_.jobs.commit(live, std::move(edit));
 }
 
+Status AttemptWatch::pause(LiveJob& live, JobEdit edit) {
+  const std::string message = "paused by a client";
+  EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::pause_requested, v1::REASON_PAUSED, message));
+  if (!edit.attempt().stop_reason) {
+    edit.attempt().stop_reason = Finding::paused;
+    edit.attempt().stop_message = message;
+  }
+  return parts_.jobs.commit(live, std::move(edit));
+}
+
+Status AttemptWatch::displace(LiveJob& live, const std::string& message) {
+  JobEdit edit(live, parts_.clock);
+  EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::attempt_lost, v1::REASON_PREEMPTED, message));
+  edit.attempt().stop_reason = Finding::displaced;
+  edit.attempt().stop_message = message;
+  EMOE_RETURN_IF_ERROR(parts_.jobs.commit(live, std::move(edit)));
+  log_info("job %s: attempt %d makes room: %s", live.record.job.id(), live.attempt->record.number,
+           message);
+  return ok_status();
+}
+
+// Its ranks are lost or hang, or one has failed and the others do not follow.
+bool AttemptWatch::is_stuck(LiveJob& live, SteadyTime now) const {
+  if (live.attempt->monitor->check(now)) return true;
+  if (!live.attempt->record.fault_code) return false;
+  if (!live.attempt->fault_seen) live.attempt->fault_seen = now;
+  return now - *live.attempt->fault_seen >= parts_.config.stop_grace;
+}
+
 // An attempt that can still listen is asked first: by its sessions, then by the launcher's signal,
-// and killed after stop_grace; one that hangs or is in pieces is killed at once.
+// and killed after stop_grace, or where it leaves at its step edge when it will not get there; one
+// that hangs or is in pieces is killed at once.
 void AttemptWatch::take_down(LiveJob& live, SteadyTime now) {
   const Finding finding = *live.attempt->record.stop_reason;
-  if (finding != Finding::cancelled && finding != Finding::max_runtime) {
+  if (!stop_command(finding)) {
     kill(live, now);
     return;
   }
   if (!live.attempt->stopping_since) {
     live.attempt->stopping_since = now;
-    SessionManager::command(
-        live, finding == Finding::cancelled ? RankCommand::stop : RankCommand::checkpoint_and_stop);
+    SessionManager::command_stop(live);
   }
   const auto waited = now - *live.attempt->stopping_since;
-  if (waited >= parts_.config.stop_grace) {
+  const bool patient = leaves_at_step_edge(finding);
+  if (patient ? is_stuck(live, now) : waited >= parts_.config.stop_grace) {
     kill(live, now);
   } else if (!live.attempt->asked_launcher &&
              (needs_signal(*live.attempt) || waited >= parts_.config.stop_grace / 2)) {

@@ -26,6 +26,10 @@ class AttemptWatch {
   // Moves a job that has an attempt to CANCELLING; look() does the rest. FAILED_PRECONDITION where
   // the state machine refuses it.
   [[nodiscard]] Status cancel(LiveJob& live, JobEdit edit);
+  // The same to PAUSING; one that must go for another reason goes for that.
+  [[nodiscard]] Status pause(LiveJob& live, JobEdit edit);
+  // Asks the attempt to make room for another job: it checkpoints, and is queued again.
+  [[nodiscard]] Status displace(LiveJob& live, const std::string& message);
 
  private:
   // Passes the attempt to the launcher's thread.
@@ -46,6 +50,8 @@ class AttemptWatch {
                                int next_ranks = 0);
   // Stops an attempt that has a stop_reason.
   void take_down(LiveJob& live, SteadyTime now);
+  // Whether an attempt that leaves at its step edge will never get there.
+  [[nodiscard]] bool is_stuck(LiveJob& live, SteadyTime now) const;
   void kill(LiveJob& live, SteadyTime now);
 
   const AttemptParts parts_;

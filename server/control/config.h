@@ -21,8 +21,10 @@ struct ControlConfig {
   std::filesystem::path output_root;        // output folders are <output_root>/<job id>
   std::filesystem::path worker_program;     // emoe-worker
   launcher::Resources capacity{.cpus = 1};  // of all attempts at once; a cpu is a slot
-  std::vector<Pool::Host> hosts;  // the same slots by host, where ranks are placed on some
-  int max_jobs = 1000;            // unfinished jobs
+  std::vector<Pool::Host> hosts;        // the same slots by host, where ranks are placed on some
+  int max_jobs = 1000;                  // unfinished jobs
+  bool preempt = false;                 // jobs of lower priority make room
+  std::chrono::milliseconds min_run{};  // but none before it ran for so long
   // Where a job asks for no thread count: what the coordinator was told for each rank, or (0) the
   // share of the cores that a slot has.
   int threads_per_rank = 0;

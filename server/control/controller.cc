@@ -135,6 +135,7 @@ void Controller::step() {
   pass_time_locked(now);
   sessions_.process(messages, now);
   for (auto& [id, live] : jobs_.all()) look_at_attempt_locked(live, now);
+  let_checkpoints_go_locked();
   jobs_.drop_ended();
   schedule_locked(now);
   if (const auto counts = store_.count_by_state(); counts.ok()) probe_.jobs(*counts);
@@ -171,6 +172,10 @@ void Controller::schedule_locked(SteadyTime now) {
     failures_.note("job " + start.id, starter_.start(live, start));
     look_at_attempt_locked(live, now);
   }
+  for (const std::string& id : plan.displace) {
+    const std::string message = "makes room for a job of higher priority; it goes on afterwards";
+    failures_.note("job " + id, watch_.displace(*jobs_.find(id), message));
+  }
   waiting_.clear();
   for (const Waiting& waiting : plan.waiting) waiting_[waiting.id] = waiting;
 }
@@ -178,7 +183,15 @@ void Controller::schedule_locked(SteadyTime now) {
 std::vector<RunningJob> Controller::running_locked() {
   std::vector<RunningJob> running;
   for (const auto& [id, live] : jobs_.all()) {
-    if (holds_slots(live.record.job.state())) running.push_back(holding_of(live.record.job));
+    const v1::JobState state = live.record.job.state();
+    if (!holds_slots(state)) continue;
+    RunningJob& job = running.emplace_back(holding_of(live.record.job));
+    if (!live.attempt) continue;
+    job.leaving = live.attempt->record.stop_reason.has_value();
+    const WallTime started = to_wall_time(live.record.job.attempts().rbegin()->start_time());
+    job.displaceable = config_.preempt && !job.leaving &&
+                       (state == v1::STARTING || state == v1::RUNNING) &&
+                       clock_.wall_now() - started >= config_.min_run;
   }
   return running;
 }
@@ -274,8 +287,8 @@ v1::QueuePlan Controller::queue_plan_locked(const v1::Job& job) {
   plan.set_jobs_ahead(static_cast<int32_t>(ahead.size() + running.size()));
   const int slots = job.resolved_spec().parallel().ranks();
   if (const auto wait = seconds_to_start(slots, slots_total(), std::move(running), ahead)) {
-    const auto rest = std::chrono::duration_cast<WallTime::duration>(
-        std::chrono::duration<double>(*wait));
+    const auto rest =
+        std::chrono::duration_cast<WallTime::duration>(std::chrono::duration<double>(*wait));
     *plan.mutable_start_time() = to_timestamp(clock_.wall_now() + rest);
   }
   return plan;

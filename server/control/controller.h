@@ -86,6 +86,14 @@ class Controller {
                                        const std::string& etag, const RequestKey& request);
   [[nodiscard]] Result<v1::Job> cancel(const std::string& id, const std::string& message,
                                        const RequestKey& request);
+  // A job that is paused or about to be stays as it is. FAILED_PRECONDITION / WRONG_STATE where it
+  // exports or has ended.
+  [[nodiscard]] Result<v1::Job> pause(const std::string& id, const RequestKey& request);
+  // Of a job that is PAUSED or PAUSING, else WRONG_STATE.
+  [[nodiscard]] Result<v1::Job> resume(const std::string& id, const RequestKey& request);
+  // Errors as in the proto file.
+  [[nodiscard]] Result<v1::Job> export_checkpoint(const std::string& id, int64_t step,
+                                                  const RequestKey& request);
   // Returns when the folders are gone; other calls do not wait for that.
   [[nodiscard]] Status remove(const std::string& id, const std::string& etag, bool delete_outputs,
                               const RequestKey& request);
@@ -116,6 +124,12 @@ class Controller {
  private:
   [[nodiscard]] Status check_capacity_locked(const v1::JobSpec& resolved);
   [[nodiscard]] v1::QueuePlan queue_plan_locked(const v1::Job& job);
+  // What every new job begins with, and its way into store and queue.
+  void fill_new_job_locked(const Submission& submission, v1::Job& job);
+  [[nodiscard]] Result<v1::Job> add_locked(LiveJob fresh, const std::vector<Warning>& warnings,
+                                           const RequestKey& request);
+  // Ended exports need the links to their checkpoints' files no longer.
+  void let_checkpoints_go_locked();
   void pass_time_locked(SteadyTime now);
   void look_at_attempt_locked(LiveJob& live, SteadyTime now);
   void schedule_locked(SteadyTime now);
@@ -126,8 +140,8 @@ class Controller {
   // adds; nothing without an id.
   [[nodiscard]] std::optional<RequestRecord> record_of(const RequestKey& request,
                                                        const std::string& job_id) const;
-  [[nodiscard]] Result<v1::Job> cancel_again_locked(const std::string& id,
-                                                    const RequestKey& request);
+  // Answers a call for which nothing is to be done; the answer is remembered all the same.
+  [[nodiscard]] Result<v1::Job> answer_unchanged(const v1::Job& job, const RequestKey& request);
   [[nodiscard]] Status forget_locked(const std::string& id, const std::string& etag,
                                      const RequestKey& request, bool delete_outputs,
                                      DiscardedFolders& discarded);

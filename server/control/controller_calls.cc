@@ -78,13 +78,17 @@ Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
 }
 
 Result<v1::Job> Controller::create(const Submission& submission, const RequestKey& request) {
-  const v1::JobSpec& resolved = submission.resolved;
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
-  EMOE_RETURN_IF_ERROR(check_capacity_locked(resolved));
+  EMOE_RETURN_IF_ERROR(check_capacity_locked(submission.resolved));
   LiveJob fresh;
-  v1::Job& job = fresh.record.job;
+  fill_new_job_locked(submission, fresh.record.job);
+  return add_locked(std::move(fresh), submission.warnings, request);
+}
+
+void Controller::fill_new_job_locked(const Submission& submission, v1::Job& job) {
+  const v1::JobSpec& resolved = submission.resolved;
   job.set_id(new_id("job"));
   job.set_name(resolved.name());
   *job.mutable_spec() = submission.spec;
@@ -96,14 +100,18 @@ Result<v1::Job> Controller::create(const Submission& submission, const RequestKe
   *job.mutable_create_time() = to_timestamp(clock_.wall_now());
   job.set_priority(resolved.resources().priority());
   *job.mutable_plan()->mutable_queue() = queue_plan_locked(job);
+}
+
+Result<v1::Job> Controller::add_locked(LiveJob fresh, const std::vector<Warning>& warnings,
+                                       const RequestKey& request) {
   JobEdit edit(fresh, clock_);
   EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::validated, v1::REASON_UNSPECIFIED, ""));
-  for (const Warning& warning : submission.warnings) edit.warn(to_message(warning));
+  for (const Warning& warning : warnings) edit.warn(to_message(warning));
   edit.touch();
-  const std::string id = job.id();
+  const std::string id = edit.current().id();
   edit.rows().request = record_of(request, id);
   EMOE_RETURN_IF_ERROR(jobs_.add(std::move(edit)));
-  for (const Warning& warning : submission.warnings) probe_.warned(warning.code);
+  for (const Warning& warning : warnings) probe_.warned(warning.code);
   poke();
   return jobs_.find(id)->record.job;
 }
@@ -145,7 +153,12 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   LiveJob* const found = jobs_.find(id);
   if (found == nullptr || is_terminal(found->record.job.state()) ||
       found->record.job.state() == v1::CANCELLING) {
-    return cancel_again_locked(id, request);
+    EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
+    const v1::JobState state = stored.job.state();
+    if (state == v1::CANCELLED || state == v1::CANCELLING) {
+      return answer_unchanged(stored.job, request);
+    }
+    return wrong_state(stored.job, "be cancelled");
   }
   LiveJob& live = *found;
   JobEdit edit(live, clock_);
@@ -164,19 +177,57 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   return live.record.job;
 }
 
-// A job that is cancelled or about to be stays as it is; the answer is remembered all the same.
-Result<v1::Job> Controller::cancel_again_locked(const std::string& id, const RequestKey& request) {
-  EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
-  const v1::Job& job = stored.job;
-  if (job.state() != v1::CANCELLED && job.state() != v1::CANCELLING) {
-    return wrong_state(job, "be cancelled");
-  }
+Result<v1::Job> Controller::answer_unchanged(const v1::Job& job, const RequestKey& request) {
   Change change;
-  change.request = record_of(request, id);
+  change.request = record_of(request, job.id());
   if (!change.request) return job;
   change.request->response = job.SerializeAsString();
   EMOE_RETURN_IF_ERROR(store_.commit(change));
   return job;
+}
+
+Result<v1::Job> Controller::pause(const std::string& id, const RequestKey& request) {
+  const std::lock_guard lock(mutex_);
+  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
+  if (first) return *first;
+  EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
+  const v1::JobState state = stored.job.state();
+  if (state == v1::PAUSED || state == v1::PAUSING) return answer_unchanged(stored.job, request);
+  if (!next_state(state, JobEvent::pause_requested).ok()) {
+    return wrong_state(stored.job, "be paused");
+  }
+  LiveJob& live = *jobs_.find(id);
+  JobEdit edit(live, clock_);
+  edit.rows().request = record_of(request, id);
+  if (live.attempt) {
+    EMOE_RETURN_IF_ERROR(watch_.pause(live, std::move(edit)));
+  } else {
+    EMOE_RETURN_IF_ERROR(
+        edit.apply(JobEvent::pause_requested, v1::REASON_PAUSED, "paused by a client"));
+    EMOE_RETURN_IF_ERROR(jobs_.commit(live, std::move(edit)));
+  }
+  poke();
+  return live.record.job;
+}
+
+Result<v1::Job> Controller::resume(const std::string& id, const RequestKey& request) {
+  const std::lock_guard lock(mutex_);
+  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
+  if (first) return *first;
+  EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
+  if (!next_state(stored.job.state(), JobEvent::resume_requested).ok()) {
+    return wrong_state(stored.job, "be resumed: it is not paused");
+  }
+  LiveJob& live = *jobs_.find(id);
+  JobEdit edit(live, clock_);
+  EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::resume_requested, v1::REASON_UNSPECIFIED, ""));
+  edit.record().not_before.reset();
+  edit.record().idle_requeues = 0;
+  edit.rows().request = record_of(request, id);
+  EMOE_RETURN_IF_ERROR(jobs_.commit(live, std::move(edit)));
+  live.resume_at.reset();
+  poke();
+  return live.record.job;
 }
 
 Status Controller::remove(const std::string& id, const std::string& etag, bool delete_outputs,

@@ -105,8 +105,7 @@ Status SessionManager::admit(const v1::Join& request, SteadyTime now, LiveJob*& 
     return make_error(StatusCode::kPermissionDenied, "BAD_TOKEN",
                       "the token is not this attempt's");
   }
-  if (attempt.stop_reason && attempt.stop_reason != Finding::cancelled &&
-      attempt.stop_reason != Finding::max_runtime) {
+  if (attempt.stop_reason && !stop_command(*attempt.stop_reason)) {
     return stale(
         absl::StrCat("attempt ", request.attempt(), " is being removed: ", attempt.stop_message));
   }
@@ -270,9 +269,7 @@ void SessionManager::answer(LiveJob& live, const Entry& entry) {
   }
   if (!live.attempt->stopping_since) return;
   for (const auto& [rank, channel] : entry.welcome) {  // a rank that came back must hear it too
-    channel->command(live.attempt->record.stop_reason == Finding::max_runtime
-                         ? RankCommand::checkpoint_and_stop
-                         : RankCommand::stop);
+    channel->command(*stop_command(*live.attempt->record.stop_reason));
   }
 }
 
@@ -284,7 +281,8 @@ void SessionManager::dismiss(LiveJob& live, const Status& why) {
   live.attempt->links.clear();
 }
 
-void SessionManager::command(LiveJob& live, RankCommand command) {
+void SessionManager::command_stop(LiveJob& live) {
+  const RankCommand command = *stop_command(*live.attempt->record.stop_reason);
   for (const auto& [rank, link] : live.attempt->links) link.channel->command(command);
 }
 

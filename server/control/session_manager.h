@@ -39,8 +39,8 @@ class SessionManager {
   [[nodiscard]] Status take_left_reports(LiveJob& live, const std::filesystem::path& attempt_dir);
   // Ends the streams of an attempt that is over.
   void dismiss(LiveJob& live, const Status& why);
-  // Sends the command to every connected rank.
-  static void command(LiveJob& live, RankCommand command);
+  // Tells every connected rank to leave as the attempt's stop_reason wants it.
+  static void command_stop(LiveJob& live);
 
  private:
   struct RankId {

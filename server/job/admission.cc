@@ -278,7 +278,8 @@ std::optional<DecoderConfig> planned_shape(const v1::JobSpec& spec, const ModelF
 int64_t stored_bytes(const ModelFiles& model) {
   int64_t bytes = 0;
   if (!model.weights) return bytes;
-  for (const auto& [name, info] : model.weights->tensors) bytes += static_cast<int64_t>(info.end - info.begin);
+  for (const auto& [name, info] : model.weights->tensors)
+    bytes += static_cast<int64_t>(info.end - info.begin);
   return bytes;
 }
 

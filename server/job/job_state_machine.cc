@@ -36,12 +36,24 @@ constexpr Transition kTransitions[] = {
     {v1::RECOVERING, JobEvent::failed, v1::FAILED},
     {v1::RECOVERING, JobEvent::cancel_requested, v1::CANCELLING},
     {v1::CANCELLING, JobEvent::attempt_gone, v1::CANCELLED},
+    {v1::QUEUED, JobEvent::pause_requested, v1::PAUSED},
+    {v1::STARTING, JobEvent::pause_requested, v1::PAUSING},
+    {v1::RUNNING, JobEvent::pause_requested, v1::PAUSING},
+    {v1::RECOVERING, JobEvent::pause_requested, v1::PAUSING},
+    {v1::PAUSING, JobEvent::attempt_gone, v1::PAUSED},
+    {v1::PAUSING, JobEvent::completed, v1::SUCCEEDED},
+    {v1::PAUSING, JobEvent::failed, v1::FAILED},
+    {v1::PAUSING, JobEvent::cancel_requested, v1::CANCELLING},
+    {v1::PAUSING, JobEvent::resume_requested, v1::RECOVERING},
+    {v1::PAUSED, JobEvent::resume_requested, v1::QUEUED},
+    {v1::PAUSED, JobEvent::cancel_requested, v1::CANCELLED},
 };
 
 // In the order of JobEvent.
-constexpr const char* kEventNames[] = {"validated",    "slots granted", "all ranks joined",
-                                       "export began", "attempt lost",  "attempt gone",
-                                       "completed",    "failed",        "cancel requested"};
+constexpr const char* kEventNames[] = {"validated",       "slots granted",   "all ranks joined",
+                                       "export began",    "attempt lost",    "attempt gone",
+                                       "completed",       "failed",          "cancel requested",
+                                       "pause requested", "resume requested"};
 
 }  // namespace
 
@@ -59,7 +71,7 @@ bool is_terminal(v1::JobState state) {
 
 bool holds_slots(v1::JobState state) {
   return state == v1::STARTING || state == v1::RUNNING || state == v1::EXPORTING ||
-         state == v1::RECOVERING || state == v1::CANCELLING;
+         state == v1::RECOVERING || state == v1::CANCELLING || state == v1::PAUSING;
 }
 
 std::string to_string(v1::JobState state) {

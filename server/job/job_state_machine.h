@@ -18,6 +18,8 @@ enum class JobEvent {
   completed,      // the attempt ended, everything it had to do is done and verified
   failed,         // a failure that no retry mends; no process is left
   cancel_requested,
+  pause_requested,
+  resume_requested,
 };
 
 // The life of a job as a pure function: which event may happen in which state, and the state after
@@ -36,8 +38,12 @@ enum class JobEvent {
 //   QUEUED:           a job that needs more slots than the service has since its restart stays queued and says so.
 //   cancel_requested: VALIDATING, QUEUED ─▶ CANCELLED (nothing runs);
 //                     STARTING, RUNNING, EXPORTING, RECOVERING ─▶ CANCELLING ─attempt_gone─▶ CANCELLED.
-//   SUCCEEDED, FAILED and CANCELLED have no way out. PAUSING and PAUSED are in the wire contract
-//   and unreachable until pausing exists.
+//   pause_requested:  QUEUED ─▶ PAUSED (nothing runs);
+//                     STARTING, RUNNING, RECOVERING ─▶ PAUSING ─attempt_gone─▶ PAUSED. A pausing attempt may still end in
+//                     another way: completed ─▶ SUCCEEDED, failed ─▶ FAILED, cancel_requested ─▶ CANCELLING.
+//   resume_requested: PAUSED ─▶ QUEUED; PAUSING ─▶ RECOVERING (its attempt goes on to leave, another follows).
+//                     cancel_requested: PAUSED ─▶ CANCELLED.
+//   SUCCEEDED, FAILED and CANCELLED have no way out.
 //
 [[nodiscard]] Result<v1::JobState> next_state(v1::JobState from, JobEvent event);
 

@@ -30,8 +30,10 @@ constexpr Verdict kOfFinding[] = {
     {v1::REASON_START_FAILED, RetryAction::requeue_uncounted},  // host_unusable
     {v1::REASON_PREFLIGHT, RetryAction::retry},                 // preflight_failed
     {v1::REASON_START_FAILED, RetryAction::requeue_uncounted},  // no_room
+    {v1::REASON_PAUSED, RetryAction::requeue_uncounted},        // paused
+    {v1::REASON_PREEMPTED, RetryAction::requeue_uncounted},     // displaced
 };
-static_assert(std::size(kOfFinding) == static_cast<size_t>(Finding::no_room) + 1);
+static_assert(std::size(kOfFinding) == static_cast<size_t>(Finding::displaced) + 1);
 
 Verdict judge_finding(Finding finding) {
   const auto number = static_cast<size_t>(finding);  // maybe one that a newer version stored

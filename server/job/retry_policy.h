@@ -27,7 +27,15 @@ enum class Finding {
   host_unusable = 13,        // a host of the plan cannot be reached or lacks the programs
   preflight_failed = 14,     // a check of the attempt's preflight is bad
   no_room = 15,              // nor will there be: the job goes on with fewer ranks
+  paused = 16,               // asked to checkpoint and leave
+  displaced = 17,            // the same, for a job of higher priority (queue.preempt)
 };
+
+// An attempt that leaves at its next step edge, however long that takes, since nothing is wrong with
+// it.
+[[nodiscard]] constexpr bool leaves_at_step_edge(Finding finding) {
+  return finding == Finding::paused || finding == Finding::displaced;
+}
 
 // All that is known of how an attempt ended.
 struct AttemptOutcome {

@@ -119,9 +119,10 @@ Status write_finished_run(Database& database, const FinishedRunRecord& finished)
               whole(run.size.weight_bytes), whole(run.step_seconds * 1e9),
               whole(run.other_seconds * 1e9));
   EMOE_RETURN_IF_ERROR(upsert.run());
-  Statement remove(database,
-                   "DELETE FROM finished_runs WHERE machine=?1 AND job_id NOT IN (SELECT job_id FROM "
-                   "finished_runs WHERE machine=?1 ORDER BY time DESC, job_id LIMIT ?2)");
+  Statement remove(
+      database,
+      "DELETE FROM finished_runs WHERE machine=?1 AND job_id NOT IN (SELECT job_id FROM "
+      "finished_runs WHERE machine=?1 ORDER BY time DESC, job_id LIMIT ?2)");
   return remove.bind(finished.machine, kLearnedRuns).run();
 }
 

@@ -19,11 +19,6 @@
 namespace emoe::server {
 namespace {
 
-Status not_yet(const std::string& what, const std::string& instead) {
-  return make_error(StatusCode::kUnimplemented, "NOT_YET",
-                    absl::StrCat(what, " is not available in this version; ", instead));
-}
-
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
 // The step that a page of a list in the order of steps begins with: its token's, or `first`.
@@ -176,18 +171,22 @@ grpc::Status FineTuningHandler::CancelJob(grpc::ServerContext*, const v1::Cancel
 }
 
 grpc::Status FineTuningHandler::PauseJob(grpc::ServerContext*, const v1::PauseJobRequest* request,
-                                         v1::Job*) {
+                                         v1::Job* job) {
   return call("PauseJob", [&]() -> Status {
-    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
-    return not_yet("pausing a job", "cancel it, its checkpoints stay in its output folder");
+    Diagnostics problems;
+    const RequestKey key = request_key("PauseJob", request->request_id(), *request, problems);
+    EMOE_RETURN_IF_ERROR(bad_request(problems));
+    return answer(controller_.pause(request->id(), key), *job);
   });
 }
 
 grpc::Status FineTuningHandler::ResumeJob(grpc::ServerContext*, const v1::ResumeJobRequest* request,
-                                          v1::Job*) {
+                                          v1::Job* job) {
   return call("ResumeJob", [&]() -> Status {
-    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
-    return not_yet("resuming a paused job", "no job can be paused yet");
+    Diagnostics problems;
+    const RequestKey key = request_key("ResumeJob", request->request_id(), *request, problems);
+    EMOE_RETURN_IF_ERROR(bad_request(problems));
+    return answer(controller_.resume(request->id(), key), *job);
   });
 }
 
@@ -255,11 +254,14 @@ grpc::Status FineTuningHandler::ListCheckpoints(grpc::ServerContext*,
 
 grpc::Status FineTuningHandler::ExportCheckpoint(grpc::ServerContext*,
                                                  const v1::ExportCheckpointRequest* request,
-                                                 v1::Job*) {
+                                                 v1::Job* job) {
   return call("ExportCheckpoint", [&]() -> Status {
-    EMOE_RETURN_IF_ERROR(controller_.get(request->id()).status());
-    return not_yet("exporting an earlier checkpoint",
-                   "a job exports the end of its training by itself");
+    Diagnostics problems;
+    const RequestKey key =
+        request_key("ExportCheckpoint", request->request_id(), *request, problems);
+    if (request->step() < 0) problems.add("step", "must not be negative");
+    EMOE_RETURN_IF_ERROR(bad_request(problems));
+    return answer(controller_.export_checkpoint(request->id(), request->step(), key), *job);
   });
 }
 

@@ -158,10 +158,13 @@ std::string fingerprint(const std::string& request) {
 
 Status bad_request(const Diagnostics& problems, const std::string& reason) {
   if (problems.empty()) return ok_status();
-  static const std::map<std::string, std::string> kReasons{
-      {"request_id", "INVALID_REQUEST_ID"}, {"page_size", "INVALID_PAGE_SIZE"},
-      {"page_token", "INVALID_PAGE_TOKEN"}, {"filter", "INVALID_FILTER"},
-      {"order_by", "INVALID_ORDER_BY"},     {"max_bytes", "INVALID_MAX_BYTES"}};
+  static const std::map<std::string, std::string> kReasons{{"request_id", "INVALID_REQUEST_ID"},
+                                                           {"page_size", "INVALID_PAGE_SIZE"},
+                                                           {"page_token", "INVALID_PAGE_TOKEN"},
+                                                           {"filter", "INVALID_FILTER"},
+                                                           {"order_by", "INVALID_ORDER_BY"},
+                                                           {"max_bytes", "INVALID_MAX_BYTES"},
+                                                           {"step", "INVALID_STEP"}};
   const std::string& first = problems.violations().front().field;
   const bool by_field = reason.empty() || (first == "request_id" && problems.size() == 1);
   return with_reason(problems.to_status(), by_field ? kReasons.at(first) : reason);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <tuple>
+#include <utility>
 
 #include <absl/strings/str_cat.h>
 
@@ -62,17 +63,43 @@ class Planner {
     if (!ranks) {
       const bool never = all_.ranks(job.needs.gpus) < least_ranks(job.needs);
       wait(job, never ? why_never(job) : why_it_waits(job));
-      blocked_ = blocked_ || !never;  // one that cannot run holds up nobody
+      if (!never && !std::exchange(blocked_, true))
+        make_room(job);  // one that cannot run holds up nobody
       return;
     }
     Start start{job.id, *ranks, free_.take(*ranks, job.needs.gpus)};
-    users_.push_back({job.id, resources_of(*ranks, job.needs.gpus), start.placement});
+    users_.push_back({.id = job.id,
+                      .holds = resources_of(*ranks, job.needs.gpus),
+                      .placement = start.placement,
+                      .priority = job.priority});
     plan_.start.push_back(std::move(start));
   }
 
   [[nodiscard]] Schedule plan() { return std::move(plan_); }
 
  private:
+  // Asks as few jobs as will do to leave; those that leave already count.
+  void make_room(const QueuedJob& job) {
+    std::vector<RunningJob> staying = users_;
+    std::erase_if(staying, [](const RunningJob& user) { return user.leaving; });
+    const auto enough = [&] {
+      return FreeResources(pool_, staying).ranks(job.needs.gpus) >= least_ranks(job.needs);
+    };
+    std::vector<std::string> asked;
+    while (!enough()) {
+      auto lowest = staying.end();
+      for (auto user = staying.begin(); user != staying.end(); ++user) {
+        const bool may_go = user->displaceable && user->priority < job.priority;
+        if (may_go && (lowest == staying.end() || user->priority <= lowest->priority))
+          lowest = user;
+      }
+      if (lowest == staying.end()) return;
+      asked.push_back(lowest->id);
+      staying.erase(lowest);
+    }
+    plan_.displace = std::move(asked);
+  }
+
   // With how many ranks the job starts, if it does.
   [[nodiscard]] std::optional<int> ranks_now(const QueuedJob& job) const {
     int most = all_.ranks(job.needs.gpus);

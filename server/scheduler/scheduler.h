@@ -48,6 +48,9 @@ struct RunningJob {
   std::string id;
   launcher::Resources holds;
   std::vector<launcher::HostRanks> placement;
+  int priority = 0;
+  bool leaving = false;       // on its way out: what it holds will be free
+  bool displaceable = false;  // may be asked to make room for a job of higher priority
 };
 
 struct Start {
@@ -63,8 +66,9 @@ struct Waiting {
 };
 
 struct Schedule {
-  std::vector<Start> start;      // in this order, all fit at once
-  std::vector<Waiting> waiting;  // the rest, in queue order
+  std::vector<Start> start;           // in this order, all fit at once
+  std::vector<Waiting> waiting;       // the rest, in queue order
+  std::vector<std::string> displace;  // running jobs that are to make room for the first that waits
 };
 
 // With how many ranks a job tries again where its engine had no room for so many `ranks`: what there is
@@ -88,6 +92,10 @@ struct Schedule {
 // pool has fewer in all, with as many as that. Else it waits for them until `full_until`, and then
 // starts as soon as min_ranks are free, with the free ones. Of a number below `ranks` it takes only so
 // many as shorten the step: with 8 rows, 7 ranks are no faster than 4, which leave 3 slots to others.
+//
+// Where the first in line waits, displaceable jobs of lower priority make room for it: the lowest
+// priority first, of these the last in `running`, no more than are needed, and none where all together are
+// not enough.
 [[nodiscard]] Schedule schedule(std::vector<QueuedJob> queued,
                                 const std::vector<RunningJob>& running, const Pool& pool,
                                 SteadyTime now);

@@ -1,12 +1,22 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "base/status.h"
+#include "server/job/retry_policy.h"
 
 namespace emoe::server {
 
 enum class RankCommand { stop, checkpoint_and_stop };
+
+// What a rank is told that is to leave for this reason; nothing where its attempt is in pieces and is
+// killed.
+[[nodiscard]] constexpr std::optional<RankCommand> stop_command(Finding finding) {
+  if (finding == Finding::cancelled) return RankCommand::stop;
+  const bool keeps = finding == Finding::max_runtime || leaves_at_step_edge(finding);
+  return keeps ? std::optional(RankCommand::checkpoint_and_stop) : std::nullopt;
+}
 
 // The coordinator's end of one rank's stream. Implementations queue and return at once, are
 // thread-safe, and may be called after the stream is gone (nothing happens then).

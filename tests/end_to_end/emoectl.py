@@ -237,7 +237,7 @@ def test_resubmit_is_the_job_as_given_with_changes(cli, finished):
     again = next(job for job in cli.json("list")["jobs"] if job["name"] == "again")
     again = cli.json("get", again["id"])
     assert again["spec"] == {**given["spec"], "name": "again", "train": {**given["spec"]["train"], "max_steps": 2}}
-    assert again["output_dir"] != given["output_dir"] and again["progress"]["steps_planned"] == "2"
+    assert again["output_dir"] != given["output_dir"] and again["progress"]["steps_planned"] == 2
     done = cli("resubmit", finished, "--set", "train.max_steeps=2", code=tools.USAGE)
     assert "train.max_steeps" in done.err and "max_steps" in done.err, done.err
 

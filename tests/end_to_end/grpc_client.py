@@ -268,10 +268,9 @@ def test_unknown_job(api):
     expect_error("NOT_FOUND", "JOB_NOT_FOUND", lambda: api.events("no-such-job"))
 
 
-def test_what_is_not_there_yet_says_so(api, finished):
-    for method in ("PauseJob", "ResumeJob", "ExportCheckpoint"):
-        error = expect_error("UNIMPLEMENTED", "NOT_YET", lambda m=method: api.call(m, id=finished.id))
-        assert len(error.message) > 20, error.message
+def test_a_checkpoint_that_is_not_kept(api, finished):
+    error = expect_error("NOT_FOUND", "NO_SUCH_CHECKPOINT", lambda: api.call("ExportCheckpoint", id=finished.id, step=999))
+    assert "there are" in error.message, error.message
 
 
 # ---------------------------------------------------------------- the server itself

@@ -218,11 +218,11 @@ TEST_F(RestartTest, TwoCoordinatorsOnOneFolderAreRefused) {
 
 TEST_F(RestartTest, WarningsStayWithTheJobAndAreStoredOnce) {
   const v1::JobSpec spec = small_spec(dir_.path());
-  const auto created = controller_->create(
-      {.spec = spec,
-       .resolved = config::resolve(spec),
-       .warnings = {{"UNREAD_KEY", "3 rows", "data.train", 3, "a.json:1"}}},
-      {});
+  const auto created =
+      controller_->create({.spec = spec,
+                           .resolved = config::resolve(spec),
+                           .warnings = {{"UNREAD_KEY", "3 rows", "data.train", 3, "a.json:1"}}},
+                          {});
   ASSERT_TRUE(created.ok());
   ASSERT_EQ(created->warnings_size(), 1);
   EXPECT_EQ(created->warnings(0).first(), "a.json:1");

@@ -438,7 +438,8 @@ TEST_F(ControllerTest, RepeatsOfARequestGetTheFirstAnswer) {
   step();
   const auto again = controller_->create({.spec = spec, .resolved = config::resolve(spec)}, key);
   EXPECT_EQ(again->SerializeAsString(), first->SerializeAsString());
-  const auto other = controller_->create({.spec = spec, .resolved = config::resolve(spec)}, {"r1", "CreateJob", "other"});
+  const auto other = controller_->create({.spec = spec, .resolved = config::resolve(spec)},
+                                         {"r1", "CreateJob", "other"});
   EXPECT_EQ(other.status().code(), StatusCode::kAlreadyExists);
   const auto stop = controller_->cancel(first->id(), "", {"r1", "CancelJob", "hash"});
   EXPECT_EQ(stop.status().code(), StatusCode::kAlreadyExists);

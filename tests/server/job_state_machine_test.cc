@@ -8,9 +8,10 @@ namespace emoe::server {
 namespace {
 
 constexpr JobEvent kEvents[] = {
-    JobEvent::validated,    JobEvent::slots_granted, JobEvent::all_joined,
-    JobEvent::export_began, JobEvent::attempt_lost,  JobEvent::attempt_gone,
-    JobEvent::completed,    JobEvent::failed,        JobEvent::cancel_requested};
+    JobEvent::validated,       JobEvent::slots_granted,   JobEvent::all_joined,
+    JobEvent::export_began,    JobEvent::attempt_lost,    JobEvent::attempt_gone,
+    JobEvent::completed,       JobEvent::failed,          JobEvent::cancel_requested,
+    JobEvent::pause_requested, JobEvent::resume_requested};
 
 using Table = std::map<std::pair<v1::JobState, JobEvent>, v1::JobState>;
 
@@ -41,6 +42,17 @@ const Table& drawing() {
       {{v1::RECOVERING, JobEvent::failed}, v1::FAILED},
       {{v1::RECOVERING, JobEvent::cancel_requested}, v1::CANCELLING},
       {{v1::CANCELLING, JobEvent::attempt_gone}, v1::CANCELLED},
+      {{v1::QUEUED, JobEvent::pause_requested}, v1::PAUSED},
+      {{v1::STARTING, JobEvent::pause_requested}, v1::PAUSING},
+      {{v1::RUNNING, JobEvent::pause_requested}, v1::PAUSING},
+      {{v1::RECOVERING, JobEvent::pause_requested}, v1::PAUSING},
+      {{v1::PAUSING, JobEvent::attempt_gone}, v1::PAUSED},
+      {{v1::PAUSING, JobEvent::completed}, v1::SUCCEEDED},
+      {{v1::PAUSING, JobEvent::failed}, v1::FAILED},
+      {{v1::PAUSING, JobEvent::cancel_requested}, v1::CANCELLING},
+      {{v1::PAUSING, JobEvent::resume_requested}, v1::RECOVERING},
+      {{v1::PAUSED, JobEvent::resume_requested}, v1::QUEUED},
+      {{v1::PAUSED, JobEvent::cancel_requested}, v1::CANCELLED},
   };
   return kDrawing;
 }
@@ -66,7 +78,6 @@ TEST(JobStateMachine, EveryUnfinishedStateCanBeCancelled) {
   for (int value = v1::VALIDATING; value <= v1::CANCELLED; ++value) {
     const auto state = static_cast<v1::JobState>(value);
     if (is_terminal(state) || state == v1::CANCELLING) continue;
-    if (state == v1::PAUSING || state == v1::PAUSED) continue;  // unreachable
     EXPECT_TRUE(next_state(state, JobEvent::cancel_requested).ok()) << to_string(state);
   }
 }
@@ -81,7 +92,9 @@ TEST(JobStateMachine, TerminalStatesHaveNoWayOutAndHoldNoSlots) {
   }
   EXPECT_TRUE(holds_slots(v1::CANCELLING));
   EXPECT_TRUE(holds_slots(v1::RECOVERING));
+  EXPECT_TRUE(holds_slots(v1::PAUSING));
   EXPECT_FALSE(holds_slots(v1::QUEUED));
+  EXPECT_FALSE(holds_slots(v1::PAUSED));
 }
 
 TEST(JobStateMachine, TheErrorNamesStateAndEvent) {

@@ -325,30 +325,58 @@ TEST_F(RpcApiTest, DeletesEndedJobsOnly) {
   EXPECT_EQ(reason(remove()), "JOB_NOT_FOUND");
 }
 
-TEST_F(RpcApiTest, WhatIsNotThereYetSaysSo) {
+TEST_F(RpcApiTest, OnlyACheckpointThatIsKeptIsExported) {
   const std::string id = submit();
-  v1::Job job;
-  const auto expect_not_yet = [](const grpc::Status& status) {
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-    EXPECT_EQ(reason(status), "NOT_YET");
-    EXPECT_NE(status.error_message().find("not available in this version"), std::string::npos);
+  const auto asked = [&](const std::string& job_id, int64_t step) {
+    v1::ExportCheckpointRequest request;
+    request.set_id(job_id);
+    request.set_step(step);
+    v1::Job job;
+    Context context;
+    return reason(jobs_->ExportCheckpoint(&context, request, &job));
   };
-  Context contexts[5];
+  EXPECT_EQ(asked("job-nothing", 0), "JOB_NOT_FOUND");
+  EXPECT_EQ(asked(id, -1), "INVALID_STEP");
+  EXPECT_EQ(asked(id, 0), "NO_SUCH_CHECKPOINT");
+  EXPECT_EQ(asked(id, 7), "NO_SUCH_CHECKPOINT");
+}
+
+TEST_F(RpcApiTest, APlanIsMadeAndNothingIsStored) {
+  v1::PlanJobRequest request;
+  *request.mutable_spec() = small_spec(dir_.path());
+  v1::PlanJobResponse planned;
+  Context contexts[3];
+  const grpc::Status made = jobs_->PlanJob(&contexts[0], request, &planned);
+  ASSERT_TRUE(made.ok()) << made.error_message();
+  EXPECT_EQ(planned.resolved_spec().train().max_steps(), 4);
+  EXPECT_GT(planned.plan().memory().rank_bytes(), 0);
+  EXPECT_EQ(planned.plan().work().steps(), 4);
+  EXPECT_EQ(planned.plan().queue().position(), 1);
+  EXPECT_EQ(planned.data().rows(), 8);
+  v1::ListJobsResponse jobs;
+  ASSERT_TRUE(jobs_->ListJobs(&contexts[1], {}, &jobs).ok());
+  EXPECT_EQ(jobs.jobs_size(), 0);
+  request.mutable_spec()->mutable_parallel()->set_ranks(-1);
+  EXPECT_EQ(reason(jobs_->PlanJob(&contexts[2], request, &planned)), "INVALID_SPEC");
+}
+
+TEST_F(RpcApiTest, AJobIsPausedAndResumed) {
+  const std::string id = submit();
   v1::PauseJobRequest pause;
   pause.set_id(id);
-  expect_not_yet(jobs_->PauseJob(&contexts[0], pause, &job));
+  pause.set_request_id("pause-once");
+  v1::Job job;
+  Context contexts[4];
+  ASSERT_TRUE(jobs_->PauseJob(&contexts[0], pause, &job).ok());
+  EXPECT_TRUE(job.state() == v1::PAUSED || job.state() == v1::PAUSING) << job.state();
+  v1::Job again;
+  ASSERT_TRUE(jobs_->PauseJob(&contexts[1], pause, &again).ok());
+  EXPECT_EQ(again.SerializeAsString(), job.SerializeAsString());
   v1::ResumeJobRequest resume;
   resume.set_id(id);
-  expect_not_yet(jobs_->ResumeJob(&contexts[1], resume, &job));
-  v1::ExportCheckpointRequest request;
-  request.set_id(id);
-  expect_not_yet(jobs_->ExportCheckpoint(&contexts[2], request, &job));
-  v1::PlanJobRequest plan;
-  *plan.mutable_spec() = small_spec(dir_.path());
-  v1::PlanJobResponse planned;
-  expect_not_yet(jobs_->PlanJob(&contexts[3], plan, &planned));
-  plan.mutable_spec()->mutable_parallel()->set_ranks(-1);
-  EXPECT_EQ(reason(jobs_->PlanJob(&contexts[4], plan, &planned)), "INVALID_SPEC");
+  ASSERT_TRUE(jobs_->ResumeJob(&contexts[2], resume, &job).ok());
+  EXPECT_TRUE(job.state() == v1::QUEUED || job.state() == v1::RECOVERING) << job.state();
+  EXPECT_EQ(reason(jobs_->ResumeJob(&contexts[3], resume, &job)), "WRONG_STATE");
 }
 
 TEST_F(RpcApiTest, LogsAreTheEndOfTheOutput) {

@@ -222,5 +222,47 @@ TEST(Scheduler, AHostOutOfServiceIsMissedAloud) {
             "cannot run now: needs 4 slots, the service has 2; host b gets no ranks for 9 s: away");
 }
 
+RunningJob running(const std::string& id, int ranks, int priority, bool displaceable = true) {
+  return {.id = id,
+          .holds = cpus(ranks),
+          .placement = {},
+          .priority = priority,
+          .displaceable = displaceable};
+}
+
+TEST(Preemption, TheLowestAndYoungestMakeRoomForTheFirstInLine) {
+  const auto plan = [](const QueuedJob& job, std::vector<RunningJob> users) {
+    return schedule({job}, users, slots(4), kNow).displace;
+  };
+  const std::vector<RunningJob> users{running("old", 1, 1), running("young", 1, 1),
+                                      running("high", 2, 5)};
+  EXPECT_EQ(plan(queued("x", 1, 3), users), Ids{"young"});
+  EXPECT_EQ(plan(queued("x", 2, 3), users), (Ids{"young", "old"}));
+  EXPECT_EQ(plan(queued("x", 4, 9), users), (Ids{"young", "old", "high"}));
+  // All that may go are not enough: nobody is disturbed for nothing.
+  EXPECT_EQ(plan(queued("x", 3, 3), users), Ids{});
+  EXPECT_EQ(plan(queued("x", 1, 1), users), Ids{}) << "equals do not displace one another";
+}
+
+TEST(Preemption, WhatLeavesAlreadyCountsAndWhatMayNotGoStays) {
+  RunningJob leaving = running("leaving", 2, 0, false);
+  leaving.leaving = true;
+  const auto plan = [&](int ranks) {
+    return schedule({queued("x", ranks, 9)},
+                    {leaving, running("new", 1, 0, false), running("b", 1, 0)}, slots(4), kNow)
+        .displace;
+  };
+  EXPECT_EQ(plan(2), Ids{});
+  EXPECT_EQ(plan(3), Ids{"b"});
+  EXPECT_EQ(plan(4), Ids{}) << "one has just begun";
+}
+
+TEST(Preemption, OnlyForTheFirstInLineThatCanRun) {
+  const Schedule plan = schedule({queued("giant", 9, 9), queued("a", 1, 5), queued("b", 4, 4)},
+                                 {running("low", 4, 0)}, slots(4), kNow);
+  EXPECT_EQ(plan.displace, Ids{"low"}) << "for a; b waits behind it";
+  EXPECT_EQ(schedule({queued("a", 1, 5)}, {running("low", 3, 0)}, slots(4), kNow).displace, Ids{});
+}
+
 }  // namespace
 }  // namespace emoe::server

@@ -53,7 +53,7 @@ struct StepRecord {
   int ranks = 1;  // that did it
   int64_t padding_tokens = 0;
   int64_t samples = 0;
-  double flops = 0.0;  // of all ranks, see plan/training_flops.h
+  double flops = 0.0;                     // of all ranks, see plan/training_flops.h
   std::map<Phase, double> phase_seconds;  // this rank's
 };
 

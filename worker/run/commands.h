@@ -16,6 +16,8 @@ struct RunRequest {
   std::filesystem::path job_file;
   std::filesystem::path out;
   std::vector<std::string> overrides;  // --set
+  // Instead of training: a folder with the checkpoint that is to be exported; empty: the task.
+  std::filesystem::path checkpoint;
 };
 // `emoe-worker run`; returns the exit code, since an ordered stop (75) is no error.
 [[nodiscard]] int run_job(const RunRequest& request, const RankEnvironment& environment);

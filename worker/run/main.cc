@@ -33,6 +33,10 @@ void add_run(CLI::App& app, RunRequest& request) {
   run->add_option("--set", request.overrides,
                   "KEY=VALUE over the job file, e.g. optimizer.learning_rate=1e-4")
       ->allow_extra_args(false);
+  run->add_option(
+      "--export-checkpoint", request.checkpoint,
+      "train nothing: export what the newest checkpoint in this folder holds, of a run of\n"
+      "this job (its checkpoints/, or a copy of one); --out is another folder than the run's");
   run->add_flag_callback(
       "--strict", [&request] { request.overrides.emplace_back("data.strict=true"); },
       "warnings are errors: --set data.strict=true");

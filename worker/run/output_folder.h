@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "base/attempt_contract.h"
 #include "base/file_lock.h"
 #include "worker/run/content_hash.h"
 #include "worker/run/job_plan.h"
@@ -26,7 +27,7 @@ struct OutputFolder {
   [[nodiscard]] std::filesystem::path expert_stats() const { return root / "expert_stats.json"; }
   [[nodiscard]] std::filesystem::path checkpoints() const { return root / "checkpoints"; }
   [[nodiscard]] std::filesystem::path export_dir() const { return root / "export"; }
-  [[nodiscard]] std::filesystem::path cache() const { return root / "cache"; }
+  [[nodiscard]] std::filesystem::path cache() const { return root / kCacheFolder; }
 };
 
 // Checks that a folder that exists is this job's, or nobody's yet, and writes nothing. This job's

@@ -63,7 +63,7 @@ RankEnvironment read_rank_environment() {
       session.unacked_file = folder / left_reports_file(environment.rank);
     }
   }
-  environment.cache_dir = text_of("EMOE_CACHE_DIR");
+  environment.cache_dir = text_of(kCacheVariable);
   environment.metrics_listen = text_of(kMetricsListenVariable);
   if (environment.metrics_listen.empty()) environment.metrics_listen = "127.0.0.1:0";
   environment.expert_metrics = number_of("EMOE_METRICS_EXPERTS", 0) != 0;

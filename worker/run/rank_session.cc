@@ -292,6 +292,7 @@ std::unique_ptr<Model> RankSession::make_model() {
         return base.tensor(name, shape);
       },
       groups_->shard_device());
+  base.release();  // the model has copies
   if (adapter) load_adapter(*adapter, *model);
   choose_ffn(*model, out_, groups_->all(), environment_.ffn);
   return model;
@@ -314,7 +315,13 @@ std::optional<SuiteEvaluation> RankSession::make_suite_evaluation() {
 
 int run_job(const RunRequest& request, const RankEnvironment& environment) {
   RankSession session(request, environment);
-  const Task task = std::visit([](const auto& plan) { return task_of(plan); }, session.plan().task);
+  Task task = std::visit([](const auto& plan) { return task_of(plan); }, session.plan().task);
+  if (!request.checkpoint.empty()) {
+    if (session.plan().train() == nullptr) {
+      throw JobError(ExitCode::configuration, "--export-checkpoint is of a training: task: train");
+    }
+    task = [&](RankSession& of) { return checkpoint_export_task(of, request.checkpoint); };
+  }
   return static_cast<int>(session.run(task));
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <functional>
 
 namespace emoe::worker {
@@ -17,6 +18,11 @@ using Task = std::function<TaskResult(RankSession& session)>;
 
 // task: train. Trains, counts what the experts were used for, and publishes the export.
 [[nodiscard]] TaskResult train_task(RankSession& session);
+
+// Publishes what a training run had at a checkpoint, without training: the newest in the folder
+// `checkpoint`, as the job at hand (which trained it) wants its export. Nothing of that run is touched.
+[[nodiscard]] TaskResult checkpoint_export_task(RankSession& session,
+                                                const std::filesystem::path& checkpoint);
 
 // task: evaluate. The loss of a finished model on the held-out rows, with and without its experts;
 // one EvalRecord of step 0 is all it leaves.

@@ -217,8 +217,7 @@ StopRequest Trainer::run_step(int64_t step) {
   record.padding_tokens = batches.padding_tokens;
   record.samples = batches.samples;
   record.ranks = parts_.host.world_size();
-  record.flops =
-      flops_.of({batches.tokens, batches.target_tokens, batches.squared_lengths});
+  record.flops = flops_.of({batches.tokens, batches.target_tokens, batches.squared_lengths});
   record.phase_seconds = phases_.take();
   record.seconds = std::chrono::duration<double>(parts_.clock.steady_now() - start).count();
   parts_.progress.on(record);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "plan/training_flops.h"
 #include "text/row.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
@@ -21,7 +22,6 @@
 #include "worker/train/schedule.h"
 #include "worker/train/step_mailbox.h"
 #include "worker/train/train_options.h"
-#include "plan/training_flops.h"
 
 namespace emoe::worker {
 
