@@ -82,12 +82,16 @@ std::string queue_text(const v1::QueuePlan& queue, WallTime now) {
 
 std::string component_table(const v1::MemoryPlan& memory, int width) {
   Table table({{"MEMORY OF A RANK"}, {"BYTES", true}});
-  const std::pair<const char*, int64_t> rows[] = {
-      {"program", memory.program()},           {"base weights", memory.base()},
-      {"trained weights", memory.trained()},   {"gradients", memory.gradients()},
-      {"optimiser", memory.optimizer()},       {"activations", memory.activations()},
-      {"workspace", memory.workspace()},       {"checkpoint copy", memory.checkpoint()},
-      {"kept by the allocator", memory.kept()}};
+  const std::pair<const char*, int64_t> rows[] = {{"program", memory.program()},
+                                                  {"base weights", memory.base()},
+                                                  {"trained weights", memory.trained()},
+                                                  {"gradients", memory.gradients()},
+                                                  {"optimiser", memory.optimizer()},
+                                                  {"activations", memory.activations()},
+                                                  {"workspace", memory.workspace()},
+                                                  {"gathered layers", memory.gathered()},
+                                                  {"checkpoint copy", memory.checkpoint()},
+                                                  {"kept by the allocator", memory.kept()}};
   for (const auto& [name, bytes] : rows) {
     if (bytes > 0) table.add({name, human_bytes(bytes)});
   }

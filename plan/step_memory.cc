@@ -28,7 +28,7 @@ class StepSizes {
     memory.kept = attention_kept(index) + feed_forward_kept(index, rows);
     // The gradients of the activation, of gate and of up, beside that of the layer's output.
     memory.backward = 3 * neurons(index, rows) + values(rows * config_.hidden_size);
-    if (shape_.full) memory.backward += largest_weight_gradient();
+    if (shape_.full) memory.backward += weight_gradients(index);
     if (shape_.widens) {
       memory.backward += rows * (config_.intermediate_size + config_.hidden_size) * kFp32;
     }
@@ -47,7 +47,18 @@ class StepSizes {
     const int64_t most = std::clamp<int64_t>((int64_t{8} << 20) / config_.vocab_size, 64, 4096);
     const int64_t rows = std::min(most, shape_.targets);
     const int64_t logits = values(rows * config_.vocab_size);
-    return logits + values(rows * config_.hidden_size) + (shape_.full ? head_gradient() : 0);
+    // Shared gradients wait until a unit has all of its own, and are summed from a copy.
+    const int64_t shared = shape_.shards > 1 ? config_.vocab_size * config_.hidden_size * kFp32 : 0;
+    return logits + values(rows * config_.hidden_size) +
+           (shape_.full ? head_gradient() + shared : 0);
+  }
+
+  // Two units side by side, in the order of a pass: the embedding, each layer, the head.
+  [[nodiscard]] int64_t gathered() const {
+    if (shape_.shards == 1) return 0;
+    const int64_t outer = config_.vocab_size * config_.hidden_size;
+    const int64_t inner = layer_elements(0);
+    return values(inner + std::max(outer, config_.num_hidden_layers > 1 ? inner : 0));
   }
 
  private:
@@ -103,8 +114,21 @@ class StepSizes {
   [[nodiscard]] int64_t gradient(int64_t elements) const {
     return values(elements) + (shape_.dtype_bytes == kFp32 ? 0 : elements * kFp32);
   }
-  [[nodiscard]] int64_t largest_weight_gradient() const {
+  // Where a layer's feed-forward part goes backward: that of the largest weight; of shared ones all of
+  // the layer, and their copy.
+  [[nodiscard]] int64_t weight_gradients(int64_t layer) const {
+    if (shape_.shards > 1) return 2 * layer_elements(layer) * kFp32;
     return gradient(config_.hidden_size * config_.intermediate_size);
+  }
+  [[nodiscard]] int64_t layer_elements(int64_t layer) const {
+    int64_t elements = 0;
+    for (const TensorSpec& spec : TensorTable(config_)) {
+      if (spec.layer != layer) continue;
+      int64_t size = 1;
+      for (const int64_t length : spec.shape) size *= length;
+      elements += size;
+    }
+    return elements;
   }
   [[nodiscard]] int64_t head_gradient() const {
     return gradient(config_.vocab_size * config_.hidden_size);
@@ -139,12 +163,16 @@ StepMemory step_memory(const DecoderConfig& config, const StepShape& shape) {
   const Elements elements = count(config, shape);
   const int64_t trained = shape.full ? elements.weights : elements.adapters;
   StepMemory memory;
-  // Full tuning in fp32 computes with the trained values themselves.
-  if (!shape.full || shape.dtype_bytes != kFp32) memory.base = elements.weights * shape.dtype_bytes;
-  memory.trained = memory.gradients = trained * kFp32;
-  memory.optimizer = 2 * trained * kFp32;
+  const bool shared = shape.shards > 1;
+  // Full tuning in fp32 computes with the trained values themselves, and with shared ones as gathered.
+  if (!shape.full || (shape.dtype_bytes != kFp32 && !shared)) {
+    memory.base = elements.weights * shape.dtype_bytes / shape.shards;
+  }
+  memory.trained = memory.gradients = trained * kFp32 / (shape.full ? shape.shards : 1);
+  memory.optimizer = 2 * memory.trained;
 
   const StepSizes sizes(config, shape);
+  memory.gathered = sizes.gathered();
   const int64_t layers = config.num_hidden_layers;
   int64_t kept = sizes.head_kept();
   for (int64_t l = 0; l < layers; ++l) kept += sizes.layer(l).kept;

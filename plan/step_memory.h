@@ -23,6 +23,9 @@ struct StepShape {
   // On a processor that does not multiply bf16, of a bf16 step: single operands and results of
   // products have fp32 copies, and attention keeps its inputs and its result in fp32, too.
   bool widens = false;
+  // Ranks that share the weights (parallel.shard_base): the base's; in full tuning the trained ones with
+  // their gradients and moments.
+  int64_t shards = 1;
 };
 
 // Bytes of tensors on one rank. The program itself, its libraries and the threads' stacks come on
@@ -34,9 +37,10 @@ struct StepMemory {
   int64_t optimizer = 0;    // AdamW's two moments, fp32
   int64_t activations = 0;  // what the forward pass keeps for the backward pass
   int64_t workspace = 0;    // what is there for a moment on top, where the sum is largest
+  int64_t gathered = 0;     // of shared weights: the layer that computes, and the one next to it
 
   [[nodiscard]] int64_t total() const {
-    return base + trained + gradients + optimizer + activations + workspace;
+    return base + trained + gradients + optimizer + activations + workspace + gathered;
   }
 };
 

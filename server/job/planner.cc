@@ -34,6 +34,7 @@ RankShape rank_shape(const v1::JobSpec& spec, const DecoderConfig& model, const 
       shape.step.converted.insert(layer);
     }
   }
+  if (spec.parallel().shard_base()) shape.step.shards = std::max(spec.parallel().ranks(), 1);
   shape.cuda = on_gpu;
   shape.step.widens = !on_gpu && !capacity.multiplies_halves && shape.step.dtype_bytes == 2;
   shape.copies_state = !shape.step.full && spec.checkpoint().every_steps() > 0;
@@ -132,6 +133,12 @@ class Remedies {
       const std::string said = "--set tuning=lora";
       if (!attempt(lora, said)) tokens(lora, said + " ", longest_row);
     }
+    if (spec.parallel().ranks() > 1 && !spec.parallel().shard_base()) {
+      v1::JobSpec sharded = spec;
+      sharded.mutable_parallel()->set_shard_base(true);
+      const std::string said = "--set parallel.shard_base=true";
+      if (!attempt(sharded, said)) tokens(sharded, said + " ", longest_row);
+    }
     other_ranks(into_.place() == "host");
   }
 
@@ -189,6 +196,7 @@ void fill_memory(const Planned& planned, v1::MemoryPlan& plan) {
   plan.set_optimizer(memory.step.optimizer);
   plan.set_activations(memory.step.activations);
   plan.set_workspace(memory.step.workspace);
+  plan.set_gathered(memory.step.gathered);
   plan.set_checkpoint(memory.checkpoint);
   plan.set_kept(memory.kept);
   plan.set_exporting(memory.exporting);

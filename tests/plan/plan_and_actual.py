@@ -1,4 +1,4 @@
-"""Ten small jobs run under a coordinator: what their plans said stands beside what was measured.
+"""Small jobs run under a coordinator: what their plans said stands beside what was measured.
 
 Peak memory of a rank is the kernel's (VmHWM), so it holds the program and its libraries, the allocator's waste and whatever
 the step model forgets. The models are as large as a test may be slow, so that tensors are most of it.
@@ -24,7 +24,7 @@ DEEP = {"hidden_size": 320, "intermediate_size": 896, "num_hidden_layers": 12, "
 EMOE = {"experts": 16, "top_k": 4, "layers": {"start": 1, "every": 2}, "partition": {"method": "contiguous"}}
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": tools.ALL_LINEARS}
 
-JOBS = {  # name: (shape, dtype, tuning, experts, rows of a step)
+JOBS = {  # name: (shape, dtype, tuning, experts, rows of a step and rank); two ranks share the weights of "sharded" ones
     "lora fp32": (WIDE, "float32", "lora", None, 3),
     "lora bf16": (WIDE, "bfloat16", "lora", None, 3),
     "full fp32": (WIDE, "float32", "full", None, 2),
@@ -35,6 +35,9 @@ JOBS = {  # name: (shape, dtype, tuning, experts, rows of a step)
     "full bf16 emoe": (WIDE, "bfloat16", "full", EMOE, 2),
     "deep lora fp32": (DEEP, "float32", "lora", None, 2),
     "deep full fp32": (DEEP, "float32", "full", None, 2),
+    "sharded lora fp32": (WIDE, "float32", "lora", None, 3),
+    "sharded full fp32": (WIDE, "float32", "full", None, 2),
+    "sharded full bf16": (WIDE, "bfloat16", "full", EMOE, 2),
 }
 
 
@@ -77,11 +80,14 @@ def model(folder, shape, dtype):
 
 def job_of(name, folder):
     shape, dtype, tuning, experts, batch = JOBS[name]
+    sharded = name.startswith("sharded")
+    ranks = 2 if sharded else 1
     return tools.tiny_job(
         name=name, model={"path": str(model(folder, shape, dtype)), "dtype": dtype},
         data={"train": str(folder / "rows.json"), "format": "completion", "max_length": 256}, tuning=tuning,
         lora=LORA if tuning == "lora" else None, emoe=experts, export={"merged": False, "adapter": tuning == "lora"},
-        train={"max_steps": 1, "global_batch": batch}, optimizer=None)
+        train={"max_steps": 1, "global_batch": batch * ranks}, optimizer=None,
+        parallel={"ranks": ranks, "shard_base": sharded})
 
 
 @pytest.fixture(scope="module")
@@ -97,15 +103,15 @@ def finished(tmp_path_factory):
 
 def test_peak_memory_is_as_planned(finished):
     *_, jobs = finished
-    print(f"\n{'job':16} {'planned MiB':>11} {'measured':>9} {'off':>7}   program base trained gradients optimizer "
-          "activations workspace")
+    print(f"\n{'job':18} {'planned MiB':>11} {'measured':>9} {'off':>7}   program base trained gradients optimizer "
+          "activations workspace gathered")
     off = {}
     for name, job in jobs.items():
         memory, measured = job.plan.memory, job.measured.rank_bytes
         off[name] = memory.rank_bytes / measured - 1
         parts = (memory.program, memory.base, memory.trained, memory.gradients, memory.optimizer, memory.activations,
-                 memory.workspace)
-        print(f"{name:16} {memory.rank_bytes / 2**20:11.0f} {measured / 2**20:9.0f} {100 * off[name]:+6.1f} %   "
+                 memory.workspace, memory.gathered)
+        print(f"{name:18} {memory.rank_bytes / 2**20:11.0f} {measured / 2**20:9.0f} {100 * off[name]:+6.1f} %   "
               + " ".join(f"{part / 2**20:.0f}" for part in parts))
     assert all(abs(error) <= 0.10 for error in off.values()), off
 

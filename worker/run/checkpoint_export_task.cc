@@ -15,7 +15,7 @@ namespace {
 void restore(const std::filesystem::path& folder, Model& model, RankSession& session) {
   const Prepared& prepared = session.prepared();
   const TrainOptions& options = session.plan().train()->options;
-  const char* weights = model.options().full ? "weights.safetensors" : "adapter.safetensors";
+  const char* weights = model.options().full ? kFullWeightsFile : kAdapterFile;
   ProgressSink& progress = session.progress();
   FlatParameters parameters(model.parameters(), 0);
   Adamw optimizer(options.adamw, parameters);
