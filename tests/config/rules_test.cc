@@ -302,7 +302,8 @@ TEST(ConvertedLayers, StartEveryAndList) {
 
 TEST(Unsupported, EachSaysWhatWorksInstead) {
   const auto job = read_job(kEmoe, "job.yaml",
-                            {"task=analyze", "parallel.tensor=2", "emoe.partition.method=coactivation", "emoe.gate=learned"});
+                            {"task=analyze", "parallel.tensor=2",
+                             "emoe.partition.method=coactivation", "emoe.gate=learned"});
   ASSERT_TRUE(job.ok()) << job.status();
   Diagnostics diagnostics;
   reject_unsupported(resolve(job->spec), job->locations, diagnostics);

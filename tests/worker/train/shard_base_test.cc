@@ -158,7 +158,8 @@ TEST(ShardedTraining, EqualsWholeWeightsToRounding) {
         testing::TinyRun run = testing::standard_run();
         run.model = model;
         run.world_size = ranks;
-        run.options.learning_rate = 1e-3;  // AdamW's first steps turn rounding of small gradients up
+        run.options.learning_rate =
+            1e-3;  // AdamW's first steps turn rounding of small gradients up
         run.options.eval_every = 3;
         const auto whole = testing::run_ranks(run);
         run.model.shard_base = true;
