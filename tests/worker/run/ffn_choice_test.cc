@@ -36,6 +36,7 @@ class TimedModel final : public Model {
   [[nodiscard]] std::vector<Parameter>& parameters() override { return parameters_; }
   [[nodiscard]] const std::vector<Parameter>& parameters() const override { return parameters_; }
   void parameters_changed() override {}
+  [[nodiscard]] bool passes_are_collective() const override { return false; }
   void use_ffn(const std::string& name) override {
     (void)find_ffn(name);
     options_.ffn = name;
