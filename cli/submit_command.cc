@@ -38,9 +38,11 @@ grpc::Status create_job(const Command& command, Client& client, const v1::Create
 }
 
 std::string submitted_text(const Command& command, const v1::Job& job, bool validate_only) {
-  if (validate_only)
-    return absl::StrCat("valid; nothing was submitted: ", short_plan(job.plan()), "\n",
+  if (validate_only) {
+    const std::string plan = short_plan(job.plan());
+    return absl::StrCat("valid; nothing was submitted", plan.empty() ? "" : ": ", plan, "\n",
                         warnings_table(job, command.terminal.out_width));
+  }
   return absl::StrCat("submitted ", job.id(), "\n", command.text_of(job));
 }
 

@@ -13,6 +13,7 @@ constexpr int64_t kMasterBytes = 4;  // an fp32 value
 // code and libraries that are read, the heap, the threads' stacks; on a GPU its context and kernels.
 constexpr int64_t kProgram = int64_t{165} << 20;
 constexpr int64_t kCudaProgram = int64_t{600} << 20;
+constexpr int64_t kMpi = int64_t{15} << 20;  // on top, where ranks exchange tensors
 
 // On a CPU the allocator keeps up to an eighth of what was in use (worker/device/block_cache.h), where
 // most is in use half of that.
@@ -66,7 +67,7 @@ int64_t weight_elements(const DecoderConfig& config) {
 RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
                        const std::vector<MicroBatch>& micro_batches) {
   RankMemory memory;
-  memory.program = shape.cuda ? kCudaProgram : kProgram;
+  memory.program = (shape.cuda ? kCudaProgram : kProgram) + (shape.exchanges ? kMpi : 0);
   StepShape step = shape.step;
   step.tokens = step.targets = 0;
   memory.step = step_memory(config, step);

@@ -17,6 +17,7 @@ struct MicroBatch {
 struct RankShape {
   StepShape step;             // its tokens and targets are those of each micro-batch
   bool cuda = false;          // the tensors are a GPU's
+  bool exchanges = false;     // there are other ranks
   bool copies_state = false;  // checkpoints are written beside a step, from a copy (LoRA)
   bool exports = false;       // rank 0 writes the merged model and checks it
 };

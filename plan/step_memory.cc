@@ -53,11 +53,14 @@ class StepSizes {
            (shape_.full ? head_gradient() + shared : 0);
   }
 
-  // Two units side by side, in the order of a pass: the embedding, each layer, the head.
+  // Two units side by side, in the order of a pass: the embedding, each layer, the head. Of trained
+  // weights a converted layer has its feed-forward part twice, as gathered and in block order.
   [[nodiscard]] int64_t gathered() const {
     if (shape_.shards == 1) return 0;
     const int64_t outer = config_.vocab_size * config_.hidden_size;
-    const int64_t inner = layer_elements(0);
+    const bool reordered = shape_.full && !shape_.converted.empty();
+    const int64_t twice = reordered ? 3 * config_.hidden_size * config_.intermediate_size : 0;
+    const int64_t inner = layer_elements(0) + twice;
     return values(inner + std::max(outer, config_.num_hidden_layers > 1 ? inner : 0));
   }
 
@@ -114,10 +117,13 @@ class StepSizes {
   [[nodiscard]] int64_t gradient(int64_t elements) const {
     return values(elements) + (shape_.dtype_bytes == kFp32 ? 0 : elements * kFp32);
   }
-  // Where a layer's feed-forward part goes backward: that of the largest weight; of shared ones all of
-  // the layer, and their copy.
+  // Where a layer's feed-forward part goes backward: that of the largest weight. Of shared ones all of
+  // the layer, their copy and two that MPI makes to sum them, and this rank's part of the sum and of
+  // the weights it sends.
   [[nodiscard]] int64_t weight_gradients(int64_t layer) const {
-    if (shape_.shards > 1) return 2 * layer_elements(layer) * kFp32;
+    if (shape_.shards > 1) {
+      return layer_elements(layer) * kFp32 * 4 + layer_elements(layer) * kFp32 * 2 / shape_.shards;
+    }
     return gradient(config_.hidden_size * config_.intermediate_size);
   }
   [[nodiscard]] int64_t layer_elements(int64_t layer) const {

@@ -259,7 +259,8 @@ v1::QueuePlan Controller::queue_plan(const v1::JobSpec& resolved) {
   v1::Job job;
   *job.mutable_resolved_spec() = resolved;
   job.set_priority(resolved.resources().priority());
-  *job.mutable_create_time() = to_timestamp(clock_.wall_now());
+  // Behind what was submitted at this very moment.
+  *job.mutable_create_time() = to_timestamp(clock_.wall_now() + WallTime::duration(1));
   const std::lock_guard lock(mutex_);
   return queue_plan_locked(job);
 }

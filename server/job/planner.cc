@@ -35,6 +35,7 @@ RankShape rank_shape(const v1::JobSpec& spec, const DecoderConfig& model, const 
     }
   }
   if (spec.parallel().shard_base()) shape.step.shards = std::max(spec.parallel().ranks(), 1);
+  shape.exchanges = spec.parallel().ranks() > 1;
   shape.cuda = on_gpu;
   shape.step.widens = !on_gpu && !capacity.multiplies_halves && shape.step.dtype_bytes == 2;
   shape.copies_state = !shape.step.full && spec.checkpoint().every_steps() > 0;

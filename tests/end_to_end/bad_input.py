@@ -37,7 +37,7 @@ optimizer:
 train:
   global_batch: 1               # train.global_batch
 parallel:
-  ranks: 2
+  ranks: 4
   tensor: 2                     # parallel.tensor
 """
 

@@ -185,7 +185,10 @@ const std::set<std::string> kElsewhere{
     "resources.max_runtime", "resources.priority", "resources.max_attempts",  // the coordinator's
     "resources.slurm.partition", "resources.slurm.account", "resources.slurm.qos",
     "resources.slurm.constraint", "resources.slurm.ranks_per_node", "resources.slurm.gpus_per_rank",
-    "resources.slurm.time_limit", "resources.slurm.extra_args",
+    "resources.slurm.time_limit", "resources.slurm.extra_args", "resources.kubernetes.queue",
+    "resources.kubernetes.image", "resources.kubernetes.ranks_per_pod",
+    "resources.kubernetes.gpus_per_rank", "resources.kubernetes.memory_per_rank",
+    "resources.kubernetes.shm_size",
     "task",  // decides which plan there is
     // With one value so far: any other is refused.
     "parallel.tensor", "emoe.gate", "evaluate.suite"};

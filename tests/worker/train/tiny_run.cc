@@ -149,6 +149,7 @@ RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
   if (run.on_phase) {
     outcome.sink.phase_hook = [&](Phase phase) { run.on_phase(host.rank(), phase, *model); };
   }
+  if (run.on_work_done) outcome.sink.work_hook = [&] { run.on_work_done(host.rank()); };
   const auto failed = [&](const char* type, const std::exception& error) {
     outcome.error_type = type;
     outcome.error = error.what();
@@ -168,6 +169,7 @@ RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
     failed("other", error);
   }
   outcome.sink.phase_hook = nullptr;
+  outcome.sink.work_hook = nullptr;
   for (const Parameter& parameter : model->parameters()) {
     outcome.parameters[parameter.name] = parameter.tensor.detach().clone();
   }

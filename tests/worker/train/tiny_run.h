@@ -45,9 +45,13 @@ class RecordingSink final : public ProgressSink {
     std::visit([this](const auto& what) { keep(what); }, event);
   }
   void before_checkpoint() override { steps_before_checkpoints.push_back(steps.size()); }
-  void on_work_done() override { ++work_done; }
+  void on_work_done() override {
+    ++work_done;
+    if (work_hook) work_hook();
+  }
 
   std::function<void(Phase)> phase_hook;
+  std::function<void()> work_hook;
   PlanRecord plan;
   std::vector<Phase> phases;
   std::vector<StepRecord> steps;
@@ -98,6 +102,7 @@ struct TinyRun {
   int poisoned_rank = -1;  // this rank's model has the NaN
   // Called as a rank enters a phase: a place to spoil things.
   std::function<void(int rank, Phase phase, Decoder& model)> on_phase;
+  std::function<void(int rank)> on_work_done;  // from the thread of the rank
 };
 
 struct RankOutcome {
