@@ -11,7 +11,7 @@ space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 PYTHON_DEPLOY := build/deploy-tools/.installed
-.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts chaos test-gpu lint format asan tsan bench bundle clean
+.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts test-long chaos test-gpu lint format asan tsan bench bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ demo: build ## the whole path on this machine: three jobs over gRPC, verified me
 
 test: deps-test ## the whole CPU suite
 	@tools/build.sh release $(JOBS)
-	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) -LE "slurm|kubernetes|hosts" $(CTEST_ARGS)
+	@ctest --test-dir build/release --output-on-failure -j $(CTEST_JOBS) -LE "slurm|kubernetes|hosts|long" $(CTEST_ARGS)
 
 test-slurm: deps-slurm ## the tests that need a real Slurm (label slurm); they skip where EMOE_SHARED has no fixture for one
 	@tools/build.sh release $(JOBS) programs
@@ -46,6 +46,10 @@ test-kubernetes: deps-test ## every misfortune under Kubernetes, against a fake 
 test-hosts: deps-test ## ranks on several hosts, made of network namespaces (label hosts); they skip where those are not allowed
 	@tools/build.sh release $(JOBS) programs
 	@ctest --test-dir build/release --output-on-failure -L hosts $(CTEST_ARGS); $(SHOW_TIMES)
+
+test-long: deps-test ## dashboards under a real Prometheus, full disks, stand-ins of libraries: what takes a minute or more (label long)
+	@tools/build.sh release $(JOBS)
+	@ctest --test-dir build/release --output-on-failure -L long $(CTEST_ARGS)
 
 test-full: test ## test, then the golden cases in every combination of ranks, packing and micro-batches
 	@for which in own shared; do \
