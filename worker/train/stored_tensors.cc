@@ -67,8 +67,7 @@ std::optional<at::Tensor> StoredTensors::whole(const std::string& name,
   if (found == tensors_.end()) return std::nullopt;
   const Stored& stored = found->second;
   if (stored.shape && *stored.shape != shape) return std::nullopt;
-  const int64_t size =
-      std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+  const int64_t size = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
   const auto& [last, piece] = *stored.pieces.rbegin();
   if (last + piece.numel() != size) return std::nullopt;
   const auto flat = elements(name, 0, size);
