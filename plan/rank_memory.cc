@@ -4,6 +4,7 @@
 #include <map>
 
 #include "format/tensor_table.h"
+#include "plan/elements.h"
 
 namespace emoe {
 namespace {
@@ -35,12 +36,6 @@ std::vector<MicroBatch> largest(const std::vector<MicroBatch>& all) {
     kept.push_back({it->first, it->second});
   }
   return kept;
-}
-
-int64_t elements_of(const TensorSpec& spec) {
-  int64_t elements = 1;
-  for (const int64_t length : spec.shape) elements *= length;
-  return elements;
 }
 
 // The trained model stays; beside it the check computes with the written one in fp32, layer by layer,

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "format/tensor_table.h"
+#include "plan/elements.h"
 
 namespace emoe {
 namespace {
@@ -129,10 +130,7 @@ class StepSizes {
   [[nodiscard]] int64_t layer_elements(int64_t layer) const {
     int64_t elements = 0;
     for (const TensorSpec& spec : TensorTable(config_)) {
-      if (spec.layer != layer) continue;
-      int64_t size = 1;
-      for (const int64_t length : spec.shape) size *= length;
-      elements += size;
+      if (spec.layer == layer) elements += elements_of(spec);
     }
     return elements;
   }
@@ -153,9 +151,7 @@ struct Elements {
 Elements count(const DecoderConfig& config, const StepShape& shape) {
   Elements elements;
   for (const TensorSpec& spec : TensorTable(config)) {
-    int64_t size = 1;
-    for (const int64_t length : spec.shape) size *= length;
-    elements.weights += size;
+    elements.weights += elements_of(spec);
     if (!shape.full && shape.lora_targets.contains(spec.linear())) {
       elements.adapters += shape.lora_rank * (spec.shape[0] + spec.shape[1]);
     }

@@ -41,7 +41,7 @@ TaskResult checkpoint_export_task(RankSession& session, const std::filesystem::p
   if (!plan.export_model.original_order) {
     reordering.partitions = session.prepared().emoe.partitions;
   }
-  if (session.is_first()) publish_export(*model, plan.export_model, reordering, session);
+  publish_export(*model, plan.export_model, reordering, session);
   return {.finished = true};
 }
 

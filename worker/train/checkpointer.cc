@@ -13,14 +13,33 @@
 namespace emoe::worker {
 namespace {
 
-// Rank 0's text, or its error as UNKNOWN with the code in the text, on every rank. Collective.
-Result<std::string> from_first_rank(HostGroup& host, const Result<std::string>& own) {
-  constexpr char kText = '+';
-  constexpr char kError = '-';
-  const std::string sent =
-      host.broadcast(own.ok() ? kText + *own : kError + own.status().ToString(), 0);
-  if (sent[0] == kError) return absl::UnknownError(sent.substr(1));
+// A text or an error as it travels between ranks.
+std::string to_wire(const Result<std::string>& own) {
+  return own.ok() ? "+" + *own : "-" + own.status().ToString();
+}
+
+// The same at its end; an error is UNKNOWN with its code in the text.
+Result<std::string> from_wire(const std::string& sent) {
+  if (sent[0] == '-') return absl::UnknownError(sent.substr(1));
   return sent.substr(1);
+}
+
+// Rank 0's text, or its error, on every rank. Collective.
+Result<std::string> from_first_rank(HostGroup& host, const Result<std::string>& own) {
+  return from_wire(host.broadcast(to_wire(own), 0));
+}
+
+// Every rank's text, or the error of the first that has one. Collective.
+Result<std::vector<std::string>> from_all_ranks(HostGroup& host, const Result<std::string>& own) {
+  std::vector<std::string> texts = host.all_gather(to_wire(own));
+  for (size_t rank = 0; rank < texts.size(); ++rank) {
+    const Result<std::string> text = from_wire(texts[rank]);
+    if (!text.ok()) {
+      return absl::UnknownError(absl::StrCat("rank ", rank, ": ", text.status().message()));
+    }
+    texts[rank] = *text;
+  }
+  return texts;
 }
 
 void check_same_run(const TrainState& found, const TrainState& expected, const std::string& path) {
@@ -60,19 +79,9 @@ std::string name_of(const Parameter& parameter) {
   return piece_name(parameter.name, begin, begin + parameter.tensor.numel());
 }
 
-// Every rank's text, or the error of the first that has one. Collective.
-Result<std::vector<std::string>> from_all_ranks(HostGroup& host, const Result<std::string>& own) {
-  constexpr char kText = '+';
-  constexpr char kError = '-';
-  std::vector<std::string> texts =
-      host.all_gather(own.ok() ? kText + *own : kError + own.status().ToString());
-  for (size_t rank = 0; rank < texts.size(); ++rank) {
-    if (texts[rank][0] == kError) {
-      return absl::UnknownError(absl::StrCat("rank ", rank, ": ", texts[rank].substr(1)));
-    }
-    texts[rank].erase(0, 1);
-  }
-  return texts;
+CheckpointRecord record_of(const CheckpointFolder& saved, int64_t step,
+                           std::chrono::duration<double> seconds) {
+  return {step, saved.path.string(), saved.bytes, seconds.count(), saved.written};
 }
 
 }  // namespace
@@ -103,9 +112,7 @@ Checkpoint Checkpointer::capture(const TrainState& state, bool copied) const {
 
 Result<CheckpointRecord> Checkpointer::write(const Checkpoint& checkpoint, SteadyTime start) const {
   EMOE_ASSIGN_OR_RETURN(const CheckpointFolder saved, store_.save(checkpoint));
-  const std::chrono::duration<double> seconds = parts_.clock.steady_now() - start;
-  return CheckpointRecord{checkpoint.state.step, saved.path.string(), saved.bytes, seconds.count(),
-                          saved.written};
+  return record_of(saved, checkpoint.state.step, parts_.clock.steady_now() - start);
 }
 
 Result<CheckpointRecord> Checkpointer::write_shards(const TrainState& state, SteadyTime start) {
@@ -122,9 +129,7 @@ Result<CheckpointRecord> Checkpointer::write_shards(const TrainState& state, Ste
   }
   if (!first) return CheckpointRecord{};
   EMOE_ASSIGN_OR_RETURN(const CheckpointFolder saved, store_.commit(state, *written));
-  const std::chrono::duration<double> seconds = parts_.clock.steady_now() - start;
-  return CheckpointRecord{state.step, saved.path.string(), saved.bytes, seconds.count(),
-                          saved.written};
+  return record_of(saved, state.step, parts_.clock.steady_now() - start);
 }
 
 void Checkpointer::start(const TrainState& state) {
