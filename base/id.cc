@@ -19,7 +19,7 @@ std::string random_hex(int bytes) {
 std::string new_id(const std::string& prefix) {
   return absl::StrCat(prefix, "-",
                       absl::FormatTime("%Y%m%d-%H%M%S", absl::Now(), absl::UTCTimeZone()), "-",
-                      random_hex(4));
+                      random_hex(6));
 }
 
 }  // namespace emoe

@@ -4,7 +4,7 @@
 
 namespace emoe {
 
-// A new id, unique without coordination: `prefix`-yyyymmdd-hhmmss-xxxxxxxx, sortable by time (UTC),
+// A new id, unique without coordination: `prefix`-yyyymmdd-hhmmss-xxxxxxxxxxxx, sortable by time (UTC),
 // the last part random from the kernel. Safe in file names and labels.
 [[nodiscard]] std::string new_id(const std::string& prefix);
 

@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 #include <absl/strings/str_cat.h>
 #include <google/protobuf/util/time_util.h>
+#include <malloc.h>
 #include <nlohmann/json.hpp>
 #include <pthread.h>
 
@@ -26,6 +27,7 @@
 #include "launcher/async_launcher.h"
 #include "metrics/prometheus.h"
 #include "server/control/controller.h"
+#include "server/control/housekeeper.h"
 #include "server/job/job_store.h"
 #include "server/make_launcher.h"
 #include "server/rpc/rpc_server.h"
@@ -297,7 +299,9 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   CoordinatorProbe probe(registry);
   EMOE_ASSIGN_OR_RETURN(
       const auto store,
-      JobStore::open({config.state_dir(), [&](double seconds) { probe.committed(seconds); }}));
+      JobStore::open({.state_dir = config.state_dir(),
+                      .on_commit = [&](double seconds) { probe.committed(seconds); },
+                      .checkpointed_by_others = true}));
   EMOE_RETURN_IF_ERROR(emoe::create_directories(config.output_root()));
   AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
   EMOE_ASSIGN_OR_RETURN(const auto launcher, make_launcher(config.launcher(), clock));
@@ -320,6 +324,12 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   std::jthread loop([&](const std::stop_token& stop) {
     pthread_setname_np(pthread_self(), "controller");
     controller.run(stop);
+  });
+  Housekeeper housekeeper({.retention = milliseconds(config.retention())}, *store, controller,
+                          clock);
+  std::jthread housekeeping([&](const std::stop_token& stop) {
+    pthread_setname_np(pthread_self(), "housekeeper");
+    housekeeper.run(stop);
   });
   EMOE_RETURN_IF_ERROR(addresses.write(rpc->address(), exposer->address()));
   const Controller::Slots slots = controller.slots();
@@ -351,6 +361,10 @@ int run(int argc, const char* const* argv) {
   }
   if (options->done) return 0;
   const sigset_t signals = block_signals();
+  // Requests and answers of a batch are large: memory that went back to the kernel after each would be
+  // cleared page by page for the next.
+  ::mallopt(M_MMAP_THRESHOLD, 64 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 128 << 20);
   init_logging("coordinator", log_level(options->config.log_level()));
   const Status status = serve(options->config, signals);
   if (!status.ok()) std::cerr << "emoe-coordinator: " << std::string(status.message()) << "\n";

@@ -1,7 +1,6 @@
 #include "server/control/attempt_settlement.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -170,7 +169,6 @@ Status AttemptSettlement::settle(LiveJob& live, const AttemptOutcome& outcome,
       live, make_error(StatusCode::kFailedPrecondition, "STALE_ATTEMPT", "the attempt is over"));
   parts_.launcher.forget(parts_.handle_of(live));
   live.attempt.reset();
-  live.resume_at = end_of_pause(live.record, parts_.config, parts_.clock);
   return ok_status();
 }
 
@@ -202,15 +200,6 @@ Status AttemptSettlement::requeue_or_fail(JobEdit& edit, const Verdict& verdict,
       parts_.clock.wall_now() +
       retry_pause(parts_.config.retry_pause, counted ? edit.record().failures : std::max(idle, 1));
   return edit.apply(JobEvent::attempt_gone, verdict.reason, message);
-}
-
-std::optional<SteadyTime> end_of_pause(const JobRecord& record, const ControlConfig& config,
-                                       const Clock& clock) {
-  if (!record.not_before) return std::nullopt;
-  const WallTime::duration longest =
-      retry_pause(config.retry_pause, std::numeric_limits<int>::max());
-  const auto left = *record.not_before - clock.wall_now();
-  return clock.steady_now() + std::clamp(left, WallTime::duration::zero(), longest);
 }
 
 }  // namespace emoe::server

@@ -66,10 +66,4 @@ class AttemptSettlement {
 // Whether attempts are left after `more` further failures.
 [[nodiscard]] bool may_retry(const JobRecord& record, int more);
 
-// When a job's pause before the next attempt is over, on the monotonic clock. The pause is stored in
-// wall-clock time, which may have been set since: at most the longest pause is waited.
-[[nodiscard]] std::optional<SteadyTime> end_of_pause(const JobRecord& record,
-                                                     const ControlConfig& config,
-                                                     const Clock& clock);
-
 }  // namespace emoe::server

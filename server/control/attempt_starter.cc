@@ -33,17 +33,6 @@ std::string fewer_ranks_text(const Start& start, const v1::Job& job) {
 
 }  // namespace
 
-Needs needs_of(const v1::Job& job, const ControlConfig& config) {
-  const v1::JobSpec& spec = job.resolved_spec();
-  const bool gpus =
-      std::ranges::any_of(config.hosts, [](const Pool::Host& host) { return host.gpus > 0; });
-  return {.ranks = spec.parallel().ranks(),
-          .gpus = gpus && spec.resources().device() != "cpu",
-          .min_ranks = spec.parallel().min_ranks(),
-          .rows = spec.train().global_batch(),
-          .most_ranks = job.attempts().empty() ? 0 : job.attempts().rbegin()->next_world_size()};
-}
-
 RunningJob holding_of(const v1::Job& job) {
   RunningJob holding{.id = job.id(),
                      .holds = {.cpus = ranks_of(job)},
@@ -102,7 +91,7 @@ Status AttemptStarter::start(LiveJob& live, const Start& start) {
   live.attempt->record = attempt;
   live.attempt->monitor = make_monitor(live, false);
   live.resume_at.reset();
-  live.queued_since.reset();
+  live.full_until.reset();
   parts_.probe.attempt_started(first ? "first" : to_string(last));
   if (first) {
     const auto created = to_wall_time(live.record.job.create_time());
@@ -113,7 +102,6 @@ Status AttemptStarter::start(LiveJob& live, const Start& start) {
 }
 
 Status AttemptStarter::adopt(LiveJob& live) {
-  live.resume_at = end_of_pause(live.record, parts_.config, parts_.clock);
   if (!live.attempt) return ok_status();
   const AttemptRecord& attempt = live.attempt->record;
   EMOE_ASSIGN_OR_RETURN(live.attempt->steps.begun,

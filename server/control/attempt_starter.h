@@ -4,8 +4,6 @@
 
 namespace emoe::server {
 
-// What a job asks for, for its next attempt.
-[[nodiscard]] Needs needs_of(const v1::Job& job, const ControlConfig& config);
 // What it holds from its start until no process of its attempt is left.
 [[nodiscard]] RunningJob holding_of(const v1::Job& job);
 [[nodiscard]] std::vector<launcher::HostRanks> placement_of(const v1::Attempt& attempt);

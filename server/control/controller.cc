@@ -5,21 +5,10 @@
 #include <absl/strings/str_cat.h>
 #include <pthread.h>
 
-#include "server/control/queue_forecast.h"
 #include "server/scheduler/free_resources.h"
 
 namespace emoe::server {
 namespace {
-
-// Its place in the queue, as for the scheduler.
-QueuedJob place_of(const v1::Job& job) {
-  return {.id = job.id(),
-          .needs = {},
-          .priority = job.priority(),
-          .create_time = to_wall_time(job.create_time()),
-          .not_before = {},
-          .full_until = {}};
-}
 
 // How long a job that runs will go on: by its plan, or where that is over or not known by its steps.
 std::optional<double> seconds_left(const LiveJob& live) {
@@ -30,21 +19,9 @@ std::optional<double> seconds_left(const LiveJob& live) {
   return job.state() == v1::RUNNING && eta > 0 ? std::optional(eta) : std::nullopt;
 }
 
-QueuedJob queued_job(LiveJob& live, const ControlConfig& config, SteadyTime now) {
-  const bool in_pause = live.resume_at && *live.resume_at > now;
-  if (in_pause) {
-    live.queued_since.reset();
-  } else if (!live.queued_since) {
-    live.queued_since = now;
-  }
-  const v1::Job& job = live.record.job;
-  return {.id = job.id(),
-          .needs = needs_of(job, config),
-          .priority = job.priority(),
-          .create_time = to_wall_time(job.create_time()),
-          .not_before = live.resume_at,
-          .full_until = live.queued_since.value_or(now) + config.elastic_wait};
-}
+// Up to so many jobs in the queue are started in thought, one after the other, to say when the next one
+// starts; of more, what they take in all is shared out among the slots.
+constexpr int64_t kForecastJobs = 200;
 
 }  // namespace
 
@@ -56,7 +33,7 @@ Controller::Controller(ControlConfig config, JobStore& store, launcher::AsyncLau
       clock_(clock),
       probe_(probe),
       failures_(clock),
-      jobs_(store, clock,
+      jobs_(config_, store, clock,
             [this](const std::string& id) {
               if (listener_) listener_(id);
             }),
@@ -136,9 +113,9 @@ void Controller::step() {
   sessions_.process(messages, now);
   for (auto& [id, live] : jobs_.all()) look_at_attempt_locked(live, now);
   let_checkpoints_go_locked();
-  jobs_.drop_ended();
+  jobs_.drop_idle();
   schedule_locked(now);
-  if (const auto counts = store_.count_by_state(); counts.ok()) probe_.jobs(*counts);
+  probe_.jobs(jobs_.counts());
   probe_.slots(slots_used_locked(), slots_total());
 }
 
@@ -162,22 +139,17 @@ void Controller::look_at_attempt_locked(LiveJob& live, SteadyTime now) {
 }
 
 void Controller::schedule_locked(SteadyTime now) {
-  std::vector<QueuedJob> queued;
-  for (auto& [id, live] : jobs_.all()) {
-    if (live.record.job.state() == v1::QUEUED) queued.push_back(queued_job(live, config_, now));
-  }
-  const Schedule plan = schedule(std::move(queued), running_locked(), hosts_.in_service(now), now);
+  Decision plan = decide(jobs_.queue(), running_locked(), hosts_.in_service(now), now);
   for (const Start& start : plan.start) {
-    LiveJob& live = *jobs_.find(start.id);
-    failures_.note("job " + start.id, starter_.start(live, start));
-    look_at_attempt_locked(live, now);
+    const auto live = jobs_.wake(start.id);
+    failures_.note("job " + start.id, live.ok() ? starter_.start(**live, start) : live.status());
+    if (live.ok()) look_at_attempt_locked(**live, now);
   }
   for (const std::string& id : plan.displace) {
     const std::string message = "makes room for a job of higher priority; it goes on afterwards";
     failures_.note("job " + id, watch_.displace(*jobs_.find(id), message));
   }
-  waiting_.clear();
-  for (const Waiting& waiting : plan.waiting) waiting_[waiting.id] = waiting;
+  reasons_.emplace(std::move(plan.reasons));
 }
 
 std::vector<RunningJob> Controller::running_locked() {
@@ -218,6 +190,13 @@ Controller::Slots Controller::slots() {
   return slots;
 }
 
+std::map<v1::JobState, int> Controller::counts() {
+  const std::lock_guard lock(mutex_);
+  std::map<v1::JobState, int> counts = jobs_.counts();
+  std::erase_if(counts, [](const auto& entry) { return entry.second == 0; });
+  return counts;
+}
+
 std::vector<Controller::Target> Controller::targets() {
   const std::lock_guard lock(mutex_);
   std::vector<Target> targets;
@@ -242,11 +221,13 @@ void Controller::decorate(v1::Job& job) {
     }
     return;
   }
-  const auto found = waiting_.find(job.id());
-  if (found == waiting_.end()) return;
-  job.set_queue_position(found->second.position);
+  const QueuePlace place = place_of(job);
+  const auto queued = jobs_.queue().find(place);
+  if (!queued || !reasons_) return;
+  const int64_t position = jobs_.queue().ahead(place).jobs + 1;
+  job.set_queue_position(static_cast<int32_t>(position));
   const std::string last = job.message();
-  job.set_message(found->second.message);
+  job.set_message(reasons_->why(*queued, position));
   if (!last.empty()) job.set_message(absl::StrCat(job.message(), "; last attempt: ", last));
 }
 
@@ -259,40 +240,46 @@ v1::QueuePlan Controller::queue_plan(const v1::JobSpec& resolved) {
   v1::Job job;
   *job.mutable_resolved_spec() = resolved;
   job.set_priority(resolved.resources().priority());
-  // Behind what was submitted at this very moment.
-  *job.mutable_create_time() = to_timestamp(clock_.wall_now() + WallTime::duration(1));
   const std::lock_guard lock(mutex_);
+  *job.mutable_create_time() = to_timestamp(next_create_time_locked());
   return queue_plan_locked(job);
 }
 
 v1::QueuePlan Controller::queue_plan_locked(const v1::Job& job) {
   std::vector<ForecastJob> running;
-  std::vector<const v1::Job*> before;
   for (const auto& [id, live] : jobs_.all()) {
     const v1::Job& other = live.record.job;
     if (holds_slots(other.state())) running.push_back({ranks_of(other), seconds_left(live)});
-    const bool queued = other.state() == v1::QUEUED && id != job.id();
-    if (queued && is_before(place_of(other), place_of(job))) before.push_back(&other);
   }
-  std::ranges::sort(before, [](const v1::Job* a, const v1::Job* b) {
-    return is_before(place_of(*a), place_of(*b));
-  });
-  std::vector<ForecastJob> ahead;
-  for (const v1::Job* other : before) {
-    const v1::TimePlan& time = other->plan().time();
-    ahead.push_back({other->resolved_spec().parallel().ranks(),
-                     other->plan().has_time() ? std::optional(time.seconds()) : std::nullopt});
-  }
+  const QueuePlace place = place_of(job);
+  const QueueAhead ahead = jobs_.queue().ahead(place);
   v1::QueuePlan plan;
-  plan.set_position(static_cast<int32_t>(ahead.size()) + 1);
-  plan.set_jobs_ahead(static_cast<int32_t>(ahead.size() + running.size()));
+  plan.set_position(static_cast<int32_t>(ahead.jobs) + 1);
+  plan.set_jobs_ahead(static_cast<int32_t>(ahead.jobs + static_cast<int64_t>(running.size())));
   const int slots = job.resolved_spec().parallel().ranks();
-  if (const auto wait = seconds_to_start(slots, slots_total(), std::move(running), ahead)) {
+  std::optional<double> wait;
+  if (ahead.jobs <= kForecastJobs) {
+    wait = seconds_to_start(slots, slots_total(), std::move(running), jobs_before(place));
+  } else if (ahead.unknown == 0) {
+    wait = seconds_of_work(slots_total(), running, ahead.slot_seconds);
+  }
+  if (wait) {
     const auto rest =
         std::chrono::duration_cast<WallTime::duration>(std::chrono::duration<double>(*wait));
     *plan.mutable_start_time() = to_timestamp(clock_.wall_now() + rest);
   }
   return plan;
+}
+
+std::vector<ForecastJob> Controller::jobs_before(const QueuePlace& place) const {
+  std::vector<ForecastJob> before;
+  jobs_.queue().walk([](const JobQueue::Lane&) { return true; },
+                     [&](const QueuedJob& other) {
+                       if (!(place_of(other) < place)) return false;
+                       before.push_back({other.needs.ranks, other.seconds});
+                       return true;
+                     });
+  return before;
 }
 
 Result<v1::Job> Controller::get(const std::string& id) {

@@ -14,14 +14,16 @@
 #include "server/control/attempt_settlement.h"
 #include "server/control/attempt_starter.h"
 #include "server/control/attempt_watch.h"
+#include "server/control/call_group.h"
 #include "server/control/config.h"
 #include "server/control/coordinator_probe.h"
 #include "server/control/discarded_folders.h"
 #include "server/control/failure_log.h"
 #include "server/control/fair_mutex.h"
 #include "server/control/job_registry.h"
+#include "server/control/queue_forecast.h"
 #include "server/control/session_manager.h"
-#include "server/scheduler/scheduler.h"
+#include "server/scheduler/decision.h"
 
 namespace emoe::server {
 
@@ -75,10 +77,16 @@ class Controller {
   // The first answer to this request, if it was made before (of one that answers nothing, an empty
   // job). ALREADY_EXISTS / REQUEST_ID_REUSED when it was another request.
   [[nodiscard]] Result<std::optional<v1::Job>> answered(const RequestKey& request);
+  // Of a call that made several jobs.
+  [[nodiscard]] Result<std::optional<std::vector<v1::Job>>> answered_all(const RequestKey& request);
 
   // RESOURCE_EXHAUSTED / QUEUE_FULL, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS.
-  [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved);
+  [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved, int more = 1);
+  // Calls of several threads are stored in one commit.
   [[nodiscard]] Result<v1::Job> create(const Submission& submission, const RequestKey& request);
+  // Several jobs in one commit, all or none; they come back as lists have them.
+  [[nodiscard]] Result<std::vector<v1::Job>> create_all(const std::vector<Submission>& submissions,
+                                                        const RequestKey& request);
   // Where a job with this spec, submitted now, would stand.
   [[nodiscard]] v1::QueuePlan queue_plan(const v1::JobSpec& resolved);
   // NOT_FOUND, ABORTED / ETAG_MISMATCH, FAILED_PRECONDITION / WRONG_STATE.
@@ -100,6 +108,12 @@ class Controller {
   [[nodiscard]] Result<v1::Job> get(const std::string& id);
   // The end of an attempt's output. Waits for the engine, but without the lock.
   [[nodiscard]] Result<launcher::LogTail> log(const std::string& id, int attempt, size_t bytes);
+  // Removes up to `most` jobs that ended before `before`, with their events and attempt folders; the
+  // output folders stay. Long histories go in small pieces, and calls go on between them. How many
+  // were removed.
+  [[nodiscard]] Result<int> forget_ended(WallTime before, int most, const std::stop_token& stop);
+  // Jobs by state.
+  [[nodiscard]] std::map<v1::JobState, int> counts();
   // Adds what is only in memory: the job's place in the queue and why it waits.
   void decorate(v1::Job& job);
 
@@ -122,12 +136,23 @@ class Controller {
   [[nodiscard]] const ControlConfig& config() const { return config_; }
 
  private:
-  [[nodiscard]] Status check_capacity_locked(const v1::JobSpec& resolved);
+  // Whether there is room for `more` jobs, of which this is one.
+  [[nodiscard]] Status check_capacity_locked(const v1::JobSpec& resolved, int more);
+  // The bytes of the first answer.
+  [[nodiscard]] Result<std::optional<std::string>> first_answer(const RequestKey& request);
+  // One call that makes new jobs, see controller_create.cc.
+  struct Creation;
+  void create_locked(const std::vector<Creation*>& calls);
+  [[nodiscard]] Status prepare_locked(Creation& call, int others, JobRegistry::NewJobs& made);
+  [[nodiscard]] Status run_creation(Creation& call);
   [[nodiscard]] v1::QueuePlan queue_plan_locked(const v1::Job& job);
+  [[nodiscard]] std::vector<ForecastJob> jobs_before(const QueuePlace& place) const;
+  // Now; of two jobs that come in at once the first is the older one, so that they keep their order.
+  [[nodiscard]] WallTime next_create_time_locked() const;
   // What every new job begins with, and its way into store and queue.
   void fill_new_job_locked(const Submission& submission, v1::Job& job);
-  [[nodiscard]] Result<v1::Job> add_locked(LiveJob fresh, const std::vector<Warning>& warnings,
-                                           const RequestKey& request);
+  [[nodiscard]] Result<JobEdit> edit_of_new_locked(JobRecord fresh,
+                                                   const std::vector<Warning>& warnings);
   // Ended exports need the links to their checkpoints' files no longer.
   void let_checkpoints_go_locked();
   void pass_time_locked(SteadyTime now);
@@ -153,6 +178,7 @@ class Controller {
   const Clock& clock_;
   CoordinatorProbe& probe_;
 
+  CallGroup<Creation> creations_;
   FairMutex mutex_;
   FailureLog failures_;
   std::function<void(const std::string&)> listener_;
@@ -163,8 +189,9 @@ class Controller {
   AttemptStarter starter_;
   AttemptSettlement settlement_;
   AttemptWatch watch_;
-  std::map<std::string, Waiting> waiting_;
+  std::optional<WaitReasons> reasons_;  // as of the last decision
   std::optional<SteadyTime> last_step_;
+  WallTime last_created_;
 
   std::mutex inbox_mutex_;
   std::condition_variable_any inbox_filled_;
@@ -172,5 +199,8 @@ class Controller {
   bool poked_ = false;
   std::jthread cleaner_;  // removes what earlier deletions left; last member: it stops first
 };
+
+// Takes away what a list of jobs leaves out.
+void leave_for_list(v1::Job& job);
 
 }  // namespace emoe::server

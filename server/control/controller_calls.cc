@@ -1,11 +1,8 @@
 // The calls of Controller that change a job on a client's behalf.
 #include <absl/strings/str_cat.h>
 
-#include "base/id.h"
 #include "server/control/controller.h"
 #include "server/job/errors.h"
-#include "server/job/job_warnings.h"
-#include "server/scheduler/free_resources.h"
 
 namespace emoe::server {
 namespace {
@@ -27,21 +24,6 @@ Status check_etag(const v1::Job& job, const std::string& etag) {
 
 }  // namespace
 
-Result<std::optional<v1::Job>> Controller::answered(const RequestKey& request) {
-  if (request.id.empty()) return std::nullopt;
-  EMOE_ASSIGN_OR_RETURN(const auto first, store_.request(request.id));
-  if (!first) return std::nullopt;
-  if (first->method != request.method || first->body_hash != request.body_hash) {
-    return make_error(StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
-                      absl::StrCat("request_id \"", request.id, "\" was used for another ",
-                                   first->method, " request; use a new one"),
-                      {{"request_id", request.id}, {"job_id", first->job_id}});
-  }
-  v1::Job job;
-  if (job.ParseFromString(first->response)) return job;
-  return absl::InternalError("the stored answer to request " + request.id + " is damaged");
-}
-
 std::optional<RequestRecord> Controller::record_of(const RequestKey& request,
                                                    const std::string& job_id) const {
   if (request.id.empty()) return std::nullopt;
@@ -49,80 +31,13 @@ std::optional<RequestRecord> Controller::record_of(const RequestKey& request,
                        "",         clock_.wall_now()};
 }
 
-Status Controller::check_capacity(const v1::JobSpec& resolved) {
-  const std::lock_guard lock(mutex_);
-  return check_capacity_locked(resolved);
-}
-
-Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
-  v1::Job job;
-  *job.mutable_resolved_spec() = resolved;
-  const Needs needs = needs_of(job, config_);
-  const bool elastic = needs.min_ranks > 0;
-  const int least = elastic ? needs.min_ranks : needs.ranks;
-  const int room = FreeResources(hosts_.all(), {}).ranks(needs.gpus);
-  if (least > room) {
-    return make_error(
-        StatusCode::kFailedPrecondition, "NOT_ENOUGH_SLOTS",
-        absl::StrCat(elastic ? "parallel.min_ranks is " : "parallel.ranks is ", least,
-                     ", this service has ", room, " slots", needs.gpus ? " with a GPU" : ""),
-        {{"needed", absl::StrCat(least)}, {"available", absl::StrCat(room)}});
-  }
-  if (static_cast<int>(jobs_.all().size()) >= config_.max_jobs) {
-    return make_error(StatusCode::kResourceExhausted, "QUEUE_FULL",
-                      absl::StrCat("the queue holds its ", config_.max_jobs,
-                                   " unfinished jobs; try again when one has ended"),
-                      {{"limit", absl::StrCat(config_.max_jobs)}});
-  }
-  return ok_status();
-}
-
-Result<v1::Job> Controller::create(const Submission& submission, const RequestKey& request) {
-  const std::lock_guard lock(mutex_);
-  EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
-  if (first) return *first;
-  EMOE_RETURN_IF_ERROR(check_capacity_locked(submission.resolved));
-  LiveJob fresh;
-  fill_new_job_locked(submission, fresh.record.job);
-  return add_locked(std::move(fresh), submission.warnings, request);
-}
-
-void Controller::fill_new_job_locked(const Submission& submission, v1::Job& job) {
-  const v1::JobSpec& resolved = submission.resolved;
-  job.set_id(new_id("job"));
-  job.set_name(resolved.name());
-  *job.mutable_spec() = submission.spec;
-  *job.mutable_resolved_spec() = resolved;
-  *job.mutable_data() = submission.data;
-  *job.mutable_plan() = submission.plan;
-  job.set_state(v1::VALIDATING);
-  job.set_output_dir((config_.output_root / job.id()).string());
-  *job.mutable_create_time() = to_timestamp(clock_.wall_now());
-  job.set_priority(resolved.resources().priority());
-  *job.mutable_plan()->mutable_queue() = queue_plan_locked(job);
-}
-
-Result<v1::Job> Controller::add_locked(LiveJob fresh, const std::vector<Warning>& warnings,
-                                       const RequestKey& request) {
-  JobEdit edit(fresh, clock_);
-  EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::validated, v1::REASON_UNSPECIFIED, ""));
-  for (const Warning& warning : warnings) edit.warn(to_message(warning));
-  edit.touch();
-  const std::string id = edit.current().id();
-  edit.rows().request = record_of(request, id);
-  EMOE_RETURN_IF_ERROR(jobs_.add(std::move(edit)));
-  for (const Warning& warning : warnings) probe_.warned(warning.code);
-  poke();
-  return jobs_.find(id)->record.job;
-}
-
 Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& update,
                                    const std::string& etag, const RequestKey& request) {
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
-  LiveJob* const live = jobs_.find(id);
-  if (live == nullptr || is_terminal(live->record.job.state())) {
+  EMOE_ASSIGN_OR_RETURN(LiveJob* const live, jobs_.wake(id));
+  if (live == nullptr) {
     EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
     return wrong_state(stored.job, "be updated");
   }
@@ -150,9 +65,8 @@ Result<v1::Job> Controller::cancel(const std::string& id, const std::string& mes
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
-  LiveJob* const found = jobs_.find(id);
-  if (found == nullptr || is_terminal(found->record.job.state()) ||
-      found->record.job.state() == v1::CANCELLING) {
+  EMOE_ASSIGN_OR_RETURN(LiveJob* const found, jobs_.wake(id));
+  if (found == nullptr || found->record.job.state() == v1::CANCELLING) {
     EMOE_ASSIGN_OR_RETURN(const JobRecord stored, store_.job(id));
     const v1::JobState state = stored.job.state();
     if (state == v1::CANCELLED || state == v1::CANCELLING) {
@@ -196,7 +110,8 @@ Result<v1::Job> Controller::pause(const std::string& id, const RequestKey& reque
   if (!next_state(state, JobEvent::pause_requested).ok()) {
     return wrong_state(stored.job, "be paused");
   }
-  LiveJob& live = *jobs_.find(id);
+  EMOE_ASSIGN_OR_RETURN(LiveJob* const woken, jobs_.wake(id));
+  LiveJob& live = *woken;
   JobEdit edit(live, clock_);
   edit.rows().request = record_of(request, id);
   if (live.attempt) {
@@ -218,14 +133,14 @@ Result<v1::Job> Controller::resume(const std::string& id, const RequestKey& requ
   if (!next_state(stored.job.state(), JobEvent::resume_requested).ok()) {
     return wrong_state(stored.job, "be resumed: it is not paused");
   }
-  LiveJob& live = *jobs_.find(id);
+  EMOE_ASSIGN_OR_RETURN(LiveJob* const woken, jobs_.wake(id));
+  LiveJob& live = *woken;
   JobEdit edit(live, clock_);
   EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::resume_requested, v1::REASON_UNSPECIFIED, ""));
   edit.record().not_before.reset();
   edit.record().idle_requeues = 0;
   edit.rows().request = record_of(request, id);
   EMOE_RETURN_IF_ERROR(jobs_.commit(live, std::move(edit)));
-  live.resume_at.reset();
   poke();
   return live.record.job;
 }
@@ -241,6 +156,22 @@ Status Controller::remove(const std::string& id, const std::string& etag, bool d
   }
   discarded.remove();
   return ok_status();
+}
+
+Result<int> Controller::forget_ended(WallTime before, int most, const std::stop_token& stop) {
+  constexpr int kPiece = 2000;  // events of one commit
+  EMOE_ASSIGN_OR_RETURN(const auto ids, store_.ended_before(before, most));
+  int forgotten = 0;
+  for (const std::string& id : ids) {
+    for (int removed = kPiece; removed == kPiece;) {
+      if (stop.stop_requested()) return forgotten;
+      EMOE_ASSIGN_OR_RETURN(removed, store_.remove_events(id, kPiece));
+    }
+    const Status gone = remove(id, "", false, {});
+    if (!gone.ok() && gone.code() != StatusCode::kNotFound) return gone;
+    ++forgotten;
+  }
+  return forgotten;
 }
 
 Status Controller::forget_locked(const std::string& id, const std::string& etag,
@@ -261,7 +192,8 @@ Status Controller::forget_locked(const std::string& id, const std::string& etag,
     return gone;
   }
   probe_.forget_job(id);
-  jobs_.drop_ended();
+  jobs_.removed(job.state());
+  jobs_.drop_idle();
   if (listener_) listener_(id);
   return ok_status();
 }

@@ -110,12 +110,18 @@ Result<v1::Job> Controller::export_checkpoint(const std::string& id, int64_t ste
       absl::StrCat(trained.name().empty() ? id : trained.name(), "-step-", checkpoint.step());
   const Submission submission{.spec = export_spec(trained.spec(), label),
                               .resolved = export_spec(trained.resolved_spec(), label)};
-  EMOE_RETURN_IF_ERROR(check_capacity_locked(submission.resolved));
-  LiveJob fresh;
-  fill_new_job_locked(submission, fresh.record.job);
-  *fresh.record.job.mutable_export_of() = of;
-  fresh.record.job.set_output_dir((exports / name).string());
-  return add_locked(std::move(fresh), {}, request);
+  EMOE_RETURN_IF_ERROR(check_capacity_locked(submission.resolved, 1));
+  JobRecord fresh;
+  fill_new_job_locked(submission, fresh.job);
+  *fresh.job.mutable_export_of() = of;
+  fresh.job.set_output_dir((exports / name).string());
+  std::vector<JobRegistry::NewJobs> made(1);
+  made[0].request = record_of(request, fresh.job.id());
+  EMOE_ASSIGN_OR_RETURN(JobEdit edit, edit_of_new_locked(std::move(fresh), {}));
+  made[0].edits.push_back(std::move(edit));
+  EMOE_RETURN_IF_ERROR(jobs_.add(made));
+  poke();
+  return std::move(made[0].stored.front());
 }
 
 }  // namespace emoe::server

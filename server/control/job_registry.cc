@@ -1,6 +1,7 @@
 #include "server/control/job_registry.h"
 
 #include <algorithm>
+#include <limits>
 
 #include <absl/strings/str_format.h>
 #include <google/protobuf/util/time_util.h>
@@ -93,12 +94,62 @@ v1::Attempt& JobEdit::public_attempt() {
   return *job().mutable_attempts(record_.job.attempts_size() - 1);
 }
 
-JobRegistry::JobRegistry(JobStore& store, const Clock& clock,
+QueuePlace place_of(const v1::Job& job) {
+  return {job.priority(), to_wall_time(job.create_time()), job.id()};
+}
+
+namespace {
+
+// Of one that has not been started yet.
+Needs needs_of_row(const QueuedRow& row, const ControlConfig& config) {
+  const bool gpus =
+      std::ranges::any_of(config.hosts, [](const Pool::Host& host) { return host.gpus > 0; });
+  return {.ranks = row.ranks,
+          .gpus = gpus && !row.on_cpu,
+          .min_ranks = row.min_ranks,
+          .rows = row.batch};
+}
+
+QueuedJob queued_job(const QueuedRow& row, const Needs& needs) {
+  return {.id = row.id,
+          .needs = needs,
+          .priority = row.priority,
+          .create_time = row.create_time,
+          .not_before = {},
+          .full_until = {},
+          .seconds = row.seconds};
+}
+
+}  // namespace
+
+Needs needs_of(const v1::Job& job, const ControlConfig& config) {
+  Needs needs = needs_of_row(queued_row(job), config);
+  needs.most_ranks = job.attempts().empty() ? 0 : job.attempts().rbegin()->next_world_size();
+  return needs;
+}
+
+std::optional<SteadyTime> end_of_pause(const JobRecord& record, const ControlConfig& config,
+                                       const Clock& clock) {
+  if (!record.not_before) return std::nullopt;
+  const WallTime::duration longest =
+      retry_pause(config.retry_pause, std::numeric_limits<int>::max());
+  const auto left = *record.not_before - clock.wall_now();
+  return clock.steady_now() + std::clamp(left, WallTime::duration::zero(), longest);
+}
+
+JobRegistry::JobRegistry(const ControlConfig& config, JobStore& store, const Clock& clock,
                          std::function<void(const std::string&)> on_change)
-    : store_(store), clock_(clock), on_change_(std::move(on_change)) {}
+    : config_(config), store_(store), clock_(clock), on_change_(std::move(on_change)) {}
 
 Status JobRegistry::load() {
-  EMOE_ASSIGN_OR_RETURN(std::vector<JobRecord> records, store_.unfinished_jobs());
+  EMOE_ASSIGN_OR_RETURN(counts_, store_.count_by_state());
+  const SteadyTime full_until = clock_.steady_now() + config_.elastic_wait;
+  EMOE_RETURN_IF_ERROR(store_.queued_jobs([&](const QueuedRow& row) {
+    QueuedJob queued = queued_job(row, needs_of_row(row, config_));
+    queued.full_until = full_until;
+    queue_.put(queued);
+  }));
+  EMOE_ASSIGN_OR_RETURN(std::vector<JobRecord> records, store_.resident_jobs());
   for (JobRecord& record : records) {
     const std::string id = record.job.id();
     EMOE_ASSIGN_OR_RETURN(std::vector<AttemptRecord> attempts, store_.attempts(id));
@@ -108,6 +159,7 @@ Status JobRegistry::load() {
       live.attempt = std::make_unique<LiveAttempt>();
       live.attempt->record = std::move(attempts.back());
     }
+    enqueue(live);
   }
   return ok_status();
 }
@@ -117,12 +169,57 @@ LiveJob* JobRegistry::find(const std::string& id) {
   return found == jobs_.end() ? nullptr : &found->second;
 }
 
-Change JobRegistry::finish(JobEdit& edit) {
+Result<LiveJob*> JobRegistry::wake(const std::string& id) {
+  if (LiveJob* live = find(id); live != nullptr) {
+    return is_terminal(live->record.job.state()) ? nullptr : live;
+  }
+  EMOE_ASSIGN_OR_RETURN(JobRecord record, store_.job(id));
+  if (is_terminal(record.job.state())) return nullptr;
+  LiveJob& live = jobs_[id];
+  live.record = std::move(record);
+  if (const auto queued = queue_.find(place_of(live.record.job))) {
+    live.resume_at = queued->not_before;
+    live.full_until = queued->full_until;
+  }
+  return &live;
+}
+
+int JobRegistry::unfinished() const {
+  int unfinished = 0;
+  for (const auto& [state, jobs] : counts_) unfinished += is_terminal(state) ? 0 : jobs;
+  return unfinished;
+}
+
+void JobRegistry::enqueue(LiveJob& live) {
+  const v1::Job& job = live.record.job;
+  if (job.state() != v1::QUEUED) return;
+  live.resume_at = end_of_pause(live.record, config_, clock_);
+  const SteadyTime now = clock_.steady_now();
+  if (!live.full_until) {
+    live.full_until = std::max(live.resume_at.value_or(now), now) + config_.elastic_wait;
+  }
+  QueuedJob queued = queued_job(queued_row(job), needs_of(job, config_));
+  queued.not_before = live.resume_at;
+  queued.full_until = live.full_until;
+  queue_.put(queued);
+}
+
+void JobRegistry::count(v1::JobState from, v1::JobState to) {
+  if (from == to) return;
+  if (from != v1::JOB_STATE_UNSPECIFIED) --counts_[from];
+  ++counts_[to];
+}
+
+void JobRegistry::finish_record(JobEdit& edit) {
   if (edit.touched_) {
     ++edit.record_.revision;
     edit.record_.job.set_etag(absl::StrFormat("%x", edit.record_.revision));
   }
   *edit.record_.job.mutable_update_time() = to_timestamp(edit.clock_.wall_now());
+}
+
+Change JobRegistry::finish(JobEdit& edit) {
+  finish_record(edit);
   Change change = std::move(edit.change_);
   // The answer to the call that made this change; its repeat gets these very bytes.
   if (change.request) change.request->response = edit.record_.job.SerializeAsString();
@@ -135,11 +232,44 @@ Change JobRegistry::finish(JobEdit& edit) {
   return change;
 }
 
-Status JobRegistry::add(JobEdit edit) {
-  EMOE_RETURN_IF_ERROR(store_.commit(finish(edit)));
-  const std::string id = edit.record_.job.id();
-  jobs_[id].record = std::move(edit.record_);
-  on_change_(id);
+Status JobRegistry::add(std::vector<NewJobs>& calls) {
+  std::vector<Change> changes;
+  for (NewJobs& call : calls) {
+    const size_t first = changes.size();
+    for (JobEdit& edit : call.edits) {
+      finish_record(edit);
+      Change& change = changes.emplace_back(std::move(edit.change_));
+      change.job = std::move(edit.record_);
+    }
+    if (!call.request) continue;
+    const auto& job = changes[first].job->job;
+    if (call.answer) {
+      std::vector<v1::Job> jobs;
+      for (size_t i = first; i < changes.size(); ++i) jobs.push_back(changes[i].job->job);
+      call.request->response = call.answer(jobs);
+    } else {
+      call.request->response = job.SerializeAsString();
+    }
+    changes.back().request = call.request;
+  }
+  EMOE_RETURN_IF_ERROR(store_.commit(changes));
+  size_t next = 0;
+  for (NewJobs& call : calls) {
+    for (size_t i = 0; i < call.edits.size(); ++i) {
+      LiveJob live;
+      live.record = *std::move(changes[next++].job);
+      count(v1::JOB_STATE_UNSPECIFIED, live.record.job.state());
+      enqueue(live);
+      const std::string id = live.record.job.id();
+      if (is_resident(live.record)) {
+        call.stored.push_back(live.record.job);
+        jobs_[id] = std::move(live);
+      } else {
+        call.stored.push_back(std::move(live.record.job));
+      }
+      on_change_(id);
+    }
+  }
   return ok_status();
 }
 
@@ -155,7 +285,11 @@ Status JobRegistry::commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits) {
   for (auto& [live, edit] : edits) changes.push_back(finish(edit));
   EMOE_RETURN_IF_ERROR(store_.commit(changes));
   for (auto& [live, edit] : edits) {
+    const v1::JobState before = live->record.job.state();
+    if (before == v1::QUEUED) queue_.take(place_of(live->record.job));
     live->record = std::move(edit.record_);
+    count(before, live->record.job.state());
+    enqueue(*live);
     if (edit.attempt_ && live->attempt) {
       live->attempt->record = std::move(*edit.attempt_);
       live->attempt->steps = std::move(edit.steps_);
@@ -166,9 +300,14 @@ Status JobRegistry::commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits) {
   return ok_status();
 }
 
-void JobRegistry::drop_ended() {
+void JobRegistry::drop_idle() {
   std::erase_if(jobs_, [](const auto& entry) {
-    return is_terminal(entry.second.record.job.state()) && entry.second.attempt == nullptr;
+    const LiveJob& live = entry.second;
+    const v1::Job& job = live.record.job;
+    if (live.attempt != nullptr) return false;
+    if (is_terminal(job.state())) return true;
+    const bool waits = job.state() == v1::QUEUED || job.state() == v1::PAUSED;
+    return waits && !is_resident(live.record);
   });
 }
 

@@ -9,9 +9,11 @@
 
 #include "base/clock.h"
 #include "base/pace.h"
+#include "server/control/config.h"
 #include "server/job/job_state_machine.h"
 #include "server/job/job_store.h"
 #include "server/job/types.h"
+#include "server/scheduler/job_queue.h"
 #include "server/session/attempt_monitor.h"
 #include "server/session/session_channel.h"
 
@@ -46,8 +48,8 @@ struct LiveAttempt {
 
 struct LiveJob {
   JobRecord record;
-  std::optional<SteadyTime> resume_at;     // record.not_before on the monotonic clock
-  std::optional<SteadyTime> queued_since;  // it may start since then; not stored
+  std::optional<SteadyTime> resume_at;   // record.not_before on the monotonic clock
+  std::optional<SteadyTime> full_until;  // how long it waits for all its ranks; not stored
   // Rank-seconds by step that emoe_goodput_ratio counts as useful, until a step is done again or a
   // checkpoint makes sure that it will not be.
   std::map<int64_t, double> useful;
@@ -59,6 +61,8 @@ struct LiveJob {
 class JobEdit {
  public:
   JobEdit(const LiveJob& live, const Clock& clock);
+  // Of a new job.
+  JobEdit(JobRecord record, const Clock& clock) : clock_(clock), record_(std::move(record)) {}
 
   // A transition with its event. FAILED_PRECONDITION when the state machine refuses it.
   [[nodiscard]] Status apply(JobEvent event, v1::Reason reason, const std::string& message);
@@ -107,33 +111,71 @@ class JobEdit {
   bool attempt_changed_ = false;
 };
 
-// The jobs that have not ended, as stored. Only the controller uses it, under its lock.
+// The jobs that have not ended, as stored. Those that have been started (or export a checkpoint) are
+// kept whole; one that only waits is a place in the queue until somebody wants to change it, and its
+// record stays in the store. Only the controller uses it, under its lock.
 class JobRegistry {
  public:
-  JobRegistry(JobStore& store, const Clock& clock,
+  // `config` outlives it: what a job needs of this service's resources.
+  JobRegistry(const ControlConfig& config, JobStore& store, const Clock& clock,
               std::function<void(const std::string&)> on_change);
 
   [[nodiscard]] Status load();
+  // Those that are in memory.
   [[nodiscard]] std::map<std::string, LiveJob>& all() { return jobs_; }
+  // In memory, or null.
   [[nodiscard]] LiveJob* find(const std::string& id);
+  // Into memory, where it stays until drop_idle(). Null: it has ended. JOB_NOT_FOUND.
+  [[nodiscard]] Result<LiveJob*> wake(const std::string& id);
+  [[nodiscard]] const JobQueue& queue() const { return queue_; }
+  // How many there are, also of those that have ended.
+  [[nodiscard]] const std::map<v1::JobState, int>& counts() const { return counts_; }
+  [[nodiscard]] int unfinished() const;
 
-  // Stores a new job with its first events and adds it.
-  [[nodiscard]] Status add(JobEdit edit);
+  // Stores the new jobs of several calls with their first events, all or none, and adds them.
+  struct NewJobs {
+    std::vector<JobEdit> edits;
+    std::optional<RequestRecord> request;  // of the call; its response is filled in
+    // The answer to the call; null: the one job.
+    std::function<std::string(const std::vector<v1::Job>&)> answer;
+    std::vector<v1::Job> stored;  // as they are then
+  };
+  [[nodiscard]] Status add(std::vector<NewJobs>& calls);
   // Stores the edits in one transaction, then updates memory and calls on_change for each job. A
-  // job that has ended stays here until drop_ended() is called.
+  // job that has ended stays here until drop_idle() is called.
   [[nodiscard]] Status commit(LiveJob& live, JobEdit edit);
   [[nodiscard]] Status commit(std::vector<std::pair<LiveJob*, JobEdit>>&& edits);
-  void drop_ended();
+  // Lets go of the jobs that have ended, and of those that only wait.
+  void drop_idle();
+  // A job in this state was removed from the store.
+  void removed(v1::JobState state) { --counts_[state]; }
 
  private:
   static Change finish(JobEdit& edit);
+  // What finish() does before it copies the job.
+  static void finish_record(JobEdit& edit);
+  // Its place in the queue by its record, where it is QUEUED.
+  void enqueue(LiveJob& live);
+  void count(v1::JobState from, v1::JobState to);
 
+  const ControlConfig& config_;
   JobStore& store_;
   const Clock& clock_;
   const std::function<void(const std::string&)> on_change_;
   std::map<std::string, LiveJob> jobs_;
+  JobQueue queue_;
+  std::map<v1::JobState, int> counts_;
 };
 
+// Where the job stands in the queue; of the message's own id.
+[[nodiscard]] QueuePlace place_of(const v1::Job& job);
+// What a job asks for, for its next attempt.
+[[nodiscard]] Needs needs_of(const v1::Job& job, const ControlConfig& config);
+// When a job's pause before the next attempt is over, on the monotonic clock. The pause is stored in
+// wall-clock time, which may have been set since: at most the longest pause is waited.
+[[nodiscard]] std::optional<SteadyTime> end_of_pause(const JobRecord& record,
+                                                     const ControlConfig& config,
+                                                     const Clock& clock);
 // How many ranks a job's newest attempt has; of a job without one, what it asks for.
 [[nodiscard]] int ranks_of(const v1::Job& job);
 // The number of a job's newest attempt (it shows only the last few); 0 before the first.

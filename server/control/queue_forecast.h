@@ -17,4 +17,10 @@ struct ForecastJob {
                                                      std::vector<ForecastJob> running,
                                                      const std::vector<ForecastJob>& ahead);
 
+// About the same behind many jobs: when what runs and `slot_seconds` of queued work are done, if all slots
+// always have something to do. Nothing where the time of a running job is not known. Pure.
+[[nodiscard]] std::optional<double> seconds_of_work(int slots_total,
+                                                    const std::vector<ForecastJob>& running,
+                                                    double slot_seconds);
+
 }  // namespace emoe::server

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include <absl/strings/str_cat.h>
+#include <sqlite3.h>
 #include <sys/stat.h>
 
 #include "server/job/errors.h"
@@ -15,7 +16,6 @@
 namespace emoe::server {
 namespace {
 
-constexpr char kDatabaseName[] = "jobs.db";
 constexpr int64_t kLastStep = std::numeric_limits<int64_t>::max();
 constexpr int kNoLimit = -1;  // as SQLite counts
 
@@ -37,8 +37,9 @@ Result<FileLock> lock_folder(const std::filesystem::path& folder) {
                    path.string(), "); stop that one or use another --state-dir"));
 }
 
-// A database that cannot be used, with what can be done about it.
-Status unusable(const std::filesystem::path& path, const Status& status) {
+}  // namespace
+
+Status unusable_database(const std::filesystem::path& path, const Status& status) {
   const Status named = with_context(status, path.string());
   if (!absl::IsDataLoss(status)) return named;
   return Status(
@@ -49,12 +50,9 @@ Status unusable(const std::filesystem::path& path, const Status& status) {
                    "are not touched)"));
 }
 
-// Errors that are not about the database itself have a reason already.
-Status mapped(const Status& status) {
+Status mapped_store_error(const Status& status) {
   return status.ok() || !error_detail_of(status).reason.empty() ? status : store_failed(status);
 }
-
-}  // namespace
 
 JobStore::JobStore(Config config, FileLock lock, std::unique_ptr<Database> writer)
     : config_(std::move(config)), lock_(std::move(lock)), writer_(std::move(writer)) {}
@@ -69,10 +67,27 @@ Result<std::unique_ptr<JobStore>> JobStore::open(Config config) {
   EMOE_ASSIGN_OR_RETURN(auto writer, Database::open(path, Database::Mode::read_write));
   auto store = std::unique_ptr<JobStore>(
       new JobStore(std::move(config), std::move(lock), std::move(writer)));
-  if (const Status prepared = prepare_schema(*store->writer_); !prepared.ok()) {
-    return unusable(path, prepared);
-  }
+  Status prepared = prepare_schema(*store->writer_);
+  if (prepared.ok()) prepared = store->set_up_writer();
+  if (!prepared.ok()) return unusable_database(path, prepared);
   return store;
+}
+
+Status JobStore::set_up_writer() {
+  EMOE_ASSIGN_OR_RETURN(const int64_t size, database_bytes(*writer_));
+  unchecked_ = size > kCheckedAtStart;
+  sqlite3_wal_hook(writer_->handle(), after_commit, this);
+  return writer_->execute("PRAGMA cache_size=-65536; PRAGMA journal_size_limit=67108864");
+}
+
+// As SQLite's own, which checkpoints every 1000 pages of 4 KiB; by others it is left to them unless
+// they do not come to it.
+int JobStore::after_commit(void* store, sqlite3* database, const char* name, int pages) {
+  auto& self = *static_cast<JobStore*>(store);
+  self.log_pages_ = pages;
+  if (pages < (self.config_.checkpointed_by_others ? 100'000 : 1000)) return SQLITE_OK;
+  sqlite3_wal_checkpoint_v2(database, name, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
+  return SQLITE_OK;
 }
 
 Result<std::unique_ptr<Database>> JobStore::reader() {
@@ -87,19 +102,6 @@ Result<std::unique_ptr<Database>> JobStore::reader() {
   return Database::open(config_.state_dir / kDatabaseName, Database::Mode::read_only);
 }
 
-template <typename Body>
-auto JobStore::read(const Body& body) -> decltype(body(std::declval<Database&>())) {
-  auto database = reader();
-  if (!database.ok()) return mapped(database.status());
-  auto result = body(**database);
-  {
-    const std::lock_guard lock(readers_mutex_);
-    readers_.push_back(*std::move(database));
-  }
-  if (!result.ok()) return mapped(result.status());
-  return result;
-}
-
 Status JobStore::transact(const std::function<Status(Database&)>& write) {
   const std::lock_guard lock(write_mutex_);
   const auto begin = std::chrono::steady_clock::now();
@@ -112,7 +114,7 @@ Status JobStore::transact(const std::function<Status(Database&)>& write) {
     config_.on_commit(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
-  return mapped(status);
+  return mapped_store_error(status);
 }
 
 Status JobStore::commit(const Change& change) {
@@ -148,6 +150,31 @@ Result<std::vector<JobRecord>> JobStore::unfinished_jobs() {
                                                         "ORDER BY create_time, id"));
     return read_rows(select.bind(v1::SUCCEEDED, v1::FAILED, v1::CANCELLED), read_job);
   });
+}
+
+Result<std::vector<JobRecord>> JobStore::resident_jobs() {
+  return read([&](Database& database) {
+    Statement select(
+        database,
+        kSelectJob +
+            std::string(
+                " WHERE state IN (?,?,?,?,?,?,?) OR id IN (SELECT id FROM jobs WHERE resident=1) "
+                "ORDER BY create_time, id"));
+    select.bind(v1::VALIDATING, v1::STARTING, v1::RUNNING, v1::PAUSING, v1::RECOVERING);
+    return read_rows(select.bind(v1::EXPORTING, v1::CANCELLING), read_job);
+  });
+}
+
+Status JobStore::queued_jobs(const std::function<void(const QueuedRow&)>& visit) {
+  return read([&](Database& database) -> Result<bool> {
+           Statement select(database,
+                            "SELECT id, priority, create_time, ranks, min_ranks, batch, on_cpu, "
+                            "run_nanoseconds FROM jobs INDEXED BY jobs_queued WHERE state=2");
+           while (select.next()) visit(read_queued_row(select));
+           EMOE_RETURN_IF_ERROR(select.status());
+           return true;
+         })
+      .status();
 }
 
 Result<JobPage> JobStore::list(const JobQuery& query) {
@@ -226,11 +253,15 @@ Result<bool> JobStore::has_steps(const std::string& job_id, int attempt) {
 
 Result<std::map<std::string, v1::CheckpointInfo>> JobStore::last_checkpoints() {
   return read([&](Database& database) -> Result<std::map<std::string, v1::CheckpointInfo>> {
-    Statement select(database,
-                     "SELECT (SELECT body FROM events WHERE job_id=id AND kind=? AND step>=0 "
-                     "ORDER BY step DESC, sequence DESC LIMIT 1) AS newest, id FROM jobs "
-                     "WHERE newest IS NOT NULL");
-    select.bind(v1::Event::kCheckpoint);
+    // The index of checkpoints serves a constant kind alone. Ordered: the last of a job counts.
+    Statement select(
+        database, absl::StrCat("SELECT body, events.job_id FROM events JOIN (SELECT job_id, "
+                               "max(step) AS last FROM events INDEXED BY checkpoints WHERE kind=",
+                               static_cast<int>(v1::Event::kCheckpoint),
+                               " AND step IS NOT NULL GROUP BY job_id) AS newest ON "
+                               "events.job_id=newest.job_id AND kind=",
+                               static_cast<int>(v1::Event::kCheckpoint),
+                               " AND step=last ORDER BY events.job_id, sequence"));
     std::map<std::string, v1::CheckpointInfo> newest;
     while (select.next()) {
       EMOE_ASSIGN_OR_RETURN(const v1::Event event, read_event(select));

@@ -1,18 +1,21 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/file_lock.h"
 #include "server/job/sqlite.h"
+#include "server/job/store_backup.h"
 #include "server/job/types.h"
 
 namespace emoe::server {
@@ -40,6 +43,21 @@ struct JobPage {
   std::optional<JobQuery::Cursor> next;  // absent on the last page
 };
 
+// What the queue knows of a job.
+struct QueuedRow {
+  std::string id;
+  int32_t priority = 0;
+  WallTime create_time;
+  int32_t ranks = 1;
+  int32_t min_ranks = 0;
+  int64_t batch = 0;              // rows of a step
+  bool on_cpu = false;            // resources.device is cpu
+  std::optional<double> seconds;  // that it will run, by its plan
+};
+[[nodiscard]] QueuedRow queued_row(const v1::Job& job);
+// An unfinished job that has been started, or that exports a checkpoint.
+[[nodiscard]] bool is_resident(const JobRecord& record);
+
 // The coordinator's durable state in one SQLite file (WAL, synchronous=FULL): a change for which
 // commit() returned OK survives a power cut. One writing connection under a mutex; readers have
 // their own and do not wait for it. After open(), every error of SQLite or the file system is
@@ -52,6 +70,8 @@ class JobStore {
     std::function<void(double seconds)> on_commit = {};  // how long each commit took
     // For tests: called before each commit, which fails with its error as on a full disk.
     std::function<Status()> before_commit = {};
+    // Somebody calls checkpoint() now and then, so that no commit has to: the log may grow meanwhile.
+    bool checkpointed_by_others = false;
   };
 
   // Locks the folder against a second coordinator (ABORTED "… is used by another coordinator"),
@@ -71,6 +91,11 @@ class JobStore {
   // NOT_FOUND / JOB_NOT_FOUND.
   [[nodiscard]] Result<JobRecord> job(const std::string& id);
   [[nodiscard]] Result<std::vector<JobRecord>> unfinished_jobs();  // oldest first
+  // Of the unfinished those that the coordinator keeps whole in memory, oldest first: is_resident(),
+  // or neither QUEUED nor PAUSED.
+  [[nodiscard]] Result<std::vector<JobRecord>> resident_jobs();
+  // Calls `visit` for each QUEUED job, without reading their bodies.
+  [[nodiscard]] Status queued_jobs(const std::function<void(const QueuedRow&)>& visit);
   [[nodiscard]] Result<JobPage> list(const JobQuery& query);
   [[nodiscard]] Result<std::map<v1::JobState, int>> count_by_state();
   [[nodiscard]] Result<std::vector<AttemptRecord>> attempts(const std::string& job_id);
@@ -92,6 +117,22 @@ class JobStore {
   [[nodiscard]] Result<int64_t> committed_sequence(const std::string& job_id, int attempt,
                                                    int rank);
   [[nodiscard]] Result<std::optional<RequestRecord>> request(const std::string& request_id);
+  // Jobs that ended before `time`, those that did first.
+  [[nodiscard]] Result<std::vector<std::string>> ended_before(WallTime time, int limit);
+  // Removes up to `most` of a job's events, the oldest first; how many it removed.
+  [[nodiscard]] Result<int> remove_events(const std::string& job_id, int most);
+  // Gives up to `pages` free pages back to the file system where more than an eighth of the file is
+  // free; true: more are.
+  [[nodiscard]] Result<bool> tidy(int pages);
+  // Moves what the log holds, once that is some MiB, into the database, so that the log begins anew.
+  // Commits wait for the last part of it alone.
+  [[nodiscard]] Status checkpoint();
+  // A copy in <state_dir>/backups, see store_backup.h. FAILED_PRECONDITION / BACKUP_RUNNING.
+  [[nodiscard]] Result<Backup> backup(WallTime now);
+  // Whether open() left the check of the file to verify(), because it is large.
+  [[nodiscard]] bool unchecked() const { return unchecked_; }
+  // Reads the whole file; DATA_LOSS where it is damaged, CANCELLED when `stop` asks for it.
+  [[nodiscard]] Status verify(const std::stop_token& stop);
   // The newest kLearnedRuns on this kind of machine, oldest first.
   [[nodiscard]] Result<std::vector<FinishedRun>> finished_runs(const std::string& machine);
 
@@ -109,6 +150,9 @@ class JobStore {
                                                      v1::Event::KindCase kind,
                                                      Message* (v1::Event::*content)(),
                                                      int64_t first, int64_t last, int limit);
+  // How the writing connection caches and checkpoints.
+  [[nodiscard]] Status set_up_writer();
+  static int after_commit(void* store, sqlite3* database, const char* name, int pages);
   // Runs `write` in one durable transaction.
   [[nodiscard]] Status transact(const std::function<Status(Database&)>& write);
 
@@ -116,8 +160,31 @@ class JobStore {
   FileLock lock_;
   std::mutex write_mutex_;
   std::unique_ptr<Database> writer_;
+  bool unchecked_ = false;
+  std::atomic<int> log_pages_ = 0;  // in the log behind the last commit
+  std::mutex backup_mutex_;         // held while one is made
   std::mutex readers_mutex_;
   std::vector<std::unique_ptr<Database>> readers_;
 };
+
+// Below: what the files of JobStore share.
+inline constexpr char kDatabaseName[] = "jobs.db";
+// A database that cannot be used, with what can be done about it.
+[[nodiscard]] Status unusable_database(const std::filesystem::path& path, const Status& status);
+// STORE_FAILED, unless the error has a reason already: it is not about the database itself then.
+[[nodiscard]] Status mapped_store_error(const Status& status);
+
+template <typename Body>
+auto JobStore::read(const Body& body) -> decltype(body(std::declval<Database&>())) {
+  auto database = reader();
+  if (!database.ok()) return mapped_store_error(database.status());
+  auto result = body(**database);
+  {
+    const std::lock_guard lock(readers_mutex_);
+    readers_.push_back(*std::move(database));
+  }
+  if (!result.ok()) return mapped_store_error(result.status());
+  return result;
+}
 
 }  // namespace emoe::server

@@ -1,5 +1,7 @@
 #include "server/job/sqlite.h"
 
+#include <utility>
+
 #include <absl/strings/str_cat.h>
 #include <sqlite3.h>
 
@@ -47,7 +49,27 @@ Result<std::unique_ptr<Database>> Database::open(const std::filesystem::path& pa
 }
 
 Database::~Database() {
+  for (const auto& [sql, statement] : prepared_) sqlite3_finalize(statement);
   sqlite3_close_v2(handle_);
+}
+
+sqlite3_stmt* Database::take_prepared(const std::string& sql) {
+  const auto found = prepared_.find(sql);
+  return found == prepared_.end() ? nullptr : std::exchange(found->second, nullptr);
+}
+
+void Database::give_back(const std::string& sql, sqlite3_stmt* statement) {
+  constexpr size_t kKept = 100;  // lists are asked for in many words
+  sqlite3_reset(statement);
+  sqlite3_clear_bindings(statement);
+  const auto found = prepared_.find(sql);
+  if (found == prepared_.end() && prepared_.size() < kKept) {
+    prepared_.emplace(sql, statement);
+  } else if (found != prepared_.end() && found->second == nullptr) {
+    found->second = statement;
+  } else {
+    sqlite3_finalize(statement);
+  }
 }
 
 Status Database::execute(const std::string& sql) {
@@ -59,13 +81,15 @@ Status Database::error(int code, const std::string& what) const {
   return Status(code_of(code), absl::StrCat("database: ", what, ": ", sqlite3_errmsg(handle_)));
 }
 
-Statement::Statement(Database& database, const std::string& sql) : database_(database) {
-  note(sqlite3_prepare_v2(database.handle(), sql.c_str(), static_cast<int>(sql.size()), &statement_,
-                          nullptr));
+Statement::Statement(Database& database, std::string sql)
+    : database_(database), sql_(std::move(sql)), statement_(database.take_prepared(sql_)) {
+  if (statement_ != nullptr) return;
+  note(sqlite3_prepare_v3(database.handle(), sql_.c_str(), static_cast<int>(sql_.size()),
+                          SQLITE_PREPARE_PERSISTENT, &statement_, nullptr));
 }
 
 Statement::~Statement() {
-  sqlite3_finalize(statement_);
+  if (statement_ != nullptr) database_.give_back(sql_, statement_);
 }
 
 void Statement::note(int code) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 
 #include "base/status.h"
 
@@ -13,7 +14,8 @@ struct sqlite3_stmt;
 
 namespace emoe::server {
 
-// One connection to an SQLite database file. Not thread-safe: each has one user at a time.
+// One connection to an SQLite database file. Not thread-safe: each has one user at a time. Statements
+// that were prepared once are kept for the next use of the same words.
 class Database {
  public:
   enum class Mode { read_write, read_only };
@@ -32,15 +34,21 @@ class Database {
   [[nodiscard]] sqlite3* handle() const { return handle_; }
 
  private:
+  friend class Statement;
   explicit Database(sqlite3* handle) : handle_(handle) {}
+  // A prepared statement that nobody uses; null: there is none.
+  [[nodiscard]] sqlite3_stmt* take_prepared(const std::string& sql);
+  void give_back(const std::string& sql, sqlite3_stmt* statement);
+
   sqlite3* handle_;
+  std::unordered_map<std::string, sqlite3_stmt*> prepared_;
 };
 
 // A prepared statement: bind in order, then next() per row. status() keeps the first error; later
 // calls do nothing.
 class Statement {
  public:
-  Statement(Database& database, const std::string& sql);
+  Statement(Database& database, std::string sql);
   Statement(const Statement&) = delete;
   Statement& operator=(const Statement&) = delete;
   ~Statement();
@@ -85,6 +93,7 @@ class Statement {
   [[nodiscard]] bool is_null(int column) const;
   void note(int code);
   Database& database_;
+  const std::string sql_;
   sqlite3_stmt* statement_ = nullptr;
   int next_parameter_ = 1;
   Status status_;

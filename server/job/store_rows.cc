@@ -2,15 +2,15 @@
 
 #include <map>
 
-#include <absl/strings/str_cat.h>
 #include <google/protobuf/util/time_util.h>
 
-namespace emoe::server {
-namespace {
+#include "server/job/job_state_machine.h"
 
-int64_t nanoseconds(WallTime time) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
-}
+namespace emoe::server {
+
+using google::protobuf::util::TimeUtil;
+
+namespace {
 
 Status write_labels(Database& database, const v1::Job& job) {
   std::map<std::string, std::string> stored;
@@ -38,21 +38,32 @@ Status write_progress(Database& database, const JobProgress& progress) {
 }
 
 Status write_job(Database& database, const JobRecord& record) {
-  v1::Job job = record.job;
+  thread_local v1::Job
+      job;  // its parts are used again: a new copy of each job costs as much as its row
+  job = record.job;
   job.clear_progress();  // in a row of their own
   job.clear_update_time();
   Statement upsert(database,
-                   "INSERT INTO jobs VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+                   "INSERT INTO jobs(id, name, state, priority, create_time, revision, failures, "
+                   "not_before, cancel_message, body, idle_requeues, ranks, min_ranks, batch, "
+                   "on_cpu, run_nanoseconds, resident, end_time) "
+                   "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
                    "name=excluded.name, state=excluded.state, priority=excluded.priority, "
                    "revision=excluded.revision, failures=excluded.failures, "
                    "not_before=excluded.not_before, cancel_message=excluded.cancel_message, "
-                   "body=excluded.body, idle_requeues=excluded.idle_requeues");
+                   "body=excluded.body, idle_requeues=excluded.idle_requeues, "
+                   "ranks=excluded.ranks, min_ranks=excluded.min_ranks, batch=excluded.batch, "
+                   "on_cpu=excluded.on_cpu, run_nanoseconds=excluded.run_nanoseconds, "
+                   "resident=excluded.resident, end_time=excluded.end_time");
   std::optional<int64_t> not_before;
   if (record.not_before) not_before = nanoseconds(*record.not_before);
   upsert.bind(job.id(), job.name(), job.state(), job.priority(),
-              google::protobuf::util::TimeUtil::TimestampToNanoseconds(job.create_time()));
+              TimeUtil::TimestampToNanoseconds(job.create_time()));
   upsert.bind(record.revision, record.failures, not_before, record.cancel_message);
   upsert.bind_blob(job.SerializeAsString()).bind(record.idle_requeues);
+  const JobColumns columns = columns_of(record);
+  upsert.bind(columns.ranks, columns.min_ranks, columns.batch, columns.on_cpu,
+              columns.run_nanoseconds, columns.resident, columns.end_time);
   EMOE_RETURN_IF_ERROR(upsert.run());
   EMOE_RETURN_IF_ERROR(write_progress(database, progress_of(record)));
   return write_labels(database, record.job);
@@ -72,43 +83,6 @@ Status write_event(Database& database, const v1::Event& event) {
   return insert.bind(key.kind, key.step, key.attempt).run();
 }
 
-// The WHERE and ORDER BY of a query; bind_query() binds in the same order.
-std::string list_sql(const JobQuery& query) {
-  const char* column = JobQuery::kOrderNames.at(static_cast<size_t>(query.order));
-  std::string sql = absl::StrCat("SELECT jobs.body, progress.body, ", column,
-                                 " FROM jobs JOIN progress ON job_id=id WHERE 1");
-  if (!query.states.empty()) {
-    sql += " AND state IN (?";
-    for (size_t i = 1; i < query.states.size(); ++i) sql += ",?";
-    sql += ")";
-  }
-  if (query.name) sql += " AND name=?";
-  for (size_t i = 0; i < query.labels.size(); ++i) {
-    sql += " AND EXISTS (SELECT 1 FROM labels WHERE labels.job_id=id AND key=? AND value=?)";
-  }
-  const char* direction = query.descending ? " DESC" : " ASC";
-  if (query.after) {
-    absl::StrAppend(&sql, " AND (", column, ", id) ", query.descending ? "<" : ">", " (?, ?)");
-  }
-  absl::StrAppend(&sql, " ORDER BY ", column, direction, ", id", direction, " LIMIT ?");
-  return sql;
-}
-
-void bind_query(Statement& select, const JobQuery& query) {
-  for (const v1::JobState state : query.states) select.bind(state);
-  if (query.name) select.bind(*query.name);
-  for (const auto& [key, value] : query.labels) select.bind(key, value);
-  if (query.after) {
-    if (query.order == JobQuery::Order::name) {
-      select.bind(query.after->key);
-    } else {
-      select.bind(std::strtoll(query.after->key.c_str(), nullptr, 10));
-    }
-    select.bind(query.after->id);
-  }
-  select.bind(query.limit + 1);
-}
-
 // Of a kind of machine no more are kept than are learned from.
 Status write_finished_run(Database& database, const FinishedRunRecord& finished) {
   const FinishedRun& run = finished.run;
@@ -126,18 +100,66 @@ Status write_finished_run(Database& database, const FinishedRunRecord& finished)
   return remove.bind(finished.machine, kLearnedRuns).run();
 }
 
-// From the first two columns, the bodies of its rows in jobs and progress.
+}  // namespace
+
+const char* const kSelectJob =
+    "SELECT jobs.body, progress.body, next_sequence, run_time, revision, failures, not_before, "
+    "cancel_message, idle_requeues FROM jobs JOIN progress ON job_id=id";
+
 Result<v1::Job> read_public_job(const Statement& row) {
   v1::Job job;
   if (job.ParseFromString(row.bytes(0)) && job.MergeFromString(row.bytes(1))) return job;
   return absl::DataLossError("database: a stored job is damaged");
 }
 
-}  // namespace
+JobColumns columns_of(const JobRecord& record) {
+  const QueuedRow row = queued_row(record.job);
+  JobColumns columns{.ranks = row.ranks,
+                     .min_ranks = row.min_ranks,
+                     .batch = row.batch,
+                     .on_cpu = row.on_cpu,
+                     .run_nanoseconds = {},
+                     .resident = is_resident(record),
+                     .end_time = {}};
+  if (row.seconds) columns.run_nanoseconds = static_cast<int64_t>(*row.seconds * 1e9);
+  if (is_terminal(record.job.state())) {
+    columns.end_time = TimeUtil::TimestampToNanoseconds(record.job.end_time());
+  }
+  return columns;
+}
 
-const char* const kSelectJob =
-    "SELECT jobs.body, progress.body, next_sequence, run_time, revision, failures, not_before, "
-    "cancel_message, idle_requeues FROM jobs JOIN progress ON job_id=id";
+bool is_resident(const JobRecord& record) {
+  const v1::Job& job = record.job;
+  return !is_terminal(job.state()) &&
+         (job.has_export_of() || job.attempts_size() > 0 || record.not_before.has_value());
+}
+
+QueuedRow queued_row(const v1::Job& job) {
+  const v1::JobSpec& spec = job.resolved_spec();
+  QueuedRow row{.id = job.id(),
+                .priority = job.priority(),
+                .create_time = wall_time(TimeUtil::TimestampToNanoseconds(job.create_time())),
+                .ranks = spec.parallel().ranks(),
+                .min_ranks = spec.parallel().min_ranks(),
+                .batch = spec.train().global_batch(),
+                .on_cpu = spec.resources().device() == "cpu",
+                .seconds = {}};
+  if (job.plan().has_time()) row.seconds = job.plan().time().seconds();
+  return row;
+}
+
+QueuedRow read_queued_row(const Statement& row) {
+  QueuedRow queued{.id = row.bytes(0),
+                   .priority = row.integer<int32_t>(1),
+                   .create_time = wall_time(row.integer(2)),
+                   .ranks = row.integer<int32_t>(3),
+                   .min_ranks = row.integer<int32_t>(4),
+                   .batch = row.integer(5),
+                   .on_cpu = row.integer<bool>(6),
+                   .seconds = {}};
+  if (const auto run = row.optional<int64_t>(7)) queued.seconds = static_cast<double>(*run) * 1e-9;
+  return queued;
+}
 
 JobProgress progress_of(const JobRecord& record) {
   JobProgress progress{.job_id = record.job.id(),
@@ -146,6 +168,10 @@ JobProgress progress_of(const JobRecord& record) {
   *progress.fields.mutable_progress() = record.job.progress();
   *progress.fields.mutable_update_time() = record.job.update_time();
   return progress;
+}
+
+int64_t nanoseconds(WallTime time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
 }
 
 WallTime wall_time(int64_t nanoseconds) {
@@ -235,24 +261,6 @@ Status write_change(Database& database, const Change& change) {
   }
   if (change.request) EMOE_RETURN_IF_ERROR(write_request(database, *change.request));
   return change.finished_run ? write_finished_run(database, *change.finished_run) : ok_status();
-}
-
-Result<JobPage> list_jobs(Database& database, const JobQuery& query) {
-  Statement select(database, list_sql(query));
-  bind_query(select, query);
-  JobPage page;
-  std::string last_key;
-  while (select.next()) {
-    if (static_cast<int>(page.jobs.size()) == query.limit) {
-      page.next = JobQuery::Cursor{last_key, page.jobs.back().id()};
-      break;
-    }
-    EMOE_ASSIGN_OR_RETURN(v1::Job job, read_public_job(select));
-    last_key = select.bytes(2);
-    page.jobs.push_back(std::move(job));
-  }
-  EMOE_RETURN_IF_ERROR(select.status());
-  return page;
 }
 
 }  // namespace emoe::server

@@ -123,12 +123,57 @@ CREATE TABLE finished_runs(
 CREATE INDEX finished_runs_by_machine ON finished_runs(machine, time);
 )";
 
+// What the scheduler and lists ask of a million jobs stands in indexes, so that neither a start nor a
+// page reads the bodies of jobs. A page is put together from the states, each in the asked order.
+constexpr char kVersion5[] = R"(
+ALTER TABLE jobs ADD COLUMN ranks INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE jobs ADD COLUMN min_ranks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN batch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN on_cpu INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN run_nanoseconds INTEGER;
+ALTER TABLE jobs ADD COLUMN resident INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN end_time INTEGER;
+DROP INDEX jobs_by_state;
+DROP INDEX jobs_by_time;
+CREATE INDEX jobs_by_state_and_time ON jobs(state, create_time, id);
+CREATE INDEX jobs_by_state_and_priority ON jobs(state, priority, id);
+CREATE INDEX jobs_by_state_and_name ON jobs(state, name, id);
+CREATE INDEX jobs_queued ON jobs(priority, create_time, id, ranks, min_ranks, batch, on_cpu, run_nanoseconds, resident)
+  WHERE state = 2;
+CREATE INDEX jobs_resident ON jobs(id) WHERE resident = 1;
+CREATE INDEX jobs_ended ON jobs(end_time, id) WHERE end_time IS NOT NULL;
+CREATE INDEX labels_by_value ON labels(key, value, job_id);
+)";
+
+// The columns of version 5 out of the bodies. The rows of a job's checkpoints get an index of their own.
+Status to_version5(Database& database) {
+  EMOE_RETURN_IF_ERROR(database.execute(kVersion5));
+  EMOE_RETURN_IF_ERROR(database.execute(
+      absl::StrCat("CREATE INDEX checkpoints ON events(job_id, step, sequence) WHERE kind = ",
+                   static_cast<int>(v1::Event::kCheckpoint), " AND step IS NOT NULL")));
+  Statement jobs(database, "SELECT id, body, not_before FROM jobs");
+  while (jobs.next()) {
+    JobRecord record;
+    if (!record.job.ParseFromString(jobs.bytes(1))) return absl::DataLossError("a job is damaged");
+    if (const auto time = jobs.optional<int64_t>(2)) record.not_before = wall_time(*time);
+    const JobColumns columns = columns_of(record);
+    Statement fill(database,
+                   "UPDATE jobs SET ranks=?, min_ranks=?, batch=?, on_cpu=?, run_nanoseconds=?, "
+                   "resident=?, end_time=? WHERE id=?");
+    fill.bind(columns.ranks, columns.min_ranks, columns.batch, columns.on_cpu,
+              columns.run_nanoseconds, columns.resident, columns.end_time, jobs.bytes(0));
+    EMOE_RETURN_IF_ERROR(fill.run());
+  }
+  return jobs.status();
+}
+
 // The i-th migrates version i to version i + 1; version 0 is an empty file. A released entry is
 // never changed: a change of the tables is a new entry.
-constexpr std::array<Status (*)(Database&), 4> kMigrations = {
+constexpr std::array<Status (*)(Database&), 5> kMigrations = {
     [](Database& database) { return database.execute(kVersion1); },
     [](Database& database) { return database.execute(kVersion2); }, to_version3,
-    [](Database& database) { return database.execute(kVersion4); }};
+    [](Database& database) { return database.execute(kVersion4); }, to_version5};
+static_assert(v1::QUEUED == 2, "the index jobs_queued names it");
 constexpr int64_t kSchemaVersion = kMigrations.size();
 
 // 0 for a new file.
@@ -157,6 +202,36 @@ Status check_file(Database& database) {
                      "\"); use a --state-dir on a local disk"));
   }
   EMOE_RETURN_IF_ERROR(database.execute("PRAGMA synchronous=FULL"));
+  EMOE_ASSIGN_OR_RETURN(const int64_t size, database_bytes(database));
+  return size <= kCheckedAtStart ? check_database(database) : ok_status();
+}
+
+// Free pages go back to the file system bit by bit (JobStore::tidy()). An older database has to be
+// written anew once for that; a large one keeps its free pages for what comes.
+Status prepare_vacuum(Database& database) {
+  constexpr int64_t kIncremental = 2;
+  int64_t mode = 0;
+  {
+    Statement asked(database, "PRAGMA auto_vacuum");
+    if (!asked.next()) return asked.status();
+    mode = asked.integer(0);
+  }
+  if (mode == kIncremental) return ok_status();
+  EMOE_RETURN_IF_ERROR(database.execute("PRAGMA auto_vacuum=INCREMENTAL"));
+  EMOE_ASSIGN_OR_RETURN(const int64_t size, database_bytes(database));
+  return size <= kCheckedAtStart ? database.execute("VACUUM") : ok_status();
+}
+
+}  // namespace
+
+Result<int64_t> database_bytes(Database& database) {
+  Statement size(database,
+                 "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size");
+  if (size.next()) return size.integer(0);
+  return size.status();
+}
+
+Status check_database(Database& database) {
   Statement check(database, "PRAGMA quick_check(1)");
   if (check.next() && check.bytes(0) != "ok") {
     return absl::DataLossError("damaged: " + check.bytes(0));
@@ -164,11 +239,10 @@ Status check_file(Database& database) {
   return check.status();
 }
 
-}  // namespace
-
 Status prepare_schema(Database& database) {
   EMOE_RETURN_IF_ERROR(stored_version(database).status());  // before a stranger's file is changed
   EMOE_RETURN_IF_ERROR(check_file(database));
+  EMOE_RETURN_IF_ERROR(prepare_vacuum(database));
   Transaction transaction(database);
   EMOE_RETURN_IF_ERROR(transaction.begun());
   EMOE_ASSIGN_OR_RETURN(const int64_t version, stored_version(database));

@@ -44,12 +44,13 @@ Status draining_status() {
 }
 
 FineTuningHandler::FineTuningHandler(Controller& controller, JobStore& store, WatchHub& watches,
-                                     CoordinatorProbe& probe, AdmissionConfig admission, Info info)
+                                     CoordinatorProbe& probe, AdmissionConfig admission,
+                                     const Clock& clock, Info info)
     : controller_(controller),
       store_(store),
       watches_(watches),
       probe_(probe),
-      admission_(std::move(admission)),
+      admission_(std::move(admission), clock),
       info_(std::move(info)) {}
 
 grpc::Status FineTuningHandler::call(const char* method, const std::function<Status()>& body) {
@@ -72,7 +73,7 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::Create
       if (first) return answer(*first, *job);
     }
     Findings found;
-    const v1::JobSpec resolved = admit(request->spec(), admission_, problems, &found);
+    v1::JobSpec resolved = admission_.admit(request->spec(), problems, &found);
     EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
     EMOE_RETURN_IF_ERROR(check_fits(found.plan));
     if (request->validate_only()) {
@@ -89,10 +90,10 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext*, const v1::Create
       return ok_status();
     }
     return answer(controller_.create({.spec = request->spec(),
-                                      .resolved = resolved,
+                                      .resolved = std::move(resolved),
                                       .warnings = problems.warnings(),
-                                      .data = found.data,
-                                      .plan = found.plan},
+                                      .data = std::move(found.data),
+                                      .plan = std::move(found.plan)},
                                      key),
                   *job);
   });
@@ -103,7 +104,7 @@ grpc::Status FineTuningHandler::PlanJob(grpc::ServerContext*, const v1::PlanJobR
   return call("PlanJob", [&]() -> Status {
     Diagnostics problems;
     Findings found;
-    const v1::JobSpec resolved = admit(request->spec(), admission_, problems, &found);
+    const v1::JobSpec resolved = admit(request->spec(), admission_.config(), problems, &found);
     EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
     EMOE_RETURN_IF_ERROR(controller_.check_capacity(resolved));
     *response->mutable_resolved_spec() = resolved;
@@ -129,12 +130,7 @@ grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext*, const v1::ListJob
     EMOE_ASSIGN_OR_RETURN(auto page, store_.list(query));
     for (v1::Job& job : page.jobs) {
       controller_.decorate(job);
-      job.clear_spec();
-      job.clear_resolved_spec();
-      job.clear_warnings();
-      job.clear_data();
-      job.clear_plan();
-      job.clear_measured();
+      leave_for_list(job);
       *response->add_jobs() = std::move(job);
     }
     if (page.next) {
@@ -268,8 +264,7 @@ grpc::Status FineTuningHandler::ExportCheckpoint(grpc::ServerContext*,
 grpc::Status FineTuningHandler::GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
                                               v1::ServerInfo* info) {
   return call("GetServerInfo", [&]() -> Status {
-    EMOE_ASSIGN_OR_RETURN(const auto counts, store_.count_by_state());
-    for (const auto& [state, count] : counts) {
+    for (const auto& [state, count] : controller_.counts()) {
       (*info->mutable_jobs_by_state())[to_string(state)] = count;
     }
     const Controller::Slots slots = controller_.slots();

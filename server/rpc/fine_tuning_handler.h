@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "emoe/v1/fine_tuning_service.grpc.pb.h"
 #include "server/control/controller.h"
-#include "server/job/admission.h"
+#include "server/job/admission_cache.h"
 #include "server/rpc/watch_hub.h"
 
 namespace emoe::server {
@@ -23,12 +23,15 @@ class FineTuningHandler final
     WallTime start_time;
   };
   FineTuningHandler(Controller& controller, JobStore& store, WatchHub& watches,
-                    CoordinatorProbe& probe, AdmissionConfig admission, Info info);
+                    CoordinatorProbe& probe, AdmissionConfig admission, const Clock& clock,
+                    Info info);
 
   // From now on every call answers UNAVAILABLE / DRAINING.
   void drain() { draining_ = true; }
 
   grpc::Status CreateJob(grpc::ServerContext*, const v1::CreateJobRequest*, v1::Job*) override;
+  grpc::Status CreateJobs(grpc::ServerContext*, const v1::CreateJobsRequest*,
+                          v1::CreateJobsResponse*) override;
   grpc::Status PlanJob(grpc::ServerContext*, const v1::PlanJobRequest*,
                        v1::PlanJobResponse*) override;
   grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest*, v1::Job*) override;
@@ -50,6 +53,8 @@ class FineTuningHandler final
                              v1::ServerInfo*) override;
   grpc::Status GetJobLogs(grpc::ServerContext*, const v1::GetJobLogsRequest*,
                           v1::GetJobLogsResponse*) override;
+  grpc::Status BackupDatabase(grpc::ServerContext*, const v1::BackupDatabaseRequest*,
+                              v1::BackupDatabaseResponse*) override;
   grpc::ServerWriteReactor<v1::Event>* WatchJob(grpc::CallbackServerContext*,
                                                 const v1::WatchJobRequest*) override;
 
@@ -61,7 +66,7 @@ class FineTuningHandler final
   JobStore& store_;
   WatchHub& watches_;
   CoordinatorProbe& probe_;
-  const AdmissionConfig admission_;
+  AdmissionCache admission_;
   const Info info_;
   std::atomic<bool> draining_ = false;
 };

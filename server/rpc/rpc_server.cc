@@ -67,7 +67,7 @@ RpcServer::RpcServer(const Config& config, Controller& controller, JobStore& sto
     : shutdown_limit_(config.shutdown_limit),
       controller_(controller),
       watches_(config.watch, store, clock),
-      fine_tuning_(controller, store, watches_, probe, config.admission, config.info),
+      fine_tuning_(controller, store, watches_, probe, config.admission, clock, config.info),
       worker_control_(
           [&controller](SessionMessage message) { controller.post(std::move(message)); }) {}
 

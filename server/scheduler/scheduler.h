@@ -41,6 +41,7 @@ struct QueuedJob {
   WallTime create_time;                  // then older first, then by id
   std::optional<SteadyTime> not_before;  // a retry's pause
   std::optional<SteadyTime> full_until;  // with min_ranks: how long it waits for more slots
+  std::optional<double> seconds = {};    // that it will run, by its plan; for forecasts
 };
 
 // A job that holds resources (until no process of its attempt is left).
@@ -71,6 +72,13 @@ struct Schedule {
   std::vector<std::string> displace;  // running jobs that are to make room for the first that waits
 };
 
+// As many of `available` ranks as the job has a use for; nothing where they are too few.
+[[nodiscard]] std::optional<int> useful_ranks(const Needs& needs, int available);
+// Fewer do not do.
+[[nodiscard]] inline int least_ranks(const Needs& needs) {
+  return needs.min_ranks > 0 ? needs.min_ranks : needs.ranks;
+}
+
 // With how many ranks a job tries again where its engine had no room for so many `ranks`: what there is
 // `room` for, or where the engine does not say a quarter less; only so many as shorten the step.
 // Nothing where it may not have fewer.
@@ -80,23 +88,8 @@ struct Schedule {
 // What a job with that many ranks takes.
 [[nodiscard]] launcher::Resources resources_of(int ranks, bool gpus);
 
-// Whether `a` comes before `b` in the queue.
-[[nodiscard]] bool is_before(const QueuedJob& a, const QueuedJob& b);
-
-// Decides which jobs start now. Gang scheduling: a job gets all ranks of its start at once or nothing.
-// Order is by priority, then age. No job overtakes one that waits for resources (no backfill), so a
-// wide job is never starved by narrow ones. A job in its retry pause keeps its place but blocks no
-// other. Pure.
-//
-// A job with min_ranks that is next in line starts with all its ranks if they are free, or, where the
-// pool has fewer in all, with as many as that. Else it waits for them until `full_until`, and then
-// starts as soon as min_ranks are free, with the free ones. Of a number below `ranks` it takes only so
-// many as shorten the step: with 8 rows, 7 ranks are no faster than 4, which leave 3 slots to others.
-//
-// Where the first in line waits, displaceable jobs of lower priority make room for it: the lowest
-// priority first, of these the last in `running`, no more than are needed, and none where all together are
-// not enough.
-[[nodiscard]] Schedule schedule(std::vector<QueuedJob> queued,
+// Decides by the rules of decision.h, with the reasons of all that wait: for few jobs. Pure.
+[[nodiscard]] Schedule schedule(const std::vector<QueuedJob>& queued,
                                 const std::vector<RunningJob>& running, const Pool& pool,
                                 SteadyTime now);
 

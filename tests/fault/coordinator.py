@@ -2,13 +2,14 @@
 import os
 import pathlib
 import signal
+import threading
 import time
 
 import grpc
 import pytest
 
 import emoe_tools as tools
-from emoe_api import ApiError, Coordinator
+from emoe_api import Api, ApiError, Coordinator
 from fault_support import STEPS, assert_same_result, hurt_job, rank_pids, steps_in, steps_of, undisturbed_run
 
 
@@ -200,3 +201,70 @@ def test_two_coordinators_never_share_a_state_folder_or_a_port(coordinator, tmp_
         taken = tools.run(other.command(metrics_listen=coordinator.metrics_address), timeout=60)
         assert taken.code != 0 and "in use" in taken.text, taken.text
     assert coordinator.api.healthy()
+
+
+def test_killed_while_many_submit(tmp_path):
+    """New jobs of several clients share a commit: what was answered is there, and what is there is whole and there once."""
+    answered, lock, clients, each, in_batch = {}, threading.Lock(), 8, 400, 5
+    mpirun = tmp_path / "mpirun"
+    mpirun.write_text("#!/bin/sh\nexec sleep 600\n")
+    mpirun.chmod(0o755)
+    with Coordinator(tmp_path, slots=1, queue__max_jobs=1_000_000, launcher__mpirun=str(mpirun)) as coordinator:
+        blocker = coordinator.api.create(tools.tiny_job(name="blocker")).id  # has the slot, so that the others wait
+        spec = coordinator.api.spec(tools.tiny_job(name="many", parallel__ranks=1))
+
+        def key(client, number):
+            return f"client-{client}-{number}"
+
+        def submit(api, client, number):
+            """Every other client sends batches."""
+            if client % 2 == 0:
+                return [api.call("CreateJob", spec=spec, request_id=key(client, number)).id]
+            requests = [api.proto.service.CreateJobRequest(spec=spec) for _ in range(in_batch)]
+            return [job.id for job in api.call("CreateJobs", requests=requests, request_id=key(client, number)).jobs]
+
+        def run(client, api):
+            for number in range(each):
+                try:
+                    ids = submit(api, client, number)
+                except ApiError:
+                    return  # it was killed
+                with lock:
+                    answered[client, number] = ids
+
+        apis = [Api(coordinator.grpc_address) for _ in range(clients)]
+        threads = [threading.Thread(target=run, args=(client, api)) for client, api in enumerate(apis)]
+        for thread in threads:
+            thread.start()
+        tools.wait_until(lambda: len(answered) > 100, 60, "a hundred answers")
+        coordinator.kill()
+        for thread in threads:
+            thread.join()
+        for api in apis:
+            api.close()
+        assert len(answered) < clients * each, "it was to be killed in the middle"
+        coordinator.start()
+        api = coordinator.api
+        last = {client: 1 + max((n for c, n in answered if c == client), default=-1) for client in range(clients)}
+        jobs = listed(api)
+        for ids in answered.values():
+            assert set(ids) <= jobs, "an answered job is gone"
+        # The calls that broke: stored or not, the repeat makes each job once.
+        for client, number in last.items():
+            answered[client, number] = submit(api, client, number)
+            assert submit(api, client, number) == answered[client, number]
+        known = [job for ids in answered.values() for job in ids]
+        assert len(known) == len(set(known))
+        assert listed(api) == {blocker, *known}, "a job that nobody was told of"
+
+
+def listed(api):
+    """The ids of all jobs, by pages."""
+    ids, token = [], ""
+    while True:
+        page = api.call("ListJobs", page_size=200, page_token=token)
+        ids += [job.id for job in page.jobs]
+        token = page.next_page_token
+        if not token:
+            assert len(ids) == len(set(ids))
+            return set(ids)

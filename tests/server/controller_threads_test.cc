@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 
+#include "server/control/call_group.h"
 #include "server/control/controller.h"
 #include "server/control/fair_mutex.h"
 #include "tests/server/support.h"
@@ -159,6 +160,37 @@ TEST_F(ControllerThreadsTest, CallsGetInBetweenAFloodOfReports) {
   EXPECT_TRUE(channel->wait_for_ack(sent + 20));  // there was a flood up to the last call
   flood = {};
   EXPECT_LE(median(waited), 100);  // a round brings at most 9
+}
+
+// A call that comes in while a group is carried out goes with the next one.
+TEST(CallGroup, CarriesOutWhatCameInMeanwhile) {
+  CallGroup<int> group;
+  std::vector<size_t> sizes;
+  std::vector<std::jthread> others;
+  std::atomic<int> called = 0;
+  int own = 1;
+  group.run(own, [&](const auto& take) {
+    sizes.push_back(take().size());
+    for (int i = 0; i < 5; ++i) {
+      others.emplace_back([&] {
+        int call = 0;
+        ++called;
+        group.run(call, [&](const auto& take_more) {
+          const auto calls = take_more();
+          for (int* each : calls) *each = 7;
+          sizes.push_back(calls.size());
+        });
+        EXPECT_EQ(call, 7) << "carried out before it returns";
+      });
+    }
+    while (called < 5) std::this_thread::yield();
+  });
+  others.clear();
+  ASSERT_FALSE(sizes.empty());
+  EXPECT_EQ(sizes.front(), 1U);
+  size_t all = 0;
+  for (const size_t size : sizes) all += size;
+  EXPECT_EQ(all, 6U);
 }
 
 }  // namespace

@@ -1,0 +1,243 @@
+// CreateJob and CreateJobs: new jobs, of several calls in one commit.
+#include <set>
+#include <sstream>
+
+#include <absl/strings/str_cat.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <google/protobuf/util/delimited_message_util.h>
+
+#include "base/id.h"
+#include "server/control/controller.h"
+#include "server/job/errors.h"
+#include "server/job/job_warnings.h"
+#include "server/scheduler/free_resources.h"
+
+namespace emoe::server {
+namespace {
+
+std::vector<v1::Job> as_listed(std::vector<v1::Job> jobs) {
+  for (v1::Job& job : jobs) leave_for_list(job);
+  return jobs;
+}
+
+// What is remembered of the answer to a call that made several jobs.
+std::string bytes_of(const std::vector<v1::Job>& jobs) {
+  std::ostringstream bytes;
+  for (const v1::Job& job : jobs) {
+    google::protobuf::util::SerializeDelimitedToOstream(job, &bytes);
+  }
+  return bytes.str();
+}
+
+Status damaged_answer(const RequestKey& request) {
+  return absl::InternalError("the stored answer to request " + request.id + " is damaged");
+}
+
+Result<v1::Job> job_of(const std::string& bytes, const RequestKey& request) {
+  v1::Job job;
+  if (job.ParseFromString(bytes)) return job;
+  return damaged_answer(request);
+}
+
+Result<std::vector<v1::Job>> jobs_of(const std::string& bytes, const RequestKey& request) {
+  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
+  std::vector<v1::Job> jobs;
+  for (bool at_end = false;;) {
+    v1::Job job;
+    if (!google::protobuf::util::ParseDelimitedFromZeroCopyStream(&job, &stream, &at_end)) {
+      if (at_end) return jobs;
+      return damaged_answer(request);
+    }
+    jobs.push_back(std::move(job));
+  }
+}
+
+}  // namespace
+
+void leave_for_list(v1::Job& job) {
+  job.clear_spec();
+  job.clear_resolved_spec();
+  job.clear_warnings();
+  job.clear_data();
+  job.clear_plan();
+  job.clear_measured();
+}
+
+Result<std::optional<std::string>> Controller::first_answer(const RequestKey& request) {
+  if (request.id.empty()) return std::nullopt;
+  EMOE_ASSIGN_OR_RETURN(const auto first, store_.request(request.id));
+  if (!first) return std::nullopt;
+  if (first->method != request.method || first->body_hash != request.body_hash) {
+    return make_error(StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
+                      absl::StrCat("request_id \"", request.id, "\" was used for another ",
+                                   first->method, " request; use a new one"),
+                      {{"request_id", request.id}, {"job_id", first->job_id}});
+  }
+  return first->response;
+}
+
+Result<std::optional<v1::Job>> Controller::answered(const RequestKey& request) {
+  EMOE_ASSIGN_OR_RETURN(const auto bytes, first_answer(request));
+  if (!bytes) return std::nullopt;
+  return job_of(*bytes, request);
+}
+
+Result<std::optional<std::vector<v1::Job>>> Controller::answered_all(const RequestKey& request) {
+  EMOE_ASSIGN_OR_RETURN(const auto bytes, first_answer(request));
+  if (!bytes) return std::nullopt;
+  return jobs_of(*bytes, request);
+}
+
+Status Controller::check_capacity(const v1::JobSpec& resolved, int more) {
+  const std::lock_guard lock(mutex_);
+  return check_capacity_locked(resolved, more);
+}
+
+Status Controller::check_capacity_locked(const v1::JobSpec& resolved, int more) {
+  v1::Job job;
+  *job.mutable_resolved_spec() = resolved;
+  const Needs needs = needs_of(job, config_);
+  const bool elastic = needs.min_ranks > 0;
+  const int least = elastic ? needs.min_ranks : needs.ranks;
+  const int room = FreeResources(hosts_.all(), {}).ranks(needs.gpus);
+  if (least > room) {
+    return make_error(
+        StatusCode::kFailedPrecondition, "NOT_ENOUGH_SLOTS",
+        absl::StrCat(elastic ? "parallel.min_ranks is " : "parallel.ranks is ", least,
+                     ", this service has ", room, " slots", needs.gpus ? " with a GPU" : ""),
+        {{"needed", absl::StrCat(least)}, {"available", absl::StrCat(room)}});
+  }
+  if (jobs_.unfinished() + more > config_.max_jobs) {
+    return make_error(StatusCode::kResourceExhausted, "QUEUE_FULL",
+                      absl::StrCat("the queue holds its ", config_.max_jobs,
+                                   " unfinished jobs; try again when one has ended"),
+                      {{"limit", absl::StrCat(config_.max_jobs)}});
+  }
+  return ok_status();
+}
+
+struct Controller::Creation {
+  std::vector<const Submission*> submissions;
+  const RequestKey& request;
+  bool as_list = false;  // the answer is that of CreateJobs
+  // What came of it: the answer to an earlier call with this request, or the new jobs.
+  Status status = absl::InternalError("was not carried out");
+  std::optional<std::string> earlier = {};
+  std::vector<v1::Job> jobs = {};
+};
+
+Status Controller::run_creation(Creation& call) {
+  creations_.run(call, [this](const auto& group) {
+    const std::lock_guard lock(mutex_);
+    create_locked(group());
+  });
+  return call.status;
+}
+
+Result<v1::Job> Controller::create(const Submission& submission, const RequestKey& request) {
+  Creation call{.submissions = {&submission}, .request = request};
+  EMOE_RETURN_IF_ERROR(run_creation(call));
+  if (call.earlier) return job_of(*call.earlier, request);
+  return std::move(call.jobs.front());
+}
+
+Result<std::vector<v1::Job>> Controller::create_all(const std::vector<Submission>& submissions,
+                                                    const RequestKey& request) {
+  Creation call{.submissions = {}, .request = request, .as_list = true};
+  for (const Submission& submission : submissions) call.submissions.push_back(&submission);
+  EMOE_RETURN_IF_ERROR(run_creation(call));
+  if (call.earlier) return jobs_of(*call.earlier, request);
+  return as_listed(std::move(call.jobs));
+}
+
+// A call whose request is that of another one of the group waits for a group of its own, which then
+// finds the answer. Where the commit of several fails each is tried alone, since one may be to blame.
+void Controller::create_locked(const std::vector<Creation*>& calls) {
+  std::set<std::string> requests;
+  std::vector<Creation*> later;
+  std::vector<Creation*> together;
+  std::vector<JobRegistry::NewJobs> made;
+  int jobs = 0;
+  for (Creation* call : calls) {
+    if (!call->request.id.empty() && !requests.insert(call->request.id).second) {
+      later.push_back(call);
+      continue;
+    }
+    JobRegistry::NewJobs fresh;
+    call->status = prepare_locked(*call, jobs, fresh);
+    if (!call->status.ok() || call->earlier) continue;
+    jobs += static_cast<int>(call->submissions.size());
+    together.push_back(call);
+    made.push_back(std::move(fresh));
+  }
+  const Status stored = made.empty() ? ok_status() : jobs_.add(made);
+  if (!stored.ok() && together.size() > 1) {
+    later.insert(later.begin(), together.begin(), together.end());
+    together.clear();
+  }
+  for (size_t i = 0; i < together.size(); ++i) {
+    together[i]->status = stored;
+    together[i]->jobs = std::move(made[i].stored);
+    for (const Submission* submission : together[i]->submissions) {
+      for (const Warning& warning : submission->warnings) {
+        if (stored.ok()) probe_.warned(warning.code);
+      }
+    }
+  }
+  for (Creation* call : later) create_locked({call});
+  if (!together.empty()) poke();
+}
+
+// The edits of its new jobs, behind `others` of the same commit; or the answer it had before.
+Status Controller::prepare_locked(Creation& call, int others, JobRegistry::NewJobs& made) {
+  EMOE_ASSIGN_OR_RETURN(call.earlier, first_answer(call.request));
+  if (call.earlier) return ok_status();
+  const int more = others + static_cast<int>(call.submissions.size());
+  std::string first_id;
+  for (const Submission* submission : call.submissions) {
+    EMOE_RETURN_IF_ERROR(check_capacity_locked(submission->resolved, more));
+    JobRecord fresh;
+    fill_new_job_locked(*submission, fresh.job);
+    if (first_id.empty()) first_id = fresh.job.id();
+    EMOE_ASSIGN_OR_RETURN(JobEdit edit, edit_of_new_locked(std::move(fresh), submission->warnings));
+    made.edits.push_back(std::move(edit));
+  }
+  made.request = record_of(call.request, call.as_list ? "" : first_id);
+  if (call.as_list) {
+    made.answer = [](const std::vector<v1::Job>& stored) { return bytes_of(as_listed(stored)); };
+  }
+  return ok_status();
+}
+
+WallTime Controller::next_create_time_locked() const {
+  const WallTime now = clock_.wall_now();
+  const bool at_once = now <= last_created_ && last_created_ - now < std::chrono::seconds(1);
+  return at_once ? last_created_ + WallTime::duration(1) : now;
+}
+
+void Controller::fill_new_job_locked(const Submission& submission, v1::Job& job) {
+  const v1::JobSpec& resolved = submission.resolved;
+  job.set_id(new_id("job"));
+  job.set_name(resolved.name());
+  *job.mutable_spec() = submission.spec;
+  *job.mutable_resolved_spec() = resolved;
+  *job.mutable_data() = submission.data;
+  *job.mutable_plan() = submission.plan;
+  job.set_state(v1::VALIDATING);
+  job.set_output_dir((config_.output_root / job.id()).string());
+  last_created_ = next_create_time_locked();
+  *job.mutable_create_time() = to_timestamp(last_created_);
+  job.set_priority(resolved.resources().priority());
+  *job.mutable_plan()->mutable_queue() = queue_plan_locked(job);
+}
+
+Result<JobEdit> Controller::edit_of_new_locked(JobRecord fresh,
+                                               const std::vector<Warning>& warnings) {
+  JobEdit edit(std::move(fresh), clock_);
+  EMOE_RETURN_IF_ERROR(edit.apply(JobEvent::validated, v1::REASON_UNSPECIFIED, ""));
+  for (const Warning& warning : warnings) edit.warn(to_message(warning));
+  edit.touch();
+  return edit;
+}
+
+}  // namespace emoe::server
