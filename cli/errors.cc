@@ -31,9 +31,9 @@ bool find_detail(const google::rpc::Status& details, Detail& found) {
 std::string violation_line(const google::rpc::BadRequest::FieldViolation& violation,
                            const config::KeyLocations& locations) {
   // A row of a data file ("train.jsonl:12") has its place already.
-  const std::string place = config::is_job_key(violation.field())
-                                ? config::locate(locations, violation.field())
-                                : std::string();
+  const bool is_key =  // of several files: requests[3].spec.…
+      config::is_job_key(violation.field()) || violation.field().starts_with("requests[");
+  const std::string place = is_key ? config::locate(locations, violation.field()) : std::string();
   std::string line = "  ";
   for (const std::string& part : {place, violation.field()}) {
     if (!part.empty()) absl::StrAppend(&line, part, ": ");

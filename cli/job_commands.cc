@@ -83,6 +83,14 @@ int info(const Command& command, const JobOptions&, Client& client) {
                       });
 }
 
+int backup(const Command& command, const JobOptions&, Client& client) {
+  return command.call(client, &v1::FineTuning::Stub::BackupDatabase, v1::BackupDatabaseRequest(),
+                      [](const v1::BackupDatabaseResponse& answer) {
+                        return absl::StrCat(answer.path(), "\n", answer.bytes(), " bytes, sha256 ",
+                                            answer.sha256(), "\n");
+                      });
+}
+
 int metrics(const Command& command, const JobOptions& options, Client& client) {
   v1::ListMetricsRequest request;
   request.set_id(options.id);
@@ -155,6 +163,11 @@ void add_job_commands(CLI::App& app, Command& command) {
   delete_app->add_flag("--outputs", options->outputs, "Remove its output folder too");
   delete_app->add_option("--etag", options->etag, "Only if the job still has this etag");
   on_job(*delete_app, command, options, delete_job);
+  on_call(*app.add_subcommand(
+              "backup",
+              "Copies the coordinator's database, while it runs, to a file in the state folder\n"
+              "(backups/ on the coordinator's host) and prints its path and sha256"),
+          command, options, backup);
   on_call(*app.add_subcommand("info", "Shows the coordinator: version, slots, jobs by state"),
           command, options, info);
 }

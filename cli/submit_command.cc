@@ -20,17 +20,20 @@ constexpr int kSubmitTries = 4;
 
 struct SubmitOptions {
   std::string file;
-  std::string id;  // of resubmit, instead of a file
+  std::vector<std::string> files;  // of submit
+  std::string id;                  // of resubmit, instead of a file
   std::vector<std::string> set;
   std::string request_id;
   bool validate_only = false;
   bool wait = false;
 };
 
-grpc::Status create_job(const Command& command, Client& client, const v1::CreateJobRequest& request,
-                        v1::Job& job) {
+template <typename Request, typename Response>
+grpc::Status call_again(const Command& command, Client& client,
+                        Client::Method<Request, Response> method, const Request& request,
+                        Response& response) {
   for (int attempt = 1;; ++attempt) {
-    const grpc::Status status = client.call(&v1::FineTuning::Stub::CreateJob, request, job);
+    const grpc::Status status = client.call(method, request, response);
     const bool again = status.error_code() == grpc::StatusCode::UNAVAILABLE;
     if (!again || attempt == kSubmitTries) return status;
     std::this_thread::sleep_for(command.terminal.retry_pause * attempt);
@@ -53,7 +56,8 @@ int send(const Command& command, const SubmitOptions& options, const config::Loa
   request.set_request_id(options.request_id.empty() ? new_id("cli") : options.request_id);
   request.set_validate_only(options.validate_only);
   v1::Job job;
-  const grpc::Status status = create_job(command, client, request, job);
+  const grpc::Status status =
+      call_again(command, client, &v1::FineTuning::Stub::CreateJob, request, job);
   if (!status.ok()) return command.fail(status, loaded.locations);
   if (options.wait && !options.validate_only) {
     command.terminal.err << "submitted " << job.id() << std::endl;
@@ -62,8 +66,45 @@ int send(const Command& command, const SubmitOptions& options, const config::Loa
   return command.print(job, [&] { return submitted_text(command, job, options.validate_only); });
 }
 
+// Several files are one call: all jobs are stored, or none.
+int submit_all(const Command& command, const SubmitOptions& options, Client& client) {
+  if (options.wait) {
+    return command.fail(absl::InvalidArgumentError("--wait follows one job: give one FILE"),
+                        kExitUsage);
+  }
+  v1::CreateJobsRequest request;
+  config::KeyLocations locations;
+  for (const std::string& file : options.files) {
+    const auto loaded = load_job_file(file, options.set);
+    if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
+    const std::string place = absl::StrCat("requests[", request.requests_size(), "].spec");
+    *request.add_requests()->mutable_spec() = loaded->spec;
+    locations[place] = file;
+    for (const auto& [key, location] : loaded->locations) {
+      locations[key.empty() ? place : absl::StrCat(place, ".", key)] = location;
+    }
+  }
+  request.set_request_id(options.request_id.empty() ? new_id("cli") : options.request_id);
+  request.set_validate_only(options.validate_only);
+  v1::CreateJobsResponse made;
+  const grpc::Status status =
+      call_again(command, client, &v1::FineTuning::Stub::CreateJobs, request, made);
+  if (!status.ok()) return command.fail(status, locations);
+  return command.print(made, [&] {
+    if (options.validate_only) {
+      return absl::StrCat("valid: ", made.jobs_size(), " jobs; nothing was submitted\n");
+    }
+    v1::ListJobsResponse jobs;
+    *jobs.mutable_jobs() = made.jobs();
+    return absl::StrCat(
+        "submitted ", made.jobs_size(), " jobs\n",
+        job_table(jobs, command.terminal.clock.wall_now(), command.terminal.out_width));
+  });
+}
+
 int submit(const Command& command, const SubmitOptions& options, Client& client) {
-  const auto loaded = load_job_file(options.file, options.set);
+  if (options.files.size() > 1) return submit_all(command, options, client);
+  const auto loaded = load_job_file(options.files.front(), options.set);
   if (!loaded.ok()) return command.fail(loaded.status(), kExitUsage);
   return send(command, options, *loaded, client);
 }
@@ -152,6 +193,7 @@ constexpr char kSubmitHelp[] =
     "Submits a job and prints it. Relative paths in the file are taken from the current folder.\n"
     "Problems of the file come back all at once as file:line: key: reason; nothing is stored "
     "then.\n"
+    "Several files are submitted in one call: all of their jobs are stored, or none.\n"
     "With --wait: follows the job to its end (a bar on a terminal, lines otherwise, on standard "
     "error),\nprints it and exits 0 only if it SUCCEEDED. Ctrl-C stops the waiting, not the job.";
 
@@ -160,7 +202,8 @@ constexpr char kSubmitHelp[] =
 void add_submit_commands(CLI::App& app, Command& command) {
   const auto options = std::make_shared<SubmitOptions>();
   CLI::App* submit_app = app.add_subcommand("submit", kSubmitHelp);
-  add_job_file(*submit_app, options->file, options->set);
+  submit_app->add_option("FILE", options->files, "Job files (YAML)")->required();
+  add_overrides(*submit_app, options->set);
   add_sending(*submit_app, *options);
   on_call(*submit_app, command, options, submit);
 

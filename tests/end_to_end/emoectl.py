@@ -102,6 +102,24 @@ def test_paths_lead_where_the_worker_finds_them(cli, tmp_path):
     assert (tmp_path / "deep" / "out" / "job.yaml").exists() and not (tmp_path / "out").exists()
 
 
+def test_several_files_are_one_call(cli, tmp_path):
+    files = [tools.write_yaml(tmp_path / f"{name}.yaml", tools.tiny_job(name=name, train__max_steps=1)) for name in ("a", "b")]
+    made = cli.json("submit", *files, "--request-id", "both")["jobs"]
+    assert [job["name"] for job in made] == ["a", "b"]
+    assert cli.json("submit", *files, "--request-id", "both")["jobs"] == made, "the first answer again"
+    bad = tools.write_yaml(tmp_path / "bad.yaml", tools.tiny_job(name="bad", optimizer__learning_rate=-1))
+    before = {job["id"] for job in cli.json("list", "--limit", 0)["jobs"]}
+    done = cli("submit", files[0], bad, code=tools.USAGE)
+    assert "bad.yaml:" in done.err and "learning_rate" in done.err, done.text
+    assert {job["id"] for job in cli.json("list", "--limit", 0)["jobs"]} == before, "none of them is stored"
+
+
+def test_backup(cli):
+    made = cli.json("backup")
+    assert len(made["sha256"]) == 64 and int(made["bytes"]) > 0
+    assert cli("backup").out.splitlines()[0].endswith(".db")
+
+
 def test_tables_fit_a_terminal(cli, finished):
     for arguments in (["list"], ["metrics", finished]):
         code, text = on_a_terminal(cli.command(*arguments))
