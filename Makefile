@@ -11,7 +11,7 @@ space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 PYTHON_DEPLOY := build/deploy-tools/.installed
-.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts test-long chaos test-gpu lint format asan tsan bench bundle clean
+.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts test-long chaos test-gpu lint format asan tsan bench bench-service bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,10 @@ tsan: deps-test ## the coordinator's tests under TSan
 bench: deps-test ## our step against transformers + PEFT and its own matrix products, experts, memory, ranks, files (10 minutes)
 	@tools/build.sh release $(JOBS) step_bench ffn_bench kmeans_bench files_bench micro_bench
 	@bench/run.py
+
+bench-service: deps-test ## submits, a million queued jobs, a thousand ranks: what the coordinator takes and costs (10 minutes)
+	@tools/build.sh release $(JOBS) emoe-coordinator service_bench
+	@build/python/bin/python bench/service.py
 
 bundle: build ## build/emoe-bundle.tar.xz: the programs with their libraries, without LibTorch and CUDA
 	@tools/bundle.sh

@@ -41,10 +41,10 @@ ALLOWED = {
     "worker/eval": ["worker/batching", "worker/comm", "worker/weights", "worker/report"],
     "worker/train": ["worker/eval", "plan"],
     "worker/run": ["worker/train", "worker/preflight", "config", "metrics", "text"],
-    "bench": ["worker/train", "config", "plan"],
+    "bench": ["worker/train", "config", "plan", "server/scheduler"],
 }
 FREE = re.compile(r"^tests/|_main\.cc$|/main\.cc$")
-GRPC = re.compile(r"^server/rpc/|^cli/|^worker/report/session_|^server/main\.cc$|^tests/")
+GRPC = re.compile(r"^server/rpc/|^cli/|^worker/report/session_|^server/main\.cc$|^bench/service_|^tests/")
 TORCH = re.compile(r"^<?(ATen|torch|c10)/")
 PROTOBUF = re.compile(r"^(google/protobuf/|grpcpp/|emoe/v1/|config/config\.h)")
 
