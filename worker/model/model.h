@@ -77,6 +77,13 @@ struct ExpertChoice {
   Selection selection;  // on the model's device
 };
 
+// Keys and values of the tokens seen so far, per layer. A token that is appended copies them all.
+struct KvCache {
+  std::vector<at::Tensor> keys;  // [kv_heads, tokens, head_dim] each
+  std::vector<at::Tensor> values;
+  int64_t length = 0;
+};
+
 struct ForwardOptions {
   bool experts_on = true;    // false: the dense function (mask off)
   bool training = false;     // dropout active
@@ -85,13 +92,10 @@ struct ForwardOptions {
   // costs nothing but this: a converted last layer computes its gate also for tokens without a
   // target, which it leaves out otherwise.
   std::function<void(const ExpertChoice&)> on_choice;
-};
-
-// Keys and values of the tokens seen so far, per layer; for generation. A token copies them all.
-struct KvCache {
-  std::vector<at::Tensor> keys;  // [kv_heads, tokens, head_dim] each
-  std::vector<at::Tensor> values;
-  int64_t length = 0;
+  // If set: what every segment of the batch goes on from, computed once (next_token_logits()). The
+  // batch has neither these tokens nor rows of them, and its positions begin behind them. Not in
+  // training.
+  const KvCache* before = nullptr;
 };
 
 // A decoder for causal language modelling, as trainer, evaluation, generation, checkpoints and
