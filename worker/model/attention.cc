@@ -97,4 +97,18 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::
   return out.squeeze(0).transpose(0, 1);
 }
 
+at::Tensor continued_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               const at::Tensor& k_before, const at::Tensor& v_before,
+                               const std::vector<int64_t>& lengths, int64_t window) {
+  const auto q_parts = q.split_with_sizes(lengths);
+  const auto k_parts = k.split_with_sizes(lengths);
+  const auto v_parts = v.split_with_sizes(lengths);
+  std::vector<at::Tensor> out;
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    out.push_back(cached_attention(q_parts[s], at::cat({k_before, k_parts[s]}).transpose(0, 1),
+                                   at::cat({v_before, v_parts[s]}).transpose(0, 1), window));
+  }
+  return at::cat(out);
+}
+
 }  // namespace emoe::worker

@@ -24,10 +24,18 @@ namespace emoe::worker {
                                           const at::Tensor& v, int64_t window);
 
 // segment_attention() of a batch whose segments share tokens, without a graph and without making the
-// segments whole: q, k, v and what is returned are of its T tokens. Only where has_shared_attention().
+// segments whole: q, k, v and what is returned are of its T tokens. k and v may begin with tokens that
+// q has not: those stand before every segment. Only where has_shared_attention().
 [[nodiscard]] bool has_shared_attention(const at::Tensor& q);
 [[nodiscard]] at::Tensor shared_attention(const at::Tensor& q, const at::Tensor& k,
                                           const at::Tensor& v, const PackedBatch& batch,
                                           int64_t window);
+
+// segment_attention() of segments before each of which stand the same tokens, of which there are only
+// the keys and values, k_before and v_before [before, kv_heads, d]; no graph.
+[[nodiscard]] at::Tensor continued_attention(const at::Tensor& q, const at::Tensor& k,
+                                             const at::Tensor& v, const at::Tensor& k_before,
+                                             const at::Tensor& v_before,
+                                             const std::vector<int64_t>& lengths, int64_t window);
 
 }  // namespace emoe::worker

@@ -32,6 +32,32 @@ void check_batch(const PackedBatch& batch) {
   }
 }
 
+std::vector<int64_t> segment_lengths(const PackedBatch& batch) {
+  std::vector<int64_t> lengths;
+  for (int64_t s = 0; s < batch.num_segments(); ++s) {
+    lengths.push_back(batch.segment_starts[s + 1] - batch.segment_starts[s]);
+  }
+  return lengths;
+}
+
+// Of one layer, [T, heads or kv_heads, d] each.
+struct Heads {
+  at::Tensor q, k, v;
+};
+
+// Attention in a batch whose segments go on from the tokens of a cache.
+at::Tensor attention_behind(const KvCache& cache, int64_t layer, const Heads& x,
+                            const PackedBatch& batch, const SharedTokens& shared, int64_t window) {
+  const at::Tensor k = cache.keys[layer].transpose(0, 1);
+  const at::Tensor v = cache.values[layer].transpose(0, 1);
+  if (has_shared_attention(x.q)) {
+    return shared_attention(x.q, at::cat({k, x.k}), at::cat({v, x.v}), batch, window);
+  }
+  return shared.from_rows(continued_attention(shared.to_rows(x.q), shared.to_rows(x.k),
+                                              shared.to_rows(x.v), k, v, segment_lengths(batch),
+                                              window));
+}
+
 }  // namespace
 
 Decoder::Decoder(ModelOptions options, std::unique_ptr<WeightStore> store)
@@ -114,15 +140,15 @@ at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forwa
   if (forward.training && options_.lora.rank > 0) {
     pass.dropout = make_lora_dropout(options_.lora.dropout, forward.dropout_seed, batch);
   }
-  std::vector<int64_t> lengths;
-  for (int64_t s = 0; s < batch.num_segments(); ++s) {
-    lengths.push_back(batch.segment_starts[s + 1] - batch.segment_starts[s]);
-  }
+  const std::vector<int64_t> lengths = segment_lengths(batch);
   const SharedTokens shared(batch, options_.device);
   // A shared token has the same tokens before it in all its rows, so a window changes nothing here.
   const auto attention = [&](int64_t layer) -> Attention {
     return [&, layer](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
       const int64_t window = options_.config.window(layer);
+      if (forward.before != nullptr) {
+        return attention_behind(*forward.before, layer, {q, k, v}, batch, shared, window);
+      }
       if (!batch.row_tokens.empty() && has_shared_attention(q)) {
         return shared_attention(q, k, v, batch, window);
       }
@@ -142,6 +168,7 @@ at::Tensor Decoder::loss(const PackedBatch& batch, const ForwardOptions& forward
 }
 
 void Decoder::forward(const PackedBatch& batch, const ForwardOptions& forward) {
+  if (forward.before != nullptr) throw std::invalid_argument("keys without a graph in training");
   loss_ = loss(batch, forward);
   const at::Tensor value = loss_.detach().to(at::kDouble);
   total_ = total_.defined() ? total_ + value : value;
