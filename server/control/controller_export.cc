@@ -54,6 +54,7 @@ v1::JobSpec export_spec(v1::JobSpec spec, const std::string& name) {
   spec.set_name(name);
   spec.mutable_parallel()->set_ranks(1);
   spec.mutable_parallel()->set_min_ranks(0);
+  spec.mutable_parallel()->set_tensor(1);
   spec.mutable_resources()->clear_max_runtime();
   return spec;
 }

@@ -54,6 +54,8 @@ struct ModelFiles {
     config::ModelShape shape{.num_hidden_layers = config->num_hidden_layers,
                              .intermediate_size = config->intermediate_size,
                              .max_position_embeddings = config->max_position_embeddings,
+                             .num_attention_heads = config->num_attention_heads,
+                             .num_key_value_heads = config->num_key_value_heads,
                              .dtypes = {}};
     if (weights) shape.dtypes = weights->dtypes();
     return shape;

@@ -86,7 +86,8 @@ LayerPass Decoder::pass_at(const std::vector<int64_t>& positions,
           .ffn = *ffn_,
           .rotary = rotary_table(to_device(positions, options_.device), frequencies_),
           .dropout = {},
-          .experts_on = forward.experts_on};
+          .experts_on = forward.experts_on,
+          .tensor = store_->tensor_group()};
 }
 
 at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass,
@@ -235,7 +236,7 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
   constexpr std::chrono::seconds kEnough{3};
   const DecoderConfig& config = options_.config;
   const bool experts = options_.emoe.routing.num_experts > 0 && !options_.emoe.partitions.empty();
-  if (!experts || !options_.device.is_cpu() ||
+  if (!experts || !options_.device.is_cpu() || store_->tensor_group() != nullptr ||
       config.hidden_size * config.intermediate_size < kSmall) {
     return {};
   }
@@ -262,9 +263,14 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
 }
 
 std::unique_ptr<Model> make_model(const ModelOptions& options, const WeightSource& weights,
-                                  DeviceGroup* shared_by) {
-  if (shared_by == nullptr) return std::make_unique<Decoder>(options, weights);
-  return std::make_unique<Decoder>(options, make_sharded_store(options, weights, *shared_by));
+                                  const ModelGroups& groups) {
+  if (options.full && groups.tensor != nullptr) {
+    throw std::invalid_argument("ranks share each layer of frozen weights only");
+  }
+  return std::make_unique<Decoder>(
+      options, groups.shard == nullptr
+                   ? make_resident_store(options, weights, groups.tensor)
+                   : make_sharded_store(options, weights, *groups.shard, groups.tensor));
 }
 
 }  // namespace emoe::worker

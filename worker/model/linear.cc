@@ -48,7 +48,7 @@ std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, cons
   at::Tensor db = low_gradient(low, dy).t().contiguous();
   if (call.input_needs_grad) {
     if (call.dropout.active()) {
-      dx.add_(apply_lora_dropout(at::mm(d_low, lora.a), call.dropout, lora.stream));
+      dx.add_(lora_input(at::mm(d_low, lora.a), lora, call.dropout));
     } else {
       add_low_product(dx, d_low, lora.a);
     }

@@ -98,8 +98,9 @@ LoraDropout make_lora_dropout(double probability, int64_t seed, const PackedBatc
   return dropout;
 }
 
-at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream) {
-  return drop_rows(x, dropout, stream, [](int64_t row) { return std::pair(row, int64_t{0}); });
+at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream,
+                              int64_t first_feature) {
+  return drop_rows(x, dropout, stream, [&](int64_t row) { return std::pair(row, first_feature); });
 }
 
 at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream,
@@ -110,7 +111,7 @@ at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, u
 }
 
 at::Tensor lora_input(const at::Tensor& x, const Lora& lora, const LoraDropout& dropout) {
-  return dropout.active() ? apply_lora_dropout(x, dropout, lora.stream) : x;
+  return dropout.active() ? apply_lora_dropout(x, dropout, lora.stream, lora.first_feature) : x;
 }
 
 at::Tensor initial_lora_a(int64_t rank, int64_t in, int64_t seed, const std::string& name) {

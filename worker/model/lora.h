@@ -18,7 +18,8 @@ struct Lora {
   at::Tensor a;  // [rank, in]
   at::Tensor b;  // [out, rank]
   double scale = 0.0;
-  uint64_t stream = 0;  // names this adapter's dropout; from layer and linear
+  uint64_t stream = 0;        // names this adapter's dropout; from layer and linear
+  int64_t first_feature = 0;  // of the adapter's input, that A begins with
 
   [[nodiscard]] bool defined() const { return a.defined(); }
 };
@@ -38,9 +39,10 @@ struct LoraDropout {
 [[nodiscard]] LoraDropout make_lora_dropout(double probability, int64_t seed,
                                             const PackedBatch& batch);
 
-// x * mask / (1 - p), fp32, fresh; the same mask for the same arguments. x is [T, features] fp32.
+// x * mask / (1 - p), fp32, fresh; the same mask for the same arguments. x is [T, features] fp32, of the
+// features from `first_feature` on.
 [[nodiscard]] at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout,
-                                            uint64_t stream);
+                                            uint64_t stream, int64_t first_feature = 0);
 
 // The same of blocks of features: row p of x [P, E] holds the features [first, first + E) of token
 // tokens[p], first = starts[p].
@@ -51,7 +53,7 @@ struct FeatureBlocks {
 [[nodiscard]] at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout,
                                             uint64_t stream, const FeatureBlocks& blocks);
 
-// What the adapter of `x` [T, in] fp32 reads: x itself, or with dropout.
+// What the adapter of `x` [T, in] fp32 reads: x itself, or with dropout. The same of its gradient.
 [[nodiscard]] at::Tensor lora_input(const at::Tensor& x, const Lora& lora,
                                     const LoraDropout& dropout);
 

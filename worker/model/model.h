@@ -133,9 +133,9 @@ class Model {
   // To be called when their values were changed, before the next pass.
   virtual void parameters_changed() = 0;
 
-  // Where the ranks of a group share the weights, every pass gathers them from all: each of these ranks
-  // must make the same passes in the same order (on idle_batch() where it has no rows left), and
-  // time_ffns() too.
+  // Where the ranks of a group share the weights or each layer, every pass needs all of them: each of these
+  // ranks must make the same passes in the same order (on idle_batch() where it has no rows left),
+  // and time_ffns() too.
   [[nodiscard]] virtual bool passes_are_collective() const = 0;
 
   // Changes options().ffn. Throws std::invalid_argument for an unknown name.
@@ -146,11 +146,17 @@ class Model {
   [[nodiscard]] virtual std::map<std::string, double> time_ffns(int64_t tokens) = 0;
 };
 
-// The model of these options with all weights in memory, or with its frozen matrices sharded over the
-// ranks of a group (see make_sharded_store()), which outlives it. Throws std::invalid_argument for
-// options that do not fit together, and what `weights` throws.
+// The groups of ranks that a model is spread over, which outlive it; null: this rank has all of it.
+struct ModelGroups {
+  DeviceGroup* shard = nullptr;  // these keep parts of the weights (see make_sharded_store())
+  DeviceGroup* tensor =
+      nullptr;  // these compute parts of each layer (see TensorSplit); not in full tuning
+};
+
+// Throws std::invalid_argument for options that do not fit together or to the groups, and what
+// `weights` throws.
 [[nodiscard]] std::unique_ptr<Model> make_model(const ModelOptions& options,
                                                 const WeightSource& weights,
-                                                DeviceGroup* shared_by = nullptr);
+                                                const ModelGroups& groups = {});
 
 }  // namespace emoe::worker

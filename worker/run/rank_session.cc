@@ -78,7 +78,7 @@ at::Device device_of(JobPlan& plan, const RankEnvironment& environment) {
 // How a training run's rows will fill its forward passes.
 PackingReport packing_or_throw(const std::vector<Row>& rows, const JobPlan& plan) {
   const TrainOptions& options = plan.train()->options;
-  auto packing = packing_of(rows, options.batches, options.micro_batches, plan.ranks);
+  auto packing = packing_of(rows, options.batches, options.micro_batches, plan.ranks / plan.tensor);
   if (packing.ok()) return *packing;
   throw JobError(ExitCode::configuration, packing.status());
 }
@@ -260,8 +260,9 @@ Status RankSession::warn(const Warnings& warnings) {
 
 // Not earlier: nobody waits in a collective for somebody else's tokeniser.
 void RankSession::join_ranks() {
+  const int replicas = plan_.ranks / plan_.tensor;
   const ParallelPlan ranks =
-      ParallelPlan::make(plan_.ranks, /*tensor=*/1, plan_.shard_base ? plan_.ranks : 1).value();
+      ParallelPlan::make(plan_.ranks, plan_.tensor, plan_.shard_base ? replicas : 1).value();
   groups_.emplace(ranks, environment_, device_, counters_);
   if (!prepared_) return;
   check_same_preparation(preparation_of(*prepared_), host_name(), groups_->all());
@@ -285,13 +286,13 @@ std::unique_ptr<Model> RankSession::make_model() {
   } else if (adapter) {
     options.lora = adapter->lora;  // its own rank and targets
   }
-  auto model = worker::make_model(
-      options,
-      [&](const std::string& name, const std::vector<int64_t>& shape) {
-        progress().on_work_done();
-        return base.tensor(name, shape);
-      },
-      groups_->shard_device());
+  auto model =
+      worker::make_model(options,
+                         [&](const std::string& name, const std::vector<int64_t>& shape) {
+                           progress().on_work_done();
+                           return base.tensor(name, shape);
+                         },
+                         {.shard = groups_->shard_device(), .tensor = groups_->tensor_device()});
   base.release();  // the model has copies
   if (adapter) load_adapter(*adapter, *model);
   choose_ffn(*model, out_, groups_->all(), environment_.ffn);
