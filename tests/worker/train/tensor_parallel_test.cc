@@ -40,7 +40,8 @@ testing::TinyRun run_of(const testing::TinyModel& model, int ranks, int tensor) 
 
 std::map<int64_t, std::vector<int64_t>> selections(const testing::RankOutcome& rank) {
   std::map<int64_t, std::vector<int64_t>> layers;
-  for (const auto& [layer, counts] : ExpertCounts::from_json(rank.expert_stats).layers()) {
+  const ExpertCounts all = ExpertCounts::from_json(rank.expert_stats);
+  for (const auto& [layer, counts] : all.layers()) {
     layers[layer] = counts.selections;
   }
   return layers;
