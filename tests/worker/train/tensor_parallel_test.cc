@@ -71,8 +71,8 @@ void expect_same_training(const std::vector<testing::RankOutcome>& shared,
   }
 }
 
-// In half precision two runs that round elsewhere part quickly: the shared one may be as far from the
-// run in fp32 as the whole one is.
+// In half precision two runs that round elsewhere part quickly, and each part of a sum is rounded by itself:
+// the shared run may be three times as far from the one in fp32 as the whole one is.
 TEST(TensorParallel, LearnsWhatWholeLayersLearn) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     for (const testing::TinyModel& model : frozen_methods(dtype)) {
@@ -91,7 +91,7 @@ TEST(TensorParallel, LearnsWhatWholeLayersLearn) {
         }
         const auto whole = testing::run_ranks(run_of(model, ranks / tensor, 1));
         const double rounding = testing::distance(whole.front(), in_fp32.front(), model);
-        expect_same_training(shared, in_fp32.front(), model, 1.5 * rounding, 0.02);
+        expect_same_training(shared, in_fp32.front(), model, 3 * rounding, 0.02);
       }
     }
   }
