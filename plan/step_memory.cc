@@ -9,8 +9,6 @@
 namespace emoe {
 namespace {
 
-constexpr int64_t kFp32 = 4;
-
 // The bytes of one layer, or around the layers, at the two moments that decide the peak.
 struct LayerMemory {
   int64_t kept = 0;      // from the forward pass on, until its backward pass is done
