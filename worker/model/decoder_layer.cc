@@ -1,6 +1,7 @@
 #include "worker/model/decoder_layer.h"
 
 #include <array>
+#include <utility>
 
 #include <ATen/ATen.h>
 
@@ -43,9 +44,11 @@ Middle middle_of(const DecoderLayer& layer, const at::Tensor& x, const at::Tenso
     return rows.defined() ? all.index_select(0, rows) : all;
   };
   Middle middle;
-  middle.dropout = rows.defined() ? pass.dropout.select(rows.to(at::kCPU)) : pass.dropout;
-  middle.residual = of_rows(x) + apply_linear(of_rows(attended), layer.o, middle.dropout);
-  middle.normed = rms_norm(middle.residual, layer.post_norm, pass.config.rms_norm_eps);
+  middle.dropout = rows.defined() ? pass.dropout.select(rows) : pass.dropout;
+  const at::Tensor out = apply_linear(of_rows(attended), layer.o, middle.dropout);
+  auto [sum, normed] = add_rms_norm(of_rows(x), out, layer.post_norm, pass.config.rms_norm_eps);
+  middle.residual = std::move(sum);
+  middle.normed = std::move(normed);
   return middle;
 }
 

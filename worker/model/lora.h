@@ -27,10 +27,10 @@ struct Lora {
 // (step's seed, adapter, row key, position in the row, feature).
 struct LoraDropout {
   double probability = 0.0;  // 0: none
-  at::Tensor token_keys;     // [T] int64, on the CPU
+  at::Tensor token_keys;     // [T] int64, on the model's device
 
   [[nodiscard]] bool active() const { return probability > 0.0; }
-  // For the tokens `rows` [M] (int64 on the CPU) only.
+  // For the tokens `rows` [M] (int64, on the same device) only.
   [[nodiscard]] LoraDropout select(const at::Tensor& rows) const;
 };
 
@@ -38,11 +38,16 @@ struct LoraDropout {
 [[nodiscard]] LoraDropout make_lora_dropout(double probability, int64_t seed,
                                             const PackedBatch& batch);
 
-// x * mask / (1 - p), fp32, fresh; the same mask for the same arguments. x is [T, features] fp32.
+// x * mask / (1 - p), fp32, fresh; the same mask for the same arguments, on every device. x is
+// [T, features], fp32 or bf16.
 [[nodiscard]] at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout,
                                             uint64_t stream);
 
-// The same of blocks of features: row p of x [P, E] holds the features [first, first + E) of token
+// sum [T, features], fp32 or bf16, += the same of x in fp32.
+void add_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream,
+                      at::Tensor& sum);
+
+// The same of blocks of features, on the CPU: row p of x [P, E] holds the features [first, first + E) of token
 // tokens[p], first = starts[p].
 struct FeatureBlocks {
   const int32_t* tokens;
@@ -51,7 +56,7 @@ struct FeatureBlocks {
 [[nodiscard]] at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout,
                                             uint64_t stream, const FeatureBlocks& blocks);
 
-// What the adapter of `x` [T, in] fp32 reads: x itself, or with dropout.
+// What the adapter of `x` [T, in] reads: x itself, or with dropout in fp32.
 [[nodiscard]] at::Tensor lora_input(const at::Tensor& x, const Lora& lora,
                                     const LoraDropout& dropout);
 
