@@ -177,3 +177,16 @@ def test_one_build_serves_hosts_with_and_without_gpus():
     assert {"libcudart.so.13", "libnccl.so.2"} <= set(needed(module))
     assert {name.split(".so")[0] for name in needed(module)} <= {"libcudart", "libnccl", "libstdc++", "libgcc_s", "libm", "libc"}
     assert "PATH)" not in subprocess.run(["readelf", "-d", module], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("command", ["logits", "generate"])
+def test_a_command_without_the_device_it_was_given_ends_with_64(tmp_path, command):
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text("[1, 5, 6]")
+    rest = ["--tokens", tokens, "--out", tmp_path / "out.safetensors"] if command == "logits" else ["--prompt", "Hello"]
+    for device, text in (("gpu", "--device 'gpu' is no device: auto, cpu or cuda"), ("cuda", "--device cuda: ")):
+        hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(tools.worker_command(command, "--model", TINY, *rest, "--device", device), env=hidden,
+                              capture_output=True, text=True)
+        assert done.returncode == USAGE, done.stderr
+        assert text in done.stderr

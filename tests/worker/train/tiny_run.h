@@ -27,6 +27,7 @@ struct TinyModel {
   at::ScalarType dtype = at::ScalarType::Float;
   std::string ffn = "masked";
   bool shard_base = false;  // over the ranks of the run
+  at::Device device = at::kCPU;
 };
 [[nodiscard]] std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny,
                                                        DeviceGroup* shared_by = nullptr);

@@ -43,7 +43,9 @@ int device_count() {
 
 void load() {
   // Micro-batches differ in length: segments that grow keep blocks of other sizes from piling up.
-  ::setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True", /*overwrite=*/0);
+  if (std::getenv("PYTORCH_CUDA_ALLOC_CONF") == nullptr) {
+    ::setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True", /*overwrite=*/0);
+  }
   // Never closed: kernels stay registered for the life of the process.
   if (::dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
     throw std::runtime_error(std::string("LibTorch's CUDA kernels cannot be loaded: ") +
