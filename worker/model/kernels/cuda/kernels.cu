@@ -1,5 +1,5 @@
 // A part of libemoe_cuda.so: the programs of worker/model/kernels/programs on a GPU. What is not in a program is how
-// threads are counted and how a block joins its values; cuda_kernels_test runs the rest as host code.
+// threads are counted and how a block joins its values; device_kernels_test runs the rest as host code.
 #include <cuda_runtime_api.h>
 
 #include "worker/model/kernels/programs/table.h"
