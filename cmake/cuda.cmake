@@ -7,7 +7,7 @@ set(EMOE_CUDA AUTO CACHE STRING "AUTO, ON or OFF: compile the CUDA and NCCL sour
 set(EMOE_HAVE_CUDA OFF)
 if(NOT EMOE_CUDA STREQUAL "OFF")
   find_program(EMOE_NVCC nvcc PATHS ${EMOE_SITE_PACKAGES}/nvidia/cu13/bin /usr/local/cuda/bin)
-  find_path(EMOE_CUDA_INCLUDE cuda_runtime_api.h PATHS /usr/local/cuda/include)
+  find_path(EMOE_CUDA_INCLUDE cuda_runtime_api.h PATHS ${EMOE_SITE_PACKAGES}/nvidia/cu13/include /usr/local/cuda/include)
   # The wheels' first: another NCCL of the same soname would be loaded instead of the one that LibTorch wants.
   find_path(EMOE_NCCL_INCLUDE nccl.h PATHS ${EMOE_SITE_PACKAGES}/nvidia/nccl/include NO_DEFAULT_PATH)
   find_path(EMOE_NCCL_INCLUDE nccl.h PATHS /usr/local/cuda/include)
@@ -28,6 +28,8 @@ if(NOT EMOE_CUDA STREQUAL "OFF")
     # nvcc has C++20, but this CMake does not know by which words.
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
     set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(CMAKE_CUDA_EXTENSIONS OFF)
     add_library(emoe_cuda_headers INTERFACE)
     add_library(emoe::cuda_headers ALIAS emoe_cuda_headers)
     target_include_directories(emoe_cuda_headers SYSTEM INTERFACE ${EMOE_NCCL_INCLUDE} ${EMOE_CUDA_INCLUDE})
