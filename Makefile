@@ -69,7 +69,7 @@ chaos: deps-test ## random kills for ten minutes; every job must come out as if 
 	@build/python/bin/python tests/fault/chaos.py $(CHAOS_ARGS)
 
 test-gpu: deps-test ## the tests that need a GPU (label gpu), built with CUDA and NCCL
-	@tools/build.sh cuda $(JOBS)
+	@tools/build.sh cuda $(JOBS) nccl_test device_kernels_test cuda_module_test
 	@ctest --test-dir build/cuda --output-on-failure -L gpu $(CTEST_ARGS)
 
 lint: deps-test ## format, shell and Python checks, include direction, file sizes, docs; clang-tidy on changed files
@@ -90,7 +90,8 @@ bench: deps-test ## our step against transformers + PEFT and its own matrix prod
 	@tools/build.sh release $(JOBS) step_bench ffn_bench kmeans_bench files_bench micro_bench
 	@bench/run.py
 
-bundle: build ## build/emoe-bundle.tar.xz: the programs with their libraries, without LibTorch and CUDA
+bundle: build ## build/emoe-bundle.tar.gz: the programs with their libraries, without LibTorch and CUDA, and tools/gpu_check.sh
+	@if [ -e build/bin/libemoe_cuda.so ]; then tools/build.sh release $(JOBS) device_kernels_test nccl_test; fi
 	@tools/bundle.sh
 
 clean: ## removes what builds, tests and the demo made; keeps the Python environment

@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include "worker/model/flash_attention.h"
 #include "worker/model/own_attention.h"
 #include "worker/model/products.h"
 
@@ -63,9 +64,17 @@ at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at:
 }  // namespace
 
 at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                             const std::vector<int64_t>& lengths, int64_t window) {
+                             const Segments& segments, int64_t window) {
+  const std::vector<int64_t>& lengths = segments.lengths;
+  if (has_flash_attention(q)) {
+    const at::Tensor starts = segments.starts.defined()
+                                  ? segments.starts
+                                  : at::tensor(segment_starts(lengths), at::kInt).to(q.device());
+    return flash_attention(q, k, v, starts, *std::max_element(lengths.begin(), lengths.end()),
+                           window);
+  }
   if (widens_halves(q)) {
-    return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), lengths, window)
+    return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), segments, window)
         .to(q.scalar_type());
   }
   if (has_own_attention(q)) return own_attention(q, k, v, lengths, window);

@@ -1,6 +1,7 @@
 #include "worker/model/decoder_layer.h"
 
 #include <array>
+#include <utility>
 
 #include <ATen/ATen.h>
 
@@ -45,10 +46,12 @@ Middle middle_of(const DecoderLayer& layer, const at::Tensor& x, const at::Tenso
     return rows.defined() ? all.index_select(0, rows) : all;
   };
   Middle middle;
-  middle.dropout = rows.defined() ? pass.dropout.select(rows.to(at::kCPU)) : pass.dropout;
+  middle.dropout = rows.defined() ? pass.dropout.select(rows) : pass.dropout;
   const at::Tensor part = apply_linear(of_rows(attended), layer.o, middle.dropout);
-  middle.residual = of_rows(x) + sum_of_parts(part, pass.tensor);
-  middle.normed = rms_norm(middle.residual, layer.post_norm, pass.config.rms_norm_eps);
+  const at::Tensor out = sum_of_parts(part, pass.tensor);
+  auto [sum, normed] = add_rms_norm(of_rows(x), out, layer.post_norm, pass.config.rms_norm_eps);
+  middle.residual = std::move(sum);
+  middle.normed = std::move(normed);
   return middle;
 }
 

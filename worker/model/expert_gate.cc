@@ -3,9 +3,26 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
-namespace emoe::worker {
+#include "worker/model/device_kernels.h"
 
+namespace emoe::worker {
 namespace {
+
+at::Tensor mask_of_scores(const at::Tensor& scores, const ExpertRouting& routing) {
+  const DeviceKernels* kernels = kernels_for(scores);
+  if (kernels == nullptr) return expert_mask(scores, routing);
+  check_routing(routing, scores.size(1));
+  at::Tensor mask = at::empty(scores.sizes(), scores.options().dtype(at::kBool));
+  run_kernel(scores, kernels->choice,
+             ChoiceCall{.scores = scores.const_data_ptr<float>(),
+                        .mask = mask.mutable_data_ptr<bool>(),
+                        .tokens = scores.size(0),
+                        .experts = scores.size(1),
+                        .top_k = routing.top_k,
+                        .largest = routing.selector != Selector::bottom,
+                        .taken = routing.selector != Selector::not_top});
+  return mask;
+}
 
 // [T, N] of every rank's [T, N / ranks].
 at::Tensor gathered(const at::Tensor& own, DeviceGroup& group) {
@@ -45,7 +62,7 @@ Selection choose_experts(const at::Tensor& x, const Linear& gate, const ExpertGa
     scores.addmm_(low, means.t(), 1.0, gate.lora.scale);
   }
   if (experts.shared_by != nullptr) scores = gathered(scores, *experts.shared_by);
-  return {expert_mask(scores, experts.routing), scores};
+  return {mask_of_scores(scores, experts.routing), scores};
 }
 
 }  // namespace emoe::worker

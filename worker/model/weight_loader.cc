@@ -85,8 +85,10 @@ at::Tensor WeightLoader::own_part(const TensorSpec& spec, const at::Tensor& orig
 at::Tensor WeightLoader::in_memory(const TensorSpec& spec, const at::Tensor& original, int dim,
                                    at::ScalarType type) const {
   const auto order = orders_.find(spec.layer);
-  const at::Tensor memory =
-      order == orders_.end() ? original : order->second->to_memory(original, dim);
+  // To a GPU as it is stored: what follows is done there.
+  const at::Tensor there = original.to(options_.device);
+  const at::Tensor memory = order == orders_.end() ? there : order->second->to_memory(there, dim);
+  // A copy also where the source's own tensor would do: it may be a mapped file.
   return memory.to(options_.device, type, /*non_blocking=*/false, /*copy=*/true).contiguous();
 }
 

@@ -47,7 +47,7 @@ Trainer::Trainer(TrainOptions options, const Parts& parts)
       optimizer_(options_.adamw, parameters_),
       checkpointer_(make_store(options_.checkpoint, parts.model, parts.progress),
                     {parts.model, parameters_, optimizer_, all(), parts.progress, parts.clock}),
-      phases_(parts.clock, parts.progress),
+      phases_(parts.clock, parts.progress, parts.model.options().device),
       counter_(parts.model.options().emoe),
       own_counts_(counter_.take()) {
   parts_.model.parameters_changed();

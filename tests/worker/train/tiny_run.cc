@@ -103,6 +103,7 @@ std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny, const ModelGroup
   if (!tiny.full) options.lora = tiny.lora;
   options.full = tiny.full;
   options.dtype = tiny.dtype;
+  options.device = tiny.device;
   options.emoe = tiny_emoe(tiny.experts);
   options.ffn = tiny.ffn;
   const WeightSource source = [&](const std::string& name, const auto& shape) {
@@ -184,7 +185,8 @@ RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
   outcome.sink.phase_hook = nullptr;
   outcome.sink.work_hook = nullptr;
   for (const Parameter& parameter : model->parameters()) {
-    outcome.parameters[parameter.name] = parameter.tensor.detach().clone();
+    outcome.parameters[parameter.name] =
+        parameter.tensor.detach().to(at::kCPU, at::kFloat, false, /*copy=*/true);
   }
   return outcome;
 }
@@ -229,7 +231,9 @@ void expect_same_bits(const RankOutcome& a, const RankOutcome& b) {
 }
 
 double distance(const RankOutcome& a, const RankOutcome& b, const TinyModel& model) {
-  const auto start = make_tiny_model(model);
+  TinyModel on_cpu = model;
+  on_cpu.device = at::kCPU;
+  const auto start = make_tiny_model(on_cpu);
   double largest = 0.0;
   for (const Parameter& parameter : start->parameters()) {
     const at::Tensor& x = a.parameters.at(parameter.name);

@@ -28,6 +28,7 @@ struct TinyModel {
   std::string ffn = "masked";
   bool shard_base = false;  // over the ranks of the run
   int tensor = 1;           // so many of them share each layer
+  at::Device device = at::kCPU;
 };
 [[nodiscard]] std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny,
                                                        const ModelGroups& groups = {});
