@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "metrics/prometheus.h"
+#include "metrics/tls_context.h"
 
 namespace emoe::metrics {
 namespace {
@@ -115,6 +116,10 @@ struct HttpExposer::State {
     }
   }
 
+  static int on_tls(void* context, void* self) {
+    return set_up_tls(context, static_cast<State*>(self)->config.tls) ? 1 : -1;
+  }
+
   static int on_log(const mg_connection* connection, const char* message) {
     auto* self = static_cast<State*>(mg_get_user_data(mg_get_context(connection)));
     if (self == nullptr) return 0;
@@ -135,13 +140,23 @@ Result<std::unique_ptr<HttpExposer>> HttpExposer::start(const PrometheusRegistry
   EMOE_ASSIGN_OR_RETURN(const Address wanted, parse_address(config.listen));
   auto state = std::make_unique<State>(registry, std::move(config));
   const std::string& listen = state->config.listen;
+  const bool tls = static_cast<bool>(state->config.tls);
+  const std::string ports = listen + (tls ? "s" : "");
   // Two threads: Prometheus and a person with curl. Without keep-alive a scraper holds none of
-  // them.
-  const char* options[] = {"listening_ports",   listen.c_str(), "num_threads", "2",
-                           "enable_keep_alive", "no",           nullptr};
+  // them, nor does for long who connects and says nothing.
+  const char* options[] = {"listening_ports",   ports.c_str(), "num_threads",        "2",
+                           "enable_keep_alive", "no",          "request_timeout_ms", "10000",
+                           nullptr};
   mg_callbacks callbacks{};
   callbacks.log_message = &State::on_log;
-  mg_init_library(MG_FEATURES_DEFAULT);
+  if (tls) callbacks.init_ssl = &State::on_tls;
+  const unsigned features = MG_FEATURES_DEFAULT | (tls ? MG_FEATURES_TLS : 0U);
+  if (const unsigned got = mg_init_library(features); tls && (got & MG_FEATURES_TLS) == 0) {
+    // It looks for the name without a version.
+    return absl::FailedPreconditionError(
+        "cannot serve metrics by TLS: civetweb finds no libssl.so and libcrypto.so (Debian: apt-get "
+        "install libssl-dev); or say tls.metrics: false");
+  }
   state->server = mg_start(&callbacks, state.get(), options);
   if (state->server == nullptr) {
     return absl::UnavailableError(absl::StrCat(

@@ -1,5 +1,6 @@
 #include "server/rpc/rpc_server.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -12,6 +13,7 @@
 #include <sys/socket.h>
 
 #include "base/file.h"
+#include "server/rpc/tls_credentials.h"
 
 namespace emoe::server {
 namespace {
@@ -37,26 +39,35 @@ std::string why_not_bound(const std::string& host, const std::string& port) {
   return "gRPC refused it";
 }
 
-void set_up_plugins() {
-  static std::once_flag once;  // both calls set process-wide state of gRPC
-  std::call_once(once, [] {
-    grpc::EnableDefaultHealthCheckService(true);
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  });
+// Both are process-wide state of gRPC: what one server has, every later one has.
+void set_up_plugins(bool reflection) {
+  static std::once_flag health_once;
+  static std::once_flag reflection_once;
+  std::call_once(health_once, [] { grpc::EnableDefaultHealthCheckService(true); });
+  if (!reflection) return;
+  std::call_once(reflection_once,
+                 [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
 }
 
-void set_limits(grpc::ServerBuilder& builder, int max_threads) {
+void set_limits(grpc::ServerBuilder& builder, const RpcServer::Config& config) {
+  const auto silence = static_cast<int>(config.keepalive.count());
   // Two coordinators must not share a port, which SO_REUSEPORT would let them.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, silence);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, std::min(silence, 10'000));
+  // From the accept to the end of the handshakes, TLS's and HTTP/2's.
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, silence);
+  if (config.streams_per_client > 0) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.streams_per_client);
+  }
+  if (config.message_bytes > 0) builder.SetMaxReceiveMessageSize(config.message_bytes);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 2);
   grpc::ResourceQuota quota("emoe-coordinator");
-  quota.SetMaxThreads(max_threads);
+  quota.SetMaxThreads(config.max_threads);
   builder.SetResourceQuota(quota);
 }
 
@@ -67,7 +78,8 @@ RpcServer::RpcServer(const Config& config, Controller& controller, JobStore& sto
     : shutdown_limit_(config.shutdown_limit),
       controller_(controller),
       watches_(config.watch, store, clock),
-      fine_tuning_(controller, store, watches_, probe, config.admission, config.info),
+      guard_(config.guard, clock),
+      fine_tuning_(controller, store, watches_, probe, guard_, config.admission, config.info),
       worker_control_(
           [&controller](SessionMessage message) { controller.post(std::move(message)); }) {}
 
@@ -87,11 +99,14 @@ Status RpcServer::listen(const Config& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("listen address \"", config.listen, "\" is not HOST:PORT"));
   }
-  set_up_plugins();
+  set_up_plugins(config.reflection);
   grpc::ServerBuilder builder;
-  set_limits(builder, config.max_threads);
+  set_limits(builder, config);
   int port = 0;
-  builder.AddListeningPort(config.listen, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(config.listen,
+                           config.certificates == nullptr ? grpc::InsecureServerCredentials()
+                                                          : tls_credentials(*config.certificates),
+                           &port);
   builder.RegisterService(&fine_tuning_);
   builder.RegisterService(&worker_control_);
   server_ = builder.BuildAndStart();
