@@ -40,14 +40,18 @@ bool is_below_one(const fs::path& path, const std::vector<fs::path>& roots) {
 
 }  // namespace
 
-void restrict_reads(const std::vector<fs::path>& roots) { process_roots() = resolved(roots); }
+void restrict_reads(const std::vector<fs::path>& roots) {
+  process_roots() = resolved(roots);
+}
 
 ReadScope::ReadScope(const std::vector<fs::path>& roots)
     : real_(resolved(roots)), outer_(current_scope) {
   current_scope = this;
 }
 
-ReadScope::~ReadScope() { current_scope = outer_; }
+ReadScope::~ReadScope() {
+  current_scope = outer_;
+}
 
 Status check_opened(int fd, const fs::path& path) {
   const auto& process = process_roots();

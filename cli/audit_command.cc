@@ -40,9 +40,8 @@ int audit(const Command& command, const AuditOptions& options, Client& client) {
   request.set_filter(options.filter);
   request.set_page_size(1000);
   v1::ListAuditEntriesResponse all;
-  const auto status =
-      client.list(&v1::FineTuning::Stub::ListAuditEntries, request,
-                  &v1::ListAuditEntriesResponse::entries_size, options.limit, all);
+  const auto status = client.list(&v1::FineTuning::Stub::ListAuditEntries, request,
+                                  &v1::ListAuditEntriesResponse::entries_size, options.limit, all);
   if (!status.ok()) return command.fail(status);
   return command.print(all, [&] {
     return audit_table(all, command.terminal.out_width) +
@@ -56,9 +55,10 @@ void add_audit_command(CLI::App& app, Command& command) {
   const auto options = std::make_shared<AuditOptions>();
   CLI::App* audit_app =
       app.add_subcommand("audit", "Who changed what, newest first (takes the role admin)");
-  audit_app->add_option("--filter", options->filter,
-                        "Terms joined by AND: principal=ci, role=user, project=x, method=CreateJob,\n"
-                        "job_id=…, code=OK, reason=…");
+  audit_app->add_option(
+      "--filter", options->filter,
+      "Terms joined by AND: principal=ci, role=user, project=x, method=CreateJob,\n"
+      "job_id=…, code=OK, reason=…");
   audit_app->add_option("--limit", options->limit, "Most entries shown; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

@@ -33,7 +33,8 @@ Result<std::string> read_token(const std::string& file) {
   const std::string token(absl::StripAsciiWhitespace(text));
   const bool is_one_word = std::ranges::all_of(token, [](char c) { return c >= '!' && c <= '~'; });
   if (token.empty() || !is_one_word) {
-    return absl::InvalidArgumentError(file + " holds no token: one line of printable ASCII is wanted");
+    return absl::InvalidArgumentError(file +
+                                      " holds no token: one line of printable ASCII is wanted");
   }
   return token;
 }
@@ -85,8 +86,7 @@ Client::Client(Options options) : options_(std::move(options)) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, options_.proxy ? 1 : 0);
-  channel_ =
-      grpc::CreateCustomChannel(options_.server, credentials_of(options_), arguments);
+  channel_ = grpc::CreateCustomChannel(options_.server, credentials_of(options_), arguments);
   stub_ = v1::FineTuning::NewStub(channel_);
 }
 

@@ -128,8 +128,9 @@ Result<v1::TokenFile> parse_token_file(const std::string& yaml, const std::strin
     const std::string& digest = token.sha256();
     if (token.has_sha256() && (digest.size() != 64 ||
                                digest.find_first_not_of("0123456789abcdef") != std::string::npos)) {
-      report(key("sha256"), "is no SHA-256 in 64 lower-case hexadecimal digits; make one with: "
-                            "printf %s \"$TOKEN\" | sha256sum");
+      report(key("sha256"),
+             "is no SHA-256 in 64 lower-case hexadecimal digits; make one with: "
+             "printf %s \"$TOKEN\" | sha256sum");
     } else if (token.has_sha256() && !digests.insert(digest).second) {
       report(key("sha256"), "is given twice");
     }

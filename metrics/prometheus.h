@@ -52,7 +52,7 @@ class HttpExposer {
     std::function<ServerTls()> tls;
   };
   // UNAVAILABLE when the address cannot be bound ("… is in use"), INVALID_ARGUMENT when it does not
-  // parse, FAILED_PRECONDITION where civetweb finds no OpenSSL of its own for `tls`. `registry` and what the functions use outlive the exposer.
+  // parse. `registry` and what the functions use outlive the exposer.
   [[nodiscard]] static Result<std::unique_ptr<HttpExposer>> start(
       const PrometheusRegistry& registry, Config config);
   ~HttpExposer();

@@ -31,6 +31,7 @@
 #include "server/make_launcher.h"
 #include "server/rpc/rpc_server.h"
 #include "server/security/security_config.h"
+#include "server/security_parts.h"
 
 namespace emoe::server {
 namespace {
@@ -292,49 +293,6 @@ class AddressFile {
   const std::filesystem::path path_;
 };
 
-// What decides who gets in; null where the configuration has none.
-struct Security {
-  std::unique_ptr<CertificateFiles> certificates;
-  std::unique_ptr<TokenFile> tokens;
-  std::unique_ptr<AuditLog> audit;
-};
-
-Result<Security> open_security(const v1::CoordinatorConfig& config, SecurityProbe& probe) {
-  Security security;
-  if (!config.tls().certificate().empty()) {
-    EMOE_ASSIGN_OR_RETURN(security.certificates, CertificateFiles::open(config.tls(), probe));
-  }
-  if (!config.auth().tokens().empty()) {
-    EMOE_ASSIGN_OR_RETURN(
-        security.tokens,
-        TokenFile::open(config.auth().tokens(),
-                        {config.allowed_roots().begin(), config.allowed_roots().end()}, probe));
-  }
-  EMOE_ASSIGN_OR_RETURN(security.audit, AuditLog::open(config.auth().audit(), probe));
-  return security;
-}
-
-metrics::ServerTls metrics_tls(const Security& security) {
-  const auto now = security.certificates->current();
-  return {now->certificate, now->key, now->client_ca};
-}
-
-// Ranks that do not find the host's name in the certificate refuse to talk to it.
-void warn_of_names(const v1::CoordinatorConfig& config, const std::string& address,
-                   const Security& security) {
-  if (config.allow_insecure() && security.certificates == nullptr &&
-      !(is_loopback(config.listen()) && is_loopback(config.metrics_listen()))) {
-    log_warning("allow_insecure: whoever reaches %s may read what is sent%s", address,
-                security.tokens == nullptr ? ", and do everything" : "");
-  }
-  if (security.certificates == nullptr) return;
-  const std::string host = host_of(address);
-  if (security.certificates->covers(host)) return;
-  log_warning("%s is not made out for \"%s\", by which ranks and people reach this coordinator "
-              "(advertise): they will refuse it",
-              config.tls().certificate(), host);
-}
-
 // Waits for the signal to end, then announces the shutdown to clients for the time of `drain` or
 // until a second signal.
 void serve_until_signal(RpcServer& rpc, const sigset_t& signals, std::chrono::milliseconds drain) {
@@ -373,13 +331,13 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   EMOE_ASSIGN_OR_RETURN(const auto rpc,
                         RpcServer::start(serving, controller, *store, clock, probe));
   controller.set_coordinator_address(reachable(config, rpc->address()));
-  warn_of_names(config, reachable(config, rpc->address()), security);
+  warn_of_access(config, reachable(config, rpc->address()), security);
   metrics::HttpExposer::Config exposing{.listen = config.metrics_listen()};
   exposing.service_discovery = [&controller] { return service_discovery(controller); };
   if (security.certificates != nullptr) {
     // So that a bad new certificate is seen although nobody connects.
     exposing.before_scrape = [&security] { (void)security.certificates->current(); };
-    if (config.tls().metrics()) exposing.tls = [&security] { return metrics_tls(security); };
+    if (config.tls().metrics()) exposing.tls = [&security] { return security.metrics_tls(); };
   }
   EMOE_ASSIGN_OR_RETURN(const auto exposer, metrics::HttpExposer::start(registry, exposing));
   std::jthread engine_loop([&](const std::stop_token& stop) {

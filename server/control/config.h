@@ -22,8 +22,8 @@ struct ControlConfig {
   std::filesystem::path output_root;        // output folders are <output_root>/<job id>
   std::filesystem::path worker_program;     // emoe-worker
   launcher::Resources capacity{.cpus = 1};  // of all attempts at once; a cpu is a slot
-  std::vector<Pool::Host> hosts;        // the same slots by host, where ranks are placed on some
-  int max_jobs = 1000;                  // unfinished jobs
+  std::vector<Pool::Host> hosts;  // the same slots by host, where ranks are placed on some
+  int max_jobs = 1000;            // unfinished jobs
   ProjectQuotas quotas;
   // By which ranks verify the coordinator, and (where it asks for one) what they show it; paths that
   // ranks can read. Empty: no TLS.

@@ -20,8 +20,8 @@ ProjectQuota quota_of(const ProjectQuotas& quotas, const std::string& project) {
 Status quota_exceeded(const std::string& project, const std::string& what, int64_t limit,
                       const std::string& why) {
   return make_error(StatusCode::kResourceExhausted, "QUOTA_EXCEEDED",
-                    absl::StrCat("project \"", project, "\" may have ", limit, " (auth.quotas: ", what,
-                                 "): ", why),
+                    absl::StrCat("project \"", project, "\" may have ", limit,
+                                 " (auth.quotas: ", what, "): ", why),
                     {{"quota", absl::StrCat("projects/", project, "/", what)},
                      {"limit", absl::StrCat(limit)},
                      {"retry_milliseconds", "30000"}});
@@ -33,8 +33,8 @@ int64_t bytes_below(const std::vector<std::filesystem::path>& folders) {
   std::set<std::pair<uint64_t, uint64_t>> seen;  // exports have links to files of checkpoints
   for (const fs::path& folder : folders) {
     std::error_code error;
-    fs::recursive_directory_iterator entry(
-        folder, fs::directory_options::skip_permission_denied, error);
+    fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied,
+                                           error);
     while (!error && entry != fs::recursive_directory_iterator()) {
       struct stat info {};
       if (::lstat(entry->path().c_str(), &info) == 0 && S_ISREG(info.st_mode) &&

@@ -184,8 +184,9 @@ Result<std::vector<std::filesystem::path>> JobStore::output_folders(const std::s
 Result<std::map<v1::JobState, int>> JobStore::count_by_state(
     const std::optional<std::string>& project) {
   return read([&](Database& database) -> Result<std::map<v1::JobState, int>> {
-    Statement select(database, project ? "SELECT state, count(*) FROM jobs WHERE project=? GROUP BY state"
-                                       : "SELECT state, count(*) FROM jobs GROUP BY state");
+    Statement select(database,
+                     project ? "SELECT state, count(*) FROM jobs WHERE project=? GROUP BY state"
+                             : "SELECT state, count(*) FROM jobs GROUP BY state");
     if (project) select.bind(*project);
     std::map<v1::JobState, int> counts;
     while (select.next()) {

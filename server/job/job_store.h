@@ -26,7 +26,6 @@ struct JobQuery {
   std::map<std::string, std::string> labels;  // all must match
   std::optional<std::string> name;
   std::optional<std::string> project;
-  std::optional<std::string> owner;
   std::optional<std::string> visible_project;  // of the caller; absent: it sees all
   Order order = Order::create_time;
   bool descending = true;

@@ -87,7 +87,6 @@ std::string list_sql(const JobQuery& query) {
   if (query.name) sql += " AND name=?";
   if (query.visible_project) sql += " AND project=?";
   if (query.project) sql += " AND project=?";
-  if (query.owner) sql += " AND owner=?";
   for (size_t i = 0; i < query.labels.size(); ++i) {
     sql += " AND EXISTS (SELECT 1 FROM labels WHERE labels.job_id=id AND key=? AND value=?)";
   }
@@ -101,7 +100,7 @@ std::string list_sql(const JobQuery& query) {
 
 void bind_query(Statement& select, const JobQuery& query) {
   for (const v1::JobState state : query.states) select.bind(state);
-  for (const auto& value : {query.name, query.visible_project, query.project, query.owner}) {
+  for (const auto& value : {query.name, query.visible_project, query.project}) {
     if (value) select.bind(*value);
   }
   for (const auto& [key, value] : query.labels) select.bind(key, value);

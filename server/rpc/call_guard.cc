@@ -30,7 +30,9 @@ std::string token_of(const grpc::ServerContextBase& context) {
 }
 
 // "ipv4:10.0.0.7:4711" without the port, which is another one for each connection.
-std::string address_of(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
+std::string address_of(const std::string& peer) {
+  return peer.substr(0, peer.rfind(':'));
+}
 
 }  // namespace
 
@@ -66,12 +68,13 @@ Status CallGuard::authenticate(const grpc::ServerContextBase& context, Call& cal
   call.who = {.name = "", .role = Role::viewer, .project = "", .allowed_roots = {}};
   EMOE_RETURN_IF_ERROR(limit(strangers_, address_of(call.peer)));
   count("unauthenticated");
-  return token.empty()
-             ? make_error(StatusCode::kUnauthenticated, "NO_TOKEN",
-                          "this service wants a token: metadata \"authorization: Bearer TOKEN\" "
-                          "(emoectl: EMOE_TOKEN_FILE)")
-             : make_error(StatusCode::kUnauthenticated, "WRONG_TOKEN",
-                          "the token is not one of this service's (any more)");
+  if (token.empty()) {
+    return make_error(StatusCode::kUnauthenticated, "NO_TOKEN",
+                      "this service wants a token: metadata \"authorization: Bearer TOKEN\" "
+                      "(emoectl: EMOE_TOKEN_FILE)");
+  }
+  return make_error(StatusCode::kUnauthenticated, "WRONG_TOKEN",
+                    "the token is not one of this service's (any more)");
 }
 
 Status CallGuard::admit(const grpc::ServerContextBase& context, Call& call) {

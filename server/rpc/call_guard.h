@@ -33,7 +33,8 @@ class CallGuard {
     TokenFile* tokens = nullptr;     // null: no authentication
     AuditLog* audit = nullptr;       // null: nothing is written down
     SecurityProbe* probe = nullptr;  // null: nothing is measured
-    double calls_per_second = 0;     // of a principal, without authentication of an address; 0: no limit
+    double calls_per_second =
+        0;  // of a principal, without authentication of an address; 0: no limit
     int call_burst = 1;
   };
   CallGuard(const Config& config, const Clock& clock);

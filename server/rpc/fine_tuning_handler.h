@@ -23,7 +23,8 @@ class FineTuningHandler final
     WallTime start_time;
   };
   FineTuningHandler(Controller& controller, JobStore& store, WatchHub& watches,
-                    CoordinatorProbe& probe, CallGuard& guard, AdmissionConfig admission, Info info);
+                    CoordinatorProbe& probe, CallGuard& guard, AdmissionConfig admission,
+                    Info info);
 
   // From now on every call answers UNAVAILABLE / DRAINING.
   void drain() { draining_ = true; }

@@ -100,8 +100,7 @@ grpc::Status to_grpc(const Status& status) {
     add_retry(30s, rich);
   }
   if (detail.reason == "DRAINING") add_retry(5s, rich);
-  if (const auto wait = detail.metadata.find("retry_milliseconds");
-      wait != detail.metadata.end()) {
+  if (const auto wait = detail.metadata.find("retry_milliseconds"); wait != detail.metadata.end()) {
     add_retry(std::chrono::milliseconds(std::atoll(wait->second.c_str())), rich);
   }
   return {code, text_for_message(message), rich.SerializeAsString()};

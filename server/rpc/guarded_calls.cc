@@ -50,7 +50,8 @@ std::optional<std::string> FineTuningHandler::visible_project(const Call& call) 
 
 Submitter FineTuningHandler::submitter_of(const Call& call) const {
   Submitter by{.project = call.who.project, .owner = call.who.name};
-  for (const auto& root : admission_of(call).allowed_roots) by.allowed_roots.push_back(root.string());
+  for (const auto& root : admission_of(call).allowed_roots)
+    by.allowed_roots.push_back(root.string());
   return by;
 }
 
@@ -62,9 +63,9 @@ Status FineTuningHandler::check_disk_quota(const Call& call, const v1::Plan& pla
   const int64_t used = bytes_below(folders);
   const int64_t needed = plan.disk().total_bytes();
   if (used + needed <= limit) return ok_status();
-  return quota_exceeded(project, "disk", limit,
-                        absl::StrCat("its output folders have ", used, " bytes, and this job would add ",
-                                     needed));
+  return quota_exceeded(
+      project, "disk", limit,
+      absl::StrCat("its output folders have ", used, " bytes, and this job would add ", needed));
 }
 
 grpc::Status FineTuningHandler::ListAuditEntries(grpc::ServerContext* context,
@@ -89,7 +90,8 @@ grpc::Status FineTuningHandler::ListAuditEntries(grpc::ServerContext* context,
     if (guard_.audit() == nullptr) return ok_status();
     EMOE_ASSIGN_OR_RETURN(auto page, guard_.audit()->list(*wanted, after, size));
     if (!page) {
-      problems.add("page_token", "is of an audit file that was renamed since; start from the first page");
+      problems.add("page_token",
+                   "is of an audit file that was renamed since; start from the first page");
       return bad_request(problems);
     }
     for (v1::AuditEntry& entry : page->entries) *response->add_entries() = std::move(entry);

@@ -57,7 +57,8 @@ constexpr size_t kLongestFilter = 4096;
 // A problem of `filter`, which may go on behind it.
 Status bad_filter(const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat(
-      text, " (use state=RUNNING|QUEUED, labels.KEY=VALUE, name=VALUE, project=VALUE, owner=VALUE, joined by AND)"));
+      text,
+      " (use state=RUNNING|QUEUED, labels.KEY=VALUE, name=VALUE, project=VALUE, joined by AND)"));
 }
 
 // Words and quoted words; the quotes are gone, a term like name="a b" stays one piece.
@@ -102,8 +103,8 @@ Status add_term(const std::string& term, JobQuery& query) {
   const std::string key = term.substr(0, equals);
   const std::string value = term.substr(equals + 1);
   if (key == "state") return add_states(value, query);
-  for (const auto& [name, field] : {std::pair("name", &query.name), std::pair("project", &query.project),
-                                    std::pair("owner", &query.owner)}) {
+  for (const auto& [name, field] :
+       {std::pair("name", &query.name), std::pair("project", &query.project)}) {
     if (key != name) continue;
     if (*field) return bad_filter(absl::StrCat(key, " may be given once"));
     *field = value;
@@ -120,7 +121,8 @@ Status add_term(const std::string& term, JobQuery& query) {
 }
 
 // The terms of a filter, between which AND stands, one after the other.
-Status for_each_term(const std::string& filter, const std::function<Status(const std::string&)>& add) {
+Status for_each_term(const std::string& filter,
+                     const std::function<Status(const std::string&)>& add) {
   if (filter.size() > kLongestFilter) {
     return absl::InvalidArgumentError(absl::StrCat("is longer than ", kLongestFilter, " bytes"));
   }
@@ -161,15 +163,16 @@ std::string fingerprint(const std::string& request) {
 }  // namespace
 
 Result<std::map<std::string, std::string>> parse_audit_filter(const std::string& filter) {
-  static const std::set<std::string> kFields{"principal", "role",   "project", "method",
+  static const std::set<std::string> kFields{"principal", "role", "project", "method",
                                              "job_id",    "code", "reason"};
   std::map<std::string, std::string> wanted;
   EMOE_RETURN_IF_ERROR(for_each_term(filter, [&](const std::string& term) -> Status {
     const size_t equals = term.find('=');
     const std::string key = term.substr(0, equals);
     if (equals == std::string::npos || !kFields.contains(key)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "\"", term, "\" is none of ", absl::StrJoin(kFields, "=VALUE, "), "=VALUE, joined by AND"));
+      return absl::InvalidArgumentError(absl::StrCat("\"", term, "\" is none of ",
+                                                     absl::StrJoin(kFields, "=VALUE, "),
+                                                     "=VALUE, joined by AND"));
     }
     if (wanted.emplace(key, term.substr(equals + 1)).second) return ok_status();
     return absl::InvalidArgumentError(key + " may be given once");

@@ -30,7 +30,7 @@ namespace emoe::server {
 
 // ListJobs (google.aip.dev 132, 158, 160), parsed strictly: page_size, page_token, order_by
 // (create_time | priority | name, each with optional asc or desc) and filter, at most 4 KiB of
-//   state=RUNNING|QUEUED AND labels.team=research AND name="two words" AND project=x AND owner=y
+//   state=RUNNING|QUEUED AND labels.team=research AND name="two words" AND project=x
 // All problems in one INVALID_ARGUMENT.
 [[nodiscard]] Result<JobQuery> parse_list_request(const v1::ListJobsRequest& request);
 

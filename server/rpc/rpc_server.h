@@ -6,8 +6,8 @@
 #include <string>
 
 #include "base/status.h"
-#include "server/rpc/fine_tuning_handler.h"
 #include "server/rpc/call_guard.h"
+#include "server/rpc/fine_tuning_handler.h"
 #include "server/rpc/worker_control_handler.h"
 #include "server/security/certificate_files.h"
 

@@ -90,8 +90,8 @@ Status AuditLog::reopen_locked() {
       named.st_ino == ours.st_ino && named.st_dev == ours.st_dev) {
     return ok_status();
   }
-  FileDescriptor fresh(::open(file_.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW,
-                              0600));
+  FileDescriptor fresh(
+      ::open(file_.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fresh.valid()) return errno_status(errno, "cannot open " + file_.string());
   if (::fstat(fresh.get(), &ours) != 0) return errno_status(errno, file_.string());
   if (!S_ISREG(ours.st_mode)) {
@@ -112,7 +112,8 @@ Status AuditLog::write_locked(const std::string& line) {
   if (written == static_cast<ssize_t>(line.size())) return ok_status();
   const int error = written < 0 ? errno : ENOSPC;
   // Half a line would spoil the next one.
-  if (written > 0 && ::ftruncate(fd_.get(), end) != 0) log_error("%s: a line is torn", file_.string());
+  if (written > 0 && ::ftruncate(fd_.get(), end) != 0)
+    log_error("%s: a line is torn", file_.string());
   return errno_status(error, "cannot write " + file_.string());
 }
 

@@ -12,8 +12,8 @@ namespace emoe::server {
 // row is refused to everybody.
 struct MethodRule {
   const char* method;
-  Role least;      // role, of which every later one is more
-  bool changes;    // leaves an audit line
+  Role least;    // role, of which every later one is more
+  bool changes;  // leaves an audit line
 };
 
 inline constexpr std::array kMethodRules = {

@@ -31,7 +31,9 @@ using X509Pointer = std::unique_ptr<X509, Deleter<X509_free>>;
 using KeyPointer = std::unique_ptr<EVP_PKEY, Deleter<EVP_PKEY_free>>;
 
 // A key with a passphrase is refused: there is nobody to ask.
-int no_passphrase(char*, int, int, void*) { return -1; }
+int no_passphrase(char*, int, int, void*) {
+  return -1;
+}
 
 Bio bio_of(const std::string& pem) {
   return Bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
@@ -93,7 +95,8 @@ Result<std::unique_ptr<CertificateFiles>> CertificateFiles::open(const v1::Tls& 
   int64_t expires = 0;
   EMOE_ASSIGN_OR_RETURN(files->certificates_, files->read(expires));
   probe.certificate_expires(static_cast<double>(expires));
-  if (expires < std::time(nullptr)) log_warning("%s has expired: clients will refuse it", tls.certificate());
+  if (expires < std::time(nullptr))
+    log_warning("%s has expired: clients will refuse it", tls.certificate());
   return files;
 }
 
@@ -121,9 +124,8 @@ std::shared_ptr<const Certificates> CertificateFiles::current() {
     fresh = absl::InvalidArgumentError(tls_.certificate() + " has expired");
   }
   // What changed while it was read, or a moment ago, is read again with the next connection.
-  const bool settled = std::ranges::all_of(now, [](const FileStamp& stamp) {
-    return stamp.is_settled();
-  });
+  const bool settled =
+      std::ranges::all_of(now, [](const FileStamp& stamp) { return stamp.is_settled(); });
   seen_.reset();
   if (settled && stamps() == now) seen_ = now;
   if (fresh.ok()) {

@@ -17,10 +17,10 @@ void RateLimiter::fill(Bucket& bucket, SteadyTime now) const {
 }
 
 void RateLimiter::drop_full(SteadyTime now) {
-  std::erase_if(buckets_, [&](auto& entry) {
-    fill(entry.second, now);
-    return entry.second.calls >= config_.burst;
-  });
+  for (auto entry = buckets_.begin(); entry != buckets_.end();) {
+    fill(entry->second, now);
+    entry = entry->second.calls >= config_.burst ? buckets_.erase(entry) : std::next(entry);
+  }
 }
 
 std::optional<std::chrono::duration<double>> RateLimiter::take(const std::string& caller) {

@@ -18,19 +18,21 @@ void check_listen(const v1::CoordinatorConfig& config, Diagnostics& problems) {
   const bool tls = !config.tls().certificate().empty();
   const bool auth = !config.auth().tokens().empty();
   if (!is_loopback(config.listen()) && !(tls && auth)) {
-    problems.add("listen", absl::StrCat("'", config.listen(), "' is reached from other hosts, and there is ",
-                                        tls ? "no authentication (auth.tokens)"
-                                        : auth ? "no TLS (tls.certificate)"
-                                               : "neither TLS (tls.certificate) nor authentication "
-                                                 "(auth.tokens)",
-                                        ": ", kAllowInsecure));
+    problems.add("listen",
+                 absl::StrCat("'", config.listen(), "' is reached from other hosts, and there is ",
+                              tls    ? "no authentication (auth.tokens)"
+                              : auth ? "no TLS (tls.certificate)"
+                                     : "neither TLS (tls.certificate) nor authentication "
+                                       "(auth.tokens)",
+                              ": ", kAllowInsecure));
   }
   // With a certificate, tls.metrics: false says it in so many words.
   if (!is_loopback(config.metrics_listen()) && !tls) {
-    problems.add("metrics_listen",
-                 absl::StrCat("'", config.metrics_listen(),
-                              "' is reached from other hosts, and there is no TLS (tls.certificate): "
-                              "give a certificate, or say allow_insecure: true"));
+    problems.add(
+        "metrics_listen",
+        absl::StrCat("'", config.metrics_listen(),
+                     "' is reached from other hosts, and there is no TLS (tls.certificate): "
+                     "give a certificate, or say allow_insecure: true"));
   }
 }
 
@@ -47,9 +49,10 @@ void check_pairs(const v1::Tls& tls, Diagnostics& problems) {
     problems.add("tls.client_ca", "has no effect without tls.certificate and tls.key");
   }
   if (!tls.client_ca().empty() && tls.ranks_certificate().empty()) {
-    problems.add("tls.ranks_certificate",
-                 "is required with tls.client_ca: ranks are clients too, and need a certificate of it "
-                 "(with tls.ranks_key)");
+    problems.add(
+        "tls.ranks_certificate",
+        "is required with tls.client_ca: ranks are clients too, and need a certificate of it "
+        "(with tls.ranks_key)");
   }
 }
 
@@ -89,10 +92,9 @@ Status check_security(const v1::CoordinatorConfig& config) {
 void fill_in_security_paths(v1::CoordinatorConfig& config) {
   v1::Tls& tls = *config.mutable_tls();
   v1::Auth& auth = *config.mutable_auth();
-  for (std::string* path :
-       {tls.mutable_certificate(), tls.mutable_key(), tls.mutable_client_ca(), tls.mutable_ranks_ca(),
-        tls.mutable_ranks_certificate(), tls.mutable_ranks_key(), auth.mutable_tokens(),
-        auth.mutable_audit()}) {
+  for (std::string* path : {tls.mutable_certificate(), tls.mutable_key(), tls.mutable_client_ca(),
+                            tls.mutable_ranks_ca(), tls.mutable_ranks_certificate(),
+                            tls.mutable_ranks_key(), auth.mutable_tokens(), auth.mutable_audit()}) {
     if (!path->empty()) *path = absolute_path(*path).string();
   }
   if (auth.audit().empty()) auth.set_audit(config.state_dir() + "/audit.jsonl");

@@ -6,16 +6,16 @@ SecurityProbe::SecurityProbe(metrics::Registry& registry) : registry_(registry) 
   // These begin at 0: the first increase of a counter is then seen.
   for (const char* what : {"tokens", "certificate"}) {
     for (const char* result : {"taken", "refused"}) {
-      reloads_[std::string(what) + "/" + result] = registry_.counter(
-          "emoe_security_reloads_total",
-          "Changed files of tokens and certificates, by whether they were taken.",
-          {{"file", what}, {"result", result}});
+      reloads_[std::string(what) + "/" + result] =
+          registry_.counter("emoe_security_reloads_total",
+                            "Changed files of tokens and certificates, by whether they were taken.",
+                            {{"file", what}, {"result", result}});
     }
   }
   for (const char* reason : {"unauthenticated", "permission", "rate"}) {
-    refused_[reason] = registry_.counter("emoe_calls_refused_total",
-                                         "Calls refused for who made them, or how many.",
-                                         {{"reason", reason}});
+    refused_[reason] =
+        registry_.counter("emoe_calls_refused_total",
+                          "Calls refused for who made them, or how many.", {{"reason", reason}});
   }
   audit_failures_ = registry_.counter("emoe_audit_failures_total",
                                       "Audit lines that could not be written at once.", {});
@@ -34,8 +34,12 @@ void SecurityProbe::certificate_expires(double unix_seconds) {
   expiry_->set(unix_seconds);
 }
 
-void SecurityProbe::refused(const std::string& reason) { refused_.at(reason)->increment(); }
+void SecurityProbe::refused(const std::string& reason) {
+  refused_.at(reason)->increment();
+}
 
-void SecurityProbe::audit_failed() { audit_failures_->increment(); }
+void SecurityProbe::audit_failed() {
+  audit_failures_->increment();
+}
 
 }  // namespace emoe::server

@@ -53,8 +53,7 @@ Result<std::shared_ptr<const TokenFile::Principals>> TokenFile::read() const {
   EMOE_RETURN_IF_ERROR(check_permissions(file_));
   EMOE_ASSIGN_OR_RETURN(const std::string yaml,
                         read_input(file_, InputKind::text, kLargestTokenFile));
-  EMOE_ASSIGN_OR_RETURN(const v1::TokenFile parsed,
-                        config::parse_token_file(yaml, file_.string()));
+  EMOE_ASSIGN_OR_RETURN(const v1::TokenFile parsed, config::parse_token_file(yaml, file_.string()));
   const AllowedRoots allowed({coordinator_roots_.begin(), coordinator_roots_.end()});
   Diagnostics problems;
   auto principals = std::make_shared<Principals>();
@@ -69,7 +68,8 @@ Result<std::shared_ptr<const TokenFile::Principals>> TokenFile::read() const {
       if (!std::filesystem::path(root).is_absolute() || root.find(':') != std::string::npos) {
         problems.add(key, absl::StrCat("'", root, "' is no absolute path without \":\""));
       } else if (!allowed.allow(root)) {
-        problems.add(key, absl::StrCat("'", root, "' lies outside the coordinator's allowed_roots"));
+        problems.add(key,
+                     absl::StrCat("'", root, "' lies outside the coordinator's allowed_roots"));
       }
     }
     principals->emplace(token.sha256(), principal);

@@ -25,8 +25,7 @@ class TokenFile {
   // The configuration's errors; also of a file that everybody may write, or whose roots lie outside
   // `coordinator_roots` (where there are some). `probe` outlives it.
   [[nodiscard]] static Result<std::unique_ptr<TokenFile>> open(
-      std::filesystem::path file, std::vector<std::string> coordinator_roots,
-      SecurityProbe& probe);
+      std::filesystem::path file, std::vector<std::string> coordinator_roots, SecurityProbe& probe);
 
   // Whose token it is; nothing where it is nobody's.
   [[nodiscard]] std::optional<Principal> find(std::string_view token);
@@ -42,7 +41,7 @@ class TokenFile {
   SecurityProbe& probe_;
   std::mutex mutex_;
   std::shared_ptr<const Principals> principals_;
-  std::optional<FileStamp> seen_;      // what was read, or tried; nothing: it is to be read again
+  std::optional<FileStamp> seen_;        // what was read, or tried; nothing: it is to be read again
   std::optional<FileStamp> complained_;  // of which the log says that it cannot be used
 };
 

@@ -160,7 +160,11 @@ TEST(Commands, ASilentServerIsGivenUp) {
 TEST(Commands, TheTokenIsSentWithEachCall) {
   FakeService service;
   std::vector<std::string> seen;
-  service.list = [](const v1::ListJobsRequest&, v1::ListJobsResponse&) { return grpc::Status::OK; };
+  service.get = [](const v1::GetJobRequest& request, v1::Job& job) {
+    job.set_id(request.id());
+    job.set_state(v1::SUCCEEDED);
+    return grpc::Status::OK;
+  };
   service.watch = [&](grpc::ServerContext* context, const v1::WatchJobRequest&,
                       grpc::ServerWriter<v1::Event>& writer) {
     const auto found = context->client_metadata().find("authorization");

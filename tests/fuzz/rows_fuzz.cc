@@ -10,11 +10,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   const auto& formats = data::row_formats();
   const data::RowFormat& format = formats[bytes[0] % formats.size()];
   const char* ending = bytes[0] < 128 ? ".jsonl" : bytes[0] < 192 ? ".csv" : ".txt";
-  const auto file = folder.write(std::string("rows") + ending, testing::text_of(bytes + 1, size - 1));
+  const auto file =
+      folder.write(std::string("rows") + ending, testing::text_of(bytes + 1, size - 1));
   Diagnostics problems;
   int64_t good = 0;
-  const auto rows = data::read_rows({.path = file, .format = format, .key = "data.train", .fields = {}},
-                                    problems, [&](data::SourceRow&&) { ++good; });
+  const auto rows =
+      data::read_rows({.path = file, .format = format, .key = "data.train", .fields = {}}, problems,
+                      [&](data::SourceRow&&) { ++good; });
   testing::expect(!rows.ok() || good <= *rows);
   return 0;
 }

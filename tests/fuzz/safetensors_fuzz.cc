@@ -5,8 +5,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace emoe;
   static const testing::FuzzFolder folder;
-  const auto header = read_safetensors_header(
-      folder.write("model.safetensors", testing::text_of(data, size)));
+  const auto header =
+      read_safetensors_header(folder.write("model.safetensors", testing::text_of(data, size)));
   if (!header.ok()) return 0;
   for (const auto& [name, tensor] : header->tensors) {
     testing::expect(tensor.begin <= tensor.end && tensor.end <= size);

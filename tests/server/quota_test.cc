@@ -1,5 +1,4 @@
 #include "server/control/project_quota.h"
-
 #include "server/job/errors.h"
 #include "tests/server/support.h"
 
@@ -25,6 +24,7 @@ class QuotaTest : public ControllerTest {
   std::string submit_in(const std::string& project, int ranks = 1) {
     const auto job = create_in(project, ranks);
     EXPECT_TRUE(job.ok()) << job.status();
+    clock_.advance(std::chrono::milliseconds(1));  // the queue's order is that of their times
     return job.ok() ? job->id() : "";
   }
 };

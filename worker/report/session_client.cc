@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "emoe/v1/worker_control_service.grpc.pb.h"
 #include "worker/report/report_queue.h"
+#include "worker/report/session_connection.h"
 #include "worker/report/session_messages.h"
 #include "worker/report/stop_sources.h"
 
@@ -35,39 +36,6 @@ bool is_refusal(const grpc::Status& status) {
     default:
       return false;
   }
-}
-
-// What cannot be read is missing in the handshake, which then fails: the next connection tries again.
-std::string pem_of(const std::filesystem::path& file) {
-  if (file.empty()) return "";
-  Result<std::string> text = read_file(file);
-  if (text.ok()) return *std::move(text);
-  log_warning("TLS: %s", std::string(text.status().message()));
-  return "";
-}
-
-std::shared_ptr<grpc::ChannelCredentials> credentials_of(const SessionClient::Config& config) {
-  if (config.tls_ca.empty()) return grpc::InsecureChannelCredentials();
-  grpc::SslCredentialsOptions options;
-  options.pem_root_certs = pem_of(config.tls_ca);
-  // None at all would be the system's, which know nothing of this coordinator.
-  if (options.pem_root_certs.empty()) options.pem_root_certs = "none";
-  options.pem_cert_chain = pem_of(config.tls_certificate);
-  options.pem_private_key = pem_of(config.tls_key);
-  return grpc::SslCredentials(options);
-}
-
-std::shared_ptr<grpc::Channel> make_channel(const SessionClient::Config& config) {
-  grpc::ChannelArguments arguments;
-  // With keepalive on, gRPC also sets TCP_USER_TIMEOUT to the timeout below, which finds a dead
-  // host through our own heartbeats; its pings are kept rarer than servers by default accept.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 310'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-  // Each connection is a new one, with our own pauses between them.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // A proxy of the environment is for the outside world.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(config.address, credentials_of(config), arguments);
 }
 
 StopRequest request_of(v1::Command::Kind kind) {
@@ -281,7 +249,7 @@ class GrpcSession final : public SessionClient {
   }
 
   grpc::Status connect(const std::stop_token& stop) {
-    const auto stub = v1::WorkerControl::NewStub(make_channel(config_));
+    const auto stub = v1::WorkerControl::NewStub(session_channel(config_));
     grpc::ClientContext context;
     const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
     const std::unique_ptr<Stream> stream = stub->Session(&context);
