@@ -103,10 +103,9 @@ Status RpcServer::listen(const Config& config) {
   grpc::ServerBuilder builder;
   set_limits(builder, config);
   int port = 0;
-  builder.AddListeningPort(config.listen,
-                           config.certificates == nullptr ? grpc::InsecureServerCredentials()
-                                                          : tls_credentials(*config.certificates),
-                           &port);
+  credentials_ = config.certificates == nullptr ? grpc::InsecureServerCredentials()
+                                                : tls_credentials(*config.certificates);
+  builder.AddListeningPort(config.listen, credentials_, &port);
   builder.RegisterService(&fine_tuning_);
   builder.RegisterService(&worker_control_);
   server_ = builder.BuildAndStart();

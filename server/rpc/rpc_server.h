@@ -13,6 +13,7 @@
 
 namespace grpc {
 class Server;
+class ServerCredentials;
 }
 
 namespace emoe::server {
@@ -70,6 +71,8 @@ class RpcServer {
   FineTuningHandler fine_tuning_;
   WorkerControlHandler worker_control_;
   std::string address_;
+  // gRPC's core asks them for certificates as long as there is a server.
+  std::shared_ptr<grpc::ServerCredentials> credentials_;
   std::unique_ptr<grpc::Server> server_;
   std::future<void> closing_;  // gRPC's own shutdown, which waits for every call
 };

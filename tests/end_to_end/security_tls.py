@@ -94,6 +94,7 @@ def test_a_client_refuses(tmp_path, kind):
         outcome = tools.run([tools.EMOECTL, "--server", service.grpc_address, "--tls-ca", ca.file, "--token-file", token,
                              "--timeout", "5", "list"])
         assert outcome.code == 69, outcome.text
+        assert service.process.poll() is None and shown_certificate(service.grpc_address), "it serves"
         if kind == "expired":
             assert "has expired" in service.output()
         if kind == "wrong-name":
@@ -191,7 +192,7 @@ def start(folder, config, listen="0.0.0.0:0", metrics="127.0.0.1:0"):
     file = tools.write_yaml(folder / "coordinator.yaml", config)
     command = [tools.COORDINATOR, "--config", file, "--state-dir", folder / "state", "--listen", listen,
                "--metrics-listen", metrics]
-    return tools.run(["timeout", "-s", "TERM", "5", *command])
+    return tools.run(["timeout", "--preserve-status", "-s", "TERM", "3", *command])
 
 
 def test_without_protection_it_listens_on_loopback_only(tmp_path):
