@@ -9,6 +9,8 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
 #include <netdb.h>
 #include <sys/socket.h>
 
@@ -39,15 +41,24 @@ std::string why_not_bound(const std::string& host, const std::string& port) {
   return "gRPC refused it";
 }
 
-// Both are process-wide state of gRPC: what one server has, every later one has.
-void set_up_plugins(bool reflection) {
-  static std::once_flag health_once;
-  static std::once_flag reflection_once;
-  std::call_once(health_once, [] { grpc::EnableDefaultHealthCheckService(true); });
-  if (!reflection) return;
-  std::call_once(reflection_once,
-                 [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
+void set_up_plugins() {
+  static std::once_flag once;  // both calls set process-wide state of gRPC
+  std::call_once(once, [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  });
 }
+
+// Takes out the plugin that every server has which is linked with it.
+class NoReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments* /*arguments*/) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins, [](const auto& plugin) {
+      return plugin->name().find("reflection") != std::string::npos;
+    });
+  }
+};
 
 void set_limits(grpc::ServerBuilder& builder, const RpcServer::Config& config) {
   const auto silence = static_cast<int>(config.keepalive.count());
@@ -99,9 +110,10 @@ Status RpcServer::listen(const Config& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("listen address \"", config.listen, "\" is not HOST:PORT"));
   }
-  set_up_plugins(config.reflection);
+  set_up_plugins();
   grpc::ServerBuilder builder;
   set_limits(builder, config);
+  if (!config.reflection) builder.SetOption(std::make_unique<NoReflection>());
   int port = 0;
   credentials_ = config.certificates == nullptr ? grpc::InsecureServerCredentials()
                                                 : tls_credentials(*config.certificates);

@@ -14,7 +14,7 @@
 namespace grpc {
 class Server;
 class ServerCredentials;
-}
+}  // namespace grpc
 
 namespace emoe::server {
 
