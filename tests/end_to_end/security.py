@@ -3,14 +3,13 @@ import json
 import re
 import ssl
 import threading
-import time
 import urllib.request
 
 import grpc
 import pytest
 
 import emoe_tools as tools
-from emoe_api import Api, ApiError
+from emoe_api import ApiError
 from emoe_security import SecureCoordinator
 
 # What each method takes (server/security/authorizer.h), and whether it names a job.
