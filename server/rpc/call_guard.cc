@@ -92,6 +92,15 @@ Status CallGuard::admit(const grpc::ServerContextBase& context, Call& call) {
   return changes && config_.audit != nullptr ? config_.audit->ready() : ok_status();
 }
 
+std::function<bool()> CallGuard::still_admits(const grpc::ServerContextBase& context,
+                                              const Call& call) const {
+  if (config_.tokens == nullptr) return [] { return true; };
+  return [tokens = config_.tokens, token = token_of(context), who = call.who] {
+    const auto now = tokens->find(token);
+    return now && now->project == who.project && now->role == who.role;
+  };
+}
+
 void CallGuard::record(const Call& call, const Status& result) {
   const MethodRule* const rule = rule_of(call.method);
   if (config_.audit == nullptr || rule == nullptr || !rule->changes) return;

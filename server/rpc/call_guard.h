@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -41,6 +42,9 @@ class CallGuard {
 
   // Fills in call.who.
   [[nodiscard]] Status admit(const grpc::ServerContextBase& context, Call& call);
+  // Whether the token of a call that goes on is still its caller's, to be asked later. Never throws.
+  [[nodiscard]] std::function<bool()> still_admits(const grpc::ServerContextBase& context,
+                                                   const Call& call) const;
   // The audit line of a call that changes something, or would have.
   void record(const Call& call, const Status& result);
   // Null without an audit log.

@@ -352,7 +352,7 @@ grpc::ServerWriteReactor<v1::Event>* FineTuningHandler::WatchJob(
     return check_visible(call);
   });
   if (!status.ok()) return new Refusal<grpc::ServerWriteReactor<v1::Event>>(status);
-  return watch_job(watches_, *request);
+  return watch_job(watches_, *context, *request, guard_.still_admits(*context, call));
 }
 
 }  // namespace emoe::server

@@ -281,6 +281,19 @@ def test_tokens_rotate_under_load(service, hog):
     assert calls[0] > 25
 
 
+def test_who_watches_with_a_token_that_is_gone_is_cut_off(service, hog):
+    token = service.tokens.add("watcher", "viewer", "product")
+    service.tokens.write()
+    stream = service.client(token=token).watch(hog, timeout=60)
+    next(iter(stream))
+    service.tokens.remove("watcher")
+    service.tokens.write()
+    with pytest.raises(grpc.RpcError) as caught:
+        for _ in stream:
+            pass
+    assert caught.value.code() == grpc.StatusCode.CANCELLED, caught.value
+
+
 def test_a_broken_tokens_file_keeps_the_old_tokens(service, hog):
     good = service.tokens.path.read_text()
     try:
