@@ -11,7 +11,7 @@ space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 PYTHON_DEPLOY := build/deploy-tools/.installed
-.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts test-long chaos test-gpu lint format asan tsan bench bundle clean
+.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts test-long chaos test-gpu lint format asan tsan fuzz bench bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,10 @@ asan: deps-test ## unit, integration and reference tests under ASan + UBSan
 tsan: deps-test ## the coordinator's tests under TSan
 	@tools/build.sh tsan $(JOBS) $(TSAN_TESTS)
 	@ctest --test-dir build/tsan --output-on-failure -R '^($(subst $(space),|,$(strip $(TSAN_TESTS))))$$' $(CTEST_ARGS)
+
+fuzz: deps-test ## libFuzzer on what strangers write: six targets, ten minutes each (FUZZ_SECONDS=60: one)
+	@tools/build.sh fuzz $(JOBS) fuzz_targets
+	@tests/fuzz/run.py --seconds $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGETS)
 
 bench: deps-test ## our step against transformers + PEFT and its own matrix products, experts, memory, ranks, files (10 minutes)
 	@tools/build.sh release $(JOBS) step_bench ffn_bench kmeans_bench files_bench micro_bench

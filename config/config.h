@@ -74,6 +74,11 @@ struct ModelShape {
 [[nodiscard]] Result<v1::CoordinatorConfig> load_coordinator_config(
     const std::filesystem::path& file, const std::vector<std::string>& overrides);
 
+// The file of auth.tokens, read likewise: INVALID_ARGUMENT with every violation, among them digests that
+// are none and names or digests given twice. Nothing of a token but its name is in a message.
+[[nodiscard]] Result<v1::TokenFile> parse_token_file(const std::string& yaml,
+                                                     const std::string& source_name);
+
 // Any message as YAML / JSON for people and scripts, with the names and the order of the proto files.
 // A job's YAML is exactly readable by parse_job (floats in full precision). `indent` -1: on one line,
 // for streams of messages.

@@ -166,6 +166,8 @@ void Controller::schedule_locked(SteadyTime now) {
   for (auto& [id, live] : jobs_.all()) {
     if (live.record.job.state() == v1::QUEUED) queued.push_back(queued_job(live, config_, now));
   }
+  std::vector<Waiting> held_back;
+  queued = within_quotas_locked(std::move(queued), now, held_back);
   const Schedule plan = schedule(std::move(queued), running_locked(), hosts_.in_service(now), now);
   for (const Start& start : plan.start) {
     LiveJob& live = *jobs_.find(start.id);
@@ -178,6 +180,57 @@ void Controller::schedule_locked(SteadyTime now) {
   }
   waiting_.clear();
   for (const Waiting& waiting : plan.waiting) waiting_[waiting.id] = waiting;
+  for (Waiting& waiting : held_back) {
+    waiting.position += static_cast<int>(plan.waiting.size());
+    waiting_[waiting.id] = waiting;
+  }
+}
+
+std::vector<QueuedJob> Controller::within_quotas_locked(std::vector<QueuedJob> queued,
+                                                        SteadyTime now,
+                                                        std::vector<Waiting>& held_back) {
+  if (config_.quotas.empty()) return queued;
+  std::map<std::string, int> used;  // slots, by project
+  for (const auto& [id, live] : jobs_.all()) {
+    const v1::Job& job = live.record.job;
+    if (holds_slots(job.state())) used[job.project()] += ranks_of(job);
+  }
+  std::ranges::sort(queued, is_before);
+  std::vector<QueuedJob> within;
+  for (QueuedJob& job : queued) {
+    if (job.not_before && *job.not_before > now) {  // it starts nothing and blocks nobody
+      within.push_back(std::move(job));
+      continue;
+    }
+    const std::string& project = jobs_.find(job.id)->record.job.project();
+    const int limit = quota_of(config_.quotas, project).slots;
+    int& mine = used[project];
+    // What is before it may start in this very round, so its slots count.
+    if (limit > 0 && mine + job.needs.ranks > limit && job.needs.min_ranks > 0 &&
+        mine + job.needs.min_ranks <= limit) {
+      job.needs.ranks = limit - mine;  // an elastic job takes what its project has left
+    }
+    if (limit == 0 || mine + job.needs.ranks <= limit) {
+      mine += job.needs.ranks;
+      within.push_back(std::move(job));
+      continue;
+    }
+    held_back.push_back({job.id, static_cast<int>(held_back.size()) + 1,
+                         absl::StrCat("waits for its project: \"", project, "\" may use ", limit,
+                                      limit == 1 ? " slot" : " slots", " at once (auth.quotas), ",
+                                      mine, " are used or given out before it")});
+    mine = limit;  // no later job of the project overtakes it
+  }
+  return within;
+}
+
+void Controller::hide_foreign_jobs_locked(const v1::Job& job, std::string& message) {
+  for (const auto& [id, live] : jobs_.all()) {
+    if (live.record.job.project() == job.project()) continue;
+    for (size_t at = message.find(id); at != std::string::npos; at = message.find(id, at)) {
+      message.replace(at, id.size(), "a job of another project");
+    }
+  }
 }
 
 std::vector<RunningJob> Controller::running_locked() {
@@ -246,6 +299,7 @@ void Controller::decorate(v1::Job& job) {
   if (found == waiting_.end()) return;
   job.set_queue_position(found->second.position);
   const std::string last = job.message();
+  hide_foreign_jobs_locked(job, found->second.message);
   job.set_message(found->second.message);
   if (!last.empty()) job.set_message(absl::StrCat(job.message(), "; last attempt: ", last));
 }

@@ -30,6 +30,19 @@ struct RequestKey {
   std::string id;
   std::string method;
   std::string body_hash;
+  std::string scope = {};  // the project of its caller: other projects' ids are other ids
+
+  // Under which it is stored.
+  [[nodiscard]] std::string stored_id() const {
+    return id.empty() || scope.empty() ? id : scope + '\x1f' + id;
+  }
+};
+
+// Who submits a job, and below which folders its files may lie (none: anywhere).
+struct Submitter {
+  std::string project;
+  std::string owner;
+  std::vector<std::string> allowed_roots;
 };
 
 // A job that admission has let in.
@@ -39,6 +52,7 @@ struct Submission {
   std::vector<Warning> warnings = {};
   v1::DataReceipt data = {};
   v1::Plan plan = {};
+  Submitter by = {};
 };
 
 struct JobUpdate {
@@ -76,8 +90,8 @@ class Controller {
   // job). ALREADY_EXISTS / REQUEST_ID_REUSED when it was another request.
   [[nodiscard]] Result<std::optional<v1::Job>> answered(const RequestKey& request);
 
-  // RESOURCE_EXHAUSTED / QUEUE_FULL, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS.
-  [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved);
+  // RESOURCE_EXHAUSTED / QUEUE_FULL, QUOTA_EXCEEDED, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS.
+  [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved, const std::string& project);
   [[nodiscard]] Result<v1::Job> create(const Submission& submission, const RequestKey& request);
   // Where a job with this spec, submitted now, would stand.
   [[nodiscard]] v1::QueuePlan queue_plan(const v1::JobSpec& resolved);
@@ -122,7 +136,14 @@ class Controller {
   [[nodiscard]] const ControlConfig& config() const { return config_; }
 
  private:
-  [[nodiscard]] Status check_capacity_locked(const v1::JobSpec& resolved);
+  [[nodiscard]] Status check_capacity_locked(const v1::JobSpec& resolved,
+                                             const std::string& project);
+  // The queued jobs of which no project's slots would become too many; the others wait for a word of their own.
+  [[nodiscard]] std::vector<QueuedJob> within_quotas_locked(std::vector<QueuedJob> queued,
+                                                            SteadyTime now,
+                                                            std::vector<Waiting>& held_back);
+  // Ids of other projects' jobs in what a job waits for are not its project's business.
+  void hide_foreign_jobs_locked(const v1::Job& job, std::string& message);
   [[nodiscard]] v1::QueuePlan queue_plan_locked(const v1::Job& job);
   // What every new job begins with, and its way into store and queue.
   void fill_new_job_locked(const Submission& submission, v1::Job& job);

@@ -1,4 +1,6 @@
 // The calls of Controller that change a job on a client's behalf.
+#include <algorithm>
+
 #include <absl/strings/str_cat.h>
 
 #include "base/id.h"
@@ -29,7 +31,7 @@ Status check_etag(const v1::Job& job, const std::string& etag) {
 
 Result<std::optional<v1::Job>> Controller::answered(const RequestKey& request) {
   if (request.id.empty()) return std::nullopt;
-  EMOE_ASSIGN_OR_RETURN(const auto first, store_.request(request.id));
+  EMOE_ASSIGN_OR_RETURN(const auto first, store_.request(request.stored_id()));
   if (!first) return std::nullopt;
   if (first->method != request.method || first->body_hash != request.body_hash) {
     return make_error(StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
@@ -45,16 +47,20 @@ Result<std::optional<v1::Job>> Controller::answered(const RequestKey& request) {
 std::optional<RequestRecord> Controller::record_of(const RequestKey& request,
                                                    const std::string& job_id) const {
   if (request.id.empty()) return std::nullopt;
-  return RequestRecord{request.id, request.method,   request.body_hash, job_id,
-                       "",         clock_.wall_now()};
+  return RequestRecord{.request_id = request.stored_id(),
+                       .method = request.method,
+                       .body_hash = request.body_hash,
+                       .job_id = job_id,
+                       .response = "",
+                       .time = clock_.wall_now()};
 }
 
-Status Controller::check_capacity(const v1::JobSpec& resolved) {
+Status Controller::check_capacity(const v1::JobSpec& resolved, const std::string& project) {
   const std::lock_guard lock(mutex_);
-  return check_capacity_locked(resolved);
+  return check_capacity_locked(resolved, project);
 }
 
-Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
+Status Controller::check_capacity_locked(const v1::JobSpec& resolved, const std::string& project) {
   v1::Job job;
   *job.mutable_resolved_spec() = resolved;
   const Needs needs = needs_of(job, config_);
@@ -74,6 +80,17 @@ Status Controller::check_capacity_locked(const v1::JobSpec& resolved) {
                                    " unfinished jobs; try again when one has ended"),
                       {{"limit", absl::StrCat(config_.max_jobs)}});
   }
+  const ProjectQuota quota = quota_of(config_.quotas, project);
+  const auto unfinished = std::ranges::count_if(
+      jobs_.all(), [&](const auto& entry) { return entry.second.record.job.project() == project; });
+  if (quota.queued_jobs > 0 && unfinished >= quota.queued_jobs) {
+    return quota_exceeded(project, "queued_jobs", quota.queued_jobs,
+                          absl::StrCat("it has ", unfinished, " unfinished jobs"));
+  }
+  if (quota.slots > 0 && least > quota.slots) {
+    return quota_exceeded(project, "slots", quota.slots,
+                          absl::StrCat("the job's ", least, " ranks would never start"));
+  }
   return ok_status();
 }
 
@@ -81,7 +98,7 @@ Result<v1::Job> Controller::create(const Submission& submission, const RequestKe
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
-  EMOE_RETURN_IF_ERROR(check_capacity_locked(submission.resolved));
+  EMOE_RETURN_IF_ERROR(check_capacity_locked(submission.resolved, submission.by.project));
   LiveJob fresh;
   fill_new_job_locked(submission, fresh.record.job);
   return add_locked(std::move(fresh), submission.warnings, request);
@@ -91,6 +108,10 @@ void Controller::fill_new_job_locked(const Submission& submission, v1::Job& job)
   const v1::JobSpec& resolved = submission.resolved;
   job.set_id(new_id("job"));
   job.set_name(resolved.name());
+  job.set_project(submission.by.project);
+  job.set_owner(submission.by.owner);
+  job.mutable_allowed_roots()->Add(submission.by.allowed_roots.begin(),
+                                   submission.by.allowed_roots.end());
   *job.mutable_spec() = submission.spec;
   *job.mutable_resolved_spec() = resolved;
   *job.mutable_data() = submission.data;

@@ -25,6 +25,8 @@ struct JobQuery {
   std::vector<v1::JobState> states;           // empty: any
   std::map<std::string, std::string> labels;  // all must match
   std::optional<std::string> name;
+  std::optional<std::string> project;
+  std::optional<std::string> visible_project;  // of the caller; absent: it sees all
   Order order = Order::create_time;
   bool descending = true;
   struct Cursor {
@@ -72,7 +74,14 @@ class JobStore {
   [[nodiscard]] Result<JobRecord> job(const std::string& id);
   [[nodiscard]] Result<std::vector<JobRecord>> unfinished_jobs();  // oldest first
   [[nodiscard]] Result<JobPage> list(const JobQuery& query);
-  [[nodiscard]] Result<std::map<v1::JobState, int>> count_by_state();
+  // Of one project, or of all.
+  [[nodiscard]] Result<std::map<v1::JobState, int>> count_by_state(
+      const std::optional<std::string>& project = std::nullopt);
+  // Of a job that there is.
+  [[nodiscard]] Result<std::optional<std::string>> project_of(const std::string& id);
+  // Of all jobs of a project that are kept.
+  [[nodiscard]] Result<std::vector<std::filesystem::path>> output_folders(
+      const std::string& project);
   [[nodiscard]] Result<std::vector<AttemptRecord>> attempts(const std::string& job_id);
   [[nodiscard]] Result<std::vector<v1::Event>> events(const std::string& job_id, int64_t from,
                                                       int limit);

@@ -42,7 +42,9 @@ Status write_job(Database& database, const JobRecord& record) {
   job.clear_progress();  // in a row of their own
   job.clear_update_time();
   Statement upsert(database,
-                   "INSERT INTO jobs VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+                   "INSERT INTO jobs(id, name, state, priority, create_time, revision, failures, "
+                   "not_before, cancel_message, body, idle_requeues, project, owner) "
+                   "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
                    "name=excluded.name, state=excluded.state, priority=excluded.priority, "
                    "revision=excluded.revision, failures=excluded.failures, "
                    "not_before=excluded.not_before, cancel_message=excluded.cancel_message, "
@@ -52,7 +54,7 @@ Status write_job(Database& database, const JobRecord& record) {
   upsert.bind(job.id(), job.name(), job.state(), job.priority(),
               google::protobuf::util::TimeUtil::TimestampToNanoseconds(job.create_time()));
   upsert.bind(record.revision, record.failures, not_before, record.cancel_message);
-  upsert.bind_blob(job.SerializeAsString()).bind(record.idle_requeues);
+  upsert.bind_blob(job.SerializeAsString()).bind(record.idle_requeues, job.project(), job.owner());
   EMOE_RETURN_IF_ERROR(upsert.run());
   EMOE_RETURN_IF_ERROR(write_progress(database, progress_of(record)));
   return write_labels(database, record.job);
@@ -83,6 +85,8 @@ std::string list_sql(const JobQuery& query) {
     sql += ")";
   }
   if (query.name) sql += " AND name=?";
+  if (query.visible_project) sql += " AND project=?";
+  if (query.project) sql += " AND project=?";
   for (size_t i = 0; i < query.labels.size(); ++i) {
     sql += " AND EXISTS (SELECT 1 FROM labels WHERE labels.job_id=id AND key=? AND value=?)";
   }
@@ -96,7 +100,9 @@ std::string list_sql(const JobQuery& query) {
 
 void bind_query(Statement& select, const JobQuery& query) {
   for (const v1::JobState state : query.states) select.bind(state);
-  if (query.name) select.bind(*query.name);
+  for (const auto& value : {query.name, query.visible_project, query.project}) {
+    if (value) select.bind(*value);
+  }
   for (const auto& [key, value] : query.labels) select.bind(key, value);
   if (query.after) {
     if (query.order == JobQuery::Order::name) {

@@ -123,12 +123,20 @@ CREATE TABLE finished_runs(
 CREATE INDEX finished_runs_by_machine ON finished_runs(machine, time);
 )";
 
+// Whose jobs they are; those of before belong to no project.
+constexpr char kVersion5[] = R"(
+ALTER TABLE jobs ADD COLUMN project TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+CREATE INDEX jobs_by_project ON jobs(project, create_time, id);
+)";
+
 // The i-th migrates version i to version i + 1; version 0 is an empty file. A released entry is
 // never changed: a change of the tables is a new entry.
-constexpr std::array<Status (*)(Database&), 4> kMigrations = {
+constexpr std::array<Status (*)(Database&), 5> kMigrations = {
     [](Database& database) { return database.execute(kVersion1); },
     [](Database& database) { return database.execute(kVersion2); }, to_version3,
-    [](Database& database) { return database.execute(kVersion4); }};
+    [](Database& database) { return database.execute(kVersion4); },
+    [](Database& database) { return database.execute(kVersion5); }};
 constexpr int64_t kSchemaVersion = kMigrations.size();
 
 // 0 for a new file.

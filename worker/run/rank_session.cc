@@ -6,12 +6,14 @@
 #include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
+#include <sys/stat.h>
 
 #include "base/attempt_contract.h"
 #include "base/diagnostics.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/read_roots.h"
 #include "base/sha256.h"
 #include "worker/device/block_cache.h"
 #include "worker/errors.h"
@@ -314,7 +316,26 @@ std::optional<SuiteEvaluation> RankSession::make_suite_evaluation() {
                                .on_work_done = [this] { progress().on_work_done(); }});
 }
 
+namespace {
+
+// Beside what the attempt itself has, a rank reads only what the job's project may: a link that was changed
+// since the job was submitted leads nowhere.
+void restrict_reads_of(const RunRequest& request, const RankEnvironment& environment) {
+  if (environment.allowed_roots.empty()) return;
+  std::vector<std::filesystem::path> roots = environment.allowed_roots;
+  roots.push_back(absolute_path(request.out));
+  roots.push_back(absolute_path(request.job_file).parent_path());
+  if (!request.checkpoint.empty()) roots.push_back(absolute_path(request.checkpoint));
+  if (!environment.cache_dir.empty()) roots.push_back(environment.cache_dir);
+  restrict_reads(roots);
+}
+
+}  // namespace
+
 int run_job(const RunRequest& request, const RankEnvironment& environment) {
+  // As the coordinator's own, which other machines' ranks do not inherit.
+  if (environment.coordinator) ::umask(::umask(0027) | 0027);
+  restrict_reads_of(request, environment);
   RankSession session(request, environment);
   Task task = std::visit([](const auto& plan) { return task_of(plan); }, session.plan().task);
   if (!request.checkpoint.empty()) {
