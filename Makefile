@@ -11,7 +11,7 @@ space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 PYTHON_DEPLOY := build/deploy-tools/.installed
-.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts test-long chaos test-gpu lint format asan tsan bench bench-service bundle clean
+.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts test-long chaos test-gpu lint format asan tsan fuzz bench bench-service bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,7 +69,7 @@ chaos: deps-test ## random kills for ten minutes; every job must come out as if 
 	@build/python/bin/python tests/fault/chaos.py $(CHAOS_ARGS)
 
 test-gpu: deps-test ## the tests that need a GPU (label gpu), built with CUDA and NCCL
-	@tools/build.sh cuda $(JOBS)
+	@tools/build.sh cuda $(JOBS) nccl_test device_kernels_test cuda_module_test
 	@ctest --test-dir build/cuda --output-on-failure -L gpu $(CTEST_ARGS)
 
 lint: deps-test ## format, shell and Python checks, include direction, file sizes, docs; clang-tidy on changed files
@@ -86,6 +86,10 @@ tsan: deps-test ## the coordinator's tests under TSan
 	@tools/build.sh tsan $(JOBS) $(TSAN_TESTS)
 	@ctest --test-dir build/tsan --output-on-failure -R '^($(subst $(space),|,$(strip $(TSAN_TESTS))))$$' $(CTEST_ARGS)
 
+fuzz: deps-test ## libFuzzer on what strangers write: six targets, ten minutes each (FUZZ_SECONDS=60: one)
+	@tools/build.sh fuzz $(JOBS) fuzz_targets
+	@tests/fuzz/run.py --seconds $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGETS)
+
 bench: deps-test ## our step against transformers + PEFT and its own matrix products, experts, memory, ranks, files (10 minutes)
 	@tools/build.sh release $(JOBS) step_bench ffn_bench kmeans_bench files_bench micro_bench
 	@bench/run.py
@@ -94,7 +98,8 @@ bench-service: deps-test ## submits, a million queued jobs, a thousand ranks: wh
 	@tools/build.sh release $(JOBS) emoe-coordinator service_bench
 	@build/python/bin/python bench/service.py
 
-bundle: build ## build/emoe-bundle.tar.xz: the programs with their libraries, without LibTorch and CUDA
+bundle: build ## build/emoe-bundle.tar.gz: the programs with their libraries, without LibTorch and CUDA, and tools/gpu_check.sh
+	@if [ -e build/bin/libemoe_cuda.so ]; then tools/build.sh release $(JOBS) device_kernels_test nccl_test; fi
 	@tools/bundle.sh
 
 clean: ## removes what builds, tests and the demo made; keeps the Python environment

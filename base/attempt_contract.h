@@ -9,6 +9,14 @@ namespace emoe {
 
 // Set by the coordinator; without the first a rank works alone.
 inline constexpr char kCoordinatorVariable[] = "EMOE_COORDINATOR";  // HOST:PORT
+// Files by which a rank verifies the coordinator, and which it shows where it is asked for a certificate;
+// without the first there is no TLS.
+inline constexpr char kTlsCaVariable[] = "EMOE_RANK_TLS_CA";
+inline constexpr char kTlsCertificateVariable[] = "EMOE_RANK_TLS_CERT";
+inline constexpr char kTlsKeyVariable[] = "EMOE_RANK_TLS_KEY";
+// Folders below which a rank may read files, with colons between them, beside those of the attempt itself;
+// without it anywhere.
+inline constexpr char kAllowedRootsVariable[] = "EMOE_ALLOWED_ROOTS";
 inline constexpr char kAttemptTokenVariable[] = "EMOE_ATTEMPT_TOKEN";
 inline constexpr char kReconnectGraceVariable[] = "EMOE_RECONNECT_GRACE_SECONDS";
 // Set by the launcher.

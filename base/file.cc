@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/input_file.h"
+#include "base/read_roots.h"
 
 namespace emoe {
 namespace {
@@ -37,6 +38,7 @@ Result<FileDescriptor> open_regular(const std::filesystem::path& path, struct st
     }
   }
   EMOE_ASSIGN_OR_RETURN(FileDescriptor fd, std::move(opened));
+  EMOE_RETURN_IF_ERROR(check_opened(fd.get(), path));
   if (::fstat(fd.get(), &info) != 0) return file_error("cannot stat", path);
   if (S_ISREG(info.st_mode)) return fd;
   return absl::InvalidArgumentError(absl::StrCat(path.string(), S_ISDIR(info.st_mode)

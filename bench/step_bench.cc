@@ -5,13 +5,17 @@
 //              [--lengths 33:20:40,…]   rows of a template's, a prompt's and an answer's tokens
 //              [--replay 0]             without the bound
 //              [--checkpoints 1]        one after every step
+//              [--tensor 2 --shard 1]   as parallel.tensor and parallel.shard_base
+//              [--links 1]              how fast the ranks exchange tensors
 //
 // Prints one JSON line: tokens/s of the step, of the replay of its products, and their ratio; the
 // memory of the steps, and what plan/step_memory.h says of it. Step and replay are measured in
 // turns. Under mpirun the ranks share the rows. The peer is bench/peer_step.py.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -35,6 +39,7 @@
 #include "worker/comm/host_group.h"
 #include "worker/comm/mpi/mpi_group.h"
 #include "worker/comm/mpi/mpi_session.h"
+#include "worker/comm/parallel_plan.h"
 #include "worker/device/tensor_memory.h"
 #include "worker/model/ffn.h"
 #include "worker/model/model.h"
@@ -209,19 +214,54 @@ class NeverStop final : public StopSource {
 // The ranks that mpirun started, or this one alone.
 struct Ranks {
   std::optional<MpiSession> mpi;
-  std::unique_ptr<HostGroup> host;
+  std::unique_ptr<HostGroup> all;
+  std::unique_ptr<HostGroup> host;  // that share the rows
   std::unique_ptr<DeviceGroup> device;
+  std::unique_ptr<DeviceGroup> tensor;
 
-  Ranks() {
+  explicit Ranks(int share_layers) {
     if (launched_rank().has_value()) {
       mpi.emplace();
-      host = make_mpi_group();
+      all = make_mpi_group();
     } else {
-      host = make_single_rank_group();
+      all = make_single_rank_group();
     }
+    const ParallelPlan plan = ParallelPlan::make(all->world_size(), share_layers).value();
+    const auto group = [&](ParallelPlan::Group kind) { return plan.group_of(kind, all->rank()); };
+    host = all->split(group(ParallelPlan::Group::data), all->rank());
     device = make_cpu_group(*host);
+    if (share_layers > 1) {
+      tensor = make_cpu_group(*all)->split(group(ParallelPlan::Group::tensor), all->rank());
+    }
   }
 };
+
+// The best seconds of a gather to `floats` floats on each rank.
+double gather_seconds(DeviceGroup& group, int64_t floats) {
+  const at::Tensor own = at::ones({floats / group.world_size()});
+  const at::Tensor whole = at::empty({own.numel() * group.world_size()});
+  double best = std::numeric_limits<double>::infinity();
+  for (int round = 0; round < 12; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    group.all_gather(own, whole).wait();
+    const auto end = std::chrono::steady_clock::now();
+    best = std::min(best, std::chrono::duration<double>(end - start).count());
+  }
+  return best;
+}
+
+// As plan/scale_model.h describes a link.
+void print_link(DeviceGroup& group) {
+  constexpr int64_t kSmall = 1024;
+  constexpr int64_t kLarge = int64_t{1} << 22;
+  const double small = gather_seconds(group, kSmall);
+  const double large = gather_seconds(group, kLarge);
+  const auto n = static_cast<double>(group.world_size());
+  if (group.rank() != 0) return;
+  std::printf("{\"link_seconds\": %.3g, \"link_bytes_per_second\": %.4g}\n",
+              small / std::ceil(std::log2(n)),
+              4.0 * (n - 1) / n * static_cast<double>(kLarge - kSmall) / (large - small));
+}
 
 StepShape shape_of(const BenchOptions& a, const ModelOptions& options) {
   StepShape shape;
@@ -243,9 +283,9 @@ void print_step(const BenchOptions& a, const Model& model, const Stopwatch& watc
   const auto tokens = static_cast<double>(step.tokens);
   std::printf(
       "{\"program\": \"emoe\", \"dtype\": \"%s\", \"threads\": %ld, \"step_seconds\": %.4f, "
-      "\"tokens_per_second\": %.1f, \"loss\": %.4f, \"ffn\": \"%s\"",
+      "\"tokens_per_second\": %.1f, \"loss\": %.4f, \"ffn\": \"%s\", \"flops\": %.6g",
       a.dtype_name(), static_cast<long>(a["threads"]), step.seconds, tokens / step.seconds,
-      step.loss, model.options().ffn.c_str());
+      step.loss, model.options().ffn.c_str(), step.flops);
   if (replayed) {
     std::printf(", \"replay_tokens_per_second\": %.1f, \"step_over_replay\": %.3f",
                 tokens / watch.best_replay(), step.seconds / watch.best_replay());
@@ -268,10 +308,16 @@ void print_memory(const BenchOptions& a, const Model& model, const TensorMemory&
 void bench(const BenchOptions& a) {
   if (a["steps"] < 1) throw std::invalid_argument("--steps below 1");
   const ModelOptions options = model_options(a);
-  const Ranks ranks;
-  const auto model = make_model(options, [](const std::string&, const std::vector<int64_t>& shape) {
-    return shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.02;
-  });
+  const Ranks ranks(static_cast<int>(a["tensor"]));
+  if (a["links"] != 0) return print_link(*make_cpu_group(*ranks.all));
+  const auto random_weight = [](const std::string& name, const std::vector<int64_t>& shape) {
+    if (shape.size() == 1) return at::ones(shape);
+    at::manual_seed(name_key(name));  // the same on all ranks
+    return at::randn(shape) * 0.02;
+  };
+  const auto model = make_model(
+      options, random_weight,
+      {.shard = a["shard"] != 0 ? ranks.device.get() : nullptr, .tensor = ranks.tensor.get()});
   // As a job does (worker/run/ffn_choice.h).
   if (const auto seconds = model->time_ffns(512); !seconds.empty()) {
     model->use_ffn(faster_ffn(seconds));
@@ -290,11 +336,13 @@ void bench(const BenchOptions& a) {
   const std::vector<Row> no_rows;
   const int64_t resident = process_memory("VmRSS");
   const TensorMemory memory;
-  Trainer trainer(train, {*model, *ranks.host, *ranks.device, watch, stop, clock, rows, no_rows});
+  Trainer trainer(train, {*model, *ranks.host, *ranks.device, watch, stop, clock, rows, no_rows,
+                          ranks.tensor.get(), ranks.all.get()});
   (void)trainer.run();
-  if (ranks.host->rank() != 0) return;
+  if (ranks.all->rank() != 0) return;
   print_step(a, *model, watch, replay.has_value());
-  if (!replay && a.lengths.empty()) print_memory(a, *model, memory, resident);
+  if (!replay && a.lengths.empty() && ranks.all->world_size() == 1)
+    print_memory(a, *model, memory, resident);
   std::puts("}");
 }
 
@@ -302,24 +350,12 @@ void bench(const BenchOptions& a) {
 }  // namespace emoe::worker
 
 int main(int argc, char** argv) {
-  return emoe::worker::run_bench(argc, argv,
-                                 {{"hidden", 768},
-                                  {"ffn", 2048},
-                                  {"layers", 12},
-                                  {"heads", 12},
-                                  {"kv_heads", 12},
-                                  {"vocab", 32000},
-                                  {"rows", 4},
-                                  {"length", 512},
-                                  {"steps", 3},
-                                  {"threads", 2},
-                                  {"rank", 8},
-                                  {"experts", 0},
-                                  {"top_k", 0},
-                                  {"every", 2},
-                                  {"dropout_percent", 0},
-                                  {"full", 0},
-                                  {"checkpoints", 0},
-                                  {"replay", 1}},
-                                 emoe::worker::bench);
+  return emoe::worker::run_bench(
+      argc, argv,
+      {{"hidden", 768},  {"ffn", 2048},      {"layers", 12},  {"heads", 12}, {"kv_heads", 12},
+       {"vocab", 32000}, {"rows", 4},        {"length", 512}, {"steps", 3},  {"threads", 2},
+       {"rank", 8},      {"experts", 0},     {"top_k", 0},    {"every", 2},  {"dropout_percent", 0},
+       {"full", 0},      {"checkpoints", 0}, {"tensor", 1},   {"shard", 0},  {"links", 0},
+       {"replay", 1}},
+      emoe::worker::bench);
 }

@@ -26,8 +26,9 @@ A first job:
 
 Environment:
   EMOE_SERVER       HOST:PORT of the coordinator
-  EMOE_TOKEN_FILE, EMOE_TLS_CA   refused as --token-file and --tls-ca are: there is neither
-                    authentication nor TLS yet
+  EMOE_TOKEN_FILE   a file with the token that the coordinator wants to see
+  EMOE_TLS_CA       PEM file by which the coordinator is verified; turns TLS on
+  EMOE_TLS_CERT, EMOE_TLS_KEY   certificate and key, for a coordinator that wants to see one
   http_proxy and the like are not used for the coordinator, unless --proxy is given
 
 Exit codes:
@@ -81,18 +82,18 @@ void add_global_options(CLI::App& app, Command& command) {
       ->check(server_fault)
       ->type_name("HOST:PORT")
       ->capture_default_str();
-  // What would look like protection and is none: refused, but not where help is asked for.
-  for (const auto& [option, variable] :
-       {std::pair{"--token-file", "EMOE_TOKEN_FILE"}, std::pair{"--tls-ca", "EMOE_TLS_CA"}}) {
-    app.add_option_function<std::string>(
-           option,
-           [&command, option = option, variable = variable](const std::string&) {
-             command.refused = absl::StrCat(option, " (", variable, ")");
-           },
-           "Refused: there is neither authentication nor TLS yet")
-        ->envname(variable)
-        ->type_name("FILE");
-  }
+  Client::Options& client = command.client_options;
+  const auto file = [&app](const char* option, const char* variable, std::string& value,
+                           const char* text) {
+    app.add_option(option, value, text)->envname(variable)->type_name("FILE");
+  };
+  file("--tls-ca", "EMOE_TLS_CA", client.tls_ca,
+       "PEM file of the CA by which the coordinator is verified; turns TLS on");
+  file("--tls-cert", "EMOE_TLS_CERT", client.tls_certificate,
+       "PEM certificate to show to the coordinator, where it wants one");
+  file("--tls-key", "EMOE_TLS_KEY", client.tls_key, "Key of --tls-cert");
+  file("--token-file", "EMOE_TOKEN_FILE", client.token_file,
+       "File with the token to show to the coordinator");
   app.add_option(
          "-o,--output", command.output,
          "Form of results: table for people; json and yaml have the fields of proto/emoe/v1.\n"
@@ -111,13 +112,9 @@ void add_global_options(CLI::App& app, Command& command) {
                "https_proxy, http_proxy); without it proxies are for the outside world");
 }
 
-void check_not_refused(const Command& command) {
-  if (command.refused.empty()) return;
-  throw CLI::ValidationError(
-      command.refused,
-      "the service has neither authentication nor TLS yet: everything is sent in clear and a token "
-      "would be checked by nobody. Leave it out, and let only people you trust reach the "
-      "coordinator");
+void check_client_files(const Client::Options& options) {
+  const Status status = Client::check_files(options);
+  if (!status.ok()) throw CLI::ValidationError(std::string(status.message()));
 }
 
 }  // namespace
@@ -165,11 +162,12 @@ int run(const std::vector<std::string>& arguments, Terminal& terminal) {
   add_preflight_command(app, command);
   add_watch_commands(app, command);
   add_result_commands(app, command);
+  add_audit_command(app, command);
   app.footer(kFooter);  // last, or each subcommand would inherit it
   try {
     // CLI11 takes them last first.
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
-    check_not_refused(command);
+    check_client_files(command.client_options);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error, terminal.out, terminal.err);
     return code == 0 ? kExitOk : kExitUsage;

@@ -8,6 +8,7 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
+#include "base/status.h"
 #include "emoe/v1/fine_tuning_service.grpc.pb.h"
 
 namespace emoe::cli {
@@ -20,7 +21,16 @@ class Client {
     std::string server = "127.0.0.1:7070";  // HOST:PORT
     std::chrono::duration<double> timeout{30.0};
     bool proxy = false;  // through the HTTP proxy of the environment
+    // PEM files: a CA (or the server's own certificate) turns TLS on; the others are for a server that
+    // wants to see a certificate, too.
+    std::string tls_ca;
+    std::string tls_certificate;
+    std::string tls_key;
+    std::string token_file;  // read for each call: a new token is used at once; empty: none is sent
   };
+  // INVALID_ARGUMENT with all that is wrong with the files.
+  [[nodiscard]] static Status check_files(const Options& options);
+
   // Opens no connection yet.
   explicit Client(Options options);
 
@@ -33,10 +43,14 @@ class Client {
   [[nodiscard]] grpc::Status call(Method<Request, Response> method, const Request& request,
                                   Response& response) {
     grpc::ClientContext context;
+    if (const grpc::Status ready = authorize(context); !ready.ok()) return ready;
     context.set_deadline(std::chrono::system_clock::now() +
                          std::chrono::duration_cast<std::chrono::milliseconds>(options_.timeout));
     return (*stub_.*method)(&context, request, &response);
   }
+
+  // Adds the token, for calls that are made through stub(). UNAUTHENTICATED where its file cannot be read.
+  [[nodiscard]] grpc::Status authorize(grpc::ClientContext& context) const;
 
   [[nodiscard]] grpc::Status get_job(const std::string& id, v1::Job& job);
 

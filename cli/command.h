@@ -32,7 +32,6 @@ struct Command {
   Terminal& terminal;
   Client::Options client_options;
   std::string output = "table";  // table | json | yaml
-  std::string refused;           // an option that was given although there is no such thing yet
   std::function<int()> action;   // set by the subcommand that was named
 
   // Prints a result in the wanted form; `table` makes the one for people.
@@ -99,6 +98,8 @@ void add_job_commands(CLI::App& app, Command& command);  // get, list, cancel, â
 void add_preflight_command(CLI::App& app, Command& command);
 void add_watch_commands(CLI::App& app, Command& command);   // watch, logs
 void add_result_commands(CLI::App& app, Command& command);  // metrics, checkpoints, export
+
+void add_audit_command(CLI::App& app, Command& command);
 
 // Prints a job that has ended; the exit code for its outcome.
 int print_end(const Command& command, const v1::Job& job);

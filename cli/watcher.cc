@@ -64,6 +64,12 @@ Watcher::Next Watcher::read_stream(const std::function<void(const v1::Event&)>& 
     if (stopped_) return Next::reopen_later;
     open_stream_ = &context;
   }
+  status = client_.authorize(context);
+  if (!status.ok()) {
+    const std::lock_guard lock(mutex_);
+    open_stream_ = nullptr;
+    return Next::reopen_later;
+  }
   v1::WatchJobRequest request;
   request.set_id(options_.job_id);
   request.set_from_sequence(options_.from_sequence);

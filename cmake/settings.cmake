@@ -11,7 +11,7 @@ endif()
 
 option(EMOE_BUILD_TESTS "Build the tests" ON)
 option(EMOE_BUILD_BENCH "Build the benchmarks" ON)
-set(EMOE_SANITIZE "" CACHE STRING "address (with undefined), thread, or empty")
+set(EMOE_SANITIZE "" CACHE STRING "address (with undefined), thread, fuzzer (clang), or empty")
 
 # -O2: the time goes into LibTorch's kernels, and -O3 only lengthens builds. The assertions of the
 # standard library stay on: an out-of-range index in a training run must stop it, not bend a number.
@@ -38,6 +38,12 @@ elseif(EMOE_SANITIZE STREQUAL "thread")
   add_compile_options(-fsanitize=thread -fno-omit-frame-pointer -g1 -U__SANITIZE_THREAD__)
   add_compile_definitions(_GLIBCXX_TSAN=1)
   add_link_options(-fsanitize=thread)
+elseif(EMOE_SANITIZE STREQUAL "fuzzer")
+  # clang: coverage for libFuzzer in our own code; _GLIBCXX_ASSERTIONS is on as elsewhere.
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -g1
+                      -fno-sanitize-recover=undefined -fno-sanitize=vptr,function)
+  add_link_options(-fsanitize=address,undefined)
+  list(REMOVE_ITEM EMOE_WARNINGS -Werror)  # GCC's warnings count; clang has others
 elseif(EMOE_SANITIZE)
-  message(FATAL_ERROR "EMOE_SANITIZE=${EMOE_SANITIZE}: use address, thread or nothing")
+  message(FATAL_ERROR "EMOE_SANITIZE=${EMOE_SANITIZE}: use address, thread, fuzzer or nothing")
 endif()

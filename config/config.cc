@@ -1,5 +1,7 @@
 #include "config/config.h"
 
+#include <set>
+
 #include <absl/strings/str_cat.h>
 #include <yaml-cpp/yaml.h>
 
@@ -110,6 +112,37 @@ Result<v1::CoordinatorConfig> load_coordinator_config(const std::filesystem::pat
                                                       const std::vector<std::string>& overrides) {
   EMOE_ASSIGN_OR_RETURN(const std::string yaml, read_configuration(file));
   return parse_coordinator_config(yaml, file.string(), overrides);
+}
+
+Result<v1::TokenFile> parse_token_file(const std::string& yaml, const std::string& source_name) {
+  v1::TokenFile file;
+  Diagnostics diagnostics;
+  const KeyLocations locations = read_into(yaml, source_name, {}, diagnostics, file);
+  check_rows(token_schema(), file, locations, diagnostics);
+  const KeyReporter report(locations, diagnostics);
+  std::set<std::string> names;
+  std::set<std::string> digests;
+  for (int i = 0; i < file.tokens_size(); ++i) {
+    const v1::Token& token = file.tokens(i);
+    const auto key = [i](const char* field) { return absl::StrCat("tokens[", i, "].", field); };
+    const std::string& digest = token.sha256();
+    if (token.has_sha256() && (digest.size() != 64 ||
+                               digest.find_first_not_of("0123456789abcdef") != std::string::npos)) {
+      report(key("sha256"),
+             "is no SHA-256 in 64 lower-case hexadecimal digits; make one with: "
+             "printf %s \"$TOKEN\" | sha256sum");
+    } else if (token.has_sha256() && !digests.insert(digest).second) {
+      report(key("sha256"), "is given twice");
+    }
+    if (token.has_name() && !names.insert(token.name()).second) {
+      report(key("name"), absl::StrCat("\"", token.name(), "\" is given twice"));
+    }
+    if (token.role() != "admin" && token.project().empty()) {
+      report(key("project"), "is required: only an admin may be of none");
+    }
+  }
+  EMOE_RETURN_IF_ERROR(diagnostics.to_status());
+  return file;
 }
 
 void change_paths(v1::JobSpec& spec, const PathChange& change) {

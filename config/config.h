@@ -44,8 +44,13 @@ struct ModelShape {
   int64_t num_hidden_layers = 0;
   int64_t intermediate_size = 0;
   int64_t max_position_embeddings = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
   std::map<std::string, int64_t> dtypes;  // how many tensors are stored in each: {{"F16", 291}}
 };
+
+// The parts that the rows of a step are dealt out in: parallel.ranks / parallel.tensor, at least 1.
+[[nodiscard]] int replicas_of(const v1::JobSpec& resolved);
 
 // All that can be checked of a spec without its files: fills in the defaults, then applies ranges,
 // allowed words, required keys and rules across keys, says what this version does not do yet (and
@@ -68,6 +73,11 @@ struct ModelShape {
     const std::vector<std::string>& overrides);
 [[nodiscard]] Result<v1::CoordinatorConfig> load_coordinator_config(
     const std::filesystem::path& file, const std::vector<std::string>& overrides);
+
+// The file of auth.tokens, read likewise: INVALID_ARGUMENT with every violation, among them digests that
+// are none and names or digests given twice. Nothing of a token but its name is in a message.
+[[nodiscard]] Result<v1::TokenFile> parse_token_file(const std::string& yaml,
+                                                     const std::string& source_name);
 
 // Any message as YAML / JSON for people and scripts, with the names and the order of the proto files.
 // A job's YAML is exactly readable by parse_job (floats in full precision). `indent` -1: on one line,

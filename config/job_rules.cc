@@ -101,8 +101,24 @@ int64_t head_width(In in) {
 bool tensor_fits(In in) {
   return divides(in.spec.parallel().tensor(), in.spec.parallel().ranks());
 }
-int64_t replicas(In in) {
-  return in.spec.parallel().ranks() / std::max(in.spec.parallel().tensor(), 1);
+// Whether so many ranks can share the model's layers: heads (a key head may be read by several
+// ranks), neurons and, of converted layers, experts.
+bool can_share(In in, int64_t ranks) {
+  const int64_t keys = in.shape.num_key_value_heads;
+  const bool key_heads = divides(ranks, keys) || ranks % keys == 0;
+  return divides(ranks, in.shape.num_attention_heads) && key_heads &&
+         divides(ranks, in.shape.intermediate_size) &&
+         divides(ranks, uses_emoe(in) ? emoe(in).experts() : 0);
+}
+bool shares_layers(In in) {
+  return in.spec.parallel().tensor() > 1;
+}
+std::string sharing_ranks(In in) {
+  std::vector<int64_t> counts;
+  for (int64_t ranks = 1; ranks <= in.shape.num_attention_heads; ++ranks) {
+    if (can_share(in, ranks)) counts.push_back(ranks);
+  }
+  return absl::StrJoin(counts, ", ");
 }
 bool no_layer(In in, int64_t layer) {
   return uses_emoe(in) && in.shape.num_hidden_layers > 0 && layer >= in.shape.num_hidden_layers;
@@ -208,7 +224,7 @@ const JobRules& spec_rules() {
        [](In in) { return in.spec.parallel().min_ranks() > in.spec.parallel().ranks(); },
        "must be at most parallel.ranks ${parallel.ranks}, is ${parallel.min_ranks}"},
       {"train.global_batch",
-       [](In in) { return tensor_fits(in) && batch(in) >= 1 && batch(in) < replicas(in); },
+       [](In in) { return tensor_fits(in) && batch(in) >= 1 && batch(in) < replicas_of(in.spec); },
        "a batch of ${train.global_batch} rows cannot feed ${replicas} ranks; "
        "raise it to at least ${replicas} or lower parallel.ranks"},
   };
@@ -227,6 +243,9 @@ const JobRules& model_rules() {
       {"data.max_length",
        [](In in) { return has_rows(in) && positions(in) > 0 && in.spec.data().max_length() > positions(in); },
        "must be at most the model's max_position_embeddings ${positions}, is ${data.max_length}"},
+      {"parallel.tensor", [](In in) { return shares_layers(in) && !can_share(in, in.spec.parallel().tensor()); },
+       "must divide the model's ${heads} heads, ${key heads} key heads (or be a multiple of them), ${intermediate size} neurons and "
+       "the experts, is ${parallel.tensor}; for this job it can be ${sharing ranks}"},
       {"evaluate.max_length",
        [](In in) { return positions(in) > 0 && in.spec.evaluate().max_length() > positions(in); },
        "must be at most the model's max_position_embeddings ${positions}, is ${evaluate.max_length}"},
@@ -238,8 +257,10 @@ const JobRules& unsupported_rules() {
   static const JobRules rows{
       {"task", [](In in) { return in.spec.task() == "analyze"; },
        "not supported yet: train (which also evaluates data.eval and exports a merged model), evaluate, merge, convert and preflight are"},
-      {"parallel.tensor", [](In in) { return in.spec.parallel().tensor() > 1; },
-       "not supported yet: use tensor: 1, all ranks are data-parallel"},
+      {"parallel.tensor", [](In in) { return shares_layers(in) && is_training(in.spec) && in.spec.tuning() == "full"; },
+       "not supported yet: with tuning: full use shard_base: true, by which ranks share what is trained"},
+      {"parallel.min_ranks", [](In in) { return shares_layers(in) && in.spec.parallel().min_ranks() > 0; },
+       "not supported yet: with parallel.tensor above 1 leave it out"},
       {"emoe.partition.method", [](In in) { return partition_by(in, "coactivation"); },
        "not supported yet: kmeans, random, contiguous and file are"},
       {"emoe.gate", [](In in) { return uses_emoe(in) && emoe(in).gate() == "learned"; },
@@ -251,7 +272,10 @@ const JobRules& unsupported_rules() {
 const RuleValues& rule_values() {
   static const RuleValues values{
       {"head width", [](In in) { return absl::StrCat(head_width(in)); }},
-      {"replicas", [](In in) { return absl::StrCat(replicas(in)); }},
+      {"replicas", [](In in) { return absl::StrCat(replicas_of(in.spec)); }},
+      {"heads", [](In in) { return absl::StrCat(in.shape.num_attention_heads); }},
+      {"key heads", [](In in) { return absl::StrCat(in.shape.num_key_value_heads); }},
+      {"sharing ranks", [](In in) { return sharing_ranks(in); }},
       {"intermediate size", [](In in) { return absl::StrCat(in.shape.intermediate_size); }},
       {"divisors", [](In in) { return divisors_text(in.shape.intermediate_size); }},
       {"last layer", [](In in) { return absl::StrCat(in.shape.num_hidden_layers - 1); }},

@@ -64,6 +64,8 @@ ModelShape shape_of(const v1::ModelInit& init) {
   return {.num_hidden_layers = init.num_hidden_layers(),
           .intermediate_size = init.intermediate_size(),
           .max_position_embeddings = init.max_position_embeddings(),
+          .num_attention_heads = init.num_attention_heads(),
+          .num_key_value_heads = init.num_key_value_heads(),
           .dtypes = {}};
 }
 
@@ -99,6 +101,11 @@ v1::JobSpec check(const v1::JobSpec& spec, const KeyLocations& locations,
 void reject_unsupported(const v1::JobSpec& resolved, const KeyLocations& locations,
                         Diagnostics& diagnostics) {
   check_rules(unsupported_rules(), {.spec = resolved}, KeyReporter(locations, diagnostics));
+}
+
+int replicas_of(const v1::JobSpec& resolved) {
+  const v1::Parallel& parallel = resolved.parallel();
+  return std::max(parallel.ranks() / std::max(parallel.tensor(), 1), 1);
 }
 
 std::vector<int64_t> converted_layers(const v1::JobSpec& resolved, int64_t num_hidden_layers) {

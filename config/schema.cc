@@ -182,7 +182,6 @@ const Schema& coordinator_schema() {
       {.key = "slots.total", .fallback = "0", .low = at_least(0), .high = at_most(1e6)},
       {.key = "slots.host_memory", .fallback = "0", .low = at_least(0)},
       {.key = "slots.device_memory", .fallback = "0", .low = at_least(0)},
-      {.key = "retention", .fallback = "0s", .low = at_least(0), .high = at_most(100 * kYear)},
       {.key = "queue", .fallback = "{}"},
       {.key = "queue.max_jobs", .fallback = "1000", .low = at_least(1), .high = at_most(1e7)},
       {.key = "queue.elastic_wait", .fallback = "60s", .low = at_least(0), .high = at_most(kYear)},
@@ -244,6 +243,43 @@ const Schema& coordinator_schema() {
       {.key = "log_level", .fallback = "info", .words = {"debug", "info", "warning", "error"}},
       {.key = "advertise", .fallback = "\"\"", .address = true, .reachable = true, .max_bytes = 256},
       {.key = "jobs_root", .fallback = "\"\"", .path = true},
+      {.key = "tls", .fallback = "{}"},
+      {.key = "tls.certificate", .fallback = "\"\"", .path = true},
+      {.key = "tls.key", .fallback = "\"\"", .path = true},
+      {.key = "tls.client_ca", .fallback = "\"\"", .path = true},
+      {.key = "tls.metrics", .fallback = "true"},
+      {.key = "tls.ranks_ca", .fallback = "\"\"", .path = true},
+      {.key = "tls.ranks_certificate", .fallback = "\"\"", .path = true},
+      {.key = "tls.ranks_key", .fallback = "\"\"", .path = true},
+      {.key = "auth", .fallback = "{}"},
+      {.key = "auth.tokens", .fallback = "\"\"", .path = true},
+      {.key = "auth.audit", .fallback = "\"\"", .path = true},
+      {.key = "auth.quotas", .max_entries = 4096},
+      {.key = "auth.quotas.project", .fallback = "\"\"", .max_bytes = 128},
+      {.key = "auth.quotas.slots", .fallback = "0", .low = at_least(0), .high = at_most(1e6)},
+      {.key = "auth.quotas.queued_jobs", .fallback = "0", .low = at_least(0), .high = at_most(1e6)},
+      {.key = "auth.quotas.disk", .fallback = "0", .low = at_least(0)},
+      {.key = "allow_insecure", .fallback = "false"},
+      {.key = "reflection", .fallback = "true"},
+      {.key = "limits", .fallback = "{}"},
+      {.key = "limits.message_bytes", .fallback = "16777216", .low = at_least(65536), .high = at_most(1 << 30)},
+      {.key = "limits.streams_per_client", .fallback = "1000", .low = at_least(1), .high = at_most(1e6)},
+      {.key = "limits.calls_per_second", .fallback = "1000.0", .low = at_least(0), .high = at_most(1e6)},
+      {.key = "limits.call_burst", .fallback = "2000", .low = at_least(1), .high = at_most(1e6)},
+      {.key = "limits.keepalive", .fallback = "30s", .low = at_least(1), .high = at_most(3600)},
+      {.key = "retention", .fallback = "0s", .low = at_least(0), .high = at_most(100 * kYear)},
+  };
+  return rows;
+}
+
+const Schema& token_schema() {
+  static const Schema rows{
+      {.key = "tokens", .max_entries = 100'000},
+      {.key = "tokens.name", .required = true, .max_bytes = 128},
+      {.key = "tokens.sha256", .required = true, .max_bytes = 64},
+      {.key = "tokens.role", .words = {"viewer", "user", "admin"}, .required = true},
+      {.key = "tokens.project", .max_bytes = 128},
+      {.key = "tokens.allowed_roots", .path = true},
   };
   return rows;
 }

@@ -62,6 +62,7 @@ using Schema = std::vector<FieldRule>;
 // Whether the spec's task uses the key.
 [[nodiscard]] bool is_used(const FieldRule& rule, const v1::JobSpec& spec);
 [[nodiscard]] const Schema& coordinator_schema();
+[[nodiscard]] const Schema& token_schema();
 
 // The input of a rule across keys.
 struct RuleInput {

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "metrics/prometheus.h"
+#include "metrics/tls_server.h"
 
 namespace emoe::metrics {
 namespace {
@@ -65,6 +66,12 @@ void stop_server(mg_context* server, const Address& address) {
   mg_stop(server);
 }
 
+Status cannot_serve(const std::string& listen, const std::string& why) {
+  return absl::UnavailableError(
+      absl::StrCat("cannot serve metrics on ", listen,
+                   " (is the port in use? choose another, or port 0 for a free one): ", why));
+}
+
 int reply(mg_connection* connection, int code, const std::string& type, const std::string& body) {
   const std::string head = absl::StrCat(
       "HTTP/1.1 ", code, code == 200 ? " OK" : " Internal Server Error", "\r\nContent-Type: ", type,
@@ -85,6 +92,7 @@ struct HttpExposer::State {
   std::mutex error_mutex;
   std::string error;  // what civetweb said last
   mg_context* server = nullptr;
+  std::unique_ptr<TlsServer> tls_server;  // in its place, with `tls`
 
   ~State() {
     if (server != nullptr) stop_server(server, address);
@@ -102,6 +110,31 @@ struct HttpExposer::State {
   }
   static int on_health(mg_connection* connection, void* /*self*/) {
     return reply(connection, 200, "text/plain", "ok\n");
+  }
+
+  Status start_tls(const Address& wanted) {
+    const std::string& host = wanted.host;
+    const bool bracketed = host.starts_with('[') && host.ends_with(']');
+    auto started =
+        TlsServer::start({.host = bracketed ? host.substr(1, host.size() - 2) : host,
+                          .port = wanted.port,
+                          .tls = config.tls,
+                          .answer = [this](const std::string& path) { return get(path); }});
+    if (!started.ok()) return cannot_serve(config.listen, std::string(started.status().message()));
+    tls_server = *std::move(started);
+    address = {wanted.host, tls_server->port()};
+    return ok_status();
+  }
+  TlsServer::Answer get(const std::string& path) const {
+    if (path == "/metrics") {
+      if (config.before_scrape) config.before_scrape();
+      return {200, kTextFormat, registry.text()};
+    }
+    if (path == "/healthz") return {200, "text/plain", "ok\n"};
+    if (path == "/sd" && config.service_discovery) {
+      return {200, "application/json", config.service_discovery()};
+    }
+    return {404, "text/plain", "there is /metrics, /healthz and, of a coordinator, /sd\n"};
   }
 
   // An exception must not pass through civetweb's C frames.
@@ -135,18 +168,21 @@ Result<std::unique_ptr<HttpExposer>> HttpExposer::start(const PrometheusRegistry
   EMOE_ASSIGN_OR_RETURN(const Address wanted, parse_address(config.listen));
   auto state = std::make_unique<State>(registry, std::move(config));
   const std::string& listen = state->config.listen;
+  if (state->config.tls) {
+    EMOE_RETURN_IF_ERROR(state->start_tls(wanted));
+    return std::unique_ptr<HttpExposer>(new HttpExposer(std::move(state)));
+  }
   // Two threads: Prometheus and a person with curl. Without keep-alive a scraper holds none of
-  // them.
-  const char* options[] = {"listening_ports",   listen.c_str(), "num_threads", "2",
-                           "enable_keep_alive", "no",           nullptr};
+  // them, nor does for long who connects and says nothing.
+  const char* options[] = {
+      "listening_ports",    listen.c_str(), "num_threads", "2", "enable_keep_alive", "no",
+      "request_timeout_ms", "10000",        nullptr};
   mg_callbacks callbacks{};
   callbacks.log_message = &State::on_log;
   mg_init_library(MG_FEATURES_DEFAULT);
   state->server = mg_start(&callbacks, state.get(), options);
   if (state->server == nullptr) {
-    return absl::UnavailableError(absl::StrCat(
-        "cannot serve metrics on ", listen,
-        " (is the port in use? choose another, or port 0 for a free one): ", state->error));
+    return cannot_serve(listen, state->error);
   }
   mg_server_port port{};
   if (mg_get_server_ports(state->server, 1, &port) != 1) {

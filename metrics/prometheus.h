@@ -29,6 +29,14 @@ class PrometheusRegistry final : public Registry {
   std::shared_ptr<State> state_;  // handles keep it alive
 };
 
+// PEM texts with which a server shows who it is; with a client_ca it asks clients for that, too.
+struct ServerTls {
+  std::string certificate;
+  std::string key;
+  std::string client_ca;
+  bool operator==(const ServerTls&) const = default;
+};
+
 // Serves GET /metrics and, where given, /sd (Prometheus http_sd JSON) and /healthz on its own small
 // HTTP server.
 class HttpExposer {
@@ -40,6 +48,8 @@ class HttpExposer {
     // Called before each answer to /metrics, on several server threads at once; may be empty. For
     // values that are read on a scrape instead of being kept up to date.
     std::function<void()> before_scrape;
+    // Serves by TLS (1.2 or newer) with what this gives, asked for each connection; empty: in clear.
+    std::function<ServerTls()> tls;
   };
   // UNAVAILABLE when the address cannot be bound ("… is in use"), INVALID_ARGUMENT when it does not
   // parse. `registry` and what the functions use outlive the exposer.

@@ -9,7 +9,6 @@
 namespace emoe {
 namespace {
 
-constexpr int64_t kMasterBytes = 4;  // an fp32 value
 // Resident in a rank before it makes a tensor, as measured with the LibTorch of cmake/torch.cmake:
 // code and libraries that are read, the heap, the threads' stacks; on a GPU its context and kernels.
 constexpr int64_t kProgram = int64_t{165} << 20;
@@ -44,7 +43,7 @@ int64_t exporting_memory(const DecoderConfig& config, const StepMemory& step) {
   int64_t outer = 0;
   std::map<int64_t, int64_t> layers;
   for (const TensorSpec& spec : TensorTable(config)) {
-    (spec.layer < 0 ? outer : layers[spec.layer]) += elements_of(spec) * kMasterBytes;
+    (spec.layer < 0 ? outer : layers[spec.layer]) += elements_of(spec) * kFp32;
   }
   int64_t layer = 0;
   for (const auto& [index, bytes] : layers) layer = std::max(layer, bytes);

@@ -9,8 +9,6 @@
 namespace emoe {
 namespace {
 
-constexpr int64_t kFp32 = 4;
-
 // The bytes of one layer, or around the layers, at the two moments that decide the peak.
 struct LayerMemory {
   int64_t kept = 0;      // from the forward pass on, until its backward pass is done
@@ -148,10 +146,10 @@ struct Elements {
   int64_t adapters = 0;
 };
 
-Elements count(const DecoderConfig& config, const StepShape& shape) {
+Elements count(const DecoderConfig& config, const DecoderConfig& own, const StepShape& shape) {
   Elements elements;
+  for (const TensorSpec& spec : TensorTable(own)) elements.weights += elements_of(spec);
   for (const TensorSpec& spec : TensorTable(config)) {
-    elements.weights += elements_of(spec);
     if (!shape.full && shape.lora_targets.contains(spec.linear())) {
       elements.adapters += shape.lora_rank * (spec.shape[0] + spec.shape[1]);
     }
@@ -159,10 +157,19 @@ Elements count(const DecoderConfig& config, const StepShape& shape) {
   return elements;
 }
 
+// The model as one of the ranks that share its layers sees it.
+DecoderConfig part_of(DecoderConfig config, int64_t ranks) {
+  config.num_attention_heads /= ranks;
+  config.num_key_value_heads = std::max<int64_t>(config.num_key_value_heads / ranks, 1);
+  config.intermediate_size /= ranks;
+  return config;
+}
+
 }  // namespace
 
 StepMemory step_memory(const DecoderConfig& config, const StepShape& shape) {
-  const Elements elements = count(config, shape);
+  const DecoderConfig own = part_of(config, shape.tensor);
+  const Elements elements = count(config, own, shape);
   const int64_t trained = shape.full ? elements.weights : elements.adapters;
   StepMemory memory;
   const bool shared = shape.shards > 1;
@@ -173,7 +180,7 @@ StepMemory step_memory(const DecoderConfig& config, const StepShape& shape) {
   memory.trained = memory.gradients = trained * kFp32 / (shape.full ? shape.shards : 1);
   memory.optimizer = 2 * memory.trained;
 
-  const StepSizes sizes(config, shape);
+  const StepSizes sizes(own, shape);
   memory.gathered = sizes.gathered();
   const int64_t layers = config.num_hidden_layers;
   int64_t kept = sizes.head_kept();

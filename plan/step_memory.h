@@ -26,6 +26,7 @@ struct StepShape {
   // Ranks that share the weights (parallel.shard_base): the base's; in full tuning the trained ones with
   // their gradients and moments.
   int64_t shards = 1;
+  int64_t tensor = 1;  // ranks that share each layer (parallel.tensor)
 };
 
 // Bytes of tensors on one rank. The program itself, its libraries and the threads' stacks come on

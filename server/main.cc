@@ -12,6 +12,7 @@
 #include <malloc.h>
 #include <nlohmann/json.hpp>
 #include <pthread.h>
+#include <sys/stat.h>
 
 #include "base/attempt_contract.h"
 #include "base/clock.h"
@@ -31,6 +32,8 @@
 #include "server/job/job_store.h"
 #include "server/make_launcher.h"
 #include "server/rpc/rpc_server.h"
+#include "server/security/security_config.h"
+#include "server/security_parts.h"
 
 namespace emoe::server {
 namespace {
@@ -71,6 +74,7 @@ void fill_in_paths(v1::CoordinatorConfig& config) {
                  .string();
   }
   worker = absolute_path(worker).string();
+  fill_in_security_paths(config);
 }
 
 // INVALID_ARGUMENT for a bad command line or configuration (all of its problems), NOT_FOUND when
@@ -116,6 +120,7 @@ Result<Options> parse_options(int argc, const char* const* argv) {
   fill_in_paths(options.config);
   EMOE_RETURN_IF_ERROR(check_roots(options.config));
   EMOE_RETURN_IF_ERROR(check_hosts(options.config));
+  EMOE_RETURN_IF_ERROR(check_security(options.config));
   return options;
 }
 
@@ -155,6 +160,12 @@ ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_pe
   set_capacity(config, control);
   control.max_jobs = config.queue().max_jobs();
   control.preempt = config.queue().preempt();
+  for (const v1::Quota& quota : config.auth().quotas()) {
+    control.quotas[quota.project()] = {quota.slots(), quota.queued_jobs(), quota.disk()};
+  }
+  control.ranks_ca = config.tls().ranks_ca();
+  control.ranks_certificate = config.tls().ranks_certificate();
+  control.ranks_key = config.tls().ranks_key();
   control.min_run = milliseconds(config.queue().min_run());
   const v1::Liveness& liveness = config.liveness();
   control.join_timeout = milliseconds(liveness.join_timeout());
@@ -214,7 +225,6 @@ RpcServer::Config rpc_config(const v1::CoordinatorConfig& config, const std::str
   rpc.listen = config.listen();
   for (const std::string& root : config.allowed_roots()) {
     rpc.admission.allowed_roots.emplace_back(root);
-    rpc.info.allowed_roots.push_back(root);
   }
   const v1::LauncherConfig& engine = config.launcher();
   if (engine.kind() != "local") {
@@ -223,6 +233,12 @@ RpcServer::Config rpc_config(const v1::CoordinatorConfig& config, const std::str
     rpc.admission.engine = engine.kind();
     rpc.admission.engine_keys = {keys.begin(), keys.end()};
   }
+  rpc.reflection = config.reflection();
+  rpc.message_bytes = config.limits().message_bytes();
+  rpc.streams_per_client = config.limits().streams_per_client();
+  rpc.keepalive = milliseconds(config.limits().keepalive());
+  rpc.guard.calls_per_second = config.limits().calls_per_second();
+  rpc.guard.call_burst = config.limits().call_burst();
   rpc.info.launcher = launcher_name;
   rpc.info.start_time = clock.wall_now();
   return rpc;
@@ -297,12 +313,14 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   EMOE_ASSIGN_OR_RETURN(const int threads, threads_of_variable(kThreadsVariable));
   metrics::PrometheusRegistry registry;
   CoordinatorProbe probe(registry);
+  SecurityProbe security_probe(registry);
   EMOE_ASSIGN_OR_RETURN(
       const auto store,
       JobStore::open({.state_dir = config.state_dir(),
                       .on_commit = [&](double seconds) { probe.committed(seconds); },
                       .checkpointed_by_others = true}));
   EMOE_RETURN_IF_ERROR(emoe::create_directories(config.output_root()));
+  EMOE_ASSIGN_OR_RETURN(const Security security, open_security(config, security_probe));
   AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
   EMOE_ASSIGN_OR_RETURN(const auto launcher, make_launcher(config.launcher(), clock));
   launcher::AsyncLauncher engine(*launcher, engine_config(config.launcher()));
@@ -310,13 +328,22 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   EMOE_RETURN_IF_ERROR(controller.recover());
   RpcServer::Config serving = rpc_config(config, launcher->name(), clock);
   serving.admission.capacity = capacity_of(config, threads_of(controller.config()), *store);
+  serving.guard.tokens = security.tokens.get();
+  serving.guard.audit = security.audit.get();
+  serving.guard.probe = &security_probe;
+  serving.certificates = security.certificates.get();
   EMOE_ASSIGN_OR_RETURN(const auto rpc,
                         RpcServer::start(serving, controller, *store, clock, probe));
   controller.set_coordinator_address(reachable(config, rpc->address()));
-  EMOE_ASSIGN_OR_RETURN(const auto exposer, metrics::HttpExposer::start(
-                                                registry, {config.metrics_listen(), [&controller] {
-                                                             return service_discovery(controller);
-                                                           }}));
+  warn_of_access(config, reachable(config, rpc->address()), security);
+  metrics::HttpExposer::Config exposing{.listen = config.metrics_listen()};
+  exposing.service_discovery = [&controller] { return service_discovery(controller); };
+  if (security.certificates != nullptr) {
+    // So that a bad new certificate is seen although nobody connects.
+    exposing.before_scrape = [&security] { (void)security.certificates->current(); };
+    if (config.tls().metrics()) exposing.tls = [&security] { return security.metrics_tls(); };
+  }
+  EMOE_ASSIGN_OR_RETURN(const auto exposer, metrics::HttpExposer::start(registry, exposing));
   std::jthread engine_loop([&](const std::stop_token& stop) {
     pthread_setname_np(pthread_self(), "launcher");
     engine.run(stop);
@@ -360,6 +387,8 @@ int run(int argc, const char* const* argv) {
     return kExitUsage;
   }
   if (options->done) return 0;
+  // What jobs read and write is for the group at most; a stricter umask stays. Ranks inherit it.
+  ::umask(::umask(0027) | 0027);
   const sigset_t signals = block_signals();
   // Requests and answers of a batch are large: memory that went back to the kernel after each would be
   // cleared page by page for the next.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# build/emoe-bundle.tar.xz: the programs with the libraries they need, but without LibTorch, CUDA and the C library,
-# for a host that has a Python `torch` 2.11. Unpack anywhere and run bin/emoe-… ; the wrappers find torch through
-# EMOE_TORCH_LIB, or by asking python3.
+# build/emoe-bundle.tar.gz: the programs with the libraries they need, but without LibTorch, CUDA and the C library,
+# for a host that has a Python `torch` 2.11 (on hosts with GPUs: with its CUDA libraries). Unpack anywhere and run
+# bin/emoe-… ; the wrappers find torch through EMOE_TORCH_LIB, or by asking python3. With the checks of
+# tools/gpu_check.sh where their programs were built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=build/emoe-bundle
@@ -9,16 +10,21 @@ rm -rf "$out"
 mkdir -p "$out"/{bin,libexec,lib,configs}
 
 left_out='linux-vdso|ld-linux|/lib(c|m|dl|rt|pthread|resolv|util|stdc\+\+|gcc_s|gomp)\.so|libtorch|libc10|libcud|libcupti|libnccl|libcublas|libnv'
-# emoe-worker loads this module at run time, from its own folder.
+# copy_libraries FILE: what it is linked with, into lib/.
+copy_libraries() {
+  ldd "$1" | awk '$3 ~ /^\// {print $3}' | grep -Ev "$left_out" |
+    while read -r library; do cp -nL "$library" "$out/lib/"; done
+}
+
+# Modules that programs load at run time, from their own folder. That for GPUs finds its libraries behind LibTorch's.
 cp build/bin/libemoe_sentencepiece.so "$out/libexec/"
-ldd build/bin/libemoe_sentencepiece.so | awk '$3 ~ /^\// {print $3}' | grep -Ev "$left_out" |
-  while read -r library; do cp -nL "$library" "$out/lib/"; done
+copy_libraries build/bin/libemoe_sentencepiece.so
+if [ -e build/bin/libemoe_cuda.so ]; then cp build/bin/libemoe_cuda.so "$out/libexec/"; fi
 
 for program in emoe-coordinator emoe-worker emoe-supervise emoectl; do
   cp "build/bin/$program" "$out/libexec/"
   strip "$out/libexec/$program"
-  ldd "build/bin/$program" | awk '$3 ~ /^\// {print $3}' | grep -Ev "$left_out" |
-    while read -r library; do cp -nL "$library" "$out/lib/"; done
+  copy_libraries "build/bin/$program"
   cat >"$out/bin/$program" <<'WRAPPER'
 #!/bin/sh
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -35,7 +41,22 @@ WRAPPER
   chmod +x "$out/bin/$program"
 done
 cp -r configs/. "$out/configs/"
-tar -C build -cJf build/emoe-bundle.tar.xz emoe-bundle
-size=$(stat -c %s build/emoe-bundle.tar.xz)
-echo "build/emoe-bundle.tar.xz: $((size / 1048576)) MiB"
-[ "$size" -le $((64 * 1048576)) ] || { echo "larger than 64 MiB" >&2; exit 1; }
+
+# What tools/gpu_check.sh does on a host with a GPU.
+if [ -e build/bin/libemoe_cuda.so ] && [ -e build/release/tests/device_kernels_test ]; then
+  mkdir -p "$out/gpu_check/demo" "$out/gpu_check/jobs"
+  cp tools/gpu_check.sh tools/gpu_check.py "$out/gpu_check/"
+  cp -r demo/base demo/data "$out/gpu_check/demo/"
+  cp configs/demo/*.yaml "$out/gpu_check/jobs/"
+  ln -s ../libexec/libemoe_cuda.so "$out/gpu_check/"
+  for test in device_kernels_test nccl_test; do
+    cp "build/release/tests/$test" "$out/gpu_check/"
+    strip "$out/gpu_check/$test"
+    copy_libraries "build/release/tests/$test"
+  done
+fi
+# gzip: minimal hosts have no xz.
+tar -C build -czf build/emoe-bundle.tar.gz emoe-bundle
+size=$(stat -c %s build/emoe-bundle.tar.gz)
+echo "build/emoe-bundle.tar.gz: $((size / 1048576)) MiB"
+[ "$size" -le 60000000 ] || { echo "larger than 60 MB" >&2; exit 1; }

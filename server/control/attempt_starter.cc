@@ -37,7 +37,8 @@ RunningJob holding_of(const v1::Job& job) {
   RunningJob holding{.id = job.id(),
                      .holds = {.cpus = ranks_of(job)},
                      .placement = {},
-                     .priority = job.priority()};
+                     .priority = job.priority(),
+                     .project = job.project()};
   if (job.attempts().empty()) return holding;
   holding.placement = placement_of(*job.attempts().rbegin());
   for (const auto& part : holding.placement) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 #include <google/protobuf/util/time_util.h>
 
 #include "base/attempt_contract.h"
@@ -89,6 +90,14 @@ launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Jo
   request.environment = {{kCoordinatorVariable, address},
                          {kAttemptTokenVariable, attempt.token},
                          {kReconnectGraceVariable, absl::StrCat(grace.count())}};
+  if (!config.ranks_ca.empty()) request.environment[kTlsCaVariable] = config.ranks_ca;
+  if (!config.ranks_certificate.empty()) {
+    request.environment[kTlsCertificateVariable] = config.ranks_certificate;
+    request.environment[kTlsKeyVariable] = config.ranks_key;
+  }
+  if (job.allowed_roots_size() > 0) {
+    request.environment[kAllowedRootsVariable] = absl::StrJoin(job.allowed_roots(), ":");
+  }
   if (job.has_export_of()) {  // what the training has prepared is not prepared again
     const std::filesystem::path training =
         std::filesystem::path(job.output_dir()).parent_path().parent_path();

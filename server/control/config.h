@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "launcher/resources.h"
+#include "server/control/project_quota.h"
 #include "server/scheduler/scheduler.h"
 
 namespace emoe::server {
@@ -21,8 +22,14 @@ struct ControlConfig {
   std::filesystem::path output_root;        // output folders are <output_root>/<job id>
   std::filesystem::path worker_program;     // emoe-worker
   launcher::Resources capacity{.cpus = 1};  // of all attempts at once; a cpu is a slot
-  std::vector<Pool::Host> hosts;        // the same slots by host, where ranks are placed on some
-  int max_jobs = 1000;                  // unfinished jobs
+  std::vector<Pool::Host> hosts;  // the same slots by host, where ranks are placed on some
+  int max_jobs = 1000;            // unfinished jobs
+  ProjectQuotas quotas;
+  // By which ranks verify the coordinator, and (where it asks for one) what they show it; paths that
+  // ranks can read. Empty: no TLS.
+  std::string ranks_ca;
+  std::string ranks_certificate;
+  std::string ranks_key;
   bool preempt = false;                 // jobs of lower priority make room
   std::chrono::milliseconds min_run{};  // but none before it ran for so long
   // Where a job asks for no thread count: what the coordinator was told for each rank, or (0) the

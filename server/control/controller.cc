@@ -5,6 +5,7 @@
 #include <absl/strings/str_cat.h>
 #include <pthread.h>
 
+#include "server/control/project_quota.h"
 #include "server/scheduler/free_resources.h"
 
 namespace emoe::server {
@@ -139,7 +140,13 @@ void Controller::look_at_attempt_locked(LiveJob& live, SteadyTime now) {
 }
 
 void Controller::schedule_locked(SteadyTime now) {
-  Decision plan = decide(jobs_.queue(), running_locked(), hosts_.in_service(now), now);
+  Pool pool = hosts_.in_service(now);
+  if (!config_.quotas.empty()) {
+    pool.project_slots = [this](const std::string& project) {
+      return quota_of(config_.quotas, project).slots;
+    };
+  }
+  Decision plan = decide(jobs_.queue(), running_locked(), pool, now);
   for (const Start& start : plan.start) {
     const auto live = jobs_.wake(start.id);
     failures_.note("job " + start.id, live.ok() ? starter_.start(**live, start) : live.status());
@@ -150,6 +157,15 @@ void Controller::schedule_locked(SteadyTime now) {
     failures_.note("job " + id, watch_.displace(*jobs_.find(id), message));
   }
   reasons_.emplace(std::move(plan.reasons));
+}
+
+void Controller::hide_foreign_jobs_locked(const v1::Job& job, std::string& message) {
+  for (const auto& [id, live] : jobs_.all()) {
+    if (live.record.job.project() == job.project()) continue;
+    for (size_t at = message.find(id); at != std::string::npos; at = message.find(id, at)) {
+      message.replace(at, id.size(), "a job of another project");
+    }
+  }
 }
 
 std::vector<RunningJob> Controller::running_locked() {
@@ -227,7 +243,9 @@ void Controller::decorate(v1::Job& job) {
   const int64_t position = jobs_.queue().ahead(place).jobs + 1;
   job.set_queue_position(static_cast<int32_t>(position));
   const std::string last = job.message();
-  job.set_message(reasons_->why(*queued, position));
+  std::string why = reasons_->why(*queued, position);
+  hide_foreign_jobs_locked(job, why);
+  job.set_message(why);
   if (!last.empty()) job.set_message(absl::StrCat(job.message(), "; last attempt: ", last));
 }
 
@@ -275,9 +293,9 @@ std::vector<ForecastJob> Controller::jobs_before(const QueuePlace& place) const 
   std::vector<ForecastJob> before;
   jobs_.queue().walk([](const JobQueue::Lane&) { return true; },
                      [&](const QueuedJob& other) {
-                       if (!(place_of(other) < place)) return false;
+                       if (!(place_of(other) < place)) return JobQueue::Walk::stop;
                        before.push_back({other.needs.ranks, other.seconds});
-                       return true;
+                       return JobQueue::Walk::on;
                      });
   return before;
 }

@@ -32,6 +32,19 @@ struct RequestKey {
   std::string id;
   std::string method;
   std::string body_hash;
+  std::string scope = {};  // the project of its caller: other projects' ids are other ids
+
+  // Under which it is stored.
+  [[nodiscard]] std::string stored_id() const {
+    return id.empty() || scope.empty() ? id : scope + '\x1f' + id;
+  }
+};
+
+// Who submits a job, and below which folders its files may lie (none: anywhere).
+struct Submitter {
+  std::string project;
+  std::string owner;
+  std::vector<std::string> allowed_roots;
 };
 
 // A job that admission has let in.
@@ -41,6 +54,7 @@ struct Submission {
   std::vector<Warning> warnings = {};
   v1::DataReceipt data = {};
   v1::Plan plan = {};
+  Submitter by = {};
 };
 
 struct JobUpdate {
@@ -80,8 +94,9 @@ class Controller {
   // Of a call that made several jobs.
   [[nodiscard]] Result<std::optional<std::vector<v1::Job>>> answered_all(const RequestKey& request);
 
-  // RESOURCE_EXHAUSTED / QUEUE_FULL, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS.
-  [[nodiscard]] Status check_capacity(const v1::JobSpec& resolved, int more = 1);
+  // RESOURCE_EXHAUSTED / QUEUE_FULL, QUOTA_EXCEEDED, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS, for a job beside
+  // `others` that come with it.
+  [[nodiscard]] Status check_capacity(const Submission& submission, int others = 0);
   // Calls of several threads are stored in one commit.
   [[nodiscard]] Result<v1::Job> create(const Submission& submission, const RequestKey& request);
   // Several jobs in one commit, all or none; they come back as lists have them.
@@ -136,14 +151,20 @@ class Controller {
   [[nodiscard]] const ControlConfig& config() const { return config_; }
 
  private:
-  // Whether there is room for `more` jobs, of which this is one.
-  [[nodiscard]] Status check_capacity_locked(const v1::JobSpec& resolved, int more);
+  // New jobs that are not stored yet.
+  struct Coming {
+    int jobs = 0;
+    std::map<std::string, int> by_project;
+  };
+  [[nodiscard]] Status check_capacity_locked(const Submission& submission, const Coming& others);
+  // Ids of other projects' jobs in what a job waits for are not its project's business.
+  void hide_foreign_jobs_locked(const v1::Job& job, std::string& message);
   // The bytes of the first answer.
   [[nodiscard]] Result<std::optional<std::string>> first_answer(const RequestKey& request);
   // One call that makes new jobs, see controller_create.cc.
   struct Creation;
   void create_locked(const std::vector<Creation*>& calls);
-  [[nodiscard]] Status prepare_locked(Creation& call, int others, JobRegistry::NewJobs& made);
+  [[nodiscard]] Status prepare_locked(Creation& call, Coming& coming, JobRegistry::NewJobs& made);
   [[nodiscard]] Status run_creation(Creation& call);
   [[nodiscard]] v1::QueuePlan queue_plan_locked(const v1::Job& job);
   [[nodiscard]] std::vector<ForecastJob> jobs_before(const QueuePlace& place) const;

@@ -1,4 +1,6 @@
 // The calls of Controller that change a job on a client's behalf.
+#include <algorithm>
+
 #include <absl/strings/str_cat.h>
 
 #include "server/control/controller.h"
@@ -27,8 +29,12 @@ Status check_etag(const v1::Job& job, const std::string& etag) {
 std::optional<RequestRecord> Controller::record_of(const RequestKey& request,
                                                    const std::string& job_id) const {
   if (request.id.empty()) return std::nullopt;
-  return RequestRecord{request.id, request.method,   request.body_hash, job_id,
-                       "",         clock_.wall_now()};
+  return RequestRecord{.request_id = request.stored_id(),
+                       .method = request.method,
+                       .body_hash = request.body_hash,
+                       .job_id = job_id,
+                       .response = "",
+                       .time = clock_.wall_now()};
 }
 
 Result<v1::Job> Controller::update(const std::string& id, const JobUpdate& update,

@@ -8,6 +8,7 @@
 
 #include "base/id.h"
 #include "server/control/controller.h"
+#include "server/control/project_quota.h"
 #include "server/job/errors.h"
 #include "server/job/job_warnings.h"
 #include "server/scheduler/free_resources.h"
@@ -65,7 +66,7 @@ void leave_for_list(v1::Job& job) {
 
 Result<std::optional<std::string>> Controller::first_answer(const RequestKey& request) {
   if (request.id.empty()) return std::nullopt;
-  EMOE_ASSIGN_OR_RETURN(const auto first, store_.request(request.id));
+  EMOE_ASSIGN_OR_RETURN(const auto first, store_.request(request.stored_id()));
   if (!first) return std::nullopt;
   if (first->method != request.method || first->body_hash != request.body_hash) {
     return make_error(StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
@@ -88,14 +89,15 @@ Result<std::optional<std::vector<v1::Job>>> Controller::answered_all(const Reque
   return jobs_of(*bytes, request);
 }
 
-Status Controller::check_capacity(const v1::JobSpec& resolved, int more) {
+Status Controller::check_capacity(const Submission& submission, int others) {
   const std::lock_guard lock(mutex_);
-  return check_capacity_locked(resolved, more);
+  return check_capacity_locked(submission,
+                               {.jobs = others, .by_project = {{submission.by.project, others}}});
 }
 
-Status Controller::check_capacity_locked(const v1::JobSpec& resolved, int more) {
+Status Controller::check_capacity_locked(const Submission& submission, const Coming& others) {
   v1::Job job;
-  *job.mutable_resolved_spec() = resolved;
+  *job.mutable_resolved_spec() = submission.resolved;
   const Needs needs = needs_of(job, config_);
   const bool elastic = needs.min_ranks > 0;
   const int least = elastic ? needs.min_ranks : needs.ranks;
@@ -107,13 +109,27 @@ Status Controller::check_capacity_locked(const v1::JobSpec& resolved, int more) 
                      ", this service has ", room, " slots", needs.gpus ? " with a GPU" : ""),
         {{"needed", absl::StrCat(least)}, {"available", absl::StrCat(room)}});
   }
-  if (jobs_.unfinished() + more > config_.max_jobs) {
+  if (jobs_.unfinished() + others.jobs >= config_.max_jobs) {
     return make_error(StatusCode::kResourceExhausted, "QUEUE_FULL",
                       absl::StrCat("the queue holds its ", config_.max_jobs,
                                    " unfinished jobs; try again when one has ended"),
                       {{"limit", absl::StrCat(config_.max_jobs)}});
   }
-  return ok_status();
+  const std::string& project = submission.by.project;
+  const ProjectQuota quota = quota_of(config_.quotas, project);
+  if (quota.slots > 0 && least > quota.slots) {
+    return quota_exceeded(project, "slots", quota.slots,
+                          absl::StrCat("the job's ", least, " ranks would never start"));
+  }
+  if (quota.queued_jobs == 0) return ok_status();
+  int unfinished = 0;
+  EMOE_ASSIGN_OR_RETURN(const auto stored, store_.count_by_state(project));
+  for (const auto& [state, jobs] : stored) unfinished += is_terminal(state) ? 0 : jobs;
+  const auto coming = others.by_project.find(project);
+  if (coming != others.by_project.end()) unfinished += coming->second;
+  if (unfinished < quota.queued_jobs) return ok_status();
+  return quota_exceeded(project, "queued_jobs", quota.queued_jobs,
+                        absl::StrCat("it has ", unfinished, " unfinished jobs"));
 }
 
 struct Controller::Creation {
@@ -157,16 +173,19 @@ void Controller::create_locked(const std::vector<Creation*>& calls) {
   std::vector<Creation*> later;
   std::vector<Creation*> together;
   std::vector<JobRegistry::NewJobs> made;
-  int jobs = 0;
+  Coming coming;
   for (Creation* call : calls) {
     if (!call->request.id.empty() && !requests.insert(call->request.id).second) {
       later.push_back(call);
       continue;
     }
     JobRegistry::NewJobs fresh;
-    call->status = prepare_locked(*call, jobs, fresh);
-    if (!call->status.ok() || call->earlier) continue;
-    jobs += static_cast<int>(call->submissions.size());
+    const Coming before = coming;
+    call->status = prepare_locked(*call, coming, fresh);
+    if (!call->status.ok() || call->earlier) {
+      coming = before;
+      continue;
+    }
     together.push_back(call);
     made.push_back(std::move(fresh));
   }
@@ -188,14 +207,16 @@ void Controller::create_locked(const std::vector<Creation*>& calls) {
   if (!together.empty()) poke();
 }
 
-// The edits of its new jobs, behind `others` of the same commit; or the answer it had before.
-Status Controller::prepare_locked(Creation& call, int others, JobRegistry::NewJobs& made) {
+// The edits of its new jobs, behind those of the same commit, to which they are added; or the answer it
+// had before.
+Status Controller::prepare_locked(Creation& call, Coming& coming, JobRegistry::NewJobs& made) {
   EMOE_ASSIGN_OR_RETURN(call.earlier, first_answer(call.request));
   if (call.earlier) return ok_status();
-  const int more = others + static_cast<int>(call.submissions.size());
   std::string first_id;
   for (const Submission* submission : call.submissions) {
-    EMOE_RETURN_IF_ERROR(check_capacity_locked(submission->resolved, more));
+    EMOE_RETURN_IF_ERROR(check_capacity_locked(*submission, coming));
+    ++coming.jobs;
+    ++coming.by_project[submission->by.project];
     JobRecord fresh;
     fill_new_job_locked(*submission, fresh.job);
     if (first_id.empty()) first_id = fresh.job.id();
@@ -219,6 +240,10 @@ void Controller::fill_new_job_locked(const Submission& submission, v1::Job& job)
   const v1::JobSpec& resolved = submission.resolved;
   job.set_id(new_id("job"));
   job.set_name(resolved.name());
+  job.set_project(submission.by.project);
+  job.set_owner(submission.by.owner);
+  job.mutable_allowed_roots()->Add(submission.by.allowed_roots.begin(),
+                                   submission.by.allowed_roots.end());
   *job.mutable_spec() = submission.spec;
   *job.mutable_resolved_spec() = resolved;
   *job.mutable_data() = submission.data;

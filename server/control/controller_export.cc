@@ -54,6 +54,7 @@ v1::JobSpec export_spec(v1::JobSpec spec, const std::string& name) {
   spec.set_name(name);
   spec.mutable_parallel()->set_ranks(1);
   spec.mutable_parallel()->set_min_ranks(0);
+  spec.mutable_parallel()->set_tensor(1);
   spec.mutable_resources()->clear_max_runtime();
   return spec;
 }
@@ -108,9 +109,13 @@ Result<v1::Job> Controller::export_checkpoint(const std::string& id, int64_t ste
   of.set_checkpoint_dir(kept.parent_path().string());
   const std::string label =
       absl::StrCat(trained.name().empty() ? id : trained.name(), "-step-", checkpoint.step());
-  const Submission submission{.spec = export_spec(trained.spec(), label),
-                              .resolved = export_spec(trained.resolved_spec(), label)};
-  EMOE_RETURN_IF_ERROR(check_capacity_locked(submission.resolved, 1));
+  const Submission submission{
+      .spec = export_spec(trained.spec(), label),
+      .resolved = export_spec(trained.resolved_spec(), label),
+      .by = {.project = trained.project(),
+             .owner = trained.owner(),
+             .allowed_roots = {trained.allowed_roots().begin(), trained.allowed_roots().end()}}};
+  EMOE_RETURN_IF_ERROR(check_capacity_locked(submission, {}));
   JobRecord fresh;
   fill_new_job_locked(submission, fresh.job);
   *fresh.job.mutable_export_of() = of;

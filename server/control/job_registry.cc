@@ -117,7 +117,8 @@ QueuedJob queued_job(const QueuedRow& row, const Needs& needs) {
           .create_time = row.create_time,
           .not_before = {},
           .full_until = {},
-          .seconds = row.seconds};
+          .seconds = row.seconds,
+          .project = row.project};
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
 
+#include "base/read_roots.h"
 #include "base/sha256.h"
 #include "config/config.h"
 #include "config/data_options.h"
@@ -54,6 +55,8 @@ struct ModelFiles {
     config::ModelShape shape{.num_hidden_layers = config->num_hidden_layers,
                              .intermediate_size = config->intermediate_size,
                              .max_position_embeddings = config->max_position_embeddings,
+                             .num_attention_heads = config->num_attention_heads,
+                             .num_key_value_heads = config->num_key_value_heads,
                              .dtypes = {}};
     if (weights) shape.dtypes = weights->dtypes();
     return shape;
@@ -288,6 +291,7 @@ int64_t stored_bytes(const ModelFiles& model) {
 v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config, Diagnostics& diagnostics,
                   Findings* found) {
   v1::JobSpec given = spec;
+  const ReadScope reads(config.allowed_roots);
   PathCheck paths(config.allowed_roots, diagnostics);
   config::change_paths(given, std::ref(paths));
   ModelFiles model;

@@ -95,14 +95,16 @@ std::optional<std::string> files_of(const v1::JobSpec& spec, WallTime now) {
   return fingerprint.text();
 }
 
-// The spec without what decides nothing but names and places.
-std::string key_of(const v1::JobSpec& spec) {
+// The spec without what decides nothing but names and places, behind the folders that it may name.
+std::string key_of(const v1::JobSpec& spec, const std::vector<fs::path>& allowed_roots) {
   v1::JobSpec rest = spec;
   rest.clear_name();
   rest.clear_labels();
   if (rest.has_resources()) rest.mutable_resources()->clear_priority();
   if (rest.resources().ByteSizeLong() == 0) rest.clear_resources();
   std::string bytes;
+  for (const fs::path& root : allowed_roots) absl::StrAppend(&bytes, root.string(), "\n");
+  bytes.push_back('\0');
   {
     google::protobuf::io::StringOutputStream stream(&bytes);
     google::protobuf::io::CodedOutputStream coded(&stream);
@@ -151,9 +153,10 @@ int64_t AdmissionCache::hits() const {
   return hits_;
 }
 
-v1::JobSpec AdmissionCache::admit(const v1::JobSpec& spec, Diagnostics& diagnostics,
-                                  Findings* found) {
-  const std::string key = key_of(spec);
+v1::JobSpec AdmissionCache::admit(const v1::JobSpec& spec,
+                                  const std::vector<fs::path>& allowed_roots,
+                                  Diagnostics& diagnostics, Findings* found) {
+  const std::string key = key_of(spec, allowed_roots);
   std::shared_ptr<const Entry> known = entry_of(key, nullptr);
   std::optional<std::string> files;
   if (known == nullptr) {
@@ -170,7 +173,9 @@ v1::JobSpec AdmissionCache::admit(const v1::JobSpec& spec, Diagnostics& diagnost
   }
   Findings own;
   Findings& findings = found != nullptr ? *found : own;
-  v1::JobSpec resolved = server::admit(spec, config_, diagnostics, &findings);
+  AdmissionConfig config = config_;
+  config.allowed_roots = allowed_roots;
+  v1::JobSpec resolved = server::admit(spec, config, diagnostics, &findings);
   if (!files || !diagnostics.empty()) {
     const std::lock_guard lock(mutex_);
     entries_.erase(key);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -26,9 +27,10 @@ class AdmissionCache {
                  std::chrono::seconds lifetime = std::chrono::seconds(10));
 
   [[nodiscard]] const AdmissionConfig& config() const { return config_; }
-  // As admit().
-  [[nodiscard]] v1::JobSpec admit(const v1::JobSpec& spec, Diagnostics& diagnostics,
-                                  Findings* found);
+  // As admit(), with these folders in place of the configuration's.
+  [[nodiscard]] v1::JobSpec admit(const v1::JobSpec& spec,
+                                  const std::vector<std::filesystem::path>& allowed_roots,
+                                  Diagnostics& diagnostics, Findings* found);
   // Of the calls of admit(), those that read no file.
   [[nodiscard]] int64_t hits() const;
 

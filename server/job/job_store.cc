@@ -167,9 +167,10 @@ Result<std::vector<JobRecord>> JobStore::resident_jobs() {
 
 Status JobStore::queued_jobs(const std::function<void(const QueuedRow&)>& visit) {
   return read([&](Database& database) -> Result<bool> {
-           Statement select(database,
-                            "SELECT id, priority, create_time, ranks, min_ranks, batch, on_cpu, "
-                            "run_nanoseconds FROM jobs INDEXED BY jobs_queued WHERE state=2");
+           Statement select(
+               database,
+               "SELECT id, priority, create_time, ranks, min_ranks, batch, on_cpu, "
+               "run_nanoseconds, project FROM jobs INDEXED BY jobs_queued WHERE state=2");
            while (select.next()) visit(read_queued_row(select));
            EMOE_RETURN_IF_ERROR(select.status());
            return true;
@@ -181,9 +182,40 @@ Result<JobPage> JobStore::list(const JobQuery& query) {
   return read([&](Database& database) { return list_jobs(database, query); });
 }
 
-Result<std::map<v1::JobState, int>> JobStore::count_by_state() {
+Result<std::optional<std::string>> JobStore::project_of(const std::string& id) {
+  return read([&](Database& database) -> Result<std::optional<std::string>> {
+    Statement select(database, "SELECT project FROM jobs WHERE id=?");
+    if (select.bind(id).next()) return std::optional(select.bytes(0));
+    EMOE_RETURN_IF_ERROR(select.status());
+    return std::nullopt;
+  });
+}
+
+Result<std::vector<std::filesystem::path>> JobStore::output_folders(const std::string& project) {
+  using Folders = std::vector<std::filesystem::path>;
+  return read([&](Database& database) -> Result<Folders> {
+    Statement select(database, "SELECT body FROM jobs WHERE project=?");
+    select.bind(project);
+    Folders folders;
+    while (select.next()) {
+      v1::Job job;
+      if (!job.ParseFromString(select.bytes(0))) {
+        return absl::DataLossError("database: a stored job is damaged");
+      }
+      folders.emplace_back(job.output_dir());
+    }
+    EMOE_RETURN_IF_ERROR(select.status());
+    return folders;
+  });
+}
+
+Result<std::map<v1::JobState, int>> JobStore::count_by_state(
+    const std::optional<std::string>& project) {
   return read([&](Database& database) -> Result<std::map<v1::JobState, int>> {
-    Statement select(database, "SELECT state, count(*) FROM jobs GROUP BY state");
+    Statement select(database,
+                     project ? "SELECT state, count(*) FROM jobs WHERE project=? GROUP BY state"
+                             : "SELECT state, count(*) FROM jobs GROUP BY state");
+    if (project) select.bind(*project);
     std::map<v1::JobState, int> counts;
     while (select.next()) {
       counts[select.integer<v1::JobState>(0)] = select.integer<int>(1);

@@ -28,6 +28,8 @@ struct JobQuery {
   std::vector<v1::JobState> states;           // empty: any
   std::map<std::string, std::string> labels;  // all must match
   std::optional<std::string> name;
+  std::optional<std::string> project;
+  std::optional<std::string> visible_project;  // of the caller; absent: it sees all
   Order order = Order::create_time;
   bool descending = true;
   struct Cursor {
@@ -53,6 +55,7 @@ struct QueuedRow {
   int64_t batch = 0;              // rows of a step
   bool on_cpu = false;            // resources.device is cpu
   std::optional<double> seconds;  // that it will run, by its plan
+  std::string project;
 };
 [[nodiscard]] QueuedRow queued_row(const v1::Job& job);
 // An unfinished job that has been started, or that exports a checkpoint.
@@ -97,7 +100,14 @@ class JobStore {
   // Calls `visit` for each QUEUED job, without reading their bodies.
   [[nodiscard]] Status queued_jobs(const std::function<void(const QueuedRow&)>& visit);
   [[nodiscard]] Result<JobPage> list(const JobQuery& query);
-  [[nodiscard]] Result<std::map<v1::JobState, int>> count_by_state();
+  // Of one project, or of all.
+  [[nodiscard]] Result<std::map<v1::JobState, int>> count_by_state(
+      const std::optional<std::string>& project = std::nullopt);
+  // Of a job that there is.
+  [[nodiscard]] Result<std::optional<std::string>> project_of(const std::string& id);
+  // Of all jobs of a project that are kept.
+  [[nodiscard]] Result<std::vector<std::filesystem::path>> output_folders(
+      const std::string& project);
   [[nodiscard]] Result<std::vector<AttemptRecord>> attempts(const std::string& job_id);
   [[nodiscard]] Result<std::vector<v1::Event>> events(const std::string& job_id, int64_t from,
                                                       int limit);

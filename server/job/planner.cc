@@ -34,7 +34,8 @@ RankShape rank_shape(const v1::JobSpec& spec, const DecoderConfig& model, const 
       shape.step.converted.insert(layer);
     }
   }
-  if (spec.parallel().shard_base()) shape.step.shards = std::max(spec.parallel().ranks(), 1);
+  if (spec.parallel().shard_base()) shape.step.shards = config::replicas_of(spec);
+  shape.step.tensor = std::max(spec.parallel().tensor(), 1);
   shape.exchanges = spec.parallel().ranks() > 1;
   shape.cuda = on_gpu;
   shape.step.widens = !on_gpu && !capacity.multiplies_halves && shape.step.dtype_bytes == 2;

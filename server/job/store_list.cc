@@ -76,6 +76,8 @@ std::string state_sql(const JobQuery& query, const Way& way) {
   }
   // With + SQLite does not take the index of names.
   if (query.name) sql += way.by_name ? " AND name=?" : " AND +name=?";
+  if (query.visible_project) sql += " AND project=?";
+  if (query.project) sql += " AND project=?";
   for (size_t i = way.label ? 1 : 0; i < query.labels.size(); ++i) {
     sql += " AND EXISTS (SELECT 1 FROM labels WHERE labels.job_id=id AND key=? AND value=?)";
   }
@@ -89,7 +91,9 @@ std::string state_sql(const JobQuery& query, const Way& way) {
 void bind_state(Statement& select, const JobQuery& query, const Way& way, v1::JobState state) {
   if (way.label) select.bind(*way.label, query.labels.at(*way.label));
   select.bind(state);
-  if (query.name) select.bind(*query.name);
+  for (const auto& value : {query.name, query.visible_project, query.project}) {
+    if (value) select.bind(*value);
+  }
   for (const auto& [key, value] : query.labels) {
     if (key != way.label) select.bind(key, value);
   }

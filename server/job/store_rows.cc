@@ -46,8 +46,8 @@ Status write_job(Database& database, const JobRecord& record) {
   Statement upsert(database,
                    "INSERT INTO jobs(id, name, state, priority, create_time, revision, failures, "
                    "not_before, cancel_message, body, idle_requeues, ranks, min_ranks, batch, "
-                   "on_cpu, run_nanoseconds, resident, end_time) "
-                   "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+                   "on_cpu, run_nanoseconds, resident, end_time, project, owner) "
+                   "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
                    "name=excluded.name, state=excluded.state, priority=excluded.priority, "
                    "revision=excluded.revision, failures=excluded.failures, "
                    "not_before=excluded.not_before, cancel_message=excluded.cancel_message, "
@@ -63,7 +63,8 @@ Status write_job(Database& database, const JobRecord& record) {
   upsert.bind_blob(job.SerializeAsString()).bind(record.idle_requeues);
   const JobColumns columns = columns_of(record);
   upsert.bind(columns.ranks, columns.min_ranks, columns.batch, columns.on_cpu,
-              columns.run_nanoseconds, columns.resident, columns.end_time);
+              columns.run_nanoseconds, columns.resident, columns.end_time, job.project(),
+              job.owner());
   EMOE_RETURN_IF_ERROR(upsert.run());
   EMOE_RETURN_IF_ERROR(write_progress(database, progress_of(record)));
   return write_labels(database, record.job);
@@ -143,7 +144,8 @@ QueuedRow queued_row(const v1::Job& job) {
                 .min_ranks = spec.parallel().min_ranks(),
                 .batch = spec.train().global_batch(),
                 .on_cpu = spec.resources().device() == "cpu",
-                .seconds = {}};
+                .seconds = {},
+                .project = job.project()};
   if (job.plan().has_time()) row.seconds = job.plan().time().seconds();
   return row;
 }
@@ -156,7 +158,8 @@ QueuedRow read_queued_row(const Statement& row) {
                    .min_ranks = row.integer<int32_t>(4),
                    .batch = row.integer(5),
                    .on_cpu = row.integer<bool>(6),
-                   .seconds = {}};
+                   .seconds = {},
+                   .project = row.bytes(8)};
   if (const auto run = row.optional<int64_t>(7)) queued.seconds = static_cast<double>(*run) * 1e-9;
   return queued;
 }

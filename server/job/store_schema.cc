@@ -123,9 +123,15 @@ CREATE TABLE finished_runs(
 CREATE INDEX finished_runs_by_machine ON finished_runs(machine, time);
 )";
 
+// Whose jobs they are; those of before belong to no project.
+constexpr char kVersion5[] = R"(
+ALTER TABLE jobs ADD COLUMN project TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+)";
+
 // What the scheduler and lists ask of a million jobs stands in indexes, so that neither a start nor a
 // page reads the bodies of jobs. A page is put together from the states, each in the asked order.
-constexpr char kVersion5[] = R"(
+constexpr char kVersion6[] = R"(
 ALTER TABLE jobs ADD COLUMN ranks INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE jobs ADD COLUMN min_ranks INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN batch INTEGER NOT NULL DEFAULT 0;
@@ -138,16 +144,17 @@ DROP INDEX jobs_by_time;
 CREATE INDEX jobs_by_state_and_time ON jobs(state, create_time, id);
 CREATE INDEX jobs_by_state_and_priority ON jobs(state, priority, id);
 CREATE INDEX jobs_by_state_and_name ON jobs(state, name, id);
-CREATE INDEX jobs_queued ON jobs(priority, create_time, id, ranks, min_ranks, batch, on_cpu, run_nanoseconds, resident)
+CREATE INDEX jobs_queued ON jobs(priority, create_time, id, ranks, min_ranks, batch, on_cpu, run_nanoseconds, resident, project)
   WHERE state = 2;
 CREATE INDEX jobs_resident ON jobs(id) WHERE resident = 1;
 CREATE INDEX jobs_ended ON jobs(end_time, id) WHERE end_time IS NOT NULL;
+CREATE INDEX jobs_by_project ON jobs(project, state, create_time, id);
 CREATE INDEX labels_by_value ON labels(key, value, job_id);
 )";
 
-// The columns of version 5 out of the bodies. The rows of a job's checkpoints get an index of their own.
-Status to_version5(Database& database) {
-  EMOE_RETURN_IF_ERROR(database.execute(kVersion5));
+// The columns of version 6 out of the bodies. The rows of a job's checkpoints get an index of their own.
+Status to_version6(Database& database) {
+  EMOE_RETURN_IF_ERROR(database.execute(kVersion6));
   EMOE_RETURN_IF_ERROR(database.execute(
       absl::StrCat("CREATE INDEX checkpoints ON events(job_id, step, sequence) WHERE kind = ",
                    static_cast<int>(v1::Event::kCheckpoint), " AND step IS NOT NULL")));
@@ -169,10 +176,13 @@ Status to_version5(Database& database) {
 
 // The i-th migrates version i to version i + 1; version 0 is an empty file. A released entry is
 // never changed: a change of the tables is a new entry.
-constexpr std::array<Status (*)(Database&), 5> kMigrations = {
+constexpr std::array<Status (*)(Database&), 6> kMigrations = {
     [](Database& database) { return database.execute(kVersion1); },
-    [](Database& database) { return database.execute(kVersion2); }, to_version3,
-    [](Database& database) { return database.execute(kVersion4); }, to_version5};
+    [](Database& database) { return database.execute(kVersion2); },
+    to_version3,
+    [](Database& database) { return database.execute(kVersion4); },
+    [](Database& database) { return database.execute(kVersion5); },
+    to_version6};
 static_assert(v1::QUEUED == 2, "the index jobs_queued names it");
 constexpr int64_t kSchemaVersion = kMigrations.size();
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "config/config.h"
 #include "data/row_format.h"
 #include "worker/batching/micro_batches.h"
 #include "worker/train/batch_plan.h"
@@ -58,7 +59,7 @@ class Steps {
   Steps(const v1::JobSpec& spec, const std::vector<Row>& sample)
       : sample_(sample),
         options_(worker::micro_batches_of(spec)),
-        ranks_(std::max(spec.parallel().ranks(), 1)) {}
+        ranks_(config::replicas_of(spec)) {}
 
   void look_at(const std::vector<int64_t>& numbers, WorkEstimate& into) {
     worker::RowRefs rows;

@@ -40,7 +40,8 @@ Status check_batch(const v1::CreateJobsRequest& request) {
 
 // Every job of the call is looked at, so that a user hears of all problems at once.
 Result<std::vector<Submission>> admit_all(const v1::CreateJobsRequest& request,
-                                          AdmissionCache& admission) {
+                                          const std::vector<std::filesystem::path>& roots,
+                                          const Submitter& by, AdmissionCache& admission) {
   Diagnostics all;
   Status misfit;
   std::vector<Submission> submissions;
@@ -49,7 +50,7 @@ Result<std::vector<Submission>> admit_all(const v1::CreateJobsRequest& request,
     const v1::JobSpec& spec = request.requests(i).spec();
     Diagnostics problems;
     Findings found;
-    v1::JobSpec resolved = admission.admit(spec, problems, &found);
+    v1::JobSpec resolved = admission.admit(spec, roots, problems, &found);
     for (const Violation& violation : problems.violations()) {
       all.add(violation.location, absl::StrCat(place, ".spec.", violation.field), violation.reason);
     }
@@ -58,7 +59,8 @@ Result<std::vector<Submission>> admit_all(const v1::CreateJobsRequest& request,
                            .resolved = std::move(resolved),
                            .warnings = problems.warnings(),
                            .data = std::move(found.data),
-                           .plan = std::move(found.plan)});
+                           .plan = std::move(found.plan),
+                           .by = by});
   }
   EMOE_RETURN_IF_ERROR(bad_request(all, "INVALID_SPEC"));
   EMOE_RETURN_IF_ERROR(misfit);
@@ -75,12 +77,12 @@ v1::Job validated(const Submission& submission) {
 
 }  // namespace
 
-grpc::Status FineTuningHandler::CreateJobs(grpc::ServerContext*,
+grpc::Status FineTuningHandler::CreateJobs(grpc::ServerContext* context,
                                            const v1::CreateJobsRequest* request,
                                            v1::CreateJobsResponse* response) {
-  return call("CreateJobs", [&]() -> Status {
+  return serve(*context, {.method = "CreateJobs", .job_id = ""}, [&](Call& call) -> Status {
     Diagnostics problems;
-    const RequestKey key = request_key("CreateJobs", request->request_id(), *request, problems);
+    const RequestKey key = key_of(call, *request, problems);
     EMOE_RETURN_IF_ERROR(bad_request(problems));
     EMOE_RETURN_IF_ERROR(check_batch(*request));
     if (!request->validate_only()) {
@@ -90,7 +92,11 @@ grpc::Status FineTuningHandler::CreateJobs(grpc::ServerContext*,
         return ok_status();
       }
     }
-    EMOE_ASSIGN_OR_RETURN(const auto submissions, admit_all(*request, admission_));
+    EMOE_ASSIGN_OR_RETURN(const auto submissions,
+                          admit_all(*request, roots_of(call), submitter_of(call), admission_));
+    int64_t disk = 0;
+    for (const Submission& submission : submissions) disk += submission.plan.disk().total_bytes();
+    if (!request->validate_only()) EMOE_RETURN_IF_ERROR(check_disk_quota(call, disk));
     if (!request->validate_only()) {
       EMOE_ASSIGN_OR_RETURN(const auto jobs, controller_.create_all(submissions, key));
       response->mutable_jobs()->Add(jobs.begin(), jobs.end());
@@ -98,17 +104,17 @@ grpc::Status FineTuningHandler::CreateJobs(grpc::ServerContext*,
     }
     for (const Submission& submission : submissions) {
       EMOE_RETURN_IF_ERROR(
-          controller_.check_capacity(submission.resolved, static_cast<int>(submissions.size())));
+          controller_.check_capacity(submission, static_cast<int>(submissions.size()) - 1));
       *response->add_jobs() = validated(submission);
     }
     return ok_status();
   });
 }
 
-grpc::Status FineTuningHandler::BackupDatabase(grpc::ServerContext*,
+grpc::Status FineTuningHandler::BackupDatabase(grpc::ServerContext* context,
                                                const v1::BackupDatabaseRequest*,
                                                v1::BackupDatabaseResponse* response) {
-  return call("BackupDatabase", [&]() -> Status {
+  return serve(*context, {.method = "BackupDatabase", .job_id = ""}, [&](Call&) -> Status {
     EMOE_ASSIGN_OR_RETURN(const Backup backup, store_.backup(SystemClock().wall_now()));
     response->set_path(backup.path.string());
     response->set_bytes(backup.bytes);

@@ -7,6 +7,8 @@
 #include "emoe/v1/fine_tuning_service.grpc.pb.h"
 #include "server/control/controller.h"
 #include "server/job/admission_cache.h"
+#include "server/rpc/call_guard.h"
+#include "server/rpc/requests.h"
 #include "server/rpc/watch_hub.h"
 
 namespace emoe::server {
@@ -19,12 +21,11 @@ class FineTuningHandler final
  public:
   struct Info {
     std::string launcher;
-    std::vector<std::string> allowed_roots;
     WallTime start_time;
   };
   FineTuningHandler(Controller& controller, JobStore& store, WatchHub& watches,
-                    CoordinatorProbe& probe, AdmissionConfig admission, const Clock& clock,
-                    Info info);
+                    CoordinatorProbe& probe, CallGuard& guard, AdmissionConfig admission,
+                    const Clock& clock, Info info);
 
   // From now on every call answers UNAVAILABLE / DRAINING.
   void drain() { draining_ = true; }
@@ -55,22 +56,46 @@ class FineTuningHandler final
                           v1::GetJobLogsResponse*) override;
   grpc::Status BackupDatabase(grpc::ServerContext*, const v1::BackupDatabaseRequest*,
                               v1::BackupDatabaseResponse*) override;
+  grpc::Status ListAuditEntries(grpc::ServerContext*, const v1::ListAuditEntriesRequest*,
+                                v1::ListAuditEntriesResponse*) override;
   grpc::ServerWriteReactor<v1::Event>* WatchJob(grpc::CallbackServerContext*,
                                                 const v1::WatchJobRequest*) override;
 
  private:
-  // Runs one call: refuses while draining, maps errors and exceptions, measures.
-  grpc::Status call(const char* method, const std::function<Status()>& body);
+  // Runs one call: refuses while draining and what the guard refuses, maps errors and exceptions, measures,
+  // and has the guard write down what came of it.
+  grpc::Status serve(const grpc::ServerContextBase& context, Call call,
+                     const std::function<Status(Call&)>& body);
+  // The answer to a call about a job that is not the caller's to see: that of a job that does not exist, asked
+  // at the place where that would be found out. A repeated request is the caller's own.
+  [[nodiscard]] Status check_visible(const Call& call, const RequestKey& key = {});
+  // Below which the caller's jobs may name files; empty: anywhere.
+  [[nodiscard]] std::vector<std::filesystem::path> roots_of(const Call& call) const;
+  // Nothing where the caller sees all.
+  [[nodiscard]] static std::optional<std::string> visible_project(const Call& call);
+  [[nodiscard]] Submitter submitter_of(const Call& call) const;
+  // RESOURCE_EXHAUSTED / QUOTA_EXCEEDED where the project's output folders and `needed` bytes would be too
+  // large.
+  [[nodiscard]] Status check_disk_quota(const Call& call, int64_t needed);
 
   Controller& controller_;
   JobStore& store_;
   WatchHub& watches_;
   CoordinatorProbe& probe_;
+  CallGuard& guard_;
   AdmissionCache admission_;
   const Info info_;
   std::atomic<bool> draining_ = false;
 };
 
 [[nodiscard]] Status draining_status();
+
+// A repeat of a request is one of the same project: its answer is a job of that one.
+template <typename Request>
+RequestKey key_of(const Call& call, const Request& request, Diagnostics& problems) {
+  RequestKey key = request_key(call.method, request.request_id(), request, problems);
+  key.scope = call.who.project;
+  return key;
+}
 
 }  // namespace emoe::server

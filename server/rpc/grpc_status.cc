@@ -1,5 +1,8 @@
 #include "server/rpc/grpc_status.h"
 
+#include <chrono>
+#include <cstdlib>
+
 #include <absl/strings/str_cat.h>
 
 #include "base/diagnostics.h"
@@ -10,6 +13,8 @@
 
 namespace emoe::server {
 namespace {
+
+using namespace std::chrono_literals;
 
 constexpr char kDomain[] = "emoe.v1";
 
@@ -60,9 +65,10 @@ void add_violations(const Status& status, google::rpc::Status& rich) {
   rich.add_details()->PackFrom(bad);
 }
 
-void add_retry(int seconds, google::rpc::Status& rich) {
+void add_retry(std::chrono::milliseconds pause, google::rpc::Status& rich) {
   google::rpc::RetryInfo retry;
-  retry.mutable_retry_delay()->set_seconds(seconds);
+  retry.mutable_retry_delay()->set_seconds(pause.count() / 1000);
+  retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(pause.count() % 1000 * 1'000'000));
   rich.add_details()->PackFrom(retry);
 }
 
@@ -84,15 +90,19 @@ grpc::Status to_grpc(const Status& status) {
     (*info.mutable_metadata())[key] = text_for_details(value);
   rich.add_details()->PackFrom(info);
   add_violations(status, rich);
-  if (detail.reason == "QUEUE_FULL") {
+  if (detail.reason == "QUEUE_FULL" || detail.reason == "QUOTA_EXCEEDED") {
     google::rpc::QuotaFailure quota;
     google::rpc::QuotaFailure::Violation& violation = *quota.add_violations();
-    violation.set_subject("queue.max_jobs");
+    const auto named = detail.metadata.find("quota");
+    violation.set_subject(named == detail.metadata.end() ? "queue.max_jobs" : named->second);
     violation.set_description(text_for_details(message));
     rich.add_details()->PackFrom(quota);
-    add_retry(30, rich);
+    add_retry(30s, rich);
   }
-  if (detail.reason == "DRAINING") add_retry(5, rich);
+  if (detail.reason == "DRAINING") add_retry(5s, rich);
+  if (const auto wait = detail.metadata.find("retry_milliseconds"); wait != detail.metadata.end()) {
+    add_retry(std::chrono::milliseconds(std::atoll(wait->second.c_str())), rich);
+  }
   return {code, text_for_message(message), rich.SerializeAsString()};
 }
 

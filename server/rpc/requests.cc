@@ -1,6 +1,7 @@
 #include "server/rpc/requests.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -56,7 +57,8 @@ constexpr size_t kLongestFilter = 4096;
 // A problem of `filter`, which may go on behind it.
 Status bad_filter(const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat(
-      text, " (use state=RUNNING|QUEUED, labels.KEY=VALUE, name=VALUE, joined by AND)"));
+      text,
+      " (use state=RUNNING|QUEUED, labels.KEY=VALUE, name=VALUE, project=VALUE, joined by AND)"));
 }
 
 // Words and quoted words; the quotes are gone, a term like name="a b" stays one piece.
@@ -101,9 +103,11 @@ Status add_term(const std::string& term, JobQuery& query) {
   const std::string key = term.substr(0, equals);
   const std::string value = term.substr(equals + 1);
   if (key == "state") return add_states(value, query);
-  if (key == "name") {
-    if (query.name) return bad_filter("name may be given once");
-    query.name = value;
+  for (const auto& [name, field] :
+       {std::pair("name", &query.name), std::pair("project", &query.project)}) {
+    if (key != name) continue;
+    if (*field) return bad_filter(absl::StrCat(key, " may be given once"));
+    *field = value;
     return ok_status();
   }
   const std::string prefix = "labels.";
@@ -116,14 +120,16 @@ Status add_term(const std::string& term, JobQuery& query) {
   return bad_filter(absl::StrCat("unknown field \"", key, "\""));
 }
 
-Status parse_filter(const std::string& filter, JobQuery& query) {
+// The terms of a filter, between which AND stands, one after the other.
+Status for_each_term(const std::string& filter,
+                     const std::function<Status(const std::string&)>& add) {
   if (filter.size() > kLongestFilter) {
     return absl::InvalidArgumentError(absl::StrCat("is longer than ", kLongestFilter, " bytes"));
   }
   EMOE_ASSIGN_OR_RETURN(const auto pieces, split_terms(filter));
   for (size_t i = 0; i < pieces.size(); ++i) {
     if (i % 2 == 0) {
-      EMOE_RETURN_IF_ERROR(add_term(pieces[i], query));
+      EMOE_RETURN_IF_ERROR(add(pieces[i]));
     } else if (pieces[i] != "AND") {
       return bad_filter(absl::StrCat("expected AND before \"", pieces[i], "\""));
     }
@@ -155,6 +161,24 @@ std::string fingerprint(const std::string& request) {
 }
 
 }  // namespace
+
+Result<std::map<std::string, std::string>> parse_audit_filter(const std::string& filter) {
+  static const std::set<std::string> kFields{"principal", "role", "project", "method",
+                                             "job_id",    "code", "reason"};
+  std::map<std::string, std::string> wanted;
+  EMOE_RETURN_IF_ERROR(for_each_term(filter, [&](const std::string& term) -> Status {
+    const size_t equals = term.find('=');
+    const std::string key = term.substr(0, equals);
+    if (equals == std::string::npos || !kFields.contains(key)) {
+      return absl::InvalidArgumentError(absl::StrCat("\"", term, "\" is none of ",
+                                                     absl::StrJoin(kFields, "=VALUE, "),
+                                                     "=VALUE, joined by AND"));
+    }
+    if (wanted.emplace(key, term.substr(equals + 1)).second) return ok_status();
+    return absl::InvalidArgumentError(key + " may be given once");
+  }));
+  return wanted;
+}
 
 Status bad_request(const Diagnostics& problems, const std::string& reason) {
   if (problems.empty()) return ok_status();
@@ -240,7 +264,8 @@ Result<JobQuery> parse_list_request(const v1::ListJobsRequest& request) {
   const auto note = [&](const std::string& field, const Status& status) {
     if (!status.ok()) problems.add(field, std::string(status.message()));
   };
-  note("filter", parse_filter(request.filter(), query));
+  note("filter", for_each_term(request.filter(),
+                               [&](const std::string& term) { return add_term(term, query); }));
   note("order_by", parse_order(request.order_by(), query));
   query.after = parse_page_token(list_fingerprint(request), request.page_token(), problems);
   EMOE_RETURN_IF_ERROR(bad_request(problems));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 
@@ -29,9 +30,13 @@ namespace emoe::server {
 
 // ListJobs (google.aip.dev 132, 158, 160), parsed strictly: page_size, page_token, order_by
 // (create_time | priority | name, each with optional asc or desc) and filter, at most 4 KiB of
-//   state=RUNNING|QUEUED AND labels.team=research AND name="two words"
+//   state=RUNNING|QUEUED AND labels.team=research AND name="two words" AND project=x
 // All problems in one INVALID_ARGUMENT.
 [[nodiscard]] Result<JobQuery> parse_list_request(const v1::ListJobsRequest& request);
+
+// A filter of ListAuditEntries: the values that fields must have. INVALID_ARGUMENT, with what is wrong.
+[[nodiscard]] Result<std::map<std::string, std::string>> parse_audit_filter(
+    const std::string& filter);
 
 // 0 → `fallback`, above `largest` → `largest`, negative → a problem.
 [[nodiscard]] int parse_page_size(int requested, int fallback, int largest, Diagnostics& problems);

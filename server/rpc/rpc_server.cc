@@ -1,5 +1,6 @@
 #include "server/rpc/rpc_server.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -8,10 +9,13 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
 #include <netdb.h>
 #include <sys/socket.h>
 
 #include "base/file.h"
+#include "server/rpc/tls_credentials.h"
 
 namespace emoe::server {
 namespace {
@@ -45,18 +49,36 @@ void set_up_plugins() {
   });
 }
 
-void set_limits(grpc::ServerBuilder& builder, int max_threads) {
+// Takes out the plugin that every server has which is linked with it.
+class NoReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments* /*arguments*/) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins, [](const auto& plugin) {
+      return plugin->name().find("reflection") != std::string::npos;
+    });
+  }
+};
+
+void set_limits(grpc::ServerBuilder& builder, const RpcServer::Config& config) {
+  const auto silence = static_cast<int>(config.keepalive.count());
   // Two coordinators must not share a port, which SO_REUSEPORT would let them.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, silence);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, std::min(silence, 10'000));
+  // From the accept to the end of the handshakes, TLS's and HTTP/2's.
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, silence);
+  if (config.streams_per_client > 0) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.streams_per_client);
+  }
+  if (config.message_bytes > 0) builder.SetMaxReceiveMessageSize(config.message_bytes);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 2);
   grpc::ResourceQuota quota("emoe-coordinator");
-  quota.SetMaxThreads(max_threads);
+  quota.SetMaxThreads(config.max_threads);
   builder.SetResourceQuota(quota);
 }
 
@@ -67,7 +89,9 @@ RpcServer::RpcServer(const Config& config, Controller& controller, JobStore& sto
     : shutdown_limit_(config.shutdown_limit),
       controller_(controller),
       watches_(config.watch, store, clock),
-      fine_tuning_(controller, store, watches_, probe, config.admission, clock, config.info),
+      guard_(config.guard, clock),
+      fine_tuning_(controller, store, watches_, probe, guard_, config.admission, clock,
+                   config.info),
       worker_control_(
           [&controller](SessionMessage message) { controller.post(std::move(message)); }) {}
 
@@ -89,9 +113,12 @@ Status RpcServer::listen(const Config& config) {
   }
   set_up_plugins();
   grpc::ServerBuilder builder;
-  set_limits(builder, config.max_threads);
+  set_limits(builder, config);
+  if (!config.reflection) builder.SetOption(std::make_unique<NoReflection>());
   int port = 0;
-  builder.AddListeningPort(config.listen, grpc::InsecureServerCredentials(), &port);
+  credentials_ = config.certificates == nullptr ? grpc::InsecureServerCredentials()
+                                                : tls_credentials(*config.certificates);
+  builder.AddListeningPort(config.listen, credentials_, &port);
   builder.RegisterService(&fine_tuning_);
   builder.RegisterService(&worker_control_);
   server_ = builder.BuildAndStart();

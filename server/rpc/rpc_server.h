@@ -6,12 +6,15 @@
 #include <string>
 
 #include "base/status.h"
+#include "server/rpc/call_guard.h"
 #include "server/rpc/fine_tuning_handler.h"
 #include "server/rpc/worker_control_handler.h"
+#include "server/security/certificate_files.h"
 
 namespace grpc {
 class Server;
-}
+class ServerCredentials;
+}  // namespace grpc
 
 namespace emoe::server {
 
@@ -26,6 +29,14 @@ class RpcServer {
     WatchHub::Config watch;
     int max_threads = 32;  // for unary calls; more of them at once get RESOURCE_EXHAUSTED
     std::chrono::milliseconds shutdown_limit{15'000};
+    CallGuard::Config guard = {};
+    CertificateFiles* certificates = nullptr;  // null: no TLS; outlives the server
+    bool reflection = true;
+    int message_bytes = 0;       // of a request; 0: gRPC's own limit, 4 MiB
+    int streams_per_client = 0;  // calls that a connection may have open; 0: no limit
+    // A connection that is silent for so long is asked whether it lives, and closed when it does not say so;
+    // one that is not set up within that time is closed.
+    std::chrono::milliseconds keepalive{30'000};
   };
 
   // UNAVAILABLE when the address cannot be bound ("… is in use").
@@ -56,9 +67,12 @@ class RpcServer {
   const std::chrono::milliseconds shutdown_limit_;
   Controller& controller_;
   WatchHub watches_;
+  CallGuard guard_;
   FineTuningHandler fine_tuning_;
   WorkerControlHandler worker_control_;
   std::string address_;
+  // gRPC's core asks them for certificates as long as there is a server.
+  std::shared_ptr<grpc::ServerCredentials> credentials_;
   std::unique_ptr<grpc::Server> server_;
   std::future<void> closing_;  // gRPC's own shutdown, which waits for every call
 };

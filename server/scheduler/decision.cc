@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -27,6 +28,12 @@ std::string users_of(const std::vector<RunningJob>& running, const Amount& amoun
   return text;
 }
 
+int64_t slots_of(const std::vector<RunningJob>& running, const std::string& project) {
+  int64_t slots = 0;
+  for (const RunningJob& job : running) slots += job.project == project ? job.holds.cpus : 0;
+  return slots;
+}
+
 std::chrono::seconds whole_seconds(SteadyTime::duration left) {
   return std::chrono::ceil<std::chrono::seconds>(left);
 }
@@ -38,32 +45,45 @@ class Planner {
       : pool_(pool), all_(pool, {}), free_(pool, running), users_(running), now_(now) {}
 
   // Whether jobs of the lane can run at all; one that cannot holds up nobody.
-  [[nodiscard]] bool may_run(const JobQueue::Lane& lane) const {
-    return all_.ranks(lane.gpus) >= lane.least_ranks;
+  [[nodiscard]] bool may_run(const JobQueue::Lane& lane) {
+    if (project_room(lane.project) <= 0) held_.insert(lane.project);
+    return all_.ranks(lane.gpus) >= lane.least_ranks && !held_.contains(lane.project);
   }
 
-  // False where no later job can start.
-  bool consider(const QueuedJob& job) {
-    if (job.not_before && *job.not_before > now_) return true;
+  JobQueue::Walk consider(const QueuedJob& job) {
+    if (held_.contains(job.project)) return JobQueue::Walk::pass_over_lane;
+    if (job.not_before && *job.not_before > now_) return JobQueue::Walk::on;
+    if (project_room(job.project) < least_ranks(job.needs)) {
+      held_.insert(job.project);
+      return JobQueue::Walk::pass_over_lane;
+    }
     const std::optional<int> ranks = ranks_now(job);
     if (!ranks) {
       make_room(job);
-      return false;
+      return JobQueue::Walk::stop;
     }
     Start start{job.id, *ranks, free_.take(*ranks, job.needs.gpus)};
     users_.push_back({.id = job.id,
                       .holds = resources_of(*ranks, job.needs.gpus),
                       .placement = start.placement,
-                      .priority = job.priority});
+                      .priority = job.priority,
+                      .project = job.project});
     start_.push_back(std::move(start));
-    return true;
+    return JobQueue::Walk::on;
   }
 
   [[nodiscard]] Decision decision() {
-    return {std::move(start_), std::move(displace_), WaitReasons(pool_, std::move(users_), now_)};
+    return {std::move(start_), std::move(displace_),
+            WaitReasons(pool_, std::move(users_), std::move(held_), now_)};
   }
 
  private:
+  // The slots that jobs of the project may still take.
+  [[nodiscard]] int project_room(const std::string& project) const {
+    const int limit = pool_.project_slots ? pool_.project_slots(project) : 0;
+    if (limit == 0) return std::numeric_limits<int>::max();
+    return limit - static_cast<int>(slots_of(users_, project));
+  }
   // Asks as few jobs as will do to leave; those that leave already count.
   void make_room(const QueuedJob& job) {
     std::vector<RunningJob> staying = users_;
@@ -90,6 +110,7 @@ class Planner {
   [[nodiscard]] std::optional<int> ranks_now(const QueuedJob& job) const {
     int most = all_.ranks(job.needs.gpus);
     if (job.needs.most_ranks > 0) most = std::min(most, job.needs.most_ranks);
+    most = std::min(most, project_room(job.project));
     const std::optional<int> wanted = useful_ranks(job.needs, most);
     const int free = free_.ranks(job.needs.gpus);
     if (!wanted || free >= *wanted) return wanted;
@@ -104,13 +125,16 @@ class Planner {
   const SteadyTime now_;
   std::vector<Start> start_;
   std::vector<std::string> displace_;
+  std::set<std::string> held_;  // projects
 };
 
 }  // namespace
 
-WaitReasons::WaitReasons(Pool pool, std::vector<RunningJob> running, SteadyTime now)
+WaitReasons::WaitReasons(Pool pool, std::vector<RunningJob> running, std::set<std::string> held,
+                         SteadyTime now)
     : pool_(std::move(pool)),
       running_(std::move(running)),
+      held_(std::move(held)),
       now_(now),
       all_(pool_, {}),
       free_(pool_, running_) {}
@@ -121,7 +145,15 @@ std::string WaitReasons::why(const QueuedJob& job, int64_t position) const {
                         " s before the next attempt; position ", position);
   }
   const bool never = all_.ranks(job.needs.gpus) < least_ranks(job.needs);
-  return never ? why_never(job) : why_it_waits(job, position);
+  if (never) return why_never(job);
+  return held_.contains(job.project) ? why_held(job, position) : why_it_waits(job, position);
+}
+
+std::string WaitReasons::why_held(const QueuedJob& job, int64_t position) const {
+  const int limit = pool_.project_slots(job.project);
+  return absl::StrCat("waits for its project: \"", job.project, "\" may use ", limit,
+                      limit == 1 ? " slot" : " slots", " at once (auth.quotas) and uses ",
+                      slots_of(running_, job.project), "; position ", position);
 }
 
 std::string WaitReasons::why_never(const QueuedJob& job) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,9 @@ namespace emoe::server {
 class WaitReasons {
  public:
   // `running` are all that hold resources now, also those that were just started.
-  WaitReasons(Pool pool, std::vector<RunningJob> running, SteadyTime now);
+  // `held`: the projects whose first waiting job would take more slots than they may have.
+  WaitReasons(Pool pool, std::vector<RunningJob> running, std::set<std::string> held,
+              SteadyTime now);
 
   // "waits for 2 of 4 slots (1 free); position 3; job-x uses 2". `position` counts from 1.
   [[nodiscard]] std::string why(const QueuedJob& job, int64_t position) const;
@@ -22,9 +25,11 @@ class WaitReasons {
   [[nodiscard]] std::string why_never(const QueuedJob& job) const;
   [[nodiscard]] std::string why_it_waits(const QueuedJob& job, int64_t position) const;
   [[nodiscard]] std::string with_fewer(const QueuedJob& job) const;
+  [[nodiscard]] std::string why_held(const QueuedJob& job, int64_t position) const;
 
   Pool pool_;
   std::vector<RunningJob> running_;
+  std::set<std::string> held_;
   SteadyTime now_;
   FreeResources all_;
   FreeResources free_;
@@ -46,6 +51,9 @@ struct Decision {
 // pool has fewer in all, with as many as that. Else it waits for them until `full_until`, and then
 // starts as soon as min_ranks are free, with the free ones. Of a number below `ranks` it takes only so
 // many as shorten the step: with 8 rows, 7 ranks are no faster than 4, which leave 3 slots to others.
+//
+// A project has no more slots than Pool::project_slots: its first job that would take more waits, and those
+// of it behind that one, but they hold up nobody else. A job with min_ranks takes what its project has left.
 //
 // Where the first in line waits, displaceable jobs of lower priority make room for it: the lowest
 // priority first, of these the last in `running`, no more than are needed, and none where all together are

@@ -54,7 +54,7 @@ struct JobQueue::Entry {
     if (job.seconds) seconds = static_cast<float>(*job.seconds);
   }
   [[nodiscard]] QueuePlace place() const { return {priority, create_time, id.data()}; }
-  [[nodiscard]] QueuedJob job() const {
+  [[nodiscard]] QueuedJob job(const Lane& lane) const {
     QueuedJob job{.id = id.data(),
                   .needs = {.ranks = ranks,
                             .gpus = gpus,
@@ -66,6 +66,7 @@ struct JobQueue::Entry {
                   .not_before = unpacked(not_before),
                   .full_until = unpacked(full_until)};
     if (!std::isnan(seconds)) job.seconds = seconds;
+    job.project = lane.project;
     return job;
   }
   void add_to(QueueAhead& sum, int sign) const {
@@ -171,12 +172,12 @@ void JobQueue::Row::count(const QueuePlace& place, QueueAhead& ahead) const {
   }
 }
 
-JobQueue::Lane JobQueue::lane_of(const Needs& needs) {
-  return {least_ranks(needs), needs.gpus};
+JobQueue::Lane JobQueue::lane_of(const QueuedJob& job) {
+  return {least_ranks(job.needs), job.needs.gpus, job.project};
 }
 
 void JobQueue::put(const QueuedJob& job) {
-  if (rows_[lane_of(job.needs)].put(Entry(job))) ++size_;
+  if (rows_[lane_of(job)].put(Entry(job))) ++size_;
 }
 
 bool JobQueue::take(const QueuePlace& place) {
@@ -191,7 +192,7 @@ bool JobQueue::take(const QueuePlace& place) {
 
 std::optional<QueuedJob> JobQueue::find(const QueuePlace& place) const {
   for (const auto& [lane, row] : rows_) {
-    if (const Entry* found = row.find(place)) return found->job();
+    if (const Entry* found = row.find(place)) return found->job(lane);
   }
   return std::nullopt;
 }
@@ -203,9 +204,10 @@ QueueAhead JobQueue::ahead(const QueuePlace& place) const {
 }
 
 void JobQueue::walk(const std::function<bool(const Lane&)>& passes,
-                    const std::function<bool(const QueuedJob&)>& visit) const {
+                    const std::function<Walk(const QueuedJob&)>& visit) const {
   // Where the walk stands in each lane; the lane whose job comes first is on top.
   struct Cursor {
+    const Lane* lane;
     const std::vector<Chunk>* chunks;
     size_t chunk = 0;
     size_t entry = 0;
@@ -216,12 +218,14 @@ void JobQueue::walk(const std::function<bool(const Lane&)>& passes,
   };
   std::priority_queue<Cursor, std::vector<Cursor>, decltype(later)> cursors(later);
   for (const auto& [lane, row] : rows_) {
-    if (!row.empty() && passes(lane)) cursors.push({&row.chunks()});
+    if (!row.empty() && passes(lane)) cursors.push({&lane, &row.chunks()});
   }
   while (!cursors.empty()) {
     Cursor cursor = cursors.top();
-    if (!visit(cursor.at().job())) return;
+    const Walk next = visit(cursor.at().job(*cursor.lane));
+    if (next == Walk::stop) return;
     cursors.pop();
+    if (next == Walk::pass_over_lane) continue;
     if (++cursor.entry == (*cursor.chunks)[cursor.chunk].entries.size()) {
       cursor.entry = 0;
       ++cursor.chunk;

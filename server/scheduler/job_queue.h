@@ -37,18 +37,19 @@ struct QueueAhead {
   int64_t unknown = 0;      // those whose time is not
 };
 
-// The queued jobs in their order, less than 200 bytes each. Jobs that need the same
+// The queued jobs in their order, less than 200 bytes each. Jobs of one project that need the same
 // least number of ranks (with GPUs or without) are a lane, so that a scheduler passes over all that
-// cannot run at all by passing over lanes. put, take and ahead take time with the logarithm of the
+// cannot run at all, or whose project may have no more slots, by passing over lanes. put, take and ahead take time with the logarithm of the
 // jobs and with the number of their chunks, some thousands at a million. Not thread-safe.
 class JobQueue {
  public:
   struct Lane {
     int least_ranks = 1;
     bool gpus = false;
+    std::string project;
     [[nodiscard]] auto operator<=>(const Lane&) const = default;
   };
-  [[nodiscard]] static Lane lane_of(const Needs& needs);
+  [[nodiscard]] static Lane lane_of(const QueuedJob& job);
 
   // Ids have at most kLongestId bytes. One that stands at this place already is replaced.
   static constexpr size_t kLongestId = 47;
@@ -59,10 +60,15 @@ class JobQueue {
   [[nodiscard]] size_t size() const { return size_; }
   [[nodiscard]] QueueAhead ahead(const QueuePlace& place) const;
 
-  // Calls `visit` for each job in order, those of lanes that `passes` refuses left out, until it
-  // returns false. `passes` is asked once for each lane, before the first job.
+  // Calls `visit` for each job in order, those of lanes that `passes` refuses left out, until it says
+  // stop. `passes` is asked once for each lane, before the first job.
+  enum class Walk {
+    on,
+    pass_over_lane,  // the rest of it
+    stop,
+  };
   void walk(const std::function<bool(const Lane&)>& passes,
-            const std::function<bool(const QueuedJob&)>& visit) const;
+            const std::function<Walk(const QueuedJob&)>& visit) const;
 
  private:
   struct Entry;

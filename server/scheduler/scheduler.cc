@@ -41,7 +41,7 @@ Schedule schedule(const std::vector<QueuedJob>& queued, const std::vector<Runnin
              [&](const QueuedJob& job) {
                const int position = static_cast<int>(plan.waiting.size()) + 1;
                plan.waiting.push_back({job.id, position, decision.reasons.why(job, position)});
-               return true;
+               return JobQueue::Walk::on;
              });
   return plan;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,7 +21,9 @@ struct Pool {
   };
   launcher::Resources total;
   std::vector<Host> hosts;  // empty: the engine places the ranks
-  std::string missing;      // "; host n2 is out of service: …", where something is
+  std::string missing;  // "; host n2 is out of service: …", where something is
+  // The slots that all jobs of a project may hold at once, 0 for any number; empty: of all of them.
+  std::function<int(const std::string& project)> project_slots = {};
 };
 
 // What a job asks for: a slot for each of `ranks`, and a GPU where `gpus` are.
@@ -42,6 +45,7 @@ struct QueuedJob {
   std::optional<SteadyTime> not_before;  // a retry's pause
   std::optional<SteadyTime> full_until;  // with min_ranks: how long it waits for more slots
   std::optional<double> seconds = {};    // that it will run, by its plan; for forecasts
+  std::string project = {};
 };
 
 // A job that holds resources (until no process of its attempt is left).
@@ -52,6 +56,7 @@ struct RunningJob {
   int priority = 0;
   bool leaving = false;       // on its way out: what it holds will be free
   bool displaceable = false;  // may be asked to make room for a job of higher priority
+  std::string project = {};
 };
 
 struct Start {

@@ -157,24 +157,56 @@ TEST(Commands, ASilentServerIsGivenUp) {
   EXPECT_NE(outcome.err.find("error: DEADLINE_EXCEEDED: no answer from"), std::string::npos);
 }
 
-// It would look like a protection, and is none.
-TEST(Commands, ATokenAndACaAreRefusedWhileNobodyUsesThem) {
+TEST(Commands, TheTokenIsSentWithEachCall) {
   FakeService service;
-  service.list = [](const v1::ListJobsRequest&, v1::ListJobsResponse&) { return grpc::Status::OK; };
-  for (const auto& [option, variable] :
-       {std::pair{"--token-file", "EMOE_TOKEN_FILE"}, std::pair{"--tls-ca", "EMOE_TLS_CA"}}) {
-    const Outcome refused = emoectl(service, {option, "file", "list"});
-    EXPECT_EQ(refused.code, 64) << option;
-    EXPECT_NE(refused.err.find("neither authentication nor TLS"), std::string::npos) << refused.err;
-    ::setenv(variable, "file", 1);
-    EXPECT_EQ(emoectl(service, {"list"}).code, 64) << variable;
-    for (const std::vector<std::string>& help :
-         {std::vector<std::string>{"--help"}, {"list", "--help"}, {"--version"}}) {
-      EXPECT_EQ(emoectl(service, help).code, 0) << variable << " " << help.front();
+  std::vector<std::string> seen;
+  service.get = [](const v1::GetJobRequest& request, v1::Job& job) {
+    job.set_id(request.id());
+    job.set_state(v1::SUCCEEDED);
+    return grpc::Status::OK;
+  };
+  service.watch = [&](grpc::ServerContext* context, const v1::WatchJobRequest&,
+                      grpc::ServerWriter<v1::Event>& writer) {
+    const auto found = context->client_metadata().find("authorization");
+    if (found != context->client_metadata().end()) {
+      seen.emplace_back(found->second.data(), found->second.size());
     }
-    ::unsetenv(variable);
-  }
-  EXPECT_EQ(emoectl(service, {"list"}).code, 0);
+    writer.Write(state_event(1, v1::SUCCEEDED));
+    return grpc::Status::OK;
+  };
+  testing::TempDir dir;
+  const auto file = dir.path() / "token";
+  ASSERT_TRUE(write_file_atomically(file, "a-token\n").ok());
+  ::setenv("EMOE_TOKEN_FILE", file.c_str(), 1);
+  EXPECT_EQ(emoectl(service, {"watch", "job-1"}).code, 0);
+  ::unsetenv("EMOE_TOKEN_FILE");
+  EXPECT_EQ(emoectl(service, {"watch", "job-1", "--token-file", file.string()}).code, 0);
+  EXPECT_EQ(emoectl(service, {"watch", "job-1"}).code, 0);
+  EXPECT_EQ(seen, (std::vector<std::string>(2, "Bearer a-token")));
+}
+
+TEST(Commands, FilesThatCannotProtectAreRefusedBeforeAnythingIsSent) {
+  FakeService service;
+  service.list = [](const v1::ListJobsRequest&, v1::ListJobsResponse&) {
+    ADD_FAILURE() << "sent";
+    return grpc::Status::OK;
+  };
+  testing::TempDir dir;
+  const std::string empty = (dir.path() / "empty").string();
+  const std::string missing = (dir.path() / "missing").string();
+  ASSERT_TRUE(write_file_atomically(empty, "\n").ok());
+  const auto refused = [&](std::vector<std::string> arguments, const std::string& why) {
+    arguments.emplace_back("list");
+    const Outcome outcome = emoectl(service, arguments);
+    EXPECT_EQ(outcome.code, 64) << outcome.err;
+    EXPECT_NE(outcome.err.find(why), std::string::npos) << outcome.err;
+  };
+  refused({"--token-file", empty}, "holds no token");
+  refused({"--token-file", missing}, missing);
+  refused({"--tls-ca", missing}, missing);
+  refused({"--tls-ca", empty}, "is no PEM file");
+  refused({"--tls-cert", empty, "--tls-key", empty}, "--tls-ca: is missing");
+  refused({"--tls-ca", empty, "--tls-key", empty}, "--tls-cert: is missing");
 }
 
 v1::Job job_of(const std::string& id, const std::string& name) {

@@ -88,7 +88,7 @@ TEST_F(Submit, WhatDoesNotReadIsJudgedLocallyAndWhole) {
   ASSERT_TRUE(
       write_file_atomically(file_,
                             "nam: x\ntrain: {epochs: many, log_every: 0}\nmodel: {path: m}\n"
-                            "parallel: {tensor: 2, ranks: 2}\n")
+                            "parallel: {tensor: 3, ranks: 2}\n")
           .ok());
   const Outcome outcome = emoectl(service_, {"submit", file_});
   EXPECT_EQ(outcome.code, 64);
@@ -98,8 +98,7 @@ TEST_F(Submit, WhatDoesNotReadIsJudgedLocallyAndWhole) {
                 at + ":2: train.epochs: expected a whole number, got the text \"many\"\n  " + at +
                 ":2: train.log_every: must be at least 1 and at most 2147483647, is 0\n  " + at +
                 ": data.train: is required for task: train\n  " + at +
-                ":4: parallel.tensor: not supported yet: use tensor: 1, all ranks are "
-                "data-parallel\n");
+                ":4: parallel.tensor: must divide parallel.ranks 2, is 3\n");
   EXPECT_TRUE(service_.create_requests().empty());
   EXPECT_EQ(emoectl(service_, {"submit", dir_ / "none.yaml"}).code, 64);
 }

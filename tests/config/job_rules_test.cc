@@ -70,11 +70,13 @@ const std::vector<Table>& tables() {
         {"emoe.layers.start=2"},
         {"emoe.layers={list: [0, 2]}"},
         {"data.max_length=65"},
+        {"parallel={ranks: 12, tensor: 6}"},
         {"evaluate={path: /e, max_length: 65}"}}},
       {"unsupported",
        unsupported_rules(),
        {{"task=analyze"},
-        {"parallel.tensor=2"},
+        {"parallel.tensor=2", "tuning=full"},
+        {"parallel.tensor=2", "parallel.min_ranks=2"},
         {"emoe.partition.method=coactivation"},
         {"emoe.gate=learned"}}},
   };
@@ -86,10 +88,12 @@ std::set<size_t> broken_rows(const Table& table, const Overrides& overrides) {
   const auto job = read_job(kGood, "job.yaml", overrides);
   EXPECT_TRUE(job.ok()) << job.status();
   const v1::JobSpec spec = resolve(job->spec);
-  RuleInput in{
-      .spec = spec,
-      .shape = {
-          .num_hidden_layers = 2, .intermediate_size = 172 * 8, .max_position_embeddings = 64}};
+  RuleInput in{.spec = spec,
+               .shape = {.num_hidden_layers = 2,
+                         .intermediate_size = 172 * 8,
+                         .max_position_embeddings = 64,
+                         .num_attention_heads = 8,
+                         .num_key_value_heads = 2}};
   std::set<size_t> broken;
   for (size_t row = 0; row < table.rules.size(); ++row) {
     const JobRule& rule = table.rules[row];

@@ -53,6 +53,7 @@ class HostsCoordinator(Coordinator):
     def command(self, listen="", metrics_listen="127.0.0.1:0"):
         tools.write_yaml(self.folder / "coordinator.yaml", {
             "advertise": f"n0:{self.grpc_address.rsplit(':', 1)[1]}",
+            "allow_insecure": True,  # between the namespaces of one machine
             "launcher": {"mpirun_args": tools.MPI_ARGUMENTS, "host_pause": "3s",
                          "remote_shell": [sys.executable, str(SHELL), "ssh", "-o", "BatchMode=yes"],
                          "hosts": [{"name": host, "slots": 1} for host in HOSTS]}})

@@ -24,16 +24,17 @@ from tolerances import Table, relative  # noqa: E402
 
 # How many cases there are: a folder that lost some, or a wrong folder, must not pass.
 EXPECTED_CASES = {"own": 9, "shared": 20}
-# (ranks, packing, micro_batch_tokens, shard_base): no mpirun for None; 0: as the worker chooses.
-CONFIGURATIONS = [(None, False, 0, False), (2, True, 600, False), (4, False, 256, False), (4, True, 0, True), (2, False, 256, True)]
-ALL_CONFIGURATIONS = [configuration for configuration in itertools.product((None, 2, 4), (False, True), (0, 256, 1000), (False, True))
-                      if configuration[0] or not configuration[3]]
+# (ranks, packing, micro_batch_tokens, shard_base, tensor): no mpirun for None; 0: as the worker chooses. Full tuning has no tensor.
+CONFIGURATIONS = [(None, False, 0, False, 1), (2, True, 600, False, 1), (4, False, 256, False, 2), (4, True, 0, True, 2),
+                  (2, False, 256, True, 1)]
+ALL_CONFIGURATIONS = [configuration for configuration in itertools.product((None, 2, 4), (False, True), (0, 256, 1000), (False, True), (1, 2))
+                      if configuration[0] or configuration[3:] == (False, 1)]
 
 
 def describe(configuration):
-    ranks, packing, micro, shard = configuration
+    ranks, packing, micro, shard, tensor = configuration
     return (f"{ranks or 1} rank{'s' if (ranks or 1) > 1 else ''}, {'packed' if packing else 'padded'}, "
-            f"micro {micro or 'auto'}{', sharded' if shard else ''}")
+            f"micro {micro or 'auto'}{', sharded' if shard else ''}{f', tensor {tensor}' if tensor > 1 else ''}")
 
 
 class Runner:
@@ -78,23 +79,26 @@ class Runner:
         return CONFIGURATIONS[:1] + CONFIGURATIONS[1 + self.trained % 2::2]
 
     def run_train(self, case):
-        for configuration in self.configurations():
+        for *others, tensor in self.configurations():
+            configuration = (*others, tensor if "lora" in case.config else 1)
             self.step(case, describe(configuration), lambda folder, c=configuration: self.train(case, folder, c))
         self.step(case, "step 0", lambda folder: self.first_step(case, folder))
-        for ranks in (None, 2):
-            self.step(case, f"task: evaluate, {ranks or 1} rank{'s' if ranks else ''}",
-                      lambda folder, ranks=ranks: self.evaluate(case, folder, ranks))
+        for ranks, tensor in ((None, 1), (2, 1), (2, 2)):
+            shared = f", tensor {tensor}" if tensor > 1 else ""
+            self.step(case, f"task: evaluate, {ranks or 1} rank{'s' if ranks else ''}{shared}",
+                      lambda folder, ranks=ranks, tensor=tensor: self.evaluate(case, folder, ranks, tensor))
 
-    def evaluate(self, case, folder, ranks):
-        spec = tools.changed(case.evaluation(folder), parallel__ranks=ranks or 1, data__packing=ranks is not None)
+    def evaluate(self, case, folder, ranks, tensor):
+        spec = tools.changed(case.evaluation(folder), parallel__ranks=ranks or 1, parallel__tensor=tensor,
+                             data__packing=ranks is not None)
         row, = tools.read_lines(tools.run_job(folder, spec, ranks=ranks) / "eval.jsonl")
         return {"evaluation loss": compare.evaluation(row, case.result["eval_final"])}
 
     def train(self, case, folder, configuration):
-        ranks, packing, micro, shard = configuration
+        ranks, packing, micro, shard, tensor = configuration
         micro = max(micro, case.config["max_length"]) if micro else 0
-        spec = tools.changed(case.job(folder), parallel__ranks=ranks or 1, parallel__shard_base=shard, data__packing=packing,
-                             train__micro_batch_tokens=micro)
+        spec = tools.changed(case.job(folder), parallel__ranks=ranks or 1, parallel__shard_base=shard, parallel__tensor=tensor,
+                             data__packing=packing, train__micro_batch_tokens=micro)
         out = tools.run_job(folder, spec, ranks=ranks)
         return compare.training(case, out, compare.prompt_after_training(case, folder, out))
 

@@ -21,7 +21,7 @@ class AdmissionCacheTest : public ::testing::Test {
   }
   v1::JobSpec admit(const v1::JobSpec& spec, Diagnostics& diagnostics) {
     found_ = {};
-    return cache_.admit(spec, diagnostics, &found_);
+    return cache_.admit(spec, {}, diagnostics, &found_);
   }
   v1::JobSpec admit(const v1::JobSpec& spec) {
     Diagnostics diagnostics;

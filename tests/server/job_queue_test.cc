@@ -33,7 +33,7 @@ std::vector<std::string> walked(const JobQueue& queue) {
   queue.walk([](const JobQueue::Lane&) { return true; },
              [&](const QueuedJob& job) {
                ids.push_back(job.id);
-               return true;
+               return JobQueue::Walk::on;
              });
   return ids;
 }

@@ -91,9 +91,9 @@ class WatchFaults : public ::testing::Test {
       : public v1::FineTuning::WithCallbackMethod_WatchJob<v1::FineTuning::Service> {
    public:
     explicit Service(WatchHub& hub) : hub_(hub) {}
-    grpc::ServerWriteReactor<v1::Event>* WatchJob(grpc::CallbackServerContext*,
+    grpc::ServerWriteReactor<v1::Event>* WatchJob(grpc::CallbackServerContext* context,
                                                   const v1::WatchJobRequest* request) override {
-      return watch_job(hub_, *request);
+      return watch_job(hub_, *context, *request, [] { return true; });
     }
 
    private:

@@ -16,6 +16,13 @@ def cluster():
         yield running
 
 
+@pytest.fixture(autouse=True)
+def whole(request):
+    """A test finds the cluster as it was made, whatever became of the one before."""
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").make_ready()
+
+
 @pytest.fixture
 def coordinator(cluster, tmp_path):
     with cluster.coordinator(tmp_path) as running:

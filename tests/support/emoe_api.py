@@ -68,10 +68,13 @@ class Api:
 
     _proto = None
 
-    def __init__(self, address):
+    def __init__(self, address, credentials=None, token="", options=()):
+        """With `credentials` (grpc.ssl_channel_credentials) by TLS; `token` is sent with every call."""
         Api._proto = Api._proto or Proto()
         self.proto = Api._proto
-        self.channel = grpc.insecure_channel(address)
+        self.channel = (grpc.secure_channel(address, credentials, options) if credentials
+                        else grpc.insecure_channel(address, options))
+        self.metadata = [("authorization", f"Bearer {token}")] if token else []
         self.stub = self.proto.stubs.FineTuningStub(self.channel)
 
     def close(self):
@@ -81,7 +84,7 @@ class Api:
         """A unary call by name: call("GetJob", id=…)."""
         message = getattr(self.proto.service, request or f"{method}Request")
         try:
-            return getattr(self.stub, method)(message(**fields), timeout=timeout)
+            return getattr(self.stub, method)(message(**fields), timeout=timeout, metadata=self.metadata)
         except grpc.RpcError as error:
             raise ApiError(self.proto, error) from None
 
@@ -106,7 +109,7 @@ class Api:
     def watch(self, job_id, from_sequence=0, timeout=120):
         """The stream of events (iterate it; .cancel() leaves)."""
         request = self.proto.service.WatchJobRequest(id=job_id, from_sequence=from_sequence)
-        return self.stub.WatchJob(request, timeout=timeout)
+        return self.stub.WatchJob(request, timeout=timeout, metadata=self.metadata)
 
     def events(self, job_id, from_sequence=0, timeout=120):
         """All events to the end of the job, without heartbeats."""
@@ -223,8 +226,11 @@ class Coordinator:
         found = tools.wait_until(ready, 60, lambda: f"the coordinator's addresses\n{self.output()}")
         assert found["grpc"] == self.grpc_address
         self.metrics_address = found.get("metrics", "")
-        self.api = Api(self.grpc_address)
+        self.api = self.connect()
         tools.wait_until(self.api.healthy, 60, "the coordinator healthy")
+
+    def connect(self):
+        return Api(self.grpc_address)
 
     def output(self):
         return "\n".join(p.read_text(errors="replace") for p in sorted(self.folder.glob("coordinator-*.log")))

@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import time
 
 import pytest
 
@@ -69,6 +70,22 @@ class Cluster:
             if "JobId" in fields:
                 found[fields["JobId"]] = fields
         return found
+
+    def nodes(self):
+        """{name: state}, as sinfo writes it: idle, alloc, drained, down* …"""
+        return dict(line.split("|") for line in self.command("sinfo", "--noheader", "--Node", "--format=%N|%t").splitlines())
+
+    def make_ready(self):
+        """Takes away what a test that failed has left: Slurm drains a node whose processes do not die in time."""
+        for job, *_ in self.queue():
+            self.command("scancel", job)
+        ended = time.monotonic() + 60
+        while time.monotonic() < ended and any(state != "idle" for state in self.nodes().values()):
+            for node, state in self.nodes().items():
+                if state.startswith(("drain", "drng", "down")):
+                    print(f"node {node} is {state}: resumed", flush=True)
+                    tools.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], env=self.env, cwd=self.folder)
+            time.sleep(1)
 
     def update(self, job, change):
         self.command("scontrol", "update", f"JobId={job}", change)

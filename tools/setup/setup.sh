@@ -5,7 +5,7 @@
 #   tools/setup/setup.sh build    Debian packages and LibTorch (a PyPI wheel) for building and running
 #   tools/setup/setup.sh test     the above, and what make test and make lint use besides
 #   tools/setup/setup.sh slurm    the above, and Slurm's daemons and commands, for make test-slurm
-#   tools/setup/setup.sh cuda     what build does, and the CUDA libraries of the wheel, for a build that uses GPUs
+#   tools/setup/setup.sh cuda     what build does, and nvcc and the CUDA libraries of the wheel, for a build that uses GPUs
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -78,6 +78,9 @@ install_all_wheels() {
   # Torch's Python side maps the CUDA libraries even where there is no GPU.
   if [ "$profile" != build ]; then
     install_wheels "CUDA libraries of the wheel" tools/python/requirements-cuda.txt
+  fi
+  if [ "$profile" = cuda ]; then
+    install_wheels "nvcc" tools/python/requirements-nvcc.txt
   fi
   if [ "$profile" = test ] || [ "$profile" = slurm ]; then
     install_wheels "Python test environment (transformers, PEFT, grpcio)" tools/python/requirements-test.txt

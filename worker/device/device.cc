@@ -16,15 +16,14 @@ namespace {
 
 // This rank's GPU, its kernels loaded; std::runtime_error where it cannot be had.
 at::Device gpu_of(int local_rank) {
-  if (!cuda::built_in()) throw std::runtime_error("this program was built without CUDA");
   const int gpus = cuda::device_count();
   if (gpus == 0) throw std::runtime_error("CUDA finds no GPU, or no driver for it");
   if (local_rank >= gpus) {
     throw std::runtime_error("rank " + std::to_string(local_rank) +
                              " of this host finds no GPU of its own: there are " +
-                             std::to_string(gpus));
+                             std::to_string(gpus) + ", and NCCL allows no two ranks on one");
   }
-  cuda::load_kernels();
+  cuda::load();
   return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank)};
 }
 

@@ -27,7 +27,7 @@ class Evaluation {
     for (const Row& row : subject.rows) refs.push_back(&row);
     batches_ = make_step_batches(refs, LossReduction::token, options.micro_batches, host.rank(),
                                  host.world_size());
-    const int64_t of_suite = subject.suite == nullptr ? 0 : subject.suite->batches();
+    const int64_t of_suite = subject.suite == nullptr ? 0 : subject.suite->passes();
     planned_ = (has_experts_ ? 2 : 1) * (std::ssize(batches_.mine) + of_suite);
   }
 

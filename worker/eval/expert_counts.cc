@@ -139,9 +139,13 @@ ExpertCounter::ExpertCounter(const EmoeOptions& emoe) : routing_(emoe.routing) {
 
 std::function<void(const ExpertChoice&)> ExpertCounter::of(const PackedBatch& batch) {
   if (layers_.empty()) return {};
-  return [this, tokens = batch.real_tokens, copies = copies_of(batch)](const ExpertChoice& choice) {
+  return [this, tokens = batch.real_tokens,
+          copies = copies_of(batch)](const ExpertChoice& choice) mutable {
     at::Tensor counted = at::stack({choice.selection.mask, choice.selection.scores.gt(0)});
-    if (copies.defined()) counted = counted * copies.to(counted.device()).unsqueeze(1);
+    if (copies.defined()) {
+      copies = copies.to(counted.device());  // by the first layer, for all
+      counted = counted * copies.unsqueeze(1);
+    }
     Layer& layer = layers_.at(choice.layer);
     layer.tokens += tokens;
     const at::Tensor sums = counted.sum(1);

@@ -59,14 +59,23 @@ int64_t common_beginning(const std::vector<int32_t>& a, const std::vector<int32_
   return std::ranges::mismatch(a, b).in1 - a.begin();
 }
 
+Row without_beginning(Row row, int64_t tokens) {
+  row.ids.erase(row.ids.begin(), row.ids.begin() + tokens);
+  for (TokenSpan& span : row.targets) {
+    span.begin -= static_cast<int32_t>(tokens);
+    span.end -= static_cast<int32_t>(tokens);
+  }
+  return row;
+}
+
 }  // namespace
 
 SuiteEvaluation::SuiteEvaluation(const ChoiceSuite& suite, const Tokenizer& tokenizer,
                                  HostGroup& host, const Options& options)
     : suite_(suite) {
   tokenise(tokenizer, host, options);
-  cut_batches(options);
-  std::array<double, 1> most = {static_cast<double>(batches())};
+  cut_passes(options);
+  std::array<double, 1> most = {static_cast<double>(passes())};
   host.max(most);
   rounds_ = static_cast<int64_t>(most[0]);
 }
@@ -91,40 +100,80 @@ void SuiteEvaluation::tokenise(const Tokenizer& tokenizer, const HostGroup& host
   }
 }
 
-void SuiteEvaluation::cut_batches(const Options& options) {
+// What all of them begin with, less the last token that the four rows of one have in common: it
+// predicts their letters.
+std::span<const int32_t> SuiteEvaluation::beginning_of(std::span<const Item> items) {
+  const std::vector<int32_t>& first = items.front().tokens.common;
+  int64_t length = std::ssize(first);
+  for (const Item& item : items) {
+    const std::vector<int32_t>& common = item.tokens.common;
+    length = std::min({length, std::ssize(common) - 1, common_beginning(first, common)});
+  }
+  return std::span(first).first(static_cast<size_t>(length));
+}
+
+// Subjects whose questions fit into one pass share passes with others.
+void SuiteEvaluation::cut_passes(const Options& options) {
+  constexpr size_t kWorthAPass = 16;  // tokens; a pass of few costs as much as one of more
   std::ranges::sort(items_, {}, [](const Item& item) {
     return std::tuple(item.subject, -item.tokens.shots, item.tokens.common.size(), item.place);
   });
+  const Item* const end = items_.data() + items_.size();
+  const Item* open = items_.data();
+  for (const Item* first = open; first != end;) {
+    const Item* last = std::find_if(first, end, [&](const Item& item) {
+      return item.subject != first->subject || item.tokens.shots != first->tokens.shots;
+    });
+    const std::span<const Item> alike(first, last);
+    const std::span<const int32_t> beginning = beginning_of(alike);
+    auto tokens = std::ssize(beginning);
+    for (const Item& item : alike) tokens += item.tokens.own_tokens(std::ssize(beginning));
+    if (tokens > options.max_tokens && beginning.size() >= kWorthAPass) {
+      cut({open, first}, {}, options);
+      passes_.push_back({.beginning = beginning, .items = {}});
+      cut(alike, beginning, options);
+      open = last;
+    }
+    first = last;
+  }
+  cut({open, end}, {}, options);
+}
+
+void SuiteEvaluation::cut(std::span<const Item> items, std::span<const int32_t> beginning,
+                          const Options& options) {
   // Where attention makes rows whole, it has memory for so many tokens of them.
   const int64_t most_in_rows =
       options.whole_rows ? 8 * options.max_tokens : std::numeric_limits<int64_t>::max();
   size_t begin = 0;
   int64_t computed = 0;
   int64_t in_rows = 0;
-  for (size_t i = 0; i < items_.size(); ++i) {
-    const ChoiceItem& item = items_[i].tokens;
-    const int64_t known =
-        i == begin ? 0 : common_beginning(item.common, items_[i - 1].tokens.common);
+  for (size_t i = 0; i < items.size(); ++i) {
+    const ChoiceItem& item = items[i].tokens;
+    const int64_t known = i == begin ? std::ssize(beginning)
+                                     : common_beginning(item.common, items[i - 1].tokens.common);
     const int64_t rows = item.own_tokens(0) + 3 * std::ssize(item.common);
     const bool fits =
         computed + item.own_tokens(known) <= options.max_tokens && in_rows + rows <= most_in_rows;
     if (i > begin && !fits) {
-      batches_.emplace_back(items_.data() + begin, i - begin);
+      passes_.push_back({beginning, items.subspan(begin, i - begin)});
       begin = i;
       computed = in_rows = 0;
     }
-    computed += item.own_tokens(i == begin ? 0 : known);
+    computed += item.own_tokens(i == begin ? std::ssize(beginning) : known);
     in_rows += rows;
   }
-  if (begin < items_.size()) batches_.emplace_back(items_.data() + begin, items_.size() - begin);
+  if (begin < items.size()) passes_.push_back({beginning, items.subspan(begin)});
 }
 
-void SuiteEvaluation::score(Model& model, bool experts_on, std::span<const Item> items,
-                            std::span<double> answers) const {
+void SuiteEvaluation::score(Model& model, const ForwardOptions& forward,
+                            std::span<const Item> items, std::span<double> answers) const {
   constexpr size_t kLetters = data::kChoiceLetters.size();
+  const int64_t before = forward.before == nullptr ? 0 : forward.before->length;
   std::vector<Row> rows;
   for (const Item& item : items) {
-    for (size_t c = 0; c < kLetters; ++c) rows.push_back(item.tokens.row(static_cast<int>(c)));
+    for (size_t c = 0; c < kLetters; ++c) {
+      rows.push_back(without_beginning(item.tokens.row(static_cast<int>(c)), before));
+    }
     answers[item.place * kNumbers + kLetters] = static_cast<double>(item.tokens.shots + 1);
   }
   RowRefs refs;
@@ -132,10 +181,9 @@ void SuiteEvaluation::score(Model& model, bool experts_on, std::span<const Item>
   std::vector<int64_t> all(rows.size());
   std::iota(all.begin(), all.end(), 0);
   const std::vector<float> no_weights(rows.size());
-  const PackedBatch batch =
+  PackedBatch batch =
       make_micro_batch(refs, all, no_weights, {.packing = true, .share_prefixes = true});
-  ForwardOptions forward;
-  forward.experts_on = experts_on;
+  for (int64_t& position : batch.positions) position += before;
   const at::Tensor losses = model.token_losses(batch, forward).to(at::kCPU, at::kDouble);
   const auto* loss = losses.const_data_ptr<double>();
   for (int64_t s = 0; s < batch.num_segments(); ++s) {
@@ -153,15 +201,23 @@ void SuiteEvaluation::score(Model& model, bool experts_on, std::span<const Item>
 std::optional<SuiteResult> SuiteEvaluation::ask(Model& model, bool experts_on, HostGroup& host,
                                                 const Calls& calls) const {
   std::vector<double> answers(questions_ * kNumbers);
+  const ForwardOptions plain{.experts_on = experts_on};
+  KvCache cache;
   for (int64_t i = 0; i < rounds_; ++i) {
     if (calls.stopped()) return std::nullopt;
-    if (i >= batches()) {
-      if (model.passes_are_collective()) {
-        (void)model.token_losses(idle_batch(), {.experts_on = experts_on});
-      }
+    if (i >= passes()) {
+      if (model.passes_are_collective()) (void)model.token_losses(idle_batch(), plain);
       continue;
     }
-    score(model, experts_on, batches_[i], answers);
+    const auto& [beginning, items] = passes_[i];
+    if (items.empty()) {
+      cache = {};
+      (void)model.next_token_logits({beginning.begin(), beginning.end()}, cache, plain);
+    } else {
+      ForwardOptions forward = plain;
+      if (!beginning.empty()) forward.before = &cache;
+      score(model, forward, items, answers);
+    }
     calls.done();
   }
   host.sum(answers);

@@ -24,8 +24,9 @@ struct ChoiceSuite {
 };
 
 // One rank's share of a suite's questions, as tokens, to be put to a model as often as one likes. The
-// questions of a subject stay together, so that what they begin with, the shots, is computed once in
-// a forward pass of many; those of about equal length follow one another.
+// questions of a subject stay together, those of about equal length follow one another, and what they
+// begin with, the shots, is computed once: in the pass that has them all, or, where they take several,
+// in one of its own, whose keys and values the others go on from.
 //
 // A letter's score is the sum of the log-probabilities of its tokens behind what the four rows have
 // in common; the highest is the model's answer.
@@ -43,7 +44,7 @@ class SuiteEvaluation {
                   const Options& options);
 
   // This rank's forward passes for one ask().
-  [[nodiscard]] int64_t batches() const { return std::ssize(batches_); }
+  [[nodiscard]] int64_t passes() const { return std::ssize(passes_); }
 
   struct Calls {
     std::function<void()> done;     // after each of its forward passes
@@ -60,17 +61,24 @@ class SuiteEvaluation {
     size_t subject;
     ChoiceItem tokens;
   };
+  // Without questions: makes the keys and values of `beginning`. With both: goes on from these.
+  struct Pass {
+    std::span<const int32_t> beginning;
+    std::span<const Item> items;
+  };
   void tokenise(const Tokenizer& tokenizer, const HostGroup& host, const Options& options);
-  void cut_batches(const Options& options);
-  void score(Model& model, bool experts_on, std::span<const Item> items,
+  void cut_passes(const Options& options);
+  void cut(std::span<const Item> items, std::span<const int32_t> beginning, const Options& options);
+  static std::span<const int32_t> beginning_of(std::span<const Item> items);
+  void score(Model& model, const ForwardOptions& forward, std::span<const Item> items,
              std::span<double> answers) const;
   [[nodiscard]] SuiteResult result_of(std::span<const double> answers) const;
 
   const ChoiceSuite& suite_;
   size_t questions_ = 0;
   std::vector<Item> items_;  // this rank's
-  std::vector<std::span<const Item>> batches_;
-  int64_t rounds_ = 0;  // batches of the rank that has most
+  std::vector<Pass> passes_;
+  int64_t rounds_ = 0;  // passes of the rank that has most
 };
 
 }  // namespace emoe::worker

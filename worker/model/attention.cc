@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include "worker/model/flash_attention.h"
 #include "worker/model/own_attention.h"
 #include "worker/model/products.h"
 
@@ -63,9 +64,17 @@ at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at:
 }  // namespace
 
 at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                             const std::vector<int64_t>& lengths, int64_t window) {
+                             const Segments& segments, int64_t window) {
+  const std::vector<int64_t>& lengths = segments.lengths;
+  if (has_flash_attention(q)) {
+    const at::Tensor starts = segments.starts.defined()
+                                  ? segments.starts
+                                  : at::tensor(segment_starts(lengths), at::kInt).to(q.device());
+    return flash_attention(q, k, v, starts, *std::max_element(lengths.begin(), lengths.end()),
+                           window);
+  }
   if (widens_halves(q)) {
-    return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), lengths, window)
+    return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), segments, window)
         .to(q.scalar_type());
   }
   if (has_own_attention(q)) return own_attention(q, k, v, lengths, window);
@@ -95,6 +104,20 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::
       q.transpose(0, 1).unsqueeze(0), repeated(k, q.size(1), 0).unsqueeze(0),
       repeated(v, q.size(1), 0).unsqueeze(0), visible(q.size(0), k.size(1), window, q.device()));
   return out.squeeze(0).transpose(0, 1);
+}
+
+at::Tensor continued_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               const at::Tensor& k_before, const at::Tensor& v_before,
+                               const std::vector<int64_t>& lengths, int64_t window) {
+  const auto q_parts = q.split_with_sizes(lengths);
+  const auto k_parts = k.split_with_sizes(lengths);
+  const auto v_parts = v.split_with_sizes(lengths);
+  std::vector<at::Tensor> out;
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    out.push_back(cached_attention(q_parts[s], at::cat({k_before, k_parts[s]}).transpose(0, 1),
+                                   at::cat({v_before, v_parts[s]}).transpose(0, 1), window));
+  }
+  return at::cat(out);
 }
 
 }  // namespace emoe::worker

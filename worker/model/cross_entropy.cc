@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "worker/model/device_kernels.h"
 #include "worker/model/kernels/with_row_kernels.h"
 #include "worker/model/products.h"
 
@@ -25,11 +26,13 @@ void store_value(Bf16& place, float value) {
   place.bits = c10::BFloat16(value).x;
 }
 
-// Calls call(first, count) for all rows, as many at a time as have about 32 MiB of fp32 logits:
-// enough for the product to run at full speed.
+// Calls call(first, count) for all rows of `hidden`, as many at a time as have about 32 MiB of fp32
+// logits, 512 MiB on a GPU: enough for the product to run at full speed.
 template <typename Call>
-void for_chunks(int64_t rows, int64_t vocabulary, const Call& call) {
-  const int64_t most = std::clamp<int64_t>((int64_t{8} << 20) / vocabulary, 64, 4096);
+void for_chunks(const at::Tensor& hidden, int64_t vocabulary, const Call& call) {
+  const int64_t rows = hidden.size(0);
+  const int64_t logits = int64_t{hidden.is_cpu() ? 8 : 128} << 20;
+  const int64_t most = std::clamp<int64_t>(logits / vocabulary, 64, 4096);
   for (int64_t first = 0; first < rows; first += most) call(first, std::min(most, rows - first));
 }
 
@@ -80,7 +83,20 @@ std::pair<at::Tensor, at::Tensor> chunk_losses(const at::Tensor& hidden, const a
   at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
   const bool done = with_row_kernels(
       logits, [&](const auto& kernels) { row_losses(kernels, logits, targets, weights, losses); });
-  if (!done) plain_losses(logits, targets, weights, losses);
+  if (done) return {losses, logits};
+  const DeviceKernels* kernels = kernels_for(logits);
+  if (kernels == nullptr) {
+    plain_losses(logits, targets, weights, losses);
+    return {losses, logits};
+  }
+  run_kernel(logits, kernels->losses,
+             LossCall{.type = element_of(logits),
+                      .logits = logits.mutable_data_ptr(),
+                      .targets = targets.const_data_ptr<int64_t>(),
+                      .weights = weights.defined() ? weights.const_data_ptr<float>() : nullptr,
+                      .losses = losses.mutable_data_ptr<float>(),
+                      .rows = logits.size(0),
+                      .size = logits.size(1)});
   return {losses, logits};
 }
 
@@ -94,7 +110,7 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
     at::Tensor total = at::zeros({}, weights.options().dtype(at::kDouble));
     at::Tensor d_hidden = needs_gradient ? at::empty_like(hidden) : at::Tensor();
     at::Tensor d_head = head_gradient ? at::zeros_like(*master) : at::Tensor();
-    for_chunks(hidden.size(0), head.size(0), [&](int64_t begin, int64_t count) {
+    for_chunks(hidden, head.size(0), [&](int64_t begin, int64_t count) {
       const at::Tensor x = hidden.narrow(0, begin, count);
       const at::Tensor target = targets.narrow(0, begin, count);
       const at::Tensor weight = weights.narrow(0, begin, count);
@@ -133,7 +149,7 @@ at::Tensor linear_cross_entropies(const at::Tensor& hidden, const Weight& head,
                                   const at::Tensor& targets) {
   const at::NoGradGuard no_grad;
   at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
-  for_chunks(hidden.size(0), head.compute.size(0), [&](int64_t begin, int64_t count) {
+  for_chunks(hidden, head.compute.size(0), [&](int64_t begin, int64_t count) {
     const auto chunk = chunk_losses(hidden.narrow(0, begin, count), head.compute,
                                     targets.narrow(0, begin, count), at::Tensor());
     losses.narrow(0, begin, count).copy_(chunk.first);

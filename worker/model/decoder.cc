@@ -12,16 +12,14 @@
 #include "worker/model/attention.h"
 #include "worker/model/cross_entropy.h"
 #include "worker/model/embedding.h"
+#include "worker/model/flash_attention.h"
 #include "worker/model/products.h"
 #include "worker/model/rms_norm.h"
 #include "worker/model/shared_tokens.h"
+#include "worker/model/upload.h"
 
 namespace emoe::worker {
 namespace {
-
-at::Tensor to_device(const std::vector<int64_t>& values, at::Device device) {
-  return at::tensor(values, at::kLong).to(device);
-}
 
 void check_batch(const PackedBatch& batch) {
   const auto tokens = static_cast<size_t>(batch.num_tokens());
@@ -30,6 +28,24 @@ void check_batch(const PackedBatch& batch) {
       batch.segment_starts.front() != 0 || batch.segment_starts.back() != batch.num_row_tokens()) {
     throw std::invalid_argument("a packed batch whose parts do not fit together");
   }
+}
+
+// Of one layer, [T, heads or kv_heads, d] each.
+struct Heads {
+  at::Tensor q, k, v;
+};
+
+// Attention in a batch whose segments go on from the tokens of a cache.
+at::Tensor attention_behind(const KvCache& cache, int64_t layer, const Heads& x,
+                            const PackedBatch& batch, const SharedTokens& shared,
+                            const std::vector<int64_t>& lengths, int64_t window) {
+  const at::Tensor k = cache.keys[layer].transpose(0, 1);
+  const at::Tensor v = cache.values[layer].transpose(0, 1);
+  if (has_shared_attention(x.q)) {
+    return shared_attention(x.q, at::cat({k, x.k}), at::cat({v, x.v}), batch, window);
+  }
+  return shared.from_rows(continued_attention(shared.to_rows(x.q), shared.to_rows(x.k),
+                                              shared.to_rows(x.v), k, v, lengths, window));
 }
 
 }  // namespace
@@ -49,18 +65,34 @@ void Decoder::use_ffn(const std::string& name) {
   options_.ffn = name;
 }
 
-at::Tensor Decoder::embed(const std::vector<int64_t>& ids) const {
-  return embed_tokens(store_->outer(TensorRole::embedding), to_device(ids, options_.device));
+// All of it goes to the device at once, and stays where it is meanwhile.
+struct Decoder::Inputs {
+  Inputs(const PackedBatch& batch, at::Device device) : upload(device), shared(batch, upload) {}
+
+  Upload upload;
+  SharedTokens shared;
+  at::Tensor ids;        // [T] int64
+  at::Tensor positions;  // [T] int64
+  LoraDropout dropout;
+  std::vector<int64_t> lengths;  // of the segments
+  at::Tensor starts;             // [S + 1] int32
+  TokenRows rows;                // with a target, for the last layer
+  at::Tensor target_ids;         // [M] int64
+  at::Tensor weights;            // [M] fp32
+};
+
+at::Tensor Decoder::embed(const at::Tensor& ids) const {
+  return embed_tokens(store_->outer(TensorRole::embedding), ids);
 }
 
-LayerPass Decoder::pass_at(const std::vector<int64_t>& positions,
-                           const ForwardOptions& forward) const {
+LayerPass Decoder::pass_at(const at::Tensor& positions, const ForwardOptions& forward) const {
   const DecoderConfig& config = options_.config;
   return {.config = config,
           .ffn = *ffn_,
-          .rotary = rotary_table(to_device(positions, options_.device), frequencies_),
+          .rotary = rotary_table(positions, frequencies_),
           .dropout = {},
-          .experts_on = forward.experts_on};
+          .experts_on = forward.experts_on,
+          .tensor = store_->tensor_group()};
 }
 
 at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass,
@@ -81,9 +113,31 @@ at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass,
 
 // Behind the last layer's attention only the targets matter. But an observer of the experts is told
 // of all tokens, so a converted last layer chooses for the others too.
-Decoder::Targets Decoder::targets_of(const PackedBatch& batch,
-                                     const ForwardOptions& forward) const {
+std::unique_ptr<const Decoder::Inputs> Decoder::inputs_of(const PackedBatch& batch,
+                                                          const ForwardOptions& forward,
+                                                          bool with_targets) const {
   check_batch(batch);
+  auto inputs = std::make_unique<Inputs>(batch, options_.device);
+  Upload& upload = inputs->upload;
+  upload.add(batch.ids, inputs->ids);
+  upload.add(batch.positions, inputs->positions);
+  for (int64_t s = 0; s < batch.num_segments(); ++s) {
+    inputs->lengths.push_back(batch.segment_starts[s + 1] - batch.segment_starts[s]);
+  }
+  upload.add(segment_starts(inputs->lengths), inputs->starts);
+  if (forward.training && options_.lora.rank > 0) {
+    inputs->dropout = make_lora_dropout(options_.lora.dropout, forward.dropout_seed, batch);
+    if (inputs->dropout.active()) {
+      upload.add(at::Tensor(inputs->dropout.token_keys), inputs->dropout.token_keys);
+    }
+  }
+  if (with_targets) add_targets(batch, forward, *inputs);
+  upload.send();
+  return inputs;
+}
+
+void Decoder::add_targets(const PackedBatch& batch, const ForwardOptions& forward,
+                          Inputs& inputs) const {
   std::vector<int64_t> rows;
   std::vector<int64_t> others;
   std::vector<int64_t> ids;
@@ -97,51 +151,49 @@ Decoder::Targets Decoder::targets_of(const PackedBatch& batch,
     ids.push_back(batch.targets[t]);
     weights.push_back(batch.weights[t]);
   }
-  const at::Device device = options_.device;
-  Targets targets{.rows = {.kept = to_device(rows, device), .others = {}},
-                  .ids = to_device(ids, device),
-                  .weights = at::tensor(weights, at::kFloat).to(device)};
+  inputs.upload.add(rows, inputs.rows.kept);
+  inputs.upload.add(ids, inputs.target_ids);
+  inputs.upload.add(weights, inputs.weights);
   const int64_t last = options_.config.num_hidden_layers - 1;
   if (forward.on_choice && options_.emoe.partitions.contains(last)) {
-    targets.rows.others = to_device(others, device);
+    inputs.upload.add(others, inputs.rows.others);
   }
-  return targets;
 }
 
 at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forward,
-                           const TokenRows& rows) const {
-  LayerPass pass = pass_at(batch.positions, forward);
-  if (forward.training && options_.lora.rank > 0) {
-    pass.dropout = make_lora_dropout(options_.lora.dropout, forward.dropout_seed, batch);
-  }
-  std::vector<int64_t> lengths;
-  for (int64_t s = 0; s < batch.num_segments(); ++s) {
-    lengths.push_back(batch.segment_starts[s + 1] - batch.segment_starts[s]);
-  }
-  const SharedTokens shared(batch, options_.device);
+                           const Inputs& inputs) const {
+  LayerPass pass = pass_at(inputs.positions, forward);
+  pass.dropout = inputs.dropout;
+  const SharedTokens& shared = inputs.shared;
+  const Segments segments(inputs.lengths, inputs.starts);
   // A shared token has the same tokens before it in all its rows, so a window changes nothing here.
   const auto attention = [&](int64_t layer) -> Attention {
     return [&, layer](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
       const int64_t window = options_.config.window(layer);
+      if (forward.before != nullptr) {
+        return attention_behind(*forward.before, layer, {q, k, v}, batch, shared, inputs.lengths,
+                                window);
+      }
       if (!batch.row_tokens.empty() && has_shared_attention(q)) {
         return shared_attention(q, k, v, batch, window);
       }
       return shared.from_rows(segment_attention(shared.to_rows(q), shared.to_rows(k),
-                                                shared.to_rows(v), lengths, window));
+                                                shared.to_rows(v), segments, window));
     };
   };
-  const at::Tensor x = walk(embed(batch.ids), pass, attention, rows, forward);
+  const at::Tensor x = walk(embed(inputs.ids), pass, attention, inputs.rows, forward);
   return rms_norm(x, store_->outer(TensorRole::final_norm), options_.config.rms_norm_eps);
 }
 
 at::Tensor Decoder::loss(const PackedBatch& batch, const ForwardOptions& forward) const {
-  const Targets targets = targets_of(batch, forward);
-  const at::Tensor states = hidden(batch, forward, targets.rows);
-  return linear_cross_entropy(states, store_->outer(TensorRole::head), targets.ids,
-                              targets.weights);
+  const auto inputs = inputs_of(batch, forward, /*with_targets=*/true);
+  const at::Tensor states = hidden(batch, forward, *inputs);
+  return linear_cross_entropy(states, store_->outer(TensorRole::head), inputs->target_ids,
+                              inputs->weights);
 }
 
 void Decoder::forward(const PackedBatch& batch, const ForwardOptions& forward) {
+  if (forward.before != nullptr) throw std::invalid_argument("keys without a graph in training");
   loss_ = loss(batch, forward);
   const at::Tensor value = loss_.detach().to(at::kDouble);
   total_ = total_.defined() ? total_ + value : value;
@@ -158,18 +210,19 @@ double Decoder::take_loss() {
 
 at::Tensor Decoder::token_losses(const PackedBatch& batch, const ForwardOptions& forward) {
   const at::NoGradGuard no_grad;
-  const Targets targets = targets_of(batch, forward);
-  const at::Tensor states = hidden(batch, forward, targets.rows);
+  const auto inputs = inputs_of(batch, forward, /*with_targets=*/true);
+  const at::Tensor states = hidden(batch, forward, *inputs);
   at::Tensor losses = at::zeros({batch.num_tokens()}, states.options().dtype(at::kFloat));
-  losses.index_copy_(0, targets.rows.kept,
-                     linear_cross_entropies(states, store_->outer(TensorRole::head), targets.ids));
+  losses.index_copy_(
+      0, inputs->rows.kept,
+      linear_cross_entropies(states, store_->outer(TensorRole::head), inputs->target_ids));
   return losses;
 }
 
 at::Tensor Decoder::logits(const PackedBatch& batch, const ForwardOptions& forward) {
   const at::NoGradGuard no_grad;
-  check_batch(batch);
-  const at::Tensor states = hidden(batch, forward, {});
+  const auto inputs = inputs_of(batch, forward, /*with_targets=*/false);
+  const at::Tensor states = hidden(batch, forward, *inputs);
   return product(states, store_->outer(TensorRole::head).compute).to(at::kFloat);
 }
 
@@ -180,6 +233,12 @@ at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& 
   const auto tokens = static_cast<int64_t>(ids.size());
   std::vector<int64_t> positions(ids.size());
   std::iota(positions.begin(), positions.end(), cache.length);
+  at::Tensor ids_there;
+  at::Tensor positions_there;
+  Upload upload(options_.device);
+  upload.add(ids, ids_there);
+  upload.add(positions, positions_there);
+  upload.send();
   cache.keys.resize(options_.config.num_hidden_layers);
   cache.values.resize(options_.config.num_hidden_layers);
   const auto append = [](at::Tensor& seen, const at::Tensor& fresh) {
@@ -194,7 +253,8 @@ at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& 
                               options_.config.window(layer));
     };
   };
-  const at::Tensor x = walk(embed(ids), pass_at(positions, forward), attention, {}, forward);
+  const at::Tensor x =
+      walk(embed(ids_there), pass_at(positions_there, forward), attention, {}, forward);
   cache.length += tokens;
   const at::Tensor last =
       rms_norm(x.narrow(0, tokens - 1, 1), store_->outer(TensorRole::final_norm),
@@ -208,7 +268,7 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
   constexpr std::chrono::seconds kEnough{3};
   const DecoderConfig& config = options_.config;
   const bool experts = options_.emoe.routing.num_experts > 0 && !options_.emoe.partitions.empty();
-  if (!experts || !options_.device.is_cpu() ||
+  if (!experts || !options_.device.is_cpu() || store_->tensor_group() != nullptr ||
       config.hidden_size * config.intermediate_size < kSmall) {
     return {};
   }
@@ -235,9 +295,14 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
 }
 
 std::unique_ptr<Model> make_model(const ModelOptions& options, const WeightSource& weights,
-                                  DeviceGroup* shared_by) {
-  if (shared_by == nullptr) return std::make_unique<Decoder>(options, weights);
-  return std::make_unique<Decoder>(options, make_sharded_store(options, weights, *shared_by));
+                                  const ModelGroups& groups) {
+  if (options.full && groups.tensor != nullptr) {
+    throw std::invalid_argument("ranks share each layer of frozen weights only");
+  }
+  return std::make_unique<Decoder>(
+      options, groups.shard == nullptr
+                   ? make_resident_store(options, weights, groups.tensor)
+                   : make_sharded_store(options, weights, *groups.shard, groups.tensor));
 }
 
 }  // namespace emoe::worker

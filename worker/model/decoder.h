@@ -45,25 +45,24 @@ class Decoder final : public Model {
   [[nodiscard]] at::Tensor loss(const PackedBatch& batch, const ForwardOptions& forward) const;
 
  private:
-  // The tokens of a batch that have a target.
-  struct Targets {
-    TokenRows rows;      // for the last layer
-    at::Tensor ids;      // [M] int64
-    at::Tensor weights;  // [M] fp32
-  };
-  [[nodiscard]] Targets targets_of(const PackedBatch& batch, const ForwardOptions& forward) const;
+  struct Inputs;
+  // What a pass over the batch reads, sent to the device; with those tokens that have a target, where
+  // they are wanted.
+  [[nodiscard]] std::unique_ptr<const Inputs> inputs_of(const PackedBatch& batch,
+                                                        const ForwardOptions& forward,
+                                                        bool with_targets) const;
+  void add_targets(const PackedBatch& batch, const ForwardOptions& forward, Inputs& inputs) const;
 
   // The one walk through the layers: x [T, h] of the embedding → [T, h], or the kept rows of it,
   // after the final norm. `attention` is asked for each layer's.
   [[nodiscard]] at::Tensor walk(at::Tensor x, const LayerPass& pass,
                                 const std::function<Attention(int64_t layer)>& attention,
                                 const TokenRows& last_rows, const ForwardOptions& forward) const;
-  // Of all tokens of a batch, or of `rows` only.
+  // Of the tokens of a batch that have a target, or without targets of all.
   [[nodiscard]] at::Tensor hidden(const PackedBatch& batch, const ForwardOptions& forward,
-                                  const TokenRows& rows) const;
-  [[nodiscard]] at::Tensor embed(const std::vector<int64_t>& ids) const;
-  [[nodiscard]] LayerPass pass_at(const std::vector<int64_t>& positions,
-                                  const ForwardOptions& forward) const;
+                                  const Inputs& inputs) const;
+  [[nodiscard]] at::Tensor embed(const at::Tensor& ids) const;
+  [[nodiscard]] LayerPass pass_at(const at::Tensor& positions, const ForwardOptions& forward) const;
 
   ModelOptions options_;
   at::Tensor frequencies_;  // of the rotary positions, on the device

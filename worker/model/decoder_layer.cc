@@ -1,10 +1,12 @@
 #include "worker/model/decoder_layer.h"
 
 #include <array>
+#include <utility>
 
 #include <ATen/ATen.h>
 
 #include "worker/model/rms_norm.h"
+#include "worker/model/tensor_split.h"
 
 namespace emoe::worker {
 namespace {
@@ -17,7 +19,8 @@ at::Tensor norm_of_heads(const at::Tensor& x, const Weight& norm, double epsilon
 
 at::Tensor attention_block(const DecoderLayer& layer, const at::Tensor& x, const LayerPass& pass,
                            const Attention& attention) {
-  const at::Tensor normed = rms_norm(x, layer.input_norm, pass.config.rms_norm_eps);
+  const at::Tensor normed =
+      to_parts(rms_norm(x, layer.input_norm, pass.config.rms_norm_eps), pass.tensor);
   const auto qkv = apply_linears(normed, {&layer.q, &layer.k, &layer.v}, pass.dropout);
   const auto heads = [&](const at::Tensor& y) {
     return y.unflatten(-1, {-1, pass.config.head_dim});
@@ -43,9 +46,12 @@ Middle middle_of(const DecoderLayer& layer, const at::Tensor& x, const at::Tenso
     return rows.defined() ? all.index_select(0, rows) : all;
   };
   Middle middle;
-  middle.dropout = rows.defined() ? pass.dropout.select(rows.to(at::kCPU)) : pass.dropout;
-  middle.residual = of_rows(x) + apply_linear(of_rows(attended), layer.o, middle.dropout);
-  middle.normed = rms_norm(middle.residual, layer.post_norm, pass.config.rms_norm_eps);
+  middle.dropout = rows.defined() ? pass.dropout.select(rows) : pass.dropout;
+  const at::Tensor part = apply_linear(of_rows(attended), layer.o, middle.dropout);
+  const at::Tensor out = sum_of_parts(part, pass.tensor);
+  auto [sum, normed] = add_rms_norm(of_rows(x), out, layer.post_norm, pass.config.rms_norm_eps);
+  middle.residual = std::move(sum);
+  middle.normed = std::move(normed);
   return middle;
 }
 
@@ -106,8 +112,9 @@ FfnOutput forward_layer(const DecoderLayer& layer, const at::Tensor& x, const La
   const at::Tensor attended = attention_block(layer, x, pass, attention);
   const Middle middle = middle_of(layer, x, attended, pass, rows.kept);
   const ExpertGate* experts = layer.experts && pass.experts_on ? &*layer.experts : nullptr;
-  FfnOutput output = pass.ffn.forward(middle.normed, layer.ffn, experts, middle.dropout);
-  output.y = middle.residual + output.y;
+  FfnOutput output =
+      pass.ffn.forward(to_parts(middle.normed, pass.tensor), layer.ffn, experts, middle.dropout);
+  output.y = middle.residual + sum_of_parts(output.y, pass.tensor);
   if (experts != nullptr && rows.others.defined()) {
     output.selection =
         with_others(output.selection, choice_of_others(layer, x, attended, pass, rows), rows);

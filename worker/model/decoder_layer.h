@@ -47,6 +47,7 @@ struct LayerPass {
   RotaryTable rotary;
   LoraDropout dropout;
   bool experts_on = true;
+  DeviceGroup* tensor = nullptr;  // the ranks that share the layers, see TensorSplit
 };
 
 // Attention over rotated q [T, heads, d], k and v [T, kv_heads, d] → [T, heads, d].

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "worker/comm/device_group.h"
 #include "worker/emoe/options.h"
 #include "worker/emoe/selector.h"
 #include "worker/model/linear.h"
@@ -15,6 +16,14 @@ struct ExpertGate {
   // adapters.
   at::Tensor means;
   at::Tensor bias_means = {};  // [N] fp32, of the gate's bias; undefined: it has none
+  // Ranks that share the layer: each has the gate rows and means of N / T experts, in rank order, and all
+  // make one choice. Null: this one has all.
+  DeviceGroup* shared_by = nullptr;
+
+  // Of this rank, N where it has all.
+  [[nodiscard]] int64_t own_experts() const;
+  // Of a mask [T, N] the columns of this rank's experts.
+  [[nodiscard]] at::Tensor own_columns(const at::Tensor& mask) const;
 };
 
 // gate [d_ff, h] in block order → [N, h] fp32; its bias [d_ff] → [N].

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
+#include "worker/model/device_kernels.h"
 #include "worker/model/low_rank.h"
 #include "worker/model/products.h"
 
@@ -34,6 +35,7 @@ struct LinearsCall : torch::CustomClassHolder {
 at::Tensor adapter_input(const at::Tensor& x, at::Tensor& wide, const LinearsCall& call,
                          const Lora& lora) {
   if (!call.dropout.active()) return x;
+  if (kernels_for(x) != nullptr) return lora_input(x, lora, call.dropout);  // widens by itself
   if (!wide.defined()) wide = x.to(at::kFloat);
   return lora_input(wide, lora, call.dropout);
 }
@@ -48,7 +50,7 @@ std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, cons
   at::Tensor db = low_gradient(low, dy).t().contiguous();
   if (call.input_needs_grad) {
     if (call.dropout.active()) {
-      dx.add_(apply_lora_dropout(at::mm(d_low, lora.a), call.dropout, lora.stream));
+      add_lora_dropout(at::mm(d_low, lora.a), lora, call.dropout, dx);
     } else {
       add_low_product(dx, d_low, lora.a);
     }

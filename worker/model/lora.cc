@@ -9,6 +9,8 @@
 #include <ATen/Parallel.h>
 
 #include "base/counter_random.h"
+#include "worker/model/device_kernels.h"
+#include "worker/model/kernels/programs/elements.h"
 #include "worker/model/lora_options.h"
 
 namespace emoe::worker {
@@ -16,10 +18,10 @@ namespace {
 
 constexpr char kPeftPrefix[] = "base_model.model.";
 
-struct DropRule {
-  uint64_t threshold = 0;  // of 32 random bits, below which a feature is dropped
-  float scale = 1.0F;      // of the others
-};
+DropRule rule_of(const LoraDropout& dropout) {
+  return {static_cast<uint64_t>(std::llround(dropout.probability * 0x1.0p32)),
+          static_cast<float>(1.0 / (1.0 - dropout.probability))};
+}
 
 // Zeroes or scales the features [first, first + count) of one token. One hash serves two features:
 // 32 bits each are plenty.
@@ -29,8 +31,8 @@ void drop_row(const float* in, float* out, int64_t first, int64_t count, uint64_
   for (int64_t pair = first / 2; pair * 2 < end; ++pair) {
     const uint64_t bits = random_bits(key, static_cast<uint64_t>(pair));
     const int64_t i = 2 * pair - first;
-    if (i >= 0) out[i] = (bits & 0xffffffffULL) < rule.threshold ? 0.0F : in[i] * rule.scale;
-    if (i + 1 < count) out[i + 1] = (bits >> 32) < rule.threshold ? 0.0F : in[i + 1] * rule.scale;
+    if (i >= 0) out[i] = programs::dropped(in[i], bits & 0xffffffffULL, rule);
+    if (i + 1 < count) out[i + 1] = programs::dropped(in[i + 1], bits >> 32, rule);
   }
 }
 
@@ -40,10 +42,10 @@ at::Tensor drop_rows(const at::Tensor& x, const LoraDropout& dropout, uint64_t s
                      const Block& block) {
   const at::Tensor in = x.to(at::kCPU).contiguous();
   at::Tensor out = at::empty_like(in);
-  const DropRule rule{static_cast<uint64_t>(std::llround(dropout.probability * 0x1.0p32)),
-                      static_cast<float>(1.0 / (1.0 - dropout.probability))};
+  const DropRule rule = rule_of(dropout);
   const int64_t features = in.size(1);
-  const auto* keys = dropout.token_keys.const_data_ptr<int64_t>();
+  const at::Tensor token_keys = dropout.token_keys.to(at::kCPU);
+  const auto* keys = token_keys.const_data_ptr<int64_t>();
   const auto* source = in.const_data_ptr<float>();
   auto* target = out.mutable_data_ptr<float>();
   at::parallel_for(0, in.size(0), 16, [&](int64_t begin, int64_t end) {
@@ -54,6 +56,20 @@ at::Tensor drop_rows(const at::Tensor& x, const LoraDropout& dropout, uint64_t s
     }
   });
   return out.to(x.device());
+}
+
+DropoutCall call_of(const at::Tensor& x, const at::Tensor& y, const LoraDropout& dropout,
+                    uint64_t stream, int64_t first_feature) {
+  return {.type = element_of(x),
+          .add = false,
+          .x = x.const_data_ptr(),
+          .y = y.mutable_data_ptr(),
+          .keys = dropout.token_keys.const_data_ptr<int64_t>(),
+          .stream = stream,
+          .rule = rule_of(dropout),
+          .rows = x.size(0),
+          .features = x.size(1),
+          .first = first_feature};
 }
 
 }  // namespace
@@ -98,8 +114,29 @@ LoraDropout make_lora_dropout(double probability, int64_t seed, const PackedBatc
   return dropout;
 }
 
-at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream) {
-  return drop_rows(x, dropout, stream, [](int64_t row) { return std::pair(row, int64_t{0}); });
+at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream,
+                              int64_t first_feature) {
+  if (const DeviceKernels* kernels = kernels_for(x)) {
+    const at::Tensor rows = x.contiguous();
+    at::Tensor out = at::empty_like(rows, rows.options().dtype(at::kFloat));
+    run_kernel(x, kernels->dropout, call_of(rows, out, dropout, stream, first_feature));
+    return out;
+  }
+  return drop_rows(x.to(at::kFloat), dropout, stream,
+                   [&](int64_t row) { return std::pair(row, first_feature); });
+}
+
+void add_lora_dropout(const at::Tensor& x, const Lora& lora, const LoraDropout& dropout,
+                      at::Tensor& sum) {
+  const DeviceKernels* kernels = kernels_for(sum);
+  if (kernels == nullptr || !sum.is_contiguous() || !x.is_contiguous()) {
+    sum.add_(lora_input(x, lora, dropout));
+    return;
+  }
+  DropoutCall call = call_of(x, sum, dropout, lora.stream, lora.first_feature);
+  call.type = element_of(sum);
+  call.add = true;
+  run_kernel(x, kernels->dropout, call);
 }
 
 at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, uint64_t stream,
@@ -110,7 +147,7 @@ at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout, u
 }
 
 at::Tensor lora_input(const at::Tensor& x, const Lora& lora, const LoraDropout& dropout) {
-  return dropout.active() ? apply_lora_dropout(x, dropout, lora.stream) : x;
+  return dropout.active() ? apply_lora_dropout(x, dropout, lora.stream, lora.first_feature) : x;
 }
 
 at::Tensor initial_lora_a(int64_t rank, int64_t in, int64_t seed, const std::string& name) {

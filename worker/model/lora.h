@@ -18,7 +18,8 @@ struct Lora {
   at::Tensor a;  // [rank, in]
   at::Tensor b;  // [out, rank]
   double scale = 0.0;
-  uint64_t stream = 0;  // names this adapter's dropout; from layer and linear
+  uint64_t stream = 0;        // names this adapter's dropout; from layer and linear
+  int64_t first_feature = 0;  // of the adapter's input, that A begins with
 
   [[nodiscard]] bool defined() const { return a.defined(); }
 };
@@ -27,10 +28,10 @@ struct Lora {
 // (step's seed, adapter, row key, position in the row, feature).
 struct LoraDropout {
   double probability = 0.0;  // 0: none
-  at::Tensor token_keys;     // [T] int64, on the CPU
+  at::Tensor token_keys;     // [T] int64, on the model's device
 
   [[nodiscard]] bool active() const { return probability > 0.0; }
-  // For the tokens `rows` [M] (int64 on the CPU) only.
+  // For the tokens `rows` [M] (int64, on the same device) only.
   [[nodiscard]] LoraDropout select(const at::Tensor& rows) const;
 };
 
@@ -38,11 +39,17 @@ struct LoraDropout {
 [[nodiscard]] LoraDropout make_lora_dropout(double probability, int64_t seed,
                                             const PackedBatch& batch);
 
-// x * mask / (1 - p), fp32, fresh; the same mask for the same arguments. x is [T, features] fp32.
+// x * mask / (1 - p), fp32, fresh; the same mask for the same arguments, on every device. x is
+// [T, features], fp32 or bf16, of the features from `first_feature` on.
 [[nodiscard]] at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout,
-                                            uint64_t stream);
+                                            uint64_t stream, int64_t first_feature = 0);
 
-// The same of blocks of features: row p of x [P, E] holds the features [first, first + E) of token
+// sum [T, in], fp32 or bf16, += the gradient of the adapter's input, of what it read: x [T, in] fp32 with
+// the same mask.
+void add_lora_dropout(const at::Tensor& x, const Lora& lora, const LoraDropout& dropout,
+                      at::Tensor& sum);
+
+// The same of blocks of features, on the CPU: row p of x [P, E] holds the features [first, first + E) of token
 // tokens[p], first = starts[p].
 struct FeatureBlocks {
   const int32_t* tokens;
@@ -51,7 +58,7 @@ struct FeatureBlocks {
 [[nodiscard]] at::Tensor apply_lora_dropout(const at::Tensor& x, const LoraDropout& dropout,
                                             uint64_t stream, const FeatureBlocks& blocks);
 
-// What the adapter of `x` [T, in] fp32 reads: x itself, or with dropout.
+// What the adapter of `x` [T, in] reads: x itself, or with dropout in fp32.
 [[nodiscard]] at::Tensor lora_input(const at::Tensor& x, const Lora& lora,
                                     const LoraDropout& dropout);
 

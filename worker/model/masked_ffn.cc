@@ -16,7 +16,9 @@ class MaskedFfn final : public FfnBackend {
       output.selection = choose_experts(x, weights.gate, *experts, dropout);
     }
     const auto gate_up = apply_linears(x, {&weights.gate, &weights.up}, dropout);
-    const at::Tensor neurons = masked_swiglu(gate_up[0], gate_up[1], output.selection.mask);
+    const at::Tensor mask =
+        experts == nullptr ? at::Tensor() : experts->own_columns(output.selection.mask);
+    const at::Tensor neurons = masked_swiglu(gate_up[0], gate_up[1], mask);
     output.y = apply_linear(neurons, weights.down, dropout);
     return output;
   }

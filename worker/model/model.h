@@ -77,6 +77,13 @@ struct ExpertChoice {
   Selection selection;  // on the model's device
 };
 
+// Keys and values of the tokens seen so far, per layer. A token that is appended copies them all.
+struct KvCache {
+  std::vector<at::Tensor> keys;  // [kv_heads, tokens, head_dim] each
+  std::vector<at::Tensor> values;
+  int64_t length = 0;
+};
+
 struct ForwardOptions {
   bool experts_on = true;    // false: the dense function (mask off)
   bool training = false;     // dropout active
@@ -85,13 +92,10 @@ struct ForwardOptions {
   // costs nothing but this: a converted last layer computes its gate also for tokens without a
   // target, which it leaves out otherwise.
   std::function<void(const ExpertChoice&)> on_choice;
-};
-
-// Keys and values of the tokens seen so far, per layer; for generation. A token copies them all.
-struct KvCache {
-  std::vector<at::Tensor> keys;  // [kv_heads, tokens, head_dim] each
-  std::vector<at::Tensor> values;
-  int64_t length = 0;
+  // If set: what every segment of the batch goes on from, computed once (next_token_logits()). The
+  // batch has neither these tokens nor rows of them, and its positions begin behind them. Not in
+  // training.
+  const KvCache* before = nullptr;
 };
 
 // A decoder for causal language modelling, as trainer, evaluation, generation, checkpoints and
@@ -129,9 +133,9 @@ class Model {
   // To be called when their values were changed, before the next pass.
   virtual void parameters_changed() = 0;
 
-  // Where the ranks of a group share the weights, every pass gathers them from all: each of these ranks
-  // must make the same passes in the same order (on idle_batch() where it has no rows left), and
-  // time_ffns() too.
+  // Where the ranks of a group share the weights or each layer, every pass needs all of them: each of these
+  // ranks must make the same passes in the same order (on idle_batch() where it has no rows left),
+  // and time_ffns() too.
   [[nodiscard]] virtual bool passes_are_collective() const = 0;
 
   // Changes options().ffn. Throws std::invalid_argument for an unknown name.
@@ -142,11 +146,17 @@ class Model {
   [[nodiscard]] virtual std::map<std::string, double> time_ffns(int64_t tokens) = 0;
 };
 
-// The model of these options with all weights in memory, or with its frozen matrices sharded over the
-// ranks of a group (see make_sharded_store()), which outlives it. Throws std::invalid_argument for
-// options that do not fit together, and what `weights` throws.
+// The groups of ranks that a model is spread over, which outlive it; null: this rank has all of it.
+struct ModelGroups {
+  DeviceGroup* shard = nullptr;  // these keep parts of the weights (see make_sharded_store())
+  DeviceGroup* tensor =
+      nullptr;  // these compute parts of each layer (see TensorSplit); not in full tuning
+};
+
+// Throws std::invalid_argument for options that do not fit together or to the groups, and what
+// `weights` throws.
 [[nodiscard]] std::unique_ptr<Model> make_model(const ModelOptions& options,
                                                 const WeightSource& weights,
-                                                DeviceGroup* shared_by = nullptr);
+                                                const ModelGroups& groups = {});
 
 }  // namespace emoe::worker

@@ -142,25 +142,38 @@ class SegmentLines {
 
 // One segment of a batch that shares tokens.
 struct SharedSegment {
-  const int64_t* row;  // its tokens
+  int64_t begin;  // of its tokens in SharedSegments::tokens
   int64_t length;
   int64_t
-      shared;  // its first so many came up before; the others lie side by side, from row[shared] on
+      shared;  // its first so many came up before; the others lie side by side, in q from `own` on
+  int64_t own;
 };
 
-std::vector<SharedSegment> shared_segments(const PackedBatch& batch) {
+struct SharedSegments {
+  std::vector<int64_t> tokens;  // which of the keys each is, segment after segment
   std::vector<SharedSegment> segments;
+  int64_t longest = 0;
+};
+
+// The first `before` keys stand before every segment of the batch.
+SharedSegments shared_segments(const PackedBatch& batch, int64_t before) {
+  SharedSegments all;
   int64_t seen = 0;
   for (int64_t s = 0; s < batch.num_segments(); ++s) {
-    const int64_t begin = batch.segment_starts[s];
-    SharedSegment segment{.row = batch.row_tokens.data() + begin,
-                          .length = batch.segment_starts[s + 1] - begin,
-                          .shared = 0};
-    while (segment.shared < segment.length && segment.row[segment.shared] < seen) ++segment.shared;
+    SharedSegment segment{.begin = std::ssize(all.tokens), .length = before, .shared = before};
+    for (int64_t i = 0; i < before; ++i) all.tokens.push_back(i);
+    for (int64_t r = batch.segment_starts[s]; r < batch.segment_starts[s + 1]; ++r) {
+      const int64_t token = batch.row_tokens.empty() ? r : batch.row_tokens[r];
+      if (token < seen) ++segment.shared;
+      all.tokens.push_back(before + token);
+      ++segment.length;
+    }
+    segment.own = seen;
     seen += segment.length - segment.shared;
-    segments.push_back(segment);
+    all.longest = std::max(all.longest, segment.length);
+    all.segments.push_back(segment);
   }
-  return segments;
+  return all;
 }
 
 template <typename T>
@@ -168,8 +181,7 @@ void attend(const AttentionKernel<T>& kernel, const AttentionTensors& x, int64_t
             const SharedSegment& segment, const SegmentLines<T>& lines, float* memory) {
   if (segment.shared == segment.length) return;
   // Position 0 of its own tokens' lines, had all of the segment such lines.
-  const int64_t origin = segment.row[segment.shared] - segment.shared;
-  AttentionHead<T> part = head_of<T>(x, origin, segment.length, head);
+  AttentionHead<T> part = head_of<T>(x, segment.own - segment.shared, segment.length, head);
   part.first = segment.shared;
   part.k = lines.keys();
   part.v = lines.values();
@@ -180,19 +192,18 @@ void attend(const AttentionKernel<T>& kernel, const AttentionTensors& x, int64_t
 // Threads share the key heads, and where these are few, ranges of the segments.
 template <typename T>
 void run_shared(const AttentionKernel<T>& kernel, const AttentionTensors& x,
-                const std::vector<SharedSegment>& segments) {
+                const SharedSegments& all) {
   const int64_t size = x.q.size(2);
   const int64_t key_heads = x.k.size(1);
   const int64_t group = x.q.size(1) / key_heads;
+  const std::vector<SharedSegment>& segments = all.segments;
   const auto count = static_cast<int64_t>(segments.size());
   const int64_t threads = at::get_num_threads();
   const int64_t ranges = std::clamp<int64_t>(2 * threads / key_heads, 1, count);
-  int64_t longest = 0;
-  for (const SharedSegment& segment : segments) longest = std::max(longest, segment.length);
   std::atomic<int64_t> next = 0;
   at::parallel_for(0, std::min(threads, ranges * key_heads), 1, [&](int64_t, int64_t) {
     std::vector<float> memory(attention_workspace(size));
-    SegmentLines<T> lines(longest, size);
+    SegmentLines<T> lines(all.longest, size);
     for (int64_t i = next++; i < ranges * key_heads; i = next++) {
       const int64_t key_head = i % key_heads;
       const auto k = head_rows<const T>(x.k, 0, key_head);
@@ -200,7 +211,7 @@ void run_shared(const AttentionKernel<T>& kernel, const AttentionTensors& x,
       lines.forget();
       const int64_t range = i / key_heads;
       for (int64_t s = count * range / ranges; s < count * (range + 1) / ranges; ++s) {
-        lines.hold(k, v, segments[s].row, segments[s].length);
+        lines.hold(k, v, all.tokens.data() + segments[s].begin, segments[s].length);
         for (int64_t h = key_head * group; h < (key_head + 1) * group; ++h) {
           attend(kernel, x, h, segments[s], lines, memory.data());
         }
@@ -267,7 +278,7 @@ at::Tensor own_shared_attention(const at::Tensor& q, const at::Tensor& k, const 
   x.window = window;
   x.o = at::empty(q.sizes(), q.options());
   x.log_sums = at::empty({q.size(1), q.size(0)}, q.options().dtype(at::kFloat));
-  const std::vector<SharedSegment> segments = shared_segments(batch);
+  const SharedSegments segments = shared_segments(batch, k.size(0) - q.size(0));
   if (q.scalar_type() == at::kFloat) {
     run_shared(attention_kernels().of_float, x, segments);
   } else {

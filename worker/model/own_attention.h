@@ -19,7 +19,8 @@ namespace emoe::worker {
                                        int64_t window);
 
 // The same of a batch whose segments share tokens, q, k, v being those of its T tokens, without a
-// graph: each token's output is computed once, in the segment where it comes up first.
+// graph: each token's output is computed once, in the segment where it comes up first. Where k and v
+// have more tokens than q, the first of them stand before every segment.
 [[nodiscard]] at::Tensor own_shared_attention(const at::Tensor& q, const at::Tensor& k,
                                               const at::Tensor& v, const PackedBatch& batch,
                                               int64_t window);

@@ -97,6 +97,8 @@ void add_transposed_product(const at::Tensor& dy, const at::Tensor& w, at::Tenso
 
 at::Tensor weight_gradient(const at::Tensor& dy, const at::Tensor& x) {
   if (widens_halves(x)) return at::mm(dy.to(at::kFloat).t(), x.to(at::kFloat));
+  // A GPU sums in fp32 and need not round that to half precision first.
+  if (!x.is_cpu() && x.scalar_type() != at::kFloat) return at::mm(dy.t(), x, at::kFloat);
   return at::mm(dy.t(), x).to(at::kFloat);
 }
 

@@ -10,8 +10,9 @@ namespace {
 
 class ResidentStore final : public WeightStore {
  public:
-  ResidentStore(const ModelOptions& options, const WeightSource& source) : options_(options) {
-    WeightLoader loader(options, source);
+  ResidentStore(const ModelOptions& options, const WeightSource& source, DeviceGroup* tensor)
+      : options_(options), split_(options_.config, options_.emoe.routing.num_experts, tensor) {
+    WeightLoader loader(options, source, split_);
     layers_ = loader.empty_layers();
     for (const TensorSpec& spec : TensorTable(options.config)) load(spec, loader);
     if (options.config.tie_word_embeddings) outer_.head = outer_.embedding;
@@ -23,8 +24,9 @@ class ResidentStore final : public WeightStore {
 
   [[nodiscard]] Weight outer(TensorRole role) override { return *outer_.of(role); }
   [[nodiscard]] std::shared_ptr<const DecoderLayer> acquire(int64_t index) override {
-    return layers_.at(index);
+    return split_.with_own_adapters(layers_.at(index));
   }
+  [[nodiscard]] DeviceGroup* tensor_group() const override { return split_.group(); }
   [[nodiscard]] std::vector<Parameter>& parameters() override { return parameters_; }
   void parameters_changed() override {
     const at::NoGradGuard no_grad;
@@ -55,10 +57,10 @@ class ResidentStore final : public WeightStore {
   }
 
   [[nodiscard]] Weight weight_of(const TensorSpec& spec, WeightLoader& loader) {
+    if (!split_.has(spec.role)) return {};
     const at::Tensor base = loader.original(spec);
     if (!options_.full) {
-      return {.compute = loader.in_memory(spec, base, spec.ffn_dim(), options_.dtype),
-              .master = {}};
+      return {.compute = loader.own_part(spec, base, options_.dtype), .master = {}};
     }
     Weight weight;
     weight.master = loader.add_parameter(spec, spec.name, base, spec.ffn_dim());
@@ -71,6 +73,7 @@ class ResidentStore final : public WeightStore {
   }
 
   ModelOptions options_;
+  TensorSplit split_;
   OuterWeights outer_;
   std::vector<std::shared_ptr<DecoderLayer>> layers_;
   std::vector<Parameter> parameters_;
@@ -80,9 +83,9 @@ class ResidentStore final : public WeightStore {
 }  // namespace
 
 std::unique_ptr<WeightStore> make_resident_store(const ModelOptions& options,
-                                                 const WeightSource& source) {
+                                                 const WeightSource& source, DeviceGroup* tensor) {
   const at::NoGradGuard no_grad;
-  return std::make_unique<ResidentStore>(options, source);
+  return std::make_unique<ResidentStore>(options, source, tensor);
 }
 
 }  // namespace emoe::worker

@@ -11,4 +11,13 @@ namespace emoe::worker {
 // number per token.
 [[nodiscard]] at::Tensor rms_norm(const at::Tensor& x, const Weight& weight, double epsilon);
 
+// sum = x + residual [T, h] and its rms_norm(): what stands between two blocks of a layer. One pass over
+// memory where the device has kernels, the two operations elsewhere.
+struct SumAndNorm {
+  at::Tensor sum;
+  at::Tensor normed;
+};
+[[nodiscard]] SumAndNorm add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
+                                      const Weight& weight, double epsilon);
+
 }  // namespace emoe::worker

@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "worker/model/device_kernels.h"
 #include "worker/model/kernels/with_row_kernels.h"
 
 namespace emoe::worker {
@@ -36,6 +37,20 @@ at::Tensor rotate(const at::Tensor& x, const RotaryTable& table, float sign) {
     });
   });
   if (done) return y;
+  if (const DeviceKernels* kernels = kernels_for(x)) {
+    const at::Tensor rows = x.contiguous();
+    run_kernel(x, kernels->rotary,
+               RotaryCall{.type = element_of(x),
+                          .x = rows.const_data_ptr(),
+                          .y = y.mutable_data_ptr(),
+                          .cosine = table.cosine.const_data_ptr<float>(),
+                          .sine = table.sine.const_data_ptr<float>(),
+                          .tokens = x.size(0),
+                          .heads = heads,
+                          .half = half,
+                          .sign = sign});
+    return y;
+  }
   const at::Tensor c = table.cosine.unsqueeze(1);
   const at::Tensor s = table.sine.unsqueeze(1);
   const at::Tensor first = x.narrow(-1, 0, half).to(at::kFloat);

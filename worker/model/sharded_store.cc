@@ -29,9 +29,13 @@ at::Tensor elements_of(const at::Tensor& original, const NeuronOrder* order, int
 // Frozen matrices in units; norms, biases and adapters are small, and every rank has them.
 class ShardedStore final : public WeightStore {
  public:
-  ShardedStore(const ModelOptions& options, const WeightSource& source, DeviceGroup& group)
-      : options_(options), group_(group), order_(options.config) {
-    WeightLoader loader(options, source);
+  ShardedStore(const ModelOptions& options, const WeightSource& source, DeviceGroup& group,
+               DeviceGroup* tensor)
+      : options_(options),
+        group_(group),
+        split_(options_.config, options_.emoe.routing.num_experts, tensor),
+        order_(options.config) {
+    WeightLoader loader(options, source, split_);
     layers_ = loader.empty_layers();
     units_ = std::make_shared<ShardedUnits>(
         group, [this](int64_t unit) { return parts_.at(unit).own; },
@@ -54,9 +58,12 @@ class ShardedStore final : public WeightStore {
   [[nodiscard]] std::shared_ptr<const DecoderLayer> acquire(int64_t index) override {
     (void)units_->tensors(order_.of_layer(index));
     units_->prefetch(order_.behind_layer(index));
-    return layers_.at(index);
+    return split_.with_own_adapters(layers_.at(index));
   }
-  [[nodiscard]] bool is_collective() const override { return group_.world_size() > 1; }
+  [[nodiscard]] bool is_collective() const override {
+    return group_.world_size() > 1 || !split_.whole();
+  }
+  [[nodiscard]] DeviceGroup* tensor_group() const override { return split_.group(); }
   [[nodiscard]] std::vector<Parameter>& parameters() override { return parameters_; }
   void parameters_changed() override {}
 
@@ -73,9 +80,9 @@ class ShardedStore final : public WeightStore {
         matrices[order_.of(spec)].push_back(spec);
         continue;
       }
+      if (!split_.has(spec.role)) continue;
       const Weight weight = {
-          .compute = loader.in_memory(spec, loader.original(spec), spec.ffn_dim(), options_.dtype),
-          .master = {}};
+          .compute = loader.own_part(spec, loader.original(spec), options_.dtype), .master = {}};
       (spec.layer < 0 ? final_norm_ : *layers_[spec.layer]->vector(spec.role)) = weight;
     }
     for (const auto& [unit, specs] : matrices) {
@@ -94,15 +101,19 @@ class ShardedStore final : public WeightStore {
     std::vector<std::vector<int64_t>> shapes;
     std::vector<at::Tensor> originals;
     for (const TensorSpec& spec : specs) {
-      shapes.push_back(spec.shape);
-      originals.push_back(loader.original(spec));
+      at::Tensor original = loader.original(spec);
+      // In memory order already: a part of it is no range of the original.
+      if (!split_.whole()) original = loader.own_part(spec, original, original.scalar_type());
+      shapes.push_back(original.sizes().vec());
+      originals.push_back(original);
     }
     UnitPart unit{.layout = UnitLayout(shapes, group_.world_size()), .own = {}};
     unit.own = at::zeros({unit.layout.part()}, at::TensorOptions(kept_type(originals)));
     for (const UnitLayout::Piece& piece : unit.layout.pieces(group_.rank())) {
       const TensorSpec& spec = specs[piece.tensor];
       unit.own.narrow(0, piece.at, piece.end - piece.begin)
-          .copy_(elements_of(originals[piece.tensor], loader.order(spec.layer).get(),
+          .copy_(elements_of(originals[piece.tensor],
+                             split_.whole() ? loader.order(spec.layer).get() : nullptr,
                              spec.ffn_dim(), piece));
     }
     unit.own = unit.own.to(options_.device);
@@ -131,6 +142,7 @@ class ShardedStore final : public WeightStore {
 
   ModelOptions options_;
   DeviceGroup& group_;
+  TensorSplit split_;
   UnitOrder order_;
   std::map<int64_t, UnitPart> parts_;
   std::shared_ptr<ShardedUnits> units_;
@@ -142,10 +154,11 @@ class ShardedStore final : public WeightStore {
 }  // namespace
 
 std::unique_ptr<WeightStore> make_sharded_store(const ModelOptions& options,
-                                                const WeightSource& source, DeviceGroup& group) {
+                                                const WeightSource& source, DeviceGroup& group,
+                                                DeviceGroup* tensor) {
   const at::NoGradGuard no_grad;
   if (options.full) return make_sharded_training_store(options, source, group);
-  return std::make_unique<ShardedStore>(options, source, group);
+  return std::make_unique<ShardedStore>(options, source, group, tensor);
 }
 
 }  // namespace emoe::worker

@@ -53,7 +53,8 @@ class ShardedTrainingStore final : public WeightStore {
  public:
   ShardedTrainingStore(const ModelOptions& options, const WeightSource& source, DeviceGroup& group)
       : options_(options), group_(group), order_(options.config) {
-    WeightLoader loader(options, source);
+    const TensorSplit none(options.config, 0, nullptr);
+    WeightLoader loader(options, source, none);
     layers_ = loader.empty_layers();
     units_ = std::make_shared<ShardedUnits>(
         group, [this](int64_t unit) { return part_of(trained_.at(unit)); },

@@ -50,8 +50,11 @@ class FromRows : public torch::autograd::Function<FromRows> {
 
 }  // namespace
 
-SharedTokens::SharedTokens(const PackedBatch& batch, at::Device device) {
-  if (batch.row_tokens.empty()) return;
+SharedTokens::SharedTokens(const PackedBatch& batch, Upload& upload) {
+  if (!batch.row_tokens.empty()) add_to(upload, batch);
+}
+
+void SharedTokens::add_to(Upload& upload, const PackedBatch& batch) {
   std::vector<int64_t> first;
   std::vector<int64_t> again;
   std::vector<int64_t> again_of;
@@ -70,14 +73,18 @@ SharedTokens::SharedTokens(const PackedBatch& batch, at::Device device) {
     again.push_back(r);
     again_of.push_back(place[token]);
   }
-  const auto tensor = [&](const std::vector<int64_t>& values) {
-    return at::tensor(values, at::kLong).to(device);
-  };
-  token_ = tensor(batch.row_tokens);
-  first_ = tensor(first);
-  again_ = tensor(again);
-  again_of_ = tensor(again_of);
-  shared_ = tensor(shared);
+  upload.add(batch.row_tokens, token_);
+  upload.add(first, first_);
+  upload.add(again, again_);
+  upload.add(again_of, again_of_);
+  upload.add(shared, shared_);
+}
+
+SharedTokens::SharedTokens(const PackedBatch& batch, at::Device device) {
+  if (batch.row_tokens.empty()) return;
+  Upload upload(device);
+  add_to(upload, batch);
+  upload.send();
 }
 
 at::Tensor SharedTokens::to_rows(const at::Tensor& x) const {

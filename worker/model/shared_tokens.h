@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "worker/model/batch.h"
+#include "worker/model/upload.h"
 
 namespace emoe::worker {
 
@@ -12,7 +13,12 @@ namespace emoe::worker {
 // back what they get. Gradients add up in fp32, in a fixed order on the CPU.
 class SharedTokens {
  public:
+  // Usable after upload.send(), as long as it stays where it is.
+  SharedTokens(const PackedBatch& batch, Upload& upload);
+  // By itself, at once.
   SharedTokens(const PackedBatch& batch, at::Device device);
+  SharedTokens(const SharedTokens&) = delete;
+  SharedTokens& operator=(const SharedTokens&) = delete;
 
   // [T, …] → [R, …]: every segment whole.
   [[nodiscard]] at::Tensor to_rows(const at::Tensor& x) const;
@@ -20,6 +26,8 @@ class SharedTokens {
   [[nodiscard]] at::Tensor from_rows(const at::Tensor& y) const;
 
  private:
+  void add_to(Upload& upload, const PackedBatch& batch);
+
   at::Tensor token_;     // [R] int64, the token of a row's token; undefined: nothing is shared
   at::Tensor first_;     // [T] where each token comes up first
   at::Tensor again_;     // [R - T] where one comes up again

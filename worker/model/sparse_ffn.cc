@@ -212,9 +212,10 @@ class SparseFfn final : public FfnBackend {
   [[nodiscard]] FfnOutput forward(const at::Tensor& x, const FfnWeights& weights,
                                   const ExpertGate* experts,
                                   const LoraDropout& dropout) const override {
-    // With all experts it is the dense function, bit for bit.
+    // With all experts it is the dense function, bit for bit. Of the experts of one rank a token has as
+    // many as it happens to have.
     if (experts == nullptr || experts->routing.top_k == experts->routing.num_experts ||
-        !has_plain_weights(weights)) {
+        experts->shared_by != nullptr || !has_plain_weights(weights)) {
       return masked_->forward(x, weights, experts, dropout);
     }
     FfnOutput output;

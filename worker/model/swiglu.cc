@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "worker/model/device_kernels.h"
 #include "worker/model/kernels/with_row_kernels.h"
 
 namespace emoe::worker {
@@ -44,6 +45,10 @@ void for_runs(const at::Tensor& channels, const at::Tensor& mask, const Run& run
   });
 }
 
+const bool* mask_of(const at::Tensor& mask) {
+  return mask.defined() ? mask.const_data_ptr<bool>() : nullptr;
+}
+
 class MaskedSwiglu : public torch::autograd::Function<MaskedSwiglu> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate, const at::Tensor& up,
@@ -77,6 +82,18 @@ at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up, const at::Tensor
     });
   });
   if (done) return out;
+  if (const DeviceKernels* kernels = kernels_for(gate)) {
+    run_kernel(gate, kernels->swiglu,
+               SwigluCall{.type = element_of(gate),
+                          .gate = gate.const_data_ptr(),
+                          .up = up.const_data_ptr(),
+                          .mask = mask_of(mask),
+                          .y = out.mutable_data_ptr(),
+                          .rows = gate.size(0),
+                          .width = gate.size(1),
+                          .experts = mask.defined() ? mask.size(1) : 1});
+    return out;
+  }
   out = at::silu(gate).mul_(up);
   apply_mask(out, mask);
   return out;
@@ -102,6 +119,20 @@ std::pair<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& gate, const 
     });
   });
   if (done) return {d_gate, d_up};
+  if (const DeviceKernels* kernels = kernels_for(gate)) {
+    run_kernel(gate, kernels->swiglu_backward,
+               SwigluBackwardCall{.type = element_of(gate),
+                                  .gate = gate.const_data_ptr(),
+                                  .up = up.const_data_ptr(),
+                                  .mask = mask_of(mask),
+                                  .dy = d.const_data_ptr(),
+                                  .d_gate = d_gate.mutable_data_ptr(),
+                                  .d_up = d_up.mutable_data_ptr(),
+                                  .rows = gate.size(0),
+                                  .width = gate.size(1),
+                                  .experts = mask.defined() ? mask.size(1) : 1});
+    return {d_gate, d_up};
+  }
   at::Tensor masked = d;
   if (mask.defined()) {
     masked = d.clone();

@@ -36,8 +36,9 @@ void check_options(const ModelOptions& options) {
 
 }  // namespace
 
-WeightLoader::WeightLoader(const ModelOptions& options, const WeightSource& source)
-    : options_(options), source_(source) {
+WeightLoader::WeightLoader(const ModelOptions& options, const WeightSource& source,
+                           const TensorSplit& split)
+    : options_(options), source_(source), split_(split) {
   check_options(options);
   if (options.emoe.routing.num_experts == 0) return;
   for (const auto& [layer, partition] : options.emoe.partitions) {
@@ -49,7 +50,9 @@ std::vector<std::shared_ptr<DecoderLayer>> WeightLoader::empty_layers() const {
   std::vector<std::shared_ptr<DecoderLayer>> layers;
   for (int64_t l = 0; l < options_.config.num_hidden_layers; ++l) {
     layers.push_back(std::make_shared<DecoderLayer>());
-    if (orders_.contains(l)) layers.back()->experts = {options_.emoe.routing, {}};
+    if (!orders_.contains(l)) continue;
+    layers.back()->experts = {
+        .routing = options_.emoe.routing, .means = {}, .shared_by = split_.group()};
   }
   return layers;
 }
@@ -68,11 +71,24 @@ std::shared_ptr<const NeuronOrder> WeightLoader::order(int64_t layer) const {
   return found == orders_.end() ? nullptr : found->second;
 }
 
+at::Tensor WeightLoader::own_part(const TensorSpec& spec, const at::Tensor& original,
+                                  at::ScalarType type) const {
+  if (split_.whole()) return in_memory(spec, original, spec.ffn_dim(), type);
+  const auto order = orders_.find(spec.layer);
+  const at::Tensor memory =
+      order == orders_.end() ? original : order->second->to_memory(original, spec.ffn_dim());
+  return split_.part(spec.role, memory)
+      .to(options_.device, type, /*non_blocking=*/false, /*copy=*/true)
+      .contiguous();
+}
+
 at::Tensor WeightLoader::in_memory(const TensorSpec& spec, const at::Tensor& original, int dim,
                                    at::ScalarType type) const {
   const auto order = orders_.find(spec.layer);
-  const at::Tensor memory =
-      order == orders_.end() ? original : order->second->to_memory(original, dim);
+  // To a GPU as it is stored: what follows is done there.
+  const at::Tensor there = original.to(options_.device);
+  const at::Tensor memory = order == orders_.end() ? there : order->second->to_memory(there, dim);
+  // A copy also where the source's own tensor would do: it may be a mapped file.
   return memory.to(options_.device, type, /*non_blocking=*/false, /*copy=*/true).contiguous();
 }
 
@@ -106,10 +122,10 @@ void WeightLoader::add_adapter(const TensorSpec& spec, Lora& lora) {
 
 void renew_means(DecoderLayer& layer, const at::Tensor& gate) {
   ExpertGate& experts = *layer.experts;
-  experts.means = mean_gate_rows(gate, experts.routing.num_experts);
+  experts.means = mean_gate_rows(gate, experts.own_experts());
   const Weight& bias = layer.ffn.gate.bias;
   if (!bias.defined()) return;
-  experts.bias_means = mean_gate_rows(bias.compute, experts.routing.num_experts);
+  experts.bias_means = mean_gate_rows(bias.compute, experts.own_experts());
 }
 
 }  // namespace emoe::worker

@@ -11,6 +11,7 @@
 #include "format/tensor_table.h"
 #include "worker/model/decoder_layer.h"
 #include "worker/model/model.h"
+#include "worker/model/tensor_split.h"
 
 namespace emoe::worker {
 
@@ -20,7 +21,7 @@ namespace emoe::worker {
 // throws.
 class WeightLoader {
  public:
-  WeightLoader(const ModelOptions& options, const WeightSource& source);
+  WeightLoader(const ModelOptions& options, const WeightSource& source, const TensorSplit& split);
 
   // Layers without weights, the converted ones with their routing.
   [[nodiscard]] std::vector<std::shared_ptr<DecoderLayer>> empty_layers() const;
@@ -28,8 +29,11 @@ class WeightLoader {
   [[nodiscard]] at::Tensor original(const TensorSpec& spec) const;
   // Of a converted layer; null: its neurons lie as in the base.
   [[nodiscard]] std::shared_ptr<const NeuronOrder> order(int64_t layer) const;
-  // In memory order on the model's device, where `dim` of the original counts the layer's neurons (-1:
-  // none does). Always a copy: a source may give a mapped file.
+  // This rank's part of a frozen tensor (see TensorSplit), in memory order on the model's device. Always a copy: a
+  // source may give a mapped file.
+  [[nodiscard]] at::Tensor own_part(const TensorSpec& spec, const at::Tensor& original,
+                                    at::ScalarType type) const;
+  // All of it, where `dim` of the original counts the layer's neurons (-1: none does); a copy too.
   [[nodiscard]] at::Tensor in_memory(const TensorSpec& spec, const at::Tensor& original, int dim,
                                      at::ScalarType type) const;
   // Registers a trained tensor, fp32 and in memory order.
@@ -42,6 +46,7 @@ class WeightLoader {
  private:
   const ModelOptions& options_;
   const WeightSource& source_;
+  const TensorSplit& split_;
   std::map<int64_t, std::shared_ptr<const NeuronOrder>> orders_;  // of the converted layers
   std::vector<Parameter> parameters_;
 };

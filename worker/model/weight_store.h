@@ -23,7 +23,9 @@ class WeightStore {
   // Layer `index`, complete and on its device for as long as the pointer is held.
   [[nodiscard]] virtual std::shared_ptr<const DecoderLayer> acquire(int64_t index) = 0;
   // See Model::passes_are_collective().
-  [[nodiscard]] virtual bool is_collective() const { return false; }
+  [[nodiscard]] virtual bool is_collective() const { return tensor_group() != nullptr; }
+  // The ranks that share each layer (see TensorSplit); null: this one has all of it.
+  [[nodiscard]] virtual DeviceGroup* tensor_group() const { return nullptr; }
   // See Model.
   [[nodiscard]] virtual std::vector<Parameter>& parameters() = 0;
   virtual void parameters_changed() = 0;
@@ -32,8 +34,10 @@ class WeightStore {
 // All weights in memory: converted to the dtype and device of the computation, permuted where a
 // layer is converted, with what is trainable marked so. Throws std::invalid_argument for options
 // that do not fit together or to the model, and what `source` throws.
+// With a group `tensor`, which outlives the store, only this rank's part of each layer.
 [[nodiscard]] std::unique_ptr<WeightStore> make_resident_store(const ModelOptions& options,
-                                                               const WeightSource& source);
+                                                               const WeightSource& source,
+                                                               DeviceGroup* tensor = nullptr);
 
 // The same, but of the frozen matrices (of the linears, of embedding and head) each rank of `group` keeps
 // an equal part only, and reads only that of what `source` maps. The ranks gather a layer while the one
@@ -45,9 +49,13 @@ class WeightStore {
 // gradients and moments. Behind each layer of a backward pass its gradients are summed over the ranks,
 // each of which adds its part to what its parameters have: equal to the resident store's after the
 // step's all-reduce, up to rounding. (ZeRO's third stage: arXiv 1910.02054.)
+//
+// With a group `tensor` all of this is of this rank's part of each layer; the ranks of `group` have the
+// same one.
 [[nodiscard]] std::unique_ptr<WeightStore> make_sharded_store(const ModelOptions& options,
                                                               const WeightSource& source,
-                                                              DeviceGroup& group);
+                                                              DeviceGroup& group,
+                                                              DeviceGroup* tensor = nullptr);
 
 // A tensor as a streamed model computes with it.
 struct StreamedTensor {

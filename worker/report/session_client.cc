@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "emoe/v1/worker_control_service.grpc.pb.h"
 #include "worker/report/report_queue.h"
+#include "worker/report/session_connection.h"
 #include "worker/report/session_messages.h"
 #include "worker/report/stop_sources.h"
 
@@ -35,19 +36,6 @@ bool is_refusal(const grpc::Status& status) {
     default:
       return false;
   }
-}
-
-std::shared_ptr<grpc::Channel> make_channel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  // With keepalive on, gRPC also sets TCP_USER_TIMEOUT to the timeout below, which finds a dead
-  // host through our own heartbeats; its pings are kept rarer than servers by default accept.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 310'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-  // Each connection is a new one, with our own pauses between them.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // A proxy of the environment is for the outside world.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
 StopRequest request_of(v1::Command::Kind kind) {
@@ -261,7 +249,7 @@ class GrpcSession final : public SessionClient {
   }
 
   grpc::Status connect(const std::stop_token& stop) {
-    const auto stub = v1::WorkerControl::NewStub(make_channel(config_.address));
+    const auto stub = v1::WorkerControl::NewStub(session_channel(config_));
     grpc::ClientContext context;
     const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
     const std::unique_ptr<Stream> stream = stub->Session(&context);

@@ -36,6 +36,10 @@ class SessionClient : public ProgressSink, public StopSource {
   };
   struct Config {
     std::string address;  // of the coordinator, host:port
+    // PEM files, read for each connection; without tls_ca there is no TLS.
+    std::filesystem::path tls_ca;
+    std::filesystem::path tls_certificate;
+    std::filesystem::path tls_key;
     std::string job_id;
     int attempt = 1;
     std::string token;

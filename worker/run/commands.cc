@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <iostream>
+#include <stdexcept>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -11,11 +12,13 @@
 
 #include "base/file.h"
 #include "base/input_file.h"
+#include "base/log.h"
 #include "base/utf8.h"
 #include "format/sentencepiece_tokenizer.h"
 #include "format/strict_json.h"
 #include "text/chat_template.h"
 #include "text/text_stream.h"
+#include "worker/device/device.h"
 #include "worker/eval/generate.h"
 #include "worker/model/model.h"
 #include "worker/run/experts.h"
@@ -67,11 +70,31 @@ std::vector<int64_t> read_tokens(const std::filesystem::path& path, const Decode
   return ids;
 }
 
-std::unique_ptr<Model> load_model(const BaseWeights& base, EmoeOptions emoe, bool bfloat16,
+// What a command computes with.
+struct Computation {
+  at::Device device;
+  bool bfloat16 = false;
+};
+
+// Before anything is computed: LibTorch wants its CUDA part first.
+at::Device device_named(const std::string& name) {
+  std::string unused_gpu;
+  try {
+    const at::Device device = find_device(name, /*local_rank=*/0, unused_gpu);
+    if (!unused_gpu.empty()) log_warning("computes on the CPU: %s", unused_gpu);
+    return device;
+  } catch (const std::invalid_argument& error) {
+    throw JobError(ExitCode::configuration, absl::StrCat("--device ", error.what()));
+  }
+}
+
+std::unique_ptr<Model> load_model(const BaseWeights& base, EmoeOptions emoe,
+                                  const Computation& computation,
                                   const std::filesystem::path& adapter) {
   ModelOptions options;
   options.config = base.config();
-  options.dtype = bfloat16 ? at::kBFloat16 : at::kFloat;
+  options.dtype = computation.bfloat16 ? at::kBFloat16 : at::kFloat;
+  options.device = computation.device;
   options.emoe = std::move(emoe);
   if (adapter.empty()) return make_model(options, base.source());
   const PeftAdapter peft = input_or_throw(read_peft_adapter(adapter, base.config()));
@@ -135,6 +158,7 @@ Prompt prompt_of(const GenerateRequest& request, const Tokenizer& tokenizer) {
 
 void write_logits(const LogitsRequest& request) {
   check_folder_of(request.out);
+  const at::Device device = device_named(request.device);
   const BaseWeights base = input_or_throw(BaseWeights::open(request.model));
   LogitsPlan plan;
   if (!request.emoe_job.empty()) {
@@ -144,8 +168,9 @@ void write_logits(const LogitsRequest& request) {
                    "logits: --partition belongs to the experts of a job, give --emoe JOB too");
   }
   const std::vector<int64_t> ids = read_tokens(request.tokens, base.config());
-  const auto model = load_model(base, make_experts(plan.emoe, base, "", 1),
-                                wants_bfloat16(request.dtype, plan.bfloat16), request.adapter);
+  const auto model =
+      load_model(base, make_experts(plan.emoe, base, "", 1),
+                 {device, wants_bfloat16(request.dtype, plan.bfloat16)}, request.adapter);
   TensorMap tensors;
   ForwardOptions forward;
   forward.on_choice = [&tensors](const ExpertChoice& choice) {
@@ -158,6 +183,8 @@ void write_logits(const LogitsRequest& request) {
 }
 
 void generate_text(const GenerateRequest& request) {
+  const Computation computation{device_named(request.device),
+                                wants_bfloat16(request.dtype, /*otherwise=*/false)};
   const auto tokenizer = input_or_throw(load_tokenizer(request.model));
   const BaseWeights base = input_or_throw(BaseWeights::open(request.model));
   input_or_throw(tokenizer->check_fits(base.config().vocab_size));
@@ -166,7 +193,7 @@ void generate_text(const GenerateRequest& request) {
   }
   const Prompt prompt = prompt_of(request, *tokenizer);
   input_or_throw(tokenizer->check_ids(prompt.ids, base.config().vocab_size));
-  const auto model = load_model(base, {}, /*bfloat16=*/false, request.adapter);
+  const auto model = load_model(base, {}, computation, request.adapter);
   TextStream stream(*tokenizer, prompt.ids);
   const auto show = [](const std::string& text) { std::cout << text << std::flush; };
   (void)generate(*model, std::vector<int64_t>(prompt.ids.begin(), prompt.ids.end()),

@@ -31,6 +31,7 @@ struct LogitsRequest {
   std::filesystem::path partition;  // partition/ folder, with emoe_job; empty: made as it says
   std::filesystem::path adapter;    // PEFT folder; empty: none
   std::string dtype;                // empty: the job's, else float32
+  std::string device = "cpu";       // as resources.device of a job
 };
 void write_logits(const LogitsRequest& request);
 
@@ -53,6 +54,8 @@ struct GenerateRequest {
   int64_t max_tokens = 100;
   double temperature = 0.0;  // 0: greedy
   int64_t seed = 0;
+  std::string dtype = "float32";  // or bfloat16
+  std::string device = "cpu";     // as resources.device of a job
 };
 // Prints the continuation on standard output as it grows, in valid UTF-8; with chat it stops where the
 // template ends an answer.

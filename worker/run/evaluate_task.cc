@@ -20,9 +20,13 @@ TaskResult evaluate_task(RankSession& session) {
   const auto& rows = session.prepared().eval ? session.prepared().eval->rows : no_rows;
   EvaluationOptions options;
   options.micro_batches = plan.micro_batches;
-  options.stop = [&session] { return session.stop().poll() != StopRequest::none; };
-  const auto record = evaluate(*model, {rows, suite ? &*suite : nullptr}, session.groups().all(),
-                               session.progress(), options);
+  options.stop = [&session] {
+    const bool asked = session.stop().poll() != StopRequest::none;
+    // The ranks that share the rows agree by themselves.
+    return session.groups().tensor_device() == nullptr ? asked : session.groups().all().any(asked);
+  };
+  const auto record = evaluate(*model, {rows, suite ? &*suite : nullptr},
+                               session.groups().data_host(), session.progress(), options);
   if (record) session.progress().on(*record);
   return {.finished = record.has_value()};
 }

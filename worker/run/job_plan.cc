@@ -199,6 +199,8 @@ config::ModelShape shape_of(const DecoderConfig& config) {
   return {.num_hidden_layers = config.num_hidden_layers,
           .intermediate_size = config.intermediate_size,
           .max_position_embeddings = config.max_position_embeddings,
+          .num_attention_heads = config.num_attention_heads,
+          .num_key_value_heads = config.num_key_value_heads,
           .dtypes = {}};
 }
 
@@ -244,6 +246,7 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   JobPlan plan;
   plan.ranks = spec.parallel().ranks();
   plan.min_ranks = spec.parallel().min_ranks();
+  plan.tensor = spec.parallel().tensor();
   plan.shard_base = spec.parallel().shard_base();
   plan.threads_per_rank = spec.resources().threads_per_rank();
   plan.device = spec.resources().device();

@@ -103,6 +103,7 @@ struct PreflightPlan {};
 struct JobPlan {
   int ranks = 1;  // of this run: RankSession takes those that were started, where that is allowed
   int min_ranks = 0;         // 0: no fewer than ranks
+  int tensor = 1;            // so many ranks share each layer
   bool shard_base = false;   // the ranks share the base's weights
   int threads_per_rank = 0;  // 0: as the launcher says, see threads_of_rank()
   std::string device;        // auto | cpu | cuda

@@ -42,6 +42,12 @@ void add_run(CLI::App& app, RunRequest& request) {
       "warnings are errors: --set data.strict=true");
 }
 
+void add_device(CLI::App& command, std::string& device) {
+  command
+      .add_option("--device", device, "cpu, cuda (the first GPU), or auto: a GPU if there is one")
+      ->capture_default_str();
+}
+
 void add_logits(CLI::App& app, LogitsRequest& request) {
   CLI::App* logits =
       app.add_subcommand("logits", "Write the logits of a token sequence to a safetensors file.");
@@ -55,6 +61,7 @@ void add_logits(CLI::App& app, LogitsRequest& request) {
   logits->add_option("--adapter", request.adapter, "PEFT folder");
   logits->add_option("--dtype", request.dtype,
                      "float32 or bfloat16 (default: the job's, else float32)");
+  add_device(*logits, request.device);
 }
 
 void add_tokenize(CLI::App& app, TokenizeRequest& request) {
@@ -92,6 +99,8 @@ void add_generate(CLI::App& app, GenerateRequest& request) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   generate->add_option("--seed", request.seed, "of the sampling")->capture_default_str();
+  generate->add_option("--dtype", request.dtype, "float32 or bfloat16")->capture_default_str();
+  add_device(*generate, request.device);
 }
 
 void add_train_tokenizer(CLI::App& app, TrainTokenizerRequest& request) {

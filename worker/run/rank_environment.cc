@@ -5,6 +5,7 @@
 
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_split.h>
 
 #include "base/attempt_contract.h"
 #include "base/process.h"
@@ -57,11 +58,18 @@ RankEnvironment read_rank_environment() {
     session.job_id = text_of(kJobIdVariable);
     session.attempt = number_of(kAttemptVariable, session.attempt);
     session.token = text_of(kAttemptTokenVariable);
+    session.tls_ca = text_of(kTlsCaVariable);
+    session.tls_certificate = text_of(kTlsCertificateVariable);
+    session.tls_key = text_of(kTlsKeyVariable);
     session.reconnect_grace = std::chrono::seconds(
         number_of(kReconnectGraceVariable, static_cast<int>(session.reconnect_grace.count())));
     if (const std::filesystem::path folder = text_of(kAttemptDirVariable); !folder.empty()) {
       session.unacked_file = folder / left_reports_file(environment.rank);
     }
+  }
+  for (const auto& root : std::vector<std::string>(
+           absl::StrSplit(text_of(kAllowedRootsVariable), ':', absl::SkipEmpty()))) {
+    environment.allowed_roots.emplace_back(root);
   }
   environment.cache_dir = text_of(kCacheVariable);
   environment.metrics_listen = text_of(kMetricsListenVariable);

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/attempt_contract.h"
 #include "worker/comm/mpi/mpi_session.h"
@@ -23,7 +24,8 @@ struct RankEnvironment : LaunchedRank {
   // of base/attempt_contract.h); Reporting adds what a rank knows of itself.
   std::optional<SessionClient::Config> coordinator;
 
-  std::filesystem::path cache_dir;  // EMOE_CACHE_DIR; empty: <out>/cache
+  std::vector<std::filesystem::path> allowed_roots;  // EMOE_ALLOWED_ROOTS; empty: it reads anywhere
+  std::filesystem::path cache_dir;                   // EMOE_CACHE_DIR; empty: <out>/cache
   std::string metrics_listen;       // EMOE_METRICS_LISTEN; default 127.0.0.1:0; "off": none
   bool expert_metrics = false;      // EMOE_METRICS_EXPERTS=1: a series for every expert
   std::string ffn;                  // EMOE_FFN: masked or sparse; empty: as measured

@@ -31,6 +31,12 @@ void check_same_device(HostGroup& all, at::Device device) {
   }
 }
 
+// NCCL between GPUs, else as the host's.
+std::unique_ptr<DeviceGroup> device_group(HostGroup& host, at::Device device) {
+  const bool between_gpus = device.is_cuda() && host.world_size() > 1;
+  return between_gpus ? make_nccl_group(host, {.device = device.index()}) : make_cpu_group(host);
+}
+
 }  // namespace
 
 RankGroups::RankGroups(const ParallelPlan& plan, const RankEnvironment& environment,
@@ -47,11 +53,13 @@ RankGroups::RankGroups(const ParallelPlan& plan, const RankEnvironment& environm
   const int rank = all_->rank();
   data_host_ =
       plan.tensor == 1 ? all_ : all_->split(plan.group_of(ParallelPlan::Group::data, rank), rank);
-  const bool between_gpus = device.is_cuda() && data_host_->world_size() > 1;
-  data_device_ = between_gpus ? make_nccl_group(*data_host_, {.device = device.index()})
-                              : make_cpu_group(*data_host_);
+  data_device_ = device_group(*data_host_, device);
   if (plan.shard > 1) {
     shard_device_ = data_device_->split(plan.group_of(ParallelPlan::Group::shard, rank), rank);
+  }
+  if (plan.tensor > 1) {
+    tensor_host_ = all_->split(plan.group_of(ParallelPlan::Group::tensor, rank), rank);
+    tensor_device_ = device_group(*tensor_host_, device);
   }
 }
 

@@ -31,6 +31,8 @@ class RankGroups {
   [[nodiscard]] DeviceGroup& data_device() { return *data_device_; }
   // The ranks that share the base's weights (ParallelPlan::Group::shard); null: each has all.
   [[nodiscard]] DeviceGroup* shard_device() { return shard_device_.get(); }
+  // The ranks that share each layer (ParallelPlan::Group::tensor); null: each has all of them.
+  [[nodiscard]] DeviceGroup* tensor_device() { return tensor_device_.get(); }
 
  private:
   std::optional<MpiSession> mpi_;  // gone last
@@ -38,6 +40,8 @@ class RankGroups {
   std::shared_ptr<HostGroup> data_host_;  // all_ itself where the plan has one data group
   std::unique_ptr<DeviceGroup> data_device_;
   std::unique_ptr<DeviceGroup> shard_device_;
+  std::unique_ptr<HostGroup> tensor_host_;
+  std::unique_ptr<DeviceGroup> tensor_device_;
 };
 
 // The inputs that a rank prepared by itself: (name, hash), the same names in order on every rank.

@@ -6,12 +6,14 @@
 #include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
+#include <sys/stat.h>
 
 #include "base/attempt_contract.h"
 #include "base/diagnostics.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/read_roots.h"
 #include "base/sha256.h"
 #include "worker/device/block_cache.h"
 #include "worker/errors.h"
@@ -78,7 +80,7 @@ at::Device device_of(JobPlan& plan, const RankEnvironment& environment) {
 // How a training run's rows will fill its forward passes.
 PackingReport packing_or_throw(const std::vector<Row>& rows, const JobPlan& plan) {
   const TrainOptions& options = plan.train()->options;
-  auto packing = packing_of(rows, options.batches, options.micro_batches, plan.ranks);
+  auto packing = packing_of(rows, options.batches, options.micro_batches, plan.ranks / plan.tensor);
   if (packing.ok()) return *packing;
   throw JobError(ExitCode::configuration, packing.status());
 }
@@ -260,8 +262,9 @@ Status RankSession::warn(const Warnings& warnings) {
 
 // Not earlier: nobody waits in a collective for somebody else's tokeniser.
 void RankSession::join_ranks() {
+  const int replicas = plan_.ranks / plan_.tensor;
   const ParallelPlan ranks =
-      ParallelPlan::make(plan_.ranks, /*tensor=*/1, plan_.shard_base ? plan_.ranks : 1).value();
+      ParallelPlan::make(plan_.ranks, plan_.tensor, plan_.shard_base ? replicas : 1).value();
   groups_.emplace(ranks, environment_, device_, counters_);
   if (!prepared_) return;
   check_same_preparation(preparation_of(*prepared_), host_name(), groups_->all());
@@ -285,13 +288,13 @@ std::unique_ptr<Model> RankSession::make_model() {
   } else if (adapter) {
     options.lora = adapter->lora;  // its own rank and targets
   }
-  auto model = worker::make_model(
-      options,
-      [&](const std::string& name, const std::vector<int64_t>& shape) {
-        progress().on_work_done();
-        return base.tensor(name, shape);
-      },
-      groups_->shard_device());
+  auto model =
+      worker::make_model(options,
+                         [&](const std::string& name, const std::vector<int64_t>& shape) {
+                           progress().on_work_done();
+                           return base.tensor(name, shape);
+                         },
+                         {.shard = groups_->shard_device(), .tensor = groups_->tensor_device()});
   base.release();  // the model has copies
   if (adapter) load_adapter(*adapter, *model);
   choose_ffn(*model, out_, groups_->all(), environment_.ffn);
@@ -313,7 +316,26 @@ std::optional<SuiteEvaluation> RankSession::make_suite_evaluation() {
                                .on_work_done = [this] { progress().on_work_done(); }});
 }
 
+namespace {
+
+// Beside what the attempt itself has, a rank reads only what the job's project may: a link that was changed
+// since the job was submitted leads nowhere.
+void restrict_reads_of(const RunRequest& request, const RankEnvironment& environment) {
+  if (environment.allowed_roots.empty()) return;
+  std::vector<std::filesystem::path> roots = environment.allowed_roots;
+  roots.push_back(absolute_path(request.out));
+  roots.push_back(absolute_path(request.job_file).parent_path());
+  if (!request.checkpoint.empty()) roots.push_back(absolute_path(request.checkpoint));
+  if (!environment.cache_dir.empty()) roots.push_back(environment.cache_dir);
+  restrict_reads(roots);
+}
+
+}  // namespace
+
 int run_job(const RunRequest& request, const RankEnvironment& environment) {
+  // As the coordinator's own, which other machines' ranks do not inherit.
+  if (environment.coordinator) ::umask(::umask(0027) | 0027);
+  restrict_reads_of(request, environment);
   RankSession session(request, environment);
   Task task = std::visit([](const auto& plan) { return task_of(plan); }, session.plan().task);
   if (!request.checkpoint.empty()) {

@@ -23,7 +23,9 @@ TrainResult train(Model& model, TrainOptions options, RankSession& session) {
                             .clock = clock,
                             .train_rows = prepared.train->rows,
                             .evaluated = {prepared.eval ? prepared.eval->rows : no_rows,
-                                          suite ? &*suite : nullptr}});
+                                          suite ? &*suite : nullptr},
+                            .tensor = session.groups().tensor_device(),
+                            .all = &session.groups().all()});
   const TrainResult result = trainer.run();
   if (result.end != TrainEnd::finished || prepared.emoe.partitions.empty()) return result;
   const ExpertCounts counts = trainer.expert_counts();

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+
+#include "worker/model/device_kernels.h"
 
 namespace emoe::worker {
 namespace {
@@ -16,6 +19,23 @@ constexpr int64_t kGrain = 1 << 16;  // floats a thread takes at least
 // The part of a flat buffer in [begin, end) of a slice.
 std::span<float> part(const at::Tensor& flat, int64_t begin, int64_t end) {
   return {flat.data_ptr<float>() + begin, static_cast<size_t>(end - begin)};
+}
+
+// Floats of the buffers that are next to one another and decay alike. The gaps between tensors are 0 and stay so.
+struct DecayRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  bool weight_decay = true;
+};
+std::vector<DecayRange> decay_ranges(const FlatParameters& parameters) {
+  std::vector<DecayRange> ranges;
+  for (const FlatParameters::Slice& slice : parameters.slices()) {
+    if (ranges.empty() || ranges.back().weight_decay != slice.weight_decay) {
+      ranges.push_back({slice.offset, slice.offset, slice.weight_decay});
+    }
+    ranges.back().end = slice.offset + slice.size;
+  }
+  return ranges;
 }
 
 }  // namespace
@@ -56,6 +76,19 @@ void Adamw::update(FlatParameters& parameters, int64_t step, double learning_rat
   const at::NoGradGuard no_grad;
   const at::Tensor gradients = parameters.gradients();
   const at::Tensor& weights = parameters.weights();
+  if (const DeviceKernels* kernels = kernels_for(weights)) {
+    for (const DecayRange& range : decay_ranges(parameters)) {
+      constants.weight_factor = range.weight_decay ? decayed : 1.0F;
+      run_kernel(weights, kernels->adamw,
+                 AdamwCall{.weights = weights.mutable_data_ptr<float>() + range.begin,
+                           .first = first_.mutable_data_ptr<float>() + range.begin,
+                           .second = second_.mutable_data_ptr<float>() + range.begin,
+                           .gradients = gradients.const_data_ptr<float>() + range.begin,
+                           .size = range.end - range.begin,
+                           .constants = constants});
+    }
+    return;
+  }
   for (const FlatParameters::Slice& slice : parameters.slices()) {
     constants.weight_factor = slice.weight_decay ? decayed : 1.0F;
     if (!weights.is_cpu()) {

@@ -31,7 +31,7 @@ class Adamw {
   at::Tensor second_;
 };
 
-// adamw_update() by tensor operations, as update() does it where the parameters are not on the CPU;
+// adamw_update() by tensor operations, as update() does it on devices that have no kernels;
 // fp32 of equal length, equal to rounding.
 void adamw_update_by_tensors(const at::Tensor& weights, const at::Tensor& first,
                              const at::Tensor& second, const at::Tensor& gradients,

@@ -10,6 +10,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "base/check.h"
+#include "worker/model/device_kernels.h"
 #include "worker/train/adamw_kernel.h"
 
 namespace emoe::worker {
@@ -86,7 +87,25 @@ double norm_by_tensors(const at::Tensor& flat) {
   return std::sqrt(total.item<double>());
 }
 
+namespace {
+
+double norm_by_kernels(const DeviceKernels& kernels, const at::Tensor& flat) {
+  // The total, then the sums of blocks.
+  const at::Tensor sums =
+      at::empty({1 + squares_blocks(flat.numel())}, flat.options().dtype(at::kDouble));
+  auto* total = sums.mutable_data_ptr<double>();
+  run_kernel(flat, kernels.squares,
+             SquaresCall{.values = flat.const_data_ptr<float>(),
+                         .size = flat.numel(),
+                         .partial = total + 1,
+                         .total = total});
+  return std::sqrt(sums[0].item<double>());
+}
+
+}  // namespace
+
 double norm_of(const at::Tensor& flat) {
+  if (const DeviceKernels* kernels = kernels_for(flat)) return norm_by_kernels(*kernels, flat);
   if (!flat.is_cpu()) return norm_by_tensors(flat);
   const std::span<const float> values(flat.const_data_ptr<float>(), flat.numel());
   const int64_t blocks = (flat.numel() + kNormBlock - 1) / kNormBlock;

@@ -58,7 +58,7 @@ class FlatParameters {
 // Euclidean norm of a flat fp32 buffer: double sums over blocks of fixed size, so the same at any
 // number of threads. Not finite exactly when some value is not.
 [[nodiscard]] double norm_of(const at::Tensor& flat);
-// The same by tensor operations, as norm_of does where the buffer is not on the CPU: other blocks,
+// The same by tensor operations, as norm_of does on devices that have no kernels: other blocks,
 // so equal to rounding.
 [[nodiscard]] double norm_by_tensors(const at::Tensor& flat);
 

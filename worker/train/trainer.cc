@@ -45,10 +45,9 @@ Trainer::Trainer(TrainOptions options, const Parts& parts)
              adapter_parameters(parts.model)),
       parameters_(parts.model.parameters(), parts.host.world_size() * kFloatsPerNote),
       optimizer_(options_.adamw, parameters_),
-      checkpointer_(
-          make_store(options_.checkpoint, parts.model, parts.progress),
-          {parts.model, parameters_, optimizer_, parts.host, parts.progress, parts.clock}),
-      phases_(parts.clock, parts.progress),
+      checkpointer_(make_store(options_.checkpoint, parts.model, parts.progress),
+                    {parts.model, parameters_, optimizer_, all(), parts.progress, parts.clock}),
+      phases_(parts.clock, parts.progress, parts.model.options().device),
       counter_(parts.model.options().emoe),
       own_counts_(counter_.take()) {
   parts_.model.parameters_changed();
@@ -179,6 +178,13 @@ void Trainer::finish_checkpoint() {
   }
 }
 
+StopRequest Trainer::asked_to_stop() {
+  const StopRequest mine = parts_.stop.poll();
+  if (parts_.tensor == nullptr) return mine;  // a note tells the others
+  if (all().any(mine == StopRequest::checkpoint_and_stop)) return StopRequest::checkpoint_and_stop;
+  return all().any(mine == StopRequest::stop) ? StopRequest::stop : StopRequest::none;
+}
+
 void Trainer::fail_non_finite(int64_t step, int rank, const std::string& tensor) {
   parts_.progress.on(NonFiniteStep{step});
   throw NonFiniteError(step, rank, tensor);
@@ -216,7 +222,7 @@ StopRequest Trainer::run_step(int64_t step) {
   record.target_tokens = batches.target_tokens;
   record.padding_tokens = batches.padding_tokens;
   record.samples = batches.samples;
-  record.ranks = parts_.host.world_size();
+  record.ranks = all().world_size();
   record.flops = flops_.of({batches.tokens, batches.target_tokens, batches.squared_lengths});
   record.phase_seconds = phases_.take();
   record.seconds = std::chrono::duration<double>(parts_.clock.steady_now() - start).count();
@@ -271,12 +277,13 @@ double Trainer::forward_and_backward(const StepBatches& batches, int64_t step) {
 // finite.
 std::vector<StepNote> Trainer::exchange(int64_t step, double own_loss) {
   phases_.enter(Phase::comm);
+  if (parts_.tensor != nullptr) parts_.tensor->all_reduce(parameters_.gradients()).wait();
   StepNote mine;
   mine.loss = own_loss;
   const bool sharded = parameters_.sharded();  // the gradients are summed already
   if (sharded) mine.grad_norm = norm_of(parameters_.gradients());
   mine.bad_tensor = parameters_.first_non_finite(parameters_.gradients()).value_or(-1);
-  mine.stop = parts_.stop.poll();
+  mine.stop = asked_to_stop();
 
   at::Tensor mailbox = at::empty({parameters_.tail().numel()}, at::kFloat);
   const std::span<float> slots(mailbox.data_ptr<float>(), mailbox.numel());
@@ -288,10 +295,11 @@ std::vector<StepNote> Trainer::exchange(int64_t step, double own_loss) {
   std::vector<StepNote> notes = read_notes(slots);
   for (int rank = 0; rank < static_cast<int>(notes.size()); ++rank) {
     const StepNote& note = notes[rank];
-    if (!std::isfinite(note.loss)) fail_non_finite(step, rank, "loss");
+    if (!std::isfinite(note.loss)) fail_non_finite(step, rank * ranks_as_one(), "loss");
     if (note.bad_tensor >= 0) {
       // Of a sum nobody can say whose part of it was bad.
-      fail_non_finite(step, sharded ? -1 : rank,
+      const bool summed = sharded || parts_.tensor != nullptr;
+      fail_non_finite(step, summed ? -1 : rank,
                       "gradient of " + parameters_.slices()[note.bad_tensor].name);
     }
   }

@@ -46,8 +46,9 @@ struct TrainResult {
 // resumed from a checkpoint goes on bit for bit (same ranks), or equal to rounding (other ranks).
 //
 // One step: rows of the global batch → this rank's micro-batches → forward and backward, gradients
-// gathering in one flat buffer → one all-reduce of it (which also carries the loss, stop requests
-// and the place of a non-finite number, see step_mailbox.h) → clip → AdamW.
+// gathering in one flat buffer (and summed over the ranks that share each layer, where there are any) →
+// one all-reduce of it (which also carries the loss, stop requests and the place of a non-finite number,
+// see step_mailbox.h) → clip → AdamW.
 // Around it: evaluation before the first step, every eval_every and after the last; a checkpoint
 // every checkpoint.every_steps, after the last step, and when asked for. Those of a LoRA run are
 // written while the next step computes, and durable and told before it ends; in full tuning a copy
@@ -70,6 +71,10 @@ class Trainer {
     const Clock& clock;
     const std::vector<Row>& train_rows;
     EvaluationSubject evaluated;  // may be empty
+    // Where other ranks share each layer (see TensorSplit), and so take the same rows: those that share this
+    // one's, and all ranks of the run. Null: no rank does.
+    DeviceGroup* tensor = nullptr;
+    HostGroup* all = nullptr;
   };
   // Moves the model's trainable tensors into one flat buffer; the model stays usable after the
   // trainer is gone. Throws std::invalid_argument when the options leave no step (see BatchPlan) or
@@ -105,6 +110,11 @@ class Trainer {
   [[nodiscard]] double forward_and_backward(const StepBatches& batches, int64_t step);
   [[nodiscard]] double norm_of_gradient(const std::vector<StepNote>& notes) const;
   [[nodiscard]] std::vector<StepNote> exchange(int64_t step, double own_loss);
+  [[nodiscard]] HostGroup& all() const { return parts_.all != nullptr ? *parts_.all : parts_.host; }
+  // Ranks that share each layer, as one.
+  [[nodiscard]] int ranks_as_one() const { return all().world_size() / parts_.host.world_size(); }
+  // What is asked of this rank, or of one that shares its layers.
+  [[nodiscard]] StopRequest asked_to_stop();
   // True when the loop ends here.
   bool at_edge(int64_t done, StopRequest stop);
 

@@ -58,9 +58,9 @@ TEST(Nccl, ARankThatStaysAwayIsAnErrorOfWait) {
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
   if (emoe::worker::cuda::device_count() == 0) {
-    std::puts("SKIPPED: no GPU (cudaGetDeviceCount finds none), NCCL cannot run");
+    std::puts("SKIPPED: no GPU (the driver, if there is one, finds none), NCCL cannot run");
     return 77;
   }
-  emoe::worker::cuda::load_kernels();
+  emoe::worker::cuda::load();
   return RUN_ALL_TESTS();
 }

@@ -78,13 +78,57 @@ SuiteResult ask(const ChoiceSuite& suite, const testing::TinyModel& tiny, bool e
                             .ask(*model, experts_on, *comms[rank],
                                  {.done = [&] { ++passes; }, .stopped = [] { return false; }})
                             .value();
-        EXPECT_EQ(passes, evaluation.batches());
+        EXPECT_EQ(passes, evaluation.passes());
       });
     }
   }
   for (const SuiteResult& result : results) EXPECT_EQ(result.to_json(), results[0].to_json());
   return results[0];
 }
+
+// A decoder that counts the tokens it computes.
+class CountingModel final : public Model {
+ public:
+  explicit CountingModel(Model& model) : model_(model) {}
+  [[nodiscard]] const ModelOptions& options() const override { return model_.options(); }
+  void forward(const PackedBatch& batch, const ForwardOptions& forward) override {
+    model_.forward(batch, forward);
+  }
+  void backward() override { model_.backward(); }
+  [[nodiscard]] double take_loss() override { return model_.take_loss(); }
+  [[nodiscard]] at::Tensor token_losses(const PackedBatch& batch,
+                                        const ForwardOptions& forward) override {
+    tokens += batch.num_tokens();
+    return model_.token_losses(batch, forward);
+  }
+  [[nodiscard]] at::Tensor logits(const PackedBatch& batch,
+                                  const ForwardOptions& forward) override {
+    tokens += batch.num_tokens();
+    return model_.logits(batch, forward);
+  }
+  [[nodiscard]] at::Tensor next_token_logits(const std::vector<int64_t>& ids, KvCache& cache,
+                                             const ForwardOptions& forward) override {
+    tokens += std::ssize(ids);
+    return model_.next_token_logits(ids, cache, forward);
+  }
+  [[nodiscard]] std::vector<Parameter>& parameters() override { return model_.parameters(); }
+  [[nodiscard]] const std::vector<Parameter>& parameters() const override {
+    return model_.parameters();
+  }
+  void parameters_changed() override { model_.parameters_changed(); }
+  [[nodiscard]] bool passes_are_collective() const override {
+    return model_.passes_are_collective();
+  }
+  void use_ffn(const std::string& name) override { model_.use_ffn(name); }
+  [[nodiscard]] std::map<std::string, double> time_ffns(int64_t count) override {
+    return model_.time_ffns(count);
+  }
+
+  int64_t tokens = 0;
+
+ private:
+  Model& model_;
+};
 
 // One row after the other, from the logits, as the definition has it.
 std::array<double, 4> plain_scores(Decoder& model, const ChoiceItem& item, bool experts_on) {
@@ -105,8 +149,10 @@ TEST(SuiteEvaluation, EachLetterHasTheLogProbabilityOfItsTokens) {
   const testing::TinyModel tiny{.experts = 6, .separated = true};
   const ChoiceSuite all = suite();
   const auto model = testing::make_tiny_model(tiny);
-  for (const bool experts_on : {false, true}) {
-    const SuiteResult result = ask(all, tiny, experts_on, 1, 300);
+  // In passes of several subjects, and in several passes a subject.
+  for (const auto& [experts_on, max_tokens] :
+       std::vector<std::pair<bool, int64_t>>{{false, 400}, {true, 400}, {false, 90}, {true, 90}}) {
+    const SuiteResult result = ask(all, tiny, experts_on, 1, max_tokens);
     for (size_t s = 0; s < all.subjects.size(); ++s) {
       ASSERT_EQ(result.subjects[s].questions.size(), 5u);
       for (size_t q = 0; q < 5; ++q) {
@@ -119,6 +165,35 @@ TEST(SuiteEvaluation, EachLetterHasTheLogProbabilityOfItsTokens) {
         EXPECT_EQ(answer.answer, static_cast<int>(q % 4));
       }
     }
+  }
+}
+
+TEST(SuiteEvaluation, WhatASubjectsQuestionsBeginWithIsComputedOnce) {
+  const ChoiceSuite all = suite();
+  int64_t tokens = 0;  // with its header and shots once a subject
+  for (const data::ChoiceSubject& subject : all.subjects) {
+    std::vector<ChoiceItem> items;
+    for (const data::ChoiceQuestion& asked : subject.questions) {
+      items.push_back(*choice_item(subject, asked, WordTokenizer(), all.max_length));
+    }
+    int64_t beginning = std::ssize(items[0].common);
+    for (const ChoiceItem& item : items) {
+      beginning =
+          std::min<int64_t>(beginning, std::ranges::mismatch(items[0].common, item.common).in1 -
+                                           items[0].common.begin());
+    }
+    EXPECT_GT(beginning, 50);
+    tokens += beginning;
+    for (const ChoiceItem& item : items) tokens += item.own_tokens(beginning);
+  }
+  auto group = make_single_rank_group();
+  const auto model = testing::make_tiny_model({});
+  for (const int64_t max_tokens : {90, 4096}) {
+    const SuiteEvaluation evaluation(all, WordTokenizer(), *group, {.max_tokens = max_tokens});
+    EXPECT_GE(evaluation.passes(), max_tokens == 90 ? 9 : 1);
+    CountingModel counting(*model);
+    (void)evaluation.ask(counting, false, *group, {.done = [] {}, .stopped = [] { return false; }});
+    EXPECT_LE(counting.tokens, tokens);
   }
 }
 

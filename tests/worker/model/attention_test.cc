@@ -219,6 +219,49 @@ TEST(Attention, OfSharedTokensIsThatOfWholeRows) {
   }
 }
 
+// Keys and values alone of 37 tokens, before segments that share tokens among themselves too.
+TEST(Attention, BehindKeysThatAreThereIsThatOfWholeRows) {
+  constexpr int64_t kBefore = 37;
+  PackedBatch batch;
+  batch.ids.resize(70);
+  batch.row_keys = {0, 1, 2};
+  for (int64_t t = 0; t < 60; ++t) batch.row_tokens.push_back(t);
+  for (int64_t t = 0; t < 20; ++t) batch.row_tokens.push_back(t);
+  for (int64_t t = 60; t < 70; ++t) batch.row_tokens.push_back(t);
+  batch.row_tokens.insert(batch.row_tokens.end(), {0, 1, 2});
+  batch.segment_starts = {0, 60, 90, 93};
+  const Lengths own{60, 30, 3};
+  const Lengths whole{kBefore + 60, kBefore + 30, kBefore + 3};
+  const SharedTokens shared(batch, at::kCPU);
+  const at::NoGradGuard no_grad;
+  for (const int64_t window : {0, 41}) {
+    const auto before = random_inputs({4, 2, 24}, {kBefore}, at::kFloat);
+    const auto x = random_inputs({4, 2, 24}, {70}, at::kFloat);
+    std::vector<at::Tensor> rows;
+    for (int i = 0; i < 3; ++i) {
+      std::vector<at::Tensor> parts;
+      for (const at::Tensor& part : shared.to_rows(x[i]).split_with_sizes(own)) {
+        parts.push_back(before[i]);
+        parts.push_back(part);
+      }
+      rows.push_back(at::cat(parts));
+    }
+    std::vector<at::Tensor> expected;
+    for (const at::Tensor& part :
+         segment_attention(rows[0], rows[1], rows[2], whole, window).split_with_sizes(whole)) {
+      expected.push_back(part.slice(0, kBefore));
+    }
+    const at::Tensor of_rows = at::cat(expected);
+    const at::Tensor ours = shared_attention(x[0], at::cat({before[1], x[1]}),
+                                             at::cat({before[2], x[2]}), batch, window);
+    EXPECT_LT(testing::max_difference(ours, shared.from_rows(of_rows)), 4e-6) << window;
+    const at::Tensor librarys =
+        continued_attention(shared.to_rows(x[0]), shared.to_rows(x[1]), shared.to_rows(x[2]),
+                            before[1], before[2], own, window);
+    EXPECT_LT(testing::max_difference(librarys, of_rows), 4e-6) << window;
+  }
+}
+
 // As they come out of one product of q, k and v.
 TEST(Attention, TakesHeadsThatLieInOneTensor) {
   const Lengths lengths{20, 13};

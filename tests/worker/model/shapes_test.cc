@@ -56,6 +56,19 @@ TEST(Shapes, ACacheGivesTheLogitsOfTheFullForward) {
   }
 }
 
+TEST(Shapes, ABatchGoesOnFromACache) {
+  Decoder model(options_with_experts(false), weights);
+  const at::Tensor whole = model.logits(one_segment(kIds), {});
+  KvCache cache;
+  (void)model.next_token_logits({kIds.begin(), kIds.begin() + 4}, cache, {});
+  PackedBatch rest = one_segment({kIds.begin() + 4, kIds.end()});
+  for (int64_t& position : rest.positions) position += 4;
+  const at::Tensor logits = model.logits(rest, {.before = &cache});
+  EXPECT_LT((logits - whole.slice(0, 4)).abs().max().item<double>(), 2e-5);
+  EXPECT_EQ(cache.length, 4);
+  EXPECT_THROW(model.forward(rest, {.before = &cache}), std::invalid_argument);
+}
+
 TEST(Shapes, WithoutTheMaskAPartitionChangesNothing) {
   ModelOptions options = options_with_experts(false);
   Decoder experts(options, weights);

@@ -191,7 +191,7 @@ const std::set<std::string> kElsewhere{
     "resources.kubernetes.shm_size",
     "task",  // decides which plan there is
     // With one value so far: any other is refused.
-    "parallel.tensor", "emoe.gate", "evaluate.suite"};
+    "emoe.gate", "evaluate.suite"};
 
 class JobPlanTest : public ::testing::Test {
  protected:

@@ -159,3 +159,34 @@ def test_lists_that_are_none(tmp_path):
 def test_version_and_help():
     assert tools.worker("--version").expect().out.startswith("emoe-worker ")
     assert "job_spec.proto" in tools.worker("run", "--help").expect().out
+
+
+def needed(file):
+    text = subprocess.run(["readelf", "-d", file], check=True, capture_output=True, text=True).stdout
+    return [line.split("[")[1].rstrip("]") for line in text.splitlines() if "(NEEDED)" in line]
+
+
+def test_one_build_serves_hosts_with_and_without_gpus():
+    cuda = ("libcud", "libnccl", "libcublas", "libnv", "libtorch_cuda", "libc10_cuda")
+    for program in ("emoe-worker", "emoe-coordinator", "emoe-supervise", "emoectl"):
+        assert [name for name in needed(tools.BIN / program) if name.startswith(cuda)] == [], program
+    module = tools.BIN / "libemoe_cuda.so"
+    if not module.exists():
+        pytest.skip("built without CUDA")
+    # Behind LibTorch's CUDA part, which brings the first two, anywhere: no folder of this machine is in it.
+    assert {"libcudart.so.13", "libnccl.so.2"} <= set(needed(module))
+    assert {name.split(".so")[0] for name in needed(module)} <= {"libcudart", "libnccl", "libstdc++", "libgcc_s", "libm", "libc"}
+    assert "PATH)" not in subprocess.run(["readelf", "-d", module], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("command", ["logits", "generate"])
+def test_a_command_without_the_device_it_was_given_ends_with_64(tmp_path, command):
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text("[1, 5, 6]")
+    rest = ["--tokens", tokens, "--out", tmp_path / "out.safetensors"] if command == "logits" else ["--prompt", "Hello"]
+    for device, text in (("gpu", "--device 'gpu' is no device: auto, cpu or cuda"), ("cuda", "--device cuda: ")):
+        hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(tools.worker_command(command, "--model", TINY, *rest, "--device", device), env=hidden,
+                              capture_output=True, text=True)
+        assert done.returncode == USAGE, done.stderr
+        assert text in done.stderr

@@ -11,6 +11,7 @@
 #include "base/counter_random.h"
 #include "tests/format/tiny_config.h"
 #include "tests/worker/comm/loopback_group.h"
+#include "worker/comm/parallel_plan.h"
 #include "worker/errors.h"
 #include "worker/model/weight_store.h"
 
@@ -95,13 +96,14 @@ std::vector<TinyModel> tiny_methods(at::ScalarType dtype) {
           {.full = true, .experts = 6, .dtype = dtype, .ffn = "sparse"}};
 }
 
-std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny, DeviceGroup* shared_by) {
+std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny, const ModelGroups& groups) {
   ModelOptions options;
   options.config = emoe::testing::tiny_config(
       {.d_ff = kFfn, .layers = 2, .vocab = kVocabulary, .positions = 64, .tied = true});
   if (!tiny.full) options.lora = tiny.lora;
   options.full = tiny.full;
   options.dtype = tiny.dtype;
+  options.device = tiny.device;
   options.emoe = tiny_emoe(tiny.experts);
   options.ffn = tiny.ffn;
   const WeightSource source = [&](const std::string& name, const auto& shape) {
@@ -112,9 +114,10 @@ std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny, DeviceGroup* sha
     }
     return tensor;
   };
-  return std::make_unique<Decoder>(options, shared_by == nullptr
-                                                ? make_resident_store(options, source)
-                                                : make_sharded_store(options, source, *shared_by));
+  return std::make_unique<Decoder>(
+      options, groups.shard == nullptr
+                   ? make_resident_store(options, source, groups.tensor)
+                   : make_sharded_store(options, source, *groups.shard, groups.tensor));
 }
 
 std::vector<Row> tiny_rows(int64_t count, uint64_t seed) {
@@ -143,7 +146,18 @@ RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
   RankOutcome outcome;
   TinyModel tiny = run.model;
   tiny.poisoned = run.poisoned_rank == host.rank();
-  const auto model = make_tiny_model(tiny, tiny.shard_base ? &device : nullptr);
+  const ParallelPlan plan = ParallelPlan::make(host.world_size(), tiny.tensor).value();
+  const auto group = [&](ParallelPlan::Group kind) { return plan.group_of(kind, host.rank()); };
+  std::unique_ptr<HostGroup> rows;
+  std::unique_ptr<DeviceGroup> rows_device;
+  std::unique_ptr<DeviceGroup> layers;
+  if (tiny.tensor > 1) {
+    rows = host.split(group(ParallelPlan::Group::data), host.rank());
+    rows_device = device.split(group(ParallelPlan::Group::data), host.rank());
+    layers = device.split(group(ParallelPlan::Group::tensor), host.rank());
+  }
+  DeviceGroup& gradients = rows_device ? *rows_device : device;
+  const auto model = make_tiny_model(tiny, {tiny.shard_base ? &gradients : nullptr, layers.get()});
   ScriptedStop stop(run, host.rank());
   const SystemClock clock;
   if (run.on_phase) {
@@ -155,8 +169,8 @@ RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
     outcome.error = error.what();
   };
   try {
-    Trainer trainer(run.options,
-                    {*model, host, device, outcome.sink, stop, clock, run.train, run.eval});
+    Trainer trainer(run.options, {*model, rows ? *rows : host, gradients, outcome.sink, stop, clock,
+                                  run.train, run.eval, layers.get(), &host});
     outcome.result = trainer.run();
     outcome.expert_stats = trainer.expert_counts().to_json();
   } catch (const NonFiniteError& error) {
@@ -171,7 +185,8 @@ RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
   outcome.sink.phase_hook = nullptr;
   outcome.sink.work_hook = nullptr;
   for (const Parameter& parameter : model->parameters()) {
-    outcome.parameters[parameter.name] = parameter.tensor.detach().clone();
+    outcome.parameters[parameter.name] =
+        parameter.tensor.detach().to(at::kCPU, at::kFloat, false, /*copy=*/true);
   }
   return outcome;
 }
@@ -216,7 +231,9 @@ void expect_same_bits(const RankOutcome& a, const RankOutcome& b) {
 }
 
 double distance(const RankOutcome& a, const RankOutcome& b, const TinyModel& model) {
-  const auto start = make_tiny_model(model);
+  TinyModel on_cpu = model;
+  on_cpu.device = at::kCPU;
+  const auto start = make_tiny_model(on_cpu);
   double largest = 0.0;
   for (const Parameter& parameter : start->parameters()) {
     const at::Tensor& x = a.parameters.at(parameter.name);

@@ -27,9 +27,11 @@ struct TinyModel {
   at::ScalarType dtype = at::ScalarType::Float;
   std::string ffn = "masked";
   bool shard_base = false;  // over the ranks of the run
+  int tensor = 1;           // so many of them share each layer
+  at::Device device = at::kCPU;
 };
 [[nodiscard]] std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny,
-                                                       DeviceGroup* shared_by = nullptr);
+                                                       const ModelGroups& groups = {});
 // What is to hold for every method: LoRA; LoRA of all linears with dropout and experts, and full
 // tuning with experts, each with every FFN back-end.
 [[nodiscard]] std::vector<TinyModel> tiny_methods(at::ScalarType dtype = at::ScalarType::Float);

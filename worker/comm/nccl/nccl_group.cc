@@ -6,47 +6,50 @@
 #include <thread>
 
 #include <absl/strings/str_cat.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
-#include <cuda_runtime_api.h>
-#include <nccl.h>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "worker/comm/nccl/nccl_functions.h"
+#include "worker/device/cuda/cuda_device.h"
 
 namespace emoe::worker {
 namespace {
 
+const NcclFunctions& library() {
+  static const auto* functions =
+      static_cast<const NcclFunctions*>(cuda::table(kNcclEntry, cuda::kModuleVersion));
+  return *functions;
+}
+
 void check_cuda(cudaError_t code, const char* operation) {
   if (code == cudaSuccess) return;
-  throw CommunicationError(absl::StrCat(operation, ": CUDA: ", cudaGetErrorString(code)));
+  throw CommunicationError(absl::StrCat(operation, ": CUDA: ", library().cudaGetErrorString(code)));
 }
 
 using Stream = std::shared_ptr<CUstream_st>;
 using Event = std::shared_ptr<CUevent_st>;
 
 Stream make_stream(int device) {
-  check_cuda(cudaSetDevice(device), "cudaSetDevice");
+  check_cuda(library().cudaSetDevice(device), "cudaSetDevice");
   cudaStream_t stream = nullptr;
-  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-  return {stream, &cudaStreamDestroy};
+  check_cuda(library().cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
+             "cudaStreamCreate");
+  return {stream, library().cudaStreamDestroy};
 }
 
 // An event that comes when all that is on `stream` at this moment is done.
 Event record(cudaStream_t stream, const char* operation) {
   cudaEvent_t raw = nullptr;
-  check_cuda(cudaEventCreateWithFlags(&raw, cudaEventDisableTiming), operation);
-  Event event(raw, &cudaEventDestroy);
-  check_cuda(cudaEventRecord(raw, stream), operation);
+  check_cuda(library().cudaEventCreateWithFlags(&raw, cudaEventDisableTiming), operation);
+  Event event(raw, library().cudaEventDestroy);
+  check_cuda(library().cudaEventRecord(raw, stream), operation);
   return event;
 }
 
 // Where LibTorch's kernels go; the default stream where its CUDA part is not loaded.
 cudaStream_t compute_stream(int device) {
-  if (!c10::impl::hasDeviceGuardImpl(at::kCUDA)) return nullptr;
-  const c10::impl::VirtualGuardImpl guard(at::kCUDA);
-  const c10::Stream current =
-      guard.getStream(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(device)));
-  return static_cast<cudaStream_t>(guard.getStreamNativeHandle(current));
+  return static_cast<cudaStream_t>(
+      cuda::current_stream(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(device))));
 }
 
 ncclDataType_t type_of(at::ScalarType type) {
@@ -72,14 +75,14 @@ class NcclGroup final : public DeviceGroup {
   // ncclCommFinalize waits for the peers: only after an orderly run.
   ~NcclGroup() override {
     if (comm_ == nullptr) return;
-    cudaSetDevice(options_.device);
+    library().cudaSetDevice(options_.device);
     if (unfinished_ > 0 || std::uncaught_exceptions() > exceptions_at_start_) {
-      ncclCommAbort(comm_);
+      library().ncclCommAbort(comm_);
       return;
     }
     try {
-      settle(ncclCommFinalize(comm_), "ncclCommFinalize");
-      ncclCommDestroy(comm_);
+      settle(library().ncclCommFinalize(comm_), "ncclCommFinalize");
+      library().ncclCommDestroy(comm_);
     } catch (const CommunicationError& error) {
       log_warning("closing the NCCL group: %s", error.what());
     }
@@ -88,12 +91,12 @@ class NcclGroup final : public DeviceGroup {
   void join(HostGroup& host) {
     setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
     ncclUniqueId id{};
-    if (host.rank() == 0) check_call(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    if (host.rank() == 0) check_call(library().ncclGetUniqueId(&id), "ncclGetUniqueId");
     const std::string text =
         host.broadcast(std::string(reinterpret_cast<const char*>(&id), sizeof id), 0);
     std::memcpy(&id, text.data(), sizeof id);
     ncclConfig_t config = non_blocking();
-    settle(ncclCommInitRankConfig(&comm_, host.world_size(), id, host.rank(), &config),
+    settle(library().ncclCommInitRankConfig(&comm_, host.world_size(), id, host.rank(), &config),
            "ncclCommInitRank");
     find_place();
   }
@@ -106,9 +109,9 @@ class NcclGroup final : public DeviceGroup {
     const char* name = to_string(operation.kind);
     check_usable(name);
     EMOE_CHECK(operation.in.is_cuda() && operation.in.get_device() == options_.device);
-    check_cuda(cudaSetDevice(options_.device), name);
+    check_cuda(library().cudaSetDevice(options_.device), name);
     const Event inputs = record(compute_stream(options_.device), name);
-    check_cuda(cudaStreamWaitEvent(stream_.get(), inputs.get(), 0), name);
+    check_cuda(library().cudaStreamWaitEvent(stream_.get(), inputs.get(), 0), name);
     ++unfinished_;
     settle(enqueue(operation), name);
     const Event done = record(stream_.get(), name);
@@ -118,10 +121,10 @@ class NcclGroup final : public DeviceGroup {
 
   void finish(cudaEvent_t done, const char* name) {
     check_usable(name);
-    check_cuda(cudaSetDevice(options_.device), name);
-    check_cuda(cudaStreamWaitEvent(compute_stream(options_.device), done, 0), name);
+    check_cuda(library().cudaSetDevice(options_.device), name);
+    check_cuda(library().cudaStreamWaitEvent(compute_stream(options_.device), done, 0), name);
     wait_until(name, [&] {
-      const cudaError_t state = cudaEventQuery(done);
+      const cudaError_t state = library().cudaEventQuery(done);
       if (state == cudaSuccess) return true;
       if (state != cudaErrorNotReady) check_cuda(state, name);
       (void)library_is_idle(name);  // throws where a peer is known to be lost
@@ -134,7 +137,7 @@ class NcclGroup final : public DeviceGroup {
     check_usable("split");
     auto part = std::make_unique<NcclGroup>(counters(), options_);
     ncclConfig_t config = non_blocking();
-    settle(ncclCommSplit(comm_, color, key, &part->comm_, &config), "ncclCommSplit");
+    settle(library().ncclCommSplit(comm_, color, key, &part->comm_, &config), "ncclCommSplit");
     part->settle(ncclSuccess, "ncclCommSplit");
     part->find_place();
     return part;
@@ -149,13 +152,13 @@ class NcclGroup final : public DeviceGroup {
     cudaStream_t stream = stream_.get();
     switch (operation.kind) {
       case CollectiveKind::all_reduce:
-        return ncclAllReduce(in, out, out_count, type, ncclSum, comm_, stream);
+        return library().ncclAllReduce(in, out, out_count, type, ncclSum, comm_, stream);
       case CollectiveKind::reduce_scatter:
-        return ncclReduceScatter(in, out, out_count, type, ncclSum, comm_, stream);
+        return library().ncclReduceScatter(in, out, out_count, type, ncclSum, comm_, stream);
       case CollectiveKind::all_gather:
-        return ncclAllGather(in, out, in_count, type, comm_, stream);
+        return library().ncclAllGather(in, out, in_count, type, comm_, stream);
       default:
-        return ncclBroadcast(in, out, in_count, type, operation.root, comm_, stream);
+        return library().ncclBroadcast(in, out, in_count, type, operation.root, comm_, stream);
     }
   }
 
@@ -165,8 +168,8 @@ class NcclGroup final : public DeviceGroup {
   }
 
   void find_place() {
-    check_call(ncclCommUserRank(comm_, &rank_), "ncclCommUserRank");
-    check_call(ncclCommCount(comm_, &world_size_), "ncclCommCount");
+    check_call(library().ncclCommUserRank(comm_, &rank_), "ncclCommUserRank");
+    check_call(library().ncclCommCount(comm_, &world_size_), "ncclCommCount");
   }
 
   // Until the library has done what it was told (start-up, or putting a kernel on the stream).
@@ -177,7 +180,7 @@ class NcclGroup final : public DeviceGroup {
 
   bool library_is_idle(const char* operation) {
     ncclResult_t state = ncclSuccess;
-    check_call(ncclCommGetAsyncError(comm_, &state), operation);
+    check_call(library().ncclCommGetAsyncError(comm_, &state), operation);
     if (state == ncclInProgress) return false;
     check_call(state, operation);
     return true;
@@ -205,14 +208,14 @@ class NcclGroup final : public DeviceGroup {
 
   void check_call(ncclResult_t result, const char* operation) {
     if (result == ncclSuccess) return;
-    std::string text = absl::StrCat(operation, ": NCCL: ", ncclGetErrorString(result));
-    if (comm_ != nullptr) absl::StrAppend(&text, " (", ncclGetLastError(comm_), ")");
+    std::string text = absl::StrCat(operation, ": NCCL: ", library().ncclGetErrorString(result));
+    if (comm_ != nullptr) absl::StrAppend(&text, " (", library().ncclGetLastError(comm_), ")");
     abort(text);
   }
 
   [[noreturn]] void abort(const std::string& text) {
     // Ends the kernels too, and frees the communicator; peers that wait for this rank see the loss.
-    if (comm_ != nullptr) ncclCommAbort(comm_);
+    if (comm_ != nullptr) library().ncclCommAbort(comm_);
     comm_ = nullptr;
     throw CommunicationError(text);
   }

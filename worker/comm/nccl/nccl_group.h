@@ -25,7 +25,8 @@ struct NcclOptions {
 // the peers.
 //
 // For bit-equal reruns NCCL_NVLS_ENABLE=0 is set (unless it is set already): NVLink's switches add
-// in no fixed order. In a build without CUDA this throws CommunicationError saying so.
+// in no fixed order. NCCL comes out of libemoe_cuda.so: after cuda::load(). In a build without CUDA this
+// throws CommunicationError saying so.
 [[nodiscard]] std::unique_ptr<DeviceGroup> make_nccl_group(HostGroup& host,
                                                            const NcclOptions& options);
 

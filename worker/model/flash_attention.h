@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace emoe::worker {
+
+// Whether flash attention can compute with q [T, heads, d]: half precision on another device than a CPU,
+// d a multiple of 8 up to 256.
+[[nodiscard]] bool has_flash_attention(const at::Tensor& q);
+
+// segment_attention() in one call for all segments, LibTorch's flash attention (arXiv 2307.08691): nothing
+// is copied for heads that share keys and values. `starts` [S + 1] int32 on q's device: where the segments
+// begin, and T; `longest` is the length of the longest. Its backward pass adds in a fixed order.
+[[nodiscard]] at::Tensor flash_attention(const at::Tensor& q, const at::Tensor& k,
+                                         const at::Tensor& v, const at::Tensor& starts,
+                                         int64_t longest, int64_t window);
+
+// The starts of segments of these lengths, on the host: [S + 1].
+[[nodiscard]] std::vector<int32_t> segment_starts(const std::vector<int64_t>& lengths);
+
+}  // namespace emoe::worker
