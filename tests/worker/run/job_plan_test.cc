@@ -150,6 +150,7 @@ const std::vector<Arrival>& arrivals() {
       {"checkpoint.keep=20", AT(train()->options.checkpoint.keep)},
       {"parallel.ranks=2", AT(ranks)},
       {"parallel.min_ranks=1", AT(min_ranks)},
+      {"parallel.tensor=2", AT(tensor), "2", {"parallel.ranks=2"}},
       {"parallel.shard_base=true", AT(shard_base)},
       {"export.dtype=float16", AT(train()->export_model.dtype)},
       {"export.merged=false", AT(train()->export_model.merged)},

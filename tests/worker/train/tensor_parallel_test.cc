@@ -71,8 +71,8 @@ void expect_same_training(const std::vector<testing::RankOutcome>& shared,
   }
 }
 
-// In half precision two runs that round elsewhere part quickly, and each part of a sum is rounded by itself:
-// the shared run may be three times as far from the one in fp32 as the whole one is.
+// In half precision each part of a sum is rounded by itself, and two runs that round elsewhere part quickly:
+// by up to 0.18 of what a parameter moved. That fp32 agrees shows that nothing else differs.
 TEST(TensorParallel, LearnsWhatWholeLayersLearn) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     for (const testing::TinyModel& model : frozen_methods(dtype)) {
@@ -89,9 +89,7 @@ TEST(TensorParallel, LearnsWhatWholeLayersLearn) {
           expect_same_training(shared, in_fp32.front(), model, 2e-4, 2e-5);
           continue;
         }
-        const auto whole = testing::run_ranks(run_of(model, ranks / tensor, 1));
-        const double rounding = testing::distance(whole.front(), in_fp32.front(), model);
-        expect_same_training(shared, in_fp32.front(), model, 3 * rounding, 0.02);
+        expect_same_training(shared, in_fp32.front(), model, 0.25, 0.02);
       }
     }
   }
