@@ -78,12 +78,19 @@ class Runner:
         self.trained += 1
         return CONFIGURATIONS[:1] + CONFIGURATIONS[1 + self.trained % 2::2]
 
+    def tensor_of(self, case, wanted):
+        """So many ranks share each layer, or one where the experts are no multiple of them."""
+        experts = case.job(self.folder).get("emoe", {}).get("experts", 0)
+        return wanted if experts % wanted == 0 else 1
+
     def run_train(self, case):
         for *others, tensor in self.configurations():
-            configuration = (*others, tensor if "lora" in case.config else 1)
+            configuration = (*others, self.tensor_of(case, tensor) if "lora" in case.config else 1)
             self.step(case, describe(configuration), lambda folder, c=configuration: self.train(case, folder, c))
         self.step(case, "step 0", lambda folder: self.first_step(case, folder))
         for ranks, tensor in ((None, 1), (2, 1), (2, 2)):
+            if self.tensor_of(case, tensor) != tensor:
+                continue
             shared = f", tensor {tensor}" if tensor > 1 else ""
             self.step(case, f"task: evaluate, {ranks or 1} rank{'s' if ranks else ''}{shared}",
                       lambda folder, ranks=ranks, tensor=tensor: self.evaluate(case, folder, ranks, tensor))
