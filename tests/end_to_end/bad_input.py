@@ -38,7 +38,7 @@ train:
   global_batch: 1               # train.global_batch
 parallel:
   ranks: 4
-  tensor: 3                     # parallel.tensor
+  tensor: 2                     # parallel.tensor
 """
 
 
