@@ -21,7 +21,7 @@ struct Pool {
   };
   launcher::Resources total;
   std::vector<Host> hosts;  // empty: the engine places the ranks
-  std::string missing;  // "; host n2 is out of service: …", where something is
+  std::string missing;      // "; host n2 is out of service: …", where something is
   // The slots that all jobs of a project may hold at once, 0 for any number; empty: of all of them.
   std::function<int(const std::string& project)> project_slots = {};
 };
