@@ -77,7 +77,8 @@ grpc::Status FineTuningHandler::ListAuditEntries(grpc::ServerContext* context,
     const auto token = parse_page_token(fingerprint, request->page_token(), problems);
     std::optional<AuditLog::Cursor> after;
     if (token) {
-      AuditLog::Cursor& cursor = after.emplace();
+      after = AuditLog::Cursor();
+      AuditLog::Cursor& cursor = *after;
       if (!absl::SimpleAtoi(token->key, &cursor.end) ||
           !absl::SimpleAtoi(token->id, &cursor.inode)) {
         problems.add("page_token", "is damaged");

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <utility>
 
+#include <grpcpp/server_context.h>
+
 #include "server/rpc/grpc_status.h"
 
 namespace emoe::server {

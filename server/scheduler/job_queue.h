@@ -1,13 +1,13 @@
 #pragma once
 
 #include <array>
-#include <compare>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -47,7 +47,10 @@ class JobQueue {
     int least_ranks = 1;
     bool gpus = false;
     std::string project;
-    [[nodiscard]] auto operator<=>(const Lane&) const = default;
+    [[nodiscard]] friend bool operator<(const Lane& a, const Lane& b) {
+      return std::tie(a.least_ranks, a.gpus, a.project) <
+             std::tie(b.least_ranks, b.gpus, b.project);
+    }
   };
   [[nodiscard]] static Lane lane_of(const QueuedJob& job);
 
