@@ -65,9 +65,7 @@ ScaledTime scaled_time(const DecoderConfig& config, const ScaledRun& run, const 
                          step.tensor <= cluster.ranks_per_node ? cluster.inside : cluster.between);
   ScaledTime time;
   time.compute = run.flops / run.ranks / cluster.flops_per_second;
-  if (step.full && step.shards > 1) {
-    // Gradients, too, leave layer by layer.
-  } else {
+  if (!step.full || step.shards == 1) {  // else gradients, too, leave layer by layer
     const double trained = step.full ? layers * weights.layer + weights.outer : weights.adapters;
     time.exchange =
         data.sum(trained * kFp32Bytes) + tensor.sum(step.full ? 0.0 : trained * kFp32Bytes);

@@ -107,15 +107,19 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::
 }
 
 at::Tensor continued_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                               const at::Tensor& k_before, const at::Tensor& v_before,
                                const std::vector<int64_t>& lengths, int64_t window) {
-  const auto q_parts = q.split_with_sizes(lengths);
-  const auto k_parts = k.split_with_sizes(lengths);
-  const auto v_parts = v.split_with_sizes(lengths);
+  const int64_t before = k.size(0) - q.size(0);
+  // Of one segment [kv_heads, before + length, d].
+  const auto with_those_before = [before](const at::Tensor& all, int64_t begin, int64_t length) {
+    return at::cat({all.narrow(0, 0, before), all.narrow(0, before + begin, length)})
+        .transpose(0, 1);
+  };
   std::vector<at::Tensor> out;
-  for (size_t s = 0; s < lengths.size(); ++s) {
-    out.push_back(cached_attention(q_parts[s], at::cat({k_before, k_parts[s]}).transpose(0, 1),
-                                   at::cat({v_before, v_parts[s]}).transpose(0, 1), window));
+  int64_t begin = 0;
+  for (const int64_t length : lengths) {
+    out.push_back(cached_attention(q.narrow(0, begin, length), with_those_before(k, begin, length),
+                                   with_those_before(v, begin, length), window));
+    begin += length;
   }
   return at::cat(out);
 }

@@ -40,11 +40,10 @@ struct Segments {
                                           const at::Tensor& v, const PackedBatch& batch,
                                           int64_t window);
 
-// segment_attention() of segments before each of which stand the same tokens, of which there are only
-// the keys and values, k_before and v_before [before, kv_heads, d]; no graph.
+// segment_attention() of segments before each of which stand the same tokens: those that k and v begin
+// with and q has not; no graph.
 [[nodiscard]] at::Tensor continued_attention(const at::Tensor& q, const at::Tensor& k,
-                                             const at::Tensor& v, const at::Tensor& k_before,
-                                             const at::Tensor& v_before,
+                                             const at::Tensor& v,
                                              const std::vector<int64_t>& lengths, int64_t window);
 
 }  // namespace emoe::worker

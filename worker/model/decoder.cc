@@ -30,22 +30,9 @@ void check_batch(const PackedBatch& batch) {
   }
 }
 
-// Of one layer, [T, heads or kv_heads, d] each.
-struct Heads {
-  at::Tensor q, k, v;
-};
-
-// Attention in a batch whose segments go on from the tokens of a cache.
-at::Tensor attention_behind(const KvCache& cache, int64_t layer, const Heads& x,
-                            const PackedBatch& batch, const SharedTokens& shared,
-                            const std::vector<int64_t>& lengths, int64_t window) {
-  const at::Tensor k = cache.keys[layer].transpose(0, 1);
-  const at::Tensor v = cache.values[layer].transpose(0, 1);
-  if (has_shared_attention(x.q)) {
-    return shared_attention(x.q, at::cat({k, x.k}), at::cat({v, x.v}), batch, window);
-  }
-  return shared.from_rows(continued_attention(shared.to_rows(x.q), shared.to_rows(x.k),
-                                              shared.to_rows(x.v), k, v, lengths, window));
+// `own` [T, kv_heads, d] behind what a cache has, [kv_heads, tokens, d].
+at::Tensor behind(const at::Tensor& cached, const at::Tensor& own) {
+  return at::cat({cached.transpose(0, 1), own});
 }
 
 }  // namespace
@@ -171,8 +158,14 @@ at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forwa
     return [&, layer](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
       const int64_t window = options_.config.window(layer);
       if (forward.before != nullptr) {
-        return attention_behind(*forward.before, layer, {q, k, v}, batch, shared, inputs.lengths,
-                                window);
+        const at::Tensor& keys = forward.before->keys[layer];
+        const at::Tensor& values = forward.before->values[layer];
+        if (has_shared_attention(q)) {
+          return shared_attention(q, behind(keys, k), behind(values, v), batch, window);
+        }
+        return shared.from_rows(
+            continued_attention(shared.to_rows(q), behind(keys, shared.to_rows(k)),
+                                behind(values, shared.to_rows(v)), inputs.lengths, window));
       }
       if (!batch.row_tokens.empty() && has_shared_attention(q)) {
         return shared_attention(q, k, v, batch, window);

@@ -71,25 +71,27 @@ std::shared_ptr<const NeuronOrder> WeightLoader::order(int64_t layer) const {
   return found == orders_.end() ? nullptr : found->second;
 }
 
+at::Tensor WeightLoader::in_order(const TensorSpec& spec, const at::Tensor& original,
+                                  int dim) const {
+  const auto order = orders_.find(spec.layer);
+  // To a GPU as it is stored: what follows is done there.
+  const at::Tensor there = original.to(options_.device);
+  return order == orders_.end() ? there : order->second->to_memory(there, dim);
+}
+
+// A copy also where the source's own tensor would do: it may be a mapped file.
+at::Tensor WeightLoader::copy_of(const at::Tensor& tensor, at::ScalarType type) const {
+  return tensor.to(options_.device, type, /*non_blocking=*/false, /*copy=*/true).contiguous();
+}
+
 at::Tensor WeightLoader::own_part(const TensorSpec& spec, const at::Tensor& original,
                                   at::ScalarType type) const {
-  if (split_.whole()) return in_memory(spec, original, spec.ffn_dim(), type);
-  const auto order = orders_.find(spec.layer);
-  const at::Tensor memory =
-      order == orders_.end() ? original : order->second->to_memory(original, spec.ffn_dim());
-  return split_.part(spec.role, memory)
-      .to(options_.device, type, /*non_blocking=*/false, /*copy=*/true)
-      .contiguous();
+  return copy_of(split_.part(spec.role, in_order(spec, original, spec.ffn_dim())), type);
 }
 
 at::Tensor WeightLoader::in_memory(const TensorSpec& spec, const at::Tensor& original, int dim,
                                    at::ScalarType type) const {
-  const auto order = orders_.find(spec.layer);
-  // To a GPU as it is stored: what follows is done there.
-  const at::Tensor there = original.to(options_.device);
-  const at::Tensor memory = order == orders_.end() ? there : order->second->to_memory(there, dim);
-  // A copy also where the source's own tensor would do: it may be a mapped file.
-  return memory.to(options_.device, type, /*non_blocking=*/false, /*copy=*/true).contiguous();
+  return copy_of(in_order(spec, original, dim), type);
 }
 
 at::Tensor WeightLoader::add_parameter(const TensorSpec& spec, const std::string& name,

@@ -44,6 +44,10 @@ class WeightLoader {
   [[nodiscard]] std::vector<Parameter> take_parameters() { return std::move(parameters_); }
 
  private:
+  [[nodiscard]] at::Tensor in_order(const TensorSpec& spec, const at::Tensor& original,
+                                    int dim) const;
+  [[nodiscard]] at::Tensor copy_of(const at::Tensor& tensor, at::ScalarType type) const;
+
   const ModelOptions& options_;
   const WeightSource& source_;
   const TensorSplit& split_;

@@ -1,6 +1,7 @@
 #include "worker/train/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <stdexcept>
 
@@ -181,8 +182,9 @@ void Trainer::finish_checkpoint() {
 StopRequest Trainer::asked_to_stop() {
   const StopRequest mine = parts_.stop.poll();
   if (parts_.tensor == nullptr) return mine;  // a note tells the others
-  if (all().any(mine == StopRequest::checkpoint_and_stop)) return StopRequest::checkpoint_and_stop;
-  return all().any(mine == StopRequest::stop) ? StopRequest::stop : StopRequest::none;
+  std::array<double, 1> most = {static_cast<double>(mine)};
+  all().max(most);
+  return static_cast<StopRequest>(most[0]);
 }
 
 void Trainer::fail_non_finite(int64_t step, int rank, const std::string& tensor) {

@@ -256,8 +256,8 @@ TEST(Attention, BehindKeysThatAreThereIsThatOfWholeRows) {
                                              at::cat({before[2], x[2]}), batch, window);
     EXPECT_LT(testing::max_difference(ours, shared.from_rows(of_rows)), 4e-6) << window;
     const at::Tensor librarys =
-        continued_attention(shared.to_rows(x[0]), shared.to_rows(x[1]), shared.to_rows(x[2]),
-                            before[1], before[2], own, window);
+        continued_attention(shared.to_rows(x[0]), at::cat({before[1], shared.to_rows(x[1])}),
+                            at::cat({before[2], shared.to_rows(x[2])}), own, window);
     EXPECT_LT(testing::max_difference(librarys, of_rows), 4e-6) << window;
   }
 }
