@@ -4,6 +4,7 @@
 #include <optional>
 #include <string_view>
 
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
 
@@ -32,6 +33,28 @@ constexpr std::array<RoleName, 8> kRoles{{{"system", "system"},
 
 bool is_blank_value(const json& value) {
   return value.is_null() || value == "" || value == json::array() || value == json::object();
+}
+
+// JSON has whole numbers that no 64 bits hold; the parser makes a double of one, which a template would
+// write with other digits.
+bool has_huge_integer(std::string_view json) {
+  bool in_text = false;
+  for (size_t at = 0; at < json.size(); ++at) {
+    const char c = json[at];
+    if (in_text && c == '\\') ++at;
+    if (c == '"') in_text = !in_text;
+    if (in_text || (c != '-' && (c < '0' || c > '9'))) continue;
+    const size_t end = std::min(json.find_first_not_of("0123456789.eE+-", at), json.size());
+    const std::string number(json.substr(at, end - at));
+    at = end - 1;
+    int64_t kept = 0;
+    uint64_t positive = 0;
+    if (number.find_first_of(".eE") == std::string::npos && !absl::SimpleAtoi(number, &kept) &&
+        !absl::SimpleAtoi(number, &positive)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 // Reads the messages of one row.
@@ -105,8 +128,11 @@ class ChatParser {
     if (role) message.role = role_of(*role, role_key);
     if (content) message.content = *content;
     if (has_calls) read_calls(calls, message);
+    const json answered = entry.value("tool_call_id", json());
+    if (answered.is_string()) message.call_id = answered.get<std::string>();
     for (const auto& [key, value] : entry.items()) {
-      static constexpr std::array<std::string_view, 3> kRead{"train", "weight", "tool_calls"};
+      static constexpr std::array<std::string_view, 4> kRead{"train", "weight", "tool_calls",
+                                                             "tool_call_id"};
       if (key == role_key || key == content_key || std::ranges::find(kRead, key) != kRead.end()) {
         continue;
       }
@@ -118,6 +144,12 @@ class ChatParser {
   // The row with its keys in the order of the file, in which templates write them.
   const ordered_json& in_order() {
     if (!in_order_) {
+      if (has_huge_integer(parsing_.text)) {
+        fail(
+            "has a whole number of more than 64 bits beside \"tools\" or \"tool_calls\": write it "
+            "as "
+            "a string");
+      }
       in_order_ =
           parsing_.text.empty() ? ordered_json(object_) : ordered_json::parse(parsing_.text);
     }
@@ -157,7 +189,13 @@ class ChatParser {
           !call.contains("arguments")) {
         return fail_message(absl::StrCat("has no \"name\" and \"arguments\" in call ", i + 1));
       }
-      kept.push_back({{"name", call["name"]}, {"arguments", call["arguments"]}});
+      ordered_json one{{"function", call}};
+      if (written.contains("id") && written["id"].is_string()) one["id"] = written["id"];
+      if (!wrapped) {
+        one["function"].erase("id");
+        one["function"].erase("type");
+      }
+      kept.push_back(std::move(one));
     }
     if (kept.empty()) return fail_message("has \"tool_calls\" that are no list of calls");
     message.tool_calls = kept.dump();

@@ -19,8 +19,10 @@ struct Message {
   std::string role;
   std::string content;
   bool learned = true;  // of the assistant: the model learns to write it
-  // Of the assistant: a JSON list of {"name", "arguments"}, in the order of the file; empty: none.
+  // Of the assistant: a JSON list of {"function": {"name", "arguments", …}, "id"}, in the order of the
+  // file, the id where there is one; empty: none.
   std::string tool_calls;
+  std::string call_id;  // of a tool: the call that it answers; empty: not said
 };
 
 // What people count in a kind of file: lines of JSON, rows of an array, documents of a text, rows of a

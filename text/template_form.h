@@ -15,21 +15,33 @@ struct TurnForm {
   bool trim = false;             // the content loses the white space at its ends
 };
 
+// Where they stand: behind the system's text, at the front of the first user turn, before the last.
+enum class ToolPlace { system_end, first_user, last_user };
+
 // How a template writes functions that may be called, and calls of them.
 struct ToolForm {
   const char* list = nullptr;  // before the first function; null: it has no place for them
-  bool in_user = false;     // they stand at the front of the first user turn, else the system's end
+  ToolPlace place = ToolPlace::system_end;
   const char* lead = "";    // between the system's own text, where there is one, and the list
   const char* before = "";  // before each function, which is written as JSON
   const char* after = "";
-  int indent = -1;  // of its levels; negative: on one line
+  int indent = -1;      // of its levels; negative: on one line
+  bool by_key = false;  // what its "function" has, key by key, with texts as they are
+  const char* list_between = "";
   const char* list_end = "";
-  const char* call = "";  // before the name of a call, its arguments, and behind them
+  const char* calls = "";  // before the first call
+  const char* call = "";   // before the name of a call, its arguments, and behind them
   const char* arguments = "";
   const char* call_end = "";
   const char* between = "";  // a text and a call, or two calls
-  bool alone = false;        // an answer is a text or one call
-  bool raw_text = false;     // arguments that are a text are written as they are, not as JSON
+  const char* calls_end = "";
+  bool one = false;           // an answer has one call at most
+  bool without_text = false;  // it is a text or calls
+  bool raw_text = false;      // arguments that are a text are written as they are, not as JSON
+  // A call is the JSON of its function with its id, and results name the id behind their content.
+  bool with_ids = false;
+  const char* result_id = "";
+  const char* result_end = "";
 };
 
 // A chat template as data: what the template of the same name in Jinja writes.

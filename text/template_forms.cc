@@ -47,13 +47,14 @@ constexpr ToolForm kLlamaTools{
         "proper arguments that best answers the given prompt.\n\nRespond in the format "
         "{\"name\": function name, \"parameters\": dictionary of argument name and its value}."
         "Do not use variables.\n\n",
-    .in_user = true,
+    .place = ToolPlace::first_user,
     .after = "\n\n",
     .indent = 4,
     .call = "{\"name\": \"",
     .arguments = "\", \"parameters\": ",
     .call_end = "}",
-    .alone = true};
+    .one = true,
+    .without_text = true};
 
 // In Qwen's: behind the system's text.
 ToolForm qwen_tools(bool raw_text) {
@@ -72,6 +73,22 @@ ToolForm qwen_tools(bool raw_text) {
           .call_end = "}\n</tool_call>",
           .between = "\n",
           .raw_text = raw_text};
+}
+
+// In those of Mistral's templates of 2024.
+ToolForm mistral_tools(const char* list, const char* calls) {
+  return {.list = list,
+          .place = ToolPlace::last_user,
+          .by_key = true,
+          .list_between = ", ",
+          .list_end = "][/AVAILABLE_TOOLS]",
+          .calls = calls,
+          .between = ", ",
+          .calls_end = "]",
+          .without_text = true,
+          .with_ids = true,
+          .result_id = ", \"call_id\": \"",
+          .result_end = "\"}[/TOOL_RESULTS]"};
 }
 
 TurnForm header(const char* before) {
@@ -187,16 +204,21 @@ std::vector<TemplateForm> mistrals() {
                                      {.before = "", .lead = " ", .end = "{eos}"});
   with_system.system_in_user = "";
   with_system.system_in_user_end = "\n\n";
+  TemplateForm v3 =
+      mistral("v0.3", tight, {.before = "", .lead = " ", .end = "{eos}", .trim = true});
+  v3.tools = mistral_tools("[AVAILABLE_TOOLS] [", "[TOOL_CALLS] [");
+  v3.tool.before = "[TOOL_RESULTS] {\"content\": ";
+  TemplateForm nemo =
+      mistral("nemo", {.before = "[INST]", .end = "[/INST]"}, {.before = "", .end = "{eos}"});
+  nemo.tools = mistral_tools("[AVAILABLE_TOOLS][", "[TOOL_CALLS][");
+  nemo.tool.before = "[TOOL_RESULTS]{\"content\": ";
   TemplateForm v7 = mistral("v7", tight, {.before = "", .lead = " ", .end = "{eos}"});
   v7.alternates = false;
   v7.system = {.before = "[SYSTEM_PROMPT] ", .end = "[/SYSTEM_PROMPT]"};
   v7.later_system = v7.system;
-  return {first,
-          mistral("v0.1", spaced, {.before = "", .end = "{eos}", .after = " "}),
-          with_system,
-          mistral("v0.3", tight, {.before = "", .lead = " ", .end = "{eos}", .trim = true}),
-          mistral("nemo", {.before = "[INST]", .end = "[/INST]"}, {.before = "", .end = "{eos}"}),
-          v7};
+  return {first,       mistral("v0.1", spaced, {.before = "", .end = "{eos}", .after = " "}),
+          with_system, v3,
+          nemo,        v7};
 }
 
 }  // namespace

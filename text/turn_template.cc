@@ -8,65 +8,14 @@
 #include <absl/strings/str_replace.h>
 #include <nlohmann/json.hpp>
 
-#include "base/utf8.h"
-#include "text/python_json.h"
+#include "text/tool_text.h"
+#include "text/turn_text.h"
 
 namespace emoe {
 namespace {
 
 using data::Message;
 using nlohmann::ordered_json;
-
-// White space as Python's str.strip() has it, by which Jinja trims.
-bool is_python_space(uint32_t code) {
-  return (code >= 9 && code <= 13) || (code >= 28 && code <= 32) || code == 0x85 || code == 0xA0 ||
-         code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||
-         code == 0x202F || code == 0x205F || code == 0x3000;
-}
-
-std::string_view without_left_space(std::string_view text) {
-  while (!text.empty()) {
-    const Utf8Character character = first_character(text);
-    if (character.bytes == 0 || !is_python_space(character.code)) break;
-    text.remove_prefix(character.bytes);
-  }
-  return text;
-}
-
-std::string_view without_right_space(std::string_view text) {
-  while (!text.empty()) {
-    size_t begin = text.size() - 1;
-    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
-    const Utf8Character character = first_character(text.substr(begin));
-    if (character.bytes == 0 || !is_python_space(character.code)) break;
-    text = text.substr(0, begin);
-  }
-  return text;
-}
-
-std::string_view without_newlines(std::string_view text, bool left, bool right) {
-  while (left && text.starts_with('\n')) text.remove_prefix(1);
-  while (right && text.ends_with('\n')) text.remove_suffix(1);
-  return text;
-}
-
-// Qwen3: the thoughts of an answer, and what follows them.
-struct Thoughts {
-  std::string_view reasoning;
-  std::string_view answer;
-};
-Thoughts split_thoughts(std::string_view content) {
-  constexpr std::string_view kBegin = "<think>";
-  constexpr std::string_view kEnd = "</think>";
-  if (content.find(kEnd) == std::string_view::npos) return {"", content};
-  std::string_view reasoning = content.substr(0, content.find(kEnd));
-  reasoning = without_newlines(reasoning, false, true);
-  if (const size_t at = reasoning.rfind(kBegin); at != std::string_view::npos) {
-    reasoning.remove_prefix(at + kBegin.size());
-  }
-  const std::string_view answer = content.substr(content.rfind(kEnd) + kEnd.size());
-  return {without_newlines(reasoning, true, false), without_newlines(answer, true, false)};
-}
 
 // The tokens of the form <|…|> in a template's text.
 void find_markers(const char* text, std::vector<std::string>& found) {
@@ -117,7 +66,8 @@ class TurnTemplate::Writer {
     EMOE_RETURN_IF_ERROR(write_system(at));
     find_last_question();
     first_ = at;
-    if (lists_in_user() && (at == messages_.size() || messages_[at].role != "user")) {
+    if (lists_at(ToolPlace::first_user) &&
+        (at == messages_.size() || messages_[at].role != "user")) {
       return refused("has \"tools\", but no turn of the user at its front to stand in");
     }
     for (; at < messages_.size(); ++at) EMOE_RETURN_IF_ERROR(write_turn(at));
@@ -154,28 +104,31 @@ class TurnTemplate::Writer {
     put(turn.after);
   }
 
-  [[nodiscard]] bool lists_in_user() const { return !functions_.empty() && form_.tools.in_user; }
+  [[nodiscard]] bool lists_at(ToolPlace place) const {
+    return !functions_.empty() && form_.tools.place == place;
+  }
 
-  void put_functions() {
-    put(form_.tools.list);
-    for (const ordered_json& function : functions_) {
-      put(form_.tools.before);
-      put_words(python_json(function, form_.tools.indent), false);
-      put(form_.tools.after);
-    }
-    put(form_.tools.list_end);
+  void add(std::vector<TextPart> parts) {
+    parts_.insert(parts_.end(), std::make_move_iterator(parts.begin()),
+                  std::make_move_iterator(parts.end()));
+  }
+  Status put_functions() {
+    EMOE_ASSIGN_OR_RETURN(std::vector<TextPart> parts, functions_text(form_.tools, functions_));
+    add(std::move(parts));
+    return ok_status();
   }
 
   // The first turn, where functions stand in it; `text` is null where there is no system's text.
-  void put_system_with_tools(const std::string* text) {
+  Status put_system_with_tools(const std::string* text) {
     put(form_.system.before);
     if (text != nullptr) {
       put_words(trimmed(form_.system, *text), false);
       put(form_.tools.lead);
     }
-    put_functions();
+    EMOE_RETURN_IF_ERROR(put_functions());
     put(form_.system.end);
     put(form_.system.after);
+    return ok_status();
   }
 
   // Behind the text of an answer, which may be empty.
@@ -187,22 +140,12 @@ class TurnTemplate::Writer {
       return refused(
           absl::StrCat(place, ", for which the template ", owner_.name(), " has no place"));
     }
-    const auto calls = ordered_json::parse(message.tool_calls);
-    if (form_.tools.alone && (behind || calls.size() > 1)) {
-      return refused(absl::StrCat(place, behind ? " beside \"content\"" : " that are several",
+    Result<std::vector<TextPart>> parts = calls_text(form_.tools, message, behind);
+    if (!parts.ok()) {
+      return refused(absl::StrCat(place, " ", std::string(parts.status().message()),
                                   ", which the template ", owner_.name(), " does not write"));
     }
-    for (const ordered_json& call : calls) {
-      if (behind) put(form_.tools.between, message.learned);
-      behind = true;
-      const ordered_json& arguments = call["arguments"];
-      const bool raw = form_.tools.raw_text && arguments.is_string();
-      put(form_.tools.call, message.learned);
-      put_words(call["name"].get<std::string>(), message.learned);
-      put(form_.tools.arguments, message.learned);
-      put_words(raw ? arguments.get<std::string>() : python_json(arguments), message.learned);
-      put(form_.tools.call_end, message.learned);
-    }
+    add(*std::move(parts));
     return ok_status();
   }
 
@@ -213,16 +156,15 @@ class TurnTemplate::Writer {
       return refused(
           absl::StrCat("has \"tools\", for which the template ", owner_.name(), " has no place"));
     }
-    if (!functions_.empty() && !form_.tools.in_user) {
+    if (lists_at(ToolPlace::system_end)) {
       at = given ? 1 : 0;
       const std::string other = form_.default_system == nullptr ? "" : form_.default_system;
-      put_system_with_tools(given                             ? &messages_.front().content
-                            : form_.default_system != nullptr ? &other
-                                                              : nullptr);
-      return ok_status();
+      return put_system_with_tools(given                             ? &messages_.front().content
+                                   : form_.default_system != nullptr ? &other
+                                                                     : nullptr);
     }
     TurnForm system = form_.system;
-    if (lists_in_user()) system.before = form_.system_with_tools;
+    if (lists_at(ToolPlace::first_user)) system.before = form_.system_with_tools;
     if (given) {
       at = 1;
       if (form_.system_in_user != nullptr) {
@@ -241,13 +183,14 @@ class TurnTemplate::Writer {
   Status write_turn(size_t at) {
     const Message& message = messages_[at];
     const bool is_user = message.role == "user";
-    if (form_.alternates && message.role != "tool" && is_user != ((at - first_) % 2 == 0)) {
+    const bool counts = message.role != "tool" && message.tool_calls.empty();
+    if (form_.alternates && counts && is_user != (turns_++ % 2 == 0)) {
       return refused(absl::StrCat(
           "has roles that do not alternate user, assistant, user, …, as the "
           "template ",
           owner_.name(), " wants (message ", at + 1, " is of the ", message.role, ")"));
     }
-    if (is_user) return write_user(message.content, at == first_);
+    if (is_user) return write_user(at);
     if (message.role == "assistant") return write_answer(at);
     if (message.role == "tool") return write_tool(at);
     if (form_.later_system.before == nullptr) return no_place("system behind the first turn");
@@ -255,10 +198,15 @@ class TurnTemplate::Writer {
     return ok_status();
   }
 
-  Status write_user(const std::string& content, bool first) {
+  Status write_user(size_t at) {
+    const std::string& content = messages_[at].content;
+    // The template compares turns, not places: one that says the same counts as the last.
+    if (lists_at(ToolPlace::last_user) && content == messages_[last_user_].content) {
+      EMOE_RETURN_IF_ERROR(put_functions());
+    }
     if (!system_) {
       put(form_.user.before);
-      if (first && lists_in_user()) put_functions();
+      if (at == first_ && lists_at(ToolPlace::first_user)) EMOE_RETURN_IF_ERROR(put_functions());
       put_words(trimmed(form_.user, content), false);
       put(form_.user.end);
       put(form_.user.after);
@@ -287,7 +235,8 @@ class TurnTemplate::Writer {
     };
     put(form_.assistant.before);
     if (!form_.thinks) {
-      put(form_.assistant.lead, message.learned);
+      const bool calls_only = form_.tools.without_text && !message.tool_calls.empty();
+      if (!calls_only) put(form_.assistant.lead, message.learned);
       put_words(trimmed(form_.assistant, message.content), message.learned);
       return end(message.content);
     }
@@ -311,21 +260,28 @@ class TurnTemplate::Writer {
     if (at == 0 || !is_tool(at - 1)) put(form_.tool_run);
     const std::string& content = messages_[at].content;
     put_turn(form_.tool, form_.tool_as_json ? nlohmann::json(content).dump() : content);
+    if (form_.tools.with_ids) {
+      if (!is_call_id(messages_[at].call_id)) {
+        return refused(absl::StrCat("has no \"tool_call_id\" of nine letters in message ", at + 1,
+                                    ", which the template ", owner_.name(), " writes"));
+      }
+      put(form_.tools.result_id);
+      put_words(messages_[at].call_id, false);
+      put(form_.tools.result_end);
+    }
     if (!is_tool(at + 1)) put(form_.tool_run_end);
     return ok_status();
   }
 
-  // The last turn of the user that is no answer of a tool.
+  // The last turn of the user, and the last that is no answer of a tool.
   void find_last_question() {
     last_question_ = std::ssize(messages_) - 1;
-    for (size_t at = messages_.size(); at-- > 0;) {
+    for (size_t at = 0; at < messages_.size(); ++at) {
+      if (messages_[at].role != "user") continue;
       const std::string_view content = messages_[at].content;
-      if (messages_[at].role != "user" ||
-          (content.starts_with("<tool_response>") && content.ends_with("</tool_response>"))) {
-        continue;
-      }
+      last_user_ = at;
+      if (content.starts_with("<tool_response>") && content.ends_with("</tool_response>")) continue;
       last_question_ = static_cast<int64_t>(at);
-      return;
     }
   }
 
@@ -336,6 +292,8 @@ class TurnTemplate::Writer {
   std::vector<TextPart> parts_;
   std::optional<std::string> system_;  // to stand in the first user turn
   size_t first_ = 0;                   // the first turn behind the system's
+  size_t turns_ = 0;                   // that alternate and are written
+  size_t last_user_ = 0;
   int64_t last_question_ = -1;
 };
 

@@ -53,7 +53,7 @@ TEST_F(ToolCalls, are_written_as_the_published_templates_write_them) {
     ASSERT_TRUE(parts.ok()) << variant << ", " << entry["what"] << ": " << parts.status();
     EXPECT_EQ(text_of(*parts), entry["text"].get<std::string>()) << variant << entry["what"];
   }
-  EXPECT_EQ(variants.size(), 3u);
+  EXPECT_EQ(variants.size(), 6u);
 }
 
 constexpr char kCall[] =
@@ -74,8 +74,20 @@ TEST_F(ToolCalls, are_learned_as_any_answer_is) {
 TEST_F(ToolCalls, without_a_place_are_named) {
   EXPECT_EQ(refused("plain", kCall),
             "has \"tool_calls\" in message 2, for which the template chatml (plain) has no place");
+  EXPECT_EQ(refused("v0.1", kCall),
+            "has \"tool_calls\" in message 2, for which the template mistral (v0.1) has no place");
   EXPECT_EQ(refused("v0.3", kCall),
-            "has \"tool_calls\" in message 2, for which the template mistral (v0.3) has no place");
+            "has \"tool_calls\" in message 2 without an \"id\" of nine letters, which the template "
+            "mistral (v0.3) does not write");
+  EXPECT_EQ(
+      refused("nemo", R"({"messages": [{"role": "user", "content": "u"},
+                                {"role": "tool", "content": "1", "tool_call_id": "short"},
+                                {"role": "assistant", "content": "a"}]})"),
+      "has no \"tool_call_id\" of nine letters in message 2, which the template mistral (nemo) "
+      "writes");
+  EXPECT_EQ(refused("v0.3", R"({"tools": [{"name": "f"}], "messages": [
+                                {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]})"),
+            "has \"tools\" without \"function\", which the template writes of each");
   EXPECT_EQ(
       refused("plain", R"({"tools": [{}], "messages": [{"role": "assistant", "content": "a"}]})"),
       "has \"tools\", for which the template chatml (plain) has no place");
@@ -91,6 +103,30 @@ TEST_F(ToolCalls, without_a_place_are_named) {
          "tool_calls": [{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]}]})"),
       "has \"tool_calls\" in message 1 that are several, which the template llama3 (llama 3.1) "
       "does not write");
+}
+
+TEST(ChatRows, a_whole_number_beyond_64_bits_in_a_call_is_refused) {
+  const auto faults = [](const std::string& number) {
+    const std::string row =
+        R"({"messages": [{"role": "user", "content": "9999999999999999999999"}, {"role": "assistant",
+            "content": "", "tool_calls": [{"name": "f", "arguments": {"a": )" +
+        number + "}}]}]}";
+    std::string reasons;
+    data::SourceRow read;
+    const data::RowParsing parsing{.fault = [&](const std::string& reason) { reasons += reason; },
+                                   .text = row};
+    (void)data::parse_chat(nlohmann::json::parse(row), parsing, read);
+    return reasons;
+  };
+  EXPECT_EQ(faults("18446744073709551615"), "");
+  EXPECT_EQ(faults("-9223372036854775808"), "");
+  EXPECT_EQ(faults("1e30"), "");
+  for (const char* huge : {"18446744073709551616", "-9223372036854775809"}) {
+    EXPECT_EQ(
+        faults(huge),
+        "has a whole number of more than 64 bits beside \"tools\" or \"tool_calls\": write it "
+        "as a string");
+  }
 }
 
 TEST(PythonJson, numbers_are_written_as_repr_writes_them) {
