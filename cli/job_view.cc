@@ -149,6 +149,11 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
     values.add("model", job.merge().model_dir());
     values.add("adapter", job.merge().adapter_dir());
   }
+  const v1::JobSpec& spec = job.resolved_spec();
+  if (spec.task() == "convert" && spec.has_emoe() && job.state() == v1::SUCCEEDED) {
+    values.add("experts", absl::StrCat(job.output_dir(), "/partition (how good they are: ",
+                                       "partition_report.json beside it)"));
+  }
   values.add("data", data_text(job.data()));
   values.add("plan", short_plan(job.plan()));
   values.add("output", job.output_dir());

@@ -1,4 +1,5 @@
 """task: convert: experts with a report of how good they are, used by a training; a model in their order, and back."""
+import pathlib
 import shutil
 
 import pytest
@@ -95,6 +96,14 @@ def test_a_training_may_leave_that_order_too(tmp_path, coordinator):
     ours = load_file(restored.merge.model_dir + "/model.safetensors")
     for name, tensor in load_file(own / "export" / "model" / "model.safetensors").items():
         assert (ours[name] == tensor).all(), name
+
+
+def test_a_person_is_told_where_the_experts_are(tmp_path, shared_coordinator):
+    job = tools.write_yaml(tmp_path / "job.yaml", convert_job())
+    shown = tools.run([tools.EMOECTL, "--server", shared_coordinator.grpc_address, "submit", "--wait", job]).expect().out
+    there, = (line.split()[1] for line in shown.splitlines() if line.startswith("experts:"))
+    assert tools.read_json(pathlib.Path(there).parent / "partition_report.json")["layers"]
+    assert list(pathlib.Path(there).iterdir())
 
 
 def test_what_is_refused(tmp_path, shared_coordinator):
