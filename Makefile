@@ -11,7 +11,7 @@ space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 PYTHON_DEPLOY := build/deploy-tools/.installed
-.PHONY: help deps deps-test deps-slurm build demo test test-full test-deploy test-slurm test-kubernetes test-hosts test-long chaos test-gpu lint format asan tsan fuzz bench bench-service bundle clean
+.PHONY: help deps deps-test deps-slurm build build-cuda demo test test-full test-deploy test-slurm test-kubernetes test-hosts test-long chaos test-gpu lint format asan tsan fuzz bench bench-service bundle clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ deps-slurm: ## the above, and a Slurm for this machine's tests
 	@tools/setup/setup.sh slurm
 
 build: deps ## release build; programs in build/bin
+	@tools/build.sh release $(JOBS) programs
+
+build-cuda: deps-test ## the same with libemoe_cuda.so (nvcc from PyPI), and an error where that cannot be built
+	@cmake --preset release -D EMOE_CUDA=ON >build/configure-release.log 2>&1 || { tail -n 20 build/configure-release.log >&2; exit 1; }
 	@tools/build.sh release $(JOBS) programs
 
 demo: build ## the whole path on this machine: three jobs over gRPC, verified merged checkpoints, a summary
