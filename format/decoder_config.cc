@@ -179,6 +179,16 @@ Status read_generation(const std::filesystem::path& folder, DecoderConfig& confi
   return problems.to_status();
 }
 
+// Appends ": " and the model folders in a folder.
+void list_folders(const std::filesystem::path& folder, std::string& text) {
+  std::error_code error;
+  const char* before = ": ";
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    if (!has_entry(entry.path() / "config.json")) continue;
+    absl::StrAppend(&text, std::exchange(before, ", "), entry.path().string());
+  }
+}
+
 // What people name in place of a model folder.
 Status no_config(const std::filesystem::path& folder, const Status& status) {
   std::string hint;
@@ -186,11 +196,11 @@ Status no_config(const std::filesystem::path& folder, const Status& status) {
     hint = "the folder is a LoRA adapter, name the model it was made for";
   } else if (has_entry(folder / "snapshots")) {
     hint = "the folder is a hub's cache, name the one below its snapshots/";
-    std::error_code error;
-    const char* before = ": ";
-    for (const auto& entry : std::filesystem::directory_iterator(folder / "snapshots", error)) {
-      absl::StrAppend(&hint, std::exchange(before, ", "), entry.path().string());
-    }
+    list_folders(folder / "snapshots", hint);
+  } else {
+    std::string found;
+    list_folders(folder, found);
+    if (!found.empty()) hint = absl::StrCat("the folder has a model in it, name that", found);
   }
   if (hint.empty()) return status;
   return absl::NotFoundError(absl::StrCat(std::string(status.message()), "; ", hint));

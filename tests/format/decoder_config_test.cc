@@ -324,6 +324,13 @@ TEST(DecoderConfig, AFolderThatIsNoModelSaysWhatItIs) {
     return std::string(DecoderConfig::read(dir / "config.json").status().message());
   };
   EXPECT_NE(message().find("name the one below its snapshots/"), std::string::npos);
+  std::filesystem::create_directories(dir / "snapshots" / "abc");
+  std::filesystem::create_symlink("x", dir / "snapshots" / "abc" / "config.json");
+  const Status above = DecoderConfig::read(dir / "snapshots" / "config.json").status();
+  EXPECT_TRUE(std::string(above.message())
+                  .ends_with("the folder has a model in it, name that: " +
+                             (dir / "snapshots" / "abc").string()))
+      << above;
   std::filesystem::create_symlink("x", dir / "adapter_config.json");
   EXPECT_NE(message().find("is a LoRA adapter"), std::string::npos);
   std::filesystem::create_symlink("../blobs/7", dir / "config.json");
