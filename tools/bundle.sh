@@ -48,6 +48,7 @@ if [ -e build/bin/libemoe_cuda.so ] && [ -e build/release/tests/device_kernels_t
   cp tools/gpu_check.sh tools/gpu_check.py "$out/gpu_check/"
   cp -r demo/base demo/data "$out/gpu_check/demo/"
   cp configs/demo/*.yaml "$out/gpu_check/jobs/"
+  if [ -x build/python/bin/python ]; then build/python/bin/python tools/golden_jobs.py "$out/gpu_check/golden"; fi
   ln -s ../libexec/libemoe_cuda.so "$out/gpu_check/"
   for test in device_kernels_test nccl_test; do
     cp "build/release/tests/$test" "$out/gpu_check/"

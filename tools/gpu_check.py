@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,17 @@ def test_program(name):
     return check
 
 
+def sanitized(name):
+    """A test program under NVIDIA's checker of memory, where the host has that."""
+    def check(seconds):
+        checker = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+        if checker is None:
+            return {"memory_errors": "unknown: no compute-sanitizer on this host"}
+        run([*libraries(), checker, "--error-exitcode", "9", HERE / name], seconds, skip=(77,))
+        return {"memory_errors": 0}
+    return check
+
+
 def host_facts(seconds):
     import torch
     query = "name,driver_version,memory.total,clocks.max.sm"
@@ -152,6 +164,25 @@ def demo_job(checks, job):
         if not largest <= 1e-3:
             raise CheckError(f"losses differ by {largest}: {runs}")
         return {"largest_difference": f"{largest:.2g}", "rerun_is_equal": runs["gpu"] == runs["again"], "losses": runs}
+    return check
+
+
+def golden(checks, name):
+    """The losses and norms of a golden run, which transformers and PEFT made in fp32 on a CPU."""
+    def check(seconds):
+        folder = HERE / "golden"
+        spec = json.loads((folder / name / "job.json").read_text().replace("@", str(folder)))
+        spec["resources"]["device"] = checks.device
+        job = checks.results / f"golden-{name}.yaml"
+        job.write_text(json.dumps(spec))
+        steps = train(checks, f"golden-{name}", job, [], seconds)
+        expected = json.loads((folder / name / "expected.json").read_text())
+        if len(steps) != len(expected):
+            raise CheckError(f"{len(steps)} steps, expected {len(expected)}")
+        off = {key: max(abs(a[key] - b[key]) / abs(b[key]) for a, b in zip(steps, expected)) for key in ("loss", "grad_norm")}
+        if not (off["loss"] <= 1e-4 and off["grad_norm"] <= 1e-3):
+            raise CheckError(f"off by {off}, relative")
+        return {key: f"{value:.2g}" for key, value in off.items()}
     return check
 
 
@@ -221,8 +252,9 @@ class PeakMemory:
         self.thread.join()
 
 
-def replay(tokens):
-    """Seconds of the matrix products of a LoRA step over so many tokens, alone: forward, and gradients of the inputs."""
+def replay(tokens, full):
+    """Seconds of the matrix products of a step over so many tokens, alone: forward, gradients of the inputs, and in full tuning
+    of the weights."""
     import torch
 
     def product(rows, inner, columns):
@@ -237,22 +269,28 @@ def replay(tokens):
         end.record()
         end.synchronize()
         return begin.elapsed_time(end) / 1e4
-    square, out, back = product(tokens, HIDDEN, HIDDEN), product(tokens, HIDDEN, FFN), product(tokens, FFN, HIDDEN)
-    head = product(tokens, HIDDEN, VOCABULARY) + product(tokens, VOCABULARY, HIDDEN)
-    forward = LAYERS * (4 * square + 2 * out + back)
-    return forward + LAYERS * (4 * square + 2 * back + out) + head
+    # A matrix of `outputs` by `inputs`, and how many of it a model has.
+    seconds = 0.0
+    for count, inputs, outputs in ((4 * LAYERS, HIDDEN, HIDDEN), (2 * LAYERS, HIDDEN, FFN), (LAYERS, FFN, HIDDEN), (1, HIDDEN, VOCABULARY)):
+        seconds += count * (product(tokens, inputs, outputs) + product(tokens, outputs, inputs))
+        seconds += count * product(outputs, tokens, inputs) if full else 0.0
+    return seconds
 
 
-def speed_7b(checks, name, settings):
+LORA = "tuning: lora\nlora: {rank: 8, alpha: 16, targets: [q_proj, v_proj]}"
+MICRO_BATCH, MICRO_BATCH_FULL = 8192, 2048
+
+
+def speed_7b(checks, name, settings, full=False):
     def check(seconds):
+        tokens, rows = (MICRO_BATCH_FULL, 16) if full else (MICRO_BATCH, 64)
         job = checks.results / f"{name}.yaml"
         job.write_text(f"""name: {name}
 model: {{path: {checks.results.resolve() / 'model-7b'}, dtype: bfloat16}}
 data: {{train: {rows_7b(checks)}, format: alpaca, max_length: 512}}
-tuning: lora
-lora: {{rank: 8, alpha: 16, targets: [q_proj, v_proj]}}
-optimizer: {{learning_rate: 2.0e-4}}
-train: {{max_steps: 6, global_batch: 64, micro_batch_tokens: 8192}}
+{"tuning: full" if full else LORA}
+optimizer: {{learning_rate: {"1.0e-6" if full else "2.0e-4"}}}
+train: {{max_steps: 6, global_batch: {rows}, micro_batch_tokens: {tokens}}}
 checkpoint: {{every_steps: 0}}
 export: {{merged: false, verify: false}}
 resources: {{device: {checks.device}}}
@@ -260,11 +298,46 @@ resources: {{device: {checks.device}}}
         with PeakMemory() as memory:
             steps = train(checks, name, job, settings, seconds)
         measured = steps[2:]  # behind the first two everything is warm
-        tokens = sum(step["tokens"] for step in measured)
-        rate = tokens / sum(step["seconds"] for step in measured)
-        bare = 8192 / replay(8192)
-        return {"tokens_per_second": round(rate), "of_bare_products": round(rate / bare, 3), "peak_MiB": memory.most,
-                "losses": [step["loss"] for step in steps]}
+        rate = sum(step["tokens"] for step in measured) / sum(step["seconds"] for step in measured)
+        return {"tokens_per_second": round(rate), "of_bare_products": round(rate * replay(tokens, full) / tokens, 3),
+                "peak_MiB": memory.most, "losses": [step["loss"] for step in steps]}
+    return check
+
+
+def peer_7b(checks):
+    """The LoRA step of transformers and PEFT with the same rows, where the host has them."""
+    def check(_seconds):
+        try:
+            import peft
+            import transformers
+        except ImportError:
+            return {"tokens_per_second": "unknown: no transformers and PEFT on this host"}
+        import torch
+        model = transformers.AutoModelForCausalLM.from_pretrained(checks.results / "model-7b", dtype=torch.bfloat16).to("cuda")
+        settings = peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        model = peft.get_peft_model(model, settings).train()
+        optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-4)
+        ids = torch.randint(3, VOCABULARY, (MICRO_BATCH // 512, 512), device="cuda")  # full rows: nothing is padded
+        seconds = []
+        for _ in range(5):
+            torch.cuda.synchronize()
+            begin = time.monotonic()
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            torch.cuda.synchronize()
+            seconds.append(time.monotonic() - begin)
+        return {"tokens_per_second": round(MICRO_BATCH / min(seconds[2:])), "peak_MiB": torch.cuda.max_memory_allocated() >> 20}
+    return check
+
+
+def ratios(checks):
+    def check(_seconds):
+        read = lambda name: json.loads((checks.results / f"2-{name}.json").read_text())["tokens_per_second"]
+        found = {"emoe_step_over_lora_step": round(read("lora-dropout") / read("emoe-lora"), 3),
+                 "dropout_step_over_lora_step": round(read("lora") / read("lora-dropout"), 3)}
+        peer = read("peer")
+        return found | ({"over_transformers_and_peft": round(read("lora-dropout") / peer, 2)} if isinstance(peer, int) else {})
     return check
 
 
@@ -293,9 +366,13 @@ def main():
             checks.make("1-host", host_facts, 10)
             checks.make("1-nccl", test_program("nccl_test"), 60)
         checks.make("1-kernels", test_program("device_kernels_test"), 60)
+        if on_gpu:
+            checks.make("1-kernels-memory", sanitized("device_kernels_test"), 60)
         checks.make("1-logits", same_logits(checks), 30)
         for job in ("lora", "emoe-lora", "emoe-full"):
             checks.make(f"1-demo-{job}", demo_job(checks, job), 60)
+        for case in sorted(HERE.glob("golden/*/job.json")):
+            checks.make(f"1-golden-{case.parent.name}", golden(checks, case.parent.name), 30)
     if part in ("2", "all") and on_gpu:
         checks.make("2-model-7b", make_7b(checks), 90)
         emoe = ["emoe.experts=64", "emoe.top_k=16", "emoe.layers.start=1", "emoe.layers.every=2",
@@ -304,6 +381,9 @@ def main():
         checks.make("2-lora-dropout", speed_7b(checks, "lora-dropout", ["lora.dropout=0.05"]), 100)
         checks.make("2-emoe-lora", speed_7b(checks, "emoe-lora", ["lora.dropout=0.05", *emoe]), 100)
         checks.make("2-lora-padded", speed_7b(checks, "lora-padded", ["lora.dropout=0.05", "data.packing=false"]), 100)
+        checks.make("2-peer", peer_7b(checks), 100)
+        checks.make("2-full", speed_7b(checks, "full", [], full=True), 120)
+        checks.make("2-ratios", ratios(checks), 1)
     print(f"\n{results / 'table.txt'}:")
     print((results / "table.txt").read_text(), end="")
     sys.exit(checks.failed > 0)

@@ -4,9 +4,10 @@
 #
 #   gpu_check/gpu_check.sh 1|2|all [RESULTS]      RESULTS: gpu-check-results in the current folder
 #
-# Part 1 (3 minutes): kernels against the CPU's, NCCL, logits, the demo's jobs in fp32 against the CPU.
-# Part 2 (6 minutes): a 7B-shaped model made on the spot, LoRA and EMoE, packed and padded, in bf16: tokens/s beside the bare
-# matrix products of the same steps.
+# Part 1 (3 minutes): kernels against the CPU's (and under compute-sanitizer where there is one), NCCL, logits, the demo's jobs in
+# fp32 against the CPU, the golden cases.
+# Part 2 (6 minutes): a 7B-shaped model made on the spot, LoRA and EMoE, packed and padded, and full tuning, in bf16: tokens/s beside
+# the bare matrix products of the same steps and, where they are installed, transformers + PEFT.
 # Each check leaves RESULTS/NAME.json when it is done; a check that is there is not made again, so a run that was cut off is
 # continued by the same command. RESULTS/table.txt has what there is so far. Exit code 1 where a check failed.
 set -euo pipefail
