@@ -22,6 +22,7 @@ inline constexpr char kNcclEntry[] = "emoe_cuda_nccl";
 // They come out of libemoe_cuda.so: only the module is linked with these libraries.
 struct NcclFunctions {
   int version;
+// NOLINTNEXTLINE(bugprone-macro-parentheses): a declaration cannot stand in parentheses
 #define EMOE_NCCL_FUNCTION(name) decltype(&::name) name;
   EMOE_NCCL_FUNCTIONS(EMOE_NCCL_FUNCTION)
 #undef EMOE_NCCL_FUNCTION
