@@ -84,8 +84,9 @@ void SuiteEvaluation::tokenise(const Tokenizer& tokenizer, const HostGroup& host
                                const Options& options) {
   const std::vector<Place> places = places_of(suite_);
   questions_ = places.size();
-  const auto [first, last] = share_of(suite_, places, host);
-  std::vector<std::optional<ChoiceItem>> tokens(last - first);
+  const std::pair<size_t, size_t> share = share_of(suite_, places, host);
+  const size_t first = share.first;
+  std::vector<std::optional<ChoiceItem>> tokens(share.second - first);
   in_parts(options.threads, std::ssize(tokens), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const auto [s, q] = places[first + static_cast<size_t>(i)];
