@@ -27,6 +27,11 @@ Result<v1::JobSpec> load_resolved(const DataOptions& options) {
   Diagnostics diagnostics;
   v1::JobSpec spec = config::check(job.spec, job.locations, std::nullopt, diagnostics);
   EMOE_RETURN_IF_ERROR(diagnostics.to_status());
+  if (!config::train_data(spec) && !config::eval_data(spec)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.file, ": task: ", spec.task(),
+                     " reads no rows here: there is no data.train or data.eval to show"));
+  }
   return spec;
 }
 

@@ -97,10 +97,20 @@ std::string row_text(const ShownRow& row, bool colour) {
     trained = to;
     text += colour ? (to ? "\x1b[32m" : "\x1b[0m") : (to ? "⟦" : "⟧");
   };
+  size_t begin = 0;
   for (const TextPart& part : row.parts) {
-    if (part.text.empty()) continue;
-    turn(part.trained);
-    text += printable_lines(part.text);
+    const size_t left = row.read_bytes.value_or(std::string::npos);
+    const std::string_view whole = part.text;
+    const std::string_view read = whole.substr(0, left > begin ? left - begin : 0);
+    const bool cut_here = read.size() < whole.size() && left >= begin;
+    begin += whole.size();
+    if (whole.empty()) continue;
+    if (!read.empty()) turn(part.trained);
+    text += printable_lines(std::string(read));
+    if (read.size() == whole.size()) continue;
+    turn(false);
+    absl::StrAppend(&text, cut_here ? "✂" : "",
+                    printable_lines(std::string(whole.substr(read.size()))));
   }
   turn(false);
   int64_t tokens = 0;
@@ -110,7 +120,8 @@ std::string row_text(const ShownRow& row, bool colour) {
     targets += made.target_tokens();
   }
   return absl::StrCat(text, text.ends_with('\n') ? "" : "\n", "(", tokens, " tokens, ", targets,
-                      " to learn: ", colour ? "green" : "in ⟦ ⟧", ")\n");
+                      " to learn: ", colour ? "green" : "in ⟦ ⟧",
+                      row.read_bytes ? "; cut at ✂, the rest is not read" : "", ")\n");
 }
 
 Json row_json(const ShownRow& row) {

@@ -45,12 +45,19 @@ class Part {
       : folder_(options.folder / name), name_(name) {
     for (const std::string& file : entries_of(folder_)) {
       const std::string subject = subject_of(file, name);
-      if (!subject.empty()) files_.emplace_back(subject, folder_ / file);
+      if (subject.empty()) continue;
+      if (const fs::path first = file_of(subject); !first.empty()) {
+        twice_.push_back(absl::StrCat("the subject ", subject, " has two files, ", first.string(),
+                                      " and ", file, ": remove one"));
+      }
+      files_.emplace_back(subject, folder_ / file);
     }
   }
   [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] const fs::path& folder() const { return folder_; }
   [[nodiscard]] bool empty() const { return files_.empty(); }
+  // Subjects of which it cannot be said which file counts, a sentence each.
+  [[nodiscard]] const std::vector<std::string>& twice() const { return twice_; }
   [[nodiscard]] std::vector<std::string> subjects() const {
     std::set<std::string> names;
     for (const auto& [subject, file] : files_) names.insert(subject);
@@ -66,6 +73,7 @@ class Part {
   fs::path folder_;
   std::string name_;
   std::vector<std::pair<std::string, fs::path>> files_;
+  std::vector<std::string> twice_;
 };
 
 // Reads the lines of one file.
@@ -148,10 +156,11 @@ class SuiteReader {
   explicit SuiteReader(const SuiteOptions& options)
       : options_(options), split_(options, options.split), shots_(options, kShots) {}
 
-  // What is missing, a sentence each.
+  // What is missing or there twice, a sentence each.
   [[nodiscard]] std::vector<std::string> missing() const {
     std::vector<std::string> found;
     for (const Part* part : parts()) {
+      found.insert(found.end(), part->twice().begin(), part->twice().end());
       if (!part->empty()) continue;
       found.push_back(absl::StrCat("there are no CSV files in ", part->folder().string(),
                                    ": a suite has dev/ for the shots and a folder for ",

@@ -17,6 +17,11 @@ namespace {
 constexpr char kSpaces[] =
     R"(\x{09}-\x{0d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
 
+// All others.
+constexpr char kNoSpaces[] =
+    R"(\x{00}-\x{08}\x{0e}-\x{1f}\x{21}-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027})"
+    R"(\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
+
 // The same for one character.
 bool is_white_space(uint32_t code) {
   return (code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 ||
@@ -24,44 +29,91 @@ bool is_white_space(uint32_t code) {
          code == 0x202F || code == 0x205F || code == 0x3000;
 }
 
-// The expression with \s, and \S outside of classes, spelt out. A class in a class, and `&&`, mean
-// other things to PCRE2.
-Result<std::string> with_spaces(std::string_view expression) {
-  std::string result;
-  bool in_class = false;
-  for (size_t i = 0; i < expression.size(); ++i) {
-    const char c = expression[i];
-    const char next = i + 1 < expression.size() ? expression[i + 1] : '\0';
-    if (c == '\\') {
-      ++i;
-      if (next == 's') {
-        absl::StrAppend(&result, in_class ? "" : "[", kSpaces, in_class ? "" : "]");
-      } else if (next == 'S' && !in_class) {
-        absl::StrAppend(&result, "[^", kSpaces, "]");
-      } else {
-        result += c;
-        if (next != '\0') result += next;
-      }
-      continue;
-    }
-    if (in_class && ((c == '[' && next != ':') || (c == '&' && next == '&'))) {
-      return absl::InvalidArgumentError("a class in a class is not supported");
-    }
-    if (in_class && c == '[') {  // [:name:]
-      const size_t end = expression.find(":]", i);
-      if (end == std::string_view::npos) {
-        return absl::InvalidArgumentError("a class without an end");
-      }
-      result += expression.substr(i, end + 2 - i);
-      i = end + 1;
-      continue;
-    }
-    if (c == '[') in_class = true;
-    if (c == ']') in_class = false;
-    result += c;
+// Expressions of tokenizers are written for Oniguruma. This spells out for PCRE2 what it reads otherwise
+// (\s and \S, scripts, {,n}) and refuses what would take more: a text that is read otherwise than by the
+// tokenizer's own library would be learned wrong without a word.
+class Translator {
+ public:
+  explicit Translator(std::string_view expression) : rest_(expression) {}
+
+  Result<std::string> translate() {
+    while (!rest_.empty()) EMOE_RETURN_IF_ERROR(step());
+    return std::move(result_);
   }
-  return result;
-}
+
+ private:
+  static Status refused(std::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat(std::string(what), " is not supported"));
+  }
+  void take(size_t bytes) {
+    result_ += rest_.substr(0, bytes);
+    rest_.remove_prefix(std::min(bytes, rest_.size()));
+  }
+  void replace(size_t bytes, std::string_view text) {
+    result_ += text;
+    rest_.remove_prefix(bytes);
+  }
+
+  Status step() {
+    if (rest_.front() == '\\') return escape();
+    if (in_class_ && (rest_.front() == '[' || rest_.starts_with("&&"))) {
+      return refused("a class in a class");
+    }
+    if (!in_class_ && rest_.starts_with("(?")) EMOE_RETURN_IF_ERROR(check_flags());
+    if (!in_class_ && rest_.starts_with("{,")) {
+      replace(2, "{0,");
+      return ok_status();
+    }
+    if (!in_class_ && rest_.starts_with("}+")) return refused("+ behind a number of times");
+    if (rest_.front() == '[') in_class_ = true;
+    if (rest_.front() == ']') in_class_ = false;
+    take(1);
+    return ok_status();
+  }
+
+  // (?i) means the same to both, (?m) does not.
+  [[nodiscard]] Status check_flags() const {
+    const size_t end = rest_.find_first_not_of("abcdefghijklmnopqrstuvwxyz-", 2);
+    if (end == std::string_view::npos || (rest_[end] != ':' && rest_[end] != ')')) {
+      return ok_status();
+    }
+    const std::string_view flags = rest_.substr(2, end - 2);
+    return flags.find_first_not_of("i-") == std::string_view::npos
+               ? ok_status()
+               : refused(absl::StrCat("(?", std::string(flags), ")"));
+  }
+
+  Status escape() {
+    const char next = rest_.size() > 1 ? rest_[1] : '\0';
+    if (std::string_view("wWbBhHvVRXKGQEN").find(next) != std::string_view::npos && next != '\0') {
+      return refused(rest_.substr(0, 2));
+    }
+    if (next == 's' || next == 'S') {
+      const char* set = next == 's' ? kSpaces : kNoSpaces;
+      replace(2, in_class_ ? set : absl::StrCat("[", set, "]"));
+    } else if ((next == 'p' || next == 'P') && rest_.substr(2).starts_with('{')) {
+      property();
+    } else {
+      take(2);
+    }
+    return ok_status();
+  }
+
+  // A script is that of the character itself; PCRE2 takes those that use it, too.
+  void property() {
+    const size_t end = std::min(rest_.find('}'), rest_.size());
+    size_t begin = 3;
+    if (begin < end && rest_[begin] == '^') ++begin;
+    constexpr size_t kCategory = 2;  // the letters of a general category, at most
+    take(begin);
+    if (end > begin + kCategory) result_ += "sc:";
+    take(end - begin + 1);
+  }
+
+  std::string_view rest_;
+  std::string result_;
+  bool in_class_ = false;
+};
 
 std::string reason_of(int error) {
   std::array<PCRE2_UCHAR, 256> text{};
@@ -78,7 +130,7 @@ Result<TextPattern> TextPattern::regex(const std::string& expression) {
     return absl::InvalidArgumentError(
         absl::StrCat("the regular expression ", expression, " cannot be used: ", reason));
   };
-  const Result<std::string> spelt = with_spaces(expression);
+  const Result<std::string> spelt = Translator(expression).translate();
   if (!spelt.ok()) return refused(std::string(spelt.status().message()));
   int error = 0;
   PCRE2_SIZE offset = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 
 #include "base/diagnostics.h"
@@ -21,11 +22,13 @@ class PartsReader {
       : file_(file.string()), tokenizer_(tokenizer), config_(config), map_(map) {}
 
   Result<TokenizerParts> read(std::optional<BpeModel> model) {
+    is_file_ = !model.has_value();
     parts_.model = std::move(model);
     parts_.normalizer = Normalizer::read(part("normalizer"), "normalizer", problems_);
     parts_.pre_tokenizer = PreTokenizer::read(part("pre_tokenizer"), "pre_tokenizer", problems_);
     if (!parts_.model) read_model();
     read_added_tokens();
+    if (is_file_ && parts_.model) read_config_tokens();
     read_decoder();
     name_special_tokens();
     read_post_processor();
@@ -42,6 +45,8 @@ class PartsReader {
   void read_model();
   void make_model(const json& model);
   void read_added_tokens();
+  void read_config_tokens();
+  std::optional<AddedToken> added_token(const json& entry, int32_t id) const;
   void read_decoder();
   void read_decoder_step(const json& step);
   void name_special_tokens();
@@ -50,12 +55,14 @@ class PartsReader {
   void read_post_processor();
   void read_post_step(const json& step);
   [[nodiscard]] int32_t one_token(const json& steps, bool before);
+  void check_ids(const json& special_tokens);
 
   std::string file_;
   const json& tokenizer_;
   const json& config_;
   const json& map_;
   TokenizerParts parts_;
+  bool is_file_ = true;                   // the parts are those of a tokenizer.json
   std::map<std::string, int32_t> added_;  // content → id
   Diagnostics problems_;
 };
@@ -131,27 +138,66 @@ void PartsReader::make_model(const json& model) {
   parts_.model = std::move(*made);
 }
 
+std::optional<AddedToken> PartsReader::added_token(const json& entry, int32_t id) const {
+  const json content = entry.is_object() ? entry.value("content", json()) : json();
+  if (!content.is_string() || content == "" || id < 0) return std::nullopt;
+  const auto is = [&](const char* name) { return entry.value(name, json()) == true; };
+  AddedToken token;
+  token.content = content;
+  token.id = id;
+  token.special = is("special");
+  token.lstrip = is("lstrip");
+  token.rstrip = is("rstrip");
+  token.single_word = is("single_word");
+  token.normalized = is("normalized");
+  return token;
+}
+
 void PartsReader::read_added_tokens() {
   for (const json& entry : tokenizer_.value("added_tokens", json::array())) {
-    const auto is = [&](const char* name) { return entry.value(name, json()) == true; };
-    AddedToken token;
-    const json content = entry.is_object() ? entry.value("content", json()) : json();
     const json id = entry.is_object() ? entry.value("id", json()) : json();
-    if (!content.is_string() || content == "" || !id.is_number_unsigned()) {
+    auto token = added_token(entry, id.is_number_unsigned() ? id.get<int32_t>() : -1);
+    if (!token) {
       fail("added_tokens", "has an entry without content or id");
       continue;
     }
-    token.content = content;
-    token.id = id;
-    token.special = is("special");
-    token.lstrip = is("lstrip");
-    token.rstrip = is("rstrip");
-    token.single_word = is("single_word");
-    token.normalized = is("normalized");
-    added_[token.content] = token.id;
-    parts_.rules.added.push_back(std::move(token));
+    added_[token->content] = token->id;
+    parts_.rules.added.push_back(*std::move(token));
   }
   std::ranges::sort(parts_.rules.added, {}, &AddedToken::id);
+}
+
+// As transformers does: the list of tokenizer_config.json is added to what tokenizer.json has. A token
+// that is there gets its flags, a piece of the vocabulary becomes an added token, another one the next id.
+void PartsReader::read_config_tokens() {
+  const json decoder = config_.value("added_tokens_decoder", json());
+  if (!decoder.is_object()) return;
+  std::map<int64_t, json> by_id;
+  for (const auto& [key, entry] : decoder.items()) {
+    int64_t id = -1;
+    if (!absl::SimpleAtoi(key, &id) || !added_token(entry, 0)) {
+      problems_.add(absl::StrCat("tokenizer_config.json: added_tokens_decoder.", key),
+                    "is no token with an id");
+      return;
+    }
+    by_id[id] = entry;
+  }
+  std::vector<AddedToken>& added = parts_.rules.added;
+  for (const auto& [id, entry] : by_id) {
+    AddedToken token = *added_token(entry, 0);
+    const int32_t next = std::max(parts_.model->size(), added.empty() ? 0 : added.back().id + 1);
+    token.id = id_of(token.content) < 0 ? next : id_of(token.content);
+    if (token.id == next && token.id != id) {
+      problems_.add(absl::StrCat("tokenizer_config.json: added_tokens_decoder.", id),
+                    absl::StrCat("\"", token.content, "\" is no token of ", file_,
+                                 ", and the next one has id ", next));
+      return;
+    }
+    added_[token.content] = token.id;
+    std::erase_if(added, [&](const AddedToken& other) { return other.id == token.id; });
+    added.push_back(std::move(token));
+    std::ranges::sort(added, {}, &AddedToken::id);
+  }
 }
 
 void PartsReader::read_decoder_step(const json& step) {
@@ -238,6 +284,16 @@ int32_t PartsReader::one_token(const json& steps, bool before) {
   return id;
 }
 
+// What a template puts for a token are its ids here, whatever the token has.
+void PartsReader::check_ids(const json& special_tokens) {
+  for (const auto& [content, token] : special_tokens.items()) {
+    const json ids = token.is_object() ? token.value("ids", json()) : json();
+    if (ids.is_array() && ids.size() == 1 && ids[0] == id_of(content)) continue;
+    fail("post_processor", absl::StrCat("puts ", ids.dump(), " for \"", content,
+                                        "\", which is token ", id_of(content)));
+  }
+}
+
 void PartsReader::read_post_step(const json& step) {
   const std::string type = step.value("type", "");
   if (type == "Sequence") {
@@ -250,6 +306,7 @@ void PartsReader::read_post_step(const json& step) {
     rules.add_bos = before >= 0;
     rules.add_eos = behind >= 0;
     if (before >= 0) rules.bos_id = before;
+    check_ids(step.value("special_tokens", json::object()));
     if (behind >= 0 && behind != rules.eos_id) {
       fail("post_processor", "puts another token behind a text than the eos_token");
     }
@@ -263,6 +320,8 @@ void PartsReader::read_post_processor() {
   rules.add_bos = false;
   const json processor = part("post_processor");
   if (processor.is_object()) read_post_step(processor);
+  // Of a tokenizer.json the post_processor alone counts, as in transformers 5.
+  if (is_file_) return;
   const json bos = config_.value("add_bos_token", json());
   const json eos = config_.value("add_eos_token", json());
   if (!bos.is_boolean() && !eos.is_boolean()) return;

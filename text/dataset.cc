@@ -222,8 +222,13 @@ Result<Dataset> tokenise_files(const DatasetOptions& options, const Tokenizer& t
   for (size_t i = 0; i < chosen.size() && std::ssize(dataset.shown) < options.shown_rows; ++i) {
     const data::SourceRow& row = source[chosen[i]];
     const auto at = std::ranges::lower_bound(used, chosen[i]) - used.begin();
-    dataset.shown.push_back(
-        {place_of(options.files[row.file].path, row), parts_of(row, recipe), tokenised[at].rows});
+    ShownRow shown{.place = place_of(options.files[row.file].path, row),
+                   .parts = parts_of(row, recipe),
+                   .rows = tokenised[at].rows};
+    if (tokenised[at].cut) {
+      shown.read_bytes = bytes_within(shown.parts, recipe, std::ssize(shown.rows.front().ids));
+    }
+    dataset.shown.push_back(std::move(shown));
   }
   report.rows_used = std::ssize(dataset.rows);
   report.lengths = measure_lengths(dataset.rows);
@@ -246,6 +251,13 @@ Status check_not_empty(const Dataset& dataset, const DatasetOptions& options) {
                     options.held_out.side == data::HeldOut::Side::none
                         ? "no row is taken: raise the weights of the files"
                         : "data.eval_fraction leaves no row on this side");
+    return diagnostics.to_status();
+  }
+  if (dataset.report.skipped.size() == 1 && dataset.report.skipped.contains(kNoAnswer)) {
+    diagnostics.add(file, options.key,
+                    absl::StrCat("none of the ", dataset.sources.size(),
+                                 " rows has an answer that is to be learned: see \"train\" and "
+                                 "\"weight\" of their messages, and data.answers"));
     return diagnostics.to_status();
   }
   diagnostics.add(

@@ -42,8 +42,9 @@ struct DatasetOptions {
 // A row for people to look at.
 struct ShownRow {
   std::string place;
-  std::vector<TextPart> parts;  // its whole text; of a row of text one part
-  std::vector<Row> rows;        // what is trained on: cut, and of a long document several
+  std::vector<TextPart> parts;       // its whole text; of a row of text one part
+  std::vector<Row> rows;             // what is trained on: cut, and of a long document several
+  std::optional<size_t> read_bytes;  // of the text, where it is cut
 };
 
 struct Dataset {

@@ -100,6 +100,34 @@ std::vector<TextPart> parts_of(const data::SourceRow& row, const Recipe& recipe)
   return parts.ok() ? *parts : std::vector<TextPart>();
 }
 
+size_t bytes_within(const std::vector<TextPart>& parts, const Recipe& recipe, int64_t tokens) {
+  const std::string text = text_of(parts);
+  // The tokens of the text up to a byte, the rest being there, too.
+  const auto tokens_before = [&](size_t bytes) {
+    std::vector<TextStretch> stretches;
+    size_t counted = 0;
+    size_t begin = 0;
+    for (const TextPart& part : parts) {
+      const std::string_view whole = part.text;
+      const size_t here = bytes < begin || bytes > begin + whole.size() ? 0 : bytes - begin;
+      if (here > 0) {
+        counted = stretches.size();
+        stretches.push_back({whole.substr(0, here), part.written, true});
+      }
+      if (here < whole.size()) stretches.push_back({whole.substr(here), part.written});
+      begin += whole.size();
+    }
+    return recipe.tokenizer.encode_stretches(stretches, !recipe.chat->writes_ends()).ends[counted];
+  };
+  size_t low = 0;
+  for (size_t high = text.size(); low + 1 < high;) {
+    const size_t middle = low + (high - low) / 2;
+    (tokens_before(middle) <= tokens ? low : high) = middle;
+  }
+  while (low > 0 && (static_cast<unsigned char>(text[low]) & 0xC0) == 0x80) --low;
+  return low;
+}
+
 Tokenised tokenise_row(const data::SourceRow& row, const Recipe& recipe) {
   Tokenised result =
       recipe.format.has_messages() ? tokenise_messages(row, recipe) : tokenise_text(row, recipe);

@@ -33,6 +33,10 @@ struct Recipe {
 // template does not take the row.
 [[nodiscard]] std::vector<TextPart> parts_of(const data::SourceRow& row, const Recipe& recipe);
 
+// How many bytes of the parts' text the first `tokens` tokens of their row hold.
+[[nodiscard]] size_t bytes_within(const std::vector<TextPart>& parts, const Recipe& recipe,
+                                  int64_t tokens);
+
 // The training rows of one row of the files.
 struct Tokenised {
   std::vector<Row> rows;

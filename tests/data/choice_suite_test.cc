@@ -90,6 +90,11 @@ TEST_F(ChoiceSuiteTest, SaysWhatIsMissing) {
              "evaluate.path: the subject algebra is missing: there is no "
              "./val/algebra_val.csv"}));
   options_.subjects.clear();
+  std::filesystem::copy(folder_ / "val/birds_val.csv", folder_ / "val/birds.csv");
+  read();
+  EXPECT_EQ(problems_, (Texts{"evaluate.path: the subject birds has two files, ./val/birds.csv and "
+                              "birds_val.csv: remove one"}));
+  std::filesystem::remove(folder_ / "val/birds.csv");
   std::filesystem::remove(folder_ / "dev/birds_dev.csv");
   read();
   EXPECT_EQ(problems_, (Texts{"evaluate.path: the subject birds is missing: there is no "

@@ -132,7 +132,8 @@ TEST(RowFormat, chat_has_calls_and_functions_in_the_order_of_the_file) {
   EXPECT_EQ(messages[0].role, "tools");
   EXPECT_EQ(messages[0].content, R"([{"z":1,"a":2}])");
   EXPECT_EQ(messages[2].content, "");
-  EXPECT_EQ(messages[2].tool_calls, R"([{"name":"f","arguments":{"b":1,"a":[]}}])");
+  EXPECT_EQ(messages[2].tool_calls,
+            R"([{"function":{"name":"f","arguments":{"b":1,"a":[]}},"id":"1"}])");
   const std::string said = R"("messages": [{"role": "assistant", "content": "a"}]})";
   EXPECT_EQ(read(R"({"tools": "[{\"z\": 1}]", )" + said)[0].content, R"([{"z":1}])");
   EXPECT_EQ(read(R"({"tools": null, )" + said).size(), 1u);

@@ -105,14 +105,58 @@ TEST_F(JsonTokenizerTest, SpeaksItsOwnBytes) {
   EXPECT_EQ((*tokenizer)->encode("a\xFF"), (Ids{1000, 'a', 0xEF, 0xBF, 0xBD}));
 }
 
-TEST_F(JsonTokenizerTest, FlagsOfTheConfigDecide) {
-  const json file = byte_level_file();
-  config_["add_bos_token"] = false;
-  EXPECT_EQ(ids(file, "ab"), (Ids{256}));
+TEST_F(JsonTokenizerTest, ThePostProcessorDecides) {
+  json file = byte_level_file();
+  config_["add_bos_token"] =
+      false;  // transformers 5 drops both flags where there is a tokenizer.json
   config_["add_eos_token"] = true;
-  EXPECT_EQ(ids(file, "ab"), (Ids{256, 1001}));
+  EXPECT_EQ(ids(file, "ab"), (Ids{1000, 256}));
+  file["post_processor"] = nullptr;
+  EXPECT_EQ(ids(file, "ab"), (Ids{256}));
   config_["split_special_tokens"] = true;
-  EXPECT_EQ(ids(file, "</s><tool>"), (Ids{'<', '/', 's', '>', 1002, 1001}));
+  EXPECT_EQ(ids(file, "</s><tool>"), (Ids{'<', '/', 's', '>', 1002}));
+}
+
+TEST_F(JsonTokenizerTest, TheConfigsListOfTokensIsAddedToTheFiles) {
+  const json file = byte_level_file();
+  const auto entry = [](const std::string& content, const json& flags = {}) {
+    json token = added_token(0, content, flags);
+    token.erase("id");
+    return token;
+  };
+  config_["added_tokens_decoder"] = {{"1002", entry("<tool>", {{"lstrip", true}})},
+                                     {"257", entry("abc")},
+                                     {"1003", entry("<new>")}};
+  EXPECT_EQ(ids(file, "a <tool>"), (Ids{1000, 'a', 1002}));
+  EXPECT_EQ(ids(file, "xabcx<new>"), (Ids{1000, 'x', 257, 'x', 1003}));
+  config_["added_tokens_decoder"] = {{"1234", entry("<new>")}};
+  EXPECT_NE(problem(file).find("added_tokens_decoder.1234: \"<new>\" is no token of"),
+            std::string::npos);
+  config_["added_tokens_decoder"] = {{"x", entry("<new>")}};
+  EXPECT_NE(problem(file).find("added_tokens_decoder.x: is no token with an id"),
+            std::string::npos);
+}
+
+// Oniguruma's reading, as the tokenizers library has it.
+TEST(TextPattern, IsReadAsOniguruma) {
+  const auto matches = [](const std::string& expression, const std::string& text) {
+    std::vector<std::string> found;
+    TextPattern::regex(expression).value().for_matches(text, [&](size_t begin, size_t end) {
+      found.push_back(text.substr(begin, end - begin));
+    });
+    return found;
+  };
+  using Texts = std::vector<std::string>;
+  EXPECT_EQ(matches("[^\\S\\r\\n]+", "a \t\nb\u180E"), (Texts{" \t"}));
+  EXPECT_EQ(matches("\\p{Han}+", "中\u3001文"), (Texts{"中", "文"}));
+  EXPECT_EQ(matches("\\P{Han}+", "中\u3001文"), (Texts{"\u3001"}));
+  EXPECT_EQ(matches("[\\p{L}\\p{Nd}]+", "ab1-c"), (Texts{"ab1", "c"}));
+  EXPECT_EQ(matches("ba{,2}", "baaab"), (Texts{"baa", "b"}));
+  EXPECT_EQ(matches("(?i:'s)", "'S's"), (Texts{"'S", "'s"}));
+  for (const char* other : {"\\w+", "[\\w-]", "\\W", "\\bword", "\\h", "\\v", "\\R", "[[:alpha:]]",
+                            "(?m)a.b", "(?s:.)", "\\p{L}{1,2}+", "\\p{Alpha}"}) {
+    EXPECT_EQ(TextPattern::regex(other).status().code(), StatusCode::kInvalidArgument) << other;
+  }
 }
 
 TEST_F(JsonTokenizerTest, AddedTokensByTheirFlags) {
@@ -199,6 +243,8 @@ TEST_F(JsonTokenizerTest, WhatCannotBeObeyedIsNamed) {
            {{{"pre_tokenizer", {{"pretokenizers", {split}}}}},
             "the regular expression (a cannot be used"},
            {{{"pre_tokenizer", {{"pretokenizers", {nested}}}}}, "a class in a class"},
+           {{{"post_processor", {{"special_tokens", {{"<s>", {{"ids", {7}}}}}}}}},
+            "post_processor: puts [7] for \"<s>\", which is token 1000"},
            {{{"post_processor", {{"type", "BertProcessing"}}}},
             "post_processor: is of type \"BertProcessing\""},
            {{{"decoder", {{"type", "CTC"}}}}, "decoder: is of type \"CTC\""}}) {

@@ -158,4 +158,4 @@ def test_what_is_learned_of_a_conversation(tmp_path):
     assert both == first + last and 0 < first < both
     row["messages"][1]["train"] = False
     text = show(tmp_path, tmp_path / "model", [row], "chatml").expect(tools.DATA).err
-    assert "none of the 1 rows has a target token" in text
+    assert "none of the 1 rows has an answer that is to be learned" in text

@@ -45,6 +45,8 @@ class SuiteEvaluation {
 
   // This rank's forward passes for one ask().
   [[nodiscard]] int64_t passes() const { return std::ssize(passes_); }
+  // No question is short enough; the same on every rank.
+  [[nodiscard]] bool scores_nothing() const { return rounds_ == 0; }
 
   struct Calls {
     std::function<void()> done;     // after each of its forward passes

@@ -308,12 +308,18 @@ std::optional<SuiteEvaluation> RankSession::make_suite_evaluation() {
   // shots are computed again. Of MMLU's test split with 5 shots (Llama 2's tokenizer) that is 43 % of
   // the tokens with 4,096 in a pass, 6 % with four times as many.
   constexpr int64_t kTimesTheTokens = 4;
-  return std::optional<SuiteEvaluation>(
+  std::optional<SuiteEvaluation> evaluation(
       std::in_place, *prepared_->suite, *prepared_->tokenizer, groups_->data_host(),
       SuiteEvaluation::Options{.max_tokens = kTimesTheTokens * plan_.suite->max_tokens,
                                .whole_rows = !device_.is_cpu(),
                                .threads = at::get_num_threads(),
                                .on_work_done = [this] { progress().on_work_done(); }});
+  if (evaluation->scores_nothing()) {
+    throw JobError(ExitCode::data,
+                   absl::StrCat("evaluate.max_length: no question of ", prepared_->suite->name,
+                                " fits into ", prepared_->suite->max_length, " tokens"));
+  }
+  return evaluation;
 }
 
 namespace {
