@@ -7,11 +7,14 @@
 //              [--checkpoints 1]        one after every step
 //              [--tensor 2 --shard 1]   as parallel.tensor and parallel.shard_base
 //              [--links 1]              how fast the ranks exchange tensors
+//              [--memory 1]             what a rank holds, the largest of them, and its plan
+//              [--halves 1]             a base stored in bf16
 //
 // Prints one JSON line: tokens/s of the step, of the replay of its products, and their ratio; the
 // memory of the steps, and what plan/step_memory.h says of it. Step and replay are measured in
 // turns. Under mpirun the ranks share the rows. The peer is bench/peer_step.py.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -263,10 +266,14 @@ void print_link(DeviceGroup& group) {
               4.0 * (n - 1) / n * static_cast<double>(kLarge - kSmall) / (large - small));
 }
 
-StepShape shape_of(const BenchOptions& a, const ModelOptions& options) {
+StepShape shape_of(const BenchOptions& a, const ModelOptions& options, int replicas = 1) {
   StepShape shape;
-  shape.tokens = a["rows"] * a["length"];
-  shape.targets = a["rows"] * (a["length"] - 1);
+  const int64_t rows = (a["rows"] + replicas - 1) / replicas;
+  shape.tokens = rows * a["length"];
+  shape.targets = rows * (a["length"] - 1);
+  shape.shards = a["shard"] != 0 ? replicas : 1;
+  shape.tensor = a["tensor"];
+  if (a["halves"] != 0) shape.stored_bytes = 2;
   shape.dtype_bytes = options.dtype == at::kFloat ? 4 : 2;
   shape.full = options.full;
   shape.lora_rank = options.lora.rank;
@@ -305,16 +312,46 @@ void print_memory(const BenchOptions& a, const Model& model, const TensorMemory&
               static_cast<long>(memory.peak()), static_cast<long>(planned.total()));
 }
 
+// What the tensors of a rank take, of the rank that has most.
+struct Held {
+  double base = 0.0;       // behind the making of the model, without what is trained
+  double trained = 0.0;    // fp32
+  double gradients = 0.0;  // of these, with the mailbox
+  double optimizer = 0.0;  // moments
+  double peak = 0.0;       // of all of it in a step
+
+  [[nodiscard]] Held largest(HostGroup& ranks) const {
+    std::array<double, 5> all = {base, trained, gradients, optimizer, peak};
+    ranks.max(all);
+    return {all[0], all[1], all[2], all[3], all[4]};
+  }
+};
+
+void print_held(const BenchOptions& a, const Model& model, const Held& held, int replicas) {
+  const StepMemory planned =
+      step_memory(model.options().config, shape_of(a, model.options(), replicas));
+  std::printf(", \"held\": {\"base\": %.0f, \"trained\": %.0f, \"gradients\": %.0f, "
+              "\"optimizer\": %.0f, \"peak\": %.0f}",
+              held.base, held.trained, held.gradients, held.optimizer, held.peak);
+  std::printf(", \"planned\": {\"base\": %ld, \"trained\": %ld, \"gradients\": %ld, "
+              "\"optimizer\": %ld, \"peak\": %ld}",
+              static_cast<long>(planned.base), static_cast<long>(planned.trained),
+              static_cast<long>(planned.gradients), static_cast<long>(planned.optimizer),
+              static_cast<long>(planned.total()));
+}
+
 void bench(const BenchOptions& a) {
   if (a["steps"] < 1) throw std::invalid_argument("--steps below 1");
   const ModelOptions options = model_options(a);
   const Ranks ranks(static_cast<int>(a["tensor"]));
   if (a["links"] != 0) return print_link(*make_cpu_group(*ranks.all));
-  const auto random_weight = [](const std::string& name, const std::vector<int64_t>& shape) {
-    if (shape.size() == 1) return at::ones(shape);
+  const at::ScalarType stored = a["halves"] != 0 ? at::kBFloat16 : at::kFloat;
+  const auto random_weight = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    if (shape.size() == 1) return at::ones(shape).to(stored);
     at::manual_seed(name_key(name));  // the same on all ranks
-    return at::randn(shape) * 0.02;
+    return (at::randn(shape) * 0.02).to(stored);
   };
+  std::optional<TensorMemory> memory(std::in_place);
   const auto model = make_model(
       options, random_weight,
       {.shard = a["shard"] != 0 ? ranks.device.get() : nullptr, .tensor = ranks.tensor.get()});
@@ -335,14 +372,27 @@ void bench(const BenchOptions& a) {
   if (a["checkpoints"] != 0) train.checkpoint = {.folder = scratch.path(), .every_steps = 1};
   const std::vector<Row> no_rows;
   const int64_t resident = process_memory("VmRSS");
-  const TensorMemory memory;
+  Held held;
+  for (const Parameter& parameter : model->parameters()) {
+    held.trained += static_cast<double>(parameter.tensor.nbytes());
+  }
+  held.base = static_cast<double>(memory->live()) - held.trained;
+  memory.reset();
+  memory.emplace();
   Trainer trainer(train, {*model, *ranks.host, *ranks.device, watch, stop, clock, rows, no_rows,
                           ranks.tensor.get(), ranks.all.get()});
+  // Weights, gradients and two moments, where the weights before are gone.
+  const double flat = static_cast<double>(memory->live()) / 4.0;
+  held.gradients = flat;
+  held.optimizer = 2.0 * flat;
   (void)trainer.run();
+  held.peak = held.base + static_cast<double>(memory->peak());
+  if (a["memory"] != 0) held = held.largest(*ranks.all);
   if (ranks.all->rank() != 0) return;
   print_step(a, *model, watch, replay.has_value());
   if (!replay && a.lengths.empty() && ranks.all->world_size() == 1)
-    print_memory(a, *model, memory, resident);
+    print_memory(a, *model, *memory, resident);
+  if (a["memory"] != 0) print_held(a, *model, held, ranks.host->world_size());
   std::puts("}");
 }
 
@@ -356,6 +406,6 @@ int main(int argc, char** argv) {
        {"vocab", 32000}, {"rows", 4},        {"length", 512}, {"steps", 3},  {"threads", 2},
        {"rank", 8},      {"experts", 0},     {"top_k", 0},    {"every", 2},  {"dropout_percent", 0},
        {"full", 0},      {"checkpoints", 0}, {"tensor", 1},   {"shard", 0},  {"links", 0},
-       {"replay", 1}},
+       {"replay", 1},    {"memory", 0},      {"halves", 0}},
       emoe::worker::bench);
 }

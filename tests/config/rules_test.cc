@@ -193,7 +193,7 @@ TEST(ModelRules, DivisorsLayersAndLength) {
   const auto lines = model_problems(
       "data: {max_length: 513}\nemoe:\n  experts: 64\n  top_k: 2\n  layers: {list: [4, 5, 9]}\n",
       shape);
-  EXPECT_EQ(lines.size(), 4u) << joined(lines);
+  EXPECT_EQ(lines.size(), 3u) << joined(lines);
   EXPECT_PROBLEM(
       lines,
       "job.yaml:1: data.max_length: must be at most the model's max_position_embeddings 512");
@@ -303,7 +303,7 @@ TEST(ConvertedLayers, StartEveryAndList) {
 TEST(Unsupported, EachSaysWhatWorksInstead) {
   const auto job =
       read_job(kEmoe, "job.yaml",
-               {"task=analyze", "parallel.ranks=2", "parallel.tensor=2", "parallel.min_ranks=1",
+               {"task=analyze", "parallel.ranks=2", 
                 "emoe.partition.method=coactivation", "emoe.gate=learned"});
   ASSERT_TRUE(job.ok()) << job.status();
   Diagnostics diagnostics;
