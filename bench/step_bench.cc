@@ -14,7 +14,6 @@
 // memory of the steps, and what plan/step_memory.h says of it. Step and replay are measured in
 // turns. Under mpirun the ranks share the rows. The peer is bench/peer_step.py.
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -34,6 +33,7 @@
 #include "base/counter_random.h"
 #include "base/machine.h"
 #include "bench/bench_options.h"
+#include "bench/held_memory.h"
 #include "bench/scratch_folder.h"
 #include "format/tensor_table.h"
 #include "plan/step_memory.h"
@@ -46,6 +46,7 @@
 #include "worker/device/tensor_memory.h"
 #include "worker/model/ffn.h"
 #include "worker/model/model.h"
+#include "worker/model/products.h"
 #include "worker/train/trainer.h"
 
 namespace emoe::worker {
@@ -282,6 +283,7 @@ StepShape shape_of(const BenchOptions& a, const ModelOptions& options, int repli
   shape.top_k = a["top_k"];
   for (const auto& [layer, partition] : options.emoe.partitions) shape.converted.insert(layer);
   shape.sparse = options.ffn == "sparse";
+  shape.widens = widens_halves(at::empty({1}, options.dtype));
   return shape;
 }
 
@@ -310,34 +312,6 @@ void print_memory(const BenchOptions& a, const Model& model, const TensorMemory&
   std::printf(", \"step_bytes\": %ld, \"tensor_bytes\": %ld, \"planned_bytes\": %ld",
               static_cast<long>(process_memory("VmHWM") - resident_before),
               static_cast<long>(memory.peak()), static_cast<long>(planned.total()));
-}
-
-// What the tensors of a rank take, of the rank that has most.
-struct Held {
-  double base = 0.0;       // behind the making of the model, without what is trained
-  double trained = 0.0;    // fp32
-  double gradients = 0.0;  // of these, with the mailbox
-  double optimizer = 0.0;  // moments
-  double peak = 0.0;       // of all of it in a step
-
-  [[nodiscard]] Held largest(HostGroup& ranks) const {
-    std::array<double, 5> all = {base, trained, gradients, optimizer, peak};
-    ranks.max(all);
-    return {all[0], all[1], all[2], all[3], all[4]};
-  }
-};
-
-void print_held(const BenchOptions& a, const Model& model, const Held& held, int replicas) {
-  const StepMemory planned =
-      step_memory(model.options().config, shape_of(a, model.options(), replicas));
-  std::printf(", \"held\": {\"base\": %.0f, \"trained\": %.0f, \"gradients\": %.0f, "
-              "\"optimizer\": %.0f, \"peak\": %.0f}",
-              held.base, held.trained, held.gradients, held.optimizer, held.peak);
-  std::printf(", \"planned\": {\"base\": %ld, \"trained\": %ld, \"gradients\": %ld, "
-              "\"optimizer\": %ld, \"peak\": %ld}",
-              static_cast<long>(planned.base), static_cast<long>(planned.trained),
-              static_cast<long>(planned.gradients), static_cast<long>(planned.optimizer),
-              static_cast<long>(planned.total()));
 }
 
 void bench(const BenchOptions& a) {
@@ -392,7 +366,10 @@ void bench(const BenchOptions& a) {
   print_step(a, *model, watch, replay.has_value());
   if (!replay && a.lengths.empty() && ranks.all->world_size() == 1)
     print_memory(a, *model, *memory, resident);
-  if (a["memory"] != 0) print_held(a, *model, held, ranks.host->world_size());
+  if (a["memory"] != 0) {
+    const StepShape shape = shape_of(a, model->options(), ranks.host->world_size());
+    print_held(held, step_memory(options.config, shape));
+  }
   std::puts("}");
 }
 

@@ -75,9 +75,7 @@ const std::vector<Table>& tables() {
         {"evaluate={path: /e, max_length: 65}"}}},
       {"unsupported",
        unsupported_rules(),
-       {{"task=analyze"},
-        {"emoe.partition.method=coactivation"},
-        {"emoe.gate=learned"}}},
+       {{"task=analyze"}, {"emoe.partition.method=coactivation"}, {"emoe.gate=learned"}}},
   };
   return all;
 }

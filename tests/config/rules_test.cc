@@ -301,10 +301,9 @@ TEST(ConvertedLayers, StartEveryAndList) {
 }
 
 TEST(Unsupported, EachSaysWhatWorksInstead) {
-  const auto job =
-      read_job(kEmoe, "job.yaml",
-               {"task=analyze", "parallel.ranks=2", 
-                "emoe.partition.method=coactivation", "emoe.gate=learned"});
+  const auto job = read_job(kEmoe, "job.yaml",
+                            {"task=analyze", "parallel.ranks=2",
+                             "emoe.partition.method=coactivation", "emoe.gate=learned"});
   ASSERT_TRUE(job.ok()) << job.status();
   Diagnostics diagnostics;
   reject_unsupported(resolve(job->spec), job->locations, diagnostics);

@@ -163,7 +163,7 @@ class Model {
 
 // The groups of ranks that a model is spread over, which outlive it; null: this rank has all of it.
 struct ModelGroups {
-  DeviceGroup* shard = nullptr;  // these keep parts of the weights (see make_sharded_store())
+  DeviceGroup* shard = nullptr;   // these keep parts of the weights (see make_sharded_store())
   DeviceGroup* tensor = nullptr;  // these compute parts of each layer (see TensorSplit)
 };
 

@@ -11,7 +11,8 @@ namespace {
 class ResidentStore final : public WeightStore {
  public:
   ResidentStore(const ModelOptions& options, const WeightSource& source, DeviceGroup* tensor)
-      : options_(options), split_(options_.config, options_.emoe.routing.num_experts, tensor, options_.full) {
+      : options_(options),
+        split_(options_.config, options_.emoe.routing.num_experts, tensor, options_.full) {
     WeightLoader loader(options, source, split_);
     layers_ = loader.empty_layers();
     for (const TensorSpec& spec : TensorTable(options.config)) load(spec, loader);
@@ -60,9 +61,8 @@ class ResidentStore final : public WeightStore {
     const at::Tensor base = loader.original(spec);
     Weight weight;
     if (options_.full) {
-      weight.master = split_.whole()
-                          ? loader.add_parameter(spec, spec.name, base, spec.ffn_dim())
-                          : loader.add_part(spec, base);
+      weight.master = split_.whole() ? loader.add_parameter(spec, spec.name, base, spec.ffn_dim())
+                                     : loader.add_part(spec, base);
     }
     if (!split_.has(spec.role)) return {};
     if (!options_.full) {

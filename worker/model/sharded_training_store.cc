@@ -286,8 +286,7 @@ class ShardedTrainingStore final : public WeightStore {
 
 std::unique_ptr<WeightStore> make_sharded_training_store(const ModelOptions& options,
                                                          const WeightSource& source,
-                                                         DeviceGroup& group,
-                                                         DeviceGroup* tensor) {
+                                                         DeviceGroup& group, DeviceGroup* tensor) {
   return std::make_unique<ShardedTrainingStore>(options, source, group, tensor);
 }
 

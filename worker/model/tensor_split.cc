@@ -69,8 +69,8 @@ TensorSplit::TensorSplit(const DecoderConfig& config, int64_t experts, DeviceGro
   check_divides(ranks_, config.intermediate_size, "neurons");
   check_divides(ranks_, experts, "experts");
   if (!full || ranks_of_a_key_head() == 1) return;
-  key_head_ = group_->split(static_cast<int>(index_ / ranks_of_a_key_head()),
-                            static_cast<int>(index_));
+  key_head_ =
+      group_->split(static_cast<int>(index_ / ranks_of_a_key_head()), static_cast<int>(index_));
 }
 
 int64_t TensorSplit::ranks_of_a_key_head() const {

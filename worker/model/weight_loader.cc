@@ -132,8 +132,8 @@ PartOfTensor WeightLoader::part_of(const TensorSpec& spec) const {
           .own =
               [&split, spec, order, dim](const at::Tensor& original) {
                 if (!split.has(spec.role)) return original.new_empty({0});
-                return split.part(spec.role, order == nullptr ? original
-                                                              : order->to_memory(original, dim));
+                return split.part(spec.role,
+                                  order == nullptr ? original : order->to_memory(original, dim));
               },
           .counted = split.is_first_with(spec.role)};
 }

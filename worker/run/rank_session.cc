@@ -51,7 +51,8 @@ void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
           plan.tensor > 1 ? absl::StrCat(" in groups of ", plan.tensor, " (parallel.tensor)") : "",
           ", but ", started, "; start it with ", launcher, " -n ", plan.ranks,
           ", or set parallel.ranks=", environment.world_size,
-          environment.world_size % plan.tensor != 0 ? " and parallel.tensor to what divides it" : ""));
+          environment.world_size % plan.tensor != 0 ? " and parallel.tensor to what divides it"
+                                                    : ""));
 }
 
 int set_threads(const JobPlan& plan, const RankEnvironment& environment) {

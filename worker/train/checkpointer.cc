@@ -64,10 +64,9 @@ at::Tensor tensor_of(const StoredTensors& tensors, const std::string& prefix,
   const auto& part = parameter.part;
   const auto& shard = parameter.shard;
   const auto found =
-      part ? tensors.whole(name, part->shape)
-      : shard
-          ? tensors.elements(name, shard->begin, shard->begin + parameter.tensor.numel())
-          : tensors.whole(name, parameter.tensor.sizes().vec());
+      part    ? tensors.whole(name, part->shape)
+      : shard ? tensors.elements(name, shard->begin, shard->begin + parameter.tensor.numel())
+              : tensors.whole(name, parameter.tensor.sizes().vec());
   if (!found) {
     throw CheckpointError(absl::StrCat("the checkpoint's ", what, " lack ", parameter.name,
                                        " or have it in another shape"));
@@ -153,9 +152,8 @@ Result<CheckpointRecord> Checkpointer::write_shards(const TrainState& state, Ste
   const int rank = host.rank();
   const int ranks = host.world_size();
   const auto written = from_all_ranks(
-      host, parts_.parameters.in_parts()
-                ? store_.write_shard(state.step, made_shard(), rank, ranks)
-                : store_.write_shard(capture(state, false), rank, ranks));
+      host, parts_.parameters.in_parts() ? store_.write_shard(state.step, made_shard(), rank, ranks)
+                                         : store_.write_shard(capture(state, false), rank, ranks));
   if (!written.ok()) {
     if (first) store_.abandon(state.step);
     return written.status();

@@ -2,6 +2,7 @@
 // trained, what a rank keeps of it, and checkpoints.
 #include <cstring>
 #include <filesystem>
+#include <limits>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -59,22 +60,19 @@ void expect_same_files(const testing::RankOutcome& a, const testing::RankOutcome
   ASSERT_FALSE(a.whole.empty());
   ASSERT_EQ(a.whole.size(), b.whole.size());
   for (const auto& [name, tensor] : a.whole) {
-    EXPECT_EQ(0, std::memcmp(tensor.const_data_ptr(), b.whole.at(name).const_data_ptr(),
-                             tensor.nbytes()))
+    EXPECT_EQ(
+        0, std::memcmp(tensor.const_data_ptr(), b.whole.at(name).const_data_ptr(), tensor.nbytes()))
         << name;
   }
 }
 
-// `near` bounds how far the parameters are off, as a part of what they moved, `norms` and `losses` how far
-// those of the steps.
+// `losses` bounds how far the losses are off, `norms` how far the norms of the gradient as a part of them.
 void expect_same_training(const std::vector<testing::RankOutcome>& shared,
-                          const testing::RankOutcome& whole, const testing::TinyModel& model,
-                          double near, double losses, double norms) {
+                          const testing::RankOutcome& whole, double losses, double norms) {
   ASSERT_EQ(whole.error, "");
   for (const testing::RankOutcome& rank : shared) {
     ASSERT_EQ(rank.error, "");
     expect_same_files(rank, shared.front());
-    EXPECT_LT(testing::distance_of_files(rank, whole, model), near);
     ASSERT_EQ(rank.sink.steps.size(), whole.sink.steps.size());
     for (size_t s = 0; s < whole.sink.steps.size(); ++s) {
       const StepRecord& step = rank.sink.steps[s];
@@ -98,20 +96,28 @@ TEST(TensorFullTuning, LearnsWhatWholeLayersLearn) {
       SCOPED_TRACE(name_of(model, grid));
       const auto whole = testing::run_ranks(run_of(model, {grid.ranks / grid.tensor, 1}));
       const auto shared = testing::run_ranks(run_of(model, grid));
-      expect_same_training(shared, whole.front(), model, 1e-2, 2e-5, 1e-5);
-      for (const auto& rank : shared) EXPECT_EQ(rank.expert_stats, whole.front().expert_stats);
+      expect_same_training(shared, whole.front(), 2e-5, 1e-5);
+      for (const auto& rank : shared) {
+        EXPECT_LT(testing::distance_of_files(rank, whole.front(), model), 1e-2);
+        EXPECT_EQ(rank.expert_stats, whole.front().expert_stats);
+      }
     }
   }
 }
 
-// Rounded elsewhere in half precision, as with adapters.
+// Rounded elsewhere in half precision. How far a weight then is off says little as a part of what it moved, since
+// AdamW's first steps turn rounding of small gradients up; so as a part of itself.
 TEST(TensorFullTuning, LearnsItInHalfPrecision) {
   for (const testing::TinyModel& model : full_methods(at::kBFloat16)) {
     for (const Grid& grid : grids()) {
       SCOPED_TRACE(name_of(model, grid));
       const auto whole = testing::run_ranks(run_of(model, {grid.ranks / grid.tensor, 1}));
       const auto shared = testing::run_ranks(run_of(model, grid));
-      expect_same_training(shared, whole.front(), model, 0.6, 0.02, 0.02);
+      expect_same_training(shared, whole.front(), 0.02, 0.03);
+      for (const auto& [name, tensor] : whole.front().whole) {
+        const double off = (shared.front().whole.at(name) - tensor).norm().item<double>();
+        EXPECT_LT(off, 1e-2 * (tensor.norm().item<double>() + 1.0)) << name;
+      }
     }
   }
 }
@@ -121,7 +127,7 @@ TEST(TensorFullTuning, WhatAllHaveStaysTheSameBits) {
   const testing::TinyModel model = full_methods(at::kFloat)[2];
   const auto ranks = testing::run_ranks(run_of(model, {4, 4}));
   const std::string layer = "model.layers.1.";
-  for (const std::string name :
+  for (const std::string& name :
        {std::string("model.embed_tokens.weight"), std::string("model.norm.weight"),
         layer + "input_layernorm.weight", layer + "post_attention_layernorm.weight",
         layer + "self_attn.q_norm.weight", layer + "self_attn.k_norm.weight"}) {
@@ -130,7 +136,7 @@ TEST(TensorFullTuning, WhatAllHaveStaysTheSameBits) {
       EXPECT_TRUE(rank.parameters.at(name).equal(ranks.front().parameters.at(name))) << name;
     }
   }
-  for (const std::string part : {"k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias"}) {
+  for (const char* part : {"k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias"}) {
     const std::string name = layer + "self_attn." + part;
     EXPECT_TRUE(ranks[0].parameters.at(name).equal(ranks[1].parameters.at(name))) << name;
     EXPECT_TRUE(ranks[2].parameters.at(name).equal(ranks[3].parameters.at(name))) << name;
@@ -154,9 +160,11 @@ TEST(TensorFullTuning, ARankKeepsItsPartOnly) {
     const auto ranks = testing::run_ranks(run_of(model, grid));
     const double shards = grid.shard_base ? grid.ranks / grid.tensor : 1.0;
     for (const auto& rank : ranks) {
-      const auto mlp = static_cast<double>(elements(whole.front(), "mlp."));
-      const double share = static_cast<double>(elements(rank, "mlp.")) * grid.tensor / mlp;
-      EXPECT_NEAR(share * shards, 1.0, grid.shard_base ? 0.25 : 0.0) << name_of(model, grid);
+      // Of shared weights a rank has an equal part of all of a layer.
+      const char* of = shards > 1.0 ? "layers." : "mlp.";
+      const auto all = static_cast<double>(elements(whole.front(), of));
+      const double share = static_cast<double>(elements(rank, of)) * grid.tensor * shards / all;
+      EXPECT_NEAR(share, 1.0, shards > 1.0 ? 0.1 : 0.0) << name_of(model, grid);
     }
   }
 }
@@ -235,15 +243,14 @@ TEST(TensorFullTuning, ItsLastCheckpointIsTheModel) {
   const auto stored = make_checkpoint_model(same->options(), ranks.front().result.checkpoint);
   ASSERT_TRUE(stored.ok()) << stored.status();
   for (const Parameter& parameter : (*stored)->parameters()) {
-    EXPECT_TRUE(parameter.stored().equal(ranks.front().whole.at(parameter.name)))
-        << parameter.name;
+    EXPECT_TRUE(parameter.stored().equal(ranks.front().whole.at(parameter.name))) << parameter.name;
   }
 }
 
 TEST(TensorFullTuning, ANumberThatIsNotFiniteEndsAllRanks) {
   for (const Grid& grid : grids()) {
     testing::TinyRun run = run_of(full_methods(at::kFloat)[0], grid);
-    run.poisoned_rank = grid.ranks - 1;
+    run.poisoned_rank = grid.tensor - 1;
     for (const auto& rank : testing::run_ranks(run)) {
       EXPECT_EQ(rank.error_type, "NonFiniteError") << rank.error;
     }
@@ -253,7 +260,7 @@ TEST(TensorFullTuning, ANumberThatIsNotFiniteEndsAllRanks) {
       if (rank != 1 || phase != Phase::comm) return;
       const at::NoGradGuard no_grad;
       for (Parameter& parameter : model.parameters()) {
-        if (parameter.name.ends_with("up_proj.weight")) {
+        if (parameter.name.ends_with("proj.weight")) {
           parameter.tensor.mutable_grad().fill_(std::numeric_limits<float>::quiet_NaN());
         }
       }
@@ -262,6 +269,81 @@ TEST(TensorFullTuning, ANumberThatIsNotFiniteEndsAllRanks) {
       EXPECT_EQ(rank.error_type, "NonFiniteError") << rank.error;
     }
   }
+}
+
+// The others go on putting tensors together with it, so that all ranks come to the same end.
+TEST(TensorFullTuning, ADiskThatIsFullForOneRankCostsThatCheckpointOnly) {
+  for (const Grid& grid : std::vector<Grid>{{2, 2}, {4, 2, true}, {2, 1, true}}) {
+    SCOPED_TRACE(name_of({.full = true}, grid));
+    const emoe::testing::TempDir dir;
+    testing::TinyRun run = run_of(full_methods(at::kFloat)[2], grid);
+    run.options.checkpoint = {
+        .folder = dir / "checkpoints", .every_steps = 4, .fingerprint = "spec"};
+    run.on_work_done = [&](int rank) {
+      const std::filesystem::path folder = dir / "checkpoints/step_00000004.tmp";
+      if (rank != 1 || !std::filesystem::exists(folder)) return;
+      const std::string file = "optimizer-00002-of-0000" + std::to_string(grid.ranks);
+      std::error_code there_already;
+      std::filesystem::create_symlink("/dev/full", folder / (file + ".safetensors"), there_already);
+    };
+    const auto ranks = testing::run_ranks(run);
+    for (const auto& rank : ranks) EXPECT_EQ(rank.error, "") << "training goes on";
+    const std::string told = ranks[0].sink.messages.empty() ? "" : ranks[0].sink.messages.front();
+    EXPECT_NE(told.find("rank 1"), std::string::npos) << told;
+    EXPECT_NE(told.find("No space left"), std::string::npos) << told;
+    EXPECT_FALSE(std::filesystem::exists(dir / "checkpoints/step_00000004.tmp"));
+    EXPECT_FALSE(std::filesystem::exists(dir / "checkpoints/step_00000004"));
+    EXPECT_TRUE(std::filesystem::exists(dir / "checkpoints/step_00000006/manifest.json"));
+  }
+}
+
+// Where it dies among the gathers of a tensor, the others do not wait for it.
+TEST(TensorFullTuning, ARankThatDiesInACheckpointCostsThatCheckpointOnly) {
+  for (const Grid& grid : std::vector<Grid>{{2, 2}, {4, 2, true}}) {
+    SCOPED_TRACE(name_of({.full = true}, grid));
+    const emoe::testing::TempDir dir;
+    testing::TinyRun run = run_of(full_methods(at::kFloat)[2], grid);
+    const auto whole = testing::run_ranks(run);
+    run.options.checkpoint = {
+        .folder = dir / "checkpoints", .every_steps = 2, .fingerprint = "spec"};
+    int written = 0;
+    run.on_work_done = [&](int rank) {
+      if (rank != 1 || !std::filesystem::exists(dir / "checkpoints/step_00000004.tmp")) return;
+      if (++written == 5) throw std::runtime_error("this rank is gone");
+    };
+    const auto failed = testing::run_ranks(run);
+    EXPECT_EQ(failed[1].error, "this rank is gone");
+    EXPECT_NE(failed[0].error, "");
+    EXPECT_FALSE(std::filesystem::exists(dir / "checkpoints/step_00000004"));
+    run.on_work_done = nullptr;
+    const auto resumed = testing::run_ranks(run);
+    ASSERT_EQ(resumed[0].error, "");
+    EXPECT_EQ(resumed[0].result.first_step, 2);
+    for (int rank = 0; rank < grid.ranks; ++rank) {
+      testing::expect_same_bits(whole[rank], resumed[rank]);
+    }
+  }
+}
+
+// Shards of two steps, one that is cut, one that is missing.
+TEST(TensorFullTuning, WhatIsNoWholeCheckpointIsPassedOver) {
+  const emoe::testing::TempDir dir;
+  testing::TinyRun run = run_of(full_methods(at::kFloat)[2], {4, 2});
+  run.options.batches.max_steps = 8;
+  run.options.checkpoint = {
+      .folder = dir / "checkpoints", .every_steps = 2, .keep = 9, .fingerprint = "spec"};
+  ASSERT_EQ(testing::run_ranks(run).front().error, "");
+  const auto shard = [&](const char* step, int number) {
+    return dir / "checkpoints" / step /
+           ("weights-0000" + std::to_string(number) + "-of-00004.safetensors");
+  };
+  std::filesystem::copy_file(shard("step_00000004", 2), shard("step_00000008", 2),
+                             std::filesystem::copy_options::overwrite_existing);
+  std::filesystem::remove(shard("step_00000006", 4));
+  std::filesystem::resize_file(shard("step_00000004", 3), 100);
+  const auto resumed = testing::run_ranks(run);
+  ASSERT_EQ(resumed.front().error, "");
+  EXPECT_EQ(resumed.front().result.first_step, 2);
 }
 
 TEST(TensorFullTuning, ARankThatFailsDoesNotLeaveTheOthersInASum) {

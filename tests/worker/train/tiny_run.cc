@@ -46,13 +46,13 @@ at::Tensor separate_experts(const std::string& name, const TinyModel& tiny, at::
   const auto is = [&name](const char* part) { return name.find(part) != std::string::npos; };
   if (is("embed_tokens")) {
     for (int64_t token = 0; token < kVocabulary; ++token) tensor[token][0] = token % 2 ? -4.0 : 4.0;
-  } else if (is("gate_proj") && tiny.experts > 0) {
+  } else if (is("gate_proj.weight") && tiny.experts > 0) {
     const EmoeOptions emoe = tiny_emoe(tiny.experts);
     const auto& labels = emoe.partitions.at(is("layers.0.") ? 0 : 1).labels;
     for (int64_t i = 0; i < kFfn; ++i) tensor[i][0] = 0.25 * labels[i] - 0.125 * (tiny.experts - 1);
   } else if (is("o_proj") || is("down_proj") || name == "model.norm.weight") {
     tensor[0].zero_();
-  } else if (is("_proj")) {
+  } else if (is("_proj") && tensor.dim() == 2) {
     tensor.select(1, 0).zero_();
   }
   return tensor.to(at::kBFloat16).to(at::kFloat);
@@ -275,8 +275,8 @@ double distance_of_files(const RankOutcome& a, const RankOutcome& b, const TinyM
   const auto start = make_tiny_model(model);
   double largest = 0.0;
   for (const Parameter& parameter : start->parameters()) {
-    largest = std::max(largest, off(a.whole.at(parameter.name), b.whole.at(parameter.name),
-                                    parameter.stored()));
+    largest = std::max(
+        largest, off(a.whole.at(parameter.name), b.whole.at(parameter.name), parameter.stored()));
   }
   return largest;
 }

@@ -112,10 +112,11 @@ struct RankOutcome {
   TrainResult result;
   RecordingSink sink;
   std::map<std::string, at::Tensor> parameters;  // copies
-  std::map<std::string, at::Tensor> whole;       // as files have them; not of shared weights, nor of a failed run
-  std::string expert_stats;                      // JSON; empty when the run failed
-  std::string error;                             // what() of the exception that ended it
-  std::string error_type;  // "NonFiniteError", "CheckpointError", "ResumeError", "other"
+  std::map<std::string, at::Tensor>
+      whole;                 // as files have them; not of shared weights, nor of a failed run
+  std::string expert_stats;  // JSON; empty when the run failed
+  std::string error;         // what() of the exception that ended it
+  std::string error_type;    // "NonFiniteError", "CheckpointError", "ResumeError", "other"
 };
 
 [[nodiscard]] RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device);
