@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""What a rank holds where ranks share the weights and each layer, beside what plan/step_memory.h says, with which PlanJob plans.
+"""What a rank holds where ranks share the weights and each layer, beside what plan/rank_memory.h says, with which PlanJob plans.
 
     bench/rank_memory.py [--seconds 300]
     bench/rank_memory.py --docs     also puts the table into docs/PERFORMANCE.md
     bench/rank_memory.py --short    a few of the runs, on a smaller model; writes nothing
 
-Bytes are those of tensors as LibTorch's allocator is asked for them, of the rank that has most of each. Ends with 1 where one of
-them is off by more than a tenth. Writes build/bench/rank_memory.json.
+Base, gradients and moments are bytes of tensors as LibTorch's allocator is asked for them, the process is what the kernel says was
+resident at most (program and libraries are in it, and in the plan); of the rank that has most of each. Ends with 1 where one of them
+is off by more than a tenth. Writes build/bench/rank_memory.json.
 """
 import argparse
 import datetime
@@ -17,8 +18,8 @@ import time
 
 from measure import BIN, OUT, ROOT, TimeIsUp, measure, processor
 
-MODEL = {"hidden": 512, "ffn": 1536, "layers": 8, "heads": 8, "kv-heads": 8, "vocab": 4000, "experts": 0, "top_k": 4, "every": 2}
-SHORT = {**MODEL, "hidden": 256, "ffn": 768, "layers": 6, "vocab": 1000}
+MODEL = {"hidden": 768, "ffn": 2048, "layers": 8, "heads": 8, "kv-heads": 8, "vocab": 4000, "experts": 0, "top_k": 4, "every": 2}
+SHORT = {**MODEL, "hidden": 512, "layers": 4, "vocab": 1000}
 LENGTH = 128
 ROWS = 2  # of a group of ranks that share each layer
 # (ranks, tensor)
@@ -27,7 +28,7 @@ GRIDS = [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (4, 2)]
 METHODS = [("LoRA, fp32", 0, 0, "float32", 0), ("LoRA, fp32, stored in bf16", 0, 0, "float32", 1), ("LoRA, bf16, 16 experts", 0, 16, "bfloat16", 1),
            ("full, fp32", 1, 0, "float32", 0), ("full, fp32, 16 experts", 1, 16, "float32", 0), ("full, bf16, 16 experts", 1, 16, "bfloat16", 1)]
 SHORT_RUNS = [(METHODS[1], (2, 1)), (METHODS[3], (2, 1)), (METHODS[4], (2, 2)), (METHODS[2], (2, 2))]
-PARTS = ("base", "gradients", "optimizer", "peak")
+PARTS = ("base", "gradients", "optimizer", "process")
 MOST_OFF = 0.10
 # Parts below this are a rank's norms and padding, not what anybody plans with.
 SMALL = 1 << 20
@@ -49,7 +50,7 @@ def off(row, part):
 
 
 def table(rows):
-    lines = ["| run | ranks | tensor | base | gradients | moments | peak of a step |", "|---|---|---|---|---|---|---|"]
+    lines = ["| run | ranks | tensor | base | gradients | moments | process |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         parts = " | ".join(f"{row['held'][part] / 2**20:.1f} ({100 * off(row, part):+.0f} %)" for part in PARTS)
         lines.append(f"| {row['what']} | {row['ranks']} | {row['tensor']} | {parts} |")
@@ -61,8 +62,8 @@ def write_docs(lines):
     head = "## Sharded and split ranks"
     block = "\n".join([head, f"{datetime.date.today()}, {processor()}; `bench/rank_memory.py`: a model of {MODEL['layers']} layers, hidden size "
                              f"{MODEL['hidden']}, {MODEL['ffn']} neurons, {ROWS} rows of {LENGTH} tokens for each group of ranks that share each layer, "
-                             "`shard_base: true`. MiB that the tensors of the rank that has most take, and how far the plan is off "
-                             "(`plan/step_memory.h`).", "", *lines]) + "\n"
+                             "`shard_base: true`. MiB of the rank that has most: of tensors, and of the process at its peak, program and libraries "
+                             "included; and how far the plan is off (`plan/rank_memory.h`).", "", *lines]) + "\n"
     text = file.read_text(encoding="utf-8")
     section = re.compile(re.escape(head) + r"\n.*?(?=\n## |\Z)", re.S)
     text = section.sub(lambda _: block, text) if section.search(text) else text.rstrip("\n") + "\n\n" + block

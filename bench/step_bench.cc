@@ -36,7 +36,7 @@
 #include "bench/held_memory.h"
 #include "bench/scratch_folder.h"
 #include "format/tensor_table.h"
-#include "plan/step_memory.h"
+#include "plan/rank_memory.h"
 #include "text/row.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
@@ -305,13 +305,13 @@ void print_step(const BenchOptions& a, const Model& model, const Stopwatch& watc
 }
 
 // Of the trainer and its steps, beside the model that was there before.
-void print_memory(const BenchOptions& a, const Model& model, const TensorMemory& memory,
+void print_memory(const BenchOptions& a, const Model& model, double tensors,
                   int64_t resident_before) {
   StepMemory planned = step_memory(model.options().config, shape_of(a, model.options()));
   planned.base = 0;
   std::printf(", \"step_bytes\": %ld, \"tensor_bytes\": %ld, \"planned_bytes\": %ld",
               static_cast<long>(process_memory("VmHWM") - resident_before),
-              static_cast<long>(memory.peak()), static_cast<long>(planned.total()));
+              static_cast<long>(tensors), static_cast<long>(planned.total()));
 }
 
 void bench(const BenchOptions& a) {
@@ -351,24 +351,26 @@ void bench(const BenchOptions& a) {
     held.trained += static_cast<double>(parameter.tensor.nbytes());
   }
   held.base = static_cast<double>(memory->live()) - held.trained;
-  memory.reset();
-  memory.emplace();
   Trainer trainer(train, {*model, *ranks.host, *ranks.device, watch, stop, clock, rows, no_rows,
                           ranks.tensor.get(), ranks.all.get()});
-  // Weights, gradients and two moments, where the weights before are gone.
-  const double flat = static_cast<double>(memory->live()) / 4.0;
-  held.gradients = flat;
-  held.optimizer = 2.0 * flat;
+  // Weights, gradients and two moments in place of the weights.
+  const auto resting = static_cast<double>(memory->live());
+  held.gradients = (resting - held.base) / 4.0;
+  held.optimizer = 2.0 * held.gradients;
+  memory.emplace();  // without what was there for a moment while the model was made
   (void)trainer.run();
-  held.peak = held.base + static_cast<double>(memory->peak());
+  const double tensors = resting - held.base + static_cast<double>(memory->peak());
+  held.process = static_cast<double>(process_memory("VmHWM"));
   if (a["memory"] != 0) held = held.largest(*ranks.all);
   if (ranks.all->rank() != 0) return;
   print_step(a, *model, watch, replay.has_value());
   if (!replay && a.lengths.empty() && ranks.all->world_size() == 1)
-    print_memory(a, *model, *memory, resident);
+    print_memory(a, *model, tensors, resident);
   if (a["memory"] != 0) {
-    const StepShape shape = shape_of(a, model->options(), ranks.host->world_size());
-    print_held(held, step_memory(options.config, shape));
+    const RankShape shape{.step = shape_of(a, model->options(), ranks.host->world_size()),
+                          .exchanges = ranks.all->world_size() > 1};
+    const MicroBatch batch{shape.step.tokens, shape.step.targets};
+    print_held(held, rank_memory(options.config, shape, {batch}));
   }
   std::puts("}");
 }
