@@ -326,12 +326,14 @@ void bench(const BenchOptions& a) {
     return (at::randn(shape) * 0.02).to(stored);
   };
   std::optional<TensorMemory> memory(std::in_place);
+  const bool shares = a["shard"] != 0 && ranks.host->world_size() > 1;
   const auto model = make_model(
       options, random_weight,
-      {.shard = a["shard"] != 0 ? ranks.device.get() : nullptr, .tensor = ranks.tensor.get()});
-  // As a job does (worker/run/ffn_choice.h).
-  if (const auto seconds = model->time_ffns(512); !seconds.empty()) {
-    model->use_ffn(faster_ffn(seconds));
+      {.shard = shares ? ranks.device.get() : nullptr, .tensor = ranks.tensor.get()});
+  // As a job does (worker/run/ffn_choice.h). Plans are of masked ones.
+  if (a["memory"] == 0) {
+    const auto seconds = model->time_ffns(512);
+    if (!seconds.empty()) model->use_ffn(faster_ffn(seconds));
   }
   std::optional<Replay> replay;
   if (a["replay"] != 0) replay.emplace(a, options);

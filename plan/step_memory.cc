@@ -67,7 +67,12 @@ class StepSizes {
     const int64_t twice = reordered ? 3 * config_.hidden_size * config_.intermediate_size : 0;
     const int64_t inner = layer_elements(0) + twice;
     const int64_t next = std::max(outer, config_.num_hidden_layers > 1 ? inner : 0);
-    return values(inner) + next * kept_bytes(shape_);  // the next one as it travels
+    // The next one as it travels, beside what it becomes where that is wider. Between 3, 5, … ranks MPI gathers
+    // it by way of a copy.
+    const int64_t travels = next * kept_bytes(shape_);
+    const int64_t widened = kept_bytes(shape_) < shape_.dtype_bytes ? values(next) : 0;
+    const bool power_of_two = (shape_.shards & (shape_.shards - 1)) == 0;
+    return values(inner) + travels + widened + (power_of_two ? 0 : travels);
   }
 
  private:

@@ -146,9 +146,9 @@ TEST(Scheduler, OfFewerRanksOnlyThoseThatShortenTheStep) {
 
 TEST(Scheduler, RanksThatShareLayersComeInWholeGroups) {
   const auto job = [](int ranks, int min_ranks, int64_t rows, int group) {
-    QueuedJob job = elastic("e", ranks, min_ranks, rows);
-    job.needs.group = group;
-    return job;
+    QueuedJob split = elastic("e", ranks, min_ranks, rows);
+    split.needs.group = group;
+    return split;
   };
   const auto with = [&](int ranks, int min_ranks, int64_t rows, int group, int free) {
     return ranks_of(schedule({job(ranks, min_ranks, rows, group)}, {}, slots(free), kNow));
