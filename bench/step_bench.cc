@@ -327,9 +327,9 @@ void bench(const BenchOptions& a) {
   };
   std::optional<TensorMemory> memory(std::in_place);
   const bool shares = a["shard"] != 0 && ranks.host->world_size() > 1;
-  const auto model = make_model(
-      options, random_weight,
-      {.shard = shares ? ranks.device.get() : nullptr, .tensor = ranks.tensor.get()});
+  const auto model =
+      make_model(options, random_weight,
+                 {.shard = shares ? ranks.device.get() : nullptr, .tensor = ranks.tensor.get()});
   // As a job does (worker/run/ffn_choice.h). Plans are of masked ones.
   if (a["memory"] == 0) {
     const auto seconds = model->time_ffns(512);

@@ -69,8 +69,8 @@ class TensorSplit {
   DeviceGroup* group_;
   int64_t ranks_;
   int64_t index_;
-  std::unique_ptr<DeviceGroup>
-      key_head_;  // in full tuning: the ranks that read this one's key head, where there are others
+  // In full tuning the ranks that read this one's key head, where there are others.
+  std::unique_ptr<DeviceGroup> key_head_;
 };
 
 // From what every rank of a group has alike to what each computes a part with: x itself. Its gradient is
