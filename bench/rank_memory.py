@@ -18,8 +18,8 @@ import time
 
 from measure import BIN, OUT, ROOT, TimeIsUp, measure, processor
 
-MODEL = {"hidden": 768, "ffn": 2048, "layers": 8, "heads": 8, "kv-heads": 8, "vocab": 4000, "experts": 0, "top_k": 4, "every": 2}
-SHORT = {**MODEL, "hidden": 512, "layers": 4, "vocab": 1000}
+MODEL = {"hidden": 512, "ffn": 2048, "layers": 8, "heads": 8, "kv-heads": 8, "vocab": 4000, "experts": 0, "top_k": 4, "every": 2}
+SHORT = {**MODEL, "vocab": 1000}
 LENGTH = 128
 ROWS = 2  # of a group of ranks that share each layer
 # (ranks, tensor)
