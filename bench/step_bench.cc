@@ -7,6 +7,8 @@
 //              [--checkpoints 1]        one after every step
 //              [--tensor 2 --shard 1]   as parallel.tensor and parallel.shard_base
 //              [--links 1]              how fast the ranks exchange tensors
+//              [--memory 1]             what a rank holds, the largest of them, and its plan
+//              [--halves 1]             a base stored in bf16
 //
 // Prints one JSON line: tokens/s of the step, of the replay of its products, and their ratio; the
 // memory of the steps, and what plan/step_memory.h says of it. Step and replay are measured in
@@ -31,9 +33,10 @@
 #include "base/counter_random.h"
 #include "base/machine.h"
 #include "bench/bench_options.h"
+#include "bench/held_memory.h"
 #include "bench/scratch_folder.h"
 #include "format/tensor_table.h"
-#include "plan/step_memory.h"
+#include "plan/rank_memory.h"
 #include "text/row.h"
 #include "worker/comm/device_group.h"
 #include "worker/comm/host_group.h"
@@ -43,6 +46,7 @@
 #include "worker/device/tensor_memory.h"
 #include "worker/model/ffn.h"
 #include "worker/model/model.h"
+#include "worker/model/products.h"
 #include "worker/train/trainer.h"
 
 namespace emoe::worker {
@@ -263,10 +267,14 @@ void print_link(DeviceGroup& group) {
               4.0 * (n - 1) / n * static_cast<double>(kLarge - kSmall) / (large - small));
 }
 
-StepShape shape_of(const BenchOptions& a, const ModelOptions& options) {
+StepShape shape_of(const BenchOptions& a, const ModelOptions& options, int replicas = 1) {
   StepShape shape;
-  shape.tokens = a["rows"] * a["length"];
-  shape.targets = a["rows"] * (a["length"] - 1);
+  const int64_t rows = (a["rows"] + replicas - 1) / replicas;
+  shape.tokens = rows * a["length"];
+  shape.targets = rows * (a["length"] - 1);
+  shape.shards = a["shard"] != 0 ? replicas : 1;
+  shape.tensor = a["tensor"];
+  if (a["halves"] != 0) shape.stored_bytes = 2;
   shape.dtype_bytes = options.dtype == at::kFloat ? 4 : 2;
   shape.full = options.full;
   shape.lora_rank = options.lora.rank;
@@ -275,6 +283,7 @@ StepShape shape_of(const BenchOptions& a, const ModelOptions& options) {
   shape.top_k = a["top_k"];
   for (const auto& [layer, partition] : options.emoe.partitions) shape.converted.insert(layer);
   shape.sparse = options.ffn == "sparse";
+  shape.widens = widens_halves(at::empty({1}, options.dtype));
   return shape;
 }
 
@@ -296,13 +305,13 @@ void print_step(const BenchOptions& a, const Model& model, const Stopwatch& watc
 }
 
 // Of the trainer and its steps, beside the model that was there before.
-void print_memory(const BenchOptions& a, const Model& model, const TensorMemory& memory,
+void print_memory(const BenchOptions& a, const Model& model, double tensors,
                   int64_t resident_before) {
   StepMemory planned = step_memory(model.options().config, shape_of(a, model.options()));
   planned.base = 0;
   std::printf(", \"step_bytes\": %ld, \"tensor_bytes\": %ld, \"planned_bytes\": %ld",
               static_cast<long>(process_memory("VmHWM") - resident_before),
-              static_cast<long>(memory.peak()), static_cast<long>(planned.total()));
+              static_cast<long>(tensors), static_cast<long>(planned.total()));
 }
 
 void bench(const BenchOptions& a) {
@@ -310,17 +319,21 @@ void bench(const BenchOptions& a) {
   const ModelOptions options = model_options(a);
   const Ranks ranks(static_cast<int>(a["tensor"]));
   if (a["links"] != 0) return print_link(*make_cpu_group(*ranks.all));
-  const auto random_weight = [](const std::string& name, const std::vector<int64_t>& shape) {
-    if (shape.size() == 1) return at::ones(shape);
+  const at::ScalarType stored = a["halves"] != 0 ? at::kBFloat16 : at::kFloat;
+  const auto random_weight = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    if (shape.size() == 1) return at::ones(shape).to(stored);
     at::manual_seed(name_key(name));  // the same on all ranks
-    return at::randn(shape) * 0.02;
+    return (at::randn(shape) * 0.02).to(stored);
   };
-  const auto model = make_model(
-      options, random_weight,
-      {.shard = a["shard"] != 0 ? ranks.device.get() : nullptr, .tensor = ranks.tensor.get()});
-  // As a job does (worker/run/ffn_choice.h).
-  if (const auto seconds = model->time_ffns(512); !seconds.empty()) {
-    model->use_ffn(faster_ffn(seconds));
+  std::optional<TensorMemory> memory(std::in_place);
+  const bool shares = a["shard"] != 0 && ranks.host->world_size() > 1;
+  const auto model =
+      make_model(options, random_weight,
+                 {.shard = shares ? ranks.device.get() : nullptr, .tensor = ranks.tensor.get()});
+  // As a job does (worker/run/ffn_choice.h). Plans are of masked ones.
+  if (a["memory"] == 0) {
+    const auto seconds = model->time_ffns(512);
+    if (!seconds.empty()) model->use_ffn(faster_ffn(seconds));
   }
   std::optional<Replay> replay;
   if (a["replay"] != 0) replay.emplace(a, options);
@@ -335,14 +348,32 @@ void bench(const BenchOptions& a) {
   if (a["checkpoints"] != 0) train.checkpoint = {.folder = scratch.path(), .every_steps = 1};
   const std::vector<Row> no_rows;
   const int64_t resident = process_memory("VmRSS");
-  const TensorMemory memory;
+  Held held;
+  for (const Parameter& parameter : model->parameters()) {
+    held.trained += static_cast<double>(parameter.tensor.nbytes());
+  }
+  held.base = static_cast<double>(memory->live()) - held.trained;
   Trainer trainer(train, {*model, *ranks.host, *ranks.device, watch, stop, clock, rows, no_rows,
                           ranks.tensor.get(), ranks.all.get()});
+  // Weights, gradients and two moments in place of the weights.
+  const auto resting = static_cast<double>(memory->live());
+  held.gradients = (resting - held.base) / 4.0;
+  held.optimizer = 2.0 * held.gradients;
+  memory.emplace();  // without what was there for a moment while the model was made
   (void)trainer.run();
+  const double tensors = resting - held.base + static_cast<double>(memory->peak());
+  held.process = static_cast<double>(process_memory("VmHWM"));
+  if (a["memory"] != 0) held = held.largest(*ranks.all);
   if (ranks.all->rank() != 0) return;
   print_step(a, *model, watch, replay.has_value());
   if (!replay && a.lengths.empty() && ranks.all->world_size() == 1)
-    print_memory(a, *model, memory, resident);
+    print_memory(a, *model, tensors, resident);
+  if (a["memory"] != 0) {
+    const RankShape shape{.step = shape_of(a, model->options(), ranks.host->world_size()),
+                          .exchanges = ranks.all->world_size() > 1};
+    const MicroBatch batch{shape.step.tokens, shape.step.targets};
+    print_held(held, rank_memory(options.config, shape, {batch}));
+  }
   std::puts("}");
 }
 
@@ -356,6 +387,6 @@ int main(int argc, char** argv) {
        {"vocab", 32000}, {"rows", 4},        {"length", 512}, {"steps", 3},  {"threads", 2},
        {"rank", 8},      {"experts", 0},     {"top_k", 0},    {"every", 2},  {"dropout_percent", 0},
        {"full", 0},      {"checkpoints", 0}, {"tensor", 1},   {"shard", 0},  {"links", 0},
-       {"replay", 1}},
+       {"replay", 1},    {"memory", 0},      {"halves", 0}},
       emoe::worker::bench);
 }

@@ -223,6 +223,9 @@ const JobRules& spec_rules() {
       {"parallel.min_ranks",
        [](In in) { return in.spec.parallel().min_ranks() > in.spec.parallel().ranks(); },
        "must be at most parallel.ranks ${parallel.ranks}, is ${parallel.min_ranks}"},
+      {"parallel.min_ranks",
+       [](In in) { return tensor_fits(in) && !divides(in.spec.parallel().tensor(), in.spec.parallel().min_ranks()); },
+       "must be a multiple of parallel.tensor ${parallel.tensor}, is ${parallel.min_ranks}: ranks that share each layer come and go together"},
       {"train.global_batch",
        [](In in) { return tensor_fits(in) && batch(in) >= 1 && batch(in) < replicas_of(in.spec); },
        "a batch of ${train.global_batch} rows cannot feed ${replicas} ranks; "
@@ -257,10 +260,6 @@ const JobRules& unsupported_rules() {
   static const JobRules rows{
       {"task", [](In in) { return in.spec.task() == "analyze"; },
        "not supported yet: train (which also evaluates data.eval and exports a merged model), evaluate, merge, convert and preflight are"},
-      {"parallel.tensor", [](In in) { return shares_layers(in) && is_training(in.spec) && in.spec.tuning() == "full"; },
-       "not supported yet: with tuning: full use shard_base: true, by which ranks share what is trained"},
-      {"parallel.min_ranks", [](In in) { return shares_layers(in) && in.spec.parallel().min_ranks() > 0; },
-       "not supported yet: with parallel.tensor above 1 leave it out"},
       {"emoe.partition.method", [](In in) { return partition_by(in, "coactivation"); },
        "not supported yet: kmeans, random, contiguous and file are"},
       {"emoe.gate", [](In in) { return uses_emoe(in) && emoe(in).gate() == "learned"; },

@@ -66,20 +66,22 @@ ScaledTime scaled_time(const DecoderConfig& config, const ScaledRun& run, const 
   ScaledTime time;
   time.compute = run.flops / run.ranks / cluster.flops_per_second;
   if (!step.full || step.shards == 1) {  // else gradients, too, leave layer by layer
-    const double trained = step.full ? layers * weights.layer + weights.outer : weights.adapters;
+    // In full tuning of a rank's part of each layer, with what all ranks have alike.
+    const double own = layers * weights.layer / static_cast<double>(step.tensor) + weights.outer;
+    const double trained = step.full ? own : weights.adapters;
     time.exchange =
         data.sum(trained * kFp32Bytes) + tensor.sum(step.full ? 0.0 : trained * kFp32Bytes);
   }
   if (step.shards > 1) {
     // A layer's weights in both directions, beside the layer before it; the backward pass takes two thirds
     // of the time, or of frozen weights half.
-    const double bytes =
-        weights.layer / static_cast<double>(step.tensor) * static_cast<double>(step.dtype_bytes);
+    const double elements = weights.layer / static_cast<double>(step.tensor);
+    const double bytes = elements * static_cast<double>(step.dtype_bytes);
     const double of_layer = time.compute / passes / layers;
     const double forward = of_layer / (step.full ? 3 : 2);
     const double backward = of_layer - forward;
     double back = data.gather(bytes);
-    if (step.full) back += data.gather(weights.layer * kFp32Bytes);
+    if (step.full) back += data.gather(elements * kFp32Bytes);
     const double outer = data.gather(weights.outer * static_cast<double>(step.dtype_bytes)) +
                          (step.full ? data.gather(weights.outer * kFp32Bytes) : 0.0);
     time.gathers = passes * (layers * (exposed(data.gather(bytes), forward, cluster.overlaps) +

@@ -15,6 +15,12 @@ struct LayerMemory {
   int64_t backward = 0;  // on top, while its feed-forward part goes backward
 };
 
+// Of an element of the base while no pass computes with it.
+int64_t kept_bytes(const StepShape& shape) {
+  const bool as_stored = !shape.full && shape.shards > 1;
+  return as_stored ? std::min(shape.stored_bytes, shape.dtype_bytes) : shape.dtype_bytes;
+}
+
 class StepSizes {
  public:
   StepSizes(const DecoderConfig& config, const StepShape& shape) : config_(config), shape_(shape) {}
@@ -60,7 +66,13 @@ class StepSizes {
     const bool reordered = shape_.full && !shape_.converted.empty();
     const int64_t twice = reordered ? 3 * config_.hidden_size * config_.intermediate_size : 0;
     const int64_t inner = layer_elements(0) + twice;
-    return values(inner + std::max(outer, config_.num_hidden_layers > 1 ? inner : 0));
+    const int64_t next = std::max(outer, config_.num_hidden_layers > 1 ? inner : 0);
+    // The next one as it travels, beside what it becomes where that is wider. Between 3, 5, … ranks MPI gathers
+    // it by way of a copy.
+    const int64_t travels = next * kept_bytes(shape_);
+    const int64_t widened = kept_bytes(shape_) < shape_.dtype_bytes ? values(next) : 0;
+    const bool power_of_two = (shape_.shards & (shape_.shards - 1)) == 0;
+    return values(inner) + travels + widened + (power_of_two ? 0 : travels);
   }
 
  private:
@@ -175,7 +187,7 @@ StepMemory step_memory(const DecoderConfig& config, const StepShape& shape) {
   const bool shared = shape.shards > 1;
   // Full tuning in fp32 computes with the trained values themselves, and with shared ones as gathered.
   if (!shape.full || (shape.dtype_bytes != kFp32 && !shared)) {
-    memory.base = elements.weights * shape.dtype_bytes / shape.shards;
+    memory.base = elements.weights * kept_bytes(shape) / shape.shards;
   }
   memory.trained = memory.gradients = trained * kFp32 / (shape.full ? shape.shards : 1);
   memory.optimizer = 2 * memory.trained;

@@ -27,6 +27,9 @@ struct StepShape {
   // their gradients and moments.
   int64_t shards = 1;
   int64_t tensor = 1;  // ranks that share each layer (parallel.tensor)
+  // Of the base as it is stored. Shared frozen weights stay in half precision where they are stored so,
+  // also where the activations are fp32.
+  int64_t stored_bytes = 4;
 };
 
 // Bytes of tensors on one rank. The program itself, its libraries and the threads' stacks come on

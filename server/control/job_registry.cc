@@ -125,6 +125,7 @@ QueuedJob queued_job(const QueuedRow& row, const Needs& needs) {
 
 Needs needs_of(const v1::Job& job, const ControlConfig& config) {
   Needs needs = needs_of_row(queued_row(job), config);
+  needs.group = std::max(job.resolved_spec().parallel().tensor(), 1);
   needs.most_ranks = job.attempts().empty() ? 0 : job.attempts().rbegin()->next_world_size();
   return needs;
 }

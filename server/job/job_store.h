@@ -58,7 +58,8 @@ struct QueuedRow {
   std::string project;
 };
 [[nodiscard]] QueuedRow queued_row(const v1::Job& job);
-// An unfinished job that has been started, or that exports a checkpoint.
+// An unfinished job that has been started, or that exports a checkpoint, or whose ranks come in groups: of
+// those the queue must know more than a QueuedRow says.
 [[nodiscard]] bool is_resident(const JobRecord& record);
 
 // The coordinator's durable state in one SQLite file (WAL, synchronous=FULL): a change for which

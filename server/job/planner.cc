@@ -17,8 +17,9 @@ int64_t dtype_bytes(const std::string& dtype) {
   return dtype == "float32" ? 4 : 2;
 }
 
-RankShape rank_shape(const v1::JobSpec& spec, const DecoderConfig& model, const Capacity& capacity,
+RankShape rank_shape(const v1::JobSpec& spec, const PlanInputs& inputs, const Capacity& capacity,
                      bool on_gpu) {
+  const DecoderConfig& model = *inputs.model;
   RankShape shape;
   shape.step.dtype_bytes = dtype_bytes(spec.model().dtype());
   shape.step.full = spec.tuning() == "full";
@@ -36,6 +37,10 @@ RankShape rank_shape(const v1::JobSpec& spec, const DecoderConfig& model, const 
   }
   if (spec.parallel().shard_base()) shape.step.shards = config::replicas_of(spec);
   shape.step.tensor = std::max(spec.parallel().tensor(), 1);
+  // Two bytes an element, or four.
+  const bool halves = inputs.stored_weight_bytes > 0 &&
+                      inputs.stored_weight_bytes < 3 * weight_elements(*inputs.model);
+  if (halves) shape.step.stored_bytes = 2;
   shape.exchanges = spec.parallel().ranks() > 1;
   shape.cuda = on_gpu;
   shape.step.widens = !on_gpu && !capacity.multiplies_halves && shape.step.dtype_bytes == 2;
@@ -53,7 +58,7 @@ class Planned {
         capacity_(capacity),
         on_gpu_(spec.resources().device() == "cuda" ||
                 (spec.resources().device() == "auto" && capacity.gpus)),
-        shape_(rank_shape(spec, model_, capacity, on_gpu_)),
+        shape_(rank_shape(spec, inputs, capacity, on_gpu_)),
         work_(estimate_work(spec, inputs.facts)) {
     if (work_) memory_ = rank_memory(model_, shape_, work_->micro_batches);
   }

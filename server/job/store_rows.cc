@@ -131,8 +131,10 @@ JobColumns columns_of(const JobRecord& record) {
 
 bool is_resident(const JobRecord& record) {
   const v1::Job& job = record.job;
-  return !is_terminal(job.state()) &&
-         (job.has_export_of() || job.attempts_size() > 0 || record.not_before.has_value());
+  const v1::Parallel& parallel = job.resolved_spec().parallel();
+  const bool in_groups = parallel.min_ranks() > 0 && parallel.tensor() > 1;
+  return !is_terminal(job.state()) && (job.has_export_of() || job.attempts_size() > 0 ||
+                                       record.not_before.has_value() || in_groups);
 }
 
 QueuedRow queued_row(const v1::Job& job) {

@@ -34,6 +34,7 @@ struct JobQueue::Entry {
   int32_t priority = 0;
   int32_t ranks = 1;
   int32_t min_ranks = 0;
+  int32_t group = 1;
   int32_t most_ranks = 0;
   float seconds = std::numeric_limits<float>::quiet_NaN();  // NaN: not known
   bool gpus = false;
@@ -47,6 +48,7 @@ struct JobQueue::Entry {
         priority(job.priority),
         ranks(job.needs.ranks),
         min_ranks(job.needs.min_ranks),
+        group(job.needs.group),
         most_ranks(job.needs.most_ranks),
         gpus(job.needs.gpus) {
     EMOE_CHECK(job.id.size() <= kLongestId);
@@ -60,6 +62,7 @@ struct JobQueue::Entry {
                             .gpus = gpus,
                             .min_ranks = min_ranks,
                             .rows = rows,
+                            .group = group,
                             .most_ranks = most_ranks},
                   .priority = priority,
                   .create_time = create_time,

@@ -10,10 +10,11 @@ namespace emoe::server {
 std::optional<int> useful_ranks(const Needs& needs, int available) {
   if (available >= needs.ranks) return needs.ranks;
   if (needs.min_ranks == 0 || available < needs.min_ranks) return std::nullopt;
-  if (needs.rows == 0) return available;
-  const int64_t rows_of_one = (needs.rows + available - 1) / available;
-  const int64_t ranks = (needs.rows + rows_of_one - 1) / rows_of_one;
-  return std::max(static_cast<int>(ranks), needs.min_ranks);
+  const int groups = available / needs.group;
+  if (needs.rows == 0) return groups * needs.group;
+  const int64_t rows_of_one = (needs.rows + groups - 1) / groups;
+  const int64_t useful = (needs.rows + rows_of_one - 1) / rows_of_one;
+  return std::max(static_cast<int>(useful) * needs.group, needs.min_ranks);
 }
 
 std::optional<int> fewer_ranks(const Needs& needs, int ranks, std::optional<int> room) {

@@ -33,6 +33,7 @@ struct Needs {
   // 0: all ranks or none. Else a start may have as few, see schedule().
   int min_ranks = 0;
   int64_t rows = 0;    // of a step, which the ranks divide; 0: anything divides
+  int group = 1;       // ranks come and go in whole groups of so many, which have the rows alike
   int most_ranks = 0;  // this time, since the engine had no room for more; 0: no such limit
 };
 

@@ -63,6 +63,7 @@ const std::vector<Table>& tables() {
         {"train.epochs=0"},
         {"parallel.tensor=3"},
         {"parallel.min_ranks=5"},
+        {"parallel.tensor=2", "parallel.min_ranks=3"},
         {"train.global_batch=3"}}},
       {"model",
        model_rules(),
@@ -74,11 +75,7 @@ const std::vector<Table>& tables() {
         {"evaluate={path: /e, max_length: 65}"}}},
       {"unsupported",
        unsupported_rules(),
-       {{"task=analyze"},
-        {"parallel.tensor=2", "tuning=full"},
-        {"parallel.tensor=2", "parallel.min_ranks=2"},
-        {"emoe.partition.method=coactivation"},
-        {"emoe.gate=learned"}}},
+       {{"task=analyze"}, {"emoe.partition.method=coactivation"}, {"emoe.gate=learned"}}},
   };
   return all;
 }

@@ -301,15 +301,14 @@ TEST(ConvertedLayers, StartEveryAndList) {
 }
 
 TEST(Unsupported, EachSaysWhatWorksInstead) {
-  const auto job =
-      read_job(kEmoe, "job.yaml",
-               {"task=analyze", "parallel.ranks=2", "parallel.tensor=2", "parallel.min_ranks=1",
-                "emoe.partition.method=coactivation", "emoe.gate=learned"});
+  const auto job = read_job(kEmoe, "job.yaml",
+                            {"task=analyze", "parallel.ranks=2",
+                             "emoe.partition.method=coactivation", "emoe.gate=learned"});
   ASSERT_TRUE(job.ok()) << job.status();
   Diagnostics diagnostics;
   reject_unsupported(resolve(job->spec), job->locations, diagnostics);
   const auto lines = problems_of(diagnostics.to_status());
-  EXPECT_EQ(lines.size(), 4u) << joined(lines);
+  EXPECT_EQ(lines.size(), 3u) << joined(lines);
   for (const auto& line : lines)
     EXPECT_NE(line.find("not supported yet: "), std::string::npos) << line;
   EXPECT_PROBLEM(lines, "--set: emoe.gate: not supported yet: gate: average is");

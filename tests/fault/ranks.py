@@ -40,6 +40,20 @@ def test_a_rank_killed_in_a_step(coordinator, undisturbed, sharded):
     assert coordinator.processes() == {}
 
 
+@pytest.mark.parametrize("shared", [{"parallel__shard_base": True}, {"parallel__tensor": 2}], ids=["weights", "layers"])
+def test_a_rank_killed_where_no_rank_has_all_that_is_trained(tmp_path, shared):
+    """The other one misses it in the gather or the reduce-scatter of a layer, or in the sum of its parts."""
+    full = {"tuning": "full", "lora": None, "optimizer__learning_rate": 1e-3, "train__max_steps": 16, "checkpoint__every_steps": 5, **shared}
+    undisturbed = undisturbed_run(tmp_path / "undisturbed", **full)
+    with Run(tmp_path, hold=13, **full) as run:
+        send(run.held()[1], signal.SIGKILL)
+        run.holds.release()
+        assert run.process.wait(60) != 0, run.text
+        assert tools.valid_checkpoints(run.out)[-1] == 10
+        assert "resumed from the checkpoint of step 10" in run.again()
+        tools.assert_same_training(run.out, undisturbed)
+
+
 def test_a_rank_killed_in_an_evaluation(coordinator):
     """It has no checkpoint to go on from: the next attempt computes it anew, and there is one result."""
     api = coordinator.api

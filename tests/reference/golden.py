@@ -24,7 +24,7 @@ from tolerances import Table, relative  # noqa: E402
 
 # How many cases there are: a folder that lost some, or a wrong folder, must not pass.
 EXPECTED_CASES = {"own": 9, "shared": 20}
-# (ranks, packing, micro_batch_tokens, shard_base, tensor): no mpirun for None; 0: as the worker chooses. Full tuning has no tensor.
+# (ranks, packing, micro_batch_tokens, shard_base, tensor): no mpirun for None; 0: as the worker chooses.
 CONFIGURATIONS = [(None, False, 0, False, 1), (2, True, 600, False, 1), (4, False, 256, False, 2), (4, True, 0, True, 2),
                   (2, False, 256, True, 1)]
 ALL_CONFIGURATIONS = [configuration for configuration in itertools.product((None, 2, 4), (False, True), (0, 256, 1000), (False, True), (1, 2))
@@ -85,7 +85,7 @@ class Runner:
 
     def run_train(self, case):
         for *others, tensor in self.configurations():
-            configuration = (*others, self.tensor_of(case, tensor) if "lora" in case.config else 1)
+            configuration = (*others, self.tensor_of(case, tensor))
             self.step(case, describe(configuration), lambda folder, c=configuration: self.train(case, folder, c))
         self.step(case, "step 0", lambda folder: self.first_step(case, folder))
         for ranks, tensor in ((None, 1), (2, 1), (2, 2)):

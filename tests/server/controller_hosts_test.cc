@@ -67,6 +67,19 @@ TEST_F(ElasticTest, TakesUpAnAttemptWithFewerRanksAfterARestart) {
   EXPECT_EQ(job(id).state(), v1::RUNNING);
 }
 
+TEST_F(ElasticTest, RanksThatShareLayersComeInWholeGroups) {
+  v1::JobSpec spec = small_spec(dir_.path(), 4);
+  spec.mutable_parallel()->set_min_ranks(2);
+  spec.mutable_parallel()->set_tensor(2);
+  const std::string id = submit(spec);
+  config_.capacity.cpus = 3;
+  restart();  // what the queue is read back from knows of the groups
+  step();
+  EXPECT_EQ(last_launch().job_id, id);
+  EXPECT_EQ(last_launch().ranks, 2);
+  EXPECT_EQ(job(id).attempts(0).world_size(), 2);
+}
+
 TEST_F(ElasticTest, IsRefusedOnlyWhereItCanNeverRun) {
   EXPECT_NE(submit_elastic(9, 4), "");
   const auto refused = [&] {

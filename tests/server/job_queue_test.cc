@@ -85,13 +85,14 @@ TEST(JobQueue, IsASortedListWithSums) {
 
 TEST(JobQueue, KeepsAllThatASchedulerAsks) {
   JobQueue queue;
-  QueuedJob whole{.id = std::string(JobQueue::kLongestId, 'x'),
-                  .needs = {.ranks = 8, .gpus = true, .min_ranks = 2, .rows = 64, .most_ranks = 6},
-                  .priority = -3,
-                  .create_time = kToday,
-                  .not_before = kNow,
-                  .full_until = kNow + std::chrono::seconds(60),
-                  .seconds = 12.5};
+  QueuedJob whole{
+      .id = std::string(JobQueue::kLongestId, 'x'),
+      .needs = {.ranks = 8, .gpus = true, .min_ranks = 2, .rows = 64, .group = 2, .most_ranks = 6},
+      .priority = -3,
+      .create_time = kToday,
+      .not_before = kNow,
+      .full_until = kNow + std::chrono::seconds(60),
+      .seconds = 12.5};
   queue.put(whole);
   whole.needs.most_ranks = 4;
   queue.put(whole);  // in its place
@@ -102,6 +103,7 @@ TEST(JobQueue, KeepsAllThatASchedulerAsks) {
   EXPECT_TRUE(kept->needs.gpus);
   EXPECT_EQ(kept->needs.min_ranks, 2);
   EXPECT_EQ(kept->needs.rows, 64);
+  EXPECT_EQ(kept->needs.group, 2);
   EXPECT_EQ(kept->needs.most_ranks, 4);
   EXPECT_EQ(kept->not_before, kNow);
   EXPECT_EQ(kept->full_until, kNow + std::chrono::seconds(60));

@@ -144,6 +144,29 @@ TEST(Scheduler, OfFewerRanksOnlyThoseThatShortenTheStep) {
   EXPECT_EQ(with(7, 1, 8, 7), 7);    // what the job asks for is its own affair
 }
 
+TEST(Scheduler, RanksThatShareLayersComeInWholeGroups) {
+  const auto job = [](int ranks, int min_ranks, int64_t rows, int group) {
+    QueuedJob split = elastic("e", ranks, min_ranks, rows);
+    split.needs.group = group;
+    return split;
+  };
+  const auto with = [&](int ranks, int min_ranks, int64_t rows, int group, int free) {
+    return ranks_of(schedule({job(ranks, min_ranks, rows, group)}, {}, slots(free), kNow));
+  };
+  EXPECT_EQ(with(8, 2, 0, 2, 7), 6);
+  EXPECT_EQ(with(8, 4, 0, 4, 7), 4);
+  EXPECT_EQ(with(8, 2, 4, 2, 7), 4);  // three groups would have a second row too
+  EXPECT_EQ(with(8, 2, 4, 2, 8), 8);
+  EXPECT_EQ(with(12, 3, 128, 3, 11), 9);
+  const auto next = [&](int ranks, int min_ranks, int group, std::optional<int> room) {
+    return fewer_ranks(job(ranks, min_ranks, 0, group).needs, ranks, room).value_or(0);
+  };
+  EXPECT_EQ(next(4, 2, 2, 3), 2);
+  EXPECT_EQ(next(4, 2, 2, std::nullopt), 2);
+  EXPECT_EQ(next(16, 4, 4, std::nullopt), 12);
+  EXPECT_EQ(next(2, 2, 2, 1), 0) << "no fewer than one group";
+}
+
 TEST(Scheduler, WhereTheEngineHasNoRoomFewerRanksAreTried) {
   const auto next = [](int ranks, int min_ranks, int64_t rows, int now, std::optional<int> room) {
     return fewer_ranks(elastic("e", ranks, min_ranks, rows).needs, now, room).value_or(0);

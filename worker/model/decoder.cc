@@ -30,6 +30,15 @@ void check_batch(const PackedBatch& batch) {
   }
 }
 
+// Ranks that share each layer go on together.
+bool on_any(bool mine, DeviceGroup* group) {
+  if (group == nullptr) return mine;
+  const at::Tensor sum =
+      at::full({1}, mine ? 1.0F : 0.0F, at::TensorOptions(at::kFloat).device(at::kCPU));
+  group->all_reduce(sum).wait();
+  return sum.item<float>() > 0.0F;
+}
+
 // `own` [T, kv_heads, d] behind what a cache has, [kv_heads, tokens, d].
 at::Tensor behind(const at::Tensor& cached, const at::Tensor& own) {
   return at::cat({cached.transpose(0, 1), own});
@@ -261,7 +270,7 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
   constexpr std::chrono::seconds kEnough{3};
   const DecoderConfig& config = options_.config;
   const bool experts = options_.emoe.routing.num_experts > 0 && !options_.emoe.partitions.empty();
-  if (!experts || !options_.device.is_cpu() || store_->tensor_group() != nullptr ||
+  if (!experts || !options_.device.is_cpu() ||
       config.hidden_size * config.intermediate_size < kSmall) {
     return {};
   }
@@ -275,7 +284,8 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
   };
   // In turns, the first to warm up: what else the machine does meanwhile hits all alike.
   for (int round = 0; round <= kRounds; ++round) {
-    if (round > 1 && since(begin) > std::chrono::duration<double>(kEnough).count()) break;
+    const bool enough = since(begin) > std::chrono::duration<double>(kEnough).count();
+    if (round > 1 && on_any(enough, store_->tensor_group())) break;
     for (const auto& [name, make] : ffn_backends()) {
       const auto start = std::chrono::steady_clock::now();
       const at::Tensor y = make()->forward(x, layer->ffn, &*layer->experts, {}).y;
@@ -289,9 +299,6 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
 
 std::unique_ptr<Model> make_model(const ModelOptions& options, const WeightSource& weights,
                                   const ModelGroups& groups) {
-  if (options.full && groups.tensor != nullptr) {
-    throw std::invalid_argument("ranks share each layer of frozen weights only");
-  }
   return std::make_unique<Decoder>(
       options, groups.shard == nullptr
                    ? make_resident_store(options, weights, groups.tensor)

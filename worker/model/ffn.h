@@ -40,7 +40,7 @@ class FfnBackend {
 //   masked  computes every neuron and zeroes those of the experts not chosen; saves gate, up and the
 //           mask. Everywhere.
 //   sparse  computes the chosen experts only, token by token; saves their gate and up. On the CPU;
-//           elsewhere, in a dense pass, and where ranks share the layer, it is the masked one.
+//           elsewhere and in a dense pass it is the masked one.
 [[nodiscard]] std::unique_ptr<FfnBackend> make_masked_ffn();
 [[nodiscard]] std::unique_ptr<FfnBackend> make_sparse_ffn();
 using MakeFfn = std::unique_ptr<FfnBackend> (*)();

@@ -44,6 +44,18 @@ struct ShardOfTensor {
   std::vector<int64_t> shape;  // of the whole
 };
 
+// A trained tensor where ranks share each layer (see TensorSplit), as far as the other ranks matter: of some
+// each rank of the group has a part, in memory order, of others all of them have the same elements.
+struct PartOfTensor {
+  std::vector<int64_t> shape;  // of the whole
+  // Of anything of this rank's part (itself, a gradient, a moment) the whole in the base's neuron order,
+  // on the same device. Collective over all ranks that have a part.
+  std::function<at::Tensor(const at::Tensor& own)> whole;
+  // Of the whole in the base's neuron order this rank's part, in the parameter's shape. Not collective.
+  std::function<at::Tensor(const at::Tensor& original)> own;
+  bool counted = true;  // here and not on another rank that has the same elements
+};
+
 // A tensor that training changes. `tensor` is fp32 and in memory order: permuted where its layer is
 // converted. Where the ranks share the trained weights it is this rank's part [n], perhaps empty.
 struct Parameter {
@@ -53,7 +65,10 @@ struct Parameter {
   bool weight_decay = true;                  // false for tensors of one dimension (norms)
   int permuted_dim = -1;                     // the d_ff dimension of a converted layer, else -1
   std::shared_ptr<const NeuronOrder> order;  // null where permuted_dim is -1
-  std::optional<ShardOfTensor> shard = {};   // nothing: `tensor` is whole
+  std::optional<ShardOfTensor> shard = {};   // nothing: `tensor` is whole, or what `part` says
+  // Set, for every parameter, in full tuning where ranks share each layer. What shard says is then of this
+  // rank's part, and to_original(), to_memory() and stored() have no meaning.
+  std::shared_ptr<const PartOfTensor> part = nullptr;
   // Set where the values lie in files and `tensor` is undefined: reads what stored() gives.
   std::function<at::Tensor()> read = {};
 
@@ -148,9 +163,8 @@ class Model {
 
 // The groups of ranks that a model is spread over, which outlive it; null: this rank has all of it.
 struct ModelGroups {
-  DeviceGroup* shard = nullptr;  // these keep parts of the weights (see make_sharded_store())
-  DeviceGroup* tensor =
-      nullptr;  // these compute parts of each layer (see TensorSplit); not in full tuning
+  DeviceGroup* shard = nullptr;   // these keep parts of the weights (see make_sharded_store())
+  DeviceGroup* tensor = nullptr;  // these compute parts of each layer (see TensorSplit)
 };
 
 // Throws std::invalid_argument for options that do not fit together or to the groups, and what

@@ -11,7 +11,8 @@ namespace {
 class ResidentStore final : public WeightStore {
  public:
   ResidentStore(const ModelOptions& options, const WeightSource& source, DeviceGroup* tensor)
-      : options_(options), split_(options_.config, options_.emoe.routing.num_experts, tensor) {
+      : options_(options),
+        split_(options_.config, options_.emoe.routing.num_experts, tensor, options_.full) {
     WeightLoader loader(options, source, split_);
     layers_ = loader.empty_layers();
     for (const TensorSpec& spec : TensorTable(options.config)) load(spec, loader);
@@ -24,7 +25,7 @@ class ResidentStore final : public WeightStore {
 
   [[nodiscard]] Weight outer(TensorRole role) override { return *outer_.of(role); }
   [[nodiscard]] std::shared_ptr<const DecoderLayer> acquire(int64_t index) override {
-    return split_.with_own_adapters(layers_.at(index));
+    return split_.own_layer(layers_.at(index));
   }
   [[nodiscard]] DeviceGroup* tensor_group() const override { return split_.group(); }
   [[nodiscard]] std::vector<Parameter>& parameters() override { return parameters_; }
@@ -57,13 +58,16 @@ class ResidentStore final : public WeightStore {
   }
 
   [[nodiscard]] Weight weight_of(const TensorSpec& spec, WeightLoader& loader) {
-    if (!split_.has(spec.role)) return {};
     const at::Tensor base = loader.original(spec);
+    Weight weight;
+    if (options_.full) {
+      weight.master = split_.whole() ? loader.add_parameter(spec, spec.name, base, spec.ffn_dim())
+                                     : loader.add_part(spec, base);
+    }
+    if (!split_.has(spec.role)) return {};
     if (!options_.full) {
       return {.compute = loader.own_part(spec, base, options_.dtype), .master = {}};
     }
-    Weight weight;
-    weight.master = loader.add_parameter(spec, spec.name, base, spec.ffn_dim());
     weight.compute = weight.master;
     if (options_.dtype != at::kFloat) {
       weight.compute = weight.master.detach().to(options_.dtype);

@@ -60,6 +60,7 @@ class ShardedMatrix final : public WeightMatrix {
 // make_sharded_store() for full tuning.
 [[nodiscard]] std::unique_ptr<WeightStore> make_sharded_training_store(const ModelOptions& options,
                                                                        const WeightSource& source,
-                                                                       DeviceGroup& group);
+                                                                       DeviceGroup& group,
+                                                                       DeviceGroup* tensor);
 
 }  // namespace emoe::worker

@@ -45,6 +45,7 @@ class ShardedStore final : public WeightStore {
       DecoderLayer& layer = *layers_[l];
       if (layer.experts) renew_means(layer, layer.ffn.gate.weight->values());
     }
+    units_->forget();  // the first pass begins elsewhere
     parameters_ = loader.take_parameters();
   }
 
@@ -58,7 +59,7 @@ class ShardedStore final : public WeightStore {
   [[nodiscard]] std::shared_ptr<const DecoderLayer> acquire(int64_t index) override {
     (void)units_->tensors(order_.of_layer(index));
     units_->prefetch(order_.behind_layer(index));
-    return split_.with_own_adapters(layers_.at(index));
+    return split_.own_layer(layers_.at(index));
   }
   [[nodiscard]] bool is_collective() const override {
     return group_.world_size() > 1 || !split_.whole();
@@ -157,7 +158,7 @@ std::unique_ptr<WeightStore> make_sharded_store(const ModelOptions& options,
                                                 const WeightSource& source, DeviceGroup& group,
                                                 DeviceGroup* tensor) {
   const at::NoGradGuard no_grad;
-  if (options.full) return make_sharded_training_store(options, source, group);
+  if (options.full) return make_sharded_training_store(options, source, group, tensor);
   return std::make_unique<ShardedStore>(options, source, group, tensor);
 }
 

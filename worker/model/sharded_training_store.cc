@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -48,13 +49,17 @@ class StandIns : public torch::autograd::Function<StandIns> {
 
 // Every weight is trained. Of each tensor a rank has a piece: of its fp32 master, which is its
 // Parameter, and with it of gradient and moments. The pieces are in the base's neuron order, as files
-// are; a whole layer is brought into memory order when it is gathered.
+// are; a whole layer is brought into memory order when it is gathered. Where ranks share each layer, the
+// tensors are this rank's parts, which are in memory order.
 class ShardedTrainingStore final : public WeightStore {
  public:
-  ShardedTrainingStore(const ModelOptions& options, const WeightSource& source, DeviceGroup& group)
-      : options_(options), group_(group), order_(options.config) {
-    const TensorSplit none(options.config, 0, nullptr);
-    WeightLoader loader(options, source, none);
+  ShardedTrainingStore(const ModelOptions& options, const WeightSource& source, DeviceGroup& group,
+                       DeviceGroup* tensor)
+      : options_(options),
+        group_(group),
+        split_(options_.config, options_.emoe.routing.num_experts, tensor, /*full=*/true),
+        order_(options.config) {
+    WeightLoader loader(options, source, split_);
     layers_ = loader.empty_layers();
     units_ = std::make_shared<ShardedUnits>(
         group, [this](int64_t unit) { return part_of(trained_.at(unit)); },
@@ -81,6 +86,7 @@ class ShardedTrainingStore final : public WeightStore {
     at::Tensor gate;
     for (size_t i = 0; i < values.size(); ++i) {
       const TensorSpec& spec = trained_.at(number).specs[i];
+      if (!split_.has(spec.role)) continue;
       if (spec.role == TensorRole::gate) gate = values[i];
       if (Linear* linear = layer->linear(spec.role)) {
         linear->master = masters[i];
@@ -89,11 +95,16 @@ class ShardedTrainingStore final : public WeightStore {
                                                                       .master = masters[i]};
       }
     }
+    const bool graph = at::GradMode::is_enabled();
     const at::NoGradGuard no_grad;
     if (layer->experts) renew_means(*layer, gate);
-    return layer;
+    const at::AutoGradMode with_graph(graph);
+    return split_.own_layer(layer);
   }
-  [[nodiscard]] bool is_collective() const override { return group_.world_size() > 1; }
+  [[nodiscard]] bool is_collective() const override {
+    return group_.world_size() > 1 || !split_.whole();
+  }
+  [[nodiscard]] DeviceGroup* tensor_group() const override { return split_.group(); }
   [[nodiscard]] std::vector<Parameter>& parameters() override { return parameters_; }
   void parameters_changed() override { units_->forget(); }
 
@@ -113,7 +124,7 @@ class ShardedTrainingStore final : public WeightStore {
       specs[order_.of(spec)].push_back(spec);
     for (auto& [number, of_unit] : specs) {
       std::vector<std::vector<int64_t>> shapes;
-      for (const TensorSpec& spec : of_unit) shapes.push_back(spec.shape);
+      for (const TensorSpec& spec : of_unit) shapes.push_back(split_.shape_of_part(spec));
       Unit unit{.specs = std::move(of_unit),
                 .orders = {},
                 .shapes = shapes,
@@ -123,14 +134,58 @@ class ShardedTrainingStore final : public WeightStore {
       unit.pieces = unit.layout.pieces(group_.rank());
       for (size_t i = 0; i < unit.specs.size(); ++i) {
         const TensorSpec& spec = unit.specs[i];
-        unit.orders.push_back(spec.ffn_dim() < 0 ? nullptr : loader.order(spec.layer));
-        add_piece(unit, i, loader.original(spec));
+        const bool as_in_files = spec.ffn_dim() < 0 || !split_.whole();
+        unit.orders.push_back(as_in_files ? nullptr : loader.order(spec.layer));
+        add_piece(unit, i, own_original(spec, loader));
+        if (!split_.whole()) add_part(unit, i, loader);
         if (spec.layer < 0) continue;
         Linear* linear = layers_[spec.layer]->linear(spec.role);
         if (linear != nullptr) linear->weight = std::make_shared<ShardedMatrix>(units_, number, i);
       }
       trained_.emplace(number, std::move(unit));
     }
+  }
+
+  // What this rank's group shares of a tensor.
+  [[nodiscard]] at::Tensor own_original(const TensorSpec& spec, const WeightLoader& loader) const {
+    const at::Tensor original = loader.original(spec);
+    if (split_.whole()) return original;
+    if (!split_.has(spec.role)) return original.new_empty({0});
+    return loader.own_part(spec, original, original.scalar_type());
+  }
+
+  // What the piece of tensor i just added is to the whole tensor.
+  void add_part(const Unit& unit, size_t i, const WeightLoader& loader) {
+    std::vector<int64_t> sizes(group_.world_size(), 0);
+    for (int rank = 0; rank < group_.world_size(); ++rank) {
+      for (const UnitLayout::Piece& piece : unit.layout.pieces(rank)) {
+        if (piece.tensor == i) sizes[rank] = piece.end - piece.begin;
+      }
+    }
+    Parameter& parameter = parameters_.back();
+    PartOfTensor part = loader.part_of(unit.specs[i]);
+    part.whole = [this, sizes, shape = unit.shapes[i], whole = part.whole](const at::Tensor& own) {
+      return whole(gathered(own, sizes).view(shape));
+    };
+    part.own = [begin = parameter.shard->begin, size = parameter.tensor.numel(),
+                own = part.own](const at::Tensor& original) {
+      return own(original).flatten().narrow(0, begin, size);
+    };
+    parameter.part = std::make_shared<const PartOfTensor>(std::move(part));
+  }
+
+  // The pieces of all ranks, of these sizes, one after the other.
+  [[nodiscard]] at::Tensor gathered(const at::Tensor& own, const std::vector<int64_t>& sizes) {
+    const int64_t most = std::ranges::max(sizes);
+    const at::Tensor padded = at::zeros({most}, own.options());
+    padded.narrow(0, 0, own.numel()).copy_(own);
+    const at::Tensor all = at::empty({most * std::ssize(sizes)}, own.options());
+    group_.all_gather(padded, all).wait();
+    std::vector<at::Tensor> pieces;
+    for (int64_t rank = 0; rank < std::ssize(sizes); ++rank) {
+      pieces.push_back(all.narrow(0, rank * most, sizes[rank]));
+    }
+    return at::cat(pieces);
   }
 
   // This rank's piece of tensor i as a parameter, perhaps without an element.
@@ -217,6 +272,7 @@ class ShardedTrainingStore final : public WeightStore {
 
   ModelOptions options_;
   DeviceGroup& group_;
+  TensorSplit split_;
   UnitOrder order_;
   std::map<int64_t, Unit> trained_;
   std::shared_ptr<ShardedUnits> units_;
@@ -230,8 +286,8 @@ class ShardedTrainingStore final : public WeightStore {
 
 std::unique_ptr<WeightStore> make_sharded_training_store(const ModelOptions& options,
                                                          const WeightSource& source,
-                                                         DeviceGroup& group) {
-  return std::make_unique<ShardedTrainingStore>(options, source, group);
+                                                         DeviceGroup& group, DeviceGroup* tensor) {
+  return std::make_unique<ShardedTrainingStore>(options, source, group, tensor);
 }
 
 }  // namespace emoe::worker

@@ -59,7 +59,7 @@ struct ExpertCall : torch::CustomClassHolder {
     std::vector<int64_t> starts(chosen.rows());
     for (int64_t e = 0; e < chosen.experts(); ++e) {
       std::fill(starts.begin() + chosen.begin[e], starts.begin() + chosen.begin[e + 1],
-                e * activations.size(1));
+                weights.down.lora.first_feature + e * activations.size(1));
     }
     return apply_lora_dropout(wide(activations), dropout, weights.down.lora.stream,
                               {chosen.tokens.data(), starts.data()});
@@ -212,15 +212,16 @@ class SparseFfn final : public FfnBackend {
   [[nodiscard]] FfnOutput forward(const at::Tensor& x, const FfnWeights& weights,
                                   const ExpertGate* experts,
                                   const LoraDropout& dropout) const override {
-    // With all experts it is the dense function, bit for bit. Of the experts of one rank a token has as
-    // many as it happens to have.
+    // With all experts it is the dense function, bit for bit.
     if (experts == nullptr || experts->routing.top_k == experts->routing.num_experts ||
-        experts->shared_by != nullptr || !has_plain_weights(weights)) {
+        !has_plain_weights(weights)) {
       return masked_->forward(x, weights, experts, dropout);
     }
     FfnOutput output;
     output.selection = choose_experts(x, weights.gate, *experts, dropout);
-    auto call = c10::make_intrusive<ExpertCall>(weights, dropout, output.selection.mask);
+    // Of the experts of a rank that shares the layer a token has as many as it happens to have, perhaps none.
+    auto call = c10::make_intrusive<ExpertCall>(weights, dropout,
+                                                experts->own_columns(output.selection.mask));
     call->input_needs_grad = at::GradMode::is_enabled() && x.requires_grad();
     variable_list trained;
     for (const Linear* linear : {&weights.gate, &weights.up, &weights.down}) {

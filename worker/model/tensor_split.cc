@@ -44,6 +44,10 @@ class SumOfParts : public torch::autograd::Function<SumOfParts> {
   }
 };
 
+bool is_behind_a_sum(TensorRole role) {
+  return role == TensorRole::o_bias || role == TensorRole::down_bias;
+}
+
 void check_divides(int64_t ranks, int64_t number, const char* what) {
   if (number % ranks == 0) return;
   throw std::invalid_argument(std::to_string(ranks) + " ranks cannot share " +
@@ -52,7 +56,8 @@ void check_divides(int64_t ranks, int64_t number, const char* what) {
 
 }  // namespace
 
-TensorSplit::TensorSplit(const DecoderConfig& config, int64_t experts, DeviceGroup* group)
+TensorSplit::TensorSplit(const DecoderConfig& config, int64_t experts, DeviceGroup* group,
+                         bool full)
     : config_(config),
       group_(group),
       ranks_(group == nullptr ? 1 : group->world_size()),
@@ -63,6 +68,28 @@ TensorSplit::TensorSplit(const DecoderConfig& config, int64_t experts, DeviceGro
   }
   check_divides(ranks_, config.intermediate_size, "neurons");
   check_divides(ranks_, experts, "experts");
+  if (!full || ranks_of_a_key_head() == 1) return;
+  key_head_ =
+      group_->split(static_cast<int>(index_ / ranks_of_a_key_head()), static_cast<int>(index_));
+}
+
+int64_t TensorSplit::ranks_of_a_key_head() const {
+  return std::max<int64_t>(ranks_ / config_.num_key_value_heads, 1);
+}
+
+bool TensorSplit::is_of_key_heads(TensorRole role) const {
+  return role == TensorRole::k || role == TensorRole::k_bias || role == TensorRole::v ||
+         role == TensorRole::v_bias;
+}
+
+bool TensorSplit::is_first_with(TensorRole role) const {
+  if (is_of_key_heads(role)) return index_ % ranks_of_a_key_head() == 0;
+  return range(role).has_value() || index_ == 0;
+}
+
+DeviceGroup* TensorSplit::ranks_to_add(TensorRole role) const {
+  if (role == TensorRole::q_norm || role == TensorRole::k_norm) return group();
+  return is_of_key_heads(role) ? key_head_.get() : nullptr;
 }
 
 std::optional<TensorSplit::Range> TensorSplit::range(TensorRole role) const {
@@ -104,14 +131,45 @@ at::Tensor TensorSplit::part(TensorRole role, const at::Tensor& tensor) const {
 }
 
 bool TensorSplit::has(TensorRole role) const {
-  const bool behind_a_sum = role == TensorRole::o_bias || role == TensorRole::down_bias;
-  return index_ == 0 || !behind_a_sum;
+  return index_ == 0 || !is_behind_a_sum(role);
 }
 
-std::shared_ptr<const DecoderLayer> TensorSplit::with_own_adapters(
+std::vector<int64_t> TensorSplit::shape_of_part(const TensorSpec& spec) const {
+  if (!has(spec.role)) return {0};
+  std::vector<int64_t> shape = spec.shape;
+  if (const std::optional<Range> own = range(spec.role)) shape[own->dim] = own->size;
+  return shape;
+}
+
+at::Tensor TensorSplit::whole(const TensorSpec& spec, const at::Tensor& part) const {
+  if (whole()) return part;
+  if (is_behind_a_sum(spec.role)) {
+    const at::Tensor all = index_ == 0 ? part.clone() : at::empty(spec.shape, part.options());
+    group_->broadcast(all, 0).wait();
+    return all;
+  }
+  const std::optional<Range> own = range(spec.role);
+  if (!own) return part;
+  at::Tensor all = at::empty({ranks_ * part.numel()}, part.options());
+  group_->all_gather(part.contiguous().flatten(), all).wait();
+  std::vector<at::Tensor> parts;
+  const int64_t alike = is_of_key_heads(spec.role) ? ranks_of_a_key_head() : 1;
+  for (int64_t rank = 0; rank < ranks_; rank += alike) {
+    parts.push_back(all.narrow(0, rank * part.numel(), part.numel()).view(part.sizes()));
+  }
+  return at::cat(parts, own->dim);
+}
+
+std::shared_ptr<const DecoderLayer> TensorSplit::own_layer(
     const std::shared_ptr<const DecoderLayer>& layer) const {
   if (whole()) return layer;
   auto own = std::make_shared<DecoderLayer>(*layer);
+  for (const TensorRole role : {TensorRole::q_norm, TensorRole::k_norm, TensorRole::k,
+                                TensorRole::k_bias, TensorRole::v, TensorRole::v_bias}) {
+    Linear* linear = own->linear(role);
+    at::Tensor& master = linear == nullptr ? own->vector(role)->master : linear->master;
+    if (master.defined()) master = to_parts(master, ranks_to_add(role));
+  }
   for (const TensorRole role : {TensorRole::q, TensorRole::k, TensorRole::v, TensorRole::o,
                                 TensorRole::gate, TensorRole::up, TensorRole::down}) {
     Lora& lora = own->linear(role)->lora;

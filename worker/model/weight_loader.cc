@@ -107,6 +107,37 @@ at::Tensor WeightLoader::add_parameter(const TensorSpec& spec, const std::string
   return tensor;
 }
 
+at::Tensor WeightLoader::add_part(const TensorSpec& spec, const at::Tensor& original) {
+  const at::Tensor own = split_.has(spec.role) ? own_part(spec, original, at::kFloat)
+                                               : at::empty({0}, options_.device);
+  const at::Tensor tensor = at::Tensor(own).set_requires_grad(true);
+  parameters_.push_back({.name = spec.name,
+                         .tensor = tensor,
+                         .weight_decay = spec.shape.size() > 1,
+                         .order = nullptr,
+                         .part = std::make_shared<const PartOfTensor>(part_of(spec))});
+  return tensor;
+}
+
+PartOfTensor WeightLoader::part_of(const TensorSpec& spec) const {
+  const int dim = spec.ffn_dim();
+  const std::shared_ptr<const NeuronOrder> order = dim < 0 ? nullptr : this->order(spec.layer);
+  const TensorSplit& split = split_;
+  return {.shape = spec.shape,
+          .whole =
+              [&split, spec, order, dim](const at::Tensor& own) {
+                const at::Tensor memory = split.whole(spec, own);
+                return order == nullptr ? memory : order->to_original(memory, dim);
+              },
+          .own =
+              [&split, spec, order, dim](const at::Tensor& original) {
+                if (!split.has(spec.role)) return original.new_empty({0});
+                return split.part(spec.role,
+                                  order == nullptr ? original : order->to_memory(original, dim));
+              },
+          .counted = split.is_first_with(spec.role)};
+}
+
 void WeightLoader::add_adapter(const TensorSpec& spec, Lora& lora) {
   const LoraOptions& options = options_.lora;
   const std::optional<AdapterModule> adapter = options.beside(spec.module());

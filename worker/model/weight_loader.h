@@ -39,6 +39,11 @@ class WeightLoader {
   // Registers a trained tensor, fp32 and in memory order.
   at::Tensor add_parameter(const TensorSpec& spec, const std::string& name,
                            const at::Tensor& original, int dim);
+  // The same where ranks share each layer, as this one has it; empty where it does not have it.
+  at::Tensor add_part(const TensorSpec& spec, const at::Tensor& original);
+  // What a trained tensor of which this rank has a part is to the others. The loader's split and what it
+  // points to must outlive it.
+  [[nodiscard]] PartOfTensor part_of(const TensorSpec& spec) const;
   // The adapter of a linear, where the options want one.
   void add_adapter(const TensorSpec& spec, Lora& lora);
   [[nodiscard]] std::vector<Parameter> take_parameters() { return std::move(parameters_); }

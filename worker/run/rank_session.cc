@@ -27,7 +27,8 @@ namespace {
 
 void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
   const bool enough = plan.min_ranks > 0 && environment.world_size >= plan.min_ranks &&
-                      environment.world_size <= plan.ranks;
+                      environment.world_size <= plan.ranks &&
+                      environment.world_size % plan.tensor == 0;
   // Before the data is read; MPI_Init would say it in its own way, with exit code 1.
   const bool fits = enough || plan.ranks == environment.world_size;
   if (environment.no_pmix && environment.world_size > 1 && fits) {
@@ -47,8 +48,11 @@ void check_world_size(const JobPlan& plan, const RankEnvironment& environment) {
       absl::StrCat(
           "parallel.ranks is ", plan.ranks,
           plan.min_ranks > 0 ? absl::StrCat(" and parallel.min_ranks ", plan.min_ranks) : "",
+          plan.tensor > 1 ? absl::StrCat(" in groups of ", plan.tensor, " (parallel.tensor)") : "",
           ", but ", started, "; start it with ", launcher, " -n ", plan.ranks,
-          ", or set parallel.ranks=", environment.world_size));
+          ", or set parallel.ranks=", environment.world_size,
+          environment.world_size % plan.tensor != 0 ? " and parallel.tensor to what divides it"
+                                                    : ""));
 }
 
 int set_threads(const JobPlan& plan, const RankEnvironment& environment) {

@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "format/dtype.h"
 
 namespace emoe::worker {
 namespace {
@@ -29,6 +30,13 @@ std::string file_of_shard(const std::string& file, int shard, int shards) {
   if (shards == 1) return file;
   return absl::StrFormat("%s-%05d-of-%05d%s", file.substr(0, file.size() - strlen(kExtension)),
                          shard + 1, shards, kExtension);
+}
+
+const std::map<std::string, std::string> kMetadata = {{"format", "pt"}};
+
+// The files of one shard.
+std::vector<std::string> names_of_shard(const std::string& weights, int shard, int shards) {
+  return {file_of_shard(weights, shard, shards), file_of_shard(kOptimizerFile, shard, shards)};
 }
 
 std::string folder_name(int64_t step) {
@@ -229,11 +237,37 @@ Status CheckpointStore::begin(int64_t step) const {
 Result<std::string> CheckpointStore::write_shard(const Checkpoint& own, int shard,
                                                  int shards) const {
   const auto folder = unfinished(own.state.step);
-  const std::map<std::string, std::string> metadata = {{"format", "pt"}};
-  const std::vector<std::string> names = {file_of_shard(weights_file_, shard, shards),
-                                          file_of_shard(kOptimizerFile, shard, shards)};
-  EMOE_RETURN_IF_ERROR(write_tensors(folder / names[0], own.weights, metadata, on_work_done_));
-  EMOE_RETURN_IF_ERROR(write_tensors(folder / names[1], own.optimizer, metadata, on_work_done_));
+  const std::vector<std::string> names = names_of_shard(weights_file_, shard, shards);
+  EMOE_RETURN_IF_ERROR(write_tensors(folder / names[0], own.weights, kMetadata, on_work_done_));
+  EMOE_RETURN_IF_ERROR(write_tensors(folder / names[1], own.optimizer, kMetadata, on_work_done_));
+  EMOE_ASSIGN_OR_RETURN(const auto entries, entries_of(folder, names, on_work_done_));
+  return entries.dump();
+}
+
+Status CheckpointStore::write_made(const std::filesystem::path& path,
+                                   const std::vector<MadeTensor>& tensors) const {
+  std::vector<SafetensorsWriter::Planned> plan;
+  for (const MadeTensor& tensor : tensors) {
+    if (tensor.size > 0) plan.push_back({tensor.name, dtype_name(at::kFloat), {tensor.size}});
+  }
+  Result<SafetensorsWriter> writer = SafetensorsWriter::create(path, std::move(plan), kMetadata);
+  Status status = writer.status();
+  for (const MadeTensor& tensor : tensors) {
+    const at::Tensor made = tensor.make();
+    if (status.ok() && tensor.size > 0) status = writer->write(made);
+    on_work_done_();
+  }
+  return status.ok() ? writer->close() : status;
+}
+
+Result<std::string> CheckpointStore::write_shard(int64_t step, const MadeShard& own, int shard,
+                                                 int shards) const {
+  const auto folder = unfinished(step);
+  const std::vector<std::string> names = names_of_shard(weights_file_, shard, shards);
+  const Status weights = write_made(folder / names[0], own.weights);
+  const Status optimizer = write_made(folder / names[1], own.optimizer);
+  EMOE_RETURN_IF_ERROR(weights);
+  EMOE_RETURN_IF_ERROR(optimizer);
   EMOE_ASSIGN_OR_RETURN(const auto entries, entries_of(folder, names, on_work_done_));
   return entries.dump();
 }

@@ -71,6 +71,20 @@ class CheckpointStore {
   // commit() on the first with what each of the others returned; or, where one failed, abandon().
   [[nodiscard]] Status begin(int64_t step) const;
   [[nodiscard]] Result<std::string> write_shard(const Checkpoint& own, int shard, int shards) const;
+  // The same of tensors that are made one after the other, so that one at a time is in memory. Every
+  // `make` is called once, in order, also after an error and where its result is not wanted: it may be
+  // collective.
+  struct MadeTensor {
+    std::string name;
+    int64_t size = 0;                  // elements, fp32; 0: not stored
+    std::function<at::Tensor()> make;  // [size]
+  };
+  struct MadeShard {
+    std::vector<MadeTensor> weights;
+    std::vector<MadeTensor> optimizer;
+  };
+  [[nodiscard]] Result<std::string> write_shard(int64_t step, const MadeShard& own, int shard,
+                                                int shards) const;
   [[nodiscard]] Result<CheckpointFolder> commit(const TrainState& state,
                                                 const std::vector<std::string>& written) const;
   void abandon(int64_t step) const;
@@ -86,6 +100,8 @@ class CheckpointStore {
  private:
   [[nodiscard]] std::filesystem::path path_of(int64_t step) const;
   [[nodiscard]] std::filesystem::path unfinished(int64_t step) const;
+  [[nodiscard]] Status write_made(const std::filesystem::path& path,
+                                  const std::vector<MadeTensor>& tensors) const;
   [[nodiscard]] Status finish(const TrainState& state,
                               const std::vector<std::string>& written) const;
   void remove_old(int64_t newest_step) const;

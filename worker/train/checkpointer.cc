@@ -57,19 +57,21 @@ void check_same_run(const TrainState& found, const TrainState& expected, const s
                                  ": give the job a new output folder, or remove its checkpoints"));
 }
 
-// What this rank has of a parameter, in the order of files.
+// What this rank has of a parameter, in memory order.
 at::Tensor tensor_of(const StoredTensors& tensors, const std::string& prefix,
                      const Parameter& parameter, const char* what) {
   const std::string name = prefix + parameter.name;
+  const auto& part = parameter.part;
   const auto& shard = parameter.shard;
   const auto found =
-      shard ? tensors.elements(name, shard->begin, shard->begin + parameter.tensor.numel())
-            : tensors.whole(name, parameter.tensor.sizes().vec());
+      part    ? tensors.whole(name, part->shape)
+      : shard ? tensors.elements(name, shard->begin, shard->begin + parameter.tensor.numel())
+              : tensors.whole(name, parameter.tensor.sizes().vec());
   if (!found) {
     throw CheckpointError(absl::StrCat("the checkpoint's ", what, " lack ", parameter.name,
                                        " or have it in another shape"));
   }
-  return *found;
+  return part ? part->own(*found) : parameter.to_memory(*found);
 }
 
 // What a file calls this rank's part of a parameter.
@@ -110,6 +112,32 @@ Checkpoint Checkpointer::capture(const TrainState& state, bool copied) const {
   return checkpoint;
 }
 
+CheckpointStore::MadeShard Checkpointer::made_shard() const {
+  CheckpointStore::MadeShard shard;
+  const auto& parameters = parts_.model.parameters();
+  const FlatParameters& flat = parts_.parameters;
+  const int64_t rank = parts_.host.rank();
+  const int64_t ranks = parts_.host.world_size();
+  const auto add = [&](std::vector<CheckpointStore::MadeTensor>& tensors, const std::string& prefix,
+                       const at::Tensor& buffer) {
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const auto& part = parameters[i].part;
+      const int64_t elements = c10::multiply_integers(part->shape);
+      const int64_t begin = elements * rank / ranks;
+      const int64_t end = elements * (rank + 1) / ranks;
+      const auto make = [part, begin, end, own = flat.view(buffer, i)] {
+        const at::NoGradGuard no_grad;
+        return part->whole(own).flatten().narrow(0, begin, end - begin).to(at::kCPU);
+      };
+      tensors.push_back({piece_name(prefix + parameters[i].name, begin, end), end - begin, make});
+    }
+  };
+  add(shard.weights, "", flat.weights());
+  add(shard.optimizer, kFirstMoment, parts_.optimizer.first_moments());
+  add(shard.optimizer, kSecondMoment, parts_.optimizer.second_moments());
+  return shard;
+}
+
 Result<CheckpointRecord> Checkpointer::write(const Checkpoint& checkpoint, SteadyTime start) const {
   EMOE_ASSIGN_OR_RETURN(const CheckpointFolder saved, store_.save(checkpoint));
   return record_of(saved, checkpoint.state.step, parts_.clock.steady_now() - start);
@@ -121,8 +149,11 @@ Result<CheckpointRecord> Checkpointer::write_shards(const TrainState& state, Ste
   const Status begun = first ? store_.begin(state.step) : ok_status();
   EMOE_RETURN_IF_ERROR(
       from_first_rank(host, begun.ok() ? Result<std::string>("") : begun).status());
+  const int rank = host.rank();
+  const int ranks = host.world_size();
   const auto written = from_all_ranks(
-      host, store_.write_shard(capture(state, false), host.rank(), host.world_size()));
+      host, parts_.parameters.in_parts() ? store_.write_shard(state.step, made_shard(), rank, ranks)
+                                         : store_.write_shard(capture(state, false), rank, ranks));
   if (!written.ok()) {
     if (first) store_.abandon(state.step);
     return written.status();
@@ -133,7 +164,7 @@ Result<CheckpointRecord> Checkpointer::write_shards(const TrainState& state, Ste
 }
 
 void Checkpointer::start(const TrainState& state) {
-  EMOE_CHECK(!started_.valid() && !parts_.parameters.sharded());
+  EMOE_CHECK(!started_.valid() && !parts_.parameters.spread());
   if (parts_.host.rank() != 0) return;
   const SteadyTime start = parts_.clock.steady_now();
   parts_.progress.before_checkpoint();
@@ -153,7 +184,7 @@ std::string Checkpointer::save(const TrainState& state) {
   const SteadyTime start = parts_.clock.steady_now();
   Result<CheckpointRecord> record = CheckpointRecord{};
   if (parts_.host.rank() == 0) parts_.progress.before_checkpoint();
-  if (parts_.parameters.sharded()) {
+  if (parts_.parameters.spread()) {
     record = write_shards(state, start);
   } else if (parts_.host.rank() == 0) {
     record = write(capture(state, false), start);
@@ -210,8 +241,8 @@ void Checkpointer::put_back(const Checkpoint& checkpoint) {
   const StoredTensors moments(checkpoint.optimizer);
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
-    const auto restore = [&](const at::Tensor& buffer, const at::Tensor& original) {
-      flat.view(buffer, i).copy_(parameter.to_memory(original));
+    const auto restore = [&](const at::Tensor& buffer, const at::Tensor& own) {
+      flat.view(buffer, i).copy_(own);
     };
     restore(flat.weights(), tensor_of(weights, "", parameter, "weights"));
     restore(parts_.optimizer.first_moments(),

@@ -16,8 +16,8 @@
 
 namespace emoe::worker {
 
-// Takes the state of the ranks into a checkpoint and back. Rank 0 writes and chooses; where the ranks
-// share the trained weights, each of them writes what it has. save() and restore() are collective: all
+// Takes the state of the ranks into a checkpoint and back. Rank 0 writes and chooses; where no rank has
+// all trained weights, each of them writes a shard. save() and restore() are collective: all
 // ranks agree on the outcome. A checkpoint resumes whether ranks share the weights or not, and
 // however many they are.
 class Checkpointer {
@@ -57,6 +57,9 @@ class Checkpointer {
   [[nodiscard]] Result<std::optional<CheckpointFolder>> choose();
   // Views of the state, or with `copied` memory of its own.
   [[nodiscard]] Checkpoint capture(const TrainState& state, bool copied) const;
+  // The same where ranks share each layer: tensor by tensor put together from its parts, of which each rank
+  // of the run writes an equal piece, as if no layer were shared.
+  [[nodiscard]] CheckpointStore::MadeShard made_shard() const;
   // `start` is when the checkpoint began. From any thread.
   [[nodiscard]] Result<CheckpointRecord> write(const Checkpoint& checkpoint,
                                                SteadyTime start) const;

@@ -58,6 +58,29 @@ at::Tensor FlatParameters::view(const at::Tensor& flat, size_t i) const {
   return flat.narrow(0, slices_[i].offset, slices_[i].size).view(parameters_[i].tensor.sizes());
 }
 
+double FlatParameters::norm() const {
+  if (!in_parts()) return norm_of(gradients());
+  double squares = 0.0;
+  int64_t begin = 0;  // of the counted ones that are next to one another, up to `end`
+  int64_t end = 0;
+  const auto add = [&] {
+    if (begin == end) return;
+    const double norm = norm_of(gradients().narrow(0, begin, end - begin));
+    squares += norm * norm;
+  };
+  for (size_t i = 0; i < slices_.size(); ++i) {
+    const Slice& slice = slices_[i];
+    if (parameters_[i].part->counted) {
+      end = slice.offset + slice.size;
+      continue;
+    }
+    add();
+    begin = end = i + 1 < slices_.size() ? slices_[i + 1].offset : size_;
+  }
+  add();
+  return std::sqrt(squares);
+}
+
 void FlatParameters::zero_gradients() {
   gradients_.zero_();
 }

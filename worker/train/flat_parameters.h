@@ -33,6 +33,10 @@ class FlatParameters {
   [[nodiscard]] const std::vector<Slice>& slices() const { return slices_; }
   // Each rank has a part of the parameters, and of their gradients the sum over the ranks.
   [[nodiscard]] bool sharded() const { return parameters_.front().shard.has_value(); }
+  // The ranks that share each layer have other parts of the parameters (PartOfTensor).
+  [[nodiscard]] bool in_parts() const { return parameters_.front().part != nullptr; }
+  // No rank has all of them.
+  [[nodiscard]] bool spread() const { return sharded() || in_parts(); }
   [[nodiscard]] int64_t size() const { return size_; }  // floats, alignment gaps included
   [[nodiscard]] const at::Tensor& weights() const { return weights_; }          // [size]
   [[nodiscard]] at::Tensor gradients() const;                                   // [size]
@@ -41,6 +45,8 @@ class FlatParameters {
   // The part of a flat [size] buffer that belongs to parameter i, in the parameter's shape.
   [[nodiscard]] at::Tensor view(const at::Tensor& flat, size_t i) const;
 
+  // The norm of the gradients, without those that another rank counts.
+  [[nodiscard]] double norm() const;
   void zero_gradients();
   // That backward passes really went into the buffer: a bug of the engine otherwise.
   void check_gradients_in_place() const;

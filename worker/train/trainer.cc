@@ -81,7 +81,7 @@ TrainResult Trainer::run() {
     throw;
   }
   finish_checkpoint();
-  if (parameters_.sharded()) result_.checkpoint = checkpointer_.newest();
+  if (parameters_.spread()) result_.checkpoint = checkpointer_.newest();
   return result_;
 }
 
@@ -108,7 +108,7 @@ bool Trainer::eval_due(int64_t done) const {
 bool Trainer::checkpoint_due(int64_t done) const {
   const int64_t every = options_.checkpoint.every_steps;
   const bool last = done == plan_.steps();
-  if (last && parameters_.sharded()) return checkpoints_on();  // see TrainResult::checkpoint
+  if (last && parameters_.spread()) return checkpoints_on();  // see TrainResult::checkpoint
   return checkpoints_on() && every > 0 && (done % every == 0 || last);
 }
 
@@ -165,7 +165,7 @@ void Trainer::checkpoint(int64_t done) {
   if (!parts_.model.options().full) return checkpointer_.start(state);
   const std::string failure = checkpointer_.save(state);
   if (failure.empty()) return;
-  if (parameters_.sharded() && done == plan_.steps()) throw CheckpointError(failure);
+  if (parameters_.spread() && done == plan_.steps()) throw CheckpointError(failure);
   tell_failure(done, failure);
 }
 
@@ -179,12 +179,16 @@ void Trainer::finish_checkpoint() {
   }
 }
 
+int64_t Trainer::most_of_all(int64_t mine) {
+  std::array<double, 1> most = {static_cast<double>(mine)};
+  all().max(most);
+  return static_cast<int64_t>(most[0]);
+}
+
 StopRequest Trainer::asked_to_stop() {
   const StopRequest mine = parts_.stop.poll();
   if (parts_.tensor == nullptr) return mine;  // a note tells the others
-  std::array<double, 1> most = {static_cast<double>(mine)};
-  all().max(most);
-  return static_cast<StopRequest>(most[0]);
+  return static_cast<StopRequest>(most_of_all(static_cast<int64_t>(mine)));
 }
 
 void Trainer::fail_non_finite(int64_t step, int rank, const std::string& tensor) {
@@ -234,10 +238,20 @@ StopRequest Trainer::run_step(int64_t step) {
 }
 
 double Trainer::norm_of_gradient(const std::vector<StepNote>& notes) const {
-  if (!parameters_.sharded()) return norm_of(parameters_.gradients());
-  double sum = 0.0;
-  for (const StepNote& note : notes) sum += note.grad_norm * note.grad_norm;
-  return std::sqrt(sum);
+  double norm = 0.0;
+  if (parameters_.sharded()) {
+    double sum = 0.0;
+    for (const StepNote& note : notes) sum += note.grad_norm * note.grad_norm;
+    norm = std::sqrt(sum);
+  } else {
+    norm = parameters_.norm();
+  }
+  if (!parameters_.in_parts()) return norm;
+  // What each rank of the group counts; all of them get the same bits.
+  const at::Tensor sum =
+      at::full({1}, norm * norm, parameters_.weights().options().dtype(at::kDouble));
+  parts_.tensor->all_reduce(sum).wait();
+  return std::sqrt(sum.item<double>());
 }
 
 // This rank's share of the tokens is enough for a dashboard; the exact counts are
@@ -279,13 +293,19 @@ double Trainer::forward_and_backward(const StepBatches& batches, int64_t step) {
 // finite.
 std::vector<StepNote> Trainer::exchange(int64_t step, double own_loss) {
   phases_.enter(Phase::comm);
-  if (parts_.tensor != nullptr) parts_.tensor->all_reduce(parameters_.gradients()).wait();
+  // Of adapters each rank has a part of the gradient.
+  const bool in_parts = parameters_.in_parts();
+  if (parts_.tensor != nullptr && !in_parts) {
+    parts_.tensor->all_reduce(parameters_.gradients()).wait();
+  }
   StepNote mine;
   mine.loss = own_loss;
   const bool sharded = parameters_.sharded();  // the gradients are summed already
-  if (sharded) mine.grad_norm = norm_of(parameters_.gradients());
+  if (sharded) mine.grad_norm = parameters_.norm();
   mine.bad_tensor = parameters_.first_non_finite(parameters_.gradients()).value_or(-1);
   mine.stop = asked_to_stop();
+  // The others of its group do not see what this rank's note says.
+  if (in_parts) mine.bad_tensor = most_of_all(mine.bad_tensor);
 
   at::Tensor mailbox = at::empty({parameters_.tail().numel()}, at::kFloat);
   const std::span<float> slots(mailbox.data_ptr<float>(), mailbox.numel());

@@ -46,7 +46,7 @@ struct TrainResult {
 // resumed from a checkpoint goes on bit for bit (same ranks), or equal to rounding (other ranks).
 //
 // One step: rows of the global batch → this rank's micro-batches → forward and backward, gradients
-// gathering in one flat buffer (and summed over the ranks that share each layer, where there are any) →
+// gathering in one flat buffer (of adapters summed over the ranks that share each layer, where there are any) →
 // one all-reduce of it (which also carries the loss, stop requests and the place of a non-finite number,
 // see step_mailbox.h) → clip → AdamW.
 // Around it: evaluation before the first step, every eval_every and after the last; a checkpoint
@@ -113,6 +113,8 @@ class Trainer {
   [[nodiscard]] HostGroup& all() const { return parts_.all != nullptr ? *parts_.all : parts_.host; }
   // Ranks that share each layer, as one.
   [[nodiscard]] int ranks_as_one() const { return all().world_size() / parts_.host.world_size(); }
+  // The largest over all ranks of the run. Collective.
+  [[nodiscard]] int64_t most_of_all(int64_t mine);
   // What is asked of this rank, or of one that shares its layers.
   [[nodiscard]] StopRequest asked_to_stop();
   // True when the loop ends here.

@@ -312,6 +312,46 @@ TEST(ShardedTraining, AShardThatCannotBeWrittenNamesItsRank) {
   EXPECT_TRUE(std::filesystem::exists(dir / "checkpoints/step_00000006/manifest.json"));
 }
 
+// It is missed in the sum of the gradients of a layer.
+TEST(ShardedTraining, ARankThatFailsDoesNotLeaveTheOthersInAReduceScatter) {
+  testing::TinyRun run = testing::standard_run();
+  run.model = {.full = true, .experts = 6, .shard_base = true};
+  run.world_size = 3;
+  int backwards = 0;
+  run.on_phase = [&](int rank, Phase phase, Decoder& /*model*/) {
+    if (rank == 1 && phase == Phase::backward && ++backwards == 3) {
+      throw std::runtime_error("this rank is gone");
+    }
+  };
+  const auto ranks = testing::run_ranks(run);
+  EXPECT_EQ(ranks[1].error, "this rank is gone");
+  for (const int other : {0, 2}) EXPECT_NE(ranks[other].error, "") << "rank " << other;
+}
+
+// The embedding fills the parts of 16 ranks, 96 elements each; the others have nothing of it.
+TEST(ShardedTraining, RanksWithoutAPartOfAUnitTakePart) {
+  constexpr int kRanks = 20;
+  const UnitLayout embedding({{48, 32}}, kRanks);
+  EXPECT_TRUE(embedding.pieces(kRanks - 1).empty());
+  const emoe::testing::TempDir dir;
+  testing::TinyRun run = resumed_run(dir / "checkpoints");
+  run.options.batches.max_steps = 2;
+  const auto whole = testing::run_ranks([&] {
+    testing::TinyRun alone = run;
+    alone.options.checkpoint.folder = "";
+    return alone;
+  }());
+  run.world_size = kRanks;
+  run.model.shard_base = true;
+  const auto sharded = testing::run_ranks(run);
+  expect_near(sharded, stored(whole.front(), run.model), 1e-4);
+  run.world_size = 2;  // from the checkpoint of all of them
+  const auto resumed = testing::run_ranks(run);
+  ASSERT_EQ(resumed.front().error, "");
+  EXPECT_EQ(resumed.front().result.first_step, 2);
+  expect_near(resumed, stored(whole.front(), run.model), 1e-4);
+}
+
 TEST(ShardedTraining, WhatAnInterruptedWriteLeftIsReplaced) {
   const emoe::testing::TempDir dir;
   testing::TinyRun run = resumed_run(dir / "checkpoints");

@@ -26,6 +26,8 @@ std::vector<testing::TinyModel> frozen_methods(at::ScalarType dtype) {
   testing::TinyModel many = methods[1];
   many.experts = 12;  // that four ranks can share
   methods.push_back(many);
+  many.ffn = "sparse";
+  methods.push_back(many);
   return methods;
 }
 

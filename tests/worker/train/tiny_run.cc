@@ -46,13 +46,13 @@ at::Tensor separate_experts(const std::string& name, const TinyModel& tiny, at::
   const auto is = [&name](const char* part) { return name.find(part) != std::string::npos; };
   if (is("embed_tokens")) {
     for (int64_t token = 0; token < kVocabulary; ++token) tensor[token][0] = token % 2 ? -4.0 : 4.0;
-  } else if (is("gate_proj") && tiny.experts > 0) {
+  } else if (is("gate_proj.weight") && tiny.experts > 0) {
     const EmoeOptions emoe = tiny_emoe(tiny.experts);
     const auto& labels = emoe.partitions.at(is("layers.0.") ? 0 : 1).labels;
     for (int64_t i = 0; i < kFfn; ++i) tensor[i][0] = 0.25 * labels[i] - 0.125 * (tiny.experts - 1);
   } else if (is("o_proj") || is("down_proj") || name == "model.norm.weight") {
     tensor[0].zero_();
-  } else if (is("_proj")) {
+  } else if (is("_proj") && tensor.dim() == 2) {
     tensor.select(1, 0).zero_();
   }
   return tensor.to(at::kBFloat16).to(at::kFloat);
@@ -100,6 +100,10 @@ std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny, const ModelGroup
   ModelOptions options;
   options.config = emoe::testing::tiny_config(
       {.d_ff = kFfn, .layers = 2, .vocab = kVocabulary, .positions = 64, .tied = true});
+  if (tiny.extras) {
+    options.config.qkv_bias = options.config.output_bias = options.config.mlp_bias = true;
+    options.config.qk_norm = true;
+  }
   if (!tiny.full) options.lora = tiny.lora;
   options.full = tiny.full;
   options.dtype = tiny.dtype;
@@ -138,6 +142,30 @@ std::vector<Row> tiny_rows(int64_t count, uint64_t seed) {
   return rows;
 }
 
+namespace {
+
+// Collective where ranks share each layer.
+std::map<std::string, at::Tensor> whole_parameters(Model& model) {
+  const at::NoGradGuard no_grad;
+  std::map<std::string, at::Tensor> whole;
+  for (const Parameter& parameter : model.parameters()) {
+    if (parameter.part != nullptr) {
+      whole[parameter.name] = parameter.part->whole(parameter.tensor.detach()).to(at::kCPU);
+    } else if (!parameter.shard) {
+      whole[parameter.name] = parameter.stored().clone();
+    }
+  }
+  return whole;
+}
+
+// ||x - y|| as a part of what x is away from where it began.
+double off(const at::Tensor& x, const at::Tensor& y, const at::Tensor& start) {
+  const double moved = (x - start).norm().item<double>();
+  return (x - y).norm().item<double>() / moved;
+}
+
+}  // namespace
+
 RankOutcome run_rank(const TinyRun& run, HostGroup& host) {
   return run_rank(run, host, *make_cpu_group(host));
 }
@@ -173,6 +201,7 @@ RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
                                   run.train, run.eval, layers.get(), &host});
     outcome.result = trainer.run();
     outcome.expert_stats = trainer.expert_counts().to_json();
+    outcome.whole = whole_parameters(*model);
   } catch (const NonFiniteError& error) {
     failed("NonFiniteError", error);
   } catch (const CheckpointError& error) {
@@ -236,10 +265,18 @@ double distance(const RankOutcome& a, const RankOutcome& b, const TinyModel& mod
   const auto start = make_tiny_model(on_cpu);
   double largest = 0.0;
   for (const Parameter& parameter : start->parameters()) {
-    const at::Tensor& x = a.parameters.at(parameter.name);
-    const at::Tensor& y = b.parameters.at(parameter.name);
-    const double moved = (x - parameter.tensor.detach()).norm().item<double>();
-    largest = std::max(largest, (x - y).norm().item<double>() / moved);
+    largest = std::max(largest, off(a.parameters.at(parameter.name),
+                                    b.parameters.at(parameter.name), parameter.tensor.detach()));
+  }
+  return largest;
+}
+
+double distance_of_files(const RankOutcome& a, const RankOutcome& b, const TinyModel& model) {
+  const auto start = make_tiny_model(model);
+  double largest = 0.0;
+  for (const Parameter& parameter : start->parameters()) {
+    largest = std::max(
+        largest, off(a.whole.at(parameter.name), b.whole.at(parameter.name), parameter.stored()));
   }
   return largest;
 }

@@ -28,6 +28,7 @@ struct TinyModel {
   std::string ffn = "masked";
   bool shard_base = false;  // over the ranks of the run
   int tensor = 1;           // so many of them share each layer
+  bool extras = false;      // all biases there are, and norms of q and k
   at::Device device = at::kCPU;
 };
 [[nodiscard]] std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny,
@@ -111,9 +112,11 @@ struct RankOutcome {
   TrainResult result;
   RecordingSink sink;
   std::map<std::string, at::Tensor> parameters;  // copies
-  std::string expert_stats;                      // JSON; empty when the run failed
-  std::string error;                             // what() of the exception that ended it
-  std::string error_type;  // "NonFiniteError", "CheckpointError", "ResumeError", "other"
+  std::map<std::string, at::Tensor>
+      whole;                 // as files have them; not of shared weights, nor of a failed run
+  std::string expert_stats;  // JSON; empty when the run failed
+  std::string error;         // what() of the exception that ended it
+  std::string error_type;    // "NonFiniteError", "CheckpointError", "ResumeError", "other"
 };
 
 [[nodiscard]] RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device);
@@ -128,5 +131,8 @@ struct RankOutcome {
 void expect_same_bits(const RankOutcome& a, const RankOutcome& b);
 // The largest ||a - b|| / ||a - start|| over the parameters.
 [[nodiscard]] double distance(const RankOutcome& a, const RankOutcome& b, const TinyModel& model);
+// The same of what files have, whatever part of it a rank has.
+[[nodiscard]] double distance_of_files(const RankOutcome& a, const RankOutcome& b,
+                                       const TinyModel& model);
 
 }  // namespace emoe::worker::testing
