@@ -126,8 +126,10 @@ double flops_of(const PlannedRun& planned, const v1::JobSpec& spec, const Decode
 
 int64_t exported_weights(const PlanInputs& inputs) {
   const std::string& dtype = inputs.spec.export_().dtype();
-  if (dtype == "auto" && inputs.stored_weight_bytes > 0) return inputs.stored_weight_bytes;
-  const std::string& written = dtype == "auto" ? inputs.spec.model().dtype() : dtype;
+  // A conversion has no dtype: neurons change places, and no values.
+  const bool as_stored = dtype == "auto" || inputs.spec.task() == "convert";
+  if (as_stored && inputs.stored_weight_bytes > 0) return inputs.stored_weight_bytes;
+  const std::string& written = as_stored ? inputs.spec.model().dtype() : dtype;
   return weight_elements(*inputs.model) * dtype_bytes(written);
 }
 
@@ -147,8 +149,12 @@ void fill_disk(const PlanInputs& inputs, const PlannedRun* planned, const Capaci
   const bool trains = planned != nullptr && spec.task() == "train";
   if (planned != nullptr && planned->work()) {
     constexpr int64_t kSpan = 24;  // of a row beside its tokens
+    // The file's header, and the texts by which tokenizers are compared.
+    constexpr int64_t kFile = 8 << 10;
     const WorkEstimate& work = *planned->work();
-    plan.set_cache_bytes(4 * work.epoch_tokens + kSpan * work.cached_rows);
+    if (work.cached_rows > 0) {
+      plan.set_cache_bytes(4 * work.epoch_tokens + kSpan * work.cached_rows + kFile);
+    }
   }
   if (trains) {
     const int64_t every = spec.checkpoint().every_steps();

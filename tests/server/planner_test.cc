@@ -199,6 +199,7 @@ TEST_F(PlannerTest, AMergeNeedsSomeLayersAndAnAdapter) {
   *merge.mutable_model() = spec_.model();
   merge.mutable_model()->clear_dtype();
   merge.mutable_emoe()->set_experts(4);
+  merge.mutable_emoe()->mutable_layers()->add_list(0);
   merge.mutable_emoe()->mutable_partition()->set_method("contiguous");
   merge.mutable_export_()->set_original_order(false);
   spec_ = merge;
