@@ -12,7 +12,7 @@
 namespace emoe::cli {
 namespace {
 
-constexpr int64_t kThen = 1'700'000'000;            // 2023-11-14 22:13:20 UTC
+constexpr int64_t kThen = 1'700'000'000;                  // 2023-11-14 22:13:20 UTC
 const WallTime kNow{std::chrono::seconds(kThen + 3725)};  // 1h02m later
 
 class TimesTest : public ::testing::Test {

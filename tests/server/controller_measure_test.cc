@@ -133,7 +133,11 @@ TEST_F(MeasureTest, AnEvaluationTeachesLaterOnes) {
   clock_.advance(std::chrono::seconds(3));
   report(channel, 1, phase("evaluate"));
   clock_.advance(std::chrono::seconds(7));
-  report(channel, 2, end_with_usage(6000));
+  v1::EvalResult result;
+  result.set_loss(1.5);
+  result.set_target_tokens(50);
+  report(channel, 2, result);
+  report(channel, 3, end_with_usage(6000));
   launcher_.end(id, 1, {});
   step();
   ASSERT_EQ(job(id).state(), v1::SUCCEEDED) << job(id).message();
