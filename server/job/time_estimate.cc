@@ -10,11 +10,16 @@ namespace {
 // Ranks call any GPU so, see worker/run/reporting.cc.
 constexpr char kGpu[] = "cuda";
 
+// As ranks say it (worker/run/job_plan.cc); a merge and a conversion have no such key.
+std::string dtype_of(const v1::JobSpec& spec) {
+  return spec.model().dtype() == "bfloat16" ? "bfloat16" : "float32";
+}
+
 // Where ranks run on other machines, their kinds are known by what finished there.
 std::string remote_kind(const v1::JobSpec& spec, bool on_gpu, const Capacity& capacity) {
   if (!capacity.learned_kinds) return "";
   const int threads = spec.resources().threads_per_rank();
-  const std::string dtype = spec.model().dtype();
+  const std::string dtype = dtype_of(spec);
   // ", 2 threads, bfloat16, evaluate" is the end of what machine_kind() writes, and kind_of_run() behind it.
   const std::string end = kind_of_run(
       threads > 0 ? machine_kind("", threads, dtype) : absl::StrCat(", ", dtype), spec.task());
@@ -29,7 +34,7 @@ std::string kind_of(const v1::JobSpec& spec, bool on_gpu, const Capacity& capaci
   const int given = spec.resources().threads_per_rank();
   const int threads = given > 0 ? given : capacity.threads_per_rank;
   const std::string processor = on_gpu ? kGpu : capacity.processor;
-  return kind_of_run(machine_kind(processor, threads, spec.model().dtype()), spec.task());
+  return kind_of_run(machine_kind(processor, threads, dtype_of(spec)), spec.task());
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills at random, for as long as you like: jobs must come out as if nothing had happened.
 
-    tests/fault/chaos.py [--seconds 600] [--seed N] [--keep]        (`make chaos`)
+    tests/fault/chaos.py [--seconds 600] [--seed N] [--only ACTION…] [--keep]        (`make chaos`)
 
 One job after the other under a coordinator; each is hurt a few times at random moments: the coordinator, a rank, mpirun or
 a supervisor killed, stopped for a while or asked to end, everything killed at once with the newest checkpoint torn. Then the
@@ -30,7 +30,8 @@ HURTS = 5  # of one job
 
 
 class Chaos:
-    def __init__(self, folder, seed):
+    def __init__(self, folder, seed, only=()):
+        self.actions = {action: weight for action, weight in self.ACTIONS.items() if not only or action.__name__ in only}
         self.folder, self.random = folder, random.Random(seed)
         self.job = support.hurt_job(train__max_steps=STEPS, train__global_batch=64, checkpoint__every_steps=EVERY, resources__max_attempts=100)
         self.undisturbed = tools.run_job(folder / "undisturbed", self.job, ranks=2)
@@ -158,7 +159,7 @@ class Chaos:
             job = self.wait_a_while(job_id)
             if self.coordinator.api.state_name(job.state) in ENDED:
                 break
-            action = self.random.choices(list(self.ACTIONS), self.ACTIONS.values())[0]
+            action = self.random.choices(list(self.actions), self.actions.values())[0]
             print(f"    {self.coordinator.api.state_name(job.state):<10} step {job.progress.step:>3} attempt "
                   f"{len(job.attempts)}: {action.__name__.replace('_', ' ')}", flush=True)
             action(self)
@@ -196,12 +197,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600, help="no new job after so many seconds (600)")
     parser.add_argument("--seed", type=int, default=None, help="of what happens when (random)")
+    parser.add_argument("--only", nargs="*", default=[], choices=[action.__name__ for action in Chaos.ACTIONS], help="what may happen (all)")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a run that passed, too")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     folder = pathlib.Path(tempfile.mkdtemp(prefix="emoe-chaos-"))
     print(f"seed {seed}, folder {folder}", flush=True)
-    chaos = Chaos(folder, seed)
+    chaos = Chaos(folder, seed, options.only)
     try:
         end, jobs = time.monotonic() + options.seconds, 0
         while time.monotonic() < end:

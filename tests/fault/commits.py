@@ -13,8 +13,8 @@ import emoe_tools as tools
 from emoe_api import ApiError, Coordinator
 from fault_support import assert_same_result, hurt_job, undisturbed_run
 
-STEPS, HOLD = 8, 3
-MOST = 40  # commits that what is asked for may take
+STEPS, HOLD = 40, 3
+MOST = 80  # commits that what is asked for may take
 
 
 class Mortal(Coordinator):
@@ -103,31 +103,34 @@ def test_pause_and_resume(coordinator, undisturbed):
         coordinator.holds.release()
         paused = coordinator.until(job_id, "PAUSED")
         died = coordinator.live_on()
-        assert tools.valid_checkpoints(paused.output_dir) == [HOLD + 1]
+        left_at, = tools.valid_checkpoints(paused.output_dir)
+        assert HOLD < left_at < STEPS
         assert len(paused.attempts) == 1 and not paused.attempts[0].counted
         tools.wait_until(lambda: not coordinator.processes(), 30, "no process of a paused job")
-        return died, job_id
+        return died, job_id, left_at
 
-    def resuming(n, job_id):
-        coordinator.holds.add(f"step-{HOLD + 2}")
+    def resuming(n, job_id, left_at):
+        coordinator.holds.add(f"step-{left_at + 1}")
         coordinator.die_before(n)
         coordinator.try_(lambda api: api.call("ResumeJob", id=job_id, request_id=f"resume {n}"))
-        coordinator.until(job_id, "RUNNING", step=HOLD + 2)
+        coordinator.until(job_id, "RUNNING", step=left_at + 1)
         died = coordinator.live_on()
         coordinator.holds.release()
         job = coordinator.until(job_id, "SUCCEEDED")
-        assert len(job.attempts) == 2 and job.attempts[1].resumed_from_step == HOLD + 1
+        assert len(job.attempts) == 2 and job.attempts[1].resumed_from_step == left_at
         assert_same_result(coordinator.api, job, undisturbed, STEPS)
         return died
 
     def pause_and_resume(n):
-        paused, job_id = pausing(n)
-        resumed = resuming(n, job_id)
+        paused, *job = pausing(n)
+        resumed = resuming(n, *job)
         return paused or resumed
     assert each_commit(pause_and_resume) >= 4
 
 
 def test_preemption(coordinator, undisturbed):
+    displaced = []
+
     def preemption(n):
         low = held_job(coordinator)
         urgent = tools.tiny_job(name="urgent", parallel__ranks=2, resources__priority=5, train__max_steps=1,
@@ -137,15 +140,20 @@ def test_preemption(coordinator, undisturbed):
         coordinator.until(low, "RECOVERING", "QUEUED")
         coordinator.holds.release(f"step-{HOLD}")
         ended = coordinator.until(high, "SUCCEEDED")
-        coordinator.until(low, "RUNNING", "EXPORTING", "SUCCEEDED", step=HOLD + 2)
+        coordinator.until(low, "RUNNING", "EXPORTING", "SUCCEEDED", step=HOLD + 1)
         died = coordinator.live_on()
         job = coordinator.until(low, "SUCCEEDED")
-        assert [attempt.counted for attempt in job.attempts] == [False, False], "nobody's fault"
-        assert job.attempts[1].resumed_from_step == HOLD + 1
-        assert ended.end_time.ToNanoseconds() <= job.attempts[1].start_time.ToNanoseconds()
+        assert not any(attempt.counted for attempt in job.attempts), "nobody's fault"
         assert_same_result(coordinator.api, job, undisturbed, STEPS)
+        # Ranks that hear of it late, for nobody was there to tell them, may have done all their work by then.
+        assert len(job.attempts) <= 2
+        if len(job.attempts) == 2:
+            displaced.append(job.attempts[1].resumed_from_step)
+            assert HOLD < displaced[-1] <= STEPS
+            assert ended.end_time.ToNanoseconds() <= job.attempts[1].start_time.ToNanoseconds()
         return died
     assert each_commit(preemption) >= 4
+    assert len(displaced) >= 3
 
 
 def test_export(coordinator):
