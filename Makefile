@@ -94,8 +94,8 @@ fuzz: deps-test ## libFuzzer on what strangers write: six targets, ten minutes e
 	@tools/build.sh fuzz $(JOBS) fuzz_targets
 	@tests/fuzz/run.py --seconds $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGETS)
 
-bench: deps-test ## our step against transformers + PEFT and its own matrix products, experts, memory, ranks, files (10 minutes)
-	@tools/build.sh release $(JOBS) step_bench ffn_bench kmeans_bench files_bench micro_bench
+bench: deps-test ## our step against transformers + PEFT and its own matrix products, experts, memory, ranks, files, plans (10 minutes)
+	@tools/build.sh release $(JOBS) programs step_bench ffn_bench kmeans_bench files_bench micro_bench
 	@bench/run.py
 
 bench-service: deps-test ## submits, a million queued jobs, a thousand ranks: what the coordinator takes and costs (10 minutes)

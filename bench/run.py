@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make bench`: training steps of ours, of transformers + PEFT, and the step's bare matrix products, in turn; rows of
 Alpaca's lengths; EMoE steps beside LoRA steps; the FFN of experts beside the dense one, and the k-means that makes
-experts beside k-means-constrained; ranks, memory, files, and each fused operation.
+experts beside k-means-constrained; ranks, memory, files, what plans foretell, and each fused operation.
 
     bench/run.py [--rounds 3] [--only float32|bfloat16] [--threads N] [--seconds 570]
     bench/run.py --against DIR    step times of another build (its step_bench lies in DIR/bin or DIR) beside this one's
@@ -28,6 +28,7 @@ import time
 
 import experts
 import pieces
+import plans
 import steps
 import texts
 from measure import DTYPES, OUT, ROOT, TimeIsUp, instruction_set, processor, versions
@@ -82,7 +83,7 @@ def all_rows(results, programs, args):
         rows += steps.bench_full(dtype, programs, args)
     parts = {"the FFN of experts": lambda: experts.bench_ffn(args), "ranks and checkpoints": lambda: steps.bench_edges(programs, args),
              "files": lambda: pieces.bench_files(args), "k-means": lambda: experts.bench_kmeans(args),
-             "text": lambda: texts.bench_text(args), "single operations": lambda: pieces.bench_micro(args)}
+             "plans": lambda: plans.bench_plans(args), "text": lambda: texts.bench_text(args), "single operations": lambda: pieces.bench_micro(args)}
     for what, measure_part in parts.items():
         try:
             rows += measure_part()
@@ -129,7 +130,7 @@ def main():
     dtypes = [dtype for dtype in DTYPES if args.only in (None, dtype)]
     kept = 0
     if not args.against and not args.tiny:
-        kept = experts.FFN_SECONDS + experts.KMEANS_SECONDS + EDGE_SECONDS + texts.SECONDS + len(dtypes) * (steps.ROW_SECONDS + FULL_SECONDS)
+        kept = experts.FFN_SECONDS + experts.KMEANS_SECONDS + EDGE_SECONDS + plans.SECONDS + texts.SECONDS + len(dtypes) * (steps.ROW_SECONDS + FULL_SECONDS)
     results = []
     for left, dtype in zip(range(len(dtypes), 0, -1), dtypes):
         try:

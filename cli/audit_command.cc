@@ -1,7 +1,6 @@
 #include <memory>
 
 #include <CLI/CLI.hpp>
-#include <google/protobuf/util/time_util.h>
 
 #include "cli/command.h"
 #include "cli/format.h"
@@ -28,8 +27,8 @@ std::string audit_table(const v1::ListAuditEntriesResponse& all, int width) {
   for (const v1::AuditEntry& entry : all.entries()) {
     const std::string result =
         entry.reason().empty() ? entry.code() : entry.code() + " " + entry.reason();
-    table.add({google::protobuf::util::TimeUtil::ToString(entry.time()), cell(entry.principal()),
-               cell(entry.role()), cell(entry.project()), cell(entry.peer()), cell(entry.method()),
+    table.add({time_text(entry.time()), cell(entry.principal()), cell(entry.role()),
+               cell(entry.project()), cell(entry.peer()), cell(entry.method()),
                cell(entry.job_id()), cell(result)});
   }
   return table.render(width);

@@ -7,7 +7,6 @@
 #include "base/check.h"
 #include "base/diagnostics.h"
 #include "cli/format.h"
-#include "config/duration.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -59,7 +58,10 @@ std::string detail_lines(const google::rpc::Status& details,
   }
   google::rpc::RetryInfo retry;
   if (find_detail(details, retry)) {
-    absl::StrAppend(&out, "  try again in ", config::format_duration(retry.retry_delay()), "\n");
+    absl::StrAppend(&out, "  try again in ",
+                    human_seconds(static_cast<double>(retry.retry_delay().seconds()) +
+                                  static_cast<double>(retry.retry_delay().nanos()) * 1e-9),
+                    "\n");
   }
   return out;
 }

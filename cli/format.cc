@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ctime>
 
 #include <absl/strings/str_format.h>
 
@@ -65,10 +66,16 @@ std::string age(const google::protobuf::Timestamp& time, WallTime now) {
   if (time.seconds() == 0 && time.nanos() == 0) return "-";
   const double now_seconds = std::chrono::duration<double>(now.time_since_epoch()).count();
   const auto seconds = std::max<int64_t>(0, static_cast<int64_t>(now_seconds - seconds_of(time)));
-  if (seconds < 60) return absl::StrFormat("%ds", seconds);
-  if (seconds < 3600) return absl::StrFormat("%dm", seconds / 60);
-  if (seconds < 86'400) return absl::StrFormat("%dh", seconds / 3600);
-  return absl::StrFormat("%dd", seconds / 86'400);
+  return human_seconds(static_cast<double>(seconds));
+}
+
+std::string time_text(const google::protobuf::Timestamp& time) {
+  if (time.seconds() == 0 && time.nanos() == 0) return "-";
+  const std::time_t seconds = time.seconds();
+  std::tm parts{};
+  localtime_r(&seconds, &parts);
+  return absl::StrFormat("%04d-%02d-%02d %02d:%02d:%02d", parts.tm_year + 1900, parts.tm_mon + 1,
+                         parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec);
 }
 
 std::string relative_time(const google::protobuf::Timestamp& time, WallTime now) {
@@ -79,6 +86,7 @@ std::string relative_time(const google::protobuf::Timestamp& time, WallTime now)
 
 std::string human_seconds(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0 || seconds > 1e12) return "-";
+  if (seconds < 9.995) return absl::StrFormat("%.3gs", seconds);
   const auto s = static_cast<int64_t>(std::llround(seconds));
   if (s < 60) return absl::StrFormat("%ds", s);
   if (s < 3600) return absl::StrFormat("%dm%02ds", s / 60, s % 60);

@@ -10,11 +10,16 @@
 
 namespace emoe::cli {
 
-// "5s", "3m", "2h", "4d"; "-" for a time that is not set.
+// Times and durations are written in one way wherever emoectl shows them to people: a duration by
+// human_seconds(), a point in time by time_text(), or by how long it is ago.
+
+// How long ago, in whole seconds, as human_seconds(); "-" for a time that is not set.
 [[nodiscard]] std::string age(const google::protobuf::Timestamp& time, WallTime now);
-// "just now", "5s ago", "3m ago", "2h ago", "4d ago"; "-" for a time that is not set.
+// "just now", "5s ago", "3m20s ago", "2h00m ago"; "-" for a time that is not set.
 [[nodiscard]] std::string relative_time(const google::protobuf::Timestamp& time, WallTime now);
-// "45s", "1m20s", "3h05m", "2d04h"; "-" for a negative or non-finite number.
+// "2026-12-01 14:29:02", in this machine's time zone; "-" for a time that is not set.
+[[nodiscard]] std::string time_text(const google::protobuf::Timestamp& time);
+// "0.347s", "45s", "1m20s", "3h05m", "2d04h"; "-" for a negative or non-finite number.
 [[nodiscard]] std::string human_seconds(double seconds);
 // "512 B", "1.5 MiB"
 [[nodiscard]] std::string human_bytes(int64_t bytes);

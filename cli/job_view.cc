@@ -207,7 +207,7 @@ std::string metrics_table(const v1::ListMetricsResponse& metrics, int width) {
                {"GRAD NORM", true},
                {"TOKENS", true},
                {"TARGETS", true},
-               {"SECONDS", true},
+               {"TOOK", true},
                {"TOK/S", true},
                {"RANKS", true},
                {"ATTEMPT", true}});
@@ -217,7 +217,7 @@ std::string metrics_table(const v1::ListMetricsResponse& metrics, int width) {
     steps.add({absl::StrCat(step.step()), human_number(step.loss()),
                human_number(step.learning_rate()), human_number(step.grad_norm()),
                absl::StrCat(step.tokens()), absl::StrCat(step.target_tokens()),
-               absl::StrFormat("%.3f", step.seconds()), human_count(rate),
+               human_seconds(step.seconds()), human_count(rate),
                step.ranks() == 0 ? "-" : absl::StrCat(step.ranks()), absl::StrCat(step.attempt())});
   }
   std::string text = metrics.steps_size() == 0 ? "" : steps.render(width);
@@ -235,8 +235,8 @@ std::string checkpoint_table(const v1::ListCheckpointsResponse& checkpoints, Wal
                {.title = "PATH", .whole = true}});
   for (const v1::CheckpointInfo& checkpoint : checkpoints.checkpoints()) {
     table.add({absl::StrCat(checkpoint.step()), human_bytes(checkpoint.bytes()),
-               relative_time(checkpoint.create_time(), now),
-               absl::StrFormat("%.2fs", checkpoint.seconds()), checkpoint.path()});
+               relative_time(checkpoint.create_time(), now), human_seconds(checkpoint.seconds()),
+               checkpoint.path()});
   }
   return table.render(width);
 }

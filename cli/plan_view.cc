@@ -21,7 +21,9 @@ bool fits(const v1::MemoryPlan& memory) {
 std::string memory_text(const v1::MemoryPlan& memory) {
   std::string text = absl::StrCat(human_bytes(memory.rank_bytes()), " a rank");
   if (memory.ranks() > 1) absl::StrAppend(&text, ", ", memory.ranks(), " ranks");
-  const std::string place = memory.place() == "host" ? "a host" : "a GPU";
+  const std::string place = memory.place() == "host"  ? "a host"
+                            : memory.device().empty() ? "a GPU"
+                                                      : "a " + printable(memory.device());
   if (memory.available() == 0) return absl::StrCat(text, "; what ", place, " has is not known");
   return absl::StrCat(text, " on ", place, " with ", human_bytes(memory.available()),
                       fits(memory) ? "" : ": DOES NOT FIT");
@@ -35,18 +37,20 @@ std::string micro_batch_text(const v1::MemoryPlan& memory) {
 }
 
 std::string work_text(const v1::WorkPlan& work) {
-  return absl::StrCat(work.exact() ? "" : "about ", work.rows(), " rows an epoch, ", work.steps(),
-                      " steps, ", human_count(static_cast<double>(work.tokens())), " tokens, ",
+  const std::string rows =
+      work.steps() > 0 ? absl::StrCat(" rows an epoch, ", work.steps(), " steps, ") : " rows, ";
+  return absl::StrCat(work.exact() ? "" : "about ", work.rows(), rows,
+                      human_count(static_cast<double>(work.tokens())), " tokens, ",
                       human_count(static_cast<double>(work.target_tokens())), " to learn, ",
                       absl::StrFormat("%.3g", work.flops()), " FLOPs");
 }
 
-std::string time_text(const v1::Plan& plan) {
-  if (!plan.has_time()) return "unknown: no training has finished on this kind of machine yet";
+std::string duration_text(const v1::Plan& plan) {
+  if (!plan.has_time()) return "unknown: no such job has finished on this kind of machine yet";
   const v1::TimePlan& time = plan.time();
   return absl::StrCat(
       "about ", human_seconds(time.seconds()), "; learned from ", time.learned_from(),
-      time.learned_from() == 1 ? " run" : " runs", " on ", time.machine(),
+      time.learned_from() == 1 ? " run" : " runs", " on ", printable(time.machine()),
       absl::StrFormat(", on which it is off by %.0f %%", 100 * time.relative_error()));
 }
 
@@ -112,16 +116,14 @@ std::string plan_text(const v1::Plan& plan, WallTime now, int width) {
   KeyValues values;
   if (plan.has_memory()) {
     values.add("memory", memory_text(plan.memory()));
-    values.add("micro-batch", micro_batch_text(plan.memory()));
+    if (plan.has_work()) values.add("micro-batch", micro_batch_text(plan.memory()));
     for (const v1::PlanChange& change : plan.memory().fits_with()) {
       values.add("fits with",
                  absl::StrCat(change.change(), " (", human_bytes(change.rank_bytes()), ")"));
     }
   }
-  if (plan.has_work()) {
-    values.add("work", work_text(plan.work()));
-    values.add("time", time_text(plan));
-  }
+  if (plan.has_work()) values.add("work", work_text(plan.work()));
+  if (plan.has_memory()) values.add("time", duration_text(plan));
   values.add("disk", disk_text(plan.disk()));
   if (plan.has_queue()) values.add("queue", queue_text(plan.queue(), now));
   std::string text = values.render(width);
@@ -138,7 +140,12 @@ std::string short_plan(const v1::Plan& plan) {
                                      : ""));
   }
   if (plan.has_work()) {
-    parts.push_back(absl::StrCat(plan.work().steps(), " steps"));
+    parts.push_back(
+        plan.work().steps() > 0
+            ? absl::StrCat(plan.work().steps(), " steps")
+            : absl::StrCat(human_count(static_cast<double>(plan.work().tokens())), " tokens"));
+  }
+  if (plan.has_memory()) {
     parts.push_back(plan.has_time() ? absl::StrFormat("about %s (± %.0f %%)",
                                                       human_seconds(plan.time().seconds()),
                                                       100 * plan.time().relative_error())

@@ -1,7 +1,6 @@
 #include "cli/progress.h"
 
 #include <algorithm>
-#include <ctime>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
@@ -14,13 +13,6 @@ namespace emoe::cli {
 namespace {
 
 constexpr int kBarCells = 20;
-
-std::string clock_time(const google::protobuf::Timestamp& time) {
-  const std::time_t seconds = time.seconds();
-  std::tm parts{};
-  localtime_r(&seconds, &parts);
-  return absl::StrFormat("%02d:%02d:%02d", parts.tm_hour, parts.tm_min, parts.tm_sec);
-}
 
 std::string state_change_text(const v1::StateChange& change) {
   std::string text = change.from() == v1::JOB_STATE_UNSPECIFIED
@@ -194,7 +186,7 @@ std::string Progress::line() const {
 
 std::string event_line(const v1::Event& event) {
   const std::string text = event_text(event);
-  return text.empty() ? "" : absl::StrCat(clock_time(event.time()), "  ", printable(text));
+  return text.empty() ? "" : absl::StrCat(time_text(event.time()), "  ", printable(text));
 }
 
 bool is_milestone(const v1::Event& event) {

@@ -37,6 +37,17 @@ struct ServerTls {
   bool operator==(const ServerTls&) const = default;
 };
 
+// Paths of PEM files: of the server's certificate and key, and of the authority whose clients alone may
+// connect. For ranks, which have no configuration of their own.
+inline constexpr char kTlsCertificateVariable[] = "EMOE_METRICS_TLS_CERT";
+inline constexpr char kTlsKeyVariable[] = "EMOE_METRICS_TLS_KEY";
+inline constexpr char kTlsClientCaVariable[] = "EMOE_METRICS_TLS_CLIENT_CA";
+
+// What these name, for HttpExposer::Config::tls: read for each connection, so that new files count at once.
+// Empty where none is set. INVALID_ARGUMENT where one of the first two is missing, an error of read_file()
+// where a file cannot be read.
+[[nodiscard]] Result<std::function<ServerTls()>> tls_of_environment();
+
 // Serves GET /metrics and, where given, /sd (Prometheus http_sd JSON) and /healthz on its own small
 // HTTP server.
 class HttpExposer {

@@ -37,17 +37,27 @@ std::vector<MicroBatch> largest(const std::vector<MicroBatch>& all) {
   return kept;
 }
 
-// The trained model stays; beside it the check computes with the written one in fp32, layer by layer,
-// with its embeddings.
-int64_t exporting_memory(const DecoderConfig& config, const StepMemory& step) {
-  int64_t outer = 0;
+// Of a model in fp32.
+struct Units {
+  int64_t outer = 0;  // embedding, head, final norm
+  int64_t layer = 0;  // the largest
+};
+
+Units units_of(const DecoderConfig& config) {
+  Units units;
   std::map<int64_t, int64_t> layers;
   for (const TensorSpec& spec : TensorTable(config)) {
-    (spec.layer < 0 ? outer : layers[spec.layer]) += elements_of(spec) * kFp32;
+    (spec.layer < 0 ? units.outer : layers[spec.layer]) += elements_of(spec) * kFp32;
   }
-  int64_t layer = 0;
-  for (const auto& [index, bytes] : layers) layer = std::max(layer, bytes);
-  return step.base + step.trained + outer + layer;
+  for (const auto& [index, bytes] : layers) units.layer = std::max(units.layer, bytes);
+  return units;
+}
+
+// The trained model stays; beside it the check computes with the written one in fp32, of which one layer
+// is there at a time, with its embeddings.
+int64_t exporting_memory(const DecoderConfig& config, const StepMemory& step) {
+  const Units units = units_of(config);
+  return step.base + step.trained + units.outer + units.layer;
 }
 
 }  // namespace
@@ -58,19 +68,44 @@ int64_t weight_elements(const DecoderConfig& config) {
   return elements;
 }
 
+// How many layers there are at once was measured (tests/plan/plan_and_actual.py): in a merge three in fp32 and
+// one as stored; where neurons change places, five and a half as stored (in files that are mapped, and copies).
+RankMemory rewriting_memory(const DecoderConfig& config, const Rewriting& work) {
+  const Units units = units_of(config);
+  const int64_t stored = units.layer / kFp32 * work.stored_value;
+  RankMemory memory;
+  memory.program = kProgram;
+  memory.step.base = work.adapter_bytes;
+  memory.exporting = work.adapter_bytes + 2 * units.outer +
+                     (work.reorders ? stored * 11 / 2 : 3 * units.layer + stored);
+  return memory;
+}
+
 RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
-                       const std::vector<MicroBatch>& micro_batches) {
+                       const std::vector<MicroBatch>& micro_batches,
+                       const std::vector<MicroBatch>& evaluated) {
   RankMemory memory;
   memory.program = (shape.cuda ? kCudaProgram : kProgram) + (shape.exchanges ? kMpi : 0);
   StepShape step = shape.step;
   step.tokens = step.targets = 0;
-  memory.step = step_memory(config, step);
+  const auto pass = shape.trains ? step_memory : forward_memory;
+  memory.step = pass(config, step);
   for (const MicroBatch& batch : largest(micro_batches)) {
     step.tokens = batch.tokens;
     step.targets = batch.targets;
-    const StepMemory needed = step_memory(config, step);
+    const StepMemory needed = pass(config, step);
     if (needed.total() > memory.step.total()) memory.step = needed;
   }
+  for (const MicroBatch& batch : largest(evaluated)) {
+    step.tokens = batch.tokens;
+    step.targets = batch.targets;
+    const StepMemory pass_alone = forward_memory(config, step);
+    StepMemory beside = memory.step;
+    beside.activations = pass_alone.activations;
+    beside.workspace = pass_alone.workspace;
+    if (beside.total() > memory.step.total()) memory.step = beside;
+  }
+  memory.step.base += shape.adapter_bytes;
   if (shape.copies_state) memory.checkpoint = memory.step.trained + memory.step.optimizer;
   if (!shape.cuda) memory.kept = (memory.step.total() + memory.checkpoint) / kKeptPart;
   if (shape.exports) memory.exporting = exporting_memory(config, memory.step);

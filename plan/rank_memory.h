@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "plan/elements.h"
 #include "plan/step_memory.h"
 
 namespace emoe {
@@ -13,8 +14,10 @@ struct MicroBatch {
   int64_t targets = 0;  // of them, those with a loss
 };
 
-// A rank of a training run, as far as its memory depends on it.
+// A rank of a run, as far as its memory depends on it.
 struct RankShape {
+  bool trains = true;         // else it evaluates
+  int64_t adapter_bytes = 0;  // of an adapter that an evaluation puts on its model
   StepShape step;             // its tokens and targets are those of each micro-batch
   bool cuda = false;          // the tensors are a GPU's
   bool exchanges = false;     // there are other ranks
@@ -38,9 +41,20 @@ struct RankMemory {
   }
 };
 
-// The micro-batch that takes most decides. With no micro-batch: what is there before the first step.
+// The micro-batch that takes most decides; of a training also those of its evaluations, `evaluated`. With no
+// micro-batch: what is there before the first step.
 [[nodiscard]] RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
-                                     const std::vector<MicroBatch>& micro_batches);
+                                     const std::vector<MicroBatch>& micro_batches,
+                                     const std::vector<MicroBatch>& evaluated = {});
+
+// A rank that merges adapters into a model, or writes it with its neurons in another order: it reads,
+// changes, writes and checks it layer by layer.
+struct Rewriting {
+  int64_t adapter_bytes = 0;     // of all adapters, which stay
+  int64_t stored_value = kFp32;  // bytes of a weight in the model's files
+  bool reorders = false;         // else it merges
+};
+[[nodiscard]] RankMemory rewriting_memory(const DecoderConfig& config, const Rewriting& work);
 
 // Elements of all tensors of a model.
 [[nodiscard]] int64_t weight_elements(const DecoderConfig& config);

@@ -58,6 +58,27 @@ class StepSizes {
            (shape_.full ? head_gradient() + shared : 0);
   }
 
+  // While a layer computes and keeps nothing: its input, and either attention's operands (as they are,
+  // turned, and what comes of them) or the feed-forward part behind it.
+  [[nodiscard]] int64_t forward(int64_t index) const {
+    const bool last = index + 1 == config_.num_hidden_layers;
+    const int64_t rows = last ? shape_.targets : shape_.tokens;
+    const int64_t hidden = config_.hidden_size;
+    const int64_t heads = config_.num_attention_heads * config_.head_dim;
+    const int64_t key_heads = config_.num_key_value_heads * config_.head_dim;
+    const int64_t operands = shape_.tokens * (3 * heads + 3 * key_heads);
+    const int64_t attention =
+        values(shape_.tokens * 2 * hidden + operands) +
+        (shape_.widens ? shape_.tokens * (2 * heads + 2 * key_heads) * kFp32 : 0);
+    const bool masked = shape_.converted.contains(index) && !shape_.sparse;
+    // Input, attention's result, the sum of both and its norm; gate, up and their product.
+    const int64_t feed_forward =
+        values(shape_.tokens * (hidden + heads) + rows * 2 * hidden) + 3 * neurons(index, rows) +
+        (masked ? rows * shape_.experts * 5 : 0) +
+        (shape_.widens ? rows * (config_.intermediate_size + hidden) * kFp32 : 0);
+    return std::max(attention, feed_forward);
+  }
+
   // Two units side by side, in the order of a pass: the embedding, each layer, the head. Of trained
   // weights a converted layer has its feed-forward part twice, as gathered and in block order.
   [[nodiscard]] int64_t gathered() const {
@@ -178,6 +199,20 @@ DecoderConfig part_of(DecoderConfig config, int64_t ranks) {
 }
 
 }  // namespace
+
+StepMemory forward_memory(const DecoderConfig& config, const StepShape& shape) {
+  const DecoderConfig own = part_of(config, shape.tensor);
+  const StepSizes sizes(own, shape);
+  StepMemory memory;
+  memory.base = count(config, own, shape).weights * shape.dtype_bytes / shape.shards;
+  memory.gathered = sizes.gathered();
+  // What goes from layer to layer is the input of each; the head has that of the targets alone.
+  memory.activations = shape.tokens * config.hidden_size * shape.dtype_bytes;
+  int64_t most = sizes.head_workspace();
+  for (int64_t l = 0; l < config.num_hidden_layers; ++l) most = std::max(most, sizes.forward(l));
+  memory.workspace = std::max<int64_t>(most - memory.activations, 0);
+  return memory;
+}
 
 StepMemory step_memory(const DecoderConfig& config, const StepShape& shape) {
   const DecoderConfig own = part_of(config, shape.tensor);

@@ -53,4 +53,8 @@ struct StepMemory {
 // and keys, values, attention's output, and gate and up, of the targets alone in the last layer.
 [[nodiscard]] StepMemory step_memory(const DecoderConfig& config, const StepShape& shape);
 
+// The peak of a pass that nothing is learned from (an evaluation): of each layer only what it hands to the
+// next one stays, so the layer that holds most decides. `shape.full` and its adapters count nothing.
+[[nodiscard]] StepMemory forward_memory(const DecoderConfig& config, const StepShape& shape);
+
 }  // namespace emoe

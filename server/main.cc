@@ -24,7 +24,9 @@
 #include "launcher/async_launcher.h"
 #include "metrics/prometheus.h"
 #include "server/command_line.h"
+#include "server/commit_death.h"
 #include "server/control/controller.h"
+#include "server/control/gpu_types.h"
 #include "server/control/housekeeper.h"
 #include "server/job/job_store.h"
 #include "server/make_launcher.h"
@@ -80,6 +82,11 @@ ControlConfig control_config(const v1::CoordinatorConfig& config, int threads_pe
   control.ranks_ca = config.tls().ranks_ca();
   control.ranks_certificate = config.tls().ranks_certificate();
   control.ranks_key = config.tls().ranks_key();
+  // As with the address of their /metrics, the coordinator's own values are its ranks'.
+  for (const char* name : {metrics::kTlsCertificateVariable, metrics::kTlsKeyVariable,
+                           metrics::kTlsClientCaVariable}) {
+    if (const char* value = std::getenv(name)) control.rank_environment[name] = value;
+  }
   control.min_run = milliseconds(config.queue().min_run());
   const v1::Liveness& liveness = config.liveness();
   control.join_timeout = milliseconds(liveness.join_timeout());
@@ -116,7 +123,8 @@ bool has_gpus(const v1::LauncherConfig& config) {
 
 // What a job's plan is compared with. Of other machines nothing is known but what the configuration
 // says.
-Capacity capacity_of(const v1::CoordinatorConfig& config, int threads_per_rank, JobStore& store) {
+Capacity capacity_of(const v1::CoordinatorConfig& config, int threads_per_rank, JobStore& store,
+                     const GpuTypes& gpus) {
   const bool here = is_here(config.launcher());
   Capacity capacity{.host_bytes = config.slots().host_memory(),
                     .device_bytes = config.slots().device_memory(),
@@ -127,6 +135,10 @@ Capacity capacity_of(const v1::CoordinatorConfig& config, int threads_per_rank, 
                     .processor = here ? processor_name() : "",
                     .threads_per_rank = threads_per_rank};
   if (here && capacity.host_bytes == 0) capacity.host_bytes = usable_memory();
+  capacity.known_gpu = [&gpus] { return gpus.smallest(); };
+  capacity.learned_kinds = [&store] {
+    return store.learned_kinds().value_or(std::vector<std::string>());
+  };
   capacity.finished_runs = [&store](const std::string& machine) {
     return store.finished_runs(machine).value_or(std::vector<FinishedRun>());
   };
@@ -162,9 +174,14 @@ RpcServer::Config rpc_config(const v1::CoordinatorConfig& config, const std::str
 std::string service_discovery(Controller& controller) {
   nlohmann::json groups = nlohmann::json::array();
   for (const Controller::Target& target : controller.targets()) {
-    groups.push_back(
-        {{"targets", {target.address}},
-         {"labels", {{"job_id", target.job_id}, {"rank", std::to_string(target.rank)}}}});
+    static constexpr std::string_view kTls = "https://";
+    nlohmann::json labels = {{"job_id", target.job_id}, {"rank", std::to_string(target.rank)}};
+    std::string address = target.address;
+    if (address.starts_with(kTls)) {
+      address.erase(0, kTls.size());
+      labels["__scheme__"] = "https";
+    }
+    groups.push_back({{"targets", {address}}, {"labels", labels}});
   }
   return groups.dump();
 }
@@ -232,16 +249,23 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
       const auto store,
       JobStore::open({.state_dir = config.state_dir(),
                       .on_commit = [&](double seconds) { probe.committed(seconds); },
+                      .before_commit = death_at_commit(),
                       .checkpointed_by_others = true}));
   EMOE_RETURN_IF_ERROR(emoe::create_directories(config.output_root()));
   EMOE_ASSIGN_OR_RETURN(const Security security, open_security(config, security_probe));
   AddressFile addresses(std::filesystem::path(config.state_dir()) / "addresses.json");
   EMOE_ASSIGN_OR_RETURN(const auto launcher, make_launcher(config.launcher(), clock));
   launcher::AsyncLauncher engine(*launcher, engine_config(config.launcher()));
-  Controller controller(control_config(config, threads), *store, engine, clock, probe);
+  GpuTypes gpus(std::filesystem::path(config.state_dir()) / "gpus.json");
+  ControlConfig control = control_config(config, threads);
+  control.on_preflight = [&gpus](const v1::PreflightReport& report) {
+    if (const Status kept = gpus.learn(report); !kept.ok())
+      log_error("what GPUs have: %s", std::string(kept.message()));
+  };
+  Controller controller(control, *store, engine, clock, probe);
   EMOE_RETURN_IF_ERROR(controller.recover());
   RpcServer::Config serving = rpc_config(config, launcher->name(), clock);
-  serving.admission.capacity = capacity_of(config, threads_of(controller.config()), *store);
+  serving.admission.capacity = capacity_of(config, threads_of(controller.config()), *store, gpus);
   serving.guard.tokens = security.tokens.get();
   serving.guard.audit = security.audit.get();
   serving.guard.probe = &security_probe;

@@ -164,6 +164,10 @@ Status AttemptSettlement::settle(LiveJob& live, const AttemptOutcome& outcome,
   const v1::Job& job = live.record.job;
   log_info("job %s: attempt %d ended: %s; now %s", job.id(), live.attempt->record.number, message,
            to_string(job.state()));
+  if (parts_.config.on_preflight && job.has_preflight() &&
+      job.preflight().attempt() == live.attempt->record.number) {
+    parts_.config.on_preflight(job.preflight());
+  }
   if (is_terminal(job.state())) parts_.probe.job_finished(job.state(), job.reason());
   parts_.sessions.dismiss(
       live, make_error(StatusCode::kFailedPrecondition, "STALE_ATTEMPT", "the attempt is over"));

@@ -87,9 +87,10 @@ launcher::LaunchRequest launch_request(const ControlConfig& config, const v1::Jo
                                {"--export-checkpoint", job.export_of().checkpoint_dir()});
   }
   const auto grace = std::chrono::ceil<std::chrono::seconds>(config.reconnect_grace);
-  request.environment = {{kCoordinatorVariable, address},
-                         {kAttemptTokenVariable, attempt.token},
-                         {kReconnectGraceVariable, absl::StrCat(grace.count())}};
+  request.environment = config.rank_environment;
+  request.environment[kCoordinatorVariable] = address;
+  request.environment[kAttemptTokenVariable] = attempt.token;
+  request.environment[kReconnectGraceVariable] = absl::StrCat(grace.count());
   if (!config.ranks_ca.empty()) request.environment[kTlsCaVariable] = config.ranks_ca;
   if (!config.ranks_certificate.empty()) {
     request.environment[kTlsCertificateVariable] = config.ranks_certificate;

@@ -4,10 +4,12 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "base/file.h"
+#include "emoe/v1/job.pb.h"
 #include "launcher/resources.h"
 #include "server/control/project_quota.h"
 #include "server/scheduler/scheduler.h"
@@ -30,12 +32,16 @@ struct ControlConfig {
   std::string ranks_ca;
   std::string ranks_certificate;
   std::string ranks_key;
+  std::map<std::string, std::string>
+      rank_environment;                 // what ranks get beside what the attempt needs
   bool preempt = false;                 // jobs of lower priority make room
   std::chrono::milliseconds min_run{};  // but none before it ran for so long
   // Where a job asks for no thread count: what the coordinator was told for each rank, or (0) the
   // share of the cores that a slot has.
   int threads_per_rank = 0;
   int cores = 1;
+  // Told of the preflight of each attempt that made one; may be empty.
+  std::function<void(const v1::PreflightReport&)> on_preflight = {};
   // Deletes a folder; slow where the folder is large.
   std::function<Status(const std::filesystem::path&)> remove_folder = emoe::remove_tree;
   std::chrono::milliseconds join_timeout{};

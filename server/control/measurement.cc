@@ -6,6 +6,8 @@
 
 #include <google/protobuf/util/time_util.h>
 
+#include "server/job/time_estimate.h"
+
 namespace emoe::server {
 namespace {
 
@@ -38,21 +40,41 @@ Status add_steps(const std::string& id, JobStore& store, v1::Measured& measured)
   return ok_status();
 }
 
+// An evaluation has no steps: from when rank 0 began with the rows to the end of the attempt.
+Result<double> seconds_of_evaluation(const v1::Job& job, JobStore& store) {
+  constexpr int kPage = 1000;
+  for (int64_t from = 1;;) {
+    EMOE_ASSIGN_OR_RETURN(const auto events, store.events(job.id(), from, kPage));
+    for (const v1::Event& event : events) {
+      if (event.phase().phase() != "evaluate") continue;
+      const auto spent = job.attempts(job.attempts_size() - 1).end_time() - event.time();
+      return static_cast<double>(TimeUtil::DurationToNanoseconds(spent)) * 1e-9;
+    }
+    if (events.size() < kPage) return 0.0;
+    from = events.back().sequence() + 1;
+  }
+}
+
 // Its time is that of the whole job where one attempt did everything.
 bool is_lesson(const v1::Job& job) {
-  return job.attempts_size() == 1 && job.attempts(0).number() == 1 && job.plan().has_work() &&
-         !job.measured().machine().empty() && job.plan().work().tokens() > 0 &&
-         job.measured().step_seconds() > 0;
+  if (job.attempts_size() != 1 || job.attempts(0).number() != 1 || job.has_export_of() ||
+      job.measured().machine().empty() || !job.plan().has_memory()) {
+    return false;
+  }
+  if (!job.plan().has_work()) return true;  // a merge, a conversion
+  return job.plan().work().tokens() > 0 && job.measured().step_seconds() > 0;
 }
 
 FinishedRunRecord lesson_of(const v1::Job& job, WallTime now) {
   const v1::Plan& plan = job.plan();
   const v1::Measured& measured = job.measured();
-  const double done =
-      static_cast<double>(measured.tokens()) / static_cast<double>(plan.work().tokens());
+  // Of a training the tokens are counted, for its plan may have had to guess them.
+  const double done = measured.tokens() == 0 ? 1.0
+                                             : static_cast<double>(measured.tokens()) /
+                                                   static_cast<double>(plan.work().tokens());
   const int64_t weights = std::max(plan.disk().export_bytes(), plan.memory().base());
   return {.job_id = job.id(),
-          .machine = measured.machine(),
+          .machine = kind_of_run(measured.machine(), job.resolved_spec().task()),
           .run = {.size = {.flops_per_rank = plan.work().flops() * done / ranks_of(job),
                            .steps = static_cast<double>(plan.work().steps()),
                            .weight_bytes = static_cast<double>(weights)},
@@ -74,6 +96,10 @@ Status measure(JobEdit& edit, JobStore& store, const Clock& clock) {
   v1::Measured& measured = *edit.job().mutable_measured();
   measured.set_seconds(seconds_of_attempts(edit.current()));
   EMOE_RETURN_IF_ERROR(add_steps(edit.current().id(), store, measured));
+  if (edit.current().resolved_spec().task() == "evaluate") {
+    EMOE_ASSIGN_OR_RETURN(const double seconds, seconds_of_evaluation(edit.current(), store));
+    measured.set_step_seconds(seconds);
+  }
   EMOE_ASSIGN_OR_RETURN(
       const auto checkpoints,
       store.checkpoints(edit.current().id(), std::numeric_limits<int64_t>::max()));

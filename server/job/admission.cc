@@ -28,6 +28,7 @@
 #include "format/weight_headers.h"
 #include "server/job/job_warnings.h"
 #include "server/job/path_check.h"
+#include "server/job/suite_facts.h"
 #include "text/data_check.h"
 #include "text/tokenizer_probe.h"
 
@@ -242,15 +243,18 @@ void check_data(const v1::JobSpec& spec, const PathCheck& paths, const Tokenizer
 }
 
 // Questions are read as the worker reads them.
-void check_suite(const v1::JobSpec& spec, const PathCheck& paths, Diagnostics& diagnostics) {
+void check_suite(const v1::JobSpec& spec, const PathCheck& paths, const Tokenizer* tokenizer,
+                 Diagnostics& diagnostics, SpecFacts& facts) {
   if (!paths.usable("evaluate.path") || !spec.has_evaluate()) return;
   const v1::Evaluate& evaluate = spec.evaluate();
-  (void)data::read_suite({.folder = evaluate.path(),
-                          .split = evaluate.split(),
-                          .shots = evaluate.shots(),
-                          .subjects = {evaluate.subjects().begin(), evaluate.subjects().end()},
-                          .limit = evaluate.limit()},
-                         diagnostics);
+  const auto subjects =
+      data::read_suite({.folder = evaluate.path(),
+                        .split = evaluate.split(),
+                        .shots = evaluate.shots(),
+                        .subjects = {evaluate.subjects().begin(), evaluate.subjects().end()},
+                        .limit = evaluate.limit()},
+                       diagnostics);
+  if (tokenizer != nullptr && !subjects.empty()) facts.suite = facts_of_suite(subjects, *tokenizer);
 }
 
 void check_engine_keys(const v1::JobSpec& spec, const AdmissionConfig& config,
@@ -304,7 +308,7 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config, Diagno
   check_files(resolved, paths, model, diagnostics);
   SpecFacts facts;
   check_data(resolved, paths, model.tokenizer.get(), diagnostics, facts);
-  check_suite(resolved, paths, diagnostics);
+  check_suite(resolved, paths, model.tokenizer.get(), diagnostics, facts);
   if (model.config && model.tokenizer) {
     const fs::path folder = given.model().path();
     if (!facts.template_ends) check_end_of_text(model, folder, diagnostics);

@@ -144,6 +144,8 @@ class JobStore {
   [[nodiscard]] bool unchecked() const { return unchecked_; }
   // Reads the whole file; DATA_LOSS where it is damaged, CANCELLED when `stop` asks for it.
   [[nodiscard]] Status verify(const std::stop_token& stop);
+  // The kinds of machine (and task) that finished_runs() knows, the one with the newest run first.
+  [[nodiscard]] Result<std::vector<std::string>> learned_kinds();
   // The newest kLearnedRuns on this kind of machine, oldest first.
   [[nodiscard]] Result<std::vector<FinishedRun>> finished_runs(const std::string& machine);
 

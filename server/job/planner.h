@@ -14,18 +14,28 @@
 
 namespace emoe::server {
 
+// A kind of GPU, as ranks on one have found it.
+struct GpuType {
+  std::string name;   // "NVIDIA H200"
+  int64_t bytes = 0;  // that a job finds free; 0: not known
+};
+
 // What there is for jobs, as far as the coordinator knows.
 struct Capacity {
   int64_t host_bytes = 0;         // memory of a host; 0: not known
-  int64_t device_bytes = 0;       // of a GPU; 0: not known
+  int64_t device_bytes = 0;       // of a GPU, as configured; 0: ask known_gpu
   bool multiplies_halves = true;  // the hosts' processors have instructions for bf16
   bool gpus = false;              // ranks with resources.device auto compute on one
   bool one_host = true;           // all ranks of a job share host_bytes; else a rank has it alone
   std::filesystem::path output_root;  // empty: no disk is looked at
   std::string processor;              // of the ranks' hosts; empty: not known
   int threads_per_rank = 1;           // where a job does not say
-  // The runs that finished on a kind of machine.
-  std::function<std::vector<FinishedRun>(const std::string& machine)> finished_runs = {};
+  // Of the kinds of GPU that ranks have told of, the one with least; empty: none.
+  std::function<GpuType()> known_gpu = {};
+  // The kinds of runs that have finished (see kind_of_run()), the newest first.
+  std::function<std::vector<std::string>()> learned_kinds = {};
+  // The runs of a kind.
+  std::function<std::vector<FinishedRun>(const std::string& kind)> finished_runs = {};
 };
 
 // A resolved spec without problems, and what admission has read of its files.

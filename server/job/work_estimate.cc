@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "config/config.h"
 #include "data/row_format.h"
@@ -21,19 +22,17 @@ int64_t ceiling(double value) {
   return static_cast<int64_t>(std::ceil(value));
 }
 
-// Rows that an epoch has, as far as it can be known without tokenising all of them.
-int64_t rows_of_epoch(const v1::JobSpec& spec, const SpecFacts& facts,
-                      const std::vector<Row>& sample) {
-  const DataCheck& check = *facts.train;
+// Rows that the usable ones of the files become, as far as it can be known without tokenising all of them.
+int64_t rows_made(const v1::JobSpec& spec, const DataCheck& check, double usable,
+                  const std::vector<Row>& sample) {
   const bool messages = data::find_row_format(spec.data().format())->has_messages();
   const bool all = check.sampled == std::ssize(check.rows) && check.sampled > 0;
-  const auto taken = static_cast<double>(facts.train_rows);
   // Of texts, and of rows with nothing to learn, the sample says how many rows they become.
   double each = 1.0;
   if (check.sampled > 0 && (!messages || all)) {
     each = static_cast<double>(sample.size()) / static_cast<double>(check.sampled);
   }
-  return ceiling(spec.data().fraction() * taken * each);
+  return ceiling(usable * each);
 }
 
 // Where nothing was tokenised, the largest row that there may be.
@@ -91,14 +90,77 @@ void scale(int64_t& figure, double by) {
   figure = std::llround(static_cast<double>(figure) * by);
 }
 
+// A suite's questions in passes as the worker cuts them: of four times a micro-batch's tokens
+// (RankSession::make_suite_evaluation), few of which are targets.
+void add_suite(const v1::JobSpec& spec, const SuiteFacts& suite, std::vector<MicroBatch>& into) {
+  constexpr int64_t kTimesTheTokens = 4;
+  const int64_t most = kTimesTheTokens * worker::micro_batches_of(spec).max_tokens;
+  const int64_t tokens = std::min(most, suite.tokens);
+  if (tokens == 0) return;
+  into.push_back({tokens, std::max<int64_t>(suite.rows() * tokens / suite.tokens, 1)});
+}
+
+// Rows that are evaluated, as many of them as a caller waits for; how many of those there are.
+int64_t look_at_eval(const v1::JobSpec& spec, const DataCheck& check, WorkEstimate& into) {
+  std::vector<Row> sample = cut(check.sample, spec.data().max_length());
+  const bool tokenised = !sample.empty();
+  int64_t rows = rows_made(spec, check, static_cast<double>(check.rows.size()), sample);
+  if (!tokenised) {
+    sample = longest_possible(spec);
+    rows = std::max<int64_t>(rows, 1);
+  }
+  int64_t sampled_tokens = 0;
+  for (const Row& row : sample) {
+    into.longest_row = std::max(into.longest_row, std::ssize(row.ids));
+    sampled_tokens += std::ssize(row.ids);
+  }
+  const int64_t most = kMostTokens * std::ssize(sample) / std::max<int64_t>(sampled_tokens, 1);
+  std::vector<int64_t> numbers(static_cast<size_t>(std::clamp<int64_t>(rows, 1, most)));
+  std::iota(numbers.begin(), numbers.end(), 0);
+  Steps(spec, sample).look_at(numbers, into);
+  const double all = static_cast<double>(rows) / static_cast<double>(numbers.size());
+  for (int64_t* figure : {&into.all.tokens, &into.all.target_tokens, &into.all.squared_lengths}) {
+    scale(*figure, all);
+  }
+  into.epoch_tokens = sampled_tokens * rows / std::ssize(sample);
+  into.exact = tokenised && rows == std::ssize(sample) && rows == std::ssize(numbers);
+  return rows;
+}
+
+std::optional<WorkEstimate> estimate_evaluation(const v1::JobSpec& spec, const SpecFacts& facts) {
+  if (!facts.eval && !facts.suite) return std::nullopt;
+  WorkEstimate work;
+  if (facts.eval) work.rows = work.cached_rows = look_at_eval(spec, *facts.eval, work);
+  if (!facts.suite) return work;
+  const SuiteFacts& suite = *facts.suite;
+  add_suite(spec, suite, work.micro_batches);
+  work.exact = false;
+  work.rows += suite.rows();
+  work.all.tokens += suite.tokens;
+  work.all.target_tokens += suite.rows();
+  work.all.squared_lengths += suite.tokens * suite.longest;
+  work.longest_row = std::max(work.longest_row, suite.longest);
+  return work;
+}
+
+// What a training's own evaluations compute at once.
+std::vector<MicroBatch> evaluations_of(const v1::JobSpec& spec, const SpecFacts& facts) {
+  WorkEstimate of_rows;
+  if (facts.eval) (void)look_at_eval(spec, *facts.eval, of_rows);
+  if (facts.suite) add_suite(spec, *facts.suite, of_rows.micro_batches);
+  return std::move(of_rows.micro_batches);
+}
+
 }  // namespace
 
 std::optional<WorkEstimate> estimate_work(const v1::JobSpec& resolved, const SpecFacts& facts) {
+  if (resolved.task() == "evaluate") return estimate_evaluation(resolved, facts);
   if (resolved.task() != "train" || !facts.train) return std::nullopt;
   std::vector<Row> sample = cut(facts.train->sample, resolved.data().max_length());
   const bool tokenised = !sample.empty();
   WorkEstimate work;
-  work.rows = rows_of_epoch(resolved, facts, sample);
+  const double usable = resolved.data().fraction() * static_cast<double>(facts.train_rows);
+  work.rows = rows_made(resolved, *facts.train, usable, sample);
   if (!tokenised) sample = longest_possible(resolved);
   if (!tokenised) work.rows = std::max<int64_t>(work.rows, 1);
   auto plan = worker::BatchPlan::make(work.rows, worker::batch_plan_of(resolved));
@@ -119,6 +181,8 @@ std::optional<WorkEstimate> estimate_work(const v1::JobSpec& resolved, const Spe
     sampled_tokens += std::ssize(row.ids);
   }
   work.epoch_tokens = sampled_tokens * work.rows / std::ssize(sample);
+  work.cached_rows = work.rows;
+  work.evaluated = evaluations_of(resolved, facts);
   work.exact = tokenised && work.rows == std::ssize(sample) && looked == work.steps;
   return work;
 }

@@ -11,20 +11,23 @@
 
 namespace emoe::server {
 
-// The steps of a training run and their micro-batches, as the worker will cut them.
+// The steps of a training run and their micro-batches, as the worker will cut them; or an evaluation, all
+// of whose rows and questions are one step that counts none.
 struct WorkEstimate {
-  int64_t rows = 0;  // of an epoch
+  int64_t rows = 0;  // of an epoch; of an evaluation those of its questions too
   int64_t steps = 0;
   StepFigures all;                        // of all steps together
   bool exact = false;                     // every row was tokenised and every step looked at
   std::vector<MicroBatch> micro_batches;  // of all ranks, in the steps that were looked at
-  int64_t longest_row = 0;                // tokens
+  std::vector<MicroBatch> evaluated;  // of a training's evaluations, its suite's and held-out rows'
+  int64_t longest_row = 0;            // tokens
   int64_t epoch_tokens = 0;
+  int64_t cached_rows = 0;  // of data files: those that `epoch_tokens` are of
 };
 
 // From the first rows, which stand for all where there are more; from rows of data.max_length where
-// none were tokenised. Looks at as many steps as a caller waits for. Nothing for another task, and
-// where no step is left.
+// none were tokenised. Looks at as many steps as a caller waits for. Nothing for another task than
+// train and evaluate, and where no step is left.
 [[nodiscard]] std::optional<WorkEstimate> estimate_work(const v1::JobSpec& resolved,
                                                         const SpecFacts& facts);
 

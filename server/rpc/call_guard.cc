@@ -117,7 +117,9 @@ void CallGuard::record(const Call& call, const Status& result) {
   entry.set_job_id(call.job_id);
   entry.set_code(code_name(static_cast<grpc::StatusCode>(result.code())));
   entry.set_reason(reason);
-  config_.audit->append(entry);
+  std::vector<v1::AuditEntry> entries(std::max<size_t>(call.job_ids.size(), 1), entry);
+  for (size_t i = 0; i < call.job_ids.size(); ++i) entries[i].set_job_id(call.job_ids[i]);
+  config_.audit->append(entries);
 }
 
 }  // namespace emoe::server

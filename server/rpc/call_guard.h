@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <grpcpp/server_context.h>
 
@@ -19,9 +20,10 @@ namespace emoe::server {
 // One call of FineTuning on its way through the server.
 struct Call {
   const char* method = "";
-  std::string job_id = {};  // of the request, or of the answer once it is known
-  std::string peer = {};    // address of the client, as gRPC writes it
-  Principal who = {};       // once the guard has let it in
+  std::string job_id = {};                // of the request, or of the answer once it is known
+  std::vector<std::string> job_ids = {};  // of a call about many jobs: each gets a line of its own
+  std::string peer = {};                  // address of the client, as gRPC writes it
+  Principal who = {};                     // once the guard has let it in
 };
 
 // The door that each call of FineTuning passes once: who is it (UNAUTHENTICATED / NO_TOKEN, WRONG_TOKEN), does
@@ -45,7 +47,7 @@ class CallGuard {
   // Whether the token of a call that goes on is still its caller's, to be asked later. Never throws.
   [[nodiscard]] std::function<bool()> still_admits(const grpc::ServerContextBase& context,
                                                    const Call& call) const;
-  // The audit line of a call that changes something, or would have.
+  // The audit line of a call that changes something, or would have; of many jobs a line for each.
   void record(const Call& call, const Status& result);
   // Null without an audit log.
   [[nodiscard]] AuditLog* audit() const { return config_.audit; }

@@ -67,6 +67,11 @@ Result<std::vector<Submission>> admit_all(const v1::CreateJobsRequest& request,
   return submissions;
 }
 
+// For the audit log.
+void name_jobs(const std::vector<v1::Job>& jobs, Call& call) {
+  for (const v1::Job& job : jobs) call.job_ids.push_back(job.id());
+}
+
 v1::Job validated(const Submission& submission) {
   v1::Job job;
   job.set_name(submission.resolved.name());
@@ -88,6 +93,7 @@ grpc::Status FineTuningHandler::CreateJobs(grpc::ServerContext* context,
     if (!request->validate_only()) {
       EMOE_ASSIGN_OR_RETURN(auto first, controller_.answered_all(key));
       if (first) {
+        name_jobs(*first, call);
         response->mutable_jobs()->Add(first->begin(), first->end());
         return ok_status();
       }
@@ -99,6 +105,7 @@ grpc::Status FineTuningHandler::CreateJobs(grpc::ServerContext* context,
     if (!request->validate_only()) EMOE_RETURN_IF_ERROR(check_disk_quota(call, disk));
     if (!request->validate_only()) {
       EMOE_ASSIGN_OR_RETURN(const auto jobs, controller_.create_all(submissions, key));
+      name_jobs(jobs, call);
       response->mutable_jobs()->Add(jobs.begin(), jobs.end());
       return ok_status();
     }

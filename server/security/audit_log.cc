@@ -136,13 +136,15 @@ Status AuditLog::ready() {
                                  std::string(flushed.message())));
 }
 
-void AuditLog::append(const v1::AuditEntry& entry) {
+void AuditLog::append(const std::vector<v1::AuditEntry>& entries) {
+  std::string lines;
+  for (const v1::AuditEntry& entry : entries) lines += config::message_to_json(entry, -1) + "\n";
   const std::lock_guard lock(mutex_);
-  pending_.push_back(config::message_to_json(entry, -1) + "\n");
+  pending_.push_back(std::move(lines));
   const Status flushed = flush_locked();
   if (flushed.ok()) return;
   probe_.audit_failed();
-  log_error("audit: %s (%d lines wait)", std::string(flushed.message()),
+  log_error("audit: %s (the lines of %d calls wait)", std::string(flushed.message()),
             static_cast<int>(pending_.size()));
 }
 

@@ -17,7 +17,8 @@
 
 namespace emoe::server {
 
-// A file with a line of JSON (v1::AuditEntry) for each mutating call, this user's alone. Lines are only
+// A file with a line of JSON (v1::AuditEntry) for each mutating call and job that it concerns, this user's
+// alone. Lines are only
 // ever appended; when the file is renamed (logrotate) a new one is begun, and list() then sees that one. A
 // line that cannot be written (full disk) is kept and written first of all later; until then ready() fails.
 // Lines survive the end of the process; the last moments before a power cut may be lost. Thread-safe.
@@ -28,7 +29,9 @@ class AuditLog {
 
   // UNAVAILABLE / AUDIT_FAILED while earlier lines cannot be written: nothing is to be changed then.
   [[nodiscard]] Status ready();
-  void append(const v1::AuditEntry& entry);
+  void append(const v1::AuditEntry& entry) { append(std::vector<v1::AuditEntry>{entry}); }
+  // All of them one after the other, in one write.
+  void append(const std::vector<v1::AuditEntry>& entries);
 
   // Where a page ends, from the newest line on: a place in a file that has not been renamed since.
   struct Cursor {

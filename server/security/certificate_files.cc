@@ -1,6 +1,5 @@
 #include "server/security/certificate_files.h"
 
-#include <algorithm>
 #include <ctime>
 #include <vector>
 
@@ -82,25 +81,47 @@ int64_t check_pair(const v1::Tls& tls, const Certificates& pem, Diagnostics& pro
   return chain.empty() ? 0 : unix_seconds(X509_get0_notAfter(chain[0].get()));
 }
 
+std::vector<std::filesystem::path> files_of(const v1::Tls& tls) {
+  std::vector<std::filesystem::path> files{tls.certificate(), tls.key()};
+  if (!tls.client_ca().empty()) files.emplace_back(tls.client_ca());
+  return files;
+}
+
 }  // namespace
 
-CertificateFiles::Stamps CertificateFiles::stamps() const {
-  return {stamp_of(tls_.certificate()), stamp_of(tls_.key()),
-          tls_.client_ca().empty() ? FileStamp() : stamp_of(tls_.client_ca())};
-}
+CertificateFiles::CertificateFiles(const v1::Tls& tls, SecurityProbe& probe)
+    : tls_(tls),
+      probe_(probe),
+      files_(files_of(tls),
+             {.read = [this] { return read(); },
+              .check = [this](const Certificates& fresh) -> Status {
+                if (fresh.expires >= std::time(nullptr)) return ok_status();
+                return absl::InvalidArgumentError(tls_.certificate() + " has expired");
+              },
+              .taken =
+                  [this](const Certificates& fresh) {
+                    log_info("%s: a new certificate is in use", tls_.certificate());
+                    probe_.reloaded("certificate", true);
+                    probe_.certificate_expires(static_cast<double>(fresh.expires));
+                  },
+              .refused =
+                  [this](const Status& why) {
+                    probe_.reloaded("certificate", false);
+                    log_error("the old certificate stays in use: %s", std::string(why.message()));
+                  }}) {}
 
 Result<std::unique_ptr<CertificateFiles>> CertificateFiles::open(const v1::Tls& tls,
                                                                  SecurityProbe& probe) {
   auto files = std::unique_ptr<CertificateFiles>(new CertificateFiles(tls, probe));
-  int64_t expires = 0;
-  EMOE_ASSIGN_OR_RETURN(files->certificates_, files->read(expires));
+  EMOE_RETURN_IF_ERROR(files->files_.open());
+  const int64_t expires = files->current()->expires;
   probe.certificate_expires(static_cast<double>(expires));
   if (expires < std::time(nullptr))
     log_warning("%s has expired: clients will refuse it", tls.certificate());
   return files;
 }
 
-Result<std::shared_ptr<const Certificates>> CertificateFiles::read(int64_t& expires) const {
+Result<std::shared_ptr<const Certificates>> CertificateFiles::read() const {
   Diagnostics problems;
   auto pem = std::make_shared<Certificates>();
   pem->certificate = read_pem("tls.certificate", tls_.certificate(), problems);
@@ -109,39 +130,9 @@ Result<std::shared_ptr<const Certificates>> CertificateFiles::read(int64_t& expi
     pem->client_ca = read_pem("tls.client_ca", tls_.client_ca(), problems);
   }
   EMOE_RETURN_IF_ERROR(problems.to_status());
-  expires = check_pair(tls_, *pem, problems);
+  pem->expires = check_pair(tls_, *pem, problems);
   EMOE_RETURN_IF_ERROR(problems.to_status());
   return std::shared_ptr<const Certificates>(std::move(pem));
-}
-
-std::shared_ptr<const Certificates> CertificateFiles::current() {
-  const std::lock_guard lock(mutex_);
-  const Stamps now = stamps();
-  if (seen_ == now) return certificates_;
-  int64_t expires = 0;
-  auto fresh = read(expires);
-  if (fresh.ok() && expires < std::time(nullptr) && **fresh != *certificates_) {
-    fresh = absl::InvalidArgumentError(tls_.certificate() + " has expired");
-  }
-  // What changed while it was read, or a moment ago, is read again with the next connection.
-  const bool settled =
-      std::ranges::all_of(now, [](const FileStamp& stamp) { return stamp.is_settled(); });
-  seen_.reset();
-  if (settled && stamps() == now) seen_ = now;
-  if (fresh.ok()) {
-    if (**fresh != *certificates_) {
-      log_info("%s: a new certificate is in use", tls_.certificate());
-      probe_.reloaded("certificate", true);
-      probe_.certificate_expires(static_cast<double>(expires));
-    }
-    complained_.reset();
-    certificates_ = *std::move(fresh);
-  } else if (complained_ != now) {
-    complained_ = now;
-    probe_.reloaded("certificate", false);
-    log_error("the old certificate stays in use: %s", std::string(fresh.status().message()));
-  }
-  return certificates_;
 }
 
 bool CertificateFiles::covers(const std::string& host) {

@@ -1,16 +1,12 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <filesystem>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <string>
 
 #include "base/status.h"
 #include "emoe/v1/service_config.pb.h"
-#include "server/security/file_stamp.h"
+#include "server/security/reread_files.h"
 #include "server/security/security_probe.h"
 
 namespace emoe::server {
@@ -20,6 +16,7 @@ struct Certificates {
   std::string certificate;  // with its chain
   std::string key;
   std::string client_ca;  // empty: clients need no certificate
+  int64_t expires = 0;    // the certificate; in seconds of Unix time
   bool operator==(const Certificates&) const = default;
 };
 
@@ -32,23 +29,17 @@ class CertificateFiles {
   [[nodiscard]] static Result<std::unique_ptr<CertificateFiles>> open(const v1::Tls& tls,
                                                                       SecurityProbe& probe);
 
-  [[nodiscard]] std::shared_ptr<const Certificates> current();
+  [[nodiscard]] std::shared_ptr<const Certificates> current() { return files_.current(); }
   // Whether clients who connect to this host ("n1", "10.0.0.7") will find it in the certificate.
   [[nodiscard]] bool covers(const std::string& host);
 
  private:
-  using Stamps = std::array<FileStamp, 3>;
-  CertificateFiles(const v1::Tls& tls, SecurityProbe& probe) : tls_(tls), probe_(probe) {}
-  [[nodiscard]] Stamps stamps() const;
-  // Also when the certificate expires, in seconds of Unix time.
-  [[nodiscard]] Result<std::shared_ptr<const Certificates>> read(int64_t& expires) const;
+  CertificateFiles(const v1::Tls& tls, SecurityProbe& probe);
+  [[nodiscard]] Result<std::shared_ptr<const Certificates>> read() const;
 
   const v1::Tls tls_;
   SecurityProbe& probe_;
-  std::mutex mutex_;
-  std::shared_ptr<const Certificates> certificates_;
-  std::optional<Stamps> seen_;        // of what was read, or tried; nothing: to be read again
-  std::optional<Stamps> complained_;  // of which the log says that they cannot be used
+  RereadFiles<Certificates> files_;
 };
 
 }  // namespace emoe::server

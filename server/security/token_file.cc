@@ -34,18 +34,29 @@ Status check_permissions(const std::filesystem::path& file) {
 
 TokenFile::TokenFile(std::filesystem::path file, std::vector<std::string> roots,
                      SecurityProbe& probe)
-    : file_(std::move(file)), coordinator_roots_(std::move(roots)), probe_(probe) {}
+    : file_(std::move(file)),
+      coordinator_roots_(std::move(roots)),
+      probe_(probe),
+      tokens_({file_}, {.read = [this] { return read(); },
+                        .taken =
+                            [this](const Principals& fresh) {
+                              log_info("%s: read again, %d tokens", file_.string(),
+                                       static_cast<int>(fresh.size()));
+                              probe_.reloaded("tokens", true);
+                            },
+                        .refused =
+                            [this](const Status& why) {
+                              probe_.reloaded("tokens", false);
+                              log_error("the old tokens stay in force: %s",
+                                        std::string(why.message()));
+                            }}) {}
 
 Result<std::unique_ptr<TokenFile>> TokenFile::open(std::filesystem::path file,
                                                    std::vector<std::string> coordinator_roots,
                                                    SecurityProbe& probe) {
   auto tokens = std::unique_ptr<TokenFile>(
       new TokenFile(std::move(file), std::move(coordinator_roots), probe));
-  const FileStamp stamp = stamp_of(tokens->file_);
-  auto principals = tokens->read();
-  if (!principals.ok()) return with_context(principals.status(), "auth.tokens");
-  tokens->principals_ = *std::move(principals);
-  if (stamp.is_settled()) tokens->seen_ = stamp;
+  EMOE_RETURN_IF_ERROR(with_context(tokens->tokens_.open(), "auth.tokens"));
   return tokens;
 }
 
@@ -78,31 +89,8 @@ Result<std::shared_ptr<const TokenFile::Principals>> TokenFile::read() const {
   return std::shared_ptr<const Principals>(std::move(principals));
 }
 
-std::shared_ptr<const TokenFile::Principals> TokenFile::current() {
-  const std::lock_guard lock(mutex_);
-  const FileStamp stamp = stamp_of(file_);
-  if (seen_ == stamp) return principals_;
-  auto fresh = read();
-  // What changed while it was read, or a moment ago, is read again in the next call.
-  seen_.reset();
-  if (stamp.is_settled() && stamp_of(file_) == stamp) seen_ = stamp;
-  if (fresh.ok()) {
-    if (complained_ || **fresh != *principals_) {
-      log_info("%s: read again, %d tokens", file_.string(), static_cast<int>((*fresh)->size()));
-      probe_.reloaded("tokens", true);
-    }
-    complained_.reset();
-    principals_ = *std::move(fresh);
-  } else if (complained_ != stamp) {
-    complained_ = stamp;
-    probe_.reloaded("tokens", false);
-    log_error("the old tokens stay in force: %s", std::string(fresh.status().message()));
-  }
-  return principals_;
-}
-
 std::optional<Principal> TokenFile::find(std::string_view token) {
-  const auto principals = current();
+  const auto principals = tokens_.current();
   // A digest can be looked up in variable time: whoever chooses tokens does not choose their digests.
   const auto found = principals->find(sha256_hex(token));
   if (found == principals->end()) return std::nullopt;

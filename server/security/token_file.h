@@ -2,7 +2,6 @@
 
 #include <filesystem>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,8 +9,8 @@
 #include <vector>
 
 #include "base/status.h"
-#include "server/security/file_stamp.h"
 #include "server/security/principal.h"
+#include "server/security/reread_files.h"
 #include "server/security/security_probe.h"
 
 namespace emoe::server {
@@ -34,15 +33,11 @@ class TokenFile {
   using Principals = std::unordered_map<std::string, Principal>;  // by digest
   TokenFile(std::filesystem::path file, std::vector<std::string> roots, SecurityProbe& probe);
   [[nodiscard]] Result<std::shared_ptr<const Principals>> read() const;
-  [[nodiscard]] std::shared_ptr<const Principals> current();
 
   const std::filesystem::path file_;
   const std::vector<std::string> coordinator_roots_;
   SecurityProbe& probe_;
-  std::mutex mutex_;
-  std::shared_ptr<const Principals> principals_;
-  std::optional<FileStamp> seen_;        // what was read, or tried; nothing: it is to be read again
-  std::optional<FileStamp> complained_;  // of which the log says that it cannot be used
+  RereadFiles<Principals> tokens_;
 };
 
 }  // namespace emoe::server

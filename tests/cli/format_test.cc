@@ -17,14 +17,17 @@ TEST(Format, RelativeTime) {
   EXPECT_EQ(ago(0), "just now");
   EXPECT_EQ(ago(-30), "just now");  // clocks of two machines differ
   EXPECT_EQ(ago(59), "59s ago");
-  EXPECT_EQ(ago(180), "3m ago");
-  EXPECT_EQ(ago(7'200), "2h ago");
-  EXPECT_EQ(ago(4 * 86'400), "4d ago");
+  EXPECT_EQ(ago(180), "3m00s ago");
+  EXPECT_EQ(ago(7'200), "2h00m ago");
+  EXPECT_EQ(ago(4 * 86'400), "4d00h ago");
   EXPECT_EQ(relative_time({}, now), "-");
   EXPECT_EQ(age({}, now), "-");
 }
 
 TEST(Format, Numbers) {
+  EXPECT_EQ(human_seconds(0.3472), "0.347s");
+  EXPECT_EQ(human_seconds(5), "5s");
+  EXPECT_EQ(human_seconds(9.999), "10s");
   EXPECT_EQ(human_seconds(45.4), "45s");
   EXPECT_EQ(human_seconds(80), "1m20s");
   EXPECT_EQ(human_seconds(11'100), "3h05m");

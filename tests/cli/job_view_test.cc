@@ -40,7 +40,7 @@ TEST(JobView, ListFitsTheTerminal) {
   EXPECT_NE(text.find("3/12"), std::string::npos);
   EXPECT_NE(text.find("1m30s"), std::string::npos);
   EXPECT_NE(text.find("AGE\n"), std::string::npos);
-  EXPECT_NE(text.find(" 3m\n"), std::string::npos);
+  EXPECT_NE(text.find(" 3m20s\n"), std::string::npos);
   EXPECT_NE(text.find("…"), std::string::npos);  // the long name
   for (v1::Job& job : *jobs.mutable_jobs()) job.clear_progress();
   EXPECT_EQ(job_table(jobs, kNow, 80).find("LOSS"), std::string::npos);

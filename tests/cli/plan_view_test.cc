@@ -36,7 +36,7 @@ TEST(PlanView, TellsWhatDoesNotFitAndWhatWould) {
   for (const char* part :
        {"3.0 GiB a rank, 2 ranks on a host with 4.0 GiB: DOES NOT FIT", "up to 1024 would fit",
         "--set train.micro_batch_tokens=1024 (2.0 GiB)", "about 100 rows an epoch, 7 steps",
-        "1.5e+12 FLOPs", "unknown: no training has finished", "512.0 KiB free: TOO SMALL",
+        "1.5e+12 FLOPs", "unknown: no such job has finished", "512.0 KiB free: TOO SMALL",
         "position 2, 3 jobs ahead; when it starts is not known", "base weights"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
   }

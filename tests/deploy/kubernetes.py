@@ -105,11 +105,11 @@ def test_the_mpijob_is_one_as_the_operator_wants_it():
     assert re.fullmatch("[a-z]([-a-z0-9]{0,54}[a-z0-9])?", job["metadata"]["name"]), "NAME-worker-N is a DNS label"
 
 
-@pytest.fixture(scope="module")
-def launched(tmp_path_factory):
+@pytest.fixture(scope="module", params=["mpijobs", "tls"])
+def launched(request, tmp_path_factory):
     """The MPIJob that a coordinator with the settings of the overlay creates."""
     folder = tmp_path_factory.mktemp("launched")
-    objects = documents(rendered("mpijobs"))
+    objects = documents(rendered(request.param))
     files = next(found["data"] for found in of_kind(objects, "ConfigMap") if "pods.yaml" in found["data"])
     settings = yaml.safe_load(files["coordinator-config.yaml"])["launcher"]["kubernetes"]
     (folder / "pods.yaml").write_text(files["pods.yaml"], encoding="utf-8")
@@ -144,6 +144,24 @@ def test_what_the_launcher_creates_has_what_the_overlay_gives(launched):
         assert container["image"] == "emoe-worker:0.1.0" and container["securityContext"]["readOnlyRootFilesystem"]
     worker = launched["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
     assert worker["resources"]["limits"] == {"cpu": "1", "memory": "8Gi", "nvidia.com/gpu": "1"}
+
+
+def test_tls_has_its_files_where_they_are_looked_for():
+    """The coordinator its pair and tokens; ranks the authority, and never the key."""
+    objects = documents(rendered("tls"))
+    files = next(found["data"] for found in of_kind(objects, "ConfigMap") if "pods.yaml" in found["data"])
+    settings, pods = yaml.safe_load(files["coordinator-config.yaml"]), yaml.safe_load(files["pods.yaml"])["pods"]["spec"]
+    assert "allow_insecure" not in settings
+    pod = of_kind(objects, "StatefulSet")[0]["spec"]["template"]["spec"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    for path, secret in ((settings["tls"]["certificate"], "emoe-tls"), (settings["tls"]["key"], "emoe-tls"),
+                         (settings["auth"]["tokens"], "emoe-tokens")):
+        assert secrets[mounts[os.path.dirname(path)]] == secret, path
+    folder, name = os.path.split(settings["tls"]["ranks_ca"])
+    volume, = (volume for volume in pods["volumes"] if volume["name"] == "ca")
+    assert volume["secret"]["items"] == [{"key": "ca.crt", "path": name}]
+    assert all({"name": "ca", "mountPath": folder, "readOnly": True} in container["volumeMounts"] for container in pods["containers"])
 
 
 # ---------------------------------------------------------------- what belongs together
@@ -212,7 +230,7 @@ def test_pods_are_closed_and_get_time_to_checkpoint(overlay):
         pod = template["spec"]
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"], name
         # Only a coordinator that makes MPIJobs speaks to the API server.
-        asks = name == "emoe-coordinator" and overlay == "mpijobs"
+        asks = name == "emoe-coordinator" and overlay in ("mpijobs", "tls")
         assert pod["terminationGracePeriodSeconds"] >= 600 and pod["automountServiceAccountToken"] is asks, name
         for container in pod["containers"]:
             context = container["securityContext"]
@@ -224,7 +242,7 @@ def test_pods_are_closed_and_get_time_to_checkpoint(overlay):
 
 
 # ---------------------------------------------------------------- our programs
-@pytest.mark.parametrize("which, before", [("gpu", ["emoe-init"]), ("mpijobs", [])])
+@pytest.mark.parametrize("which, before", [("gpu", ["emoe-init"]), ("mpijobs", []), ("tls", [])])
 def test_the_coordinator_takes_its_settings(tmp_path, which, before):
     """The arguments and the file of an overlay, with paths that are there."""
     objects = documents(rendered(which))

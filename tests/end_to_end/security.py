@@ -179,6 +179,20 @@ def test_every_change_leaves_an_audit_line(service, waiting):
     assert mode & 0o077 == 0, oct(mode)
 
 
+def test_a_batch_leaves_a_line_for_each_job(service):
+    ann = service.client("ann")
+    specs = [ann.spec(tools.tiny_job(name=f"batch-{i}", labels={"batch": "audit"})) for i in range(3)]
+    message = service.api.proto.service.CreateJobRequest
+    made = ann.call("CreateJobs", requests=[message(spec=spec) for spec in specs], request_id="audited")
+    lines = service.api.call("ListAuditEntries", filter="method=CreateJobs AND code=OK").entries
+    assert [line.job_id for line in lines] == [job.id for job in reversed(made.jobs)], "newest first"
+    assert {(line.principal, line.project) for line in lines} == {("ann", "research")}
+    one, = service.api.call("ListAuditEntries", filter=f"job_id={made.jobs[1].id}").entries
+    assert one.method == "CreateJobs"
+    for job in made.jobs:
+        ann.call("CancelJob", id=job.id)
+
+
 def test_audit_pages_and_filters(service, hog):
     api = service.api
     for _ in range(7):

@@ -1,4 +1,5 @@
 """Certificates that are good, bad and replaced; where the coordinator listens; what it limits; which files it opens."""
+import json
 import os
 import shutil
 import signal
@@ -116,6 +117,44 @@ def test_old_versions_of_tls_are_refused(service):
                         assert good, f"{address} took {secure.version()}"
                 except (ssl.SSLError, ConnectionError, OSError) as error:
                     assert not good, f"{address} refused {version}: {error}"
+
+
+def test_ranks_serve_their_metrics_by_tls(tmp_path):
+    """With the pair that the coordinator's environment names; only to clients of the authority; /sd says so; new files count at once."""
+    ca = Authority(tmp_path / "ranks-ca")
+    pair, mine, stranger = ca.issue("rank"), ca.issue("prometheus"), Authority(tmp_path / "other").issue("prometheus")
+    env = {"EMOE_METRICS_TLS_CERT": str(pair.certificate), "EMOE_METRICS_TLS_KEY": str(pair.key),
+           "EMOE_METRICS_TLS_CLIENT_CA": str(ca.file)}
+
+    def scrape_rank(address, client):
+        context = ssl.create_default_context(cafile=ca.file)
+        if client:
+            context.load_cert_chain(client.certificate, client.key)
+        with urllib.request.urlopen(f"{address}/metrics", context=context, timeout=10) as answer:
+            return answer.read().decode()
+
+    with SecureCoordinator(tmp_path, slots=1, env=env) as service:
+        job = service.api.create(tools.tiny_job(train__max_steps=1000000))
+        running = service.api.wait_for_step(job.id, 1)
+        address = running.attempts[0].ranks[0].metrics_address
+        assert address.startswith("https://127.0.0.1:"), address
+        assert f'emoe_step{{job_id="{job.id}",rank="0"}}' in scrape_rank(address, mine)
+        for client in (None, stranger):
+            with pytest.raises((OSError, ssl.SSLError)):
+                scrape_rank(address, client)
+        with pytest.raises(OSError):
+            urllib.request.urlopen(address.replace("https", "http") + "/metrics", timeout=10)
+        context = ssl.create_default_context(cafile=service.ca.file)
+        with urllib.request.urlopen(f"https://{service.metrics_address}/sd", context=context, timeout=10) as answer:
+            target, = json.load(answer)
+        assert target["targets"] == [address.removeprefix("https://")]
+        assert target["labels"] == {"job_id": job.id, "rank": "0", "__scheme__": "https"}
+        shown = shown_certificate(target["targets"][0])
+        fresh = ca.issue("rank-2")
+        os.replace(fresh.key, pair.key)
+        os.replace(fresh.certificate, pair.certificate)
+        assert shown_certificate(target["targets"][0]) != shown
+        service.api.call("CancelJob", id=job.id)
 
 
 # ---------------------------------------------------------------- clients' certificates

@@ -60,5 +60,41 @@ TEST(RankMemory, PeaksInTheExportWhereAStepTakesLess) {
   EXPECT_EQ(large.total(), large.program + large.training());
 }
 
+TEST(RankMemory, OfAnEvaluationIsOneLayersAtATime) {
+  RankShape shape;
+  shape.trains = false;
+  const RankMemory idle = rank_memory(config(), shape, {});
+  EXPECT_EQ(idle.step.base, weight_elements(config()) * 4);
+  EXPECT_EQ(idle.step.optimizer + idle.step.trained + idle.step.gradients, 0);
+  const RankMemory one = rank_memory(config(), shape, {{512, 100}});
+  const RankMemory two = rank_memory(config(), shape, {{1024, 200}});
+  const int64_t per_512 = one.step.total() - idle.step.total();
+  EXPECT_NEAR(static_cast<double>(two.step.total() - one.step.total()),
+              static_cast<double>(per_512), 0.2 * static_cast<double>(per_512));
+  EXPECT_LT(one.step.total(), rank_memory(config(), lora_shape(), {{512, 100}}).step.total());
+  shape.adapter_bytes = 1000;
+  EXPECT_EQ(rank_memory(config(), shape, {}).step.base, idle.step.base + 1000);
+}
+
+TEST(RankMemory, OfATrainingCountsWhatItsEvaluationsTake) {
+  const std::vector<MicroBatch> steps{{64, 10}};
+  const RankMemory without = rank_memory(config(), lora_shape(), steps);
+  EXPECT_EQ(rank_memory(config(), lora_shape(), steps, {{8, 2}}).total(), without.total());
+  const RankMemory with = rank_memory(config(), lora_shape(), steps, {{16'384, 100}});
+  EXPECT_GT(with.total(), without.total());
+  EXPECT_EQ(with.step.optimizer, without.step.optimizer) << "it stays meanwhile";
+}
+
+TEST(RankMemory, OfAMergeHoldsSomeLayersAndNotTheModel) {
+  const DecoderConfig deep =
+      testing::tiny_config({.hidden = 64, .d_ff = 172, .layers = 50, .heads = 8, .vocab = 512});
+  const RankMemory merge = rewriting_memory(config(), {.adapter_bytes = 5000});
+  EXPECT_EQ(merge.exporting, rewriting_memory(deep, {.adapter_bytes = 5000}).exporting);
+  EXPECT_TRUE(merge.peaks_in_export());
+  EXPECT_LT(rewriting_memory(config(), {.stored_value = 2}).exporting, merge.exporting);
+  EXPECT_GT(rewriting_memory(config(), {.reorders = true}).exporting,
+            rewriting_memory(config(), {}).exporting);
+}
+
 }  // namespace
 }  // namespace emoe

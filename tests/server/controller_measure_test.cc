@@ -113,5 +113,45 @@ TEST_F(MeasureTest, AQueuedJobSaysWhereItStands) {
   EXPECT_EQ(controller_->queue_plan(config::resolve(small_spec(dir_.path()))).position(), 3);
 }
 
+// An evaluation has no steps: what counts is the time since it began with the rows.
+TEST_F(MeasureTest, AnEvaluationTeachesLaterOnes) {
+  v1::JobSpec spec;
+  spec.set_name("evaluation");
+  spec.set_task("evaluate");
+  *spec.mutable_model() = small_spec(dir_.path()).model();
+  v1::Plan plan;
+  plan.mutable_work()->set_tokens(100);
+  plan.mutable_work()->set_flops(6e9);
+  plan.mutable_memory()->set_base(1000);
+  const auto made =
+      controller_->create({.spec = spec, .resolved = config::resolve(spec), .plan = plan}, {});
+  ASSERT_TRUE(made.ok()) << made.status();
+  const std::string id = made->id();
+  step();
+  step();
+  auto channel = join(id, 0, 1, 1);
+  clock_.advance(std::chrono::seconds(3));
+  report(channel, 1, phase("evaluate"));
+  clock_.advance(std::chrono::seconds(7));
+  v1::EvalResult result;
+  result.set_loss(1.5);
+  result.set_target_tokens(50);
+  report(channel, 2, result);
+  report(channel, 3, end_with_usage(6000));
+  launcher_.end(id, 1, {});
+  step();
+  ASSERT_EQ(job(id).state(), v1::SUCCEEDED) << job(id).message();
+  EXPECT_NEAR(job(id).measured().step_seconds(), 7.0, 0.5);
+  const std::string kind = std::string(kMachine) + ", evaluate";
+  const auto runs = store_->finished_runs(kind);
+  ASSERT_TRUE(runs.ok() && runs->size() == 1) << "of its kind";
+  EXPECT_DOUBLE_EQ(runs->front().size.flops_per_rank, 6e9);
+  EXPECT_NEAR(runs->front().other_seconds, 3.0, 0.5);
+  EXPECT_TRUE(store_->finished_runs(kMachine)->empty()) << "trainings learn nothing of it";
+  const auto kinds = store_->learned_kinds();
+  ASSERT_TRUE(kinds.ok());
+  EXPECT_EQ(*kinds, std::vector<std::string>{kind});
+}
+
 }  // namespace
 }  // namespace emoe::server

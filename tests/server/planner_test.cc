@@ -159,5 +159,100 @@ TEST_F(PlannerTest, LearnsTimesFromRunsOnTheSameMachine) {
   EXPECT_GT(plan.time().seconds(), 0);
 }
 
+TEST_F(PlannerTest, AnEvaluationTakesLessThanATraining) {
+  const v1::Plan training = plan();
+  std::filesystem::copy_file(dir_ / "train.jsonl", dir_ / "eval.jsonl");
+  v1::JobSpec evaluation;
+  evaluation.set_name("evaluation");
+  evaluation.set_task("evaluate");
+  *evaluation.mutable_model() = spec_.model();
+  evaluation.mutable_data()->set_eval((dir_ / "eval.jsonl").string());
+  spec_ = evaluation;
+  const v1::Plan plan = this->plan();
+  EXPECT_EQ(plan.work().rows(), 8);
+  EXPECT_EQ(plan.work().steps(), 0);
+  EXPECT_TRUE(plan.work().exact());
+  EXPECT_GT(plan.work().tokens(), 0);
+  EXPECT_GT(plan.work().flops(), 0);
+  EXPECT_EQ(plan.memory().optimizer(), 0);
+  EXPECT_EQ(plan.memory().base(), training.memory().base());
+  EXPECT_GT(plan.memory().workspace(), 0);
+  EXPECT_LT(plan.memory().rank_bytes(), training.memory().rank_bytes());
+  EXPECT_EQ(plan.disk().checkpoints(), 0);
+  EXPECT_EQ(error_detail_of(check_fits(this->plan({.host_bytes = 1 << 20}))).reason,
+            "MODEL_DOES_NOT_FIT");
+  // Its times are learned from evaluations.
+  std::string asked;
+  const Capacity learned{
+      .processor = "Fast 9000", .finished_runs = [&](const std::string& kind) {
+        asked = kind;
+        return std::vector<FinishedRun>{{.size = {1e9, 0, 4}, .step_seconds = 2}};
+      }};
+  EXPECT_TRUE(this->plan(learned).has_time());
+  EXPECT_EQ(asked, "Fast 9000, 1 thread, " + evaluation.model().dtype() + ", evaluate");
+}
+
+TEST_F(PlannerTest, AMergeNeedsSomeLayersAndAnAdapter) {
+  v1::JobSpec merge;
+  merge.set_name("convert");
+  merge.set_task("convert");
+  *merge.mutable_model() = spec_.model();
+  merge.mutable_model()->clear_dtype();
+  merge.mutable_emoe()->set_experts(4);
+  merge.mutable_emoe()->mutable_layers()->add_list(0);
+  merge.mutable_emoe()->mutable_partition()->set_method("contiguous");
+  merge.mutable_export_()->set_original_order(false);
+  spec_ = merge;
+  const v1::Plan plan = this->plan();
+  EXPECT_FALSE(plan.has_work());
+  EXPECT_EQ(plan.memory().place(), "host");
+  EXPECT_GT(plan.memory().exporting(), 0);
+  EXPECT_EQ(plan.memory().rank_bytes(), plan.memory().program() + plan.memory().exporting());
+  EXPECT_GT(plan.disk().export_bytes(), 0);
+}
+
+TEST_F(PlannerTest, ComparesWithTheKindOfGpuThatRanksHaveFound) {
+  spec_.mutable_resources()->set_device("cuda");
+  EXPECT_EQ(plan().memory().available(), 0) << "nobody has told of one";
+  EXPECT_EQ(plan().memory().fitting_tokens(), 0);
+  const Capacity found{
+      .known_gpu = [] { return GpuType{.name = "NVIDIA H200", .bytes = 139LL << 30}; }};
+  const v1::MemoryPlan known = plan(found).memory();
+  EXPECT_EQ(known.place(), "device");
+  EXPECT_EQ(known.device(), "NVIDIA H200");
+  EXPECT_EQ(known.available(), 139LL << 30);
+  EXPECT_GT(known.fitting_tokens(), known.micro_batch_tokens());
+  const Capacity small{.known_gpu = [] { return GpuType{.name = "T4", .bytes = 1 << 20}; }};
+  const Status refused = check_fits(plan(small));
+  EXPECT_EQ(error_detail_of(refused).reason, "MODEL_DOES_NOT_FIT");
+  EXPECT_NE(std::string(refused.message()).find("a GPU (T4) has 1048576"), std::string::npos)
+      << refused;
+  Capacity configured = small;
+  configured.device_bytes = 80LL << 30;
+  EXPECT_EQ(plan(configured).memory().available(), 80LL << 30) << "what is configured counts";
+}
+
+TEST_F(PlannerTest, RemoteMachinesAreKnownByWhatFinishedThere) {
+  const std::string dtype = config::resolve(spec_).model().dtype();
+  std::vector<std::string> kinds;
+  std::string asked;
+  const Capacity remote{
+      .learned_kinds = [&] { return kinds; },
+      .finished_runs =
+          [&](const std::string& kind) {
+            asked = kind;
+            return std::vector<FinishedRun>{{.size = {1e9, 4, 4}, .step_seconds = 2}};
+          }};
+  EXPECT_FALSE(plan(remote).has_time());
+  kinds = {"cuda, 4 threads, " + dtype, "Newest, 8 threads, " + dtype + ", evaluate",
+           "Newer, 8 threads, other", "New, 4 threads, " + dtype, "Old, 2 threads, " + dtype};
+  EXPECT_EQ(plan(remote).time().machine(), "New, 4 threads, " + dtype);
+  spec_.mutable_resources()->set_threads_per_rank(2);
+  EXPECT_EQ(plan(remote).time().machine(), "Old, 2 threads, " + dtype);
+  spec_.mutable_resources()->clear_threads_per_rank();
+  spec_.mutable_resources()->set_device("cuda");
+  EXPECT_EQ(plan(remote).time().machine(), "cuda, 4 threads, " + dtype);
+}
+
 }  // namespace
 }  // namespace emoe::server

@@ -229,6 +229,17 @@ TEST_F(SecurityTest, AuditEntriesComeNewestFirstPageByPage) {
   EXPECT_EQ(info.st_mode & 0777, 0600U);
 }
 
+TEST_F(SecurityTest, ACallAboutManyJobsLeavesALineForEach) {
+  auto log = AuditLog::open(file("audit"), probe_);
+  ASSERT_TRUE(log.ok()) << log.status();
+  (*log)->append({entry_of(1), entry_of(2), entry_of(3)});
+  const auto all = (*log)->list({}, std::nullopt, 10);
+  ASSERT_TRUE(all.ok() && all->has_value());
+  EXPECT_EQ(ids_of(**all), (std::vector<std::string>{"job-3", "job-2", "job-1"}));
+  const auto one = (*log)->list({{"job_id", "job-2"}}, std::nullopt, 10);
+  EXPECT_EQ(ids_of(**one), std::vector<std::string>{"job-2"});
+}
+
 TEST_F(SecurityTest, TheAuditFileMayBeRenamedAndATornLineSpoilsNoOther) {
   {
     auto log = AuditLog::open(file("audit"), probe_);

@@ -93,6 +93,12 @@ void Reporting::start_metrics(const RankEnvironment& environment) {
   metrics::HttpExposer::Config config;
   config.listen = environment.metrics_listen;
   config.before_scrape = [this] { probe_->refresh(); };
+  auto tls = metrics::tls_of_environment();
+  if (!tls.ok()) {  // not in clear, then
+    return log_warning("no /metrics from this rank: %s", std::string(tls.status().message()));
+  }
+  config.tls = *std::move(tls);
+  metrics_scheme_ = config.tls ? "https://" : "";
   auto exposer = metrics::HttpExposer::start(registry_, config);
   if (exposer.ok()) {
     exposer_ = std::move(exposer).value();
@@ -117,7 +123,9 @@ void Reporting::start_session(const JobPlan& plan, const RankEnvironment& enviro
   config.pid = ::getpid();
   config.device = device;
   config.version = version();
-  config.metrics_address = exposer_ ? reachable_address(exposer_->address(), config.host) : "";
+  if (exposer_) {
+    config.metrics_address = metrics_scheme_ + reachable_address(exposer_->address(), config.host);
+  }
   config.counters = &counters;
   // At the end of a run too, a coordinator that is away has reconnect_grace to come back.
   delivery_ = std::max(kDelivery, config.reconnect_grace);

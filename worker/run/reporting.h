@@ -62,6 +62,7 @@ class Reporting {
   SystemClock clock_;
   metrics::PrometheusRegistry registry_;
   std::unique_ptr<MetricsProbe> probe_;
+  std::string metrics_scheme_;                     // "https://" where /metrics is served by TLS
   std::unique_ptr<metrics::HttpExposer> exposer_;  // asks probe_, so gone before it
   std::unique_ptr<FileSink> files_;
   std::unique_ptr<ConsoleSink> console_;

@@ -1,0 +1,144 @@
+#include "server/job/planned_run.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "config/config.h"
+#include "format/peft_config.h"
+
+namespace emoe::server {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The files of the adapters that stay in memory: values of 4 bytes or fewer, made fp32 ones.
+int64_t adapter_bytes(const v1::JobSpec& spec) {
+  std::vector<std::string> folders(spec.merge().adapters().begin(), spec.merge().adapters().end());
+  if (!spec.adapter().empty()) folders.push_back(spec.adapter());
+  int64_t bytes = 0;
+  for (const std::string& folder : folders) {
+    std::error_code error;
+    const auto size = fs::file_size(fs::path(folder) / kPeftTensorFile, error);
+    if (!error) bytes += static_cast<int64_t>(size);
+  }
+  return bytes;
+}
+
+void set_training(const v1::JobSpec& spec, RankShape& shape, bool on_gpu) {
+  shape.step.full = spec.tuning() == "full";
+  if (!shape.step.full) {
+    shape.step.lora_rank = spec.lora().rank();
+    shape.step.lora_targets = {spec.lora().targets().begin(), spec.lora().targets().end()};
+  }
+  shape.copies_state = !shape.step.full && spec.checkpoint().every_steps() > 0;
+  shape.exports = spec.export_().merged() && spec.export_().verify() && !on_gpu;
+}
+
+// Bytes of a value as the base's files have it. A model of a random start has none.
+int64_t stored_value_bytes(const PlanInputs& inputs) {
+  return inputs.stored_weight_bytes > 0
+             ? inputs.stored_weight_bytes / weight_elements(*inputs.model)
+             : kFp32;
+}
+
+RankShape rank_shape(const v1::JobSpec& spec, const PlanInputs& inputs, const Capacity& capacity,
+                     bool on_gpu) {
+  const DecoderConfig& model = *inputs.model;
+  RankShape shape;
+  shape.trains = spec.task() == "train";
+  shape.step.dtype_bytes = dtype_bytes(spec.model().dtype());
+  if (shape.trains) set_training(spec, shape, on_gpu);
+  shape.adapter_bytes = adapter_bytes(spec);
+  if (spec.emoe().experts() > 0) {
+    shape.step.experts = spec.emoe().experts();
+    shape.step.top_k = spec.emoe().top_k();
+    // Whether the experts are computed sparse is measured when the run begins; masked takes more.
+    for (const int64_t layer : config::converted_layers(spec, model.num_hidden_layers)) {
+      shape.step.converted.insert(layer);
+    }
+  }
+  if (spec.parallel().shard_base()) shape.step.shards = config::replicas_of(spec);
+  shape.step.tensor = std::max(spec.parallel().tensor(), 1);
+  shape.step.stored_bytes = stored_value_bytes(inputs);
+  shape.exchanges = spec.parallel().ranks() > 1;
+  shape.cuda = on_gpu;
+  shape.step.widens = !on_gpu && !capacity.multiplies_halves && shape.step.dtype_bytes == 2;
+  return shape;
+}
+
+Rewriting rewriting_of(const v1::JobSpec& spec, const PlanInputs& inputs, int64_t adapters) {
+  return {.adapter_bytes = adapters,
+          .stored_value = stored_value_bytes(inputs),
+          .reorders = spec.task() == "convert"};
+}
+
+bool is_on_gpu(const v1::JobSpec& spec, const Capacity& capacity, bool works) {
+  const std::string& device = spec.resources().device();
+  return works && (device == "cuda" || (device == "auto" && capacity.gpus));
+}
+
+GpuType gpu_of(const Capacity& capacity, bool on_gpu) {
+  if (!on_gpu) return {};
+  if (capacity.device_bytes > 0) return {.name = "", .bytes = capacity.device_bytes};
+  return capacity.known_gpu ? capacity.known_gpu() : GpuType{};
+}
+
+}  // namespace
+
+int64_t dtype_bytes(const std::string& dtype) {
+  return dtype == "float32" ? 4 : 2;
+}
+
+PlannedRun::PlannedRun(const v1::JobSpec& spec, const PlanInputs& inputs, const Capacity& capacity)
+    : spec_(spec),
+      model_(*inputs.model),
+      capacity_(capacity),
+      works_(spec.task() == "train" || spec.task() == "evaluate"),
+      rewrites_(spec.task() == "merge" || spec.task() == "convert"),
+      on_gpu_(is_on_gpu(spec, capacity, works_)),
+      gpu_(gpu_of(capacity, on_gpu_)),
+      shape_(rank_shape(spec, inputs, capacity, on_gpu_)),
+      work_(works_ ? estimate_work(spec, inputs.facts) : std::nullopt) {
+  if (work_) memory_ = rank_memory(model_, shape_, work_->micro_batches, work_->evaluated);
+  if (rewrites_)
+    memory_ = rewriting_memory(model_, rewriting_of(spec, inputs, shape_.adapter_bytes));
+}
+
+int PlannedRun::sharing() const {
+  return on_gpu_ || !capacity_.one_host ? 1 : std::max(spec_.parallel().ranks(), 1);
+}
+
+int64_t PlannedRun::available() const {
+  return on_gpu_ ? gpu_.bytes : capacity_.host_bytes;
+}
+
+bool PlannedRun::fits(const RankMemory& memory) const {
+  return available() == 0 || memory.total() * sharing() <= available();
+}
+
+int64_t PlannedRun::largest_micro_batch() const {
+  int64_t most = 0;
+  if (!work_) return most;
+  for (const MicroBatch& batch : work_->micro_batches) most = std::max(most, batch.tokens);
+  return most;
+}
+
+int64_t PlannedRun::fitting_tokens() const {
+  if (available() == 0 || !work_) return 0;
+  const double share = static_cast<double>(work_->all.target_tokens) /
+                       static_cast<double>(std::max<int64_t>(work_->all.tokens, 1));
+  const auto fit = [&](int64_t tokens) {
+    const auto targets = static_cast<int64_t>(share * static_cast<double>(tokens));
+    return fits(rank_memory(model_, shape_, {{tokens, targets}}, {}));
+  };
+  constexpr int64_t kStep = 64;
+  int64_t good = 0;
+  int64_t bad = (int64_t{1} << 24) / kStep;
+  while (bad - good > 1) {
+    const int64_t middle = (good + bad) / 2;
+    (fit(middle * kStep) ? good : bad) = middle;
+  }
+  return good * kStep;
+}
+
+}  // namespace emoe::server

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "plan/rank_memory.h"
+#include "server/job/planner.h"
+#include "server/job/work_estimate.h"
+
+namespace emoe::server {
+
+// Bytes of a value of model.dtype.
+[[nodiscard]] int64_t dtype_bytes(const std::string& dtype);
+
+// The memory of a job's ranks, and of a training or an evaluation its work. `spec` may differ from that
+// of `inputs` (what a change of it would take). All outlive it.
+class PlannedRun {
+ public:
+  PlannedRun(const v1::JobSpec& spec, const PlanInputs& inputs, const Capacity& capacity);
+
+  // Nothing is known of other tasks, nor of a training that makes no step.
+  [[nodiscard]] bool possible() const { return works_ ? work_.has_value() : rewrites_; }
+  // Of a training or an evaluation.
+  [[nodiscard]] const std::optional<WorkEstimate>& work() const { return work_; }
+  [[nodiscard]] const RankMemory& memory() const { return memory_; }
+  [[nodiscard]] bool on_gpu() const { return on_gpu_; }
+  [[nodiscard]] const GpuType& gpu() const { return gpu_; }
+  [[nodiscard]] int64_t trained_elements() const { return memory_.step.trained / 4; }
+
+  // Ranks that share `available`.
+  [[nodiscard]] int sharing() const;
+  // Bytes of a host or a GPU; 0: not known.
+  [[nodiscard]] int64_t available() const;
+  [[nodiscard]] bool fits() const { return fits(memory_); }
+
+  // Tokens; 0: nothing is computed in micro-batches.
+  [[nodiscard]] int64_t largest_micro_batch() const;
+  // The most tokens of a micro-batch, with as many targets among them as the rows have, that fit; in
+  // steps of 64. 0: none, or `available` is not known.
+  [[nodiscard]] int64_t fitting_tokens() const;
+
+ private:
+  [[nodiscard]] bool fits(const RankMemory& memory) const;
+
+  const v1::JobSpec& spec_;
+  const DecoderConfig& model_;
+  const Capacity& capacity_;
+  const bool works_;     // it trains or evaluates
+  const bool rewrites_;  // it merges or converts
+  const bool on_gpu_;
+  const GpuType gpu_;
+  const RankShape shape_;
+  const std::optional<WorkEstimate> work_;
+  RankMemory memory_;
+};
+
+}  // namespace emoe::server
