@@ -22,8 +22,7 @@ std::string new_id(const std::string& prefix) {
   const absl::Time now = absl::Now();
   const absl::TimeZone utc = absl::UTCTimeZone();
   constexpr int64_t kTicks = 1 << 20;  // five digits
-  const int64_t ticks =
-      absl::ToInt64Nanoseconds(utc.At(now).subsecond) * kTicks / 1'000'000'000;
+  const int64_t ticks = absl::ToInt64Nanoseconds(utc.At(now).subsecond) * kTicks / 1'000'000'000;
   return absl::StrCat(prefix, "-", absl::FormatTime("%Y%m%d-%H%M%S", now, utc), "-",
                       absl::Hex(ticks, absl::kZeroPad5), random_hex(4).substr(1));
 }

@@ -185,7 +185,7 @@ class JobStore {
   std::atomic<int> log_pages_ = 0;    // in the log behind the last commit
   std::atomic<int> moved_pages_ = 0;  // … of which so many are in the database too
   std::atomic<int64_t> reads_ = 0;
-  std::mutex backup_mutex_;         // held while one is made
+  std::mutex backup_mutex_;  // held while one is made
   std::mutex readers_mutex_;
   std::vector<std::unique_ptr<Database>> readers_;
 };

@@ -149,9 +149,9 @@ class WatchHub::Watcher {
   bool stale_ = true;  // the store may have more
   bool caught_up_ = false;
   bool last_ = false;
-  Events batch_;    // shared with other streams
-  size_t at_ = 0;   // in it, what is written next
-  v1::Event own_;   // a heartbeat, or that it lags behind
+  Events batch_;   // shared with other streams
+  size_t at_ = 0;  // in it, what is written next
+  v1::Event own_;  // a heartbeat, or that it lags behind
   SteadyTime last_write_ = hub_.clock_.steady_now();
   // Shared with the stream's threads.
   std::mutex mutex_;
