@@ -150,12 +150,12 @@ def bench_submit(args, folder):
         half_echo = program("load", *clients(args, echo_address, "--request", request, "--rate", rate / 2))
         echo.end(kill=True)
         rows += [row("P8.echo", "bare gRPC echo of a submit, calls/s", statistics.median(echoes), "higher", None, "1/s"),
-                 row("P8.commits", "raw SQLite commits of a row of a job's size, one after the other", statistics.median(commits), "higher", None, "1/s"),
+                 row("P8.commits", "raw SQLite commits of a row of a job's size, one after the other (best round)", max(commits), "higher", None, "1/s"),
                  row("P8.submits", f"durable submits, {args.clients} clients on the same cores", rate, "higher", None, "1/s"),
                  row("P8.submit", "durable submits / echo", statistics.median(ratios), "higher", 0.7),
                  row("P8.submit.cpu", "CPU of the coordinator per submit", statistics.median(costs), "lower", None, "us"),
                  row("P8.echo.cpu", "CPU of the echo's service per call", statistics.median(echo_costs), "lower", None, "us"),
-                 row("P8.batch", f"jobs by CreateJobs of {args.batch} / raw commits", statistics.median(b / c for b, c in zip(batches, commits)), "higher", 6),
+                 row("P8.batch", f"jobs by CreateJobs of {args.batch} / raw commits", statistics.median(batches) / max(commits), "higher", 6),
                  row("P8.batches", f"jobs by CreateJobs of {args.batch}", statistics.median(batches), "higher", None, "1/s")]
         half = program("load", *clients(args, service.grpc_address, "--request", request, "--rate", rate / 2))
         one = program("load", *clients(args, service.grpc_address, "--request", request, count=1))
