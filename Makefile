@@ -99,7 +99,7 @@ bench: deps-test ## our step against transformers + PEFT and its own matrix prod
 	@bench/run.py
 
 bench-service: deps-test ## submits, a million queued jobs, a thousand ranks: what the coordinator takes and costs (10 minutes)
-	@tools/build.sh release $(JOBS) emoe-coordinator service_bench
+	@tools/build.sh release $(JOBS) emoe-coordinator emoe-supervise service_bench
 	@build/python/bin/python bench/service.py
 
 bundle: build ## build/emoe-bundle.tar.gz: the programs with their libraries, without LibTorch and CUDA, and tools/gpu_check.sh

@@ -46,7 +46,7 @@ Message message_of(const std::string& file) {
   return message;
 }
 
-// Takes a job and gives one back, as large as the coordinator's, from as many threads.
+// Takes a job and gives one back, as large as the coordinator's, by as many threads and pollers.
 class Echo final : public v1::FineTuning::Service {
  public:
   explicit Echo(v1::Job answer) : answer_(std::move(answer)) {}
@@ -66,7 +66,11 @@ void echo(const CallOptions& options) {
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
-  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 2);
+  constexpr int kThreads = 32;  // RpcServer::Config::max_threads
+  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, kThreads);
+  grpc::ResourceQuota quota("echo");
+  quota.SetMaxThreads(kThreads);
+  builder.SetResourceQuota(quota);
   builder.RegisterService(&service);
   const auto server = builder.BuildAndStart();
   std::cout << nlohmann::json{{"port", port}} << std::endl;

@@ -20,6 +20,11 @@ std::optional<double> seconds_left(const LiveJob& live) {
   return job.state() == v1::RUNNING && eta > 0 ? std::optional(eta) : std::nullopt;
 }
 
+// Whether something is said of such a job that only the controller knows.
+bool is_decorated(const v1::Job& job) {
+  return job.state() == v1::QUEUED || job.state() == v1::STARTING;
+}
+
 // Up to so many jobs in the queue are started in thought, one after the other, to say when the next one
 // starts; of more, what they take in all is shared out among the slots.
 constexpr int64_t kForecastJobs = 200;
@@ -228,8 +233,20 @@ std::vector<Controller::Target> Controller::targets() {
 }
 
 void Controller::decorate(v1::Job& job) {
-  if (job.state() != v1::QUEUED && job.state() != v1::STARTING) return;
+  if (!is_decorated(job)) return;
   const std::lock_guard lock(mutex_);
+  decorate_locked(job);
+}
+
+void Controller::decorate(std::vector<v1::Job>& jobs) {
+  if (std::ranges::none_of(jobs, is_decorated)) return;
+  const std::lock_guard lock(mutex_);
+  for (v1::Job& job : jobs) {
+    if (is_decorated(job)) decorate_locked(job);
+  }
+}
+
+void Controller::decorate_locked(v1::Job& job) {
   if (job.state() == v1::STARTING) {
     const LiveJob* live = jobs_.find(job.id());
     if (live != nullptr && live->attempt && !live->attempt->waiting.empty()) {
@@ -302,11 +319,13 @@ std::vector<ForecastJob> Controller::jobs_before(const QueuePlace& place) const 
 
 Result<v1::Job> Controller::get(const std::string& id) {
   EMOE_ASSIGN_OR_RETURN(JobRecord record, store_.job(id));
-  decorate(record.job);
   record.job.mutable_plan()->clear_queue();  // as of its submission
-  if (record.job.state() == v1::QUEUED) {
+  if (is_decorated(record.job)) {
     const std::lock_guard lock(mutex_);
-    *record.job.mutable_plan()->mutable_queue() = queue_plan_locked(record.job);
+    decorate_locked(record.job);
+    if (record.job.state() == v1::QUEUED) {
+      *record.job.mutable_plan()->mutable_queue() = queue_plan_locked(record.job);
+    }
   }
   return std::move(record.job);
 }

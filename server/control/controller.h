@@ -98,9 +98,9 @@ class Controller {
   // `others` that come with it.
   [[nodiscard]] Status check_capacity(const Submission& submission, int others = 0);
   // Calls of several threads are stored in one commit.
-  [[nodiscard]] Result<v1::Job> create(const Submission& submission, const RequestKey& request);
+  [[nodiscard]] Result<v1::Job> create(Submission submission, const RequestKey& request);
   // Several jobs in one commit, all or none; they come back as lists have them.
-  [[nodiscard]] Result<std::vector<v1::Job>> create_all(const std::vector<Submission>& submissions,
+  [[nodiscard]] Result<std::vector<v1::Job>> create_all(std::vector<Submission> submissions,
                                                         const RequestKey& request);
   // Where a job with this spec, submitted now, would stand.
   [[nodiscard]] v1::QueuePlan queue_plan(const v1::JobSpec& resolved);
@@ -131,6 +131,8 @@ class Controller {
   [[nodiscard]] std::map<v1::JobState, int> counts();
   // Adds what is only in memory: the job's place in the queue and why it waits.
   void decorate(v1::Job& job);
+  // Of a page of a list: waits for the lock once.
+  void decorate(std::vector<v1::Job>& jobs);
 
   // Takes a message of a rank's stream; returns at once.
   void post(SessionMessage message);
@@ -157,6 +159,7 @@ class Controller {
     std::map<std::string, int> by_project;
   };
   [[nodiscard]] Status check_capacity_locked(const Submission& submission, const Coming& others);
+  void decorate_locked(v1::Job& job);
   // Ids of other projects' jobs in what a job waits for are not its project's business.
   void hide_foreign_jobs_locked(const v1::Job& job, std::string& message);
   // The bytes of the first answer.
@@ -170,8 +173,8 @@ class Controller {
   [[nodiscard]] std::vector<ForecastJob> jobs_before(const QueuePlace& place) const;
   // Now; of two jobs that come in at once the first is the older one, so that they keep their order.
   [[nodiscard]] WallTime next_create_time_locked() const;
-  // What every new job begins with, and its way into store and queue.
-  void fill_new_job_locked(const Submission& submission, v1::Job& job);
+  // What every new job begins with, moved out of its submission, and its way into store and queue.
+  void fill_new_job_locked(Submission& submission, v1::Job& job);
   [[nodiscard]] Result<JobEdit> edit_of_new_locked(JobRecord fresh,
                                                    const std::vector<Warning>& warnings);
   // Ended exports need the links to their checkpoints' files no longer.

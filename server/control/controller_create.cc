@@ -96,9 +96,7 @@ Status Controller::check_capacity(const Submission& submission, int others) {
 }
 
 Status Controller::check_capacity_locked(const Submission& submission, const Coming& others) {
-  v1::Job job;
-  *job.mutable_resolved_spec() = submission.resolved;
-  const Needs needs = needs_of(job, config_);
+  const Needs needs = needs_of_new(submission.resolved, config_);
   const bool elastic = needs.min_ranks > 0;
   const int least = elastic ? needs.min_ranks : needs.ranks;
   const int room = FreeResources(hosts_.all(), {}).ranks(needs.gpus);
@@ -133,7 +131,7 @@ Status Controller::check_capacity_locked(const Submission& submission, const Com
 }
 
 struct Controller::Creation {
-  std::vector<const Submission*> submissions;
+  std::vector<Submission> submissions;  // moved into the jobs, but for the warnings
   const RequestKey& request;
   bool as_list = false;  // the answer is that of CreateJobs
   // What came of it: the answer to an earlier call with this request, or the new jobs.
@@ -150,24 +148,24 @@ Status Controller::run_creation(Creation& call) {
   return call.status;
 }
 
-Result<v1::Job> Controller::create(const Submission& submission, const RequestKey& request) {
-  Creation call{.submissions = {&submission}, .request = request};
+Result<v1::Job> Controller::create(Submission submission, const RequestKey& request) {
+  Creation call{.submissions = {}, .request = request};
+  call.submissions.push_back(std::move(submission));
   EMOE_RETURN_IF_ERROR(run_creation(call));
   if (call.earlier) return job_of(*call.earlier, request);
   return std::move(call.jobs.front());
 }
 
-Result<std::vector<v1::Job>> Controller::create_all(const std::vector<Submission>& submissions,
+Result<std::vector<v1::Job>> Controller::create_all(std::vector<Submission> submissions,
                                                     const RequestKey& request) {
-  Creation call{.submissions = {}, .request = request, .as_list = true};
-  for (const Submission& submission : submissions) call.submissions.push_back(&submission);
+  Creation call{.submissions = std::move(submissions), .request = request, .as_list = true};
   EMOE_RETURN_IF_ERROR(run_creation(call));
   if (call.earlier) return jobs_of(*call.earlier, request);
   return as_listed(std::move(call.jobs));
 }
 
 // A call whose request is that of another one of the group waits for a group of its own, which then
-// finds the answer. Where the commit of several fails each is tried alone, since one may be to blame.
+// finds the answer. Where the commit of several fails each is stored alone, since one may be to blame.
 void Controller::create_locked(const std::vector<Creation*>& calls) {
   std::set<std::string> requests;
   std::vector<Creation*> later;
@@ -190,16 +188,18 @@ void Controller::create_locked(const std::vector<Creation*>& calls) {
     made.push_back(std::move(fresh));
   }
   const Status stored = made.empty() ? ok_status() : jobs_.add(made);
-  if (!stored.ok() && together.size() > 1) {
-    later.insert(later.begin(), together.begin(), together.end());
-    together.clear();
-  }
   for (size_t i = 0; i < together.size(); ++i) {
-    together[i]->status = stored;
-    together[i]->jobs = std::move(made[i].stored);
-    for (const Submission* submission : together[i]->submissions) {
-      for (const Warning& warning : submission->warnings) {
-        if (stored.ok()) probe_.warned(warning.code);
+    Creation& call = *together[i];
+    call.status = stored;
+    std::vector<JobRegistry::NewJobs> alone;
+    if (!stored.ok() && together.size() > 1) {
+      alone.push_back(std::move(made[i]));
+      call.status = jobs_.add(alone);
+    }
+    call.jobs = std::move(alone.empty() ? made[i].stored : alone.front().stored);
+    for (const Submission& submission : call.submissions) {
+      for (const Warning& warning : submission.warnings) {
+        if (call.status.ok()) probe_.warned(warning.code);
       }
     }
   }
@@ -213,14 +213,15 @@ Status Controller::prepare_locked(Creation& call, Coming& coming, JobRegistry::N
   EMOE_ASSIGN_OR_RETURN(call.earlier, first_answer(call.request));
   if (call.earlier) return ok_status();
   std::string first_id;
-  for (const Submission* submission : call.submissions) {
-    EMOE_RETURN_IF_ERROR(check_capacity_locked(*submission, coming));
+  made.edits.reserve(call.submissions.size());
+  for (Submission& submission : call.submissions) {
+    EMOE_RETURN_IF_ERROR(check_capacity_locked(submission, coming));
     ++coming.jobs;
-    ++coming.by_project[submission->by.project];
+    ++coming.by_project[submission.by.project];
     JobRecord fresh;
-    fill_new_job_locked(*submission, fresh.job);
+    fill_new_job_locked(submission, fresh.job);
     if (first_id.empty()) first_id = fresh.job.id();
-    EMOE_ASSIGN_OR_RETURN(JobEdit edit, edit_of_new_locked(std::move(fresh), submission->warnings));
+    EMOE_ASSIGN_OR_RETURN(JobEdit edit, edit_of_new_locked(std::move(fresh), submission.warnings));
     made.edits.push_back(std::move(edit));
   }
   made.request = record_of(call.request, call.as_list ? "" : first_id);
@@ -236,18 +237,18 @@ WallTime Controller::next_create_time_locked() const {
   return at_once ? last_created_ + WallTime::duration(1) : now;
 }
 
-void Controller::fill_new_job_locked(const Submission& submission, v1::Job& job) {
-  const v1::JobSpec& resolved = submission.resolved;
+void Controller::fill_new_job_locked(Submission& submission, v1::Job& job) {
+  v1::JobSpec& resolved = *job.mutable_resolved_spec();
+  resolved = std::move(submission.resolved);
   job.set_id(new_id("job"));
   job.set_name(resolved.name());
   job.set_project(submission.by.project);
   job.set_owner(submission.by.owner);
   job.mutable_allowed_roots()->Add(submission.by.allowed_roots.begin(),
                                    submission.by.allowed_roots.end());
-  *job.mutable_spec() = submission.spec;
-  *job.mutable_resolved_spec() = resolved;
-  *job.mutable_data() = submission.data;
-  *job.mutable_plan() = submission.plan;
+  *job.mutable_spec() = std::move(submission.spec);
+  *job.mutable_data() = std::move(submission.data);
+  *job.mutable_plan() = std::move(submission.plan);
   job.set_state(v1::VALIDATING);
   job.set_output_dir((config_.output_root / job.id()).string());
   last_created_ = next_create_time_locked();

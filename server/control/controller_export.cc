@@ -109,7 +109,7 @@ Result<v1::Job> Controller::export_checkpoint(const std::string& id, int64_t ste
   of.set_checkpoint_dir(kept.parent_path().string());
   const std::string label =
       absl::StrCat(trained.name().empty() ? id : trained.name(), "-step-", checkpoint.step());
-  const Submission submission{
+  Submission submission{
       .spec = export_spec(trained.spec(), label),
       .resolved = export_spec(trained.resolved_spec(), label),
       .by = {.project = trained.project(),

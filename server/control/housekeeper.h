@@ -19,7 +19,7 @@ class Housekeeper {
  public:
   struct Config {
     std::chrono::milliseconds retention{};                // 0: ended jobs are kept
-    std::chrono::milliseconds interval{200};              // between looks at the log
+    std::chrono::milliseconds interval{50};               // between looks at the log
     std::chrono::milliseconds cleaning_interval{10'000};  // between looks for what to forget
   };
   Housekeeper(Config config, JobStore& store, Controller& controller, const Clock& clock);

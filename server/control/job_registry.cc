@@ -123,6 +123,18 @@ QueuedJob queued_job(const QueuedRow& row, const Needs& needs) {
 
 }  // namespace
 
+Needs needs_of_new(const v1::JobSpec& resolved, const ControlConfig& config) {
+  return needs_of_row({.id = "",
+                       .create_time = {},
+                       .ranks = resolved.parallel().ranks(),
+                       .min_ranks = resolved.parallel().min_ranks(),
+                       .batch = resolved.train().global_batch(),
+                       .on_cpu = resolved.resources().device() == "cpu",
+                       .seconds = {},
+                       .project = ""},
+                      config);
+}
+
 Needs needs_of(const v1::Job& job, const ControlConfig& config) {
   Needs needs = needs_of_row(queued_row(job), config);
   needs.group = std::max(job.resolved_spec().parallel().tensor(), 1);
@@ -234,45 +246,88 @@ Change JobRegistry::finish(JobEdit& edit) {
   return change;
 }
 
+namespace {
+
+// Parts a new job from what has a row of its own, so that it is stored as it lies in memory.
+void take_progress(Change& change) {
+  v1::Job& job = change.job->job;
+  JobProgress& progress = change.progress.emplace();
+  progress.job_id = job.id();
+  progress.next_sequence = change.job->next_sequence;
+  progress.run_time = change.job->run_time;
+  progress.fields.mutable_progress()->Swap(job.mutable_progress());
+  progress.fields.mutable_update_time()->Swap(job.mutable_update_time());
+  job.clear_progress();
+  job.clear_update_time();
+  change.fresh = true;
+}
+
+void give_progress_back(Change& change) {
+  v1::Job& job = change.job->job;
+  job.mutable_update_time()->Swap(change.progress->fields.mutable_update_time());
+  const bool any = change.progress->fields.progress().ByteSizeLong() > 0;
+  if (any) job.mutable_progress()->Swap(change.progress->fields.mutable_progress());
+  change.progress.reset();
+}
+
+}  // namespace
+
 Status JobRegistry::add(std::vector<NewJobs>& calls) {
   std::vector<Change> changes;
+  size_t jobs = 0;
+  for (const NewJobs& call : calls) jobs += call.edits.size();
+  changes.reserve(jobs);
   for (NewJobs& call : calls) {
     const size_t first = changes.size();
     for (JobEdit& edit : call.edits) {
       finish_record(edit);
+      edit.touched_ = false;  // when it is stored the second time it has its revision
       Change& change = changes.emplace_back(std::move(edit.change_));
       change.job = std::move(edit.record_);
     }
     if (!call.request) continue;
     const auto& job = changes[first].job->job;
     if (call.answer) {
-      std::vector<v1::Job> jobs;
-      for (size_t i = first; i < changes.size(); ++i) jobs.push_back(changes[i].job->job);
-      call.request->response = call.answer(jobs);
+      std::vector<v1::Job> answered;
+      for (size_t i = first; i < changes.size(); ++i) answered.push_back(changes[i].job->job);
+      call.request->response = call.answer(answered);
     } else {
       call.request->response = job.SerializeAsString();
     }
     changes.back().request = call.request;
   }
-  EMOE_RETURN_IF_ERROR(store_.commit(changes));
+  for (Change& change : changes) take_progress(change);
+  const Status stored = store_.commit(changes);
+  for (Change& change : changes) give_progress_back(change);
   size_t next = 0;
   for (NewJobs& call : calls) {
-    for (size_t i = 0; i < call.edits.size(); ++i) {
-      LiveJob live;
-      live.record = *std::move(changes[next++].job);
-      count(v1::JOB_STATE_UNSPECIFIED, live.record.job.state());
-      enqueue(live);
-      const std::string id = live.record.job.id();
-      if (is_resident(live.record)) {
-        call.stored.push_back(live.record.job);
-        jobs_[id] = std::move(live);
+    for (JobEdit& edit : call.edits) {
+      Change& change = changes[next++];
+      edit.record_ = *std::move(change.job);
+      change.job.reset();
+      if (stored.ok()) {
+        keep_new(std::move(edit.record_), call.stored);
       } else {
-        call.stored.push_back(std::move(live.record.job));
+        edit.change_ = std::move(change);
       }
-      on_change_(id);
     }
   }
-  return ok_status();
+  return stored;
+}
+
+void JobRegistry::keep_new(JobRecord record, std::vector<v1::Job>& stored) {
+  LiveJob live;
+  live.record = std::move(record);
+  const std::string id = live.record.job.id();
+  count(v1::JOB_STATE_UNSPECIFIED, live.record.job.state());
+  enqueue(live);
+  if (is_resident(live.record)) {
+    stored.push_back(live.record.job);
+    jobs_[id] = std::move(live);
+  } else {
+    stored.push_back(std::move(live.record.job));
+  }
+  on_change_(id);
 }
 
 Status JobRegistry::commit(LiveJob& live, JobEdit edit) {

@@ -132,7 +132,8 @@ class JobRegistry {
   [[nodiscard]] const std::map<v1::JobState, int>& counts() const { return counts_; }
   [[nodiscard]] int unfinished() const;
 
-  // Stores the new jobs of several calls with their first events, all or none, and adds them.
+  // Stores the new jobs of several calls with their first events, all or none, and adds them; the
+  // edits are used up then. On an error they may be given to it again.
   struct NewJobs {
     std::vector<JobEdit> edits;
     std::optional<RequestRecord> request;  // of the call; its response is filled in
@@ -152,6 +153,8 @@ class JobRegistry {
 
  private:
   static Change finish(JobEdit& edit);
+  // Counts a new job that is stored, and adds it to `stored`.
+  void keep_new(JobRecord record, std::vector<v1::Job>& stored);
   // What finish() does before it copies the job.
   static void finish_record(JobEdit& edit);
   // Its place in the queue by its record, where it is QUEUED.
@@ -169,6 +172,8 @@ class JobRegistry {
 
 // Where the job stands in the queue; of the message's own id.
 [[nodiscard]] QueuePlace place_of(const v1::Job& job);
+// What a job with this spec asks for, for its first attempt.
+[[nodiscard]] Needs needs_of_new(const v1::JobSpec& resolved, const ControlConfig& config);
 // What a job asks for, for its next attempt.
 [[nodiscard]] Needs needs_of(const v1::Job& job, const ControlConfig& config);
 // When a job's pause before the next attempt is over, on the monotonic clock. The pause is stored in

@@ -84,6 +84,7 @@ Status JobStore::set_up_writer() {
 // they do not come to it.
 int JobStore::after_commit(void* store, sqlite3* database, const char* name, int pages) {
   auto& self = *static_cast<JobStore*>(store);
+  if (pages < self.log_pages_) self.moved_pages_ = 0;  // it has begun anew
   self.log_pages_ = pages;
   if (pages < (self.config_.checkpointed_by_others ? 100'000 : 1000)) return SQLITE_OK;
   sqlite3_wal_checkpoint_v2(database, name, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
@@ -139,6 +140,19 @@ Result<JobRecord> JobStore::job(const std::string& id) {
   return read([&](Database& database) -> Result<JobRecord> {
     Statement select(database, kSelectJob + std::string(" WHERE id=?"));
     if (select.bind(id).next()) return read_job(select);
+    EMOE_RETURN_IF_ERROR(select.status());
+    return job_not_found(id);
+  });
+}
+
+Result<JobStore::Tail> JobStore::tail(const std::string& id) {
+  return read([&](Database& database) -> Result<Tail> {
+    Statement select(
+        database,
+        "SELECT state, progress.next_sequence FROM jobs JOIN progress ON job_id=id WHERE id=?");
+    if (select.bind(id).next()) {
+      return Tail{.state = select.integer<v1::JobState>(0), .next_sequence = select.integer(1)};
+    }
     EMOE_RETURN_IF_ERROR(select.status());
     return job_not_found(id);
   });

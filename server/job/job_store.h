@@ -110,6 +110,12 @@ class JobStore {
   [[nodiscard]] Result<std::vector<std::filesystem::path>> output_folders(
       const std::string& project);
   [[nodiscard]] Result<std::vector<AttemptRecord>> attempts(const std::string& job_id);
+  // Where the job's events end, without reading its body: JOB_NOT_FOUND.
+  struct Tail {
+    v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+    int64_t next_sequence = 1;
+  };
+  [[nodiscard]] Result<Tail> tail(const std::string& id);
   [[nodiscard]] Result<std::vector<v1::Event>> events(const std::string& job_id, int64_t from,
                                                       int limit);
   // Of a step that was done again, here and in the next two, the newest report counts.
@@ -135,8 +141,9 @@ class JobStore {
   // Gives up to `pages` free pages back to the file system where more than an eighth of the file is
   // free; true: more are.
   [[nodiscard]] Result<bool> tidy(int pages);
-  // Moves what the log holds, once that is some MiB, into the database, so that the log begins anew.
-  // Commits wait for the last part of it alone.
+  // Moves what the log holds into the database, once that is a MiB, and lets the log begin anew once it
+  // is 32. Called often: a commit's flush waits for what the disk has to write for this. Commits wait for
+  // the last part of the latter alone.
   [[nodiscard]] Status checkpoint();
   // A copy in <state_dir>/backups, see store_backup.h. FAILED_PRECONDITION / BACKUP_RUNNING.
   [[nodiscard]] Result<Backup> backup(WallTime now);
@@ -146,6 +153,8 @@ class JobStore {
   [[nodiscard]] Status verify(const std::stop_token& stop);
   // The kinds of machine (and task) that finished_runs() knows, the one with the newest run first.
   [[nodiscard]] Result<std::vector<std::string>> learned_kinds();
+  // How often it was read from so far, for tests and measurements.
+  [[nodiscard]] int64_t reads() const { return reads_; }
   // The newest kLearnedRuns on this kind of machine, oldest first.
   [[nodiscard]] Result<std::vector<FinishedRun>> finished_runs(const std::string& machine);
 
@@ -165,6 +174,8 @@ class JobStore {
                                                      int64_t first, int64_t last, int limit);
   // How the writing connection caches and checkpoints.
   [[nodiscard]] Status set_up_writer();
+  // Moves what it can without making commits wait; how many pages of the log are moved now.
+  [[nodiscard]] Result<int> move_log();
   static int after_commit(void* store, sqlite3* database, const char* name, int pages);
   // Runs `write` in one durable transaction.
   [[nodiscard]] Status transact(const std::function<Status(Database&)>& write);
@@ -174,8 +185,10 @@ class JobStore {
   std::mutex write_mutex_;
   std::unique_ptr<Database> writer_;
   bool unchecked_ = false;
-  std::atomic<int> log_pages_ = 0;  // in the log behind the last commit
-  std::mutex backup_mutex_;         // held while one is made
+  std::atomic<int> log_pages_ = 0;    // in the log behind the last commit
+  std::atomic<int> moved_pages_ = 0;  // … of which so many are in the database too
+  std::atomic<int64_t> reads_ = 0;
+  std::mutex backup_mutex_;  // held while one is made
   std::mutex readers_mutex_;
   std::vector<std::unique_ptr<Database>> readers_;
 };
@@ -189,6 +202,7 @@ inline constexpr char kDatabaseName[] = "jobs.db";
 
 template <typename Body>
 auto JobStore::read(const Body& body) -> decltype(body(std::declval<Database&>())) {
+  ++reads_;
   auto database = reader();
   if (!database.ok()) return mapped_store_error(database.status());
   auto result = body(**database);

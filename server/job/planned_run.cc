@@ -34,11 +34,10 @@ void set_training(const v1::JobSpec& spec, RankShape& shape, bool on_gpu) {
   shape.exports = spec.export_().merged() && spec.export_().verify() && !on_gpu;
 }
 
-// Bytes of a value as the base's files have it. A model of a random start has none.
+// Bytes of a value as the base's files have it: two or four. A model of a random start has no files.
 int64_t stored_value_bytes(const PlanInputs& inputs) {
-  return inputs.stored_weight_bytes > 0
-             ? inputs.stored_weight_bytes / weight_elements(*inputs.model)
-             : kFp32;
+  const int64_t stored = inputs.stored_weight_bytes;
+  return stored > 0 && stored < 3 * weight_elements(*inputs.model) ? 2 : kFp32;
 }
 
 RankShape rank_shape(const v1::JobSpec& spec, const PlanInputs& inputs, const Capacity& capacity,

@@ -53,23 +53,12 @@ Database::~Database() {
   sqlite3_close_v2(handle_);
 }
 
-sqlite3_stmt* Database::take_prepared(const std::string& sql) {
-  const auto found = prepared_.find(sql);
-  return found == prepared_.end() ? nullptr : std::exchange(found->second, nullptr);
-}
-
-void Database::give_back(const std::string& sql, sqlite3_stmt* statement) {
+sqlite3_stmt** Database::place_of(std::string_view sql) {
   constexpr size_t kKept = 100;  // lists are asked for in many words
-  sqlite3_reset(statement);
-  sqlite3_clear_bindings(statement);
   const auto found = prepared_.find(sql);
-  if (found == prepared_.end() && prepared_.size() < kKept) {
-    prepared_.emplace(sql, statement);
-  } else if (found != prepared_.end() && found->second == nullptr) {
-    found->second = statement;
-  } else {
-    sqlite3_finalize(statement);
-  }
+  if (found != prepared_.end()) return &found->second;
+  if (prepared_.size() >= kKept) return nullptr;
+  return &prepared_.emplace(sql, nullptr).first->second;
 }
 
 Status Database::execute(const std::string& sql) {
@@ -81,15 +70,24 @@ Status Database::error(int code, const std::string& what) const {
   return Status(code_of(code), absl::StrCat("database: ", what, ": ", sqlite3_errmsg(handle_)));
 }
 
-Statement::Statement(Database& database, std::string sql)
-    : database_(database), sql_(std::move(sql)), statement_(database.take_prepared(sql_)) {
+Statement::Statement(Database& database, std::string_view sql)
+    : database_(database), kept_(database.place_of(sql)) {
+  if (kept_ != nullptr) statement_ = std::exchange(*kept_, nullptr);
   if (statement_ != nullptr) return;
-  note(sqlite3_prepare_v3(database.handle(), sql_.c_str(), static_cast<int>(sql_.size()),
+  ++database.preparations_;
+  note(sqlite3_prepare_v3(database.handle(), sql.data(), static_cast<int>(sql.size()),
                           SQLITE_PREPARE_PERSISTENT, &statement_, nullptr));
 }
 
 Statement::~Statement() {
-  if (statement_ != nullptr) database_.give_back(sql_, statement_);
+  if (statement_ == nullptr) return;
+  sqlite3_reset(statement_);
+  sqlite3_clear_bindings(statement_);
+  if (kept_ != nullptr && *kept_ == nullptr) {
+    *kept_ = statement_;
+  } else {
+    sqlite3_finalize(statement_);
+  }
 }
 
 void Statement::note(int code) {
@@ -148,7 +146,9 @@ std::string Statement::bytes(int column) const {
 }
 
 Transaction::Transaction(Database& database)
-    : database_(database), begun_(database.execute("BEGIN IMMEDIATE")), open_(begun_.ok()) {}
+    : database_(database),
+      begun_(Statement(database, "BEGIN IMMEDIATE").run()),
+      open_(begun_.ok()) {}
 
 Transaction::~Transaction() {
   if (!open_) return;
@@ -159,7 +159,7 @@ Transaction::~Transaction() {
 
 Status Transaction::commit() {
   EMOE_RETURN_IF_ERROR(begun_);
-  EMOE_RETURN_IF_ERROR(database_.execute("COMMIT"));
+  EMOE_RETURN_IF_ERROR(Statement(database_, "COMMIT").run());
   open_ = false;
   return ok_status();
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 
 #include "base/status.h"
@@ -32,23 +33,31 @@ class Database {
   // The status that a result code of this connection means, with SQLite's own words.
   [[nodiscard]] Status error(int code, const std::string& what) const;
   [[nodiscard]] sqlite3* handle() const { return handle_; }
+  // How many statements were prepared so far: each word of SQL once, but for those that are not kept.
+  [[nodiscard]] int64_t preparations() const { return preparations_; }
 
  private:
   friend class Statement;
   explicit Database(sqlite3* handle) : handle_(handle) {}
-  // A prepared statement that nobody uses; null: there is none.
-  [[nodiscard]] sqlite3_stmt* take_prepared(const std::string& sql);
-  void give_back(const std::string& sql, sqlite3_stmt* statement);
+  // Where a prepared statement lies while nobody uses it (null: there is none, or it is in use). Stays
+  // where it is as long as the database. Null: so many are kept that this one is not.
+  [[nodiscard]] sqlite3_stmt** place_of(std::string_view sql);
 
+  // Found by a view: the words of the statements are long, and most are literals.
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view sql) const { return std::hash<std::string_view>()(sql); }
+  };
   sqlite3* handle_;
-  std::unordered_map<std::string, sqlite3_stmt*> prepared_;
+  std::unordered_map<std::string, sqlite3_stmt*, Hash, std::equal_to<>> prepared_;
+  int64_t preparations_ = 0;
 };
 
 // A prepared statement: bind in order, then next() per row. status() keeps the first error; later
 // calls do nothing.
 class Statement {
  public:
-  Statement(Database& database, std::string sql);
+  Statement(Database& database, std::string_view sql);
   Statement(const Statement&) = delete;
   Statement& operator=(const Statement&) = delete;
   ~Statement();
@@ -93,7 +102,7 @@ class Statement {
   [[nodiscard]] bool is_null(int column) const;
   void note(int code);
   Database& database_;
-  const std::string sql_;
+  sqlite3_stmt** const kept_;  // where it goes back to
   sqlite3_stmt* statement_ = nullptr;
   int next_parameter_ = 1;
   Status status_;

@@ -12,6 +12,14 @@ using google::protobuf::util::TimeUtil;
 
 namespace {
 
+Status insert_labels(Database& database, const v1::Job& job) {
+  for (const auto& [key, value] : job.spec().labels()) {
+    Statement insert(database, "INSERT INTO labels VALUES(?,?,?)");
+    EMOE_RETURN_IF_ERROR(insert.bind(job.id(), key, value).run());
+  }
+  return ok_status();
+}
+
 Status write_labels(Database& database, const v1::Job& job) {
   std::map<std::string, std::string> stored;
   Statement select(database, "SELECT key, value FROM labels WHERE job_id=?");
@@ -24,17 +32,38 @@ Status write_labels(Database& database, const v1::Job& job) {
   }
   EMOE_RETURN_IF_ERROR(
       Statement(database, "DELETE FROM labels WHERE job_id=?").bind(job.id()).run());
-  for (const auto& [key, value] : labels) {
-    Statement insert(database, "INSERT INTO labels VALUES(?,?,?)");
-    EMOE_RETURN_IF_ERROR(insert.bind(job.id(), key, value).run());
-  }
-  return ok_status();
+  return insert_labels(database, job);
 }
 
 Status write_progress(Database& database, const JobProgress& progress) {
   Statement upsert(database, "INSERT OR REPLACE INTO progress VALUES(?,?,?,?)");
   upsert.bind(progress.job_id, progress.next_sequence, progress.run_time.count());
   return upsert.bind_blob(progress.fields.SerializeAsString()).run();
+}
+
+// The columns of `record`, whose job is stored as `job`.
+Status bind_job(Statement& insert, const JobRecord& record, const v1::Job& job) {
+  std::optional<int64_t> not_before;
+  if (record.not_before) not_before = nanoseconds(*record.not_before);
+  insert.bind(job.id(), job.name(), job.state(), job.priority(),
+              TimeUtil::TimestampToNanoseconds(job.create_time()));
+  insert.bind(record.revision, record.failures, not_before, record.cancel_message);
+  insert.bind_blob(job.SerializeAsString()).bind(record.idle_requeues);
+  const JobColumns columns = columns_of(record);
+  insert.bind(columns.ranks, columns.min_ranks, columns.batch, columns.on_cpu,
+              columns.run_nanoseconds, columns.resident, columns.end_time, job.project(),
+              job.owner());
+  return insert.run();
+}
+
+Status insert_job(Database& database, const JobRecord& record) {
+  Statement insert(database,
+                   "INSERT INTO jobs(id, name, state, priority, create_time, revision, failures, "
+                   "not_before, cancel_message, body, idle_requeues, ranks, min_ranks, batch, "
+                   "on_cpu, run_nanoseconds, resident, end_time, project, owner) "
+                   "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+  EMOE_RETURN_IF_ERROR(bind_job(insert, record, record.job));
+  return insert_labels(database, record.job);
 }
 
 Status write_job(Database& database, const JobRecord& record) {
@@ -55,17 +84,7 @@ Status write_job(Database& database, const JobRecord& record) {
                    "ranks=excluded.ranks, min_ranks=excluded.min_ranks, batch=excluded.batch, "
                    "on_cpu=excluded.on_cpu, run_nanoseconds=excluded.run_nanoseconds, "
                    "resident=excluded.resident, end_time=excluded.end_time");
-  std::optional<int64_t> not_before;
-  if (record.not_before) not_before = nanoseconds(*record.not_before);
-  upsert.bind(job.id(), job.name(), job.state(), job.priority(),
-              TimeUtil::TimestampToNanoseconds(job.create_time()));
-  upsert.bind(record.revision, record.failures, not_before, record.cancel_message);
-  upsert.bind_blob(job.SerializeAsString()).bind(record.idle_requeues);
-  const JobColumns columns = columns_of(record);
-  upsert.bind(columns.ranks, columns.min_ranks, columns.batch, columns.on_cpu,
-              columns.run_nanoseconds, columns.resident, columns.end_time, job.project(),
-              job.owner());
-  EMOE_RETURN_IF_ERROR(upsert.run());
+  EMOE_RETURN_IF_ERROR(bind_job(upsert, record, job));
   EMOE_RETURN_IF_ERROR(write_progress(database, progress_of(record)));
   return write_labels(database, record.job);
 }
@@ -253,7 +272,10 @@ Status write_request(Database& database, const RequestRecord& request) {
 }
 
 Status write_change(Database& database, const Change& change) {
-  if (change.job) EMOE_RETURN_IF_ERROR(write_job(database, *change.job));
+  if (change.job) {
+    EMOE_RETURN_IF_ERROR(change.fresh ? insert_job(database, *change.job)
+                                      : write_job(database, *change.job));
+  }
   if (change.progress) EMOE_RETURN_IF_ERROR(write_progress(database, *change.progress));
   for (const AttemptRecord& attempt : change.attempts) {
     EMOE_RETURN_IF_ERROR(write_attempt(database, attempt));

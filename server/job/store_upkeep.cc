@@ -54,18 +54,34 @@ Result<bool> JobStore::tidy(int pages) {
   return surplus > pages;
 }
 
-Status JobStore::checkpoint() {
-  constexpr int kPages = 8000;
-  if (log_pages_ < kPages) return ok_status();
-  log_pages_ = 0;
-  const auto most = read([](Database& database) -> Result<bool> {
-    EMOE_RETURN_IF_ERROR(database.execute("PRAGMA wal_checkpoint(PASSIVE)"));
-    return true;
+Result<int> JobStore::move_log() {
+  return read([](Database& database) -> Result<int> {
+    int pages = 0;
+    int moved = 0;
+    const int code = sqlite3_wal_checkpoint_v2(database.handle(), nullptr,
+                                               SQLITE_CHECKPOINT_PASSIVE, &pages, &moved);
+    if (code != SQLITE_OK) return database.error(code, "checkpoint");
+    return moved;
   });
-  EMOE_RETURN_IF_ERROR(most.status());
+}
+
+Status JobStore::checkpoint() {
+  constexpr int kPiece = 250;  // pages that are worth a pass
+  constexpr int kMost = 8000;
+  constexpr int kRest = 250;  // that commits may wait for
+  constexpr int kPasses = 5;
+  if (log_pages_ - moved_pages_ < kPiece) return ok_status();
+  EMOE_ASSIGN_OR_RETURN(moved_pages_, move_log());
+  if (log_pages_ < kMost) return ok_status();
+  // Each pass leaves what was committed during it, which is less each time.
+  for (int pass = 1; pass < kPasses && log_pages_ - moved_pages_ > kRest; ++pass) {
+    EMOE_ASSIGN_OR_RETURN(moved_pages_, move_log());
+  }
   // The log begins anew only where nothing is left in it, which while others write is never.
   const std::lock_guard lock(write_mutex_);
-  return mapped_store_error(writer_->execute("PRAGMA wal_checkpoint(PASSIVE)"));
+  EMOE_RETURN_IF_ERROR(mapped_store_error(writer_->execute("PRAGMA wal_checkpoint(PASSIVE)")));
+  log_pages_ = moved_pages_ = 0;
+  return ok_status();
 }
 
 Result<Backup> JobStore::backup(WallTime now) {

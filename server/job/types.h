@@ -82,6 +82,9 @@ struct FinishedRunRecord {
 struct Change {
   std::optional<JobRecord> job;         // all of it
   std::optional<JobProgress> progress;  // or only this
+  // `job` is not in the store yet and has neither progress nor update_time, which `progress` brings:
+  // written as it is, nothing of it has to be looked for or left out.
+  bool fresh = false;
   std::vector<AttemptRecord> attempts;
   std::vector<v1::Event> events;  // steps, evaluations and checkpoints are stored as events only
   std::vector<RankCursor> cursors;

@@ -45,6 +45,7 @@ Result<std::vector<Submission>> admit_all(const v1::CreateJobsRequest& request,
   Diagnostics all;
   Status misfit;
   std::vector<Submission> submissions;
+  submissions.reserve(static_cast<size_t>(request.requests_size()));
   for (int i = 0; i < request.requests_size(); ++i) {
     const std::string place = absl::StrCat("requests[", i, "]");
     const v1::JobSpec& spec = request.requests(i).spec();
@@ -98,15 +99,16 @@ grpc::Status FineTuningHandler::CreateJobs(grpc::ServerContext* context,
         return ok_status();
       }
     }
-    EMOE_ASSIGN_OR_RETURN(const auto submissions,
+    EMOE_ASSIGN_OR_RETURN(auto submissions,
                           admit_all(*request, roots_of(call), submitter_of(call), admission_));
     int64_t disk = 0;
     for (const Submission& submission : submissions) disk += submission.plan.disk().total_bytes();
     if (!request->validate_only()) EMOE_RETURN_IF_ERROR(check_disk_quota(call, disk));
     if (!request->validate_only()) {
-      EMOE_ASSIGN_OR_RETURN(const auto jobs, controller_.create_all(submissions, key));
+      EMOE_ASSIGN_OR_RETURN(auto jobs, controller_.create_all(std::move(submissions), key));
       name_jobs(jobs, call);
-      response->mutable_jobs()->Add(jobs.begin(), jobs.end());
+      response->mutable_jobs()->Reserve(static_cast<int>(jobs.size()));
+      for (v1::Job& job : jobs) *response->add_jobs() = std::move(job);
       return ok_status();
     }
     for (const Submission& submission : submissions) {

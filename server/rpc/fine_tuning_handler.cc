@@ -81,13 +81,13 @@ grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext* context,
       return ok_status();
     }
     EMOE_RETURN_IF_ERROR(check_disk_quota(call, found.plan.disk().total_bytes()));
-    const Submission submission{.spec = request->spec(),
-                                .resolved = std::move(resolved),
-                                .warnings = problems.warnings(),
-                                .data = std::move(found.data),
-                                .plan = std::move(found.plan),
-                                .by = submitter_of(call)};
-    const Status created = answer(controller_.create(submission, key), *job);
+    Submission submission{.spec = request->spec(),
+                          .resolved = std::move(resolved),
+                          .warnings = problems.warnings(),
+                          .data = std::move(found.data),
+                          .plan = std::move(found.plan),
+                          .by = submitter_of(call)};
+    const Status created = answer(controller_.create(std::move(submission), key), *job);
     call.job_id = job->id();
     return created;
   });
@@ -131,8 +131,8 @@ grpc::Status FineTuningHandler::ListJobs(grpc::ServerContext* context,
     EMOE_ASSIGN_OR_RETURN(JobQuery query, parse_list_request(*request));
     query.visible_project = visible_project(call);
     EMOE_ASSIGN_OR_RETURN(auto page, store_.list(query));
+    controller_.decorate(page.jobs);
     for (v1::Job& job : page.jobs) {
-      controller_.decorate(job);
       leave_for_list(job);
       *response->add_jobs() = std::move(job);
     }

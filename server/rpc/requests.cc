@@ -197,6 +197,7 @@ Status bad_request(const Diagnostics& problems, const std::string& reason) {
 RequestKey request_key(const std::string& method, const std::string& request_id,
                        const google::protobuf::Message& request, Diagnostics& problems) {
   if (request_id.size() > 128) problems.add("request_id", "is longer than 128 characters");
+  if (request_id.empty()) return RequestKey{"", method, ""};  // nobody asks for it again
   const std::unique_ptr<google::protobuf::Message> body(request.New());
   body->CopyFrom(request);
   const auto* field = body->GetDescriptor()->FindFieldByName("request_id");

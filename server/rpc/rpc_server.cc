@@ -76,7 +76,9 @@ void set_limits(grpc::ServerBuilder& builder, const RpcServer::Config& config) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
-  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 2);
+  // A thread that has answered waits for the next call: with fewer pollers most of those that a common
+  // commit lets go would end, and a new one be made for the next call.
+  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, config.max_threads);
   grpc::ResourceQuota quota("emoe-coordinator");
   quota.SetMaxThreads(config.max_threads);
   builder.SetResourceQuota(quota);

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/clock.h"
 #include "server/job/job_store.h"
@@ -27,7 +28,7 @@ class EventStream {
 
 // All WatchJob streams, served by one thread however many there are and however slowly they read:
 // each has at most one batch of events in memory and one write under way; the events themselves are
-// in the store. A watcher that had caught up and then falls more than max_lag events behind gets
+// in the store, which is asked when a job has news and once for all its streams that are as far. A watcher that had caught up and then falls more than max_lag events behind gets
 // a `lagged` event and its stream ends; a fault in serving one ends it with INTERNAL. Thread-safe.
 class WatchHub {
  public:
@@ -60,11 +61,20 @@ class WatchHub {
 
  private:
   class Watcher;
+  class Round;
   struct Entry {
     std::shared_ptr<Watcher> watcher;
-    bool dirty = true;
+    bool dirty = false;  // it is in dirty_
+    bool news = true;    // its job has events that it may not have seen
   };
   void run(const std::stop_token& stop);
+  // Those to serve now, with whether there are news for them.
+  struct Work {
+    std::shared_ptr<Watcher> watcher;
+    bool news = false;
+  };
+  [[nodiscard]] std::vector<Work> take_work_locked(bool all);
+  void mark_locked(const EventStream* stream, Entry& entry);
   [[nodiscard]] std::shared_ptr<Watcher> find(const EventStream* stream) const;
   void wake(const EventStream* stream);
 
@@ -74,7 +84,7 @@ class WatchHub {
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
   std::map<const EventStream*, Entry> watchers_;
-  bool any_dirty_ = false;
+  std::vector<const EventStream*> dirty_;  // may name some that are closed
   std::optional<Status> draining_;
   std::jthread thread_;  // last member: it stops before what it uses is destroyed
 };

@@ -1,4 +1,8 @@
 // Many jobs: those that only wait are places in a queue, new ones are stored together, old ones go.
+#include <atomic>
+#include <condition_variable>
+#include <thread>
+
 #include "server/control/housekeeper.h"
 #include "server/job/errors.h"
 #include "tests/server/support.h"
@@ -69,6 +73,52 @@ TEST_F(LoadTest, AllOfACallOrNothing) {
   EXPECT_TRUE(controller_->counts().empty());
   EXPECT_EQ(controller_->create_all(many, {})->size(), 50U);
   EXPECT_EQ(controller_->counts().at(v1::QUEUED), 50);
+}
+
+// While one commit is made, what comes in waits for the next one, which is that of all of them. Where it
+// fails each call is stored alone.
+TEST_F(LoadTest, CallsThatComeDuringACommitShareTheNext) {
+  constexpr int kCalls = 8;
+  for (const bool fails : {false, true}) {
+    restart();
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool entered = false;
+    bool goes_on = false;
+    std::atomic<int> commits = 0;
+    before_commit_ = [&]() -> Status {
+      const int number = ++commits;
+      std::unique_lock lock(mutex);
+      entered = true;
+      changed.notify_all();
+      changed.wait(lock, [&] { return goes_on; });
+      return fails && number == 2 ? absl::ResourceExhaustedError("full") : ok_status();
+    };
+    std::atomic<int> good = 0;
+    std::atomic<int> calling = 0;
+    const auto call = [&](int i) {
+      ++calling;
+      const auto made = controller_->create(submission("job-" + std::to_string(i)), {});
+      if (made.ok() && made->etag() == job(made->id()).etag()) ++good;
+    };
+    {
+      std::vector<std::jthread> threads;
+      threads.emplace_back(call, 0);
+      std::unique_lock lock(mutex);
+      changed.wait(lock, [&] { return entered; });
+      lock.unlock();
+      for (int i = 1; i <= kCalls; ++i) threads.emplace_back(call, i);
+      while (calling <= kCalls) std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));  // from there into the group
+      lock.lock();
+      goes_on = true;
+      changed.notify_all();
+    }
+    EXPECT_EQ(good, kCalls + 1);
+    EXPECT_LE(commits, fails ? 3 + kCalls : 3) << "one for the first, one for all others";
+    before_commit_ = [] { return ok_status(); };
+  }
+  EXPECT_EQ(store_->list({.limit = 1000})->jobs.size(), 2U * (kCalls + 1));
 }
 
 // What a job that waits says and does must not depend on whether it is in memory.

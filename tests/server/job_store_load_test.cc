@@ -125,6 +125,61 @@ TEST_F(JobStoreLoadTest, ListsEveryCombinationInOrder) {
   }
 }
 
+TEST_F(JobStoreLoadTest, WordsOfSqlArePreparedOnce) {
+  auto opened = Database::open(dir_ / "words.db", Database::Mode::read_write);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  Database& database = **opened;
+  ASSERT_TRUE(database.execute("CREATE TABLE t(x INTEGER)").ok());
+  for (int i = 0; i < 10; ++i) {
+    Transaction transaction(database);
+    ASSERT_TRUE(transaction.begun().ok());
+    const std::string words = "INSERT INTO t VALUES(?)";  // equal, not the same
+    ASSERT_TRUE(Statement(database, words).bind(i).run().ok());
+    ASSERT_TRUE(transaction.commit().ok());
+  }
+  EXPECT_EQ(database.preparations(), 3) << "BEGIN, INSERT, COMMIT";
+  // One that is in use is prepared again, and both work.
+  Statement outer(database, "SELECT x FROM t ORDER BY x");
+  ASSERT_TRUE(outer.next());
+  {
+    Statement inner(database, "SELECT x FROM t ORDER BY x");
+    ASSERT_TRUE(inner.next());
+    ASSERT_TRUE(inner.next());
+    EXPECT_EQ(inner.integer(0), 1);
+  }
+  ASSERT_TRUE(outer.next());
+  EXPECT_EQ(outer.integer(0), 1);
+  EXPECT_EQ(database.preparations(), 5);
+}
+
+// What is stored of a new job is what is stored of any other.
+TEST_F(JobStoreLoadTest, ANewJobIsStoredAsAnyOther) {
+  const auto store = open();
+  Change plain;
+  plain.job = record(1);
+  plain.job->job.mutable_update_time()->set_seconds(77);
+  ASSERT_TRUE(store->commit(plain).ok());
+  Change fresh;
+  fresh.fresh = true;
+  fresh.job = record(2);
+  fresh.job->job.mutable_spec()->clear_labels();
+  (*fresh.job->job.mutable_spec()->mutable_labels())["team"] = "green";
+  fresh.progress = progress_of(*plain.job);
+  fresh.progress->job_id = fresh.job->job.id();
+  ASSERT_TRUE(store->commit(fresh).ok());
+  const auto stored = store->job(fresh.job->job.id());
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  EXPECT_EQ(stored->job.update_time().seconds(), 77);
+  EXPECT_EQ(stored->job.name(), fresh.job->job.name());
+  EXPECT_EQ(store->list({.labels = {{"team", "green"}}})->jobs.size(), 1U);
+  EXPECT_FALSE(store->commit(fresh).ok()) << "it is there already";
+  const auto tail = store->tail(plain.job->job.id());
+  ASSERT_TRUE(tail.ok());
+  EXPECT_EQ(tail->state, plain.job->job.state());
+  EXPECT_EQ(tail->next_sequence, plain.job->next_sequence);
+  EXPECT_EQ(error_detail_of(store->tail("none").status()).reason, "JOB_NOT_FOUND");
+}
+
 TEST_F(JobStoreLoadTest, GivesTheQueueWithoutTheBodies) {
   const auto store = open();
   JobRecord waits = record(0);

@@ -162,6 +162,25 @@ TEST_F(WatchHubTest, StreamsAreServedAndEndWithTheirJob) {
   EXPECT_EQ(stream->sequences(), (std::vector<int64_t>{1, 2, 3}));
 }
 
+// Of a thousand streams of one job each event costs one look into the store, and none when it is written.
+TEST_F(WatchHubTest, TheStoreIsAskedOnceForAllStreamsThatAreAsFar) {
+  hub_ = std::make_unique<WatchHub>(WatchHub::Config{.heartbeat = 600s}, *store_, clock_);
+  happen("a");
+  std::vector<std::shared_ptr<FakeStream>> streams;
+  for (int i = 0; i < 100; ++i) streams.push_back(watch("a"));
+  for (const auto& stream : streams) ASSERT_TRUE(stream->wait_for_events(1));
+  const int64_t before = store_->reads();
+  constexpr size_t kMore = 10;
+  for (size_t i = 1; i <= kMore; ++i) {
+    happen("a");
+    for (const auto& stream : streams) ASSERT_TRUE(stream->wait_for_events(1 + i));
+  }
+  // One read for an event; one more where the news came while some streams were being served.
+  EXPECT_LE(store_->reads() - before, static_cast<int64_t>(3 * kMore));
+  happen("a", v1::SUCCEEDED);
+  for (const auto& stream : streams) EXPECT_TRUE(stream->wait_for_finish()->ok());
+}
+
 TEST_F(WatchHubTest, RefusesWhatItCannotServe) {
   happen("a");
   auto stream = std::make_shared<FakeStream>(*hub_, *wire_);
