@@ -322,6 +322,9 @@ void bench(const BenchOptions& a) {
   if (const auto seconds = model->time_ffns(512); !seconds.empty()) {
     model->use_ffn(faster_ffn(seconds));
   }
+  // As worker/run/weights_choice.h, of a job long enough.
+  const auto times = a["pack"] != 0 ? model->time_packing(512) : std::nullopt;
+  if (times && times->packed_wins()) model->pack_weights();
   std::optional<Replay> replay;
   if (a["replay"] != 0) replay.emplace(a, options);
   Stopwatch watch(replay);
@@ -356,6 +359,6 @@ int main(int argc, char** argv) {
        {"vocab", 32000}, {"rows", 4},        {"length", 512}, {"steps", 3},  {"threads", 2},
        {"rank", 8},      {"experts", 0},     {"top_k", 0},    {"every", 2},  {"dropout_percent", 0},
        {"full", 0},      {"checkpoints", 0}, {"tensor", 1},   {"shard", 0},  {"links", 0},
-       {"replay", 1}},
+       {"replay", 1},    {"pack", 1}},
       emoe::worker::bench);
 }

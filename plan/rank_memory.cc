@@ -58,6 +58,16 @@ int64_t weight_elements(const DecoderConfig& config) {
   return elements;
 }
 
+int64_t packed_weights(const DecoderConfig& config, const StepShape& shape) {
+  const TensorTable table(config);
+  int64_t elements = 2 * elements_of(table.output());
+  for (const TensorSpec& spec : table) {
+    const bool sparse = shape.sparse && spec.ffn_dim() >= 0 && shape.converted.contains(spec.layer);
+    if (linear_index(spec.role) >= 0 && !sparse) elements += elements_of(spec);
+  }
+  return elements * shape.dtype_bytes;
+}
+
 RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
                        const std::vector<MicroBatch>& micro_batches) {
   RankMemory memory;
@@ -71,9 +81,11 @@ RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
     const StepMemory needed = step_memory(config, step);
     if (needed.total() > memory.step.total()) memory.step = needed;
   }
+  if (shape.packs) memory.packed = packed_weights(config, shape.step);
   if (shape.copies_state) memory.checkpoint = memory.step.trained + memory.step.optimizer;
-  if (!shape.cuda) memory.kept = (memory.step.total() + memory.checkpoint) / kKeptPart;
-  if (shape.exports) memory.exporting = exporting_memory(config, memory.step);
+  if (!shape.cuda)
+    memory.kept = (memory.step.total() + memory.packed + memory.checkpoint) / kKeptPart;
+  if (shape.exports) memory.exporting = exporting_memory(config, memory.step) + memory.packed;
   return memory;
 }
 
