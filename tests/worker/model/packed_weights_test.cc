@@ -145,6 +145,17 @@ TEST(PackedWeights, GiveTheLossGradientsAndChoicesOfPlainOnes) {
   if (has_onednn(at::kBFloat16)) expect_equal({.dtype = at::kBFloat16}, 3e-2);
 }
 
+// A run that is resumed packs anew.
+TEST(PackedWeights, GiveTheSameBitsWhenTheyArePackedAgain) {
+  const StepResult first = step_of({}, true);
+  const StepResult second = step_of({}, true);
+  EXPECT_EQ(first.loss, second.loss);
+  EXPECT_TRUE(at::equal(first.logits, second.logits));
+  for (size_t i = 0; i < first.gradients.size(); ++i) {
+    EXPECT_TRUE(at::equal(first.gradients[i], second.gradients[i])) << i;
+  }
+}
+
 TEST(PackedWeights, TrainedOnesAreNot) {
   expect_equal({.full = true}, 1e-9);  // as it was, but for what the norm itself rounds
 }
