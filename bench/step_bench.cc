@@ -4,6 +4,7 @@
 //   step_bench [--dtype float32|bfloat16] [--hidden 768] … [--experts 0 --top_k 0 --every 2]
 //              [--lengths 33:20:40,…]   rows of a template's, a prompt's and an answer's tokens
 //              [--replay 0]             without the bound
+//              [--pack 0]               with plain weights, also where packed ones are faster
 //              [--checkpoints 1]        one after every step
 //              [--tensor 2 --shard 1]   as parallel.tensor and parallel.shard_base
 //              [--links 1]              how fast the ranks exchange tensors
