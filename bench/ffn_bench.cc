@@ -39,6 +39,8 @@ void bench(const BenchOptions& a) {
                            .up = random_linear(a["ffn"], h, a.dtype),
                            .down = random_linear(h, a["ffn"], a.dtype)};
   const at::Tensor x = at::randn({a["tokens"], h}).to(a.dtype).set_requires_grad(true);
+  // What a step holds besides, by which the cache of blocks decides how much it keeps; never touched.
+  const at::Tensor others = at::empty({int64_t{1} << 30}, at::kByte);
   const auto dense = make_masked_ffn();
   const auto sparse = make_sparse_ffn();
   const at::Tensor means = mean_gate_rows(weights.gate.weight->values(), experts);

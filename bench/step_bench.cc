@@ -4,6 +4,7 @@
 //   step_bench [--dtype float32|bfloat16] [--hidden 768] … [--experts 0 --top_k 0 --every 2]
 //              [--lengths 33:20:40,…]   rows of a template's, a prompt's and an answer's tokens
 //              [--replay 0]             without the bound
+//              [--pack 0]               with plain weights, also where packed ones are faster
 //              [--checkpoints 1]        one after every step
 //              [--tensor 2 --shard 1]   as parallel.tensor and parallel.shard_base
 //              [--links 1]              how fast the ranks exchange tensors
@@ -335,6 +336,9 @@ void bench(const BenchOptions& a) {
     const auto seconds = model->time_ffns(512);
     if (!seconds.empty()) model->use_ffn(faster_ffn(seconds));
   }
+  // As worker/run/weights_choice.h, of a job long enough.
+  const auto times = a["pack"] != 0 ? model->time_packing(512) : std::nullopt;
+  if (times && times->packed_wins()) model->pack_weights();
   std::optional<Replay> replay;
   if (a["replay"] != 0) replay.emplace(a, options);
   Stopwatch watch(replay);
@@ -387,6 +391,6 @@ int main(int argc, char** argv) {
        {"vocab", 32000}, {"rows", 4},        {"length", 512}, {"steps", 3},  {"threads", 2},
        {"rank", 8},      {"experts", 0},     {"top_k", 0},    {"every", 2},  {"dropout_percent", 0},
        {"full", 0},      {"checkpoints", 0}, {"tensor", 1},   {"shard", 0},  {"links", 0},
-       {"replay", 1},    {"memory", 0},      {"halves", 0}},
+       {"replay", 1},    {"memory", 0},      {"halves", 0},   {"pack", 1}},
       emoe::worker::bench);
 }

@@ -81,6 +81,16 @@ RankMemory rewriting_memory(const DecoderConfig& config, const Rewriting& work) 
   return memory;
 }
 
+int64_t packed_weights(const DecoderConfig& config, const StepShape& shape) {
+  const TensorTable table(config);
+  int64_t elements = 2 * elements_of(table.output());
+  for (const TensorSpec& spec : table) {
+    const bool sparse = shape.sparse && spec.ffn_dim() >= 0 && shape.converted.contains(spec.layer);
+    if (linear_index(spec.role) >= 0 && !sparse) elements += elements_of(spec);
+  }
+  return elements * shape.dtype_bytes;
+}
+
 RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
                        const std::vector<MicroBatch>& micro_batches,
                        const std::vector<MicroBatch>& evaluated) {
@@ -106,9 +116,11 @@ RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
     if (beside.total() > memory.step.total()) memory.step = beside;
   }
   memory.step.base += shape.adapter_bytes;
+  if (shape.packs) memory.packed = packed_weights(config, shape.step);
   if (shape.copies_state) memory.checkpoint = memory.step.trained + memory.step.optimizer;
-  if (!shape.cuda) memory.kept = (memory.step.total() + memory.checkpoint) / kKeptPart;
-  if (shape.exports) memory.exporting = exporting_memory(config, memory.step);
+  if (!shape.cuda)
+    memory.kept = (memory.step.total() + memory.packed + memory.checkpoint) / kKeptPart;
+  if (shape.exports) memory.exporting = exporting_memory(config, memory.step) + memory.packed;
   return memory;
 }
 

@@ -22,6 +22,7 @@ struct RankShape {
   bool cuda = false;          // the tensors are a GPU's
   bool exchanges = false;     // there are other ranks
   bool copies_state = false;  // checkpoints are written beside a step, from a copy (LoRA)
+  bool packs = false;         // the frozen matrices are packed, see packed_weights()
   bool exports = false;       // rank 0 writes the merged model and checks it
 };
 
@@ -30,11 +31,12 @@ struct RankShape {
 struct RankMemory {
   int64_t program = 0;  // the process without tensors: code, libraries, threads' stacks
   StepMemory step;
+  int64_t packed = 0;      // what packed weights take more than those of `step`
   int64_t checkpoint = 0;  // the copy of the state that is being written
   int64_t kept = 0;       // blocks that tensors have left and the allocator keeps for the next ones
   int64_t exporting = 0;  // all of it but the program, while the model is written and checked
 
-  [[nodiscard]] int64_t training() const { return step.total() + checkpoint + kept; }
+  [[nodiscard]] int64_t training() const { return step.total() + packed + checkpoint + kept; }
   [[nodiscard]] bool peaks_in_export() const { return exporting > training(); }
   [[nodiscard]] int64_t total() const {
     return program + (peaks_in_export() ? exporting : training());
@@ -55,6 +57,11 @@ struct Rewriting {
   bool reorders = false;         // else it merges
 };
 [[nodiscard]] RankMemory rewriting_memory(const DecoderConfig& config, const Rewriting& work);
+
+// Bytes that the frozen matrices of a step take more where each is packed for products in both
+// directions: another copy of each; of the head two, since the plain one stays. Not those of the experts
+// that are computed sparse.
+[[nodiscard]] int64_t packed_weights(const DecoderConfig& config, const StepShape& shape);
 
 // Elements of all tensors of a model.
 [[nodiscard]] int64_t weight_elements(const DecoderConfig& config);

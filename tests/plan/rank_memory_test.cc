@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "format/tensor_table.h"
 #include "tests/format/tiny_config.h"
 
 namespace emoe {
@@ -47,6 +48,32 @@ TEST(RankMemory, CountsTheCopyThatACheckpointIsWrittenFrom) {
   const RankMemory with = rank_memory(config(), shape, {{64, 10}});
   EXPECT_EQ(with.checkpoint, 3 * without.step.trained);
   EXPECT_EQ(with.training() - without.training(), with.checkpoint + with.kept - without.kept);
+}
+
+TEST(RankMemory, CountsPackedWeightsAsAnotherCopy) {
+  const DecoderConfig model = config();
+  int64_t linears = 0;
+  int64_t of_experts = 0;  // of layer 1
+  const TensorTable table(model);
+  for (const TensorSpec& spec : table) {
+    if (linear_index(spec.role) < 0) continue;
+    linears += spec.shape[0] * spec.shape[1];
+    if (spec.layer == 1 && spec.ffn_dim() >= 0) of_experts += spec.shape[0] * spec.shape[1];
+  }
+  const int64_t head = 2 * table.output().shape[0] * table.output().shape[1];
+  RankShape shape = lora_shape();
+  EXPECT_EQ(packed_weights(model, shape.step), (linears + head) * shape.step.dtype_bytes);
+  const RankMemory plain = rank_memory(model, shape, {{64, 10}});
+  EXPECT_EQ(plain.packed, 0);
+  shape.packs = true;
+  const RankMemory packed = rank_memory(model, shape, {{64, 10}});
+  EXPECT_EQ(packed.packed, packed_weights(model, shape.step));
+  EXPECT_GE(packed.total() - plain.total(), packed.packed);
+  shape.step.converted = {1};
+  shape.step.experts = 4;
+  shape.step.sparse = true;  // whose weights stay as they are
+  EXPECT_EQ(packed_weights(model, shape.step),
+            (linears - of_experts + head) * shape.step.dtype_bytes);
 }
 
 TEST(RankMemory, PeaksInTheExportWhereAStepTakesLess) {

@@ -40,6 +40,18 @@ class BlockOperands {
       product.b_half = static_cast<const Bf16*>(w.const_data_ptr()) + offset;
     }
   }
+  // Behind the first product.k / 2 rows of B, set by set_b(), as many of another matrix w, which has the
+  // same strides, from this row and column on.
+  static void set_b_behind(BlockProduct& product, const at::Tensor& w, int64_t row,
+                           int64_t column) {
+    product.b_split = product.k / 2;
+    const int64_t offset = row * w.stride(0) + column * w.stride(1);
+    if (w.scalar_type() == at::kFloat) {
+      product.b_behind = w.const_data_ptr<float>() + offset;
+    } else {
+      product.b_half_behind = static_cast<const Bf16*>(w.const_data_ptr()) + offset;
+    }
+  }
   void run(BlockProduct& product) {
     product.workspace = workspace_.data();
     block_product_kernel().run(product);

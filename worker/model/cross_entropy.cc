@@ -76,10 +76,10 @@ void plain_losses(at::Tensor& logits, const at::Tensor& targets, const at::Tenso
 }
 
 // {losses [m] fp32, gradient [m, vocab] of the weighted losses where weights are given}.
-std::pair<at::Tensor, at::Tensor> chunk_losses(const at::Tensor& hidden, const at::Tensor& head,
+std::pair<at::Tensor, at::Tensor> chunk_losses(const at::Tensor& hidden, const WeightMatrix& head,
                                                const at::Tensor& targets,
                                                const at::Tensor& weights) {
-  at::Tensor logits = product(hidden, head);
+  at::Tensor logits = head.product(hidden);
   at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
   const bool done = with_row_kernels(
       logits, [&](const auto& kernels) { row_losses(kernels, logits, targets, weights, losses); });
@@ -103,22 +103,25 @@ std::pair<at::Tensor, at::Tensor> chunk_losses(const at::Tensor& hidden, const a
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden,
-                            const std::optional<at::Tensor>& master, const at::Tensor& head,
+                            const std::optional<at::Tensor>& master, const Weight& head,
                             const at::Tensor& targets, const at::Tensor& weights,
                             bool needs_gradient) {
+    const auto matrix = head.matrix();
     const bool head_gradient = needs_gradient && master.has_value();
     at::Tensor total = at::zeros({}, weights.options().dtype(at::kDouble));
     at::Tensor d_hidden = needs_gradient ? at::empty_like(hidden) : at::Tensor();
     at::Tensor d_head = head_gradient ? at::zeros_like(*master) : at::Tensor();
-    for_chunks(hidden, head.size(0), [&](int64_t begin, int64_t count) {
+    for_chunks(hidden, head.compute.size(0), [&](int64_t begin, int64_t count) {
       const at::Tensor x = hidden.narrow(0, begin, count);
       const at::Tensor target = targets.narrow(0, begin, count);
       const at::Tensor weight = weights.narrow(0, begin, count);
       const auto [losses, gradient] =
-          chunk_losses(x, head, target, needs_gradient ? weight : at::Tensor());
+          chunk_losses(x, *matrix, target, needs_gradient ? weight : at::Tensor());
       total += (losses.to(at::kDouble) * weight).sum();
       if (!needs_gradient) return;
-      d_hidden.narrow(0, begin, count).copy_(transposed_product(gradient, head));
+      at::Tensor dx;
+      matrix->add_transposed_product(gradient, dx);
+      d_hidden.narrow(0, begin, count).copy_(dx);
       if (head_gradient) d_head.add_(weight_gradient(gradient, x));
     });
     ctx->save_for_backward({d_hidden, d_head});
@@ -141,16 +144,17 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const Weight& head,
                                 const at::Tensor& targets, const at::Tensor& weights) {
   const bool needs_gradient =
       at::GradMode::is_enabled() && (hidden.requires_grad() || head.trainable());
-  return LinearCrossEntropy::apply(hidden, head.parameter(), head.compute.detach(), targets,
-                                   weights, needs_gradient);
+  return LinearCrossEntropy::apply(hidden, head.parameter(), head, targets, weights,
+                                   needs_gradient);
 }
 
 at::Tensor linear_cross_entropies(const at::Tensor& hidden, const Weight& head,
                                   const at::Tensor& targets) {
   const at::NoGradGuard no_grad;
   at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
+  const auto matrix = head.matrix();
   for_chunks(hidden, head.compute.size(0), [&](int64_t begin, int64_t count) {
-    const auto chunk = chunk_losses(hidden.narrow(0, begin, count), head.compute,
+    const auto chunk = chunk_losses(hidden.narrow(0, begin, count), *matrix,
                                     targets.narrow(0, begin, count), at::Tensor());
     losses.narrow(0, begin, count).copy_(chunk.first);
   });

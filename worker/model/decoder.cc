@@ -13,6 +13,7 @@
 #include "worker/model/cross_entropy.h"
 #include "worker/model/embedding.h"
 #include "worker/model/flash_attention.h"
+#include "worker/model/packing_times.h"
 #include "worker/model/products.h"
 #include "worker/model/rms_norm.h"
 #include "worker/model/shared_tokens.h"
@@ -20,6 +21,10 @@
 
 namespace emoe::worker {
 namespace {
+
+// Multiplications of one token in one matrix, below which a layer is so small that it does not matter
+// how it is computed.
+constexpr int64_t kSmallMatrix = 1 << 20;
 
 void check_batch(const PackedBatch& batch) {
   const auto tokens = static_cast<size_t>(batch.num_tokens());
@@ -225,7 +230,7 @@ at::Tensor Decoder::logits(const PackedBatch& batch, const ForwardOptions& forwa
   const at::NoGradGuard no_grad;
   const auto inputs = inputs_of(batch, forward, /*with_targets=*/false);
   const at::Tensor states = hidden(batch, forward, *inputs);
-  return product(states, store_->outer(TensorRole::head).compute).to(at::kFloat);
+  return store_->outer(TensorRole::head).matrix()->product(states).to(at::kFloat);
 }
 
 at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& cache,
@@ -265,13 +270,12 @@ at::Tensor Decoder::next_token_logits(const std::vector<int64_t>& ids, KvCache& 
 }
 
 std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
-  constexpr int64_t kSmall = 1 << 20;  // multiplications of one token in one matrix
   constexpr int kRounds = 3;
   constexpr std::chrono::seconds kEnough{3};
   const DecoderConfig& config = options_.config;
   const bool experts = options_.emoe.routing.num_experts > 0 && !options_.emoe.partitions.empty();
   if (!experts || !options_.device.is_cpu() ||
-      config.hidden_size * config.intermediate_size < kSmall) {
+      config.hidden_size * config.intermediate_size < kSmallMatrix) {
     return {};
   }
   const auto layer = store_->acquire(options_.emoe.partitions.begin()->first);
@@ -295,6 +299,13 @@ std::map<std::string, double> Decoder::time_ffns(int64_t tokens) {
     }
   }
   return seconds;
+}
+
+std::optional<PackingTimes> Decoder::time_packing(int64_t tokens) {
+  const DecoderConfig& config = options_.config;
+  const bool small = config.hidden_size * config.intermediate_size < kSmallMatrix;
+  if (small || !store_->can_pack()) return {};
+  return worker::time_packing(*store_->acquire(0), tokens);
 }
 
 std::unique_ptr<Model> make_model(const ModelOptions& options, const WeightSource& weights,

@@ -40,6 +40,8 @@ class Decoder final : public Model {
   [[nodiscard]] bool passes_are_collective() const override { return store_->is_collective(); }
   void use_ffn(const std::string& name) override;
   [[nodiscard]] std::map<std::string, double> time_ffns(int64_t tokens) override;
+  void pack_weights() override { store_->pack_weights(options_.ffn != "sparse"); }
+  [[nodiscard]] std::optional<PackingTimes> time_packing(int64_t tokens) override;
 
   // The loss of forward() as an fp32 scalar with its graph.
   [[nodiscard]] at::Tensor loss(const PackedBatch& batch, const ForwardOptions& forward) const;

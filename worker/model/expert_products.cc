@@ -33,6 +33,32 @@ void for_experts(const ExpertTokens& chosen, int64_t first, int64_t last, const 
   }
 }
 
+// See tokens_from_experts() and, where `behind` is defined, tokens_from_expert_pairs().
+void add_to_tokens(const ExpertTokens& chosen, const at::Tensor& activations, const at::Tensor& w,
+                   const at::Tensor& behind, at::Tensor& y) {
+  const int64_t size = w.size(0) / chosen.experts();
+  const int64_t columns = w.size(1);
+  const at::Tensor rows = as_multiplied(activations, w);
+  auto* tokens = y.mutable_data_ptr<float>();
+  const int64_t share = (columns / at::get_num_threads() + kPanel - 1) / kPanel * kPanel;
+  const int64_t each = std::clamp(share, kPanel, kColumns);
+  at::parallel_for(0, (columns + each - 1) / each, 1, [&](int64_t first, int64_t last) {
+    BlockOperands operands;
+    for (int64_t column = first * each; column < std::min(last * each, columns); column += each) {
+      for_experts(chosen, 0, chosen.rows(), [&](int64_t e, int64_t begin, int64_t end) {
+        const int64_t width = std::min(each, columns - column);
+        BlockProduct product{.m = end - begin, .n = width, .k = rows.size(1), .add = true};
+        operands.set_a(product, rows, [&](int64_t i) { return begin + i; });
+        BlockOperands::set_b(product, w, e * size, column);
+        if (behind.defined()) BlockOperands::set_b_behind(product, behind, e * size, column);
+        operands.set_c(product, tokens + column, y.stride(0),
+                       [&](int64_t i) { return chosen.tokens[begin + i]; });
+        operands.run(product);
+      });
+    }
+  });
+}
+
 }  // namespace
 
 ExpertTokens::ExpertTokens(const at::Tensor& mask) : begin(mask.size(1) + 1) {
@@ -74,26 +100,18 @@ void experts_from_tokens(const ExpertTokens& chosen, const at::Tensor& x, const 
 
 void tokens_from_experts(const ExpertTokens& chosen, const at::Tensor& activations,
                          const at::Tensor& w, at::Tensor& y) {
+  add_to_tokens(chosen, activations, w, {}, y);
+}
+
+void tokens_from_expert_pairs(const ExpertTokens& chosen, const at::Tensor& activations,
+                              const at::Tensor& w, const at::Tensor& behind, at::Tensor& y) {
+  // Rows of both are read with one stride, and as lines.
+  if (w.strides() == behind.strides() && w.stride(1) == 1) {
+    return add_to_tokens(chosen, activations, w, behind, y);
+  }
   const int64_t size = w.size(0) / chosen.experts();
-  const int64_t columns = w.size(1);
-  const at::Tensor rows = as_multiplied(activations, w);
-  auto* tokens = y.mutable_data_ptr<float>();
-  const int64_t share = (columns / at::get_num_threads() + kPanel - 1) / kPanel * kPanel;
-  const int64_t each = std::clamp(share, kPanel, kColumns);
-  at::parallel_for(0, (columns + each - 1) / each, 1, [&](int64_t first, int64_t last) {
-    BlockOperands operands;
-    for (int64_t column = first * each; column < std::min(last * each, columns); column += each) {
-      for_experts(chosen, 0, chosen.rows(), [&](int64_t e, int64_t begin, int64_t end) {
-        const int64_t width = std::min(each, columns - column);
-        BlockProduct product{.m = end - begin, .n = width, .k = size, .add = true};
-        operands.set_a(product, rows, [&](int64_t i) { return begin + i; });
-        BlockOperands::set_b(product, w, e * size, column);
-        operands.set_c(product, tokens + column, y.stride(0),
-                       [&](int64_t i) { return chosen.tokens[begin + i]; });
-        operands.run(product);
-      });
-    }
-  });
+  add_to_tokens(chosen, activations.narrow(1, 0, size), w, {}, y);
+  add_to_tokens(chosen, activations.narrow(1, size, size), behind, {}, y);
 }
 
 at::Tensor expert_weight_gradient(const ExpertTokens& chosen, const at::Tensor& left,

@@ -32,6 +32,10 @@ void experts_from_tokens(const ExpertTokens& chosen, const at::Tensor& x, const 
 // y [T, n] += for every row p: activations[p] w_e, into its token's row.
 void tokens_from_experts(const ExpertTokens& chosen, const at::Tensor& activations,
                          const at::Tensor& w, at::Tensor& y);
+// The same for two matrices at once, rows [P, 2 E]: y += the first E of row p times w_e and the other E
+// times behind_e. The sums of a tile, which are long to fetch, serve twice as many products.
+void tokens_from_expert_pairs(const ExpertTokens& chosen, const at::Tensor& activations,
+                              const at::Tensor& w, const at::Tensor& behind, at::Tensor& y);
 // [d, n]: the gradient of w for the products above, the sum over the expert's rows p of
 // left[p]^T right[token], left [P, E] and right [T, n] fp32. Rows of experts without a token are 0.
 [[nodiscard]] at::Tensor expert_weight_gradient(const ExpertTokens& chosen, const at::Tensor& left,

@@ -17,9 +17,16 @@ namespace emoe::worker {
 struct Weight {
   at::Tensor compute;
   at::Tensor master;
+  // Of a frozen head, where its products are to use another order than compute's.
+  std::shared_ptr<const WeightMatrix> packed = {};
 
   [[nodiscard]] bool defined() const { return compute.defined(); }
   [[nodiscard]] bool trainable() const { return master.defined(); }
+  // As products take it: `packed`, or else what compute holds.
+  [[nodiscard]] std::shared_ptr<const WeightMatrix> matrix() const {
+    if (packed != nullptr) return packed;
+    return std::make_shared<DenseMatrix>(compute.detach());
+  }
   // The parameter as an optional argument of an autograd function.
   [[nodiscard]] std::optional<at::Tensor> parameter() const {
     return trainable() ? std::optional(master) : std::nullopt;

@@ -1,20 +1,17 @@
 #include "worker/model/products.h"
 
 #include <algorithm>
-#include <optional>
-#include <string_view>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 
 #include "worker/model/block_operands.h"
+#include "worker/model/onednn.h"
 
 namespace emoe::worker {
 namespace {
 
-// MKL's fp32 kernels for processors of other makers use half of AVX-512; oneDNN's use it all. But
-// oneDNN compiles a kernel for each shape, which small products would not repay.
+// MKL's fp32 kernels for processors of other makers use half of AVX-512; oneDNN's use it all.
 bool prefers_onednn(const at::Tensor& x, const at::Tensor& w) {
   constexpr int64_t kWorthwhile = int64_t{1} << 28;  // multiplications
 #if defined(__x86_64__)
@@ -25,22 +22,6 @@ bool prefers_onednn(const at::Tensor& x, const at::Tensor& w) {
 #endif
   return other_maker && x.is_cpu() && x.scalar_type() == at::kFloat &&
          x.size(0) * w.numel() >= kWorthwhile;
-}
-
-// x w^T, plus `sum` where that is defined. The operators are those that torch.compile uses.
-at::Tensor onednn_product(const at::Tensor& x, const at::Tensor& w, const at::Tensor& sum) {
-  using Plain = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                           std::string_view, c10::List<std::optional<at::Scalar>>,
-                           std::optional<std::string_view>);
-  using Binary = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                            const std::optional<at::Tensor>&, std::string_view);
-  auto& operators = c10::Dispatcher::singleton();
-  static const auto plain =
-      operators.findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Plain>();
-  static const auto binary =
-      operators.findSchemaOrThrow("mkldnn::_linear_pointwise", "binary").typed<Binary>();
-  if (sum.defined()) return binary.call(x, sum, w, std::nullopt, "add");
-  return plain.call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
 // a [m, k] times b [k, n] in bf16, any strides of b of which one is 1: summed in fp32 and rounded

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "worker/model/onednn.h"
 #include "worker/model/weight_loader.h"
 #include "worker/model/weight_store.h"
 
@@ -37,6 +38,23 @@ class ResidentStore final : public WeightStore {
         renew_means(*layer, layer->ffn.gate.weight->values());
       }
     }
+  }
+  [[nodiscard]] bool can_pack() const override {
+    return !options_.full && options_.device.is_cpu() && split_.group() == nullptr &&
+           has_onednn(options_.dtype) && outer_.head.packed == nullptr;
+  }
+  // Matrix by matrix, so that there is never more than one of them twice.
+  void pack_weights(bool experts) override {
+    if (!can_pack()) return;
+    const at::NoGradGuard no_grad;
+    for (const TensorSpec& spec : TensorTable(options_.config)) {
+      if (linear_index(spec.role) < 0) continue;
+      DecoderLayer& layer = *layers_[spec.layer];
+      if (layer.experts && !experts && spec.ffn_dim() >= 0) continue;
+      Linear& linear = *layer.linear(spec.role);
+      linear.weight = std::make_shared<PackedMatrix>(linear.weight->values());
+    }
+    outer_.head.packed = std::make_shared<PackedMatrix>(outer_.head.compute);
   }
 
  private:

@@ -92,12 +92,11 @@ at::Tensor neurons_of(const ExpertCall& call, const ExpertLinear& linear, const 
   return out;
 }
 
-// Gradients of gate or up for that of its outputs, d [P, E]: adds to dx, and appends those of
-// whatever is trained.
+// Gradients of gate or up for that of its outputs, d [P, E]: appends those of whatever is trained, and
+// adds an adapter's part to dx.
 void backward_of_neurons(const ExpertCall& call, const ExpertLinear& linear, const at::Tensor& d,
                          const at::Tensor& wide_x, const at::Tensor& low, at::Tensor& dx,
                          variable_list& gradients) {
-  if (call.input_needs_grad) tokens_from_experts(call.chosen, d, linear.weight, dx);
   if (linear.linear.master.defined()) {
     gradients.push_back(expert_weight_gradient(call.chosen, wide(d), wide_x));
   }
@@ -155,15 +154,19 @@ class ApplyExperts : public torch::autograd::Function<ApplyExperts> {
     const at::Tensor& up = saved[2];
     variable_list of_down;
     const at::Tensor d = backward_of_down(call, dy, gate, up, saved[5], of_down);
-    const auto [d_gate, d_up] = swiglu_backward(gate, up, {}, d);
+    const at::Tensor d_both = joint_swiglu_backward(gate, up, d);
+    const ExpertLinear into_gate = into_neurons(call.weights.gate);
+    const ExpertLinear into_up = into_neurons(call.weights.up);
     at::Tensor dx;
     if (call.input_needs_grad) {
       dx = at::zeros({dy.size(0), call.weights.gate.weight->values().size(1)},
                      dy.options().dtype(at::kFloat));
+      tokens_from_expert_pairs(call.chosen, d_both, into_gate.weight, into_up.weight, dx);
     }
     variable_list result = {at::Tensor()};
-    backward_of_neurons(call, into_neurons(call.weights.gate), d_gate, x, saved[3], dx, result);
-    backward_of_neurons(call, into_neurons(call.weights.up), d_up, x, saved[4], dx, result);
+    const int64_t size = gate.size(1);
+    backward_of_neurons(call, into_gate, d_both.narrow(1, 0, size), x, saved[3], dx, result);
+    backward_of_neurons(call, into_up, d_both.narrow(1, size, size), x, saved[4], dx, result);
     if (dx.defined()) result[0] = dx.to(dy.scalar_type());
     result.insert(result.end(), of_down.begin(), of_down.end());
     result.emplace_back();  // `call`

@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "base/check.h"
 #include "worker/model/device_kernels.h"
 #include "worker/model/kernels/with_row_kernels.h"
 
@@ -139,6 +140,26 @@ std::pair<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& gate, const 
     apply_mask(masked, mask);
   }
   return {at::silu_backward(masked * up, gate), at::silu(gate).mul_(masked)};
+}
+
+at::Tensor joint_swiglu_backward(const at::Tensor& gate, const at::Tensor& up,
+                                 const at::Tensor& d) {
+  const int64_t size = gate.size(1);
+  at::Tensor joint = at::empty({gate.size(0), 2 * size}, gate.options());
+  const bool done = with_row_kernels(gate, [&]<typename T>(const RowKernels<T>& kernels) {
+    const auto* g = static_cast<const T*>(gate.const_data_ptr());
+    const auto* u = static_cast<const T*>(up.const_data_ptr());
+    const auto* dy = static_cast<const T*>(d.const_data_ptr());
+    auto* out = static_cast<T*>(joint.mutable_data_ptr());
+    at::parallel_for(0, gate.size(0), 64, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        T* row = out + t * 2 * size;
+        kernels.swiglu_backward(g + t * size, u + t * size, dy + t * size, row, row + size, size);
+      }
+    });
+  });
+  EMOE_CHECK(done, "no kernels of this type");
+  return joint;
 }
 
 at::Tensor masked_swiglu(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& mask) {

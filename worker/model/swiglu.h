@@ -17,7 +17,11 @@ namespace emoe::worker {
                                                                 const at::Tensor& mask,
                                                                 const at::Tensor& d);
 
-// The same with a graph. Saves gate, up and the mask, so a recomputation in half precision cannot
+// The same without a mask, side by side: [T, 2 d], d_gate before d_up. On the CPU, fp32 and bf16.
+[[nodiscard]] at::Tensor joint_swiglu_backward(const at::Tensor& gate, const at::Tensor& up,
+                                               const at::Tensor& d);
+
+// swiglu() with a graph. Saves gate, up and the mask, so a recomputation in half precision cannot
 // choose other experts than the forward pass did.
 [[nodiscard]] at::Tensor masked_swiglu(const at::Tensor& gate, const at::Tensor& up,
                                        const at::Tensor& mask);

@@ -37,4 +37,19 @@ class DenseMatrix final : public WeightMatrix {
   at::Tensor values_;
 };
 
+// A frozen matrix on the CPU, where has_onednn(): once for each direction in the order in which oneDNN
+// reads it. Twice the memory of one tensor, and no product brings its weights into that order anew. As
+// a stored tensor it is gone: values() is undefined.
+class PackedMatrix final : public WeightMatrix {
+ public:
+  explicit PackedMatrix(const at::Tensor& values);  // [out, in] fp32 or bf16, which it copies
+  [[nodiscard]] at::Tensor product(const at::Tensor& x) const override;
+  void add_transposed_product(const at::Tensor& dy, at::Tensor& sum) const override;
+  [[nodiscard]] at::Tensor values() const override { return {}; }
+
+ private:
+  at::Tensor upright_;  // W
+  at::Tensor turned_;   // W^T
+};
+
 }  // namespace emoe::worker

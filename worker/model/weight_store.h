@@ -29,6 +29,9 @@ class WeightStore {
   // See Model.
   [[nodiscard]] virtual std::vector<Parameter>& parameters() = 0;
   virtual void parameters_changed() = 0;
+  // See Model::pack_weights(); with `experts` the feed-forward part of converted layers too.
+  [[nodiscard]] virtual bool can_pack() const { return false; }
+  virtual void pack_weights(bool /*experts*/) {}
 };
 
 // All weights in memory: converted to the dtype and device of the computation, permuted where a

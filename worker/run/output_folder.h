@@ -24,6 +24,7 @@ struct OutputFolder {
     return root / "partition_report.json";
   }
   [[nodiscard]] std::filesystem::path ffn_choice() const { return root / "ffn.json"; }
+  [[nodiscard]] std::filesystem::path weights_choice() const { return root / "weights.json"; }
   [[nodiscard]] std::filesystem::path expert_stats() const { return root / "expert_stats.json"; }
   [[nodiscard]] std::filesystem::path checkpoints() const { return root / "checkpoints"; }
   [[nodiscard]] std::filesystem::path export_dir() const { return root / "export"; }

@@ -76,6 +76,7 @@ RankEnvironment read_rank_environment() {
   if (environment.metrics_listen.empty()) environment.metrics_listen = "127.0.0.1:0";
   environment.expert_metrics = number_of("EMOE_METRICS_EXPERTS", 0) != 0;
   environment.ffn = text_of("EMOE_FFN");
+  environment.weights = text_of("EMOE_WEIGHTS");
   environment.test_hold = text_of("EMOE_TEST_HOLD");
   return environment;
 }

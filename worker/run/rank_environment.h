@@ -29,6 +29,7 @@ struct RankEnvironment : LaunchedRank {
   std::string metrics_listen;       // EMOE_METRICS_LISTEN; default 127.0.0.1:0; "off": none
   bool expert_metrics = false;      // EMOE_METRICS_EXPERTS=1: a series for every expert
   std::string ffn;                  // EMOE_FFN: masked or sparse; empty: as measured
+  std::string weights;              // EMOE_WEIGHTS: plain or packed; empty: as measured
   std::filesystem::path test_hold;  // EMOE_TEST_HOLD, see worker/report/hold_sink.h; empty: none
 };
 

@@ -3,6 +3,7 @@
 #include "worker/run/export_stage.h"
 #include "worker/run/rank_session.h"
 #include "worker/run/task.h"
+#include "worker/run/weights_choice.h"
 #include "worker/train/trainer.h"
 
 namespace emoe::worker {
@@ -40,6 +41,11 @@ TrainResult train(Model& model, TrainOptions options, RankSession& session) {
 TaskResult train_task(RankSession& session) {
   const TrainPlan& plan = *session.plan().train();
   const auto model = session.make_model();
+  const RankEnvironment& environment = session.environment();
+  choose_weights(*model, session.out(), session.groups().all(),
+                 packing_limits(session.plan(), session.prepared().train->rows, model->options(),
+                                environment.local_size),
+                 environment.weights);
   if (session.is_first()) tell_of_rounding(*model, plan.export_model, session);
   const TrainResult result = train(*model, plan.options, session);
   const bool finished = result.end == TrainEnd::finished;

@@ -89,6 +89,18 @@ def test_an_interrupt_checkpoints_and_the_run_can_go_on(tmp_path):
         assert len(tools.read_lines(running.out / "metrics.jsonl")) == 2 and tools.valid_checkpoints(running.out) == [2]
 
 
+def test_a_run_with_packed_weights_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMOE_WEIGHTS", "packed")
+    (tmp_path / "whole").mkdir()
+    undisturbed = tools.run_job(tmp_path / "whole", tools.tiny_job())
+    with Running(tmp_path, tools.tiny_job()) as running:
+        running.process.send_signal(signal.SIGINT)
+        running.holds.release()
+        running.expect(PREEMPTED)
+    tools.worker("run", tmp_path / "job.yaml", "--out", running.out).expect()
+    tools.assert_same_training(running.out, undisturbed)
+
+
 def test_a_base_that_changes_during_the_run_is_not_exported(tmp_path):
     model = model_copy(tmp_path)
     with Running(tmp_path, tools.tiny_job(model__path=str(model))) as running:

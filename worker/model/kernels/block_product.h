@@ -26,6 +26,11 @@ struct BlockProduct {
   int64_t b_k_stride = 0;
   int64_t b_n_stride = 0;
   const int32_t* b_rows = nullptr;
+  // Where b_split is not 0 (and b_n_stride is 1): the rows from that one on lie in another matrix, its
+  // row 0 being row b_split.
+  int64_t b_split = 0;
+  const float* b_behind = nullptr;
+  const Bf16* b_half_behind = nullptr;
   float* const* c = nullptr;   // [m] rows of n
   bool add = false;            // to what C holds
   float* workspace = nullptr;  // kProductWorkspace floats
