@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/parallel.h"
 #include "worker/emoe/index.h"
 
 namespace emoe::worker {
@@ -16,10 +17,11 @@ constexpr int kMaxSweeps = 12;
 
 }  // namespace
 
-BalancedAssignment::BalancedAssignment(int64_t items, int32_t clusters)
+BalancedAssignment::BalancedAssignment(int64_t items, int32_t clusters, int threads)
     : items_(items),
       clusters_(clusters),
       capacity_(items / clusters),
+      threads_(threads),
       labels_(at(items)),
       prices_(at(clusters), 0),
       members_(at(clusters)),
@@ -35,11 +37,16 @@ BalancedAssignment::BalancedAssignment(int64_t items, int32_t clusters)
 void BalancedAssignment::solve(std::span<const int32_t> costs) {
   EMOE_CHECK(costs.size() == at(items_) * at(clusters_), "costs must be [items, clusters]");
   costs_ = costs;
-  two_cheapest(costs_, prices_, best_);
+  in_parts(threads_, items_, [this](int64_t begin, int64_t end) {
+    two_cheapest(costs_.subspan(at(begin * clusters_)), prices_,
+                 std::span(best_).subspan(at(begin), at(end - begin)));
+  });
   balance_prices();
   assign_to_cheapest();
   if (surplus() > 0) {
-    for (int32_t from = 0; from < clusters_; ++from) rebuild_row(from);
+    in_parts(threads_, clusters_, [this](int64_t begin, int64_t end) {
+      for (int64_t from = begin; from < end; ++from) rebuild_row(static_cast<int32_t>(from));
+    });
   }
   for (int32_t target = shortest_path(); target >= 0; target = shortest_path()) {
     move_along_path(target);

@@ -17,8 +17,8 @@ namespace emoe::worker {
 // everywhere. Memory: N² · 16 bytes beside the costs and a copy of them. Not thread-safe.
 class BalancedAssignment {
  public:
-  // clusters must divide items; both above 0.
-  BalancedAssignment(int64_t items, int32_t clusters);
+  // clusters must divide items; both above 0. The result does not depend on the threads.
+  BalancedAssignment(int64_t items, int32_t clusters, int threads = 1);
 
   // `costs` [items, clusters], |cost| <= 2^30. Starts from the prices of the solve before, so that
   // a series of similar problems (k-means iterations) gets cheaper.
@@ -53,6 +53,7 @@ class BalancedAssignment {
   int64_t items_;
   int32_t clusters_;
   int64_t capacity_;
+  int threads_;
   std::span<const int32_t> costs_;
   std::vector<int32_t> labels_;
   std::vector<int64_t> prices_;

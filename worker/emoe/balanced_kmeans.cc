@@ -58,8 +58,8 @@ class Kmeans {
   [[nodiscard]] std::vector<Start> starts() const;
   [[nodiscard]] std::vector<Start> given_starts() const;
   [[nodiscard]] KmeansResult run(int32_t restart, const Start& start, int threads) const;
-  [[nodiscard]] KmeansResult iterate(KmeansResult result, ClusterCosts& costs,
-                                     bool with_search) const;
+  [[nodiscard]] KmeansResult iterate(KmeansResult result, ClusterCosts& costs, bool with_search,
+                                     int threads) const;
   [[nodiscard]] int64_t draw_centre(const std::vector<double>& weights, uint64_t bits,
                                     const std::vector<int64_t>& taken) const;
   void weigh(const Start& start, int64_t draw, std::vector<double>& weights) const;
@@ -165,9 +165,10 @@ KmeansResult Kmeans::run(int32_t restart, const Start& start, int threads) const
   costs.start_from(start.centres, start.dots);
   KmeansResult result;
   result.restart = restart;
-  result = iterate(std::move(result), costs, count() <= kMostSearchedAlways);
+  result = iterate(std::move(result), costs, count() <= kMostSearchedAlways, threads);
   if (result.stopped) return result;
-  result.inertia = inertia_of(given_, rows_.rows.width(), result.labels, options_.clusters);
+  result.inertia =
+      inertia_of(given_, rows_.rows.width(), result.labels, options_.clusters, threads);
   return result;
 }
 
@@ -201,14 +202,15 @@ KmeansResult Kmeans::best_restart() const {
 KmeansResult Kmeans::refine(KmeansResult best) const {
   ClusterCosts costs(rows_, options_.clusters, options_.threads);
   costs.move_to(best.labels);
-  return iterate(std::move(best), costs, true);
+  return iterate(std::move(best), costs, true, options_.threads);
 }
 
 // Assignments and means in turn until the assignment changes nothing; from there, exchanges
 // of members, and again. Every change lowers the objective, and the end is a fixed point of both.
-KmeansResult Kmeans::iterate(KmeansResult result, ClusterCosts& costs, bool with_search) const {
+KmeansResult Kmeans::iterate(KmeansResult result, ClusterCosts& costs, bool with_search,
+                             int threads) const {
   const int32_t clusters = options_.clusters;
-  BalancedAssignment assignment(count(), clusters);
+  BalancedAssignment assignment(count(), clusters, threads);
   std::optional<LocalSearch> search;
   if (with_search) {
     const uint64_t bits = partition_random_bits(options_.seed, options_.stream, result.restart, -1);
@@ -266,39 +268,28 @@ KmeansResult balanced_kmeans(std::span<const float> rows, int64_t count, int64_t
   KmeansResult best = kmeans.best_restart();
   if (!best.stopped && kmeans.refines()) {
     best = kmeans.refine(std::move(best));
-    best.inertia = inertia_of(rows, width, best.labels, options.clusters);
+    best.inertia = inertia_of(rows, width, best.labels, options.clusters, options.threads);
   }
   renumber(best.labels, options.clusters);
   return best;
 }
 
 double inertia_of(std::span<const float> rows, int64_t width, std::span<const int32_t> labels,
-                  int32_t clusters) {
-  std::vector<double> means(at(clusters * width), 0.0);
-  std::vector<int64_t> sizes(at(clusters), 0);
+                  int32_t clusters, int threads) {
+  std::vector<std::vector<int64_t>> members(at(clusters));
+  std::vector<int32_t> in_order;  // by first members: however clusters are numbered, one result
   for (size_t i = 0; i < labels.size(); ++i) {
-    const float* row = rows.data() + static_cast<int64_t>(i) * width;
-    double* sum = means.data() + labels[i] * width;
-    for (int64_t k = 0; k < width; ++k) sum[k] += static_cast<double>(row[k]);
-    ++sizes[at(labels[i])];
+    std::vector<int64_t>& own = members[at(labels[i])];
+    if (own.empty()) in_order.push_back(labels[i]);
+    own.push_back(static_cast<int64_t>(i));
   }
-  for (int64_t c = 0; c < clusters; ++c) {
-    const auto size = static_cast<double>(std::max<int64_t>(sizes[at(c)], 1));
-    for (int64_t k = 0; k < width; ++k) means[at(c * width + k)] /= size;
-  }
-  constexpr int64_t kLanes = 8;  // sums that do not wait for each other
-  double lanes[kLanes] = {};
-  for (size_t i = 0; i < labels.size(); ++i) {
-    const float* row = rows.data() + static_cast<int64_t>(i) * width;
-    const double* mean = means.data() + labels[i] * width;
-    for (int64_t k = 0; k < width; k += kLanes) {
-      for (int64_t l = 0; l < std::min(kLanes, width - k); ++l) {
-        const double difference = static_cast<double>(row[k + l]) - mean[k + l];
-        lanes[l] += difference * difference;
-      }
+  std::vector<double> within(in_order.size());
+  in_parts(threads, std::ssize(in_order), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      within[at(n)] = squares_about_mean(rows.data(), width, members[at(in_order[at(n)])]);
     }
-  }
-  return std::accumulate(lanes, lanes + kLanes, 0.0);
+  });
+  return std::accumulate(within.begin(), within.end(), 0.0);
 }
 
 }  // namespace emoe::worker

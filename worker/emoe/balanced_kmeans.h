@@ -50,9 +50,10 @@ struct KmeansOptions {
 [[nodiscard]] KmeansResult balanced_kmeans(std::span<const float> rows, int64_t count,
                                            int64_t width, const KmeansOptions& options);
 
-// Sum of squared distances of the rows to the mean of their cluster, in double precision.
+// Sum of squared distances of the rows to the mean of their cluster, in double precision; neither the
+// clusters' numbers nor the threads change it.
 [[nodiscard]] double inertia_of(std::span<const float> rows, int64_t width,
-                                std::span<const int32_t> labels, int32_t clusters);
+                                std::span<const int32_t> labels, int32_t clusters, int threads = 1);
 
 // 64 random bits, a pure function of its arguments.
 [[nodiscard]] uint64_t partition_random_bits(int64_t seed, int64_t stream, int64_t restart,

@@ -13,7 +13,9 @@ struct ByteProduct {
   int64_t a_rows;
   const int8_t* b;
   int64_t b_rows;
-  int64_t columns;
+  int64_t stride;         // from one row to the next, of both
+  int64_t columns;        // at most stride
+  const int32_t* b_sums;  // [b_rows] of each row's bytes
   int32_t* out;
 };
 
@@ -26,6 +28,7 @@ struct ByteRow {
   int64_t columns;  // a multiple of kLanes
   int8_t* bytes;
   float scale;
+  int32_t sum;  // of the bytes
   // Sums of squares, in these units, of what the row was and of what was rounded off, column k in
   // lane k % kLanes.
   float squares[kLanes];

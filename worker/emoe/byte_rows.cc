@@ -1,5 +1,6 @@
 #include "worker/emoe/byte_rows.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <numeric>
@@ -27,24 +28,37 @@ void round_row(ByteRow& row) {
 }  // namespace
 
 ByteRows::ByteRows(int64_t width)
-    : width_(width), stride_((width + kByteStep - 1) / kByteStep * kByteStep) {
+    : width_(width),
+      columns_((width + kByteStep - 1) / kByteStep * kByteStep),
+      stride_(columns_ / kByteStep % 2 == 0 ? columns_ + kByteStep : columns_) {
   EMOE_CHECK(width <= kMostColumns, "products of so many bytes would not fit");
 }
 
+void ByteRows::make_room(int64_t rows) {
+  if (rows > room_) {
+    values_ = std::make_unique_for_overwrite<int8_t[]>(at(rows * stride_));
+    room_ = rows;
+  }
+  sums_.resize(at(rows));
+  scales_.resize(at(rows));
+  differences_.resize(at(rows));
+  lengths_.resize(at(rows));
+}
+
 void ByteRows::assign(const FloatRows& rows, int threads) {
-  EMOE_CHECK(rows.width() == width_);
-  values_.resize(at(rows.rows() * stride_));
-  scales_.resize(at(rows.rows()));
-  differences_.resize(at(rows.rows()));
-  lengths_.resize(at(rows.rows()));
+  make_room(rows.rows());
   in_parts(threads, rows.rows(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) assign_row(rows, i);
   });
 }
 
 void ByteRows::assign_row(const FloatRows& rows, int64_t index) {
-  ByteRow row{rows.row(index), rows.stride(), values_.data() + index * stride_, 0.0F, {}, {}};
+  EMOE_CHECK(rows.width() == width_);
+  int8_t* bytes = values_.get() + index * stride_;
+  ByteRow row{rows.row(index), rows.stride(), bytes, 0.0F, 0, {}, {}};
   round_row(row);
+  std::fill(bytes + rows.stride(), bytes + stride_, int8_t{0});
+  sums_[at(index)] = row.sum;
   const auto length_of = [](const float(&squares)[ByteRow::kLanes]) {
     return std::sqrt(std::accumulate(squares, std::end(squares), 0.0));
   };
@@ -62,7 +76,14 @@ void byte_products(const ByteRows& a, int64_t begin, int64_t end, const ByteRows
                    std::span<int32_t> out) {
   EMOE_CHECK(a.stride() == b.stride() && begin >= 0 && end <= a.rows());
   EMOE_CHECK(std::ssize(out) >= (end - begin) * b.rows());
-  const ByteProduct product{a.row(begin), end - begin, b.row(0), b.rows(), a.stride(), out.data()};
+  const ByteProduct product{.a = a.row(begin),
+                            .a_rows = end - begin,
+                            .b = b.row(0),
+                            .b_rows = b.rows(),
+                            .stride = a.stride(),
+                            .columns = a.columns(),
+                            .b_sums = b.sums(),
+                            .out = out.data()};
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512vnni")) return avx512vnni::multiply(product);
   if (__builtin_cpu_supports("avx2")) return avx2::multiply(product);

@@ -29,14 +29,19 @@ std::vector<int32_t> numbers_below(int32_t count) {
 }  // namespace
 
 KmeansRows::KmeansRows(FloatRows given, bool with_bytes, int threads)
-    : rows(std::move(given)), squares(squared_lengths(rows)) {
+    : rows(std::move(given)), squares(at(rows.rows())) {
+  if (with_bytes) bytes.emplace(rows.width()).make_room(rows.rows());
+  in_parts(threads, rows.rows(), [this](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {  // a row is read from memory once for both
+      squares[at(i)] = squared_length(rows, i);
+      if (bytes) bytes->assign_row(rows, i);
+    }
+  });
   const float most = squares.empty() ? 0.0F : *std::max_element(squares.begin(), squares.end());
   // |c|² − 2 x·c lies within ±3 · most, which must stay below 2^30.
   EMOE_CHECK(std::isfinite(most), "rows must be finite");
   if (most > 0.0F) scale = 0x1.0p28F / most;
   if (!with_bytes) return;
-  bytes.emplace(rows.width());
-  bytes->assign(rows, threads);
   for (int64_t i = 0; i < rows.rows(); ++i) longest = std::max(longest, bytes->length(i));
 }
 
@@ -59,9 +64,11 @@ void ClusterCosts::start_from(std::span<const int64_t> centres, std::span<const 
     std::copy_n(rows_.rows.row(row), means_.stride(), means_.row(c));
     squares_[at(c)] = rows_.squares[at(row)];
   }
-  for (int64_t i = 0; i < count(); ++i) {
-    for (int32_t c = 0; c < clusters_; ++c) values_[pair(i, c)] = cost_of(c, dots[pair(i, c)]);
-  }
+  in_parts(threads_, count(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int32_t c = 0; c < clusters_; ++c) values_[pair(i, c)] = cost_of(c, dots[pair(i, c)]);
+    }
+  });
   std::ranges::fill(exact_, uint8_t{1});
 }
 

@@ -1,6 +1,8 @@
 #include "worker/emoe/dot_products.h"
 
 #include <algorithm>
+#include <cstring>
+#include <numeric>
 
 #include "worker/emoe/index.h"
 
@@ -155,6 +157,52 @@ template <int kB>
 }
 #endif
 
+// Sums of rows, column by column, and of their squares, column k in lane k % kLanes.
+struct DoubleSums {
+  std::vector<double> values;
+  double squares[FloatRows::kLanes];
+};
+
+[[gnu::always_inline]] inline void add_columns(const float* row, int64_t width, DoubleSums& sums) {
+  typedef double Doubles __attribute__((vector_size(FloatRows::kLanes * sizeof(double))));
+  Doubles squares;
+  std::memcpy(&squares, sums.squares, sizeof squares);
+  double* values = sums.values.data();
+  int64_t k = 0;
+  for (; k + FloatRows::kLanes <= width; k += FloatRows::kLanes) {
+    const Doubles x = __builtin_convertvector(*reinterpret_cast<const Vector*>(row + k), Doubles);
+    Doubles sum;
+    std::memcpy(&sum, values + k, sizeof sum);
+    sum += x;
+    std::memcpy(values + k, &sum, sizeof sum);
+    squares += x * x;
+  }
+  std::memcpy(sums.squares, &squares, sizeof squares);
+  for (; k < width; ++k) {
+    const auto x = static_cast<double>(row[k]);
+    values[k] += x;
+    sums.squares[k % FloatRows::kLanes] += x * x;
+  }
+}
+
+#if defined(__x86_64__)
+[[gnu::target("avx512f")]] void add_columns_avx512(const float* row, int64_t width,
+                                                   DoubleSums& sums) {
+  add_columns(row, width, sums);
+}
+[[gnu::target("avx2")]] void add_columns_avx2(const float* row, int64_t width, DoubleSums& sums) {
+  add_columns(row, width, sums);
+}
+#endif
+
+void add_row(const float* row, int64_t width, DoubleSums& sums) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return add_columns_avx512(row, width, sums);
+  if (__builtin_cpu_supports("avx2")) return add_columns_avx2(row, width, sums);
+#endif
+  add_columns(row, width, sums);
+}
+
 }  // namespace
 
 FloatRows::FloatRows(int64_t rows, int64_t width)
@@ -189,23 +237,30 @@ void dot_products(const float* a, const FloatRows& b, std::span<const int32_t> w
   each(a, b, which, out.data());
 }
 
-// Several rows at once: the sum of one waits for its last addition at every column.
+float squared_length(const FloatRows& rows, int64_t index) {
+  const auto which = static_cast<int32_t>(index);
+  float square = 0.0F;
+  dot_products(rows.row(index), rows, {&which, 1}, {&square, 1});
+  return square;
+}
+
 std::vector<float> squared_lengths(const FloatRows& rows) {
-  constexpr int64_t kAtOnce = 8;
-  std::vector<float> squares(at(rows.rows()), 0.0F);
-  for (int64_t first = 0; first < rows.rows(); first += kAtOnce) {
-    const int64_t count = std::min(kAtOnce, rows.rows() - first);
-    const float* row = rows.row(first);
-    float sums[kAtOnce] = {};
-    for (int64_t k = 0; k < rows.width(); ++k) {
-      for (int64_t r = 0; r < count; ++r) {
-        const float value = row[r * rows.stride() + k];
-        sums[r] += value * value;
-      }
-    }
-    std::copy_n(sums, count, squares.data() + first);
-  }
+  std::vector<float> squares(at(rows.rows()));
+  for (int64_t i = 0; i < rows.rows(); ++i) squares[at(i)] = squared_length(rows, i);
   return squares;
+}
+
+double squares_about_mean(const float* rows, int64_t width, std::span<const int64_t> which) {
+  DoubleSums sums{std::vector<double>(at(width)), {}};
+  for (const int64_t row : which) add_row(rows + row * width, width, sums);
+  const double about_zero = std::accumulate(sums.squares, sums.squares + FloatRows::kLanes, 0.0);
+  double lanes[FloatRows::kLanes] = {};
+  for (size_t k = 0; k < sums.values.size(); ++k) {
+    lanes[k % FloatRows::kLanes] += sums.values[k] * sums.values[k];
+  }
+  const double of_sum = std::accumulate(lanes, lanes + FloatRows::kLanes, 0.0);
+  const auto count = static_cast<double>(std::max<int64_t>(std::ssize(which), 1));
+  return std::max(about_zero - of_sum / count, 0.0);
 }
 
 void scaled_sum(const FloatRows& rows, std::span<const int32_t> which, float scale, float* out) {

@@ -50,8 +50,15 @@ void dot_products(const FloatRows& a, int64_t begin, int64_t end, const FloatRow
 void dot_products(const float* a, const FloatRows& b, std::span<const int32_t> which,
                   std::span<float> out);
 
-// Each row's product with itself, summed in the order of the columns.
+// A row's product with itself, the same bits as above; and that of each row.
+[[nodiscard]] float squared_length(const FloatRows& rows, int64_t index);
 [[nodiscard]] std::vector<float> squared_lengths(const FloatRows& rows);
+
+// Sum of the squared distances of the rows named, `width` floats each, to their mean: in double
+// precision, from the sum of the squares and the square of the sum, so that rows are read once. It is
+// off by some 1e-16 of the sum of the squares. The same bits on every processor.
+[[nodiscard]] double squares_about_mean(const float* rows, int64_t width,
+                                        std::span<const int64_t> which);
 
 // out [rows.stride()] = scale · sum of the rows named, added in that order.
 void scaled_sum(const FloatRows& rows, std::span<const int32_t> which, float scale, float* out);

@@ -217,6 +217,33 @@ TEST(BalancedKmeans, estimates_change_nothing) {
   }
 }
 
+// By hand, in two passes over the rows.
+TEST(BalancedKmeans, inertia_is_the_sum_of_squared_distances_however_clusters_are_numbered) {
+  const std::vector<float> rows = planted_rows(60, 33, 5, 0.5);
+  std::vector<int32_t> labels;
+  for (int32_t i = 0; i < 60; ++i) labels.push_back((i * 7 + i / 5) % 5);
+  double plain = 0.0;
+  for (int32_t c = 0; c < 5; ++c) {
+    for (size_t k = 0; k < 33; ++k) {
+      double sum = 0.0;
+      double count = 0.0;
+      for (size_t i = 0; i < 60; ++i) {
+        if (labels[i] != c) continue;
+        sum += rows[i * 33 + k];
+        ++count;
+      }
+      for (size_t i = 0; i < 60; ++i) {
+        if (labels[i] == c) plain += std::pow(rows[i * 33 + k] - sum / count, 2);
+      }
+    }
+  }
+  const double inertia = inertia_of(rows, 33, labels, 5);
+  EXPECT_NEAR(inertia, plain, 1e-12 * plain);
+  EXPECT_EQ(inertia_of(rows, 33, labels, 5, 3), inertia);
+  for (int32_t& label : labels) label = (label + 2) % 5;
+  EXPECT_EQ(inertia_of(rows, 33, labels, 5), inertia);
+}
+
 TEST(BalancedKmeans, more_restarts_are_never_worse) {
   const std::vector<float> rows = random_rows(128, 16, 9);
   double last = 1e300;

@@ -58,12 +58,15 @@ TEST(DotProducts, squares_and_sums_are_those_of_plain_loops) {
     const FloatRows rows = float_rows(count, width, 4);
     const std::vector<float> squares = squared_lengths(rows);
     for (int64_t i = 0; i < count; ++i) {
-      float square = 0.0F;
+      float lanes[16] = {};
       for (int64_t k = 0; k < width; ++k) {
         volatile float product = rows.row(i)[k] * rows.row(i)[k];
-        square += product;
+        lanes[k % 16] += product;
       }
-      EXPECT_EQ(squares[static_cast<size_t>(i)], square);
+      for (int half = 8; half > 0; half /= 2) {
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+      }
+      EXPECT_EQ(squares[static_cast<size_t>(i)], lanes[0]);
     }
     std::vector<int32_t> which;
     for (int64_t i = count - 1; i >= 0; i -= 2) which.push_back(static_cast<int32_t>(i));
@@ -73,6 +76,31 @@ TEST(DotProducts, squares_and_sums_are_those_of_plain_loops) {
       float plain = 0.0F;
       for (const int32_t i : which) plain += rows.row(i)[k];
       EXPECT_EQ(sum.row(0)[k], plain * 0.3F);
+    }
+  }
+}
+
+// Widths with and without a rest, and values of which the squares cancel.
+TEST(DotProducts, squares_about_a_mean_are_those_of_two_passes) {
+  for (const int64_t width : {1, 15, 16, 70}) {
+    for (const float shift : {0.0F, 3.0F}) {
+      std::vector<float> rows = testing::random_rows(20, width, 8);
+      for (float& value : rows) value = 0.1F * value + shift;
+      const std::vector<int64_t> which = {3, 19, 0, 7, 8};
+      double plain = 0.0;
+      double about_zero = 0.0;
+      for (int64_t k = 0; k < width; ++k) {
+        double mean = 0.0;
+        for (const int64_t i : which) mean += rows[static_cast<size_t>(i * width + k)] / 5.0;
+        for (const int64_t i : which) {
+          const double value = rows[static_cast<size_t>(i * width + k)];
+          plain += (value - mean) * (value - mean);
+          about_zero += value * value;
+        }
+      }
+      EXPECT_NEAR(squares_about_mean(rows.data(), width, which), plain, 1e-14 * about_zero);
+      EXPECT_NEAR(squares_about_mean(rows.data(), width, {&which[1], 1}), 0.0, 1e-14 * about_zero);
+      EXPECT_EQ(squares_about_mean(rows.data(), width, {}), 0.0);
     }
   }
 }
@@ -112,9 +140,13 @@ TEST(ByteProducts, every_kernel_gives_the_whole_numbers) {
                                                     : static_cast<int>(random % 255) - 127));
       }
       const int8_t* b = bytes.data() + a_rows * columns;
+      std::vector<int32_t> sums;
+      for (int64_t j = 0; j < b_rows; ++j) {
+        sums.push_back(std::accumulate(b + j * columns, b + (j + 1) * columns, 0));
+      }
       for (const Multiply multiply : kernels()) {
         std::vector<int32_t> out(static_cast<size_t>(a_rows * b_rows));
-        multiply({bytes.data(), a_rows, b, b_rows, columns, out.data()});
+        multiply({bytes.data(), a_rows, b, b_rows, columns, columns, sums.data(), out.data()});
         for (int64_t i = 0; i < a_rows; ++i) {
           for (int64_t j = 0; j < b_rows; ++j) {
             const int8_t* row = bytes.data() + i * columns;
@@ -129,9 +161,11 @@ TEST(ByteProducts, every_kernel_gives_the_whole_numbers) {
 
 TEST(ByteProducts, the_largest_sum_does_not_overflow) {
   const std::vector<int8_t> bytes(static_cast<size_t>(ByteRows::kMostColumns), -127);
+  const int64_t columns = ByteRows::kMostColumns;
+  const auto sum = static_cast<int32_t>(-127 * columns);
   for (const Multiply multiply : kernels()) {
     int32_t out = 0;
-    multiply({bytes.data(), 1, bytes.data(), 1, ByteRows::kMostColumns, &out});
+    multiply({bytes.data(), 1, bytes.data(), 1, columns, columns, &sum, &out});
     EXPECT_EQ(out, 127 * 127 * ByteRows::kMostColumns);
   }
 }
@@ -163,6 +197,7 @@ TEST(ByteRows, say_how_far_they_are_from_what_they_were) {
     EXPECT_LE(bytes.difference(i), 1.001L * std::sqrt(off) + 0x1.0p-21L * bytes.length(i) + 1e-28L);
     EXPECT_LE(bytes.length(i), 1.001L * std::sqrt(square) + 1e-28L);
     for (int64_t k = 70; k < bytes.stride(); ++k) EXPECT_EQ(bytes.row(i)[k], 0);
+    EXPECT_EQ(bytes.sums()[i], std::accumulate(bytes.row(i), bytes.row(i) + 70, 0));
   }
   EXPECT_LT(bytes.difference(1), 1e-28);
   EXPECT_LT(bytes.difference(0), 0.02 * bytes.length(0));
