@@ -141,12 +141,17 @@ Result<FileWriter> FileWriter::create(const std::filesystem::path& path) {
 }
 
 Status FileWriter::write(const void* data, size_t size) {
-  EMOE_RETURN_IF_ERROR(write_all(fd_.get(), data, size, path_));
-  size_ += size;
   // The disk works while the caller makes what comes next. At most two pieces are under way: close()
   // would wait for all that fits into the system's memory otherwise, without a sign of life.
   constexpr uint64_t kPiece = 32 << 20;
-  while (size_ - started_ >= kPiece) {
+  const char* rest = static_cast<const char*>(data);
+  while (size > 0) {
+    const auto now = static_cast<size_t>(std::min<uint64_t>(size, started_ + kPiece - size_));
+    EMOE_RETURN_IF_ERROR(write_all(fd_.get(), rest, now, path_));
+    rest += now;
+    size -= now;
+    size_ += now;
+    if (size_ - started_ < kPiece) continue;
     EMOE_RETURN_IF_ERROR(start_writing(started_, kPiece));
     started_ += kPiece;
   }

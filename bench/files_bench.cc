@@ -3,9 +3,11 @@
 //   files_bench [--hidden 1024] [--ffn 2752] [--layers 24] …    bf16; LoRA on q and v
 //
 // Prints one JSON line. The folders lie in the working directory, so on the disk that is measured.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -97,9 +99,20 @@ void bench(const BenchOptions& a) {
   wanted.adapter = false;
   wanted.verify = false;
   const TensorMemory memory;
-  const double written = seconds_of([&] { (void)value_of(export_model(*model, *base, wanted)); });
+  // The best of some, as of the disk's own rate: a virtual machine's memory and disk are shared.
+  const auto best_of = [&] {
+    double best = std::numeric_limits<double>::infinity();
+    for (int64_t round = 0; round < a["rounds"]; ++round) {
+      check(remove_tree(wanted.out));
+      best =
+          std::min(best, seconds_of([&] { (void)value_of(export_model(*model, *base, wanted)); }));
+    }
+    return best;
+  };
+  const double written = best_of();
   const int64_t peak = memory.peak();
   wanted.verify = true;
+  check(remove_tree(wanted.out));
   const double verified = seconds_of([&] { (void)value_of(export_model(*model, *base, wanted)); });
   const fs::path file = wanted.out / "model" / "model.safetensors";
   const double hashed = seconds_of([&] { (void)value_of(sha256_of_file(file)); });
@@ -121,6 +134,7 @@ int main(int argc, char** argv) {
                                   {"layers", 24},
                                   {"heads", 16},
                                   {"vocab", 32000},
+                                  {"rounds", 3},
                                   {"threads", 2}},
                                  emoe::worker::bench);
 }

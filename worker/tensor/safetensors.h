@@ -11,6 +11,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "base/background_hash.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "format/safetensors_header.h"
@@ -98,11 +99,21 @@ class SafetensorsWriter {
       std::span<const std::byte> bytes);  // the next planned one, byte for byte
   [[nodiscard]] bool complete() const { return next_ == plan_.size(); }  // nothing is left to write
   [[nodiscard]] Status close();                                          // fsync included
+  // SHA-256 of the file as it was given to be written, made beside the writing: asked for right after
+  // create(), it is there after close(). What is given to write() and write_raw() has to stay as it is
+  // until then.
+  void hash_beside();
+  [[nodiscard]] const std::string& sha256() const { return sha256_; }
 
  private:
-  SafetensorsWriter(FileWriter file, std::vector<Planned> plan)
-      : file_(std::move(file)), plan_(std::move(plan)) {}
+  SafetensorsWriter(FileWriter file, std::vector<Planned> plan, const std::string& header)
+      : file_(std::move(file)), header_(header), plan_(std::move(plan)) {}
+  Status write_next(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
+
   FileWriter file_;
+  std::string header_;  // until it is hashed
+  std::unique_ptr<BackgroundHash> hash_;
+  std::string sha256_;
   std::vector<Planned> plan_;
   size_t next_ = 0;
 };

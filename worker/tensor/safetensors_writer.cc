@@ -1,4 +1,6 @@
+#include <memory>
 #include <set>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <absl/strings/str_cat.h>
@@ -58,7 +60,13 @@ Result<SafetensorsWriter> SafetensorsWriter::create_with_header(const std::files
                                                                 const std::string& header) {
   EMOE_ASSIGN_OR_RETURN(FileWriter file, FileWriter::create(path));
   EMOE_RETURN_IF_ERROR(file.write(header));
-  return SafetensorsWriter(std::move(file), std::move(plan));
+  return SafetensorsWriter(std::move(file), std::move(plan), header);
+}
+
+void SafetensorsWriter::hash_beside() {
+  hash_ = std::make_unique<BackgroundHash>();
+  const auto header = std::make_shared<const std::string>(std::move(header_));
+  hash_->add(std::as_bytes(std::span(*header)), header);
 }
 
 Status SafetensorsWriter::write(const at::Tensor& tensor) {
@@ -70,12 +78,19 @@ Status SafetensorsWriter::write(const at::Tensor& tensor) {
                                                    shape_text(planned.shape)));
   }
   EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(planned.dtype));
-  const at::Tensor bytes = tensor.detach().to(at::kCPU, type).contiguous();
-  return write_raw(
-      {static_cast<const std::byte*>(bytes.const_data_ptr()), static_cast<size_t>(bytes.nbytes())});
+  const auto bytes =
+      std::make_shared<const at::Tensor>(tensor.detach().to(at::kCPU, type).contiguous());
+  return write_next({static_cast<const std::byte*>(bytes->const_data_ptr()),
+                     static_cast<size_t>(bytes->nbytes())},
+                    bytes);
 }
 
 Status SafetensorsWriter::write_raw(std::span<const std::byte> bytes) {
+  return write_next(bytes, nullptr);
+}
+
+Status SafetensorsWriter::write_next(std::span<const std::byte> bytes,
+                                     std::shared_ptr<const void> owner) {
   if (next_ >= plan_.size()) return absl::FailedPreconditionError("more tensors than planned");
   const Planned& planned = plan_[next_];
   EMOE_ASSIGN_OR_RETURN(const uint64_t expected, bytes_of_tensor(planned.dtype, planned.shape));
@@ -83,6 +98,7 @@ Status SafetensorsWriter::write_raw(std::span<const std::byte> bytes) {
     return absl::InvalidArgumentError(absl::StrCat("tensor \"", planned.name, "\": ", bytes.size(),
                                                    " bytes, planned ", expected));
   }
+  if (hash_) hash_->add(bytes, std::move(owner));
   EMOE_RETURN_IF_ERROR(file_.write(bytes.data(), bytes.size()));
   ++next_;
   return ok_status();
@@ -94,7 +110,10 @@ Status SafetensorsWriter::close() {
                                                       "\" was planned and not written (", next_,
                                                       " of ", plan_.size(), ")"));
   }
-  return file_.close();
+  EMOE_RETURN_IF_ERROR(file_.close());
+  if (hash_) sha256_ = hash_->finish();
+  hash_.reset();
+  return ok_status();
 }
 
 Status write_tensors(const std::filesystem::path& path, const TensorMap& tensors,

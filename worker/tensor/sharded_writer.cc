@@ -43,7 +43,7 @@ Result<ShardedWriter> ShardedWriter::create(const std::filesystem::path& folder,
 Status ShardedWriter::advance() {
   while (!writer_ || (writer_->complete() && shard_ + 1 < shards_.size())) {
     if (writer_) {
-      EMOE_RETURN_IF_ERROR(writer_->close());
+      EMOE_RETURN_IF_ERROR(close_shard());
       ++shard_;
     }
     const Shard& next = shards_[shard_];
@@ -52,7 +52,14 @@ Status ShardedWriter::advance() {
                                                                    next.tensors, {{"format", "pt"}})
                                        : SafetensorsWriter::create_with_header(
                                              folder_ / next.file, next.tensors, next.header));
+    writer_->hash_beside();
   }
+  return ok_status();
+}
+
+Status ShardedWriter::close_shard() {
+  EMOE_RETURN_IF_ERROR(writer_->close());
+  hashes_[shards_[shard_].file] = writer_->sha256();
   return ok_status();
 }
 
@@ -68,7 +75,7 @@ Status ShardedWriter::write_raw(std::span<const std::byte> bytes) {
 
 Status ShardedWriter::close() {
   EMOE_RETURN_IF_ERROR(advance());
-  EMOE_RETURN_IF_ERROR(writer_->close());
+  EMOE_RETURN_IF_ERROR(close_shard());
   if (shards_.size() > 1 || shards_[0].file != kSingleFileName) EMOE_RETURN_IF_ERROR(write_index());
   return sync_directory(folder_);
 }

@@ -33,18 +33,23 @@ class ShardedWriter {
   [[nodiscard]] Status write(const at::Tensor& tensor);  // as SafetensorsWriter
   [[nodiscard]] Status write_raw(std::span<const std::byte> bytes);
   [[nodiscard]] Status close();
+  // SHA-256 of each file of tensors, after close(), made as SafetensorsWriter::hash_beside() says: what
+  // is given to write() and write_raw() has to stay as it is until then.
+  [[nodiscard]] const std::map<std::string, std::string>& hashes() const { return hashes_; }
 
  private:
   ShardedWriter(std::filesystem::path folder, std::vector<Shard> shards)
       : folder_(std::move(folder)), shards_(std::move(shards)) {}
   // Makes the file of the next tensor the open one.
   Status advance();
+  Status close_shard();
   Status write_index() const;
 
   std::filesystem::path folder_;
   std::vector<Shard> shards_;
   size_t shard_ = 0;  // the open one
   std::optional<SafetensorsWriter> writer_;
+  std::map<std::string, std::string> hashes_;  // file → digest
 };
 
 }  // namespace emoe::worker

@@ -1,7 +1,6 @@
 #include "worker/weights/export.h"
 
 #include <algorithm>
-#include <cmath>
 #include <future>
 #include <map>
 #include <optional>
@@ -79,28 +78,34 @@ Status write_stored(ExportJob& job, const MergeItem& item, ShardedWriter& writer
 // base (or of a base without files): rounded once, from fp32.
 Status write_rounded(ExportJob& job, const MergeItem& item, ShardedWriter& writer,
                      TensorReport& entry) {
-  const at::Tensor original = job.original(item).to(at::kFloat);
-  const at::Tensor wide = item.changed ? job.merged(item) : original;
-  if (item.changed && wide.numel() > 0) {
-    const at::Tensor delta = wide - original;
-    entry.max_abs_delta = delta.abs().max().item<double>();
-    if (!std::isfinite(entry.max_abs_delta)) {
-      return absl::OutOfRangeError(absl::StrCat(item.name, ": the merged weight is not finite"));
-    }
-    entry.delta_norm =
-        at::linalg_vector_norm(delta, 2, std::nullopt, false, at::kDouble).item<double>();
-  }
+  const at::Tensor original = job.original(item);
+  const at::Tensor wide =
+      item.changed ? job.merge.merged(item.weight, original) : original.to(at::kFloat);
   EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(item.dtype));
-  EMOE_ASSIGN_OR_RETURN(const at::Tensor stored, round_to(item.name, wide, type, entry.rounding));
-  entry.changed = item.changed && !at::equal(stored, original.to(type));
-  note_gate(job, item, stored);
-  return writer.write(item.ordered(stored));
+  EMOE_ASSIGN_OR_RETURN(
+      const Rounded rounded,
+      round_change(item.name, item.changed ? original : at::Tensor(), wide, type));
+  entry.max_abs_delta = rounded.max_abs_delta;
+  entry.delta_norm = rounded.delta_norm;
+  entry.rounding = rounded.cost;
+  const bool same_type = original.scalar_type() == type;
+  entry.changed =
+      item.changed &&
+      !at::equal(rounded.stored, same_type ? original : original.to(at::kFloat).to(type));
+  note_gate(job, item, rounded.stored);
+  return writer.write(item.ordered(rounded.stored));
 }
+
+// What was read of the base need not stay in memory, but reading a page again costs: so many bytes at
+// a time.
+constexpr size_t kReleased = 64 << 20;
 
 Status write_model(ExportJob& job) {
   const at::NoGradGuard no_grad;
+  const BesideHashing threads;
   EMOE_ASSIGN_OR_RETURN(ShardedWriter writer,
                         ShardedWriter::create(job.folder / "model", job.plan.shards));
+  size_t read = 0;
   for (const MergeItem& item : job.plan.items) {
     TensorReport entry{.name = item.name,
                        .dtype = item.dtype,
@@ -111,21 +116,32 @@ Status write_model(ExportJob& job) {
     EMOE_RETURN_IF_ERROR(as_stored ? write_stored(job, item, writer)
                                    : write_rounded(job, item, writer, entry));
     job.report.tensors.push_back(std::move(entry));
-    job.base.release();
+    EMOE_ASSIGN_OR_RETURN(const uint64_t bytes, bytes_of_tensor(item.dtype, item.shape));
+    read += bytes;
+    if (read >= kReleased) {
+      job.base.release();
+      read = 0;
+    }
     job.options.on_work_done();
   }
+  job.base.release();
   warn_of_lost_deltas(job.report);
-  return writer.close();
+  EMOE_RETURN_IF_ERROR(writer.close());
+  for (const auto& [file, hash] : writer.hashes()) job.report.sha256["model/" + file] = hash;
+  return ok_status();
 }
 
 using Hashes = std::map<std::string, std::string>;  // by path below the folder
 
-Result<Hashes> hash_files(const fs::path& folder, const std::function<void()>& on_work_done) {
-  Hashes hashes;
+// Of the files as they are read back, but for those in `known`.
+Result<Hashes> hash_files(const fs::path& folder, const Hashes& known,
+                          const std::function<void()>& on_work_done) {
+  Hashes hashes = known;
   for (const auto& file : fs::recursive_directory_iterator(folder)) {
     if (!file.is_regular_file()) continue;
-    EMOE_ASSIGN_OR_RETURN(hashes[fs::relative(file.path(), folder).string()],
-                          sha256_of_file(file.path(), on_work_done));
+    const std::string name = fs::relative(file.path(), folder).string();
+    if (known.contains(name)) continue;
+    EMOE_ASSIGN_OR_RETURN(hashes[name], sha256_of_file(file.path(), on_work_done));
   }
   return hashes;
 }
@@ -168,7 +184,6 @@ Status write_all(ExportJob& job) {
 }
 
 void verify(ExportJob& job) {
-  if (!job.options.verify) return;
   if (job.options.merged) check_merged_model(job);
   if (job.options.merged && job.options.check_tokenizer) {
     for (std::string& problem : job.options.check_tokenizer(job.folder / "model")) {
@@ -176,7 +191,30 @@ void verify(ExportJob& job) {
     }
   }
   if (has_adapter(job)) check_adapter(job);
-  job.report.verified = job.report.problems.empty();
+}
+
+// Hashes every file. With `verify` this thread compares what is there while another hashes it, and a
+// file has to hold what was hashed while it was written.
+Status hash_and_verify(ExportJob& job) {
+  ExportReport& report = job.report;
+  const Hashes written = report.sha256;
+  if (!job.options.verify) {
+    EMOE_ASSIGN_OR_RETURN(report.sha256, hash_files(job.folder, written, job.options.on_work_done));
+    return ok_status();
+  }
+  auto hashes =
+      std::async(std::launch::async, hash_files, job.folder, Hashes(), job.options.on_work_done);
+  verify(job);
+  EMOE_ASSIGN_OR_RETURN(report.sha256, hashes.get());
+  // What the comparison of every tensor and logit says is plainer.
+  for (const auto& [file, hash] : written) {
+    const auto found = report.sha256.find(file);
+    if (!report.problems.empty() || (found != report.sha256.end() && found->second == hash))
+      continue;
+    report.problems.push_back(file + ": the file does not hold what was written to it");
+  }
+  report.verified = report.problems.empty();
+  return ok_status();
 }
 
 // The new folder takes the name; what had it before is removed.
@@ -220,10 +258,7 @@ Status run(ExportJob& job) {
     if (keeps_all(job)) keep_headers(job.plan, job.base);
   }
   EMOE_RETURN_IF_ERROR(write_all(job));
-  // One thread hashes what is there while this one compares it.
-  auto hashes = std::async(std::launch::async, hash_files, job.folder, options.on_work_done);
-  verify(job);
-  EMOE_ASSIGN_OR_RETURN(job.report.sha256, hashes.get());
+  EMOE_RETURN_IF_ERROR(hash_and_verify(job));
   if (!job.report.problems.empty()) return keep_failed(job.report, options.out);
   if (options.before_publish) EMOE_RETURN_IF_ERROR(options.before_publish(job.report.warnings));
   EMOE_RETURN_IF_ERROR(write_file_atomically(job.folder / kReportFile, job.report.to_json()));

@@ -1,14 +1,21 @@
 #include "worker/weights/merge.h"
 
+#include <algorithm>
 #include <optional>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "base/check.h"
 #include "format/dtype.h"
 #include "format/tensor_table.h"
 
 namespace emoe::worker {
+namespace {
+
+constexpr int64_t kBlock = 65536;  // values: 256 KiB of fp32
+
+}  // namespace
 
 Merge::Merge(const Model& model) : lora_(model.options().lora) {
   for (const Parameter& parameter : model.parameters()) parameters_[parameter.name] = &parameter;
@@ -30,9 +37,22 @@ const Parameter* Merge::find_adapter(const std::string& name, char part) const {
 at::Tensor Merge::merged(const std::string& name, const at::Tensor& base) const {
   const at::NoGradGuard no_grad;
   if (const Parameter* master = find(name)) return master->stored();
-  const at::Tensor wide = base.to(at::kCPU, at::kFloat);
   const Lora lora = adapter(name);
-  return lora.defined() ? wide + at::mm(lora.b, lora.a) * lora.scale : wide;
+  if (!lora.defined()) return base.to(at::kCPU, at::kFloat);
+  // Block by block, so that what is between the product and the sum stays in the cache. The blocks do
+  // not depend on the threads: the check merges again and compares bits.
+  at::Tensor wide = at::empty({lora.b.size(0), lora.a.size(1)}, at::kFloat);
+  const int64_t step = std::max<int64_t>(kBlock / std::max<int64_t>(wide.size(1), 1), 1);
+  at::parallel_for(0, (wide.size(0) + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
+    const at::NoGradGuard none_here;
+    for (int64_t row = begin * step; row < std::min(end * step, wide.size(0)); row += step) {
+      const int64_t rows = std::min(step, wide.size(0) - row);
+      at::Tensor block = wide.narrow(0, row, rows);
+      at::mm_out(block, lora.b.narrow(0, row, rows), lora.a);
+      block.mul_(lora.scale).add_(base.narrow(0, row, rows).to(at::kCPU, at::kFloat));
+    }
+  });
+  return wide;
 }
 
 Lora Merge::adapter(const std::string& name) const {

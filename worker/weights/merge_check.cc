@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
 
 #include "base/sha256.h"
@@ -210,6 +211,14 @@ void check_logits(ExportJob& job, const BaseWeights& written) {
 
 }  // namespace
 
+BesideHashing::BesideHashing() : threads_(at::get_num_threads()) {
+  at::set_num_threads(std::max(threads_ - 1, 1));
+}
+
+BesideHashing::~BesideHashing() {
+  at::set_num_threads(threads_);
+}
+
 std::string hash_of(const at::Tensor& tensor) {
   const at::Tensor bytes = tensor.contiguous();
   Sha256 hash;
@@ -221,6 +230,20 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   return (a - b).abs().max().item<double>();
 }
 
+namespace {
+
+void check_tensors(ExportJob& job, const BaseWeights& written) {
+  const BesideHashing threads;
+  for (size_t i = 0; i < job.plan.items.size(); ++i) {
+    check_tensor(job, job.plan.items[i], *written.folder(), job.report.tensors[i]);
+    written.release();
+    job.base.release();
+    job.options.on_work_done();
+  }
+}
+
+}  // namespace
+
 void check_merged_model(ExportJob& job) {
   const at::NoGradGuard no_grad;
   ExportReport& report = job.report;
@@ -229,16 +252,10 @@ void check_merged_model(ExportJob& job) {
     report.problems.push_back(std::string(written.status().message()));
     return;
   }
-  const std::vector<MergeItem>& items = job.plan.items;
-  if (written->folder()->tensors().size() != items.size()) {
+  if (written->folder()->tensors().size() != job.plan.items.size()) {
     report.problems.push_back("the folder has another number of tensors than planned");
   }
-  for (size_t i = 0; i < items.size(); ++i) {
-    check_tensor(job, items[i], *written->folder(), report.tensors[i]);
-    written->release();
-    job.base.release();
-    job.options.on_work_done();
-  }
+  check_tensors(job, *written);
   check_not_erased(report);
   if (!report.erased) check_logits(job, *written);
 }

@@ -32,6 +32,19 @@ struct ExportJob {
   }
 };
 
+// While another thread hashes: the products of this one leave a processor to it, whose thread would
+// otherwise wait for work at its expense.
+class BesideHashing {
+ public:
+  BesideHashing();
+  ~BesideHashing();
+  BesideHashing(const BesideHashing&) = delete;
+  BesideHashing& operator=(const BesideHashing&) = delete;
+
+ private:
+  int threads_;
+};
+
 // The gate of a layer, whose hash tells what a partition was made from; SHA-256 of a tensor's bytes.
 inline constexpr char kGateName[] = ".gate_proj.weight";
 [[nodiscard]] std::string hash_of(const at::Tensor& tensor);

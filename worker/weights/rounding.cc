@@ -1,5 +1,7 @@
 #include "worker/weights/rounding.h"
 
+#include <algorithm>
+#include <cmath>
 #include <set>
 
 #include <ATen/ATen.h>
@@ -8,12 +10,14 @@
 
 #include "format/dtype.h"
 #include "worker/weights/merge.h"
+#include "worker/weights/rounding_sums.h"
 
 namespace emoe::worker {
 namespace {
 
-Status beyond_range(const std::string& name, const at::Tensor& wide, const at::Tensor& beyond,
+Status beyond_range(const std::string& name, const at::Tensor& wide, const at::Tensor& stored,
                     at::ScalarType type) {
+  const at::Tensor beyond = stored.to(at::kFloat).isinf().logical_and_(wide.isfinite());
   const at::Tensor values = wide.masked_select(beyond);
   const at::Tensor largest = values.index({values.abs().argmax()});
   const bool half = type == at::kHalf;
@@ -25,19 +29,43 @@ Status beyond_range(const std::string& name, const at::Tensor& wide, const at::T
 
 }  // namespace
 
+Result<Rounded> round_change(const std::string& name, const at::Tensor& original,
+                             const at::Tensor& wide, at::ScalarType type) {
+  const at::NoGradGuard no_grad;
+  Rounded rounded{.stored = type == at::kFloat ? wide : at::empty(wide.sizes(), type)};
+  const at::Tensor values = wide.contiguous().view(-1);
+  const at::Tensor before = original.defined() ? original.contiguous().view(-1) : values;
+  const at::Tensor after = type == at::kFloat ? values : rounded.stored.view(-1);
+  // So few at a time that each is read from memory once.
+  constexpr int64_t kBlock = 16384;
+  RoundingSums sums;
+  for (int64_t begin = 0; begin < values.numel(); begin += kBlock) {
+    const int64_t count = std::min(kBlock, values.numel() - begin);
+    const at::Tensor block = values.narrow(0, begin, count);
+    if (type != at::kFloat) after.narrow(0, begin, count).copy_(block);
+    const at::Tensor back = after.narrow(0, begin, count).to(at::kFloat);
+    const at::Tensor old = before.narrow(0, begin, count).to(at::kFloat);
+    sums.add({old.const_data_ptr<float>(), block.const_data_ptr<float>(),
+              back.const_data_ptr<float>(), count});
+  }
+  if (original.defined()) {
+    rounded.max_abs_delta = sums.delta().largest();
+    rounded.delta_norm = sums.delta().norm();
+    if (!std::isfinite(rounded.max_abs_delta)) {
+      return absl::OutOfRangeError(absl::StrCat(name, ": the merged weight is not finite"));
+    }
+  }
+  if (type == at::kFloat) return rounded;
+  if (sums.beyond()) return beyond_range(name, wide, rounded.stored, type);
+  rounded.cost = {sums.lost().largest(), sums.lost().norm(), sums.flushed()};
+  return rounded;
+}
+
 Result<at::Tensor> round_to(const std::string& name, const at::Tensor& wide, at::ScalarType type,
                             Rounding& cost) {
-  const at::NoGradGuard no_grad;
-  const at::Tensor stored = wide.to(type);
-  if (wide.numel() == 0 || type == at::kFloat) return stored;
-  const at::Tensor back = stored.to(at::kFloat);
-  const at::Tensor beyond = back.isinf().logical_and_(wide.isfinite());
-  if (beyond.any().item<bool>()) return beyond_range(name, wide, beyond, type);
-  const at::Tensor lost = back - wide;
-  cost.max_abs = lost.abs().max().item<double>();
-  cost.norm = at::linalg_vector_norm(lost, 2, std::nullopt, false, at::kDouble).item<double>();
-  cost.flushed = back.eq(0).logical_and_(wide.ne(0)).sum().item<int64_t>();
-  return stored;
+  EMOE_ASSIGN_OR_RETURN(const Rounded rounded, round_change(name, {}, wide, type));
+  cost = rounded.cost;
+  return rounded.stored;
 }
 
 Result<std::vector<Warning>> foresee_rounding(const Model& model, const BaseWeights& base,

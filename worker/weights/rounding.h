@@ -26,6 +26,19 @@ struct Rounding {
 [[nodiscard]] Result<at::Tensor> round_to(const std::string& name, const at::Tensor& wide,
                                           at::ScalarType type, Rounding& cost);
 
+// A tensor that is to be stored, and what is to be said of it.
+struct Rounded {
+  at::Tensor stored;
+  Rounding cost;
+  double max_abs_delta = 0.0;  // of `wide` to `original`
+  double delta_norm = 0.0;     // the same, Euclidean
+};
+// As round_to(), together with how far `wide` is from `original`, in one pass over both. `original` has
+// any dtype and the same shape; where it is undefined, the deltas stay 0. OUT_OF_RANGE where a delta is
+// not finite. Sums have one order, so the figures are the same on every processor.
+[[nodiscard]] Result<Rounded> round_change(const std::string& name, const at::Tensor& original,
+                                           const at::Tensor& wide, at::ScalarType type);
+
 // Before a model is trained: BASE_ROUNDED where tensors that training leaves alone lose bits in the
 // dtype of the export (a word of the job). Judged by their values, so it reads those tensors whose
 // dtype changes, `on_work_done` after each. Errors as for round_to().

@@ -367,6 +367,12 @@ std::vector<Damage> damages() {
        [](const fs::path& f) {
          flip_tensor_byte(f, "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight", 12);
        }},
+      {"the header's free text", weights,  // which no tensor and no logit sees
+       [](const fs::path& f) {
+         std::string bytes = read_file(f).value();
+         bytes[bytes.find("\"pt\"") + 1] = 'q';
+         ASSERT_TRUE(write_file_atomically(f, bytes).ok());
+       }},
       {"truncated weights", weights,
        [](const fs::path& f) { fs::resize_file(f, fs::file_size(f) - 1); }},
       {"no weights", weights, [](const fs::path& f) { fs::remove(f); }},
