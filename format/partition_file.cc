@@ -143,6 +143,21 @@ Result<std::map<int64_t, Partition>> read_neuron_order(const std::filesystem::pa
                    "give emoe.experts to make experts of them"));
 }
 
+Status check_order_is_original(const std::filesystem::path& model, const DecoderConfig& config,
+                               const std::vector<int64_t>& layers) {
+  const auto order = read_neuron_order(model, config);
+  if (absl::IsNotFound(order.status())) return ok_status();
+  EMOE_RETURN_IF_ERROR(order.status());
+  for (const int64_t layer : layers) {
+    if (!order->contains(layer)) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "layer ", layer, " of ", model.string(), " lies in the order of its ", kNeuronOrderFolder,
+        "/ already: undo that first (task: convert without emoe), or leave the layer out of "
+        "emoe.layers"));
+  }
+  return ok_status();
+}
+
 Status check_partition_weights(const Partition& partition, const std::filesystem::path& file,
                                const std::string& weight_hash) {
   if (partition.weight_hash.empty() || partition.weight_hash == weight_hash) return ok_status();

@@ -56,6 +56,11 @@ inline constexpr char kNeuronOrderFolder[] = "neuron_order";
 // Layer → partition. NOT_FOUND where the model folder has none; INVALID_ARGUMENT for one of another model.
 [[nodiscard]] Result<std::map<int64_t, Partition>> read_neuron_order(
     const std::filesystem::path& model, const DecoderConfig& config);
+// FAILED_PRECONDITION where one of these layers, which are to be written in another order, lies in one of
+// a neuron_order/ already: a second one could not be told.
+[[nodiscard]] Status check_order_is_original(const std::filesystem::path& model,
+                                             const DecoderConfig& config,
+                                             const std::vector<int64_t>& layers);
 
 // FAILED_PRECONDITION where the partition was made from other weights than those of this hash; one
 // whose weight_hash is "" (labels of another tool) is of any.

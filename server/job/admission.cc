@@ -177,6 +177,12 @@ void check_files(const v1::JobSpec& spec, const PathCheck& paths, ModelFiles& mo
     const auto order = read_neuron_order(spec.model().path(), *model.config);
     add_problems("model.path", order.status(), diagnostics);
   }
+  if (!spec.export_().original_order() && emoe.experts() > 0 && model.config &&
+      paths.usable("model.path")) {
+    const auto layers = config::converted_layers(spec, model.config->num_hidden_layers);
+    add_problems("export.original_order",
+                 check_order_is_original(spec.model().path(), *model.config, layers), diagnostics);
+  }
   const bool emoe_is_wrong = std::ranges::any_of(
       diagnostics.violations(), [](const Violation& v) { return v.field.starts_with("emoe"); });
   if (paths.usable("emoe.partition.path") && emoe.partition().method() == "file" &&

@@ -98,6 +98,24 @@ def test_a_training_may_leave_that_order_too(tmp_path, coordinator):
         assert (ours[name] == tensor).all(), name
 
 
+def test_an_order_that_a_folder_has_is_not_lost(tmp_path):
+    """Layers that another job does not move stay told; those that would be moved twice are refused."""
+    order = {"original_order": False}
+    first = tools.run_job(tmp_path / "first", convert_job(emoe__layers={"list": [1]}, export=order)) / "export" / "model"
+    both = tools.run_job(tmp_path / "both", convert_job(model__path=str(first), export=order)) / "export" / "model"
+    assert sorted(path.name for path in (both / "neuron_order").iterdir()) == [f"layer_{layer:02}.json" for layer in range(3)]
+    back = tools.run_job(tmp_path / "back", {"task": "convert", "model": {"path": str(both)}}) / "export" / "model"
+    assert files(back) == files(tools.TINY)
+    # Trained in full, a gate has another hash, in the order that it had before.
+    spec = tools.tiny_job(model__path=str(first), tuning="full", lora=None)
+    tuned = tools.run_job(tmp_path / "tuned", spec) / "export" / "model"
+    undone = tools.run_job(tmp_path / "undone", {"task": "convert", "model": {"path": str(tuned)}}) / "export" / "model"
+    assert not (undone / "neuron_order").exists()
+    job = tools.write_yaml(tmp_path / "again.yaml", convert_job(model__path=str(first), emoe__layers={"list": [1, 2]}, export=order))
+    done = tools.worker("run", job, "--out", tmp_path / "again").expect(tools.USAGE)
+    assert "layer 1 of" in done.err and "neuron_order/ already" in done.err, done.err
+
+
 def test_a_person_is_told_where_the_experts_are(tmp_path, shared_coordinator):
     job = tools.write_yaml(tmp_path / "job.yaml", convert_job())
     shown = tools.run([tools.EMOECTL, "--server", shared_coordinator.grpc_address, "submit", "--wait", job]).expect().out

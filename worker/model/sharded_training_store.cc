@@ -40,7 +40,7 @@ class StandIns : public torch::autograd::Function<StandIns> {
     ctx->saved_data["gradients"] = c10::IValue::make_capsule(gradients);
     return tensors;
   }
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto capsule = ctx->saved_data["gradients"].toCapsule();
     static_cast<const UnitGradients&>(*capsule).take(grads);
     return {at::Tensor(), at::Tensor()};

@@ -20,6 +20,7 @@ at::Tensor summed(const at::Tensor& x, DeviceGroup& group) {
 }
 
 DeviceGroup& group_of(AutogradContext* ctx) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): autograd keeps tensors and numbers
   return *reinterpret_cast<DeviceGroup*>(ctx->saved_data["group"].toInt());
 }
 
@@ -37,6 +38,7 @@ class ToParts : public torch::autograd::Function<ToParts> {
 class SumOfParts : public torch::autograd::Function<SumOfParts> {
  public:
   static at::Tensor forward(AutogradContext* /*ctx*/, const at::Tensor& part, int64_t group) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): as above
     return summed(part, *reinterpret_cast<DeviceGroup*>(group));
   }
   static variable_list backward(AutogradContext* /*ctx*/, variable_list grads) {

@@ -255,6 +255,14 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
                  : spec.tuning() == "lora" ? spec.lora().init_adapter()
                                            : "";
   plan.emoe = emoe_of(spec, plan.model.config.num_hidden_layers);
+  if (!spec.export_().original_order() && !plan.emoe.layers.empty() && !plan.model.path.empty()) {
+    const Status status =
+        check_order_is_original(plan.model.path, plan.model.config, plan.emoe.layers);
+    if (!status.ok()) {
+      throw JobError(ExitCode::configuration,
+                     absl::StrCat("export.original_order: ", std::string(status.message())));
+    }
+  }
   plan.eval_data = config::eval_data(spec);
   plan.suite = suite_of(spec, plan.model.config);
   plan.preflight = spec.resources().preflight() || spec.task() == "preflight";

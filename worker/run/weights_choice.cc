@@ -94,7 +94,10 @@ PackingLimits packing_limits(const JobPlan& plan, const std::vector<Row>& rows,
   const int64_t most = std::max(longest, std::min(tokens, train.micro_batches.max_tokens));
   const RankMemory memory = rank_memory(model.config, rank_shape(plan, model), {{most, most}});
   const int64_t usable = usable_memory();
-  limits.fits = usable == 0 || memory.total() * host_ranks <= usable;
+  // The coordinator's plan has no packed weights in it: they stay a small part of what there is.
+  constexpr int64_t kMostPart = 8;
+  limits.fits = usable == 0 || (memory.total() * host_ranks <= usable &&
+                                memory.packed * host_ranks <= usable / kMostPart);
   return limits;
 }
 

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "base/check.h"
 #include "base/counter_random.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -62,8 +63,12 @@ std::vector<int64_t> made_up_probe(const DecoderConfig& config) {
 
 // What a layer's neuron order belongs to: the gate as it is written, in the order before.
 void note_gate(ExportJob& job, const MergeItem& item, const at::Tensor& gate) {
-  if (item.order == nullptr || item.to_base || !item.name.ends_with(kGateName)) return;
-  job.orders[item.layer].weight_hash = hash_of(gate);
+  if (item.to_base || !item.name.ends_with(kGateName)) return;
+  if (const auto kept = job.kept_orders.find(item.layer); kept != job.kept_orders.end()) {
+    job.orders[item.layer].weight_hash = hash_of(NeuronOrder(kept->second).to_original(gate, 0));
+  } else if (item.order != nullptr) {
+    job.orders[item.layer].weight_hash = hash_of(gate);
+  }
 }
 
 // Writes one tensor with the base's values.
@@ -246,6 +251,21 @@ Status keep_failed(const ExportReport& report, const fs::path& out) {
                          "): ", report.problems.front()));
 }
 
+// Layers of the base that lie in another order stay in it, and the export says so, too.
+Status keep_orders(ExportJob& job) {
+  if (job.base.folder() == nullptr) return ok_status();
+  if (job.options.reordering != nullptr && job.options.reordering->to_base) return ok_status();
+  auto kept = read_neuron_order(job.base.path(), job.base.config());
+  if (absl::IsNotFound(kept.status())) return ok_status();
+  EMOE_RETURN_IF_ERROR(kept.status());
+  job.kept_orders = *std::move(kept);
+  for (const auto& [layer, partition] : job.kept_orders) {
+    EMOE_CHECK(!job.orders.contains(layer), "two orders of one layer");
+    job.orders[layer] = partition;
+  }
+  return ok_status();
+}
+
 Status run(ExportJob& job) {
   const ExportOptions& options = job.options;
   if (options.merged) {
@@ -255,6 +275,7 @@ Status run(ExportJob& job) {
       reorder(job.plan, job.base.config(), *options.reordering);
       if (!options.reordering->to_base) job.orders = options.reordering->partitions;
     }
+    EMOE_RETURN_IF_ERROR(keep_orders(job));
     if (keeps_all(job)) keep_headers(job.plan, job.base);
   }
   EMOE_RETURN_IF_ERROR(write_all(job));
@@ -280,6 +301,7 @@ Result<ExportReport> export_model(Model& model, const BaseWeights& base, ExportO
                 .merge = Merge(model),
                 .plan = {},
                 .orders = {},
+                .kept_orders = {},
                 .report = {.dtype = options.dtype, .base = base.path().string()}};
   EMOE_RETURN_IF_ERROR(remove_tree(job.folder));  // of an attempt that was killed
   if (const Status status = run(job); !status.ok()) {
