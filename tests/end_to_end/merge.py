@@ -51,11 +51,11 @@ def test_a_delta_much_larger_than_training_makes(trained, tmp_path):
     draw = torch.Generator().manual_seed(1)
     save_file({name: 0.5 * torch.randn(value.shape, generator=draw) for name, value in tensors.items()},
               adapter / "adapter_model.safetensors", metadata={"format": "pt"})
-    for dtype, off in (("float16", 6e-3), ("bfloat16", 5e-2)):
+    for dtype in ("float16", "bfloat16"):
         out = tools.run_job(tmp_path / dtype, merge_job(adapter=str(adapter), export__dtype=dtype))
         report = tools.read_json(out / "export" / "merge_report.json")
-        print(dtype, report["max_abs_logit_difference"], report["max_abs_logit"])
-        assert report["verified"]
+        logits = report["logits"]
+        assert report["verified"] and logits["max_abs_difference"] > logits["tolerance"], logits
 
 
 def test_several_adapters_under_the_coordinator(trained, coordinator, tmp_path):

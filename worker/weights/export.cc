@@ -18,6 +18,7 @@
 #include "base/sha256.h"
 #include "format/dtype.h"
 #include "format/partition_file.h"
+#include "format/tensor_table.h"
 #include "worker/weights/merge_check.h"
 #include "worker/weights/peft.h"
 
@@ -259,6 +260,11 @@ Status keep_orders(ExportJob& job) {
   if (absl::IsNotFound(kept.status())) return ok_status();
   EMOE_RETURN_IF_ERROR(kept.status());
   job.kept_orders = *std::move(kept);
+  const TensorTable table(job.base.config());
+  for (MergeItem& item : job.plan.items) {
+    const TensorSpec* spec = table.find(item.weight);
+    if (spec != nullptr && job.kept_orders.contains(spec->layer)) item.layer = spec->layer;
+  }
   for (const auto& [layer, partition] : job.kept_orders) {
     EMOE_CHECK(!job.orders.contains(layer), "two orders of one layer");
     job.orders[layer] = partition;

@@ -57,7 +57,7 @@ struct MergeItem {
   std::vector<int64_t> shape;
   bool changed = false;    // training can have changed it
   bool converted = false;  // not in the base's dtype
-  int64_t layer = -1;      // of a tensor whose neurons are written in another order
+  int64_t layer = -1;      // of a tensor whose neurons are, or were, written in another order
   int ffn_dim = -1;        // its dimension that counts them
   bool to_base = false;
   std::shared_ptr<const NeuronOrder> order;  // null: in the base's order
