@@ -76,7 +76,8 @@ SPECS = {  # what is wrong: (changes of a good job, texts that must appear)
     "no such model": ({"model__path": "/no/such/model"}, ["/no/such/model"]),
     "no such data": ({"data__train": "/no/such/rows.json"}, ["/no/such/rows.json"]),
     "rows longer than the model's positions": ({"data__max_length": 4096}, ["data.max_length", "256"]),
-    "not there yet": ({"parallel__tensor": 2, "parallel__ranks": 2, "tuning": "full"}, ["parallel.tensor", "shard_base"]),
+    "fewest ranks that are no whole groups": ({"parallel__tensor": 2, "parallel__ranks": 4, "parallel__min_ranks": 3},
+                                              ["parallel.min_ranks", "parallel.tensor"]),
     "more ranks than heads share": ({"parallel__tensor": 3, "parallel__ranks": 3}, ["parallel.tensor", "it can be 1, 2"]),
 }
 
