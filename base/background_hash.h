@@ -18,7 +18,7 @@ namespace emoe {
 class BackgroundHash {
  public:
   // So much may wait to be hashed; add() waits for the rest.
-  static constexpr size_t kMostWaiting = 64 << 20;
+  static constexpr size_t kMostWaiting = 16 << 20;
 
   BackgroundHash();
   ~BackgroundHash();  // what still waits is dropped

@@ -104,7 +104,7 @@ Status write_rounded(ExportJob& job, const MergeItem& item, ShardedWriter& write
 
 // What was read of the base need not stay in memory, but reading a page again costs: so many bytes at
 // a time.
-constexpr size_t kReleased = 64 << 20;
+constexpr size_t kReleased = 16 << 20;
 
 Status write_model(ExportJob& job) {
   const at::NoGradGuard no_grad;

@@ -157,8 +157,8 @@ void check_not_erased(ExportReport& report) {
 // `too_far`: they are off by more than what roundings cost in most models. A merge that moves weights by
 // much more than training does may cost more; if every tensor has the bits of the rounded merge, and the
 // merge without the rounding is the model, then the folder is what it should be.
-void explain_logits(ExportJob& job, const at::Tensor& of_base, const at::Tensor& after,
-                    bool too_far) {
+void explain_logits(ExportJob& job, const BaseWeights& written, const at::Tensor& of_base,
+                    const at::Tensor& after, bool too_far) {
   ExportReport& report = job.report;
   const DecoderConfig& config = job.base.config();
   const at::Tensor trained = logits_from(unmerged(job), config, job.options);
@@ -168,9 +168,12 @@ void explain_logits(ExportJob& job, const at::Tensor& of_base, const at::Tensor&
   const double off = largest_difference(after, trained);
   const bool is_small = change <= tolerance || off <= kPartOfChange * change;
   if (is_small && !too_far) return;
-  // The bits of every tensor were compared with the rounded merge before.
+  // The bits of every tensor were compared with the rounded merge before. The folder's config.json has to
+  // make the same of them as the base's.
+  const auto as_base = [&] { return logits_from(plain(written), config, job.options); };
   const bool is_rounding = report.problems.empty() && std::isfinite(off) &&
-                           largest_difference(merged, trained) <= tolerance;
+                           largest_difference(merged, trained) <= tolerance &&
+                           largest_difference(after, as_base()) <= tolerance;
   if (is_small && is_rounding) return;
   if (too_far && !is_rounding) {
     return report.problems.push_back(
@@ -216,7 +219,7 @@ void check_logits(ExportJob& job, const BaseWeights& written) {
   const bool too_far = !(report.max_abs_logit_difference <= report.logit_tolerance);
   if (too_far ||
       !(report.max_abs_logit_difference <= kPartOfChange * report.max_abs_logit_change)) {
-    explain_logits(job, of_base, after, too_far);
+    explain_logits(job, written, of_base, after, too_far);
   }
 }
 
