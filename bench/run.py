@@ -33,7 +33,7 @@ import steps
 import texts
 from measure import DTYPES, OUT, ROOT, TimeIsUp, instruction_set, processor, versions
 
-EDGE_SECONDS = 150  # kept for ranks, checkpoints, files, k-means, text and the operations
+EDGE_SECONDS = 120  # kept for ranks, checkpoints, files, k-means, text and the operations
 FULL_SECONDS = 25  # and for full tuning, of each dtype
 
 
