@@ -64,12 +64,11 @@ std::vector<int64_t> made_up_probe(const DecoderConfig& config) {
 
 // What a layer's neuron order belongs to: the gate as it is written, in the order before.
 void note_gate(ExportJob& job, const MergeItem& item, const at::Tensor& gate) {
-  if (item.to_base || !item.name.ends_with(kGateName)) return;
-  if (const auto kept = job.kept_orders.find(item.layer); kept != job.kept_orders.end()) {
-    job.orders[item.layer].weight_hash = hash_of(NeuronOrder(kept->second).to_original(gate, 0));
-  } else if (item.order != nullptr) {
-    job.orders[item.layer].weight_hash = hash_of(gate);
-  }
+  if (item.layer < 0 || item.to_base || !item.name.ends_with(kGateName)) return;
+  Partition& order = job.orders.at(item.layer);
+  // A layer that is not reordered lies in the base's other order.
+  order.weight_hash =
+      hash_of(item.order != nullptr ? gate : NeuronOrder(order).to_original(gate, 0));
 }
 
 // Writes one tensor with the base's values.
@@ -256,18 +255,16 @@ Status keep_failed(const ExportReport& report, const fs::path& out) {
 Status keep_orders(ExportJob& job) {
   if (job.base.folder() == nullptr) return ok_status();
   if (job.options.reordering != nullptr && job.options.reordering->to_base) return ok_status();
-  auto kept = read_neuron_order(job.base.path(), job.base.config());
+  const auto kept = read_neuron_order(job.base.path(), job.base.config());
   if (absl::IsNotFound(kept.status())) return ok_status();
   EMOE_RETURN_IF_ERROR(kept.status());
-  job.kept_orders = *std::move(kept);
   const TensorTable table(job.base.config());
   for (MergeItem& item : job.plan.items) {
     const TensorSpec* spec = table.find(item.weight);
-    if (spec != nullptr && job.kept_orders.contains(spec->layer)) item.layer = spec->layer;
+    if (spec != nullptr && kept->contains(spec->layer)) item.layer = spec->layer;
   }
-  for (const auto& [layer, partition] : job.kept_orders) {
-    EMOE_CHECK(!job.orders.contains(layer), "two orders of one layer");
-    job.orders[layer] = partition;
+  for (const auto& [layer, partition] : *kept) {
+    EMOE_CHECK(job.orders.emplace(layer, partition).second, "two orders of one layer");
   }
   return ok_status();
 }
@@ -307,7 +304,6 @@ Result<ExportReport> export_model(Model& model, const BaseWeights& base, ExportO
                 .merge = Merge(model),
                 .plan = {},
                 .orders = {},
-                .kept_orders = {},
                 .report = {.dtype = options.dtype, .base = base.path().string()}};
   EMOE_RETURN_IF_ERROR(remove_tree(job.folder));  // of an attempt that was killed
   if (const Status status = run(job); !status.ok()) {

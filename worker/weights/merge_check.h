@@ -18,9 +18,8 @@ struct ExportJob {
   const ExportOptions& options;
   std::filesystem::path folder;  // where it is made: model/, adapter/
   Merge merge;
-  MergePlan plan;                            // empty without a merged model
-  std::map<int64_t, Partition> orders;       // what its neuron_order/ says; empty: it has none
-  std::map<int64_t, Partition> kept_orders;  // of them, those of the base
+  MergePlan plan;                       // empty without a merged model
+  std::map<int64_t, Partition> orders;  // what its neuron_order/ says; empty: it has none
   ExportReport report;
 
   // The base's tensor as stored (or as drawn).
