@@ -83,3 +83,13 @@ def processor():
 def versions():
     code = "import torch, transformers, peft; print(f'LibTorch {torch.__version__}, transformers {transformers.__version__}, PEFT {peft.__version__}')"
     return subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def write_section(head, about, lines):
+    """A section of docs/PERFORMANCE.md, anew or in the place of the one with this head."""
+    file = ROOT / "docs" / "PERFORMANCE.md"
+    block = "\n".join([head, about, "", *lines]) + "\n"
+    text = file.read_text(encoding="utf-8")
+    section = re.compile(re.escape(head) + r"\n.*?(?=\n## |\Z)", re.S)
+    text = section.sub(lambda _: block, text) if section.search(text) else text.rstrip("\n") + "\n\n" + block
+    file.write_text(text, encoding="utf-8")

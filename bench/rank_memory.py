@@ -12,11 +12,10 @@ is off by more than a tenth. Writes build/bench/rank_memory.json.
 import argparse
 import datetime
 import json
-import re
 import sys
 import time
 
-from measure import BIN, OUT, ROOT, TimeIsUp, measure, processor
+from measure import BIN, OUT, TimeIsUp, measure, processor, write_section
 
 MODEL = {"hidden": 512, "ffn": 2048, "layers": 8, "heads": 8, "kv-heads": 8, "vocab": 4000, "experts": 0, "top_k": 4, "every": 2}
 SHORT = {**MODEL, "vocab": 1000}
@@ -58,16 +57,12 @@ def table(rows):
 
 
 def write_docs(lines):
-    file = ROOT / "docs" / "PERFORMANCE.md"
-    head = "## Sharded and split ranks"
-    block = "\n".join([head, f"{datetime.date.today()}, {processor()}; `bench/rank_memory.py`: a model of {MODEL['layers']} layers, hidden size "
-                             f"{MODEL['hidden']}, {MODEL['ffn']} neurons, {ROWS} rows of {LENGTH} tokens for each group of ranks that share each layer, "
-                             "`shard_base: true`. MiB of the rank that has most: of tensors, and of the process at its peak, program and libraries "
-                             "included; and how far the plan is off (`plan/rank_memory.h`).", "", *lines]) + "\n"
-    text = file.read_text(encoding="utf-8")
-    section = re.compile(re.escape(head) + r"\n.*?(?=\n## |\Z)", re.S)
-    text = section.sub(lambda _: block, text) if section.search(text) else text.rstrip("\n") + "\n\n" + block
-    file.write_text(text, encoding="utf-8")
+    write_section("## Sharded and split ranks",
+                  f"{datetime.date.today()}, {processor()}; `bench/rank_memory.py`: a model of {MODEL['layers']} layers, hidden size "
+                  f"{MODEL['hidden']}, {MODEL['ffn']} neurons, {ROWS} rows of {LENGTH} tokens for each group of ranks that share each layer, "
+                  "`shard_base: true`. MiB of the rank that has most: of tensors, and of the process at its peak, program and libraries "
+                  "included; and how far the plan is off (`plan/rank_memory.h`).",
+                  lines)
 
 
 def main():

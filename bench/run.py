@@ -21,7 +21,6 @@ import json
 import os
 import pathlib
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ import pieces
 import plans
 import steps
 import texts
-from measure import DTYPES, OUT, ROOT, TimeIsUp, instruction_set, processor, versions
+from measure import DTYPES, OUT, TimeIsUp, instruction_set, processor, versions, write_section
 
 EDGE_SECONDS = 120  # kept for ranks, checkpoints, files, k-means, text and the operations
 FULL_SECONDS = 25  # and for full tuning, of each dtype
@@ -39,18 +38,13 @@ FULL_SECONDS = 25  # and for full tuning, of each dtype
 
 def write_docs(rows, machine):
     """The section of this kind of machine in docs/PERFORMANCE.md, written anew."""
-    file = ROOT / "docs" / "PERFORMANCE.md"
     head = f"## {machine['processor']}, {machine['instruction_set']}, {machine['threads']} threads"
-    lines = [head, f"{datetime.date.today()}, {machine['versions']}.", "", "| id | what | measured | goal | met |", "|---|---|---|---|---|"]
+    lines = ["| id | what | measured | goal | met |", "|---|---|---|---|---|"]
     for each in rows:
         goal = "" if each["goal"] is None else f"{'≥' if each['better'] == 'higher' else '≤'} {each['goal']}"
         met = {None: "", True: "yes", False: "no"}[each["met"]]
         lines.append(f"| {each['id']} | {each['what']} | {each['value']:.2f}{'' if each['unit'] == 'ratio' else ' ' + each['unit']} | {goal} | {met} |")
-    text = file.read_text(encoding="utf-8")
-    section = re.compile(re.escape(head) + r"\n.*?(?=\n## |\Z)", re.S)
-    block = "\n".join(lines) + "\n"
-    text = section.sub(lambda _: block, text) if section.search(text) else text.rstrip("\n") + "\n\n" + block
-    file.write_text(text, encoding="utf-8")
+    write_section(head, f"{datetime.date.today()}, {machine['versions']}.", lines)
 
 
 def last_values(machine):

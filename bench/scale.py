@@ -13,12 +13,11 @@ import argparse
 import datetime
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 
-from measure import BIN, OUT, ROOT, TimeIsUp, measure, processor
+from measure import BIN, OUT, TimeIsUp, measure, processor, write_section
 
 MODEL = {"hidden": 512, "ffn": 1376, "layers": 8, "heads": 8, "kv-heads": 8, "vocab": 8000}
 ROWS, LENGTH = 8, 256
@@ -126,14 +125,10 @@ def tables(rows, gpus):
 
 
 def write_docs(lines):
-    file = ROOT / "docs" / "PERFORMANCE.md"
-    head = "## Many ranks, predicted and measured"
-    block = "\n".join([head, f"{datetime.date.today()}, {processor()}, {os.cpu_count()} cores, fp32; `bench/scale.py` (one thread a rank, 4 ranks share "
-                             "the cores; rates of one rank alone).", "", *lines]) + "\n"
-    text = file.read_text(encoding="utf-8")
-    section = re.compile(re.escape(head) + r"\n.*?(?=\n## |\Z)", re.S)
-    text = section.sub(lambda _: block, text) if section.search(text) else text.rstrip("\n") + "\n\n" + block
-    file.write_text(text, encoding="utf-8")
+    write_section("## Many ranks, predicted and measured",
+                  f"{datetime.date.today()}, {processor()}, {os.cpu_count()} cores, fp32; `bench/scale.py` (one thread a rank, 4 ranks share "
+                  "the cores; rates of one rank alone).",
+                  lines)
 
 
 def main():
