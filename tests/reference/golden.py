@@ -10,6 +10,7 @@ packing, micro-batch sizes and sharding, the next case in the other two; --full 
 table is golden-<which>-full.md.
 """
 import argparse
+import concurrent.futures
 import itertools
 import pathlib
 import sys
@@ -37,15 +38,37 @@ def describe(configuration):
             f"micro {micro or 'auto'}{', sharded' if shard else ''}{f', tensor {tensor}' if tensor > 1 else ''}")
 
 
+# What ctest gives this program (PROCESSORS).
+CORES = 2
+
+
 class Runner:
     def __init__(self, table, folder, full):
         self.table, self.folder = table, pathlib.Path(folder)
         self.full = full
         self.trained = 0  # cases so far
+        self.steps = []
 
-    def step(self, case, configuration, work):
-        """One row of the table; an assertion fails the row, not the run."""
-        folder = self.folder / f"{case.name}-{len(self.table.rows)}"
+    def step(self, case, configuration, work, ranks=1):
+        """One row of the table, and how many ranks its worker has."""
+        self.steps.append((case, configuration, work, ranks))
+
+    def run(self, cases):
+        """Steps of one rank side by side, then those of several, each by itself."""
+        for case in cases:
+            getattr(self, "run_" + case.command)(case)
+        single = [number for number, step in enumerate(self.steps) if step[-1] == 1]
+        with concurrent.futures.ThreadPoolExecutor(CORES) as pool:
+            list(pool.map(self.run_step, single))
+        for number in sorted(set(range(len(self.steps))) - set(single)):
+            self.run_step(number)
+        names = [case.name for case in cases]
+        self.table.rows.sort(key=lambda row: names.index(row[0]))
+
+    def run_step(self, number):
+        """An assertion fails the row, not the run."""
+        case, configuration, work, _ = self.steps[number]
+        folder = self.folder / f"{case.name}-{number}"
         folder.mkdir()
         begin = time.monotonic()
         try:
@@ -55,9 +78,6 @@ class Runner:
             return
         deviations, note = outcome if isinstance(outcome, tuple) else (outcome, "")
         self.table.add(case.name, configuration, deviations, time.monotonic() - begin, note)
-
-    def run(self, case):
-        getattr(self, "run_" + case.command)(case)
 
     def run_tokenize(self, case):
         self.step(case, "tokenize", lambda folder: compare.tokenize(case, folder))
@@ -86,14 +106,15 @@ class Runner:
     def run_train(self, case):
         for *others, tensor in self.configurations():
             configuration = (*others, self.tensor_of(case, tensor))
-            self.step(case, describe(configuration), lambda folder, c=configuration: self.train(case, folder, c))
+            self.step(case, describe(configuration), lambda folder, c=configuration: self.train(case, folder, c),
+                      configuration[0] or 1)
         self.step(case, "step 0", lambda folder: self.first_step(case, folder))
         for ranks, tensor in ((None, 1), (2, 1), (2, 2)):
             if self.tensor_of(case, tensor) != tensor:
                 continue
             shared = f", tensor {tensor}" if tensor > 1 else ""
             self.step(case, f"task: evaluate, {ranks or 1} rank{'s' if ranks else ''}{shared}",
-                      lambda folder, ranks=ranks, tensor=tensor: self.evaluate(case, folder, ranks, tensor))
+                      lambda folder, ranks=ranks, tensor=tensor: self.evaluate(case, folder, ranks, tensor), ranks or 1)
 
     def evaluate(self, case, folder, ranks, tensor):
         spec = tools.changed(case.evaluation(folder), parallel__ranks=ranks or 1, parallel__tensor=tensor,
@@ -151,7 +172,7 @@ class Runner:
     def run_mmlu(self, case):
         for ranks in (None, 2):
             self.step(case, f"task: evaluate, {ranks or 1} rank{'s' if ranks else ''}",
-                      lambda folder, ranks=ranks: self.suite(case, folder, ranks))
+                      lambda folder, ranks=ranks: self.suite(case, folder, ranks), ranks or 1)
 
     def suite(self, case, folder, ranks):
         spec = tools.changed(case.suite(folder), parallel__ranks=ranks or 1)
@@ -178,9 +199,7 @@ def main():
         sys.exit(1)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="emoe-golden-") as folder:
-        runner = Runner(table, folder, options.full)
-        for case in cases:
-            runner.run(case)
+        Runner(table, folder, options.full).run(cases)
     table.write(tools.ROOT / "build" / "reports" / f"golden-{options.which}{'-full' * options.full}.md")
     print(f"{time.monotonic() - begin:.0f} s")
     print("\n".join(table.failures))
