@@ -38,19 +38,13 @@ def measure(command, shape, steps, dtype, args, threads=None):
     return {**json.loads(done.stdout.strip().splitlines()[-1]), "all_seconds": time.monotonic() - start}
 
 
-def interleaved(commands, dtype, args, rounds=1, steps=2):
-    """Best seconds per step and tokens/s of programs that take turns; None where the time does not suffice."""
-    best = {}
+def interleaved(commands, dtype, args):
+    """What programs that take turns printed of one step, after one to warm up; None where the time does not suffice."""
     try:
-        for _ in range(rounds):
-            for name, (command, shape) in commands.items():
-                done = measure(command, shape, steps, dtype, args)
-                if name not in best or done["step_seconds"] < best[name]["step_seconds"]:
-                    best[name] = done
+        return {name: measure(command, shape, 1, dtype, args) for name, (command, shape) in commands.items()}
     except TimeIsUp:
         print(f"NOTE: {', '.join(commands)} in {dtype} are not measured: time is up", flush=True)
         return None
-    return best
 
 
 def run_json(command, args, threads=1, folder=None, environment=None):

@@ -3,7 +3,7 @@
 Alpaca's lengths; EMoE steps beside LoRA steps; the FFN of experts beside the dense one, and the k-means that makes
 experts beside k-means-constrained; ranks, memory, files, what plans foretell, and each fused operation.
 
-    bench/run.py [--rounds 3] [--only float32|bfloat16] [--threads N] [--seconds 570]
+    bench/run.py [--only float32|bfloat16] [--threads N] [--seconds 580]
     bench/run.py --against DIR    step times of another build (its step_bench lies in DIR/bin or DIR) beside this one's
     bench/run.py --docs           also puts the table into docs/PERFORMANCE.md, in the place of the last one of such a machine
     bench/run.py --tiny           a model of no consequence, to see that the programs run; writes nothing
@@ -32,8 +32,7 @@ import steps
 import texts
 from measure import DTYPES, OUT, TimeIsUp, instruction_set, processor, versions, write_section
 
-EDGE_SECONDS = 120  # kept for ranks, checkpoints, files, k-means, text and the operations
-FULL_SECONDS = 25  # and for full tuning, of each dtype
+PIECES_SECONDS = 30  # kept for files and the single operations
 
 
 def write_docs(rows, machine):
@@ -68,16 +67,16 @@ def print_table(rows, last):
 
 
 def all_rows(results, programs, args):
-    rows = [each for result in results for each in steps.rows_of(result)]
+    rows = [each for result in results for each in steps.rows_of(result, args)]
     for result in results:
         dtype = result["dtype"]
         peer = result["rounds"][-1]["peer"] if args.tiny or result["shape"] == steps.FULL else None
         rows += steps.bench_rows(dtype, steps.median(result, steps.over_peer), programs, args)
-        rows += steps.bench_emoe(dtype, peer, programs, args)
+        rows += steps.bench_memory(dtype, peer, programs, args)
         rows += steps.bench_full(dtype, programs, args)
-    parts = {"the FFN of experts": lambda: experts.bench_ffn(args), "ranks and checkpoints": lambda: steps.bench_edges(programs, args),
-             "files": lambda: pieces.bench_files(args), "k-means": lambda: experts.bench_kmeans(args),
-             "plans": lambda: plans.bench_plans(args), "text": lambda: texts.bench_text(args), "single operations": lambda: pieces.bench_micro(args)}
+    parts = {"the FFN of experts": lambda: experts.bench_ffn(args), "files": lambda: pieces.bench_files(args),
+             "k-means": lambda: experts.bench_kmeans(args), "plans": lambda: plans.bench_plans(args),
+             "text": lambda: texts.bench_text(args), "single operations": lambda: pieces.bench_micro(args)}
     for what, measure_part in parts.items():
         try:
             rows += measure_part()
@@ -105,9 +104,8 @@ def report(results, programs, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=570, help="for everything; no program runs longer than this")
+    parser.add_argument("--seconds", type=float, default=580, help="for everything; no program runs longer than this")
     parser.add_argument("--only", choices=DTYPES)
     parser.add_argument("--against", metavar="DIR", help="another build folder, with a step_bench of its own")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/PERFORMANCE.md")
@@ -124,11 +122,12 @@ def main():
     dtypes = [dtype for dtype in DTYPES if args.only in (None, dtype)]
     kept = 0
     if not args.against and not args.tiny:
-        kept = experts.FFN_SECONDS + experts.KMEANS_SECONDS + EDGE_SECONDS + plans.SECONDS + texts.SECONDS + len(dtypes) * (steps.ROW_SECONDS + FULL_SECONDS)
+        kept = experts.FFN_SECONDS + experts.KMEANS_SECONDS + PIECES_SECONDS + plans.SECONDS + texts.SECONDS + len(dtypes) * steps.SINGLE_SECONDS
     results = []
-    for left, dtype in zip(range(len(dtypes), 0, -1), dtypes):
+    # bf16 first: where it is the faster one, it leaves the rest of its half to fp32.
+    for left, dtype in zip(range(len(dtypes), 0, -1), reversed(dtypes)):
         try:
-            results.append(steps.bench(dtype, programs, args, (args.deadline - kept - time.monotonic()) / left))
+            results.insert(0, steps.bench(dtype, programs, args, (args.deadline - kept - time.monotonic()) / left))
         except TimeIsUp:
             print(f"NOTE: {dtype} is not measured: time is up", flush=True)
     results = list(filter(None, results))

@@ -14,14 +14,15 @@ SHAPES = [FULL, {**FULL, "layers": 4, "rows": 2, "length": 256}, {**FULL, "layer
 # Steps by which those of FULL are judged. The first costs little on any machine, but does small products, slowly.
 PROBES = [{**FULL, "layers": 1, "vocab": 4000, "rows": 1, "length": 32}, {**FULL, "layers": 2, "rows": 1, "length": 256}]
 TINY = {"hidden": 64, "ffn": 96, "layers": 2, "heads": 4, "kv-heads": 2, "vocab": 128, "rows": 2, "length": 32}
-STEPS = 3  # measured in each round, after one to warm up
+# Rounds, and steps measured in each after one to warm up: the first for which the time suffices.
+ROUNDS = ((3, 3), (2, 2), (2, 1), (1, 2), (1, 1))
 # 16 rows as long as Alpaca's 52,000 are in tokens of Llama: one of two templates, then a log-normal number of tokens.
 TEMPLATES = (33, 45)
 MEDIAN, DEVIATION, PROMPT_SHARE = 68, 0.65, 0.45
 EXPERTS = {"experts": 64, "top-k": 16}
 # Layers converted (every so many), and the goal of an EMoE step over the LoRA step.
 EMOE_GOALS = {"all layers": (1, 0.85), "8 of 32 layers": (4, 0.97)}
-ROW_SECONDS = 75  # kept for both, of each dtype
+SINGLE_SECONDS = 95  # kept for P2, P6 and full tuning, of each dtype
 # Over the peer at least, over the replay at most.
 GOALS = {"float32": (1.35, 1.25), "bfloat16 AMX": (3.0, 1.4), "bfloat16 AVX-512": (1.8, 1.3)}
 
@@ -33,51 +34,74 @@ def products(shape):
     return shape["rows"] * shape["length"] * (shape["layers"] * layer + shape["vocab"] * shape["hidden"])
 
 
-def probe(programs, shape, dtype, args):
-    """Seconds of a round but for its steps, and of one step of FULL, all programs together."""
+def turns_of(dtype, programs, shape, args):
+    """What takes turns in a round: name to (command, options, threads). Beside the programs P3, P7 and P10's checkpoints, all of
+    which are measured against ours; not where two builds of ours are compared."""
+    turns = {name: (command, shape, None) for name, command in programs.items()}
+    if args.against:
+        return turns
+    ours = {**shape, "replay": 0}
+    experts = {"experts": 8, "top-k": 2} if args.tiny else EXPERTS
+    for name, (every, _) in EMOE_GOALS.items():
+        turns[name] = (programs["ours"], {**ours, **experts, "every": every}, None)
+    if dtype == "float32":
+        mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", args.threads]
+        turns["ranks"] = ([*mpirun, *programs["ours"]], ours, 1)
+        turns["checkpoints"] = (programs["ours"], {**ours, "checkpoints": 1}, None)
+    return turns
+
+
+def probe(dtype, programs, shape, args):
+    """Seconds of a round but for its steps, and of one step of FULL, all that takes turns together."""
+    beside = len(turns_of(dtype, programs, shape, args)) - len(programs)
     fixed = step = 0.0
-    for command in programs.values():
+    for name, command in programs.items():
         done = measure(command, shape, 1, dtype, args)
-        turn = done["step_seconds"] * (1 + 1 / done.get("step_over_replay", float("inf")))
-        fixed += max(done["all_seconds"] - 2 * turn, 0.0)
+        seconds = done["step_seconds"]
+        turn = seconds * (1 + 1 / done.get("step_over_replay", float("inf")))
+        start = max(done["all_seconds"] - 2 * turn, 0.0)
+        fixed += start
         step += turn * products(FULL) / products(shape)
+        if name == "ours":
+            fixed += beside * start
+            step += beside * seconds * products(FULL) / products(shape)
     return fixed, step
 
 
-def fit(fixed, step, args, seconds):
+def fit(fixed, step, seconds):
     """The largest (shape, rounds, steps) for which so many seconds suffice."""
     for shape in SHAPES:
         each = step * products(shape) / products(FULL)
-        for rounds, steps in ((args.rounds, STEPS), (min(args.rounds, 2), 2), (1, 1)):
+        for rounds, steps in ROUNDS:
             if rounds * (fixed + (steps + 1) * each) <= seconds:
                 return shape, rounds, steps
-    return SHAPES[-1], 1, 1
+    return SHAPES[-1], *ROUNDS[-1]
 
 
-def choose(programs, dtype, args, seconds):
+def choose(dtype, programs, args, seconds):
     end = time.monotonic() + seconds
-    fixed, step = probe(programs, PROBES[0], dtype, args)
-    chosen = fit(fixed, step, args, end - time.monotonic())
-    if chosen != (FULL, args.rounds, STEPS) and 2 * step * products(PROBES[1]) / products(FULL) < seconds / 8:
-        chosen = fit(*probe(programs, PROBES[1], dtype, args), args, end - time.monotonic())
+    fixed, step = probe(dtype, programs, PROBES[0], args)
+    chosen = fit(fixed, step, end - time.monotonic())
+    if chosen != (FULL, *ROUNDS[0]) and 2 * step * products(PROBES[1]) / products(FULL) < seconds / 8:
+        chosen = fit(*probe(dtype, programs, PROBES[1], args), end - time.monotonic())
     return chosen
 
 
 def bench(dtype, programs, args, seconds):
     """The rounds of one dtype, or None where the time did not suffice for one."""
-    shape, rounds, steps = TINY, args.rounds, 1
+    shape, rounds, steps = TINY, 1, 1
     if not args.tiny:
-        shape, rounds, steps = choose(programs, dtype, args, seconds)
+        shape, rounds, steps = choose(dtype, programs, args, seconds)
         if shape != FULL:
             print(f"NOTE: {dtype} is measured with a smaller model ({shape['layers']} layers, {shape['rows']} x "
                   f"{shape['length']} tokens): steps of the full one do not fit into {seconds:.0f} s here", flush=True)
-        if (rounds, steps) != (args.rounds, STEPS):
-            print(f"NOTE: {dtype} is measured in {rounds} round(s) of {steps} step(s) for lack of time", flush=True)
+        print(f"{dtype} is measured in {rounds} round(s) of {steps} step(s)", flush=True)
     done = []
     for number in range(rounds):
         print(f"{dtype}, round {number + 1} of {rounds} …", file=sys.stderr, flush=True)
         try:
-            done.append({name: measure(command, shape, steps, dtype, args) for name, command in programs.items()})
+            done.append({name: measure(command, options, steps, dtype, args, threads)
+                         for name, (command, options, threads) in turns_of(dtype, programs, shape, args).items()})
         except TimeIsUp:
             print(f"NOTE: {dtype}: time is up after {number} of {rounds} rounds", flush=True)
             break
@@ -100,13 +124,29 @@ def over_replay(each):
     return each["ours"]["step_over_replay"]
 
 
-def rows_of(result):
+def over_ours(name):
+    return lambda each: each[name]["step_seconds"] / each["ours"]["step_seconds"]
+
+
+def rows_of(result, args):
+    """P1, P3, P7, P10's checkpoints."""
     dtype = result["dtype"]
     peer, replay = GOALS.get(dtype if dtype == "float32" else f"{dtype} {instruction_set()}", (None, None))
-    if result["shape"] != FULL:
-        peer = replay = None  # the goals are of the full model
-    return [row(f"P1.{dtype}", "tokens/s of a LoRA step over transformers + PEFT", median(result, over_peer), "higher", peer),
+    rows = [row(f"P1.{dtype}", "tokens/s of a LoRA step over transformers + PEFT", median(result, over_peer), "higher", peer),
             row(f"P1.{dtype}.replay", "time of a LoRA step over its matrix products", median(result, over_replay), "lower", replay)]
+    for name, (every, goal) in EMOE_GOALS.items():
+        ratio = median(result, over_ours(name))
+        print(f"EMoE step, {name}, {dtype}: {ratio:.2f} of the LoRA step, {result['rounds'][-1][name]['ffn']} FFN", flush=True)
+        rows.append(row(f"P3.{dtype}.1/{every}", f"time of a step with 16 of 64 experts in {name} over the LoRA step", ratio,
+                        "lower", goal))
+    if "ranks" in result["rounds"][0]:
+        rows += [row(f"P7.{dtype}", f"tokens/s of {args.threads} ranks over one rank with {args.threads} threads",
+                     1 / median(result, over_ours("ranks")), "higher", 0.97),
+                 row("P10.checkpoint", "time of a LoRA step with a checkpoint over one without",
+                     median(result, over_ours("checkpoints")), "lower", 1.01)]
+    if result["shape"] != FULL:  # the goals are of the full model
+        rows = [{**each, "goal": None, "met": None} for each in rows]
+    return rows
 
 
 def alpaca_lengths(count=16):
@@ -133,27 +173,15 @@ def bench_rows(dtype, plain_ratio, programs, args):
             row(f"P2.{dtype}.gain", "that ratio over P1's", ratio / plain_ratio, "higher", 2.0)]
 
 
-def bench_emoe(dtype, peer, programs, args):
-    """P3: an EMoE step (64 experts, 16 a token) over the LoRA step of the same model. P6: the memory of that LoRA step
-    against the plan and the peer's (`peer`, None where it ran with another model)."""
+def bench_memory(dtype, peer, programs, args):
+    """P6. What a LoRA step takes beside the model: the growth of the process from before the first step to its peak, over the
+    peer's (`peer`, None where it ran with another model); and the tensors among it as the allocator counts them, against
+    plan/step_memory.h."""
     shape = {**(TINY if args.tiny else FULL), "replay": 0}
-    experts = {"experts": 8, "top-k": 2} if args.tiny else EXPERTS
-    commands = {"LoRA": (programs["ours"], shape)}
-    for name, (every, _) in EMOE_GOALS.items():
-        commands[name] = (programs["ours"], {**shape, **experts, "every": every})
-    done = interleaved(commands, dtype, args)
-    rows = memory_rows(dtype, done["LoRA"], peer) if done else []
-    for name, (every, goal) in EMOE_GOALS.items() if done else ():
-        ratio = done[name]["step_seconds"] / done["LoRA"]["step_seconds"]
-        print(f"EMoE step, {name}, {dtype}: {ratio:.2f} of the LoRA step, {done[name]['ffn']} FFN", flush=True)
-        rows.append(row(f"P3.{dtype}.1/{every}", f"time of a step with 16 of 64 experts in {name} over the LoRA step", ratio,
-                        "lower", goal))
-    return rows
-
-
-def memory_rows(dtype, ours, peer):
-    """P6. What a step takes beside the model: the growth of the process from before the first step to its peak, and the
-    tensors among it as the allocator counts them, against plan/step_memory.h."""
+    done = interleaved({"ours": (programs["ours"], shape)}, dtype, args)
+    if done is None:
+        return []
+    ours = done["ours"]
     rows = [row(f"P6.{dtype}.plan", "planned memory of a step over its tensors at the peak, the further from 1 of the two ways",
                 max(ours["planned_bytes"] / ours["tensor_bytes"], ours["tensor_bytes"] / ours["planned_bytes"]), "lower", 1.1)]
     if peer is not None:
@@ -174,29 +202,6 @@ def bench_full(dtype, programs, args):
     print(f"full tuning, {dtype}: {ratio:.2f} of its matrix products", flush=True)
     return [row(f"P1.{dtype}.full.replay", "time of a full-tuning step over its matrix products", ratio, "lower",
                 GOALS.get(dtype if dtype == "float32" else f"{dtype} {instruction_set()}", (None, None))[1])]
-
-
-def bench_edges(programs, args):
-    """P7: two ranks with a thread each against one rank with two, the same rows. P10: a checkpoint after every step."""
-    shape = {**(TINY if args.tiny else FULL), "replay": 0}
-    ranks = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", args.threads, *programs["ours"]]
-    seconds = {"one rank": [], "ranks": [], "checkpoints": []}
-    try:
-        for _ in range(2):
-            seconds["one rank"].append(measure(programs["ours"], shape, 2, "float32", args))
-            seconds["checkpoints"].append(measure(programs["ours"], {**shape, "checkpoints": 1}, 2, "float32", args))
-            seconds["ranks"].append(measure(ranks, shape, 2, "float32", args, threads=1))
-    except TimeIsUp:
-        print("NOTE: ranks and checkpoints are not measured: time is up", flush=True)
-        return []
-    best = {name: min(each["step_seconds"] for each in runs) for name, runs in seconds.items()}
-    rows = [row("P7.float32", f"tokens/s of {args.threads} ranks over one rank with {args.threads} threads",
-                best["one rank"] / best["ranks"], "higher", 0.97),
-            row("P10.checkpoint", "time of a LoRA step with a checkpoint over one without", best["checkpoints"] / best["one rank"],
-                "lower", 1.01)]
-    for each in rows:
-        print(f"{each['what']}: {each['value']:.3f} (goal {each['goal']})", flush=True)
-    return rows
 
 
 def print_steps(results):
