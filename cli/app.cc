@@ -119,6 +119,14 @@ void check_client_files(const Client::Options& options) {
 
 }  // namespace
 
+std::function<std::string(const std::string&)> at_least(int64_t least) {
+  return [least](const std::string& text) -> std::string {
+    int64_t value = 0;
+    if (absl::SimpleAtoi(text, &value) && value >= least) return "";
+    return absl::StrCat("\"", text, "\" is no whole number from ", least, " on");
+  };
+}
+
 int Command::print(const google::protobuf::Message& message,
                    const std::function<std::string()>& table) const {
   if (output == "json") {

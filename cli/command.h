@@ -50,6 +50,10 @@ struct Command {
   }
 };
 
+// For CLI11's check() of a whole number from `least` on; its own NonNegativeNumber names the ends of
+// a double, and what is beyond 64 bits becomes the last number in silence.
+[[nodiscard]] std::function<std::string(const std::string&)> at_least(int64_t least);
+
 // The program calls `run`, with a client, if `app` is the subcommand that was named.
 template <typename Options>
 void on_call(CLI::App& app, Command& command, const std::shared_ptr<Options>& options,

@@ -52,6 +52,7 @@ std::string detail_lines(const google::rpc::Status& details,
   google::rpc::QuotaFailure quota;
   if (find_detail(details, quota)) {
     for (const auto& violation : quota.violations()) {
+      if (violation.description() == details.message()) continue;  // the headline
       absl::StrAppend(&out, "  ", printable(violation.subject()), ": ",
                       printable(violation.description()), "\n");
     }
@@ -117,6 +118,30 @@ int exit_code_of(v1::Reason reason) {
   }
 }
 
+// gRPC's words for a connection that failed at TLS, or may have, in those of a user.
+std::string tls_trouble(const std::string& message) {
+  const auto has = [&](const char* text) { return message.find(text) != std::string::npos; };
+  if (has("CERTIFICATE_VERIFY_FAILED") || has("Hostname Verification Check failed")) {
+    return " shows a certificate that --tls-ca does not vouch for, or one of another name: " +
+           printable(message);
+  }
+  if (has("handshake failed") || has("WRONG_VERSION_NUMBER")) {
+    return " does not agree on TLS: " + printable(message) +
+           "\n  it may have none (leave --tls-ca out), or refuse the certificate of --tls-cert";
+  }
+  if (message.starts_with("empty address list")) {
+    return ": TLS could not be set up: --tls-ca must hold certificates, --tls-key the key of "
+           "--tls-cert";
+  }
+  if (has("Socket closed") || has("Connection reset")) {
+    return absl::StrCat(
+        " closed the connection before it answered: ", printable(message),
+        "\n  it may have stopped, speak TLS (--tls-ca), want a client's certificate (--tls-cert,\n"
+        "  --tls-key), or refuse the one it got (expired, or of another authority)");
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string error_text(const grpc::Status& status, const std::string& server,
@@ -125,6 +150,9 @@ std::string error_text(const grpc::Status& status, const std::string& server,
   google::rpc::ErrorInfo info;
   const std::string reason = find_detail(details, info) ? info.reason() : "";
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE && reason.empty()) {
+    if (const std::string of_tls = tls_trouble(status.error_message()); !of_tls.empty()) {
+      return absl::StrCat("error: UNAVAILABLE: ", server, of_tls, "\n");
+    }
     return absl::StrCat("error: UNAVAILABLE: no coordinator at ", server, ": ",
                         printable(status.error_message()),
                         "\n  start emoe-coordinator, or name another with --server HOST:PORT or "

@@ -45,6 +45,7 @@ void add_progress(const v1::Job& job, KeyValues& values) {
   }
   std::string text = absl::StrCat("step ", progress_text(progress));
   if (!phase.empty()) absl::StrAppend(&text, ", ", phase);
+  if (job.has_export_of()) return values.add("progress", text);  // no step of its own
   absl::StrAppend(&text, ", loss ", human_number(progress.loss()), ", ",
                   human_count(progress.tokens_per_second()), " tok/s, ",
                   human_count(static_cast<double>(progress.tokens())), " tokens");
@@ -133,6 +134,8 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
              absl::StrCat(state_text(job), job.reason() == v1::REASON_UNSPECIFIED ? "" : " ",
                           reason_name(job.reason())));
   values.add("message", job.message());
+  values.add("project", job.project());
+  values.add("owner", job.owner());
   values.add("priority", job.priority() == 0 ? "" : absl::StrCat(job.priority()));
   values.add("created", relative_time(job.create_time(), now));
   values.add("ran for", run_time(job, now));
@@ -142,7 +145,12 @@ std::string job_text(const v1::Job& job, WallTime now, int width) {
     values.add("held-out, before", eval_text(job.eval_first()));
   }
   if (job.has_eval_last()) {
-    values.add(trains ? "held-out, after" : "held-out", eval_text(job.eval_last()));
+    const bool ended = is_terminal(job.state());
+    const bool only_before = !ended && job.eval_last().step() == job.eval_first().step();
+    const char* after = ended ? "held-out, after" : "held-out, so far";
+    if (!trains || !only_before) {
+      values.add(trains ? after : "held-out", eval_text(job.eval_last()));
+    }
   }
   if (job.has_merge()) {
     values.add("merge", merge_text(job.merge()));
@@ -183,15 +191,17 @@ std::string job_table(const v1::ListJobsResponse& jobs, WallTime now, int width)
   if (jobs.jobs_size() == 0) return "no jobs\n";
   Table table({{"ID"},
                {.title = "NAME", .elastic = true},
+               {.title = "PROJECT", .optional = true},
                {"STATE"},
                {.title = "STEP", .right = true, .optional = true},
                {.title = "LOSS", .right = true, .optional = true},
                {.title = "ETA", .right = true, .optional = true},
                {"AGE", true}});
   for (const v1::Job& job : jobs.jobs()) {
-    const bool has_loss = job.progress().step() > 0;
+    const bool has_loss = job.progress().step() > 0 && !job.has_export_of();
     table.add(
-        {job.id(), job.name().empty() ? "-" : job.name(), state_text(job),
+        {job.id(), job.name().empty() ? "-" : job.name(),
+         job.project().empty() ? "-" : job.project(), state_text(job),
          progress_text(job.progress()), has_loss ? human_number(job.progress().loss()) : "-",
          job.state() == v1::RUNNING && has_loss ? human_seconds(job.progress().eta_seconds()) : "-",
          age(job.create_time(), now)});

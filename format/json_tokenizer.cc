@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include <absl/strings/ascii.h>
 #include <absl/strings/str_replace.h>
 #include <nlohmann/json.hpp>
 
@@ -110,8 +111,9 @@ void JsonTokenizer::append_piece(int32_t id, std::string& text) const {
     text += "\uFFFD";
     return;
   }
+  const auto is_hex = [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); };
   const bool is_byte = decoding_.byte_fallback && piece->size() == 6 && piece->starts_with("<0x") &&
-                       piece->ends_with('>');
+                       is_hex((*piece)[3]) && is_hex((*piece)[4]) && piece->ends_with('>');
   if (is_byte) {
     text += static_cast<char>(std::stoi(piece->substr(3, 2), nullptr, 16));
   } else if (decoding_.space.empty()) {

@@ -51,12 +51,14 @@ std::optional<TextPattern> read_pattern(const json& object, const std::string& k
 
 // Calls each(step, key) for a step or those of a Sequence, whose list has this name.
 template <typename Each>
-void for_steps(const json& value, const char* list, const std::string& key, const Each& each) {
+void for_steps(const json& value, const char* list, const std::string& key, Diagnostics& problems,
+               const Each& each) {
   if (value.is_null()) return;
   if (string_of(value, "type") != "Sequence") return each(value, key);
   const json steps = value.value(list, json::array());
+  if (!steps.is_array()) return problems.add(absl::StrCat(key, ".", list), "is no list");
   for (size_t i = 0; i < steps.size(); ++i) {
-    for_steps(steps[i], list, absl::StrCat(key, ".", list, "[", i, "]"), each);
+    for_steps(steps[i], list, absl::StrCat(key, ".", list, "[", i, "]"), problems, each);
   }
 }
 
@@ -104,9 +106,10 @@ std::string strip(const std::string& text, bool left, bool right) {
 
 Normalizer Normalizer::read(const json& value, const std::string& key, Diagnostics& problems) {
   Normalizer normalizer;
-  for_steps(value, "normalizers", key, [&](const json& step, const std::string& step_key) {
-    normalizer.add(step, step_key, problems);
-  });
+  for_steps(value, "normalizers", key, problems,
+            [&](const json& step, const std::string& step_key) {
+              normalizer.add(step, step_key, problems);
+            });
   return normalizer;
 }
 
@@ -160,9 +163,9 @@ std::string Normalizer::apply(std::string text) const {
 
 PreTokenizer PreTokenizer::read(const json& value, const std::string& key, Diagnostics& problems) {
   PreTokenizer result;
-  for_steps(value, "pretokenizers", key, [&](const json& step, const std::string& step_key) {
-    result.add(step, step_key, problems);
-  });
+  for_steps(
+      value, "pretokenizers", key, problems,
+      [&](const json& step, const std::string& step_key) { result.add(step, step_key, problems); });
   return result;
 }
 

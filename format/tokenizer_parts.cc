@@ -334,7 +334,11 @@ void PartsReader::read_post_processor() {
 Result<TokenizerParts> read_tokenizer_parts(const fs::path& file, const json& tokenizer,
                                             const json& config, const json& map,
                                             std::optional<BpeModel> model) {
-  return PartsReader(file, tokenizer, config, map).read(std::move(model));
+  try {
+    return PartsReader(file, tokenizer, config, map).read(std::move(model));
+  } catch (const json::exception& error) {  // a value of another kind than the format has there
+    return absl::InvalidArgumentError(absl::StrCat(file.string(), ": ", error.what()));
+  }
 }
 
 }  // namespace emoe

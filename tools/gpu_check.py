@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """The checks of gpu_check.sh, which says what they are. Needs torch and no other package.
 
-    gpu_check.py 1|2|all RESULTS [--device cuda]
-
 With --device cpu (for trying the script where there is no GPU) part 1 compares the CPU with itself and skips what needs one.
 """
+import argparse
 import ctypes
+import hashlib
 import json
 import os
 import pathlib
@@ -35,13 +35,31 @@ class Checks:
         self.results, self.device = results, device
         self.failed = 0
         results.mkdir(parents=True, exist_ok=True)
+        self.refuse_results_of_others()
 
-    def make(self, name, check, seconds):
+    def refuse_results_of_others(self):
+        """Figures of two GPUs, drivers or bundles are not mixed."""
+        of = {"device": self.device, "worker": hashlib.sha256(WORKER.read_bytes()).hexdigest()}
+        if self.device == "cuda":
+            of["gpus"] = run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], 30).splitlines()
+        file = self.results / "of"
+        if file.exists() and json.loads(file.read_text()) != of:
+            sys.exit(f"gpu_check.py: {self.results} has results of another GPU, driver or bundle ({file}); name another folder")
+        file.write_text(json.dumps(of) + "\n")
+
+    def made(self, name):
         file = self.results / f"{name}.json"
-        if file.exists() and json.loads(file.read_text())["ok"]:
+        return file.exists() and json.loads(file.read_text())["ok"]
+
+    def make(self, name, check, seconds, needs=None):
+        """`needs`: a check without which this one says nothing."""
+        file = self.results / f"{name}.json"
+        if self.made(name):
             return
         start = time.monotonic()
         try:
+            if needs and not self.made(needs):
+                raise CheckError(f"not tried: {needs} failed")
             found, ok = check(seconds) or {}, True
         except (CheckError, OSError, subprocess.SubprocessError, RuntimeError, ValueError) as error:
             found, ok = {"error": str(error)[-2000:]}, False
@@ -356,8 +374,12 @@ def rows_7b(checks):
 
 
 def main():
-    part, results = sys.argv[1], pathlib.Path(sys.argv[2])
-    device = sys.argv[4] if sys.argv[3:4] == ["--device"] else "cuda"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("1", "2", "all"))
+    parser.add_argument("results", type=pathlib.Path, metavar="RESULTS")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    args = parser.parse_args()
+    part, results, device = args.part, args.results, args.device
     checks = Checks(results, device)
     os.environ["EMOE_CACHE_DIR"] = str(results.resolve() / "cache")  # hashes of 13 GB are made once
     on_gpu = device == "cuda"
@@ -374,14 +396,15 @@ def main():
         for case in sorted(HERE.glob("golden/*/job.json")):
             checks.make(f"1-golden-{case.parent.name}", golden(checks, case.parent.name), 30)
     if part in ("2", "all") and on_gpu:
-        checks.make("2-model-7b", make_7b(checks), 90)
+        model = "2-model-7b"
+        checks.make(model, make_7b(checks), 90)
         emoe = ["emoe.experts=64", "emoe.top_k=16", "emoe.layers.start=1", "emoe.layers.every=2",
                 "emoe.partition.method=random"]
-        checks.make("2-lora", speed_7b(checks, "lora", ["lora.dropout=0"]), 100)
-        checks.make("2-lora-dropout", speed_7b(checks, "lora-dropout", ["lora.dropout=0.05"]), 100)
-        checks.make("2-emoe-lora", speed_7b(checks, "emoe-lora", ["lora.dropout=0.05", *emoe]), 100)
-        checks.make("2-lora-padded", speed_7b(checks, "lora-padded", ["lora.dropout=0.05", "data.packing=false"]), 100)
-        checks.make("2-peer", peer_7b(checks), 100)
+        checks.make("2-lora", speed_7b(checks, "lora", ["lora.dropout=0"]), 100, model)
+        checks.make("2-lora-dropout", speed_7b(checks, "lora-dropout", ["lora.dropout=0.05"]), 100, model)
+        checks.make("2-emoe-lora", speed_7b(checks, "emoe-lora", ["lora.dropout=0.05", *emoe]), 100, model)
+        checks.make("2-lora-padded", speed_7b(checks, "lora-padded", ["lora.dropout=0.05", "data.packing=false"]), 100, model)
+        checks.make("2-peer", peer_7b(checks), 100, model)
         checks.make("2-full", speed_7b(checks, "full", [], full=True), 120)
         checks.make("2-ratios", ratios(checks), 1)
     print(f"\n{results / 'table.txt'}:")

@@ -13,7 +13,13 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 part=${1:-all}
-case $part in 1 | 2 | all) ;; *)
+case $part in
+-h | --help)
+  sed -n '2,/^set -/{/^#/!d;s/^# \{0,1\}//;p}' "$0"
+  exit 0
+  ;;
+1 | 2 | all) ;;
+*)
   echo "gpu_check.sh: part '$part': 1, 2 or all" >&2
   exit 64
   ;;

@@ -117,7 +117,8 @@ Status Controller::check_capacity_locked(const Submission& submission, const Com
   const ProjectQuota quota = quota_of(config_.quotas, project);
   if (quota.slots > 0 && least > quota.slots) {
     return quota_exceeded(project, "slots", quota.slots,
-                          absl::StrCat("the job's ", least, " ranks would never start"));
+                          absl::StrCat("the job's ", least, " ranks would never start"),
+                          /*passes=*/false);
   }
   if (quota.queued_jobs == 0) return ok_status();
   int unfinished = 0;

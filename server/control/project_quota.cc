@@ -1,6 +1,8 @@
 #include "server/control/project_quota.h"
 
+#include <map>
 #include <set>
+#include <string>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -18,13 +20,14 @@ ProjectQuota quota_of(const ProjectQuotas& quotas, const std::string& project) {
 }
 
 Status quota_exceeded(const std::string& project, const std::string& what, int64_t limit,
-                      const std::string& why) {
+                      const std::string& why, bool passes) {
+  std::map<std::string, std::string> metadata{
+      {"quota", absl::StrCat("projects/", project, "/", what)}, {"limit", absl::StrCat(limit)}};
+  if (passes) metadata["retry_milliseconds"] = "30000";
   return make_error(StatusCode::kResourceExhausted, "QUOTA_EXCEEDED",
                     absl::StrCat("project \"", project, "\" may have ", limit,
                                  " (auth.quotas: ", what, "): ", why),
-                    {{"quota", absl::StrCat("projects/", project, "/", what)},
-                     {"limit", absl::StrCat(limit)},
-                     {"retry_milliseconds", "30000"}});
+                    std::move(metadata));
 }
 
 int64_t bytes_below(const std::vector<std::filesystem::path>& folders) {

@@ -20,9 +20,10 @@ using ProjectQuotas = std::map<std::string, ProjectQuota>;  // "": of each proje
 
 [[nodiscard]] ProjectQuota quota_of(const ProjectQuotas& quotas, const std::string& project);
 
-// RESOURCE_EXHAUSTED / QUOTA_EXCEEDED: of `limit` `what`s ("slots", "queued_jobs", "disk").
+// RESOURCE_EXHAUSTED / QUOTA_EXCEEDED: of `limit` `what`s ("slots", "queued_jobs", "disk"). `passes`: it may
+// be otherwise later, so that the caller is told when to try again.
 [[nodiscard]] Status quota_exceeded(const std::string& project, const std::string& what,
-                                    int64_t limit, const std::string& why);
+                                    int64_t limit, const std::string& why, bool passes = true);
 
 // The files below these folders, links not followed, each once however many names it has there. What
 // goes away meanwhile does not count.

@@ -97,8 +97,8 @@ grpc::Status to_grpc(const Status& status) {
     violation.set_subject(named == detail.metadata.end() ? "queue.max_jobs" : named->second);
     violation.set_description(text_for_details(message));
     rich.add_details()->PackFrom(quota);
-    add_retry(30s, rich);
   }
+  if (detail.reason == "QUEUE_FULL") add_retry(30s, rich);
   if (detail.reason == "DRAINING") add_retry(5s, rich);
   if (const auto wait = detail.metadata.find("retry_milliseconds"); wait != detail.metadata.end()) {
     add_retry(std::chrono::milliseconds(std::atoll(wait->second.c_str())), rich);

@@ -42,6 +42,36 @@ TEST(ErrorText, OrdinaryErrors) {
             "error: ABORTED: a [2Jb\n");
 }
 
+// What gRPC says where TLS is wrong, from a real coordinator, becomes what a user can do.
+TEST(ErrorText, TroubleWithTlsIsNamed) {
+  const auto text = [](const char* message) {
+    return error_text(grpc::Status(grpc::StatusCode::UNAVAILABLE, message), "h:1");
+  };
+  EXPECT_NE(text("Socket closed").find("speak TLS (--tls-ca)"), std::string::npos);
+  EXPECT_NE(text("empty address list: ").find("--tls-key the key of --tls-cert"),
+            std::string::npos);
+  EXPECT_NE(text("failed to connect: Ssl handshake failed: CERTIFICATE_VERIFY_FAILED")
+                .find("does not vouch for"),
+            std::string::npos);
+  for (const char* of_tls : {"Socket closed", "empty address list: "}) {
+    EXPECT_EQ(text(of_tls).find("no coordinator"), std::string::npos) << text(of_tls);
+  }
+  EXPECT_NE(text("connections to all backends failing: Connection refused").find("no coordinator"),
+            std::string::npos);
+}
+
+TEST(ErrorText, AQuotaThatTheMessageNamesIsNotNamedAgain) {
+  google::rpc::Status details;
+  details.set_message("too many");
+  google::rpc::QuotaFailure quota;
+  quota.add_violations()->set_description("too many");
+  details.add_details()->PackFrom(quota);
+  EXPECT_EQ(error_text(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many",
+                                    details.SerializeAsString()),
+                       "h:1"),
+            "error: RESOURCE_EXHAUSTED: too many\n");
+}
+
 TEST(ErrorText, RetryInfoAndQuota) {
   google::rpc::Status details;
   google::rpc::QuotaFailure quota;

@@ -70,6 +70,37 @@ TEST(JobView, JobShowsResultsAndAttempts) {
   EXPECT_EQ(text.find("ETA"), std::string::npos);
 }
 
+TEST(JobView, ARunningJobHasNoEvaluationAfter) {
+  v1::Job job = running_job();
+  job.mutable_resolved_spec()->set_task("train");
+  job.mutable_eval_first()->set_loss(3.0);
+  job.mutable_eval_last()->set_loss(3.0);
+  EXPECT_EQ(job_text(job, kNow, 0).find("held-out, so far"), std::string::npos);
+  job.mutable_eval_last()->set_step(5);
+  EXPECT_NE(job_text(job, kNow, 0).find("held-out, so far"), std::string::npos);
+  EXPECT_EQ(job_text(job, kNow, 0).find("held-out, after"), std::string::npos);
+}
+
+TEST(JobView, WhoseJobItIsIsShownWhereThereAreProjects) {
+  v1::ListJobsResponse jobs;
+  *jobs.add_jobs() = running_job();
+  EXPECT_EQ(job_table(jobs, kNow, 0).find("PROJECT"), std::string::npos);
+  jobs.mutable_jobs(0)->set_project("research");
+  jobs.mutable_jobs(0)->set_owner("ci");
+  EXPECT_NE(job_table(jobs, kNow, 0).find("research"), std::string::npos);
+  const std::string text = job_text(jobs.jobs(0), kNow, 0);
+  EXPECT_NE(text.find("research"), std::string::npos);
+  EXPECT_NE(text.find("ci"), std::string::npos);
+}
+
+TEST(JobView, AnExportHasNoLoss) {
+  v1::ListJobsResponse jobs;
+  *jobs.add_jobs() = running_job();
+  jobs.mutable_jobs(0)->mutable_export_of()->set_step(3);
+  EXPECT_EQ(job_table(jobs, kNow, 0).find("LOSS"), std::string::npos);
+  EXPECT_EQ(job_text(jobs.jobs(0), kNow, 0).find("tok/s"), std::string::npos);
+}
+
 // A message can be read and a path copied on a narrow terminal.
 TEST(JobView, NothingOfAJobIsCut) {
   v1::Job job = running_job();

@@ -105,6 +105,75 @@ TEST_F(JsonTokenizerTest, SpeaksItsOwnBytes) {
   EXPECT_EQ((*tokenizer)->encode("a\xFF"), (Ids{1000, 'a', 0xEF, 0xBF, 0xBD}));
 }
 
+// The paths of all values; of a long list or object its first two.
+void collect_paths(const json& value, const json::json_pointer& at,
+                   std::vector<json::json_pointer>& paths) {
+  paths.push_back(at);
+  if (!value.is_structured()) return;
+  size_t count = 0;
+  for (const auto& [key, child] : value.items()) {
+    if (value.size() > 20 && ++count > 2) return;
+    collect_paths(child, value.is_array() ? at / static_cast<size_t>(std::stoul(key)) : at / key,
+                  paths);
+  }
+}
+
+// Whatever stands in a place of the file, it is taken or refused, and what is taken can be used.
+TEST_F(JsonTokenizerTest, NoValueOfAnotherKindIsTheEnd) {
+  json characters = byte_level_file();
+  characters["normalizer"] = {
+      {"type", "Sequence"},
+      {"normalizers",
+       {{{"type", "Prepend"}, {"prepend", "_"}},
+        {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "_"}},
+        {{"type", "Strip"}, {"strip_left", true}, {"strip_right", false}}}}};
+  characters["pre_tokenizer"] = {
+      {"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "first"}};
+  characters["decoder"] = {
+      {"type", "Sequence"},
+      {"decoders",
+       {{{"type", "Replace"}, {"pattern", {{"String", "_"}}}, {"content", " "}},
+        {{"type", "ByteFallback"}},
+        {{"type", "Fuse"}},
+        {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}};
+  characters["model"]["byte_fallback"] = true;
+  characters["model"]["unk_token"] = "!";
+  characters["post_processor"]["special_tokens"] = {{"<s>", {{"id", "<s>"}, {"ids", {1000}}}}};
+  int taken = 0;
+  for (const json& file : {byte_level_file(), characters}) {
+    std::vector<json::json_pointer> paths;
+    collect_paths(file, json::json_pointer(), paths);
+    for (const json::json_pointer& path : paths) {
+      for (const json& other :
+           {json(), json("x"), json("<0xZZ>"), json(-7), json(1e300), json(true), json::array(),
+            json::object(), json({"x"}), json({{"type", 3}})}) {
+        json changed = file;
+        changed[path] = other;
+        const auto tokenizer = load(changed);
+        if (!tokenizer.ok()) {
+          EXPECT_EQ(tokenizer.status().code(), StatusCode::kInvalidArgument) << tokenizer.status();
+          continue;
+        }
+        ++taken;
+        for (const int32_t id : (*tokenizer)->encode("abc 12 \u00e9")) {
+          (void)(*tokenizer)->decode(Ids{id});
+        }
+      }
+    }
+  }
+  EXPECT_GT(taken, 100);
+}
+
+TEST_F(JsonTokenizerTest, APieceThatOnlyLooksLikeAByteIsNone) {
+  json file = byte_level_file();
+  file["pre_tokenizer"] = nullptr;
+  file["decoder"] = {{"type", "ByteFallback"}};
+  file["model"]["vocab"]["<0xZZ>"] = 500;
+  const auto tokenizer = load(file);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->decode(Ids{500}), "<0xZZ>");
+}
+
 TEST_F(JsonTokenizerTest, ThePostProcessorDecides) {
   json file = byte_level_file();
   config_["add_bos_token"] =

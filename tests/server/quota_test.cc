@@ -64,13 +64,16 @@ TEST_F(QuotaTest, MoreUnfinishedJobsAreRefused) {
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(error_detail_of(refused).reason, "QUOTA_EXCEEDED");
   EXPECT_EQ(error_detail_of(refused).metadata.at("quota"), "projects/small/queued_jobs");
+  EXPECT_EQ(error_detail_of(refused).metadata.at("retry_milliseconds"), "30000");
   for (int i = 0; i < 4; ++i) submit_in("large");  // by the quota of all others
   EXPECT_FALSE(create_in("large").ok());
   EXPECT_TRUE(create_in("third").ok()) << "each of them has it for itself";
 }
 
 TEST_F(QuotaTest, AJobThatCouldNeverStartIsRefused) {
-  EXPECT_EQ(error_detail_of(create_in("small", 3).status()).reason, "QUOTA_EXCEEDED");
+  const ErrorDetail refused = error_detail_of(create_in("small", 3).status());
+  EXPECT_EQ(refused.reason, "QUOTA_EXCEEDED");
+  EXPECT_EQ(refused.metadata.count("retry_milliseconds"), 0u) << "it would be refused again";
 }
 
 TEST_F(QuotaTest, TheProjectIsKeptWithTheJobOverARestart) {
