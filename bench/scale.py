@@ -33,8 +33,10 @@ GPU_LENGTH = 2048
 # between nodes, at nine tenths; 141 GB.
 GPU = {"flops_per_second": 0.5 * 989e12, "ranks_per_node": 8, "inside": [1e-5, 380e9], "between": [2e-5, 45e9], "overlaps": True}
 GPU_BYTES = 141e9
-NOTE = ("assumed: half of 989 TFLOP/s reached in a step, NVLink at 380 GB/s, 45 GB/s a GPU between nodes of 8, 141 GB a GPU, micro-batches of 2 rows of 2,048 tokens, "
-        "4 of them a step; never run")
+GPU_ROWS, GPU_MICRO_BATCHES = 2, 4
+NOTE = (f"assumed: {GPU['flops_per_second'] / 1e12:.0f} TFLOP/s reached in a step, {GPU['inside'][1] / 1e9:.0f} GB/s between GPUs of a node, "
+        f"{GPU['between'][1] / 1e9:.0f} GB/s a GPU between nodes of {GPU['ranks_per_node']}, {GPU_BYTES / 1e9:.0f} GB a GPU, {GPU_MICRO_BATCHES} "
+        f"micro-batches of {GPU_ROWS} rows of {GPU_LENGTH} tokens a step; never run")
 
 
 def mpirun(ranks):
@@ -104,9 +106,9 @@ def on_gpus():
             for gpus in GPUS:
                 names.append((model, what, gpus))
                 wanted.append({"model": shape, "cluster": GPU,
-                               "run": run_of(gpus, tensor, shard, full, 2, GPU_LENGTH, micro_batches=4, dtype_bytes=2, cuda=True)})
+                               "run": run_of(gpus, tensor, shard, full, GPU_ROWS, GPU_LENGTH, GPU_MICRO_BATCHES, dtype_bytes=2, cuda=True)})
     return [{"model": model, "what": what, "gpus": gpus, "tokens_per_second": said["tokens"] / said["seconds"],
-             "hidden_from": said["compute"] / said["seconds"], "rank_bytes": said["rank_bytes"], "fits": said["rank_bytes"] <= GPU_BYTES}
+             "computing_share": said["compute"] / said["seconds"], "rank_bytes": said["rank_bytes"], "fits": said["rank_bytes"] <= GPU_BYTES}
             for (model, what, gpus), said in zip(names, predict(wanted), strict=True)]
 
 
@@ -114,12 +116,13 @@ def tables(rows, gpus):
     lines = ["| plan | ranks | predicted | measured | off | compute | exchange | gathers | sums |", "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         parts = " | ".join(f"{row[key]:.3f}" for key in ("compute", "exchange", "gathers", "sums"))
-        lines.append(f"| {row['what']} | {row['ranks']} | {row['predicted_seconds']:.3f} s | {row['measured_seconds']:.3f} s | "
-                     f"{100 * row['error']:+.0f} % | {parts} |")
+        # One rank alone is what the rates are from.
+        predicted, error = ("", "") if row["ranks"] == 1 else (f"{row['predicted_seconds']:.3f} s", f"{100 * row['error']:+.0f} %")
+        lines.append(f"| {row['what']} | {row['ranks']} | {predicted} | {row['measured_seconds']:.3f} s | {error} | {parts} |")
     lines += ["", f"On GPUs ({NOTE}):", "", "| model | plan | GPUs | tokens/s | of it computing | a rank takes |", "|---|---|---|---|---|---|"]
     for row in gpus:
         fits = "" if row["fits"] else ", does not fit"
-        lines.append(f"| {row['model']} | {row['what']} | {row['gpus']} | {row['tokens_per_second']:,.0f} | {100 * row['hidden_from']:.0f} % | "
+        lines.append(f"| {row['model']} | {row['what']} | {row['gpus']} | {row['tokens_per_second']:,.0f} | {100 * row['computing_share']:.0f} % | "
                      f"{row['rank_bytes'] / 1e9:.1f} GB{fits} |")
     return lines
 
