@@ -1,5 +1,4 @@
-#include <algorithm>
-#include <vector>
+#include <map>
 
 #include <absl/strings/str_cat.h>
 
@@ -11,18 +10,20 @@
 namespace emoe::cli {
 namespace {
 
+// So many are asked for; whoever may mean more has to say more.
+constexpr int kMostCandidates = 20;
+
 // Lists the jobs as violations, which both forms of an error show.
-grpc::Status ambiguous(const std::string& text, const std::vector<v1::Job>& jobs) {
-  constexpr size_t kMost = 20;
+grpc::Status ambiguous(const std::string& text, const std::map<std::string, v1::Job>& jobs) {
   google::rpc::BadRequest candidates;
-  for (size_t i = 0; i < std::min(jobs.size(), kMost); ++i) {
+  for (const auto& [id, job] : jobs) {
     auto& candidate = *candidates.add_field_violations();
-    candidate.set_field(jobs[i].id());
-    candidate.set_description(absl::StrCat(state_name(jobs[i].state()), " ", jobs[i].name()));
+    candidate.set_field(id);
+    candidate.set_description(absl::StrCat(state_name(job.state()), " ", job.name()));
   }
   const std::string message =
-      absl::StrCat("\"", text, "\" may mean ", jobs.size(), " jobs; give more of the id",
-                   jobs.size() > kMost ? absl::StrCat("; the newest ", kMost, " are") : "");
+      absl::StrCat("\"", text, "\" may mean ", jobs.size(), " jobs",
+                   jobs.size() < kMostCandidates ? "" : " or more", "; give more of the id");
   google::rpc::Status details;
   details.add_details()->PackFrom(candidates);
   return {grpc::StatusCode::INVALID_ARGUMENT, message, details.SerializeAsString()};
@@ -33,20 +34,22 @@ grpc::Status ambiguous(const std::string& text, const std::vector<v1::Job>& jobs
 grpc::Status find_job(Client& client, std::string& job) {
   v1::Job exact;
   const grpc::Status got = client.get_job(job, exact);
-  if (got.error_code() != grpc::StatusCode::NOT_FOUND || job.empty()) return got;
-  v1::ListJobsRequest request;
-  request.set_page_size(1000);
-  v1::ListJobsResponse all;
-  const grpc::Status listed = client.list(&v1::FineTuning::Stub::ListJobs, request,
-                                          &v1::ListJobsResponse::jobs_size, 0, all);
-  if (!listed.ok()) return listed;
-  std::vector<v1::Job> found;
-  for (const v1::Job& candidate : all.jobs()) {
-    if (candidate.id().starts_with(job) || candidate.name() == job) found.push_back(candidate);
+  // What has a quote cannot stand in a filter.
+  const bool nameable = !job.empty() && job.find('"') == std::string::npos;
+  if (got.error_code() != grpc::StatusCode::NOT_FOUND || !nameable) return got;
+  std::map<std::string, v1::Job> found;
+  for (const char* key : {"id", "name"}) {
+    v1::ListJobsRequest request;
+    request.set_page_size(kMostCandidates);
+    request.set_filter(absl::StrCat(key, "=\"", job, "\""));
+    v1::ListJobsResponse page;
+    const grpc::Status listed = client.call(&v1::FineTuning::Stub::ListJobs, request, page);
+    if (!listed.ok()) return listed;
+    for (const v1::Job& candidate : page.jobs()) found.emplace(candidate.id(), candidate);
   }
   if (found.empty()) return got;
   if (found.size() > 1) return ambiguous(job, found);
-  job = found.front().id();
+  job = found.begin()->first;
   return grpc::Status::OK;
 }
 

@@ -134,7 +134,7 @@ void add_list(CLI::App& app, Command& command) {
   CLI::App* list_app = app.add_subcommand("list", "Lists jobs, newest first");
   list_app->add_option("--filter", options->filter,
                        "Terms joined by AND: state=RUNNING|QUEUED, labels.team=research, name=x,\n"
-                       "project=y");
+                       "id=job-2026 (its beginning), project=y");
   list_app->add_option("--order-by", options->order_by,
                        "create_time, priority or name, each with optional desc [create_time desc]");
   list_app->add_option("--limit", options->limit, "Most jobs shown; 0: all")

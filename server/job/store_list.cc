@@ -17,7 +17,13 @@ constexpr int kFewMatches = 5000;
 struct Way {
   std::optional<std::string> label;  // the key of the label that names few jobs
   bool by_name = false;              // the name does
+  bool by_id = false;                // the beginning of the id does
 };
+
+// What follows all ids with this beginning, which are ASCII.
+std::string end_of(const std::string& prefix) {
+  return prefix + '\x7f';
+}
 
 // Whether `select` has at most kFewMatches rows.
 Result<bool> is_few(Database& database, const std::string& select,
@@ -30,6 +36,12 @@ Result<bool> is_few(Database& database, const std::string& select,
 
 Result<Way> way_of(Database& database, const JobQuery& query) {
   Way way;
+  if (query.id_prefix) {
+    const std::string& begin = *query.id_prefix;
+    EMOE_ASSIGN_OR_RETURN(way.by_id, is_few(database, "SELECT 1 FROM jobs WHERE id>=? AND id<?",
+                                            {begin, end_of(begin)}));
+    if (way.by_id) return way;
+  }
   for (const auto& [key, value] : query.labels) {
     EMOE_ASSIGN_OR_RETURN(
         const bool few,
@@ -69,11 +81,14 @@ std::string state_sql(const JobQuery& query, const Way& way) {
     sql +=
         "(SELECT job_id FROM labels WHERE labels.key=? AND labels.value=?) "
         "CROSS JOIN jobs ON jobs.id=job_id WHERE state=?";
+  } else if (way.by_id) {  // with + SQLite does not take the indexes of states
+    sql += "jobs WHERE +state=?";
   } else {
     // Left alone SQLite may follow the order through all jobs of the state.
     sql += query.name && way.by_name ? "jobs INDEXED BY jobs_by_state_and_name WHERE state=?"
                                      : "jobs WHERE state=?";
   }
+  if (query.id_prefix) sql += way.by_id ? " AND id>=? AND id<?" : " AND +id>=? AND +id<?";
   // With + SQLite does not take the index of names.
   if (query.name) sql += way.by_name ? " AND name=?" : " AND +name=?";
   if (query.visible_project) sql += " AND project=?";
@@ -91,6 +106,7 @@ std::string state_sql(const JobQuery& query, const Way& way) {
 void bind_state(Statement& select, const JobQuery& query, const Way& way, v1::JobState state) {
   if (way.label) select.bind(*way.label, query.labels.at(*way.label));
   select.bind(state);
+  if (query.id_prefix) select.bind(*query.id_prefix, end_of(*query.id_prefix));
   for (const auto& value : {query.name, query.visible_project, query.project}) {
     if (value) select.bind(*value);
   }

@@ -56,9 +56,10 @@ constexpr size_t kLongestFilter = 4096;
 
 // A problem of `filter`, which may go on behind it.
 Status bad_filter(const std::string& text) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      text,
-      " (use state=RUNNING|QUEUED, labels.KEY=VALUE, name=VALUE, project=VALUE, joined by AND)"));
+  return absl::InvalidArgumentError(absl::StrCat(text,
+                                                 " (use state=RUNNING|QUEUED, labels.KEY=VALUE, "
+                                                 "name=VALUE, id=BEGINNING, project=VALUE, joined "
+                                                 "by AND)"));
 }
 
 // Words and quoted words; the quotes are gone, a term like name="a b" stays one piece.
@@ -104,7 +105,8 @@ Status add_term(const std::string& term, JobQuery& query) {
   const std::string value = term.substr(equals + 1);
   if (key == "state") return add_states(value, query);
   for (const auto& [name, field] :
-       {std::pair("name", &query.name), std::pair("project", &query.project)}) {
+       {std::pair("id", &query.id_prefix), std::pair("name", &query.name),
+        std::pair("project", &query.project)}) {
     if (key != name) continue;
     if (*field) return bad_filter(absl::StrCat(key, " may be given once"));
     *field = value;

@@ -231,11 +231,13 @@ TEST(Commands, AJobIsNamedByTheBeginningOfItsIdOrByItsName) {
     return rich_error(grpc::StatusCode::NOT_FOUND, "no job " + request.id(), "JOB_NOT_FOUND");
   };
   service.list = [&](const v1::ListJobsRequest& request, v1::ListJobsResponse& response) {
-    const size_t page = request.page_token().empty() ? 0 : 1;  // of two jobs
-    for (size_t i = 2 * page; i < std::min(jobs.size(), 2 * page + 2); ++i) {
-      *response.add_jobs() = jobs[i];
+    for (const v1::Job& job : jobs) {
+      const bool by_id = request.filter().starts_with("id=\"");
+      const size_t begin = std::string(by_id ? "id=\"" : "name=\"").size();
+      const std::string wanted =
+          request.filter().substr(begin, request.filter().size() - begin - 1);
+      if (by_id ? job.id().starts_with(wanted) : job.name() == wanted) *response.add_jobs() = job;
     }
-    if (page == 0) response.set_next_page_token("more");
     return grpc::Status::OK;
   };
   std::string cancelled;
@@ -257,7 +259,7 @@ TEST(Commands, AJobIsNamedByTheBeginningOfItsIdOrByItsName) {
             "error: INVALID_ARGUMENT: \"twice\" may mean 2 jobs; give more of the id\n"
             "  job-20260102-ab: QUEUED twice\n  job-20260103-aa: QUEUED twice\n");
   EXPECT_EQ(emoectl(service, {"get", "job-20260102"}).code, 64);
-  for (const char* nothing : {"", "other"}) {
+  for (const char* nothing : {"", "other", "a\"quote"}) {
     const Outcome outcome = emoectl(service, {"cancel", nothing});
     EXPECT_EQ(outcome.code, 1) << nothing;
     EXPECT_NE(outcome.err.find("JOB_NOT_FOUND"), std::string::npos) << outcome.err;

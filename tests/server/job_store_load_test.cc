@@ -64,10 +64,11 @@ std::vector<std::string> sorted_ids(std::vector<v1::Job> jobs, const JobQuery& q
     const auto& labels = job.spec().labels();
     const bool state = query.states.empty() || std::ranges::count(query.states, job.state()) > 0;
     const bool name = !query.name || job.name() == *query.name;
+    const bool id = !query.id_prefix || job.id().starts_with(*query.id_prefix);
     const bool all = std::ranges::all_of(query.labels, [&](const auto& label) {
       return labels.contains(label.first) && labels.at(label.first) == label.second;
     });
-    return !state || !name || !all;
+    return !state || !name || !id || !all;
   });
   std::ranges::sort(jobs, [&](const v1::Job& a, const v1::Job& b) {
     const auto left = std::pair(key_of(a, query.order), a.id());
@@ -110,15 +111,15 @@ TEST_F(JobStoreLoadTest, ListsEveryCombinationInOrder) {
     for (const bool descending : {false, true}) {
       for (const auto& wanted : states) {
         for (const auto& label : labels) {
-          for (const std::optional<std::string>& name :
-               {std::optional<std::string>(), std::optional<std::string>("name-1")}) {
-            const JobQuery query{.states = wanted,
-                                 .labels = label,
-                                 .name = name,
-                                 .order = order,
-                                 .descending = descending};
-            EXPECT_EQ(listed_ids(*store, query), sorted_ids(jobs, query));
-          }
+          JobQuery query{
+              .states = wanted, .labels = label, .order = order, .descending = descending};
+          EXPECT_EQ(listed_ids(*store, query), sorted_ids(jobs, query));
+          query.name = "name-1";
+          EXPECT_EQ(listed_ids(*store, query), sorted_ids(jobs, query));
+          query.id_prefix = "job-1001";
+          EXPECT_EQ(listed_ids(*store, query), sorted_ids(jobs, query));
+          query.name.reset();
+          EXPECT_EQ(listed_ids(*store, query), sorted_ids(jobs, query));
         }
       }
     }
