@@ -25,6 +25,7 @@ BalancedAssignment::BalancedAssignment(int64_t items, int32_t clusters)
       members_(at(clusters)),
       edge_cost_(at(clusters) * at(clusters)),
       edge_item_(at(clusters) * at(clusters)),
+      has_row_(at(clusters)),
       best_(at(items)),
       open_(at(clusters)),
       distance_(at(clusters)),
@@ -38,9 +39,7 @@ void BalancedAssignment::solve(std::span<const int32_t> costs) {
   two_cheapest(costs_, prices_, best_);
   balance_prices();
   assign_to_cheapest();
-  if (surplus() > 0) {
-    for (int32_t from = 0; from < clusters_; ++from) rebuild_row(from);
-  }
+  has_row_.assign(at(clusters_), false);
   for (int32_t target = shortest_path(); target >= 0; target = shortest_path()) {
     move_along_path(target);
   }
@@ -113,6 +112,7 @@ void BalancedAssignment::rebuild_row(int32_t from) {
   std::fill_n(&edge_cost_[edge(from, 0)], clusters_, kFarCost);
   std::fill_n(&edge_item_[edge(from, 0)], clusters_, -1);
   edge_cost_[edge(from, from)] = -kFarCost;  // staying is no move
+  has_row_[at(from)] = true;
   for (const int32_t item : members_[at(from)]) offer_moves(from, item);
 }
 
@@ -125,6 +125,7 @@ void BalancedAssignment::offer_moves(int32_t from, int32_t item) {
 
 // The edges out of a cluster that lost and gained an item (-1: none); members_ is already changed.
 void BalancedAssignment::update_row(int32_t cluster, int32_t lost, int32_t gained) {
+  if (!has_row_[at(cluster)]) return;
   const int64_t* row_item = &edge_item_[edge(cluster, 0)];
   // Where the lost item was the cheapest to move, all members are asked again.
   if (lost >= 0 && std::find(row_item, row_item + clusters_, lost) != row_item + clusters_) {
@@ -155,6 +156,7 @@ int32_t BalancedAssignment::shortest_path() {
       }
       return nearest;
     }
+    if (!has_row_[at(nearest)]) rebuild_row(nearest);
     distance_[at(nearest)] = distance;
     open_[at(nearest)] = kSettled;
     relax({&edge_cost_[edge(nearest, 0)], at(clusters_)}, prices_, distance - prices_[at(nearest)],

@@ -59,6 +59,7 @@ class BalancedAssignment {
   std::vector<std::vector<int32_t>> members_;
   std::vector<int64_t> edge_cost_;  // [N, N] cheapest move of one item
   std::vector<int64_t> edge_item_;  // [N, N] that item; -1: none
+  std::vector<bool> has_row_;       // [N] whether those out of a cluster are made: when a path asks
   std::vector<TwoCheapest> best_;   // [items] under the prices
   std::vector<int64_t> worth_;      // [items] the highest price at which each would still come
   std::vector<int64_t> open_;       // [clusters] distances of those that are not settled

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <limits>
 #include <mutex>
-#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -16,6 +15,7 @@
 #include "worker/emoe/dot_products.h"
 #include "worker/emoe/index.h"
 #include "worker/emoe/local_search.h"
+#include "worker/emoe/start_products.h"
 
 namespace emoe::worker {
 namespace {
@@ -40,6 +40,7 @@ FloatRows float_rows(std::span<const float> rows, int64_t width) {
 struct Start {
   std::vector<int64_t> centres;  // rows, by index
   std::vector<float> dots;       // [count, clusters] all rows · these
+  std::vector<double> errors;    // [clusters] of dots that are estimates; empty: they are none
 };
 
 // What all restarts share. Const member functions may be called by several threads at once.
@@ -47,7 +48,7 @@ class Kmeans {
  public:
   Kmeans(std::span<const float> rows, int64_t width, const KmeansOptions& options);
 
-  [[nodiscard]] KmeansResult best_restart() const;
+  [[nodiscard]] KmeansResult best_restart();
   // Whether exchanges are left for the best restart alone, and that.
   [[nodiscard]] bool refines() const {
     return count() > kMostSearchedAlways && count() <= kMostSearched;
@@ -55,8 +56,9 @@ class Kmeans {
   [[nodiscard]] KmeansResult refine(KmeansResult best) const;
 
  private:
-  [[nodiscard]] std::vector<Start> starts() const;
-  [[nodiscard]] std::vector<Start> given_starts() const;
+  [[nodiscard]] KmeansRows kmeans_rows(FloatRows rows);
+  [[nodiscard]] std::vector<Start> starts();
+  [[nodiscard]] std::vector<Start> given_starts();
   [[nodiscard]] KmeansResult run(int32_t restart, const Start& start, int threads) const;
   [[nodiscard]] KmeansResult iterate(KmeansResult result, ClusterCosts& costs,
                                      bool with_search) const;
@@ -67,19 +69,30 @@ class Kmeans {
 
   std::span<const float> given_;
   const KmeansOptions& options_;
-  KmeansRows rows_;
+  std::optional<StartProducts> start_products_;  // where starts are given and costs are estimated
+  const KmeansRows rows_;
   std::vector<float> gram_;  // [count, count] inner products, empty above kMostSearched rows
 };
 
 Kmeans::Kmeans(std::span<const float> rows, int64_t width, const KmeansOptions& options)
-    : given_(rows),
-      options_(options),
-      rows_(float_rows(rows, width), options.estimates && std::ssize(rows) / width > kMostSearched,
-            options.threads) {
+    : given_(rows), options_(options), rows_(kmeans_rows(float_rows(rows, width))) {
   if (count() <= kMostSearched) {
     gram_.resize(at(count() * count()));
     all_products(rows_.rows, rows_.rows, options_.threads, gram_);
   }
+}
+
+// With products of the starts that are given, while the rows are read.
+KmeansRows Kmeans::kmeans_rows(FloatRows rows) {
+  const bool estimates = options_.estimates && rows.rows() > kMostSearched;
+  if (estimates && !options_.starts.empty()) start_products_.emplace(rows, options_.starts);
+  KmeansRows::WhileRead multiply;
+  if (start_products_) {
+    multiply = [this](const FloatRows& read, const ByteRows& bytes, int64_t begin, int64_t end) {
+      start_products_->add(read, bytes, begin, end);
+    };
+  }
+  return {std::move(rows), estimates, options_.threads, multiply};
 }
 
 int64_t Kmeans::draw_centre(const std::vector<double>& weights, uint64_t bits,
@@ -116,8 +129,13 @@ void Kmeans::weigh(const Start& start, int64_t draw, std::vector<double>& weight
 }
 
 // Those given.
-std::vector<Start> Kmeans::given_starts() const {
+std::vector<Start> Kmeans::given_starts() {
   std::vector<Start> starts;
+  for (int32_t r = 0; start_products_ && r < options_.restarts; ++r) {
+    starts.push_back({options_.starts[at(r)], start_products_->take(r),
+                      start_products_->errors(r, rows_.longest)});
+  }
+  if (!starts.empty()) return starts;
   FloatRows centres(options_.clusters, rows_.rows.width());
   for (const std::vector<int64_t>& given : options_.starts) {
     for (int64_t c = 0; c < centres.rows(); ++c) {
@@ -125,13 +143,13 @@ std::vector<Start> Kmeans::given_starts() const {
     }
     std::vector<float> dots(at(count() * centres.rows()));
     all_products(rows_.rows, centres, options_.threads, dots);
-    starts.push_back({given, std::move(dots)});
+    starts.push_back({given, std::move(dots), {}});
   }
   return starts;
 }
 
 // k-means++ (Arthur, Vassilvitskii 2007), all restarts in step: one pass over the rows per draw.
-std::vector<Start> Kmeans::starts() const {
+std::vector<Start> Kmeans::starts() {
   if (!options_.starts.empty()) return given_starts();
   const int64_t restarts = options_.restarts;
   std::vector<Start> starts(at(restarts));
@@ -162,7 +180,7 @@ std::vector<Start> Kmeans::starts() const {
 
 KmeansResult Kmeans::run(int32_t restart, const Start& start, int threads) const {
   ClusterCosts costs(rows_, options_.clusters, threads);
-  costs.start_from(start.centres, start.dots);
+  costs.start_from(start.centres, start.dots, start.errors);
   KmeansResult result;
   result.restart = restart;
   result = iterate(std::move(result), costs, count() <= kMostSearchedAlways);
@@ -172,7 +190,7 @@ KmeansResult Kmeans::run(int32_t restart, const Start& start, int threads) const
 }
 
 // Whole restarts at once; threads that are left over share the work of one.
-KmeansResult Kmeans::best_restart() const {
+KmeansResult Kmeans::best_restart() {
   std::vector<Start> starts = this->starts();
   KmeansResult best;
   best.inertia = std::numeric_limits<double>::infinity();
@@ -262,7 +280,7 @@ KmeansResult balanced_kmeans(std::span<const float> rows, int64_t count, int64_t
   EMOE_CHECK(options.clusters > 0 && count % options.clusters == 0, "clusters must divide count");
   EMOE_CHECK(options.restarts > 0 && options.max_iterations > 0);
   EMOE_CHECK(options.starts.empty() || std::ssize(options.starts) == options.restarts);
-  const Kmeans kmeans(rows, width, options);
+  Kmeans kmeans(rows, width, options);
   KmeansResult best = kmeans.best_restart();
   if (!best.stopped && kmeans.refines()) {
     best = kmeans.refine(std::move(best));
@@ -270,35 +288,6 @@ KmeansResult balanced_kmeans(std::span<const float> rows, int64_t count, int64_t
   }
   renumber(best.labels, options.clusters);
   return best;
-}
-
-double inertia_of(std::span<const float> rows, int64_t width, std::span<const int32_t> labels,
-                  int32_t clusters) {
-  std::vector<double> means(at(clusters * width), 0.0);
-  std::vector<int64_t> sizes(at(clusters), 0);
-  for (size_t i = 0; i < labels.size(); ++i) {
-    const float* row = rows.data() + static_cast<int64_t>(i) * width;
-    double* sum = means.data() + labels[i] * width;
-    for (int64_t k = 0; k < width; ++k) sum[k] += static_cast<double>(row[k]);
-    ++sizes[at(labels[i])];
-  }
-  for (int64_t c = 0; c < clusters; ++c) {
-    const auto size = static_cast<double>(std::max<int64_t>(sizes[at(c)], 1));
-    for (int64_t k = 0; k < width; ++k) means[at(c * width + k)] /= size;
-  }
-  constexpr int64_t kLanes = 8;  // sums that do not wait for each other
-  double lanes[kLanes] = {};
-  for (size_t i = 0; i < labels.size(); ++i) {
-    const float* row = rows.data() + static_cast<int64_t>(i) * width;
-    const double* mean = means.data() + labels[i] * width;
-    for (int64_t k = 0; k < width; k += kLanes) {
-      for (int64_t l = 0; l < std::min(kLanes, width - k); ++l) {
-        const double difference = static_cast<double>(row[k + l]) - mean[k + l];
-        lanes[l] += difference * difference;
-      }
-    }
-  }
-  return std::accumulate(lanes, lanes + kLanes, 0.0);
 }
 
 }  // namespace emoe::worker

@@ -8,8 +8,8 @@
 
 #include "base/check.h"
 #include "base/parallel.h"
+#include "worker/emoe/cost_scan.h"
 #include "worker/emoe/index.h"
-#include "worker/emoe/price_scan.h"
 
 namespace emoe::worker {
 namespace {
@@ -28,15 +28,26 @@ std::vector<int32_t> numbers_below(int32_t count) {
 
 }  // namespace
 
-KmeansRows::KmeansRows(FloatRows given, bool with_bytes, int threads)
-    : rows(std::move(given)), squares(squared_lengths(rows)) {
+KmeansRows::KmeansRows(FloatRows given, bool with_bytes, int threads, const WhileRead& while_read)
+    : rows(std::move(given)), squares(at(rows.rows())) {
+  constexpr int64_t kAtOnce = 48;  // fit in the second level of the cache with what is made of them
+  if (with_bytes) {
+    bytes.emplace(rows.width());
+    bytes->make_room(rows.rows());
+  }
+  in_parts(threads, rows.rows(), [&](int64_t first, int64_t last) {
+    for (int64_t begin = first; begin < last; begin += kAtOnce) {
+      const int64_t end = std::min(begin + kAtOnce, last);
+      squared_lengths(rows, begin, end, std::span(squares).subspan(at(begin)));
+      if (bytes) bytes->assign_rows(rows, begin, end);
+      if (bytes && while_read) while_read(rows, *bytes, begin, end);
+    }
+  });
   const float most = squares.empty() ? 0.0F : *std::max_element(squares.begin(), squares.end());
   // |c|² − 2 x·c lies within ±3 · most, which must stay below 2^30.
   EMOE_CHECK(std::isfinite(most), "rows must be finite");
   if (most > 0.0F) scale = 0x1.0p28F / most;
-  if (!with_bytes) return;
-  bytes.emplace(rows.width());
-  bytes->assign(rows, threads);
+  if (!bytes) return;
   for (int64_t i = 0; i < rows.rows(); ++i) longest = std::max(longest, bytes->length(i));
 }
 
@@ -52,7 +63,9 @@ ClusterCosts::ClusterCosts(const KmeansRows& rows, int32_t clusters, int threads
       exact_(values_.size()),
       bytes_(rows.rows.width()) {}
 
-void ClusterCosts::start_from(std::span<const int64_t> centres, std::span<const float> dots) {
+void ClusterCosts::start_from(std::span<const int64_t> centres, std::span<const float> dots,
+                              std::span<const double> errors) {
+  EMOE_CHECK(errors.empty() || estimates_);
   labels_.clear();
   for (int32_t c = 0; c < clusters_; ++c) {
     const int64_t row = centres[at(c)];
@@ -62,7 +75,11 @@ void ClusterCosts::start_from(std::span<const int64_t> centres, std::span<const 
   for (int64_t i = 0; i < count(); ++i) {
     for (int32_t c = 0; c < clusters_; ++c) values_[pair(i, c)] = cost_of(c, dots[pair(i, c)]);
   }
-  std::ranges::fill(exact_, uint8_t{1});
+  std::ranges::fill(exact_, errors.empty() ? uint8_t{1} : uint8_t{0});
+  const double unit = 2.0 * static_cast<double>(rows_.scale) * (1.0 + 1e-6);
+  for (size_t c = 0; c < errors.size(); ++c) {
+    bounds_[c] = {0.0F, static_cast<float>(unit * errors[c]) + kRounding};
+  }
 }
 
 void ClusterCosts::move_to(const std::vector<int32_t>& labels) {
@@ -105,16 +122,14 @@ void ClusterCosts::set_means(std::span<const int32_t> which, const std::vector<i
 }
 
 // With x = x' + dx and c = c' + dc, primes for what the bytes say, x·c is off by
-// dx·c + x'·dc, of which |x'| <= |x| + |dx|; and the computed product by its own rounding, of
-// which each of its sixteen sums has stride / 16 additions.
+// dx·c + x'·dc, of which |x'| <= |x| + |dx|; and the computed product by its own rounding.
 void ClusterCosts::estimate(std::span<const int32_t> which) {
   FloatRows changed(std::ssize(which), means_.width());
   for (int64_t n = 0; n < changed.rows(); ++n) {
     std::copy_n(means_.row(which[at(n)]), means_.stride(), changed.row(n));
   }
   bytes_.assign(changed, threads_);
-  const double roundings = static_cast<double>(means_.stride()) / FloatRows::kLanes + 8.0;
-  const double rounding = 1.01 * 0x1.0p-24 * roundings;
+  const double rounding = product_rounding(means_);
   const double unit = 2.0 * static_cast<double>(rows_.scale) * (1.0 + 1e-6);
   for (int64_t n = 0; n < changed.rows(); ++n) {
     const double length = bytes_.length(n);
@@ -124,20 +139,26 @@ void ClusterCosts::estimate(std::span<const int32_t> which) {
     bound.base = static_cast<float>(unit * rows_.longest * (difference + rounding * length));
     bound.base += kRounding;
   }
+  std::vector<float> scales;
+  std::vector<float> squares;
+  for (int64_t n = 0; n < changed.rows(); ++n) {
+    scales.push_back(bytes_.scale(n));
+    squares.push_back(squares_[at(which[at(n)])]);
+  }
   byte_dots_.resize(at(count() * changed.rows()));
   in_parts(threads_, count(), [&](int64_t begin, int64_t end) {
     const std::span<int32_t> dots =
         std::span(byte_dots_)
             .subspan(at(begin * changed.rows()), at((end - begin) * changed.rows()));
     byte_products(*rows_.bytes, begin, end, bytes_, dots);
+    std::vector<int32_t> costs(which.size());
     for (int64_t i = begin; i < end; ++i) {
-      const float row_scale = rows_.bytes->scale(i);
-      const int32_t* line = dots.data() + (i - begin) * changed.rows();
-      for (int64_t n = 0; n < changed.rows(); ++n) {
-        const size_t place = pair(i, which[at(n)]);
-        values_[place] =
-            cost_of(which[at(n)], static_cast<float>(line[n]) * (row_scale * bytes_.scale(n)));
-        exact_[place] = 0;
+      const std::span<const int32_t> line =
+          dots.subspan(at((i - begin) * changed.rows()), which.size());
+      estimate_costs({line, scales, rows_.bytes->scale(i)}, squares, rows_.scale, costs);
+      for (size_t n = 0; n < which.size(); ++n) {
+        values_[pair(i, which[n])] = costs[n];
+        exact_[pair(i, which[n])] = 0;
       }
     }
   });
@@ -200,6 +221,7 @@ int64_t ClusterCosts::settle(std::span<const int32_t> labels, std::span<const in
     std::vector<int32_t> which;
     for (int64_t n = begin; n < end; ++n) {
       const int32_t row = rows[at(n)];
+      if (n + 1 < end) fetch_row(rows_.rows.row(rows[at(n + 1)]), rows_.rows.stride());
       find_unsettled(row, labels[at(row)], prices, which);
       compute_pairs(row, which);
     }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -18,7 +19,11 @@ struct KmeansRows {
   float scale = 1.0F;             // costs are in units of 1 / scale
   std::optional<ByteRows> bytes;  // where costs may be estimated
 
-  KmeansRows(FloatRows given, bool with_bytes, int threads);
+  // Called with rows begin to end as soon as their bytes are there, while they are in the cache: by
+  // several threads at once, each with other rows.
+  using WhileRead =
+      std::function<void(const FloatRows&, const ByteRows&, int64_t begin, int64_t end)>;
+  KmeansRows(FloatRows given, bool with_bytes, int threads, const WhileRead& while_read = nullptr);
 };
 
 // What it costs one restart to have a row in a cluster: their squared distance without the row's
@@ -35,7 +40,9 @@ class ClusterCosts {
   ClusterCosts(const KmeansRows& rows, int32_t clusters, int threads);
 
   // Clusters around `centres`, rows by their index; `dots` [count, clusters] rows · centres.
-  void start_from(std::span<const int64_t> centres, std::span<const float> dots);
+  // Each of them is off by at most the centre's error [clusters]; none given: they were computed.
+  void start_from(std::span<const int64_t> centres, std::span<const float> dots,
+                  std::span<const double> errors = {});
   // Clusters around the means of their members. `labels` [count], each value as often.
   void move_to(const std::vector<int32_t>& labels);
 

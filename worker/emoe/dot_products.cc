@@ -1,6 +1,7 @@
 #include "worker/emoe/dot_products.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "worker/emoe/index.h"
 
@@ -31,11 +32,12 @@ struct Block {
   int64_t b_rows;
   int64_t columns;
   PartialSums* sums;
+  int64_t ahead;  // floats after which the block of `a` that comes next begins; 0: there is none
 };
 
 // kA x kB products with their sums in registers. How many only decides the speed: every product is
 // summed alike.
-template <int kA, int kB>
+template <int kA, int kB, bool kFetch>
 [[gnu::always_inline]] inline void tile(const Block& block, int64_t first_a, int64_t first_b) {
   const float* a = block.a + first_a * block.stride;
   const float* b = block.b + first_b * block.stride;
@@ -49,7 +51,9 @@ template <int kA, int kB>
   for (int64_t at = 0; at < block.columns; at += FloatRows::kLanes) {
 #pragma GCC unroll 8
     for (int i = 0; i < kA; ++i) {
-      const Vector x = *reinterpret_cast<const Vector*>(a + i * block.stride + at);
+      const float* from = a + i * block.stride + at;
+      if (kFetch) __builtin_prefetch(from + block.ahead, 0, 2);
+      const Vector x = *reinterpret_cast<const Vector*>(from);
 #pragma GCC unroll 8
       for (int j = 0; j < kB; ++j) {
         sums[i][j] += x * *reinterpret_cast<const Vector*>(b + j * block.stride + at);
@@ -63,12 +67,16 @@ template <int kA, int kB>
   }
 }
 
-// Of kB rows of `b` from `j` on.
+// Of kB rows of `b` from `j` on. The first fetch the next block of `a` into the cache: it is in
+// pieces of half a page, too short for processors to do that by themselves.
 template <int kA, int kB>
 [[gnu::always_inline]] inline void tiles_of(const Block& block, int64_t j) {
   int64_t i = 0;
-  for (; i + kA <= block.a_rows; i += kA) tile<kA, kB>(block, i, j);
-  for (; i < block.a_rows; ++i) tile<1, kB>(block, i, j);
+  if (j == 0 && block.ahead != 0) {
+    for (; i + kA <= block.a_rows; i += kA) tile<kA, kB, true>(block, i, j);
+  }
+  for (; i + kA <= block.a_rows; i += kA) tile<kA, kB, false>(block, i, j);
+  for (; i < block.a_rows; ++i) tile<1, kB, false>(block, i, j);
 }
 
 template <int kA, int kB>
@@ -99,8 +107,14 @@ template <int kA, int kB>
       std::fill(sums.begin(), sums.end(), PartialSums{});
       for (int64_t k = 0; k < stride; k += kBlockColumns) {
         const int64_t columns = std::min(kBlockColumns, stride - k);
+        int64_t ahead = 0;  // the next columns, in the end the first of the next rows
+        if (j == 0 && k + 2 * kBlockColumns <= stride) ahead = kBlockColumns;
+        if (j + kBlockCentres >= b.rows() && k + kBlockColumns >= stride &&
+            i + 2 * kBlockRows <= end) {
+          ahead = kBlockRows * stride - k;
+        }
         all_tiles<kA, kB>(
-            {a.row(i) + k, b.row(j) + k, stride, a_rows, b_rows, columns, sums.data()});
+            {a.row(i) + k, b.row(j) + k, stride, a_rows, b_rows, columns, sums.data(), ahead});
       }
       for (int64_t r = 0; r < a_rows; ++r) {
         float* line = out + (i - begin + r) * b.rows() + j;
@@ -136,7 +150,62 @@ template <int kB>
   if (n < which.size()) few<1>(a, b, &which[n], out + n);
 }
 
+// Lanes kApart apart change places between two vectors, L being the numbers of all lanes.
+template <int kApart, int... L>
+[[gnu::always_inline]] inline void exchange(Vector& one, Vector& two,
+                                            std::integer_sequence<int, L...> /*lanes*/) {
+  const Vector first =
+      __builtin_shufflevector(one, two, ((L & kApart) != 0 ? 16 + L - kApart : L)...);
+  two = __builtin_shufflevector(one, two, (L + kApart + ((L & kApart) != 0 ? 16 - kApart : 0))...);
+  one = first;
+}
+
+// One of the four steps that transpose 16 by 16 values.
+template <int kApart>
+[[gnu::always_inline]] inline void exchange_all(Vector* v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    if ((i & kApart) != 0) continue;
+    exchange<kApart>(v[i], v[i + kApart], std::make_integer_sequence<int, 16>());
+  }
+}
+
+// Adds up one column at a time, of sixteen rows at once.
+[[gnu::always_inline]] inline void all_squares(const FloatRows& rows, int64_t begin, int64_t end,
+                                               float* out) {
+  constexpr int kRows = FloatRows::kLanes;
+  for (int64_t first = begin; first < end; first += kRows) {
+    const int64_t count = std::min<int64_t>(kRows, end - first);
+    const float* row = rows.row(first);
+    Vector sums = {};
+    for (int64_t k = 0; k < rows.stride(); k += kRows) {
+      Vector v[kRows];
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const int64_t from = std::min<int64_t>(r, count - 1);
+        v[r] = *reinterpret_cast<const Vector*>(row + from * rows.stride() + k);
+        v[r] *= v[r];
+      }
+      exchange_all<8>(v);
+      exchange_all<4>(v);
+      exchange_all<2>(v);
+      exchange_all<1>(v);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) sums += v[r];
+    }
+    for (int64_t r = 0; r < count; ++r) out[first - begin + r] = sums[r];
+  }
+}
+
 #if defined(__x86_64__)
+[[gnu::target("avx512f")]] void squares_avx512(const FloatRows& rows, int64_t begin, int64_t end,
+                                               float* out) {
+  all_squares(rows, begin, end, out);
+}
+[[gnu::target("avx2")]] void squares_avx2(const FloatRows& rows, int64_t begin, int64_t end,
+                                          float* out) {
+  all_squares(rows, begin, end, out);
+}
 [[gnu::target("avx512f")]] void each_avx512(const float* a, const FloatRows& b,
                                             std::span<const int32_t> which, float* out) {
   each(a, b, which, out);
@@ -179,6 +248,10 @@ void dot_products(const FloatRows& a, int64_t begin, int64_t end, const FloatRow
   all_blocks<1, 2>(a, begin, end, b, out.data());
 }
 
+double product_rounding(const FloatRows& rows) {
+  return 1.01 * 0x1.0p-24 * (static_cast<double>(rows.stride()) / FloatRows::kLanes + 8.0);
+}
+
 void dot_products(const float* a, const FloatRows& b, std::span<const int32_t> which,
                   std::span<float> out) {
   EMOE_CHECK(out.size() >= which.size());
@@ -189,23 +262,19 @@ void dot_products(const float* a, const FloatRows& b, std::span<const int32_t> w
   each(a, b, which, out.data());
 }
 
-// Several rows at once: the sum of one waits for its last addition at every column.
 std::vector<float> squared_lengths(const FloatRows& rows) {
-  constexpr int64_t kAtOnce = 8;
-  std::vector<float> squares(at(rows.rows()), 0.0F);
-  for (int64_t first = 0; first < rows.rows(); first += kAtOnce) {
-    const int64_t count = std::min(kAtOnce, rows.rows() - first);
-    const float* row = rows.row(first);
-    float sums[kAtOnce] = {};
-    for (int64_t k = 0; k < rows.width(); ++k) {
-      for (int64_t r = 0; r < count; ++r) {
-        const float value = row[r * rows.stride() + k];
-        sums[r] += value * value;
-      }
-    }
-    std::copy_n(sums, count, squares.data() + first);
-  }
+  std::vector<float> squares(at(rows.rows()));
+  squared_lengths(rows, 0, rows.rows(), squares);
   return squares;
+}
+
+void squared_lengths(const FloatRows& rows, int64_t begin, int64_t end, std::span<float> out) {
+  EMOE_CHECK(begin >= 0 && end <= rows.rows() && std::ssize(out) >= end - begin);
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return squares_avx512(rows, begin, end, out.data());
+  if (__builtin_cpu_supports("avx2")) return squares_avx2(rows, begin, end, out.data());
+#endif
+  all_squares(rows, begin, end, out.data());
 }
 
 void scaled_sum(const FloatRows& rows, std::span<const int32_t> which, float scale, float* out) {
@@ -219,7 +288,13 @@ void scaled_sum(const FloatRows& rows, std::span<const int32_t> which, float sca
     const Vector* b = row(n + 1);
     const Vector* c = row(n + 2);
     const Vector* d = row(n + 3);
-    for (int64_t k = 0; k < vectors; ++k) sum[k] = (((sum[k] + a[k]) + b[k]) + c[k]) + d[k];
+    const size_t last = which.size() - 1;  // meanwhile the next four are fetched
+    const Vector* next[] = {row(std::min(n + 4, last)), row(std::min(n + 5, last)),
+                            row(std::min(n + 6, last)), row(std::min(n + 7, last))};
+    for (int64_t k = 0; k < vectors; ++k) {
+      for (const Vector* one : next) __builtin_prefetch(one + k, 0, 2);
+      sum[k] = (((sum[k] + a[k]) + b[k]) + c[k]) + d[k];
+    }
   }
   for (; n < which.size(); ++n) {
     const Vector* a = row(n);

@@ -45,13 +45,24 @@ class FloatRows {
 void dot_products(const FloatRows& a, int64_t begin, int64_t end, const FloatRows& b,
                   std::span<float> out);
 
+// How far such a product is from the true one at most, over the product of the rows' lengths: each of
+// its sixteen sums has stride / 16 additions.
+[[nodiscard]] double product_rounding(const FloatRows& rows);
+
 // out[n] = a · b.row(which[n]) for each n, the same bits as above. `a` is a row as wide as those of
 // b.
 void dot_products(const float* a, const FloatRows& b, std::span<const int32_t> which,
                   std::span<float> out);
 
+// Begins to fetch a row into the cache, for what is done after what is done next.
+inline void fetch_row(const float* row, int64_t stride) {
+  for (int64_t k = 0; k < stride; k += FloatRows::kLanes) __builtin_prefetch(row + k, 0, 2);
+}
+
 // Each row's product with itself, summed in the order of the columns.
 [[nodiscard]] std::vector<float> squared_lengths(const FloatRows& rows);
+// out[i - begin] of row i for begin <= i < end.
+void squared_lengths(const FloatRows& rows, int64_t begin, int64_t end, std::span<float> out);
 
 // out [rows.stride()] = scale · sum of the rows named, added in that order.
 void scaled_sum(const FloatRows& rows, std::span<const int32_t> which, float scale, float* out);

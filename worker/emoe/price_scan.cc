@@ -1,6 +1,8 @@
 #include "worker/emoe/price_scan.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "worker/emoe/index.h"
 
@@ -11,7 +13,6 @@ constexpr int32_t kWide = 8;
 typedef int64_t Wide __attribute__((vector_size(kWide * sizeof(int64_t))));
 constexpr int32_t kLanes = 16;
 typedef int32_t Whole __attribute__((vector_size(kLanes * sizeof(int32_t))));
-typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t Half __attribute__((vector_size(kWide * sizeof(int32_t))));
 
 [[gnu::always_inline]] inline void load(const int64_t* from, Wide& to) {
@@ -70,9 +71,94 @@ typedef int32_t Half __attribute__((vector_size(kWide * sizeof(int32_t))));
   return best;
 }
 
+// The same in half the width and without a branch, for prices close enough to each other: counted
+// from the lowest, with any cost added, they are below kNone.
+constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
+
+[[gnu::always_inline]] inline int32_t least_of(const Whole& v) {
+  Half by8 = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+  const Half upper = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  by8 = upper < by8 ? upper : by8;
+  auto by4 = __builtin_shufflevector(by8, by8, 0, 1, 2, 3);
+  const auto upper4 = __builtin_shufflevector(by8, by8, 4, 5, 6, 7);
+  by4 = upper4 < by4 ? upper4 : by4;
+  return std::min(std::min(by4[0], by4[2]), std::min(by4[1], by4[3]));
+}
+
+[[gnu::always_inline]] inline void load(const int32_t* from, Whole& to) {
+  std::memcpy(&to, from, sizeof to);
+}
+
+// The lowest number but `other` of a value: `values` in whole vectors, kNone at their end.
+[[gnu::always_inline]] inline int32_t place_of(int32_t sought, int32_t other,
+                                               const std::vector<int32_t>& values) {
+  const Whole none = Whole{} + kNone;
+  Whole index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  Whole place = none;
+  const int32_t* end = values.data() + values.size();
+  for (const int32_t* at = values.data(); at != end; at += kLanes, index += kLanes) {
+    Whole value;
+    load(at, value);
+    value = value == sought ? index : none;
+    value = value == other ? none : value;
+    place = value < place ? value : place;
+  }
+  return least_of(place);
+}
+
+// `prices` are counted from the lowest; `values` get the costs with them.
+[[gnu::always_inline]] inline TwoCheapest two_of(std::span<const int32_t> costs,
+                                                 const std::vector<int32_t>& prices, int64_t lowest,
+                                                 std::vector<int32_t>& values) {
+  const auto whole = static_cast<int64_t>(costs.size()) / kLanes * kLanes;
+  for (auto c = at(whole); c < costs.size(); ++c) values[c] = costs[c] + prices[c];
+  Whole first = Whole{} + kNone;
+  Whole second = first;
+  const int64_t count = std::ssize(values);
+  int32_t* values_at = values.data();
+  for (int64_t c = 0; c < count; c += kLanes) {
+    Whole value;
+    if (c < whole) {
+      Whole price;
+      load(costs.data() + c, value);
+      load(prices.data() + c, price);
+      value += price;
+      std::memcpy(values_at + c, &value, sizeof value);
+    } else {
+      load(values_at + c, value);
+    }
+    const Whole larger = value < first ? first : value;
+    second = larger < second ? larger : second;
+    first = value < first ? value : first;
+  }
+  TwoCheapest best;
+  const int32_t first_cost = least_of(first);
+  best.first = place_of(first_cost, -1, values);
+  best.first_cost = first_cost + lowest;
+  // The second may be of any lane; in that of the first it is the second one.
+  const Whole lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const int32_t second_cost = least_of(lanes == best.first % kLanes ? second : first);
+  if (second_cost == kNone) return best;
+  best.second = place_of(second_cost, best.first, values);
+  best.second_cost = second_cost + lowest;
+  return best;
+}
+
 [[gnu::always_inline]] inline void scan(const int32_t* costs, std::span<const int64_t> prices,
                                         std::span<TwoCheapest> best) {
   const auto clusters = static_cast<int32_t>(prices.size());
+  const auto [lowest, highest] = best.size() > 1
+                                     ? std::ranges::minmax(prices)
+                                     : std::ranges::min_max_result<int64_t>{0, kFarCost};
+  if (highest - lowest < (int64_t{1} << 30) - 1) {  // costs are up to 2^30
+    std::vector<int32_t> from_lowest;
+    for (const int64_t price : prices) from_lowest.push_back(static_cast<int32_t>(price - lowest));
+    std::vector<int32_t> values(at((clusters + kLanes - 1) / kLanes * kLanes), kNone);
+    for (size_t i = 0; i < best.size(); ++i) {
+      best[i] = two_of({costs + i * prices.size(), prices.size()}, from_lowest, lowest, values);
+    }
+    return;
+  }
   for (size_t i = 0; i < best.size(); ++i) {
     best[i] = two_of(costs + i * prices.size(), prices.data(), clusters);
   }
@@ -152,28 +238,6 @@ typedef int32_t Half __attribute__((vector_size(kWide * sizeof(int32_t))));
   }
 }
 
-[[gnu::always_inline]] inline int32_t count_all(std::span<const int32_t> costs, const float* levels,
-                                                const float* slopes, float slack, float most) {
-  const auto clusters = static_cast<int32_t>(costs.size());
-  Whole counts = {};
-  int32_t c = 0;
-  for (; c + kLanes <= clusters; c += kLanes) {
-    Whole cost;
-    Floats level;
-    Floats slope;
-    std::memcpy(&cost, &costs[at(c)], sizeof cost);
-    std::memcpy(&level, levels + c, sizeof level);
-    std::memcpy(&slope, slopes + c, sizeof slope);
-    counts += __builtin_convertvector(cost, Floats) + level - slack * slope <= most;
-  }
-  int32_t count = 0;
-  for (int32_t lane = 0; lane < kLanes; ++lane) count -= counts[lane];
-  for (; c < clusters; ++c) {
-    count += static_cast<float>(costs[at(c)]) + levels[c] - slack * slopes[c] <= most ? 1 : 0;
-  }
-  return count;
-}
-
 #if defined(__x86_64__)
 [[gnu::target("avx512f,avx512vl")]] int32_t lowest_avx512(std::span<const int64_t> values) {
   return lowest(values);
@@ -189,15 +253,6 @@ typedef int32_t Half __attribute__((vector_size(kWide * sizeof(int32_t))));
 [[gnu::target("avx2")]] void relax_avx2(std::span<const int64_t> edge_cost, const int64_t* prices,
                                         int64_t base, int64_t from, const Paths& paths) {
   relax_all(edge_cost, prices, base, from, paths);
-}
-[[gnu::target("avx512f,avx512vl")]] int32_t count_avx512(std::span<const int32_t> costs,
-                                                         const float* levels, const float* slopes,
-                                                         float slack, float most) {
-  return count_all(costs, levels, slopes, slack, most);
-}
-[[gnu::target("avx2")]] int32_t count_avx2(std::span<const int32_t> costs, const float* levels,
-                                           const float* slopes, float slack, float most) {
-  return count_all(costs, levels, slopes, slack, most);
 }
 [[gnu::target("avx512f,avx512vl")]] void scan_avx512(const int32_t* costs,
                                                      std::span<const int64_t> prices,
@@ -262,19 +317,6 @@ void relax(std::span<const int64_t> edge_cost, std::span<const int64_t> prices, 
   }
 #endif
   relax_all(edge_cost, prices.data(), base, from, paths);
-}
-
-int32_t count_below(std::span<const int32_t> costs, std::span<const float> levels,
-                    std::span<const float> slopes, float slack, float most) {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512vl")) {
-    return count_avx512(costs, levels.data(), slopes.data(), slack, most);
-  }
-  if (__builtin_cpu_supports("avx2")) {
-    return count_avx2(costs, levels.data(), slopes.data(), slack, most);
-  }
-#endif
-  return count_all(costs, levels.data(), slopes.data(), slack, most);
 }
 
 }  // namespace emoe::worker

@@ -54,8 +54,4 @@ struct Paths {
 void relax(std::span<const int64_t> edge_cost, std::span<const int64_t> prices, int64_t base,
            int64_t from, const Paths& paths);
 
-// How many clusters c have costs[c] + levels[c] - slack · slopes[c] <= most, in single precision.
-[[nodiscard]] int32_t count_below(std::span<const int32_t> costs, std::span<const float> levels,
-                                  std::span<const float> slopes, float slack, float most);
-
 }  // namespace emoe::worker

@@ -108,6 +108,40 @@ int64_t solved_cost(const Problem& problem) {
   return solved_cost(problem, assignment);
 }
 
+// Of many items at once and of one, prices close to each other and not, with and without ties.
+TEST(PriceScan, two_cheapest_are_those_of_a_plain_search) {
+  for (const int32_t clusters : {1, 2, 15, 16, 17, 64, 100}) {
+    for (const int32_t range : {1, 1'000'000'000}) {
+      for (const int64_t spread : {int64_t{1}, int64_t{1} << 29, int64_t{1} << 40}) {
+        const Problem problem = random_problem(9, clusters, range, clusters);
+        std::vector<int64_t> prices;
+        for (int32_t c = 0; c < clusters; ++c) {
+          const auto bits = partition_random_bits(spread, 1, 0, c);
+          prices.push_back(static_cast<int64_t>(bits % static_cast<uint64_t>(spread + 1)) - 7);
+        }
+        std::vector<TwoCheapest> all(9);
+        two_cheapest(problem.costs, prices, all);
+        for (size_t i = 0; i < 9; ++i) {
+          const std::span<const int32_t> costs =
+              std::span(problem.costs).subspan(i * prices.size(), prices.size());
+          TwoCheapest plain;
+          for (int32_t c = 0; c < clusters; ++c) {
+            plain.offer(c, costs[static_cast<size_t>(c)] + prices[static_cast<size_t>(c)]);
+          }
+          TwoCheapest one;
+          two_cheapest(costs, prices, {&one, 1});
+          for (const TwoCheapest& best : {all[i], one}) {
+            EXPECT_EQ(best.first, plain.first) << clusters << " " << range << " " << spread;
+            EXPECT_EQ(best.first_cost, plain.first_cost);
+            EXPECT_EQ(best.second, plain.second);
+            EXPECT_EQ(best.second_cost, plain.second_cost);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(BalancedAssignment, equals_the_best_of_all_assignments) {
   for (const auto& [items, clusters] :
        {std::pair{1, 1}, {6, 1}, {6, 6}, {8, 2}, {8, 4}, {9, 3}, {10, 5}}) {

@@ -217,6 +217,57 @@ TEST(BalancedKmeans, estimates_change_nothing) {
   }
 }
 
+TEST(BalancedKmeans, estimates_change_nothing_where_starts_are_given) {
+  std::vector<std::vector<int64_t>> starts(2);
+  for (int64_t c = 0; c < 24; ++c) {
+    starts[0].push_back(171 * c);
+    starts[1].push_back(c == 23 ? 5 : 4103 - c * c);
+  }
+  for (const double noise : {0.2, 2.0, 100.0}) {
+    const std::vector<float> rows = planted_rows(4104, 40, 24, noise);
+    KmeansOptions options{.clusters = 24, .restarts = 2, .estimates = false, .starts = starts};
+    const KmeansResult plain = balanced_kmeans(rows, 4104, 40, options);
+    options.estimates = true;
+    for (const int threads : {1, 3}) {
+      options.threads = threads;
+      const KmeansResult result = balanced_kmeans(rows, 4104, 40, options);
+      EXPECT_EQ(result.labels, plain.labels) << noise;
+      EXPECT_EQ(result.inertia, plain.inertia);
+      EXPECT_EQ(result.restart, plain.restart);
+      EXPECT_EQ(result.iterations, plain.iterations);
+    }
+  }
+}
+
+// Members added in their order, then squares in eight sums: the documented order, written out.
+TEST(BalancedKmeans, inertia_is_that_of_a_plain_loop_to_the_last_bit) {
+  for (const int64_t width : {1, 8, 21}) {
+    const std::vector<float> rows = random_rows(30, width, 5);
+    std::vector<int32_t> labels;
+    for (int32_t i = 0; i < 30; ++i) labels.push_back(i % 7 % 3);
+    const auto w = static_cast<size_t>(width);
+    std::vector<double> means(3 * w, 0.0);
+    std::vector<double> sizes(3, 0.0);
+    for (size_t i = 0; i < 30; ++i) {
+      const auto c = static_cast<size_t>(labels[i]);
+      ++sizes[c];
+      for (size_t k = 0; k < w; ++k) means[c * w + k] += static_cast<double>(rows[i * w + k]);
+    }
+    double lanes[8] = {};
+    for (size_t i = 0; i < 30; ++i) {
+      const auto c = static_cast<size_t>(labels[i]);
+      for (size_t k = 0; k < w; ++k) {
+        const double difference =
+            static_cast<double>(rows[i * w + k]) - means[c * w + k] / sizes[c];
+        lanes[k % 8] += difference * difference;
+      }
+    }
+    double total = 0.0;
+    for (const double lane : lanes) total += lane;
+    EXPECT_EQ(inertia_of(rows, width, labels, 3), total) << width;
+  }
+}
+
 TEST(BalancedKmeans, more_restarts_are_never_worse) {
   const std::vector<float> rows = random_rows(128, 16, 9);
   double last = 1e300;

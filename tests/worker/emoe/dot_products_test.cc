@@ -9,6 +9,7 @@
 #include "tests/worker/emoe/random_rows.h"
 #include "worker/emoe/byte_products.h"
 #include "worker/emoe/byte_rows.h"
+#include "worker/emoe/start_products.h"
 
 namespace emoe::worker {
 namespace {
@@ -53,7 +54,7 @@ TEST(DotProducts, every_block_shape_sums_in_the_same_order) {
 }
 
 TEST(DotProducts, squares_and_sums_are_those_of_plain_loops) {
-  for (const int64_t count : {1, 7, 8, 19}) {
+  for (const int64_t count : {1, 7, 16, 19, 33}) {
     const int64_t width = 37;
     const FloatRows rows = float_rows(count, width, 4);
     const std::vector<float> squares = squared_lengths(rows);
@@ -136,7 +137,45 @@ TEST(ByteProducts, the_largest_sum_does_not_overflow) {
   }
 }
 
-TEST(ByteRows, say_how_far_they_are_from_what_they_were) {
+using MultiplyWords = void (*)(const WordProduct&);
+
+std::vector<MultiplyWords> word_kernels() {
+  std::vector<MultiplyWords> all = {base::multiply_words};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) all.push_back(avx2::multiply_words);
+  if (__builtin_cpu_supports("avx512vnni")) all.push_back(avx512vnni::multiply_words);
+#endif
+  return all;
+}
+
+TEST(WordProducts, every_kernel_gives_the_whole_numbers) {
+  for (const auto& [a_rows, b_rows, columns] :
+       {std::array<int64_t, 3>{1, 1, 64}, {7, 5, 128}, {37, 9, 192}, {80, 6, 64}}) {
+    const int64_t most = std::lround(std::sqrt(0x1.0p31 / static_cast<double>(columns))) - 1;
+    std::vector<int16_t> words;
+    for (int64_t i = 0; i < (a_rows + b_rows) * columns; ++i) {
+      const auto random = static_cast<int64_t>(partition_random_bits(columns, 0, 0, i) >> 1);
+      words.push_back(static_cast<int16_t>(random % (2 * most + 1) - most));
+    }
+    std::fill_n(words.begin(), columns, static_cast<int16_t>(most));  // the largest sum
+    std::fill_n(words.begin() + a_rows * columns, columns, static_cast<int16_t>(-most));
+    const int16_t* b = words.data() + a_rows * columns;
+    for (const MultiplyWords multiply : word_kernels()) {
+      std::vector<int32_t> out(static_cast<size_t>(a_rows * b_rows));
+      multiply({words.data(), a_rows, b, b_rows, columns, out.data()});
+      for (int64_t i = 0; i < a_rows; ++i) {
+        for (int64_t j = 0; j < b_rows; ++j) {
+          const int16_t* row = words.data() + i * columns;
+          const auto sum = std::inner_product(row, row + columns, b + j * columns, int64_t{0});
+          ASSERT_EQ(out[static_cast<size_t>(i * b_rows + j)], sum) << i << " " << j;
+        }
+      }
+    }
+  }
+}
+
+// Rows that are hard to round: zeros, nearly so, huge, and such with one value above all.
+std::vector<float> hard_rows() {
   std::vector<float> values = testing::random_rows(9, 70, 3);
   for (size_t k = 0; k < 70; ++k) {
     values[70 + k] = 0.0F;      // a row of zeros
@@ -145,7 +184,61 @@ TEST(ByteRows, say_how_far_they_are_from_what_they_were) {
     values[280 + k] = k == 5 ? 1000.0F : values[280 + k];  // all but one value round to nothing
     values[350 + k] = k == 5 ? 1.0F : 0.0F;                // exact
   }
-  const FloatRows rows = float_rows(values, 70);
+  return values;
+}
+
+TEST(WordRows, are_close_to_what_they_were_and_fit_products) {
+  const FloatRows rows = float_rows(hard_rows(), 70);
+  ByteRows bytes(70);
+  bytes.assign(rows, 1);
+  WordRows words(70);
+  words.assign(rows, bytes, 0, 9);
+  for (int64_t i = 0; i < 9; ++i) {
+    long double off = 0.0L;
+    int64_t square = 0;
+    for (int64_t k = 0; k < 70; ++k) {
+      const int64_t word = words.row(i)[k];
+      const long double difference =
+          rows.row(i)[k] - static_cast<long double>(words.scale(i)) * word;
+      off += difference * difference;
+      square += word * word;
+    }
+    EXPECT_GE(words.difference(i), std::sqrt(off)) << i;
+    EXPECT_LT(square, int64_t{1} << 31) << i;
+    EXPECT_LE(words.difference(i), 1e-3 * bytes.length(i) + 1e-28) << i;
+    for (int64_t k = 70; k < words.stride(); ++k) EXPECT_EQ(words.row(i)[k], 0);
+  }
+  words.assign(rows, bytes, 4, 6);  // some of them, in place of those
+  EXPECT_EQ(words.rows(), 2);
+  EXPECT_EQ(words.row(1)[5], 32766);
+}
+
+TEST(StartProducts, are_no_further_from_the_computed_ones_than_they_say) {
+  const FloatRows rows = float_rows(hard_rows(), 70);
+  const std::vector<std::vector<int64_t>> starts = {{0, 1, 4}, {2, 3, 8}};
+  ByteRows bytes(70);
+  bytes.assign(rows, 1);
+  StartProducts products(rows, starts);
+  products.add(rows, bytes, 5, 9);
+  products.add(rows, bytes, 0, 5);
+  double longest = 0.0;
+  for (int64_t i = 0; i < 9; ++i) longest = std::max(longest, bytes.length(i));
+  for (int32_t restart = 0; restart < 2; ++restart) {
+    const std::vector<float> dots = products.take(restart);
+    const std::vector<double> errors = products.errors(restart, longest);
+    for (size_t c = 0; c < 3; ++c) {
+      const int64_t centre = starts[static_cast<size_t>(restart)][c];
+      for (int64_t i = 0; i < 9; ++i) {
+        const float computed = product_in_order(rows.row(i), rows.row(centre), 70);
+        EXPECT_LE(std::abs(dots[static_cast<size_t>(i) * 3 + c] - computed), errors[c]);
+      }
+      EXPECT_LE(errors[c], 3e-3 * longest * bytes.length(centre) + 1e-12);
+    }
+  }
+}
+
+TEST(ByteRows, say_how_far_they_are_from_what_they_were) {
+  const FloatRows rows = float_rows(hard_rows(), 70);
   ByteRows bytes(70);
   bytes.assign(rows, 2);
   ASSERT_EQ(bytes.rows(), 9);
