@@ -36,16 +36,23 @@ std::string sha256_hex(std::string_view text) {
 
 Result<std::string> sha256_of_file(const std::filesystem::path& path,
                                    const std::function<void()>& on_work_done) {
-  constexpr size_t kPiece = 64 << 20;
-  EMOE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
+  // Read and not mapped: a file that is not in memory comes twice as fast.
+  constexpr size_t kPiece = 1 << 20;
+  constexpr size_t kWork = 64 << 20;
+  EMOE_ASSIGN_OR_RETURN(FileReader file, FileReader::open(path));
+  std::vector<char> piece(static_cast<size_t>(std::clamp<uint64_t>(file.size(), 1, kPiece)));
   Sha256 hash;
-  for (auto rest = file.bytes(); !rest.empty();) {
-    const size_t size = std::min(kPiece, rest.size());
-    hash.update(rest.data(), size);
-    rest = rest.subspan(size);
-    on_work_done();
+  size_t unreported = 0;
+  while (true) {
+    EMOE_ASSIGN_OR_RETURN(const size_t got, file.read(piece.data(), piece.size()));
+    hash.update(piece.data(), got);
+    unreported += got;
+    if (unreported >= kWork || (got == 0 && unreported > 0)) {
+      on_work_done();
+      unreported = 0;
+    }
+    if (got == 0) return hash.hex_digest();
   }
-  return hash.hex_digest();
 }
 
 Result<std::string> sha256_of_range(const std::filesystem::path& path, uint64_t begin,

@@ -52,6 +52,20 @@ class BlockOperands {
       product.b_half_behind = static_cast<const Bf16*>(w.const_data_ptr()) + offset;
     }
   }
+  // Packs what was set as the B of each, all of one shape, of at most kPackedRows x kPackedColumns, for products
+  // with rows of A of this type; it stays until the next call.
+  void pack(std::vector<BlockProduct>& products, at::ScalarType type) {
+    if (products.empty()) return;
+    const bool halves = type == at::kBFloat16;
+    const int64_t floats = packed_floats(products[0].k, products[0].n) / (halves ? 2 : 1);
+    packed_.resize(floats * std::ssize(products));
+    float* packed = packed_.data();
+    for (BlockProduct& product : products) {
+      block_product_kernel().pack(product, halves, packed);
+      product.packed = packed;
+      packed += floats;
+    }
+  }
   void run(BlockProduct& product) {
     product.workspace = workspace_.data();
     block_product_kernel().run(product);
@@ -69,6 +83,7 @@ class BlockOperands {
   std::vector<const float*> floats_;
   std::vector<const Bf16*> halves_;
   std::vector<float*> results_;
+  std::vector<float> packed_;
   std::vector<float> workspace_ = std::vector<float>(kProductWorkspace);
 };
 

@@ -7,12 +7,13 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
-#include "base/background_hash.h"
 #include "base/file.h"
+#include "base/hashed_file.h"
 #include "base/status.h"
 #include "format/safetensors_header.h"
 #include "format/weight_headers.h"
@@ -87,32 +88,31 @@ class SafetensorsWriter {
     std::string dtype;
     std::vector<int64_t> shape;
   };
+  // kHashed: as HashedFileWriter does it, for files that are large.
+  enum class Way { kPlain, kHashed };
   [[nodiscard]] static Result<SafetensorsWriter> create(
       const std::filesystem::path& path, std::vector<Planned> plan,
-      const std::map<std::string, std::string>& metadata);
+      const std::map<std::string, std::string>& metadata, Way way = Way::kPlain);
   // With a header that was read from a file of the same tensors in the same order.
   [[nodiscard]] static Result<SafetensorsWriter> create_with_header(
-      const std::filesystem::path& path, std::vector<Planned> plan, const std::string& header);
+      const std::filesystem::path& path, std::vector<Planned> plan, const std::string& header,
+      Way way = Way::kPlain);
   [[nodiscard]] Status write(
       const at::Tensor& tensor);  // the next planned one; converted to its dtype
   [[nodiscard]] Status write_raw(
       std::span<const std::byte> bytes);  // the next planned one, byte for byte
   [[nodiscard]] bool complete() const { return next_ == plan_.size(); }  // nothing is left to write
   [[nodiscard]] Status close();                                          // fsync included
-  // SHA-256 of the file as it was given to be written, made beside the writing: asked for right after
-  // create(), it is there after close(). What is given to write() and write_raw() has to stay as it is
-  // until then.
-  void hash_beside();
+  // SHA-256 of the file as it was given to be written, after close() of one that is kHashed; else empty.
   [[nodiscard]] const std::string& sha256() const { return sha256_; }
 
  private:
-  SafetensorsWriter(FileWriter file, std::vector<Planned> plan, const std::string& header)
-      : file_(std::move(file)), header_(header), plan_(std::move(plan)) {}
-  Status write_next(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
+  using File = std::variant<FileWriter, HashedFileWriter>;
+  SafetensorsWriter(File file, std::vector<Planned> plan)
+      : file_(std::move(file)), plan_(std::move(plan)) {}
+  Status write_bytes(const void* data, size_t size);
 
-  FileWriter file_;
-  std::string header_;  // until it is hashed
-  std::unique_ptr<BackgroundHash> hash_;
+  File file_;
   std::string sha256_;
   std::vector<Planned> plan_;
   size_t next_ = 0;

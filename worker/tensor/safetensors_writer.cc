@@ -1,4 +1,3 @@
-#include <memory>
 #include <set>
 #include <utility>
 
@@ -49,24 +48,37 @@ Result<std::string> header_text(const std::vector<SafetensorsWriter::Planned>& p
 
 Result<SafetensorsWriter> SafetensorsWriter::create(
     const std::filesystem::path& path, std::vector<Planned> plan,
-    const std::map<std::string, std::string>& metadata) {
+    const std::map<std::string, std::string>& metadata, Way way) {
   const Result<std::string> header = header_text(plan, metadata);
   if (!header.ok()) return with_context(header.status(), path.string());
-  return create_with_header(path, std::move(plan), *header);
+  return create_with_header(path, std::move(plan), *header, way);
 }
 
 Result<SafetensorsWriter> SafetensorsWriter::create_with_header(const std::filesystem::path& path,
                                                                 std::vector<Planned> plan,
-                                                                const std::string& header) {
-  EMOE_ASSIGN_OR_RETURN(FileWriter file, FileWriter::create(path));
-  EMOE_RETURN_IF_ERROR(file.write(header));
-  return SafetensorsWriter(std::move(file), std::move(plan), header);
+                                                                const std::string& header,
+                                                                Way way) {
+  const auto opened = [&]() -> Result<File> {
+    if (way == Way::kPlain) {
+      EMOE_ASSIGN_OR_RETURN(FileWriter plain, FileWriter::create(path));
+      return File(std::move(plain));
+    }
+    uint64_t size = header.size();
+    for (const Planned& planned : plan) {
+      EMOE_ASSIGN_OR_RETURN(const uint64_t bytes, bytes_of_tensor(planned.dtype, planned.shape));
+      size += bytes;
+    }
+    EMOE_ASSIGN_OR_RETURN(HashedFileWriter hashed, HashedFileWriter::create(path, size));
+    return File(std::move(hashed));
+  };
+  EMOE_ASSIGN_OR_RETURN(File file, opened());
+  SafetensorsWriter writer(std::move(file), std::move(plan));
+  EMOE_RETURN_IF_ERROR(writer.write_bytes(header.data(), header.size()));
+  return writer;
 }
 
-void SafetensorsWriter::hash_beside() {
-  hash_ = std::make_unique<BackgroundHash>();
-  const auto header = std::make_shared<const std::string>(std::move(header_));
-  hash_->add(std::as_bytes(std::span(*header)), header);
+Status SafetensorsWriter::write_bytes(const void* data, size_t size) {
+  return std::visit([&](auto& file) { return file.write(data, size); }, file_);
 }
 
 Status SafetensorsWriter::write(const at::Tensor& tensor) {
@@ -78,19 +90,12 @@ Status SafetensorsWriter::write(const at::Tensor& tensor) {
                                                    shape_text(planned.shape)));
   }
   EMOE_ASSIGN_OR_RETURN(const at::ScalarType type, scalar_type_of(planned.dtype));
-  const auto bytes =
-      std::make_shared<const at::Tensor>(tensor.detach().to(at::kCPU, type).contiguous());
-  return write_next({static_cast<const std::byte*>(bytes->const_data_ptr()),
-                     static_cast<size_t>(bytes->nbytes())},
-                    bytes);
+  const at::Tensor bytes = tensor.detach().to(at::kCPU, type).contiguous();
+  return write_raw(
+      {static_cast<const std::byte*>(bytes.const_data_ptr()), static_cast<size_t>(bytes.nbytes())});
 }
 
 Status SafetensorsWriter::write_raw(std::span<const std::byte> bytes) {
-  return write_next(bytes, nullptr);
-}
-
-Status SafetensorsWriter::write_next(std::span<const std::byte> bytes,
-                                     std::shared_ptr<const void> owner) {
   if (next_ >= plan_.size()) return absl::FailedPreconditionError("more tensors than planned");
   const Planned& planned = plan_[next_];
   EMOE_ASSIGN_OR_RETURN(const uint64_t expected, bytes_of_tensor(planned.dtype, planned.shape));
@@ -98,8 +103,7 @@ Status SafetensorsWriter::write_next(std::span<const std::byte> bytes,
     return absl::InvalidArgumentError(absl::StrCat("tensor \"", planned.name, "\": ", bytes.size(),
                                                    " bytes, planned ", expected));
   }
-  if (hash_) hash_->add(bytes, std::move(owner));
-  EMOE_RETURN_IF_ERROR(file_.write(bytes.data(), bytes.size()));
+  EMOE_RETURN_IF_ERROR(write_bytes(bytes.data(), bytes.size()));
   ++next_;
   return ok_status();
 }
@@ -110,9 +114,8 @@ Status SafetensorsWriter::close() {
                                                       "\" was planned and not written (", next_,
                                                       " of ", plan_.size(), ")"));
   }
-  EMOE_RETURN_IF_ERROR(file_.close());
-  if (hash_) sha256_ = hash_->finish();
-  hash_.reset();
+  EMOE_RETURN_IF_ERROR(std::visit([](auto& file) { return file.close(); }, file_));
+  if (const auto* hashed = std::get_if<HashedFileWriter>(&file_)) sha256_ = hashed->sha256();
   return ok_status();
 }
 

@@ -9,6 +9,8 @@
 
 namespace emoe::worker {
 
+namespace fs = std::filesystem;
+
 Result<std::vector<Shard>> plan_shards(const std::vector<SafetensorsWriter::Planned>& tensors,
                                        uint64_t max_bytes) {
   std::vector<Shard> shards(1);
@@ -47,12 +49,13 @@ Status ShardedWriter::advance() {
       ++shard_;
     }
     const Shard& next = shards_[shard_];
-    EMOE_ASSIGN_OR_RETURN(writer_, next.header.empty()
-                                       ? SafetensorsWriter::create(folder_ / next.file,
-                                                                   next.tensors, {{"format", "pt"}})
-                                       : SafetensorsWriter::create_with_header(
-                                             folder_ / next.file, next.tensors, next.header));
-    writer_->hash_beside();
+    const fs::path file = folder_ / next.file;
+    constexpr auto kHashed = SafetensorsWriter::Way::kHashed;
+    EMOE_ASSIGN_OR_RETURN(
+        writer_,
+        next.header.empty()
+            ? SafetensorsWriter::create(file, next.tensors, {{"format", "pt"}}, kHashed)
+            : SafetensorsWriter::create_with_header(file, next.tensors, next.header, kHashed));
   }
   return ok_status();
 }

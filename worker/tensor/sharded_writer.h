@@ -33,8 +33,7 @@ class ShardedWriter {
   [[nodiscard]] Status write(const at::Tensor& tensor);  // as SafetensorsWriter
   [[nodiscard]] Status write_raw(std::span<const std::byte> bytes);
   [[nodiscard]] Status close();
-  // SHA-256 of each file of tensors, after close(), made as SafetensorsWriter::hash_beside() says: what
-  // is given to write() and write_raw() has to stay as it is until then.
+  // SHA-256 of each file of tensors as it was given to be written, after close().
   [[nodiscard]] const std::map<std::string, std::string>& hashes() const { return hashes_; }
 
  private:

@@ -52,9 +52,13 @@ struct Counts {
   Lanes losses;
   load(delta, changes);
   load(lost, losses);
-  const Floats infinite = Floats{} + std::numeric_limits<float>::infinity();
-  Mask flushed = {};
-  Mask beyond = {};
+  const Floats infinity = Floats{} + std::numeric_limits<float>::infinity();
+  // What is 0 or infinite stays so when it is rounded: that there are more of them afterwards says how many
+  // became so. Each is counted by itself, since of comparisons that are joined the compiler makes single ones.
+  Mask zeros = {};
+  Mask zeros_before = {};
+  Mask infinite = {};
+  Mask infinite_before = {};
   for (int64_t k = 0; k < block.count; k += kLanes) {
     Floats original;
     Floats wide;
@@ -64,15 +68,16 @@ struct Counts {
     std::memcpy(&back, block.back + k, sizeof back);
     add(wide - original, changes);
     add(back - wide, losses);
-    flushed -= (back == 0.0F) & (wide != 0.0F);
-    const Floats magnitude = back < 0.0F ? -back : back;
-    beyond |= (magnitude == infinite) & (wide - wide == 0.0F);
+    zeros -= back == 0.0F;
+    zeros_before -= wide == 0.0F;
+    infinite -= (back < 0.0F ? -back : back) == infinity;
+    infinite_before -= (wide < 0.0F ? -wide : wide) == infinity;
   }
   store(changes, delta);
   store(losses, lost);
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    counts.flushed += flushed[lane];
-    counts.beyond = counts.beyond || beyond[lane] != 0;
+    counts.flushed += zeros[lane] - zeros_before[lane];
+    counts.beyond = counts.beyond || infinite[lane] != infinite_before[lane];
   }
 }
 

@@ -82,6 +82,7 @@ class Problem {
     product.add = add_;
     product.workspace = workspace.data();
     kernel.run(product);
+    expect_same_packed(kernel, product, c);
     double worst = 0.0;
     for (int64_t i = 0; i < shape_.m; ++i) {
       for (int64_t j = 0; j < shape_.n; ++j) {
@@ -92,6 +93,31 @@ class Problem {
   }
 
  private:
+  // Bit for bit what `expected` is, where B was packed before.
+  void expect_same_packed(const BlockProductKernel& kernel, BlockProduct product,
+                          const std::vector<float>& expected) const {
+    if (product.k > kPackedRows || product.n > kPackedColumns) return;
+    const bool halves = product.a_half != nullptr;
+    std::vector<float> packed(packed_floats(product.k, product.n) / (halves ? 2 : 1) + 1, -7.0F);
+    kernel.pack(product, halves, packed.data());
+    EXPECT_EQ(packed.back(), -7.0F) << "more than it takes";
+    std::vector<float> c = c_;
+    std::vector<float*> rows;
+    for (int64_t i = 0; i < shape_.m; ++i) {
+      rows.push_back(c.data() + (shape_.m - 1 - i) * shape_.n);
+    }
+    kernel.run({.m = product.m,
+                .n = product.n,
+                .k = product.k,
+                .a = product.a,
+                .a_half = product.a_half,
+                .a_k_stride = product.a_k_stride,
+                .packed = packed.data(),
+                .c = rows.data(),
+                .add = product.add});
+    EXPECT_EQ(std::memcmp(c.data(), expected.data(), c.size() * sizeof(float)), 0);
+  }
+
   void turn_a(BlockProduct& product) {
     const auto [m, n, k] = shape_;
     a_turned_.assign((k + 1) * m, 0.0F);

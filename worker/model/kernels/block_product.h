@@ -31,15 +31,28 @@ struct BlockProduct {
   int64_t b_split = 0;
   const float* b_behind = nullptr;
   const Bf16* b_half_behind = nullptr;
+  // Instead of all of b…: B as BlockProductKernel::pack wrote it.
+  const float* packed = nullptr;
   float* const* c = nullptr;   // [m] rows of n
   bool add = false;            // to what C holds
   float* workspace = nullptr;  // kProductWorkspace floats
 };
 inline constexpr int64_t kProductWorkspace = int64_t{192} * 384;
+// How large a B may be that is packed by itself.
+inline constexpr int64_t kPackedRows = 384;
+inline constexpr int64_t kPackedColumns = 192;
+// The floats that such a B takes.
+constexpr int64_t packed_floats(int64_t k, int64_t n) {
+  constexpr int64_t kWidest = 48;  // columns that lie side by side
+  return (k + k % 2) * ((n + kWidest - 1) / kWidest * kWidest);
+}
 
 // Compiled for one instruction set. Sets differ in the rounding of their sums.
 struct BlockProductKernel {
   void (*run)(const BlockProduct& product);
+  // B by itself, in the order in which run() reads it: who uses it for one m after another packs it once.
+  // For a product with a_half (`halves`) it fills a half of packed_floats(k, n).
+  void (*pack)(const BlockProduct& product, bool halves, float* packed);
   bool multiplies_halves;  // takes a_half, at twice the rate
 };
 
