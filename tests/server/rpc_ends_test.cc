@@ -134,6 +134,7 @@ TEST_F(RpcEndsTest, SubmitsThatWaitForTheDiskHoldNoThread) {
     disk.unlock();
   }
   EXPECT_EQ(good, kSubmits);
+  stop();  // before what a commit asks for is gone
 }
 
 TEST(CallThreads, CarryOutEverythingBeforeTheyEnd) {
