@@ -3,8 +3,8 @@
 
     bench/service.py [--only submit,million,ranks] [--jobs 1000000] [--seconds 8] [--tiny]
 
-Submits by 16 clients (build/bin/service_bench, since Python's cost more than the service) beside a gRPC service of as many
-threads that answers each with a stored job, and beside a loop of raw SQLite commits, in turn; a million queued jobs: the
+Submits by 16 clients (build/bin/service_bench, since Python's cost more than the service) beside a gRPC service with the
+same completion queue that answers each with a stored job, and beside a loop of raw SQLite commits, in turn; a million queued jobs: the
 start, lists, decisions, memory; a thousand ranks that report and a thousand watchers. The coordinator is the real one; its
 mpirun is a stand-in that waits, and the ranks' sessions are opened by service_bench. Prints a table and writes
 build/bench/service.json (--tiny: to see that all of it runs; writes nothing).

@@ -46,35 +46,64 @@ Message message_of(const std::string& file) {
   return message;
 }
 
-// Takes a job and gives one back, as large as the coordinator's, by as many threads and pollers.
-class Echo final : public v1::FineTuning::Service {
+using EchoService = v1::FineTuning::WithRawMethod_CreateJob<v1::FineTuning::Service>;
+
+// Reads a request and answers it with the bytes of a job, as the coordinator does (CreateJobCalls), and
+// nothing else.
+class EchoCall {
  public:
-  explicit Echo(v1::Job answer) : answer_(std::move(answer)) {}
-  grpc::Status CreateJob(grpc::ServerContext*, const v1::CreateJobRequest*, v1::Job* job) override {
-    *job = answer_;
-    return grpc::Status::OK;
+  EchoCall(EchoService& service, grpc::ServerCompletionQueue& queue, const std::string& job)
+      : service_(service), queue_(queue), job_(job), writer_(&context_) {
+    service.RequestCreateJob(&context_, &bytes_, &writer_, &queue, &queue, this);
+  }
+  void proceed(bool ok) {
+    if (answered_ || !ok) {
+      delete this;
+      return;
+    }
+    answered_ = true;
+    new EchoCall(service_, queue_, job_);
+    v1::CreateJobRequest request;
+    const grpc::Status read =
+        grpc::SerializationTraits<v1::CreateJobRequest>::Deserialize(&bytes_, &request);
+    const grpc::Slice slice(job_);
+    writer_.Finish(grpc::ByteBuffer(&slice, 1), read, this);
   }
 
  private:
-  const v1::Job answer_;
+  EchoService& service_;
+  grpc::ServerCompletionQueue& queue_;
+  const std::string& job_;
+  bool answered_ = false;
+  grpc::ServerContext context_;
+  grpc::ByteBuffer bytes_;
+  grpc::ServerAsyncResponseWriter<grpc::ByteBuffer> writer_;
 };
 
 void echo(const CallOptions& options) {
-  Echo service(message_of<v1::Job>(options.file));
+  EchoService service;
+  const std::string job = bytes_of(options.file);
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
-  constexpr int kThreads = 32;  // RpcServer::Config::max_threads
-  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, kThreads);
-  grpc::ResourceQuota quota("echo");
-  quota.SetMaxThreads(kThreads);
-  builder.SetResourceQuota(quota);
   builder.RegisterService(&service);
+  const auto queue = builder.AddCompletionQueue();
   const auto server = builder.BuildAndStart();
+  constexpr int kThreads = 2;  // as CreateJobCalls
+  constexpr int kAwaited = 16;
+  for (int i = 0; i < kAwaited; ++i) new EchoCall(service, *queue, job);
+  std::vector<std::jthread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&queue] {
+      void* tag = nullptr;
+      bool ok = false;
+      while (queue->Next(&tag, &ok)) static_cast<EchoCall*>(tag)->proceed(ok);
+    });
+  }
   std::cout << nlohmann::json{{"port", port}} << std::endl;
-  server->Wait();
+  server->Wait();  // until it is killed
 }
 
 using Call = std::function<grpc::Status(v1::FineTuning::Stub&, int64_t number)>;

@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <stop_token>
@@ -55,6 +56,8 @@ struct Submission {
   v1::DataReceipt data = {};
   v1::Plan plan = {};
   Submitter by = {};
+  // What `resolved`, `data` and `plan` leave out, see Recalled; null: they are whole.
+  std::shared_ptr<const std::string> common = {};
 };
 
 struct JobUpdate {
@@ -97,9 +100,17 @@ class Controller {
   // RESOURCE_EXHAUSTED / QUEUE_FULL, QUOTA_EXCEEDED, FAILED_PRECONDITION / NOT_ENOUGH_SLOTS, for a job beside
   // `others` that come with it.
   [[nodiscard]] Status check_capacity(const Submission& submission, int others = 0);
-  // Calls of several threads are stored in one commit.
+  // A new job that is stored.
+  struct Created {
+    std::string id;
+    std::string bytes;  // of its v1::Job, as it is then, or of the first answer to this request
+  };
+  // Returns at once; `done` is called in a thread of the controller's when the job is stored, or is not
+  // going to be. It must not wait. What waits at one time is stored in one commit.
+  void create(Submission submission, RequestKey request, std::function<void(Result<Created>)> done);
+  // The same, and waits for it.
   [[nodiscard]] Result<v1::Job> create(Submission submission, const RequestKey& request);
-  // Several jobs in one commit, all or none; they come back as lists have them.
+  // Several jobs in one commit, all or none; they come back as lists have them. Waits.
   [[nodiscard]] Result<std::vector<v1::Job>> create_all(std::vector<Submission> submissions,
                                                         const RequestKey& request);
   // Where a job with this spec, submitted now, would stand.
@@ -162,13 +173,23 @@ class Controller {
   void decorate_locked(v1::Job& job);
   // Ids of other projects' jobs in what a job waits for are not its project's business.
   void hide_foreign_jobs_locked(const v1::Job& job, std::string& message);
-  // The bytes of the first answer.
-  [[nodiscard]] Result<std::optional<std::string>> first_answer(const RequestKey& request);
+  [[nodiscard]] Result<std::optional<RequestRecord>> first_answer(const RequestKey& request);
   // One call that makes new jobs, see controller_create.cc.
-  struct Creation;
-  void create_locked(const std::vector<Creation*>& calls);
-  [[nodiscard]] Status prepare_locked(Creation& call, Coming& coming, JobRegistry::NewJobs& made);
-  [[nodiscard]] Status run_creation(Creation& call);
+  struct Creation {
+    std::vector<Submission> submissions;  // moved into the jobs, but for the warnings
+    RequestKey request;
+    bool as_list = false;  // the answer is that of CreateJobs
+    std::function<void()> done = {};
+    // What came of it: the answer to an earlier call with this request, or the new jobs.
+    Status status = ok_status();
+    std::optional<RequestRecord> earlier = {};
+    JobRegistry::NewJobs made = {};
+  };
+  using Creations = std::vector<std::shared_ptr<Creation>>;
+  void create_together(const CallGroup<std::shared_ptr<Creation>>::Take& take);
+  void create_locked(const Creations& calls);
+  [[nodiscard]] Status prepare_locked(Creation& call, Coming& coming);
+  void run_creation(const std::shared_ptr<Creation>& call);
   [[nodiscard]] v1::QueuePlan queue_plan_locked(const v1::Job& job);
   [[nodiscard]] std::vector<ForecastJob> jobs_before(const QueuePlace& place) const;
   // Now; of two jobs that come in at once the first is the older one, so that they keep their order.
@@ -202,7 +223,6 @@ class Controller {
   const Clock& clock_;
   CoordinatorProbe& probe_;
 
-  CallGroup<Creation> creations_;
   FairMutex mutex_;
   FailureLog failures_;
   std::function<void(const std::string&)> listener_;
@@ -221,6 +241,8 @@ class Controller {
   std::condition_variable_any inbox_filled_;
   std::vector<SessionMessage> inbox_;
   bool poked_ = false;
+  CallGroup<std::shared_ptr<Creation>> creations_{
+      [this](const auto& take) { create_together(take); }};
   std::jthread cleaner_;  // removes what earlier deletions left; last member: it stops first
 };
 

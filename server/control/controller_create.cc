@@ -1,4 +1,7 @@
 // CreateJob and CreateJobs: new jobs, of several calls in one commit.
+#include <exception>
+#include <future>
+#include <memory>
 #include <set>
 #include <sstream>
 
@@ -64,9 +67,9 @@ void leave_for_list(v1::Job& job) {
   job.clear_measured();
 }
 
-Result<std::optional<std::string>> Controller::first_answer(const RequestKey& request) {
+Result<std::optional<RequestRecord>> Controller::first_answer(const RequestKey& request) {
   if (request.id.empty()) return std::nullopt;
-  EMOE_ASSIGN_OR_RETURN(const auto first, store_.request(request.stored_id()));
+  EMOE_ASSIGN_OR_RETURN(auto first, store_.request(request.stored_id()));
   if (!first) return std::nullopt;
   if (first->method != request.method || first->body_hash != request.body_hash) {
     return make_error(StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
@@ -74,19 +77,19 @@ Result<std::optional<std::string>> Controller::first_answer(const RequestKey& re
                                    first->method, " request; use a new one"),
                       {{"request_id", request.id}, {"job_id", first->job_id}});
   }
-  return first->response;
+  return first;
 }
 
 Result<std::optional<v1::Job>> Controller::answered(const RequestKey& request) {
-  EMOE_ASSIGN_OR_RETURN(const auto bytes, first_answer(request));
-  if (!bytes) return std::nullopt;
-  return job_of(*bytes, request);
+  EMOE_ASSIGN_OR_RETURN(const auto first, first_answer(request));
+  if (!first) return std::nullopt;
+  return job_of(first->response, request);
 }
 
 Result<std::optional<std::vector<v1::Job>>> Controller::answered_all(const RequestKey& request) {
-  EMOE_ASSIGN_OR_RETURN(const auto bytes, first_answer(request));
-  if (!bytes) return std::nullopt;
-  return jobs_of(*bytes, request);
+  EMOE_ASSIGN_OR_RETURN(const auto first, first_answer(request));
+  if (!first) return std::nullopt;
+  return jobs_of(first->response, request);
 }
 
 Status Controller::check_capacity(const Submission& submission, int others) {
@@ -131,62 +134,89 @@ Status Controller::check_capacity_locked(const Submission& submission, const Com
                         absl::StrCat("it has ", unfinished, " unfinished jobs"));
 }
 
-struct Controller::Creation {
-  std::vector<Submission> submissions;  // moved into the jobs, but for the warnings
-  const RequestKey& request;
-  bool as_list = false;  // the answer is that of CreateJobs
-  // What came of it: the answer to an earlier call with this request, or the new jobs.
-  Status status = absl::InternalError("was not carried out");
-  std::optional<std::string> earlier = {};
-  std::vector<v1::Job> jobs = {};
-};
+void Controller::create(Submission submission, RequestKey request,
+                        std::function<void(Result<Created>)> done) {
+  auto call = std::make_shared<Creation>();
+  call->submissions.push_back(std::move(submission));
+  call->request = std::move(request);
+  // The group lets go of the call after this.
+  call->done = [&made = *call, done = std::move(done)] {
+    if (!made.status.ok()) return done(made.status);
+    if (made.earlier) {
+      return done(Created{std::move(made.earlier->job_id), std::move(made.earlier->response)});
+    }
+    done(Created{made.made.stored.front().id(), std::move(made.made.bytes)});
+  };
+  creations_.add(std::move(call));
+}
 
-Status Controller::run_creation(Creation& call) {
-  creations_.run(call, [this](const auto& group) {
-    const std::lock_guard lock(mutex_);
-    create_locked(group());
-  });
-  return call.status;
+void Controller::run_creation(const std::shared_ptr<Creation>& call) {
+  // Of both threads: it must outlive set_value() too.
+  const auto carried_out = std::make_shared<std::promise<void>>();
+  call->done = [carried_out] { carried_out->set_value(); };
+  creations_.add(call);
+  carried_out->get_future().wait();
 }
 
 Result<v1::Job> Controller::create(Submission submission, const RequestKey& request) {
-  Creation call{.submissions = {}, .request = request};
-  call.submissions.push_back(std::move(submission));
-  EMOE_RETURN_IF_ERROR(run_creation(call));
-  if (call.earlier) return job_of(*call.earlier, request);
-  return std::move(call.jobs.front());
+  const auto call = std::make_shared<Creation>();
+  call->submissions.push_back(std::move(submission));
+  call->request = request;
+  run_creation(call);
+  EMOE_RETURN_IF_ERROR(call->status);
+  return job_of(call->earlier ? call->earlier->response : call->made.bytes, request);
 }
 
 Result<std::vector<v1::Job>> Controller::create_all(std::vector<Submission> submissions,
                                                     const RequestKey& request) {
-  Creation call{.submissions = std::move(submissions), .request = request, .as_list = true};
-  EMOE_RETURN_IF_ERROR(run_creation(call));
-  if (call.earlier) return jobs_of(*call.earlier, request);
-  return as_listed(std::move(call.jobs));
+  const auto call = std::make_shared<Creation>();
+  call->submissions = std::move(submissions);
+  call->request = request;
+  call->as_list = true;
+  run_creation(call);
+  EMOE_RETURN_IF_ERROR(call->status);
+  if (call->earlier) return jobs_of(call->earlier->response, request);
+  return as_listed(std::move(call->made.stored));
+}
+
+// In the thread of creations_, which must not end by an exception: what has not been stored by then is not.
+void Controller::create_together(const CallGroup<std::shared_ptr<Creation>>::Take& take) {
+  Creations calls;
+  try {
+    const std::lock_guard lock(mutex_);
+    calls = take();
+    create_locked(calls);
+  } catch (const std::exception& error) {
+    for (const auto& call : calls) {
+      if (call->made.stored.empty() && !call->earlier && call->status.ok()) {
+        call->status = absl::InternalError(error.what());
+      }
+    }
+  }
+  for (const auto& call : calls) call->done();
 }
 
 // A call whose request is that of another one of the group waits for a group of its own, which then
 // finds the answer. Where the commit of several fails each is stored alone, since one may be to blame.
-void Controller::create_locked(const std::vector<Creation*>& calls) {
+void Controller::create_locked(const Creations& calls) {
   std::set<std::string> requests;
-  std::vector<Creation*> later;
-  std::vector<Creation*> together;
+  Creations later;
+  Creations together;
   std::vector<JobRegistry::NewJobs> made;
   Coming coming;
-  for (Creation* call : calls) {
-    if (!call->request.id.empty() && !requests.insert(call->request.id).second) {
+  for (const auto& call : calls) {
+    if (!call->request.id.empty() && !requests.insert(call->request.stored_id()).second) {
       later.push_back(call);
       continue;
     }
-    JobRegistry::NewJobs fresh;
     const Coming before = coming;
-    call->status = prepare_locked(*call, coming, fresh);
+    call->status = prepare_locked(*call, coming);
     if (!call->status.ok() || call->earlier) {
       coming = before;
       continue;
     }
     together.push_back(call);
-    made.push_back(std::move(fresh));
+    made.push_back(std::move(call->made));
   }
   const Status stored = made.empty() ? ok_status() : jobs_.add(made);
   for (size_t i = 0; i < together.size(); ++i) {
@@ -197,22 +227,23 @@ void Controller::create_locked(const std::vector<Creation*>& calls) {
       alone.push_back(std::move(made[i]));
       call.status = jobs_.add(alone);
     }
-    call.jobs = std::move(alone.empty() ? made[i].stored : alone.front().stored);
+    call.made = std::move(alone.empty() ? made[i] : alone.front());
     for (const Submission& submission : call.submissions) {
       for (const Warning& warning : submission.warnings) {
         if (call.status.ok()) probe_.warned(warning.code);
       }
     }
   }
-  for (Creation* call : later) create_locked({call});
+  for (const auto& call : later) create_locked({call});
   if (!together.empty()) poke();
 }
 
 // The edits of its new jobs, behind those of the same commit, to which they are added; or the answer it
 // had before.
-Status Controller::prepare_locked(Creation& call, Coming& coming, JobRegistry::NewJobs& made) {
+Status Controller::prepare_locked(Creation& call, Coming& coming) {
   EMOE_ASSIGN_OR_RETURN(call.earlier, first_answer(call.request));
   if (call.earlier) return ok_status();
+  JobRegistry::NewJobs& made = call.made;
   std::string first_id;
   made.edits.reserve(call.submissions.size());
   for (Submission& submission : call.submissions) {
@@ -223,6 +254,7 @@ Status Controller::prepare_locked(Creation& call, Coming& coming, JobRegistry::N
     fill_new_job_locked(submission, fresh.job);
     if (first_id.empty()) first_id = fresh.job.id();
     EMOE_ASSIGN_OR_RETURN(JobEdit edit, edit_of_new_locked(std::move(fresh), submission.warnings));
+    edit.rows().common = std::move(submission.common);
     made.edits.push_back(std::move(edit));
   }
   made.request = record_of(call.request, call.as_list ? "" : first_id);

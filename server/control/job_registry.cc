@@ -248,7 +248,7 @@ Change JobRegistry::finish(JobEdit& edit) {
 
 namespace {
 
-// Parts a new job from what has a row of its own, so that it is stored as it lies in memory.
+// Parts a new job from what has a row of its own, and writes down the rest.
 void take_progress(Change& change) {
   v1::Job& job = change.job->job;
   JobProgress& progress = change.progress.emplace();
@@ -259,7 +259,10 @@ void take_progress(Change& change) {
   progress.fields.mutable_update_time()->Swap(job.mutable_update_time());
   job.clear_progress();
   job.clear_update_time();
-  change.fresh = true;
+  std::string& body = change.fresh_body.emplace();
+  if (change.common) body = *change.common;
+  // The parts of a message one behind the other are the message.
+  job.AppendToString(&body);
 }
 
 void give_progress_back(Change& change) {
@@ -285,18 +288,18 @@ Status JobRegistry::add(std::vector<NewJobs>& calls) {
       Change& change = changes.emplace_back(std::move(edit.change_));
       change.job = std::move(edit.record_);
     }
-    if (!call.request) continue;
-    const auto& job = changes[first].job->job;
-    if (call.answer) {
+    if (call.request && call.answer) {
       std::vector<v1::Job> answered;
       for (size_t i = first; i < changes.size(); ++i) answered.push_back(changes[i].job->job);
       call.request->response = call.answer(answered);
-    } else {
-      call.request->response = job.SerializeAsString();
     }
-    changes.back().request = call.request;
+    for (size_t i = first; i < changes.size(); ++i) take_progress(changes[i]);
+    if (!call.answer) {
+      call.bytes = *changes[first].fresh_body + changes[first].progress->fields.SerializeAsString();
+      if (call.request) call.request->response = call.bytes;
+    }
+    if (call.request) changes.back().request = call.request;
   }
-  for (Change& change : changes) take_progress(change);
   const Status stored = store_.commit(changes);
   for (Change& change : changes) give_progress_back(change);
   size_t next = 0;

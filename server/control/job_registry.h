@@ -140,6 +140,7 @@ class JobRegistry {
     // The answer to the call; null: the one job.
     std::function<std::string(const std::vector<v1::Job>&)> answer;
     std::vector<v1::Job> stored;  // as they are then
+    std::string bytes;            // the one job, as its client gets it
   };
   [[nodiscard]] Status add(std::vector<NewJobs>& calls);
   // Stores the edits in one transaction, then updates memory and calls on_change for each job. A

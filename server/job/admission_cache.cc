@@ -1,11 +1,13 @@
 #include "server/job/admission_cache.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <memory>
 #include <optional>
 
 #include <absl/strings/str_cat.h>
+#include <google/protobuf/arena.h>
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <sys/stat.h>
@@ -97,7 +99,14 @@ std::optional<std::string> files_of(const v1::JobSpec& spec, WallTime now) {
 
 // The spec without what decides nothing but names and places, behind the folders that it may name.
 std::string key_of(const v1::JobSpec& spec, const std::vector<fs::path>& allowed_roots) {
-  v1::JobSpec rest = spec;
+  // Of the tens of allocations of a spec each costs as much as its part of the bytes.
+  std::array<char, 4096> memory;
+  google::protobuf::ArenaOptions options;
+  options.initial_block = memory.data();
+  options.initial_block_size = memory.size();
+  google::protobuf::Arena arena(options);
+  auto& rest = *google::protobuf::Arena::CreateMessage<v1::JobSpec>(&arena);
+  rest = spec;
   rest.clear_name();
   rest.clear_labels();
   if (rest.has_resources()) rest.mutable_resources()->clear_priority();
@@ -130,6 +139,39 @@ bool same_names(const v1::JobSpec& a, const v1::JobSpec& b) {
          });
 }
 
+std::optional<Recalled> recalled_of(const v1::JobSpec& resolved, const Diagnostics& diagnostics,
+                                    const Findings& findings) {
+  const v1::Parallel& parallel = resolved.parallel();
+  // Of ranks that come in groups the queue keeps the whole job in memory, see is_resident().
+  const bool in_groups = parallel.min_ranks() > 0 && parallel.tensor() > 1;
+  if (in_groups || !check_fits(findings.plan).ok()) return std::nullopt;
+  v1::Job common;
+  v1::JobSpec& rest = *common.mutable_resolved_spec();
+  rest = resolved;
+  rest.clear_name();
+  rest.clear_labels();
+  rest.mutable_resources()->clear_priority();
+  *common.mutable_data() = findings.data;
+  *common.mutable_plan() = findings.plan;
+  Recalled recalled{.warnings = diagnostics.warnings(),
+                    .common = std::make_shared<std::string>(common.SerializeAsString())};
+  v1::JobSpec& own = recalled.resolved;
+  own.set_name(resolved.name());
+  *own.mutable_labels() = resolved.labels();
+  own.mutable_resources()->set_priority(resolved.resources().priority());
+  own.mutable_resources()->set_device(resolved.resources().device());
+  own.mutable_parallel()->set_ranks(parallel.ranks());
+  own.mutable_parallel()->set_min_ranks(parallel.min_ranks());
+  own.mutable_parallel()->set_tensor(parallel.tensor());
+  own.mutable_train()->set_global_batch(resolved.train().global_batch());
+  v1::Plan& plan = recalled.found.plan;
+  if (findings.plan.has_time()) plan.mutable_time()->set_seconds(findings.plan.time().seconds());
+  if (findings.plan.has_disk()) {
+    plan.mutable_disk()->set_total_bytes(findings.plan.disk().total_bytes());
+  }
+  return recalled;
+}
+
 // Gives `resolved` the names of `spec`, which are checked as ever.
 void rename(const v1::JobSpec& spec, v1::JobSpec& resolved, Diagnostics& diagnostics) {
   Diagnostics all;
@@ -151,6 +193,17 @@ AdmissionCache::AdmissionCache(AdmissionConfig config, const Clock& clock,
 int64_t AdmissionCache::hits() const {
   const std::lock_guard lock(mutex_);
   return hits_;
+}
+
+std::optional<Recalled> AdmissionCache::recall(const v1::JobSpec& spec,
+                                               const std::vector<fs::path>& allowed_roots) {
+  const auto known = entry_of(key_of(spec, allowed_roots), nullptr);
+  if (known == nullptr || !known->recalled) return std::nullopt;
+  Recalled recalled = *known->recalled;
+  if (same_names(spec, known->given)) return recalled;
+  Diagnostics problems;
+  rename(spec, recalled.resolved, problems);
+  return problems.empty() ? std::optional(std::move(recalled)) : std::nullopt;
 }
 
 v1::JobSpec AdmissionCache::admit(const v1::JobSpec& spec,
@@ -182,13 +235,15 @@ v1::JobSpec AdmissionCache::admit(const v1::JobSpec& spec,
     return resolved;
   }
   const SteadyTime now = clock_.steady_now();
-  keep(key, std::make_shared<Entry>(Entry{.files = *files,
-                                          .made = now,
-                                          .looked_at = now,
-                                          .given = spec,
-                                          .resolved = resolved,
-                                          .warnings = diagnostics.warnings(),
-                                          .found = findings}));
+  keep(key,
+       std::make_shared<Entry>(Entry{.files = *files,
+                                     .made = now,
+                                     .looked_at = now,
+                                     .given = spec,
+                                     .resolved = resolved,
+                                     .warnings = diagnostics.warnings(),
+                                     .found = findings,
+                                     .recalled = recalled_of(resolved, diagnostics, findings)}));
   return resolved;
 }
 

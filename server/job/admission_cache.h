@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,16 @@
 #include "server/job/admission.h"
 
 namespace emoe::server {
+
+// What admission finds out about a job as it found it out about another one: nearly all of it is that of the
+// other, so its bytes are shared by all such jobs.
+struct Recalled {
+  v1::JobSpec resolved;  // names, and what the queue asks for; the rest is in `common`
+  Findings found;        // seconds and bytes of the plan
+  std::vector<Warning> warnings;
+  // A v1::Job with resolved_spec, data and plan. With the fields above behind it, it is what admit() gives.
+  std::shared_ptr<const std::string> common;
+};
 
 // admit() for many jobs on the same model and data: reading a tokenizer and the tokens of the first rows
 // takes longer than all else of a submit. What it found is used again for a spec that is equal but for
@@ -31,7 +42,11 @@ class AdmissionCache {
   [[nodiscard]] v1::JobSpec admit(const v1::JobSpec& spec,
                                   const std::vector<std::filesystem::path>& allowed_roots,
                                   Diagnostics& diagnostics, Findings* found);
-  // Of the calls of admit(), those that read no file.
+  // The same where it can be told at once, without a look at any file, of a job that fits and that the queue
+  // need not know more of than a QueuedRow says. Nothing else: admit() it.
+  [[nodiscard]] std::optional<Recalled> recall(
+      const v1::JobSpec& spec, const std::vector<std::filesystem::path>& allowed_roots);
+  // Of the calls of both, those that read no file.
   [[nodiscard]] int64_t hits() const;
 
  private:
@@ -44,6 +59,7 @@ class AdmissionCache {
     v1::JobSpec resolved;
     std::vector<Warning> warnings;
     Findings found;
+    std::optional<Recalled> recalled;  // nothing: each job is one for admit()
   };
   // Null: the caller is to make it. `files` is null where nobody has looked at them for this call.
   [[nodiscard]] std::shared_ptr<const Entry> entry_of(const std::string& key,

@@ -41,14 +41,15 @@ Status write_progress(Database& database, const JobProgress& progress) {
   return upsert.bind_blob(progress.fields.SerializeAsString()).run();
 }
 
-// The columns of `record`, whose job is stored as `job`.
-Status bind_job(Statement& insert, const JobRecord& record, const v1::Job& job) {
+// The columns of `record`, whose job is stored as `body`.
+Status bind_job(Statement& insert, const JobRecord& record, const std::string& body) {
+  const v1::Job& job = record.job;
   std::optional<int64_t> not_before;
   if (record.not_before) not_before = nanoseconds(*record.not_before);
   insert.bind(job.id(), job.name(), job.state(), job.priority(),
               TimeUtil::TimestampToNanoseconds(job.create_time()));
   insert.bind(record.revision, record.failures, not_before, record.cancel_message);
-  insert.bind_blob(job.SerializeAsString()).bind(record.idle_requeues);
+  insert.bind_blob(body).bind(record.idle_requeues);
   const JobColumns columns = columns_of(record);
   insert.bind(columns.ranks, columns.min_ranks, columns.batch, columns.on_cpu,
               columns.run_nanoseconds, columns.resident, columns.end_time, job.project(),
@@ -56,13 +57,13 @@ Status bind_job(Statement& insert, const JobRecord& record, const v1::Job& job) 
   return insert.run();
 }
 
-Status insert_job(Database& database, const JobRecord& record) {
+Status insert_job(Database& database, const JobRecord& record, const std::string& body) {
   Statement insert(database,
                    "INSERT INTO jobs(id, name, state, priority, create_time, revision, failures, "
                    "not_before, cancel_message, body, idle_requeues, ranks, min_ranks, batch, "
                    "on_cpu, run_nanoseconds, resident, end_time, project, owner) "
                    "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
-  EMOE_RETURN_IF_ERROR(bind_job(insert, record, record.job));
+  EMOE_RETURN_IF_ERROR(bind_job(insert, record, body));
   return insert_labels(database, record.job);
 }
 
@@ -84,7 +85,7 @@ Status write_job(Database& database, const JobRecord& record) {
                    "ranks=excluded.ranks, min_ranks=excluded.min_ranks, batch=excluded.batch, "
                    "on_cpu=excluded.on_cpu, run_nanoseconds=excluded.run_nanoseconds, "
                    "resident=excluded.resident, end_time=excluded.end_time");
-  EMOE_RETURN_IF_ERROR(bind_job(upsert, record, job));
+  EMOE_RETURN_IF_ERROR(bind_job(upsert, record, job.SerializeAsString()));
   EMOE_RETURN_IF_ERROR(write_progress(database, progress_of(record)));
   return write_labels(database, record.job);
 }
@@ -273,8 +274,8 @@ Status write_request(Database& database, const RequestRecord& request) {
 
 Status write_change(Database& database, const Change& change) {
   if (change.job) {
-    EMOE_RETURN_IF_ERROR(change.fresh ? insert_job(database, *change.job)
-                                      : write_job(database, *change.job));
+    EMOE_RETURN_IF_ERROR(change.fresh_body ? insert_job(database, *change.job, *change.fresh_body)
+                                           : write_job(database, *change.job));
   }
   if (change.progress) EMOE_RETURN_IF_ERROR(write_progress(database, *change.progress));
   for (const AttemptRecord& attempt : change.attempts) {

@@ -174,15 +174,23 @@ Status to_version6(Database& database) {
   return jobs.status();
 }
 
+// The jobs of one name are put in any order, and found by project, from the index alone: their rows lie all
+// over a table of gigabytes.
+constexpr char kVersion7[] = R"(
+DROP INDEX jobs_by_state_and_name;
+CREATE INDEX jobs_by_state_and_name ON jobs(state, name, id, create_time, priority, project);
+)";
+
 // The i-th migrates version i to version i + 1; version 0 is an empty file. A released entry is
 // never changed: a change of the tables is a new entry.
-constexpr std::array<Status (*)(Database&), 6> kMigrations = {
+constexpr std::array<Status (*)(Database&), 7> kMigrations = {
     [](Database& database) { return database.execute(kVersion1); },
     [](Database& database) { return database.execute(kVersion2); },
     to_version3,
     [](Database& database) { return database.execute(kVersion4); },
     [](Database& database) { return database.execute(kVersion5); },
-    to_version6};
+    to_version6,
+    [](Database& database) { return database.execute(kVersion7); }};
 static_assert(v1::QUEUED == 2, "the index jobs_queued names it");
 constexpr int64_t kSchemaVersion = kMigrations.size();
 

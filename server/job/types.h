@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -83,8 +84,10 @@ struct Change {
   std::optional<JobRecord> job;         // all of it
   std::optional<JobProgress> progress;  // or only this
   // `job` is not in the store yet and has neither progress nor update_time, which `progress` brings:
-  // written as it is, nothing of it has to be looked for or left out.
-  bool fresh = false;
+  // these are its bytes, written as they are; nothing of it has to be looked for or left out.
+  std::optional<std::string> fresh_body;
+  // Bytes that go before those of a fresh job: what `job` leaves out of itself (Recalled::common), or null.
+  std::shared_ptr<const std::string> common;
   std::vector<AttemptRecord> attempts;
   std::vector<v1::Event> events;  // steps, evaluations and checkpoints are stored as events only
   std::vector<RankCursor> cursors;

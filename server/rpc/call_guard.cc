@@ -117,9 +117,11 @@ void CallGuard::record(const Call& call, const Status& result) {
   entry.set_job_id(call.job_id);
   entry.set_code(code_name(static_cast<grpc::StatusCode>(result.code())));
   entry.set_reason(reason);
-  std::vector<v1::AuditEntry> entries(std::max<size_t>(call.job_ids.size(), 1), entry);
-  for (size_t i = 0; i < call.job_ids.size(); ++i) entries[i].set_job_id(call.job_ids[i]);
-  config_.audit->append(entries);
+  if (call.job_ids.empty()) {
+    config_.audit->append(entry);
+  } else {
+    config_.audit->append(std::move(entry), call.job_ids);
+  }
 }
 
 }  // namespace emoe::server

@@ -49,6 +49,10 @@ Result<std::vector<Submission>> admit_all(const v1::CreateJobsRequest& request,
   for (int i = 0; i < request.requests_size(); ++i) {
     const std::string place = absl::StrCat("requests[", i, "]");
     const v1::JobSpec& spec = request.requests(i).spec();
+    if (auto recalled = admission.recall(spec, roots)) {
+      submissions.push_back(submission_of(spec, *std::move(recalled), by));
+      continue;
+    }
     Diagnostics problems;
     Findings found;
     v1::JobSpec resolved = admission.admit(spec, roots, problems, &found);

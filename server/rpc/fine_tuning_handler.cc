@@ -44,54 +44,16 @@ Status draining_status() {
 
 FineTuningHandler::FineTuningHandler(Controller& controller, JobStore& store, WatchHub& watches,
                                      CoordinatorProbe& probe, CallGuard& guard,
-                                     AdmissionConfig admission, const Clock& clock, Info info)
+                                     AdmissionConfig admission, const Clock& clock, Info info,
+                                     int max_threads)
     : controller_(controller),
       store_(store),
       watches_(watches),
       probe_(probe),
       guard_(guard),
       admission_(std::move(admission), clock),
-      info_(std::move(info)) {}
-
-grpc::Status FineTuningHandler::CreateJob(grpc::ServerContext* context,
-                                          const v1::CreateJobRequest* request, v1::Job* job) {
-  return serve(*context, {.method = "CreateJob", .job_id = ""}, [&](Call& call) -> Status {
-    Diagnostics problems;
-    const RequestKey key = key_of(call, *request, problems);
-    if (problems.empty() && !request->validate_only()) {
-      EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
-      if (first) return answer(*first, *job);
-    }
-    Findings found;
-    v1::JobSpec resolved = admission_.admit(request->spec(), roots_of(call), problems, &found);
-    EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
-    EMOE_RETURN_IF_ERROR(check_fits(found.plan));
-    if (request->validate_only()) {
-      EMOE_RETURN_IF_ERROR(
-          controller_.check_capacity({.spec = {}, .resolved = resolved, .by = submitter_of(call)}));
-      job->set_name(resolved.name());
-      *job->mutable_spec() = request->spec();
-      *job->mutable_resolved_spec() = resolved;
-      job->set_state(v1::VALIDATING);
-      job->set_priority(resolved.resources().priority());
-      for (const Warning& warning : problems.warnings()) *job->add_warnings() = to_message(warning);
-      *job->mutable_data() = found.data;
-      *job->mutable_plan() = found.plan;
-      *job->mutable_plan()->mutable_queue() = controller_.queue_plan(resolved);
-      return ok_status();
-    }
-    EMOE_RETURN_IF_ERROR(check_disk_quota(call, found.plan.disk().total_bytes()));
-    Submission submission{.spec = request->spec(),
-                          .resolved = std::move(resolved),
-                          .warnings = problems.warnings(),
-                          .data = std::move(found.data),
-                          .plan = std::move(found.plan),
-                          .by = submitter_of(call)};
-    const Status created = answer(controller_.create(std::move(submission), key), *job);
-    call.job_id = job->id();
-    return created;
-  });
-}
+      info_(std::move(info)),
+      threads_(max_threads) {}
 
 grpc::Status FineTuningHandler::PlanJob(grpc::ServerContext* context,
                                         const v1::PlanJobRequest* request,

@@ -1,23 +1,30 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
+#include <memory>
+#include <optional>
+#include <string>
 
 #include "base/clock.h"
 #include "emoe/v1/fine_tuning_service.grpc.pb.h"
 #include "server/control/controller.h"
 #include "server/job/admission_cache.h"
 #include "server/rpc/call_guard.h"
+#include "server/rpc/call_threads.h"
 #include "server/rpc/requests.h"
 #include "server/rpc/watch_hub.h"
 
 namespace emoe::server {
 
 // FineTuning on the wire: reads requests, asks admission, controller and store, maps errors. Unary
-// calls run on gRPC's bounded thread pool, because admission reads data files and may take long;
-// watching uses callbacks. The errors of each call stand in the proto file. Thread-safe.
+// calls run on gRPC's bounded thread pool, because they read data files and may take long; watching uses
+// callbacks, and CreateJob, of which many wait for one commit, comes through a completion queue
+// (CreateJobCalls). The errors of each call stand in the proto file. Thread-safe.
 class FineTuningHandler final
-    : public v1::FineTuning::WithCallbackMethod_WatchJob<v1::FineTuning::Service> {
+    : public v1::FineTuning::WithRawMethod_CreateJob<
+          v1::FineTuning::WithCallbackMethod_WatchJob<v1::FineTuning::Service>> {
  public:
   struct Info {
     std::string launcher;
@@ -25,12 +32,15 @@ class FineTuningHandler final
   };
   FineTuningHandler(Controller& controller, JobStore& store, WatchHub& watches,
                     CoordinatorProbe& probe, CallGuard& guard, AdmissionConfig admission,
-                    const Clock& clock, Info info);
+                    const Clock& clock, Info info, int max_threads);
 
   // From now on every call answers UNAVAILABLE / DRAINING.
   void drain() { draining_ = true; }
 
-  grpc::Status CreateJob(grpc::ServerContext*, const v1::CreateJobRequest*, v1::Job*) override;
+  // Takes a call whose bytes are a v1::CreateJobRequest, and returns at once. `answer` is called once,
+  // here or in another thread, with the bytes of the v1::Job; `context` outlives that.
+  using Answer = std::function<void(const grpc::Status&, const std::string& job)>;
+  void create_job(const grpc::ServerContextBase& context, grpc::ByteBuffer& request, Answer answer);
   grpc::Status CreateJobs(grpc::ServerContext*, const v1::CreateJobsRequest*,
                           v1::CreateJobsResponse*) override;
   grpc::Status PlanJob(grpc::ServerContext*, const v1::PlanJobRequest*,
@@ -66,6 +76,16 @@ class FineTuningHandler final
   // and has the guard write down what came of it.
   grpc::Status serve(const grpc::ServerContextBase& context, Call call,
                      const std::function<Status(Call&)>& body);
+  // What serve() does before and after the body.
+  [[nodiscard]] Status let_in(const grpc::ServerContextBase& context, Call& call);
+  [[nodiscard]] grpc::Status conclude(const Call& call, Status status,
+                                      std::chrono::steady_clock::time_point begin);
+  // One CreateJob on its way, see create_job.cc.
+  struct Creating;
+  [[nodiscard]] std::optional<Submission> recall(Creating& creating);
+  [[nodiscard]] Status admit_new(Creating& creating, std::optional<Submission>& submission);
+  void submit(const std::shared_ptr<Creating>& creating, Submission submission);
+  void end(Creating& creating, Status status);
   // The answer to a call about a job that is not the caller's to see: that of a job that does not exist, asked
   // at the place where that would be found out. A repeated request is the caller's own.
   [[nodiscard]] Status check_visible(const Call& call, const RequestKey& key = {});
@@ -86,9 +106,12 @@ class FineTuningHandler final
   AdmissionCache admission_;
   const Info info_;
   std::atomic<bool> draining_ = false;
+  CallThreads threads_;  // for new jobs whose files have to be read; last member: it stops first
 };
 
 [[nodiscard]] Status draining_status();
+// Of a job that admission knew.
+[[nodiscard]] Submission submission_of(v1::JobSpec spec, Recalled recalled, Submitter by);
 
 // A repeat of a request is one of the same project: its answer is a job of that one.
 template <typename Request>

@@ -15,11 +15,20 @@ namespace emoe::server {
 grpc::Status FineTuningHandler::serve(const grpc::ServerContextBase& context, Call call,
                                       const std::function<Status(Call&)>& body) {
   const auto begin = std::chrono::steady_clock::now();
-  call.peer = context.peer();
-  Status status = draining_ ? draining_status() : without_exceptions([&]() -> Status {
-    EMOE_RETURN_IF_ERROR(guard_.admit(context, call));
+  Status status = without_exceptions([&]() -> Status {
+    EMOE_RETURN_IF_ERROR(let_in(context, call));
     return body(call);
   });
+  return conclude(call, std::move(status), begin);
+}
+
+Status FineTuningHandler::let_in(const grpc::ServerContextBase& context, Call& call) {
+  call.peer = context.peer();
+  return draining_ ? draining_status() : guard_.admit(context, call);
+}
+
+grpc::Status FineTuningHandler::conclude(const Call& call, Status status,
+                                         std::chrono::steady_clock::time_point begin) {
   if (status.code() == StatusCode::kInternal) status = with_reason(status, "INTERNAL");
   if (!draining_) guard_.record(call, status);
   const grpc::Status answer = to_grpc(status);

@@ -92,8 +92,8 @@ RpcServer::RpcServer(const Config& config, Controller& controller, JobStore& sto
       controller_(controller),
       watches_(config.watch, store, clock),
       guard_(config.guard, clock),
-      fine_tuning_(controller, store, watches_, probe, guard_, config.admission, clock,
-                   config.info),
+      fine_tuning_(controller, store, watches_, probe, guard_, config.admission, clock, config.info,
+                   config.max_threads),
       worker_control_(
           [&controller](SessionMessage message) { controller.post(std::move(message)); }) {}
 
@@ -123,6 +123,7 @@ Status RpcServer::listen(const Config& config) {
   builder.AddListeningPort(config.listen, credentials_, &port);
   builder.RegisterService(&fine_tuning_);
   builder.RegisterService(&worker_control_);
+  auto create_job_calls = std::make_unique<CreateJobCalls>(fine_tuning_, builder);
   server_ = builder.BuildAndStart();
   const std::string host = config.listen.substr(0, colon);
   if (server_ == nullptr || port == 0) {
@@ -130,6 +131,8 @@ Status RpcServer::listen(const Config& config) {
         absl::StrCat("cannot listen on ", config.listen, ": ",
                      why_not_bound(host, config.listen.substr(colon + 1))));
   }
+  create_job_calls_ = std::move(create_job_calls);
+  create_job_calls_->start();
   address_ = absl::StrCat(host, ":", port);
   if (auto* health = server_->GetHealthCheckService(); health != nullptr) {
     health->SetServingStatus(true);
@@ -175,6 +178,7 @@ Status RpcServer::shutdown() {
 
 void RpcServer::drop_server() {
   watches_.stop();
+  create_job_calls_.reset();
   server_.reset();
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "server/rpc/call_guard.h"
+#include "server/rpc/create_job_calls.h"
 #include "server/rpc/fine_tuning_handler.h"
 #include "server/rpc/worker_control_handler.h"
 #include "server/security/certificate_files.h"
@@ -74,6 +75,7 @@ class RpcServer {
   // gRPC's core asks them for certificates as long as there is a server.
   std::shared_ptr<grpc::ServerCredentials> credentials_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<CreateJobCalls> create_job_calls_;  // end before the server does
   std::future<void> closing_;  // gRPC's own shutdown, which waits for every call
 };
 

@@ -29,9 +29,10 @@ class AuditLog {
 
   // UNAVAILABLE / AUDIT_FAILED while earlier lines cannot be written: nothing is to be changed then.
   [[nodiscard]] Status ready();
-  void append(const v1::AuditEntry& entry) { append(std::vector<v1::AuditEntry>{entry}); }
-  // All of them one after the other, in one write.
-  void append(const std::vector<v1::AuditEntry>& entries);
+  void append(const v1::AuditEntry& entry);
+  // A line for each of these jobs, in one write; `entry` has no job of its own. Ids have nothing in them that
+  // JSON would write differently.
+  void append(v1::AuditEntry entry, const std::vector<std::string>& job_ids);
 
   // Where a page ends, from the newest line on: a place in a file that has not been renamed since.
   struct Cursor {
@@ -54,6 +55,7 @@ class AuditLog {
   [[nodiscard]] Status reopen_locked();
   [[nodiscard]] Status write_locked(const std::string& line);
   [[nodiscard]] Status flush_locked();
+  void append_lines(std::string lines);
 
   const std::filesystem::path file_;
   SecurityProbe& probe_;

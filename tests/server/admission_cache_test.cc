@@ -55,6 +55,44 @@ TEST_F(AdmissionCacheTest, FindsTheSameForTheSameSpec) {
   EXPECT_EQ(cache_.hits(), 1);
 }
 
+// Without a look at any file, as long as it is what admit() would find.
+TEST_F(AdmissionCacheTest, RecallsWhatItKnows) {
+  v1::JobSpec spec = small_spec(dir_.path());
+  (*spec.mutable_labels())["team"] = "red";
+  EXPECT_FALSE(cache_.recall(spec, {})) << "nothing was read yet";
+  (void)admit(spec);
+  for (const std::string name : {"small", "another"}) {
+    spec.set_name(name);
+    spec.mutable_labels()->clear();
+    (*spec.mutable_labels())[name] = "blue";
+    const auto recalled = cache_.recall(spec, {});
+    ASSERT_TRUE(recalled.has_value());
+    v1::Job own;
+    *own.mutable_resolved_spec() = recalled->resolved;
+    *own.mutable_data() = recalled->found.data;
+    *own.mutable_plan() = recalled->found.plan;
+    v1::Job job;
+    ASSERT_TRUE(job.ParseFromString(*recalled->common + own.SerializeAsString()));
+    v1::JobSpec resolved = admit(spec);
+    EXPECT_EQ(job.resolved_spec().DebugString(), resolved.DebugString());
+    EXPECT_EQ(job.data().DebugString(), found_.data.DebugString());
+    EXPECT_EQ(job.plan().DebugString(), found_.plan.DebugString());
+    EXPECT_EQ(resolved.labels().size(), 1U);
+    const QueuedRow row = queued_row(job);
+    const QueuedRow known = queued_row(own);
+    EXPECT_EQ(row.ranks, known.ranks);
+    EXPECT_EQ(row.batch, known.batch);
+    EXPECT_EQ(row.on_cpu, known.on_cpu);
+    EXPECT_EQ(row.seconds, known.seconds);
+  }
+  EXPECT_FALSE(cache_.recall(spec, {dir_.path()})) << "other folders";
+  v1::JobSpec wrong = spec;
+  wrong.mutable_resources()->set_priority(1'000'000'000);
+  EXPECT_FALSE(cache_.recall(wrong, {})) << "admit() says what is wrong";
+  append_row(R"({"instruction": "b", "input": "", "output": "c"})");
+  EXPECT_FALSE(cache_.recall(spec, {})) << "files are to be looked at";
+}
+
 TEST_F(AdmissionCacheTest, NamesAndPlacesDifferAndAreChecked) {
   v1::JobSpec spec = small_spec(dir_.path());
   (void)admit(spec);

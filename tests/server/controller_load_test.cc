@@ -1,6 +1,7 @@
 // Many jobs: those that only wait are places in a queue, new ones are stored together, old ones go.
 #include <atomic>
 #include <condition_variable>
+#include <stdexcept>
 #include <thread>
 
 #include "server/control/housekeeper.h"
@@ -119,6 +120,17 @@ TEST_F(LoadTest, CallsThatComeDuringACommitShareTheNext) {
     before_commit_ = [] { return ok_status(); };
   }
   EXPECT_EQ(store_->list({.limit = 1000})->jobs.size(), 2U * (kCalls + 1));
+}
+
+// The thread that stores new jobs outlives an exception, and so does the database.
+TEST_F(LoadTest, AnExceptionIsAnErrorOfItsCallAlone) {
+  before_commit_ = []() -> Status { throw std::runtime_error("no memory"); };
+  const auto failed = controller_->create(submission("a"), {});
+  EXPECT_EQ(failed.status().code(), StatusCode::kInternal);
+  EXPECT_EQ(failed.status().message(), "no memory");
+  before_commit_ = [] { return ok_status(); };
+  EXPECT_TRUE(controller_->create(submission("b"), {}).ok());
+  EXPECT_EQ(names_in_order(), std::vector<std::string>{"b"});
 }
 
 // What a job that waits says and does must not depend on whether it is in memory.

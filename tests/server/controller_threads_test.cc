@@ -2,6 +2,7 @@
 // see.
 #include <algorithm>
 #include <atomic>
+#include <future>
 #include <mutex>
 #include <set>
 #include <string>
@@ -164,33 +165,22 @@ TEST_F(ControllerThreadsTest, CallsGetInBetweenAFloodOfReports) {
 
 // A call that comes in while a group is carried out goes with the next one.
 TEST(CallGroup, CarriesOutWhatCameInMeanwhile) {
-  CallGroup<int> group;
-  std::vector<size_t> sizes;
-  std::vector<std::jthread> others;
-  std::atomic<int> called = 0;
-  int own = 1;
-  group.run(own, [&](const auto& take) {
-    sizes.push_back(take().size());
-    for (int i = 0; i < 5; ++i) {
-      others.emplace_back([&] {
-        int call = 0;
-        ++called;
-        group.run(call, [&](const auto& take_more) {
-          const auto calls = take_more();
-          for (int* each : calls) *each = 7;
-          sizes.push_back(calls.size());
-        });
-        EXPECT_EQ(call, 7) << "carried out before it returns";
-      });
-    }
-    while (called < 5) std::this_thread::yield();
-  });
-  others.clear();
-  ASSERT_FALSE(sizes.empty());
-  EXPECT_EQ(sizes.front(), 1U);
-  size_t all = 0;
-  for (const size_t size : sizes) all += size;
-  EXPECT_EQ(all, 6U);
+  std::vector<std::vector<int>> groups;
+  std::promise<void> entered;
+  std::promise<void> goes_on;
+  {
+    CallGroup<int> group([&](const auto& take) {
+      groups.push_back(take());
+      if (groups.size() > 1) return;
+      entered.set_value();
+      goes_on.get_future().wait();
+    });
+    group.add(0);
+    entered.get_future().wait();
+    for (int i = 1; i <= 5; ++i) group.add(i);
+    goes_on.set_value();
+  }  // also what waits at its end
+  EXPECT_EQ(groups, (std::vector<std::vector<int>>{{0}, {1, 2, 3, 4, 5}}));
 }
 
 }  // namespace

@@ -161,12 +161,12 @@ TEST_F(JobStoreLoadTest, ANewJobIsStoredAsAnyOther) {
   plain.job->job.mutable_update_time()->set_seconds(77);
   ASSERT_TRUE(store->commit(plain).ok());
   Change fresh;
-  fresh.fresh = true;
   fresh.job = record(2);
   fresh.job->job.mutable_spec()->clear_labels();
   (*fresh.job->job.mutable_spec()->mutable_labels())["team"] = "green";
   fresh.progress = progress_of(*plain.job);
   fresh.progress->job_id = fresh.job->job.id();
+  fresh.fresh_body = fresh.job->job.SerializeAsString();
   ASSERT_TRUE(store->commit(fresh).ok());
   const auto stored = store->job(fresh.job->job.id());
   ASSERT_TRUE(stored.ok()) << stored.status();

@@ -95,6 +95,62 @@ TEST_F(RpcEndsTest, AShutdownDoesNotWaitForEverForACall) {
   stop();
 }
 
+// Many submits wait for one commit: they hold no thread that another call could use.
+TEST_F(RpcEndsTest, SubmitsThatWaitForTheDiskHoldNoThread) {
+  stop();
+  std::mutex disk;
+  std::atomic<bool> waiting = false;
+  before_commit_ = [&]() -> Status {
+    waiting = true;
+    const std::lock_guard lock(disk);
+    return ok_status();
+  };
+  rpc_config_.max_threads = 4;
+  start();
+  (void)submit();  // its files are known from now on
+  waiting = false;
+  disk.lock();
+  constexpr int kSubmits = 40;
+  std::atomic<int> good = 0;
+  {
+    std::vector<std::jthread> clients;
+    for (int i = 0; i < kSubmits; ++i) {
+      clients.emplace_back([&] {
+        Context context;
+        v1::Job job;
+        const grpc::Status status = jobs_->CreateJob(&context, create_request(), &job);
+        EXPECT_TRUE(status.ok()) << status.error_message();
+        if (status.ok() && job.state() == v1::QUEUED && job.has_update_time()) ++good;
+      });
+    }
+    while (!waiting) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));  // for the others to come in
+    Context context;
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
+    v1::ListAuditEntriesResponse entries;
+    const grpc::Status status = jobs_->ListAuditEntries(&context, {}, &entries);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(good, 0) << "none is answered before it is stored";
+    disk.unlock();
+  }
+  EXPECT_EQ(good, kSubmits);
+  stop();  // before what a commit asks for is gone
+}
+
+TEST(CallThreads, CarryOutEverythingBeforeTheyEnd) {
+  std::atomic<int> done = 0;
+  {
+    CallThreads threads(3);
+    for (int i = 0; i < 50; ++i) {
+      threads.run([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        ++done;
+      });
+    }
+  }
+  EXPECT_EQ(done, 50);
+}
+
 TEST_F(RpcEndsTest, APortInUseIsAClearError) {
   auto second = RpcServer::start(rpc_config_, *controller_, *store_, clock_, probe_);
   ASSERT_FALSE(second.ok());
