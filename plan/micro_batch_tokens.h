@@ -13,7 +13,8 @@ inline constexpr int64_t kMicroBatchTokens = 4096;
 struct GpuPasses {
   int64_t device_bytes = 0;  // 0: not known
   int64_t longest_row = 0;   // data.max_length
-  int64_t of_suite = 0;      // a suite's questions fill so many times the tokens of a micro-batch; 0: none
+  int64_t of_suite =
+      0;  // a suite's questions fill so many times the tokens of a micro-batch; 0: none
 };
 
 // The most tokens of a forward pass where a job leaves them to the run (train.micro_batch_tokens: 0), for the

@@ -120,7 +120,8 @@ RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
   memory.step.base += shape.adapter_bytes;
   if (shape.packs) memory.packed = packed_weights(config, shape.step);
   // On a GPU that copy is the host's.
-  if (shape.copies_state && !shape.cuda) memory.checkpoint = memory.step.trained + memory.step.optimizer;
+  if (shape.copies_state && !shape.cuda)
+    memory.checkpoint = memory.step.trained + memory.step.optimizer;
   if (!shape.cuda)
     memory.kept = (memory.step.total() + memory.packed + memory.checkpoint) / kKeptPart;
   if (shape.exports) memory.exporting = exporting_memory(config, memory.step) + memory.packed;

@@ -52,7 +52,7 @@ class StepSizes {
 
   // A chunk of logits, as cross_entropy.cc cuts them, becomes its gradient in place.
   [[nodiscard]] int64_t head_workspace() const {
-    const int64_t most = 
+    const int64_t most =
         std::clamp<int64_t>((int64_t{shape_.cuda ? 128 : 8} << 20) / config_.vocab_size, 64, 4096);
     const int64_t rows = std::min(most, shape_.targets);
     const int64_t logits = values(rows * config_.vocab_size);

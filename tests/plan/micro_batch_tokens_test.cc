@@ -51,8 +51,12 @@ TEST(MicroBatchTokens, FillAGpu) {
     const auto takes = [&](int64_t count) {
       return rank_memory(config, lora_on_gpu(), {{count, count}}).total();
     };
-    if (tokens > 1024) EXPECT_LE(takes(tokens), passes.device_bytes * 9 / 10) << gigabytes;
-    if (tokens < 32768) EXPECT_GT(takes(2 * tokens), passes.device_bytes * 9 / 10) << gigabytes;
+    if (tokens > 1024) {
+      EXPECT_LE(takes(tokens), passes.device_bytes * 9 / 10) << gigabytes;
+    }
+    if (tokens < 32768) {
+      EXPECT_GT(takes(2 * tokens), passes.device_bytes * 9 / 10) << gigabytes;
+    }
   }
   // 13.5 GB of weights and 3.2 MB a token leave room for so many.
   EXPECT_EQ(before, 32768);

@@ -99,8 +99,7 @@ LayerPass Decoder::pass_at(const at::Tensor& positions, const ForwardOptions& fo
           .tensor = store_->tensor_group()};
 }
 
-at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass,
-                         const AttentionOf& attention,
+at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass, const AttentionOf& attention,
                          const TokenRows& last_rows, const ForwardOptions& forward) const {
   const int64_t layers = options_.config.num_hidden_layers;
   // The last layer's backward pass comes at once, so it would be computed twice for nothing.
@@ -108,10 +107,9 @@ at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass,
   for (int64_t l = 0; l < layers; ++l) {
     const bool last = l + 1 == layers;
     const auto layer = [this, l] { return store_->acquire(l); };
-    FfnOutput output =
-        repeats && !last
-            ? repeated_layer({layer, pass, attention(l)}, x)
-            : forward_layer(*layer(), x, pass, attention(l), last ? last_rows : TokenRows{});
+    FfnOutput output = repeats && !last ? repeated_layer({layer, pass, attention(l)}, x)
+                                        : forward_layer(*layer(), x, pass, attention(l),
+                                                        last ? last_rows : TokenRows{});
     x = output.y;
     if (forward.on_choice && output.selection.mask.defined()) {
       forward.on_choice({l, std::move(output.selection)});
@@ -199,8 +197,8 @@ Decoder::AttentionOf Decoder::attention_without_graph(
     const std::shared_ptr<const Inputs>& inputs) const {
   return [&batch, &forward, inputs, this](int64_t layer) -> Attention {
     return [&batch, &forward, inputs, layer, window = options_.config.window(layer),
-            plain = attention_with_graph(inputs)(layer)](
-               const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+            plain = attention_with_graph(inputs)(layer)](const at::Tensor& q, const at::Tensor& k,
+                                                         const at::Tensor& v) {
       const SharedTokens& shared = inputs->shared;
       if (forward.before != nullptr) {
         const at::Tensor& keys = forward.before->keys[layer];

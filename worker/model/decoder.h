@@ -66,8 +66,7 @@ class Decoder final : public Model {
 
   // The one walk through the layers: x [T, h] of the embedding → [T, h], or the kept rows of it,
   // after the final norm. `attention` is asked for each layer's.
-  [[nodiscard]] at::Tensor walk(at::Tensor x, const LayerPass& pass,
-                                const AttentionOf& attention,
+  [[nodiscard]] at::Tensor walk(at::Tensor x, const LayerPass& pass, const AttentionOf& attention,
                                 const TokenRows& last_rows, const ForwardOptions& forward) const;
   // Of the tokens of a batch that have a target, or without targets of all.
   [[nodiscard]] at::Tensor hidden(const PackedBatch& batch, const ForwardOptions& forward,

@@ -31,7 +31,7 @@ struct ModelOptions {
   EmoeOptions emoe;
   std::string ffn = "masked";  // how the feed-forward layers are computed, see ffn_backends()
   // In training all layers but the last keep their inputs alone, and are computed anew when the backward pass
-  // comes to them: a third more work, the same bits.
+  // comes to them: one more forward pass, the same bits.
   bool recompute = false;
 };
 

@@ -42,8 +42,7 @@ class RepeatLayer : public torch::autograd::Function<RepeatLayer> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto capsule = ctx->saved_data["call"].toCapsule();
     const bool input_needs_grad = ctx->saved_data["input_needs_grad"].toBool();
-    const at::Tensor x =
-        ctx->get_saved_variables()[0].detach().set_requires_grad(input_needs_grad);
+    const at::Tensor x = ctx->get_saved_variables()[0].detach().set_requires_grad(input_needs_grad);
     at::Tensor y;
     {
       const at::AutoGradMode with_graph(true);

@@ -115,9 +115,9 @@ class ShardedStore final : public WeightStore {
     for (const UnitLayout::Piece& piece : unit.layout.pieces(group_.rank())) {
       const TensorSpec& spec = specs[piece.tensor];
       unit.own.narrow(0, piece.at, piece.end - piece.begin)
-          .copy_(loader.upload(elements_of(originals[piece.tensor],
-                                           split_.whole() ? loader.order(spec.layer).get() : nullptr,
-                                           spec.ffn_dim(), piece)));
+          .copy_(loader.upload(elements_of(
+              originals[piece.tensor], split_.whole() ? loader.order(spec.layer).get() : nullptr,
+              spec.ffn_dim(), piece)));
     }
     return unit;
   }

@@ -21,7 +21,7 @@ class StagedUpload {
 
  private:
   struct Stage {
-    at::Tensor memory;              // bytes; undefined before it is first used
+    at::Tensor memory;               // bytes; undefined before it is first used
     std::optional<c10::Event> read;  // when the device has what was last put there
   };
   // The next one, free to be filled.

@@ -40,7 +40,9 @@ class WeightLoader {
   [[nodiscard]] at::Tensor in_memory(const TensorSpec& spec, const at::Tensor& original, int dim,
                                      at::ScalarType type) const;
   // A tensor of the source on the model's device, as it is stored.
-  [[nodiscard]] at::Tensor upload(const at::Tensor& original) const { return upload_.send(original); }
+  [[nodiscard]] at::Tensor upload(const at::Tensor& original) const {
+    return upload_.send(original);
+  }
   // Trained tensors come from one buffer, where what they all take together is told before the first of them.
   void reserve(int64_t floats) { buffer_.emplace(floats, options_.device); }
   // The next trained tensor: fp32, on the model's device, its values to be written.

@@ -71,7 +71,7 @@ struct ExportPlan {
 struct TrainPlan {
   bool full = false;
   bool recompute = false;  // see ModelOptions
-  LoraOptions lora;  // rank 0 with full
+  LoraOptions lora;        // rank 0 with full
   DatasetOptions data;
   TrainOptions options;  // checkpoint.folder and .fingerprint are filled in by the run
   ExportPlan export_model;

@@ -65,11 +65,10 @@ void set_micro_batch(JobPlan& plan, int64_t tokens) {
 
 void choose_micro_batch(JobPlan& plan, const BaseWeights& base, int64_t device_bytes) {
   if (!plan.longest_row || passes_of(plan) == nullptr || device_bytes == 0) return;
-  const int64_t tokens =
-      micro_batch_tokens(base.config(), rank_shape(plan, base),
-                         {.device_bytes = device_bytes,
-                          .longest_row = *plan.longest_row,
-                          .of_suite = plan.suite ? kSuiteTimesTheTokens : 0});
+  const int64_t tokens = micro_batch_tokens(base.config(), rank_shape(plan, base),
+                                            {.device_bytes = device_bytes,
+                                             .longest_row = *plan.longest_row,
+                                             .of_suite = plan.suite ? kSuiteTimesTheTokens : 0});
   log_info("%d tokens a forward pass at most, by the GPU's memory", tokens);
   set_micro_batch(plan, tokens);
 }

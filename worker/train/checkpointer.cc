@@ -98,7 +98,8 @@ Checkpoint Checkpointer::capture(const TrainState& state) const {
           .to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     };
     checkpoint.weights[parameter.name] = original(flat.weights());
-    checkpoint.optimizer[kFirstMoment + parameter.name] = original(parts_.optimizer.first_moments());
+    checkpoint.optimizer[kFirstMoment + parameter.name] =
+        original(parts_.optimizer.first_moments());
     checkpoint.optimizer[kSecondMoment + parameter.name] =
         original(parts_.optimizer.second_moments());
     parts_.progress.on_work_done();

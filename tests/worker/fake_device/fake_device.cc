@@ -210,7 +210,8 @@ at::Tensor& addmm_to(const at::Tensor& sum, const at::Tensor& a, const at::Tenso
                      at::ScalarType type, const at::Scalar& beta, const at::Scalar& alpha,
                      at::Tensor& out) {
   note([](FakeDeviceLog& log) { ++log.operators["aten::addmm.dtype_out"]; });
-  TORCH_CHECK(out.scalar_type() == type && sum.scalar_type() == type, "another type than asked for");
+  TORCH_CHECK(out.scalar_type() == type && sum.scalar_type() == type,
+              "another type than asked for");
   seen_by_kernels(out).copy_(at::addmm(seen_by_kernels(sum), seen_by_kernels(a).to(type),
                                        seen_by_kernels(b).to(type), beta, alpha));
   return out;
@@ -428,8 +429,8 @@ efficient_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   check_efficient_call(q, k, mask);
   TORCH_CHECK(!bias && with_sums && longest, "the backward pass needs sums and the longest length");
   const auto [out, sums, state, unused, debug] =
-      flash_forward(q.squeeze(0), k.squeeze(0), v.squeeze(0), starts, starts, 0, 0, 0.0, true, false,
-                    std::nullopt, std::nullopt, std::nullopt, std::nullopt, std::nullopt);
+      flash_forward(q.squeeze(0), k.squeeze(0), v.squeeze(0), starts, starts, 0, 0, 0.0, true,
+                    false, std::nullopt, std::nullopt, std::nullopt, std::nullopt, std::nullopt);
   return {out.unsqueeze(0), sums, state, unused, *longest, *longest};
 }
 
@@ -443,10 +444,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> efficient_backward(
   note([](FakeDeviceLog& log) { ++log.operators["aten::_efficient_attention_backward"]; });
   check_efficient_call(q, k, mask);
   TORCH_CHECK(splits == 1, "keys that are split add up in no fixed order");
-  const auto [dq, dk, dv] =
-      flash_backward(d.squeeze(0), q.squeeze(0), k.squeeze(0), v.squeeze(0), out, sums, *starts,
-                     *starts, 0, 0, 0.0, true, state, state, std::nullopt, std::nullopt,
-                     std::nullopt);
+  const auto [dq, dk, dv] = flash_backward(d.squeeze(0), q.squeeze(0), k.squeeze(0), v.squeeze(0),
+                                           out, sums, *starts, *starts, 0, 0, 0.0, true, state,
+                                           state, std::nullopt, std::nullopt, std::nullopt);
   return {dq.unsqueeze(0), dk.unsqueeze(0), dv.unsqueeze(0), at::Tensor()};
 }
 

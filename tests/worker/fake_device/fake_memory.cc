@@ -121,7 +121,7 @@ class FakeAllocator final : public c10::Allocator {
 class PinnedAllocator final : public c10::Allocator {
  public:
   [[nodiscard]] c10::DataPtr allocate(size_t size) override {
-    void* address = ::operator new(size, std::align_val_t{kAlignment});
+    void* address = ::operator new (size, std::align_val_t{kAlignment});
     const std::lock_guard lock(mutex());
     blocks()[static_cast<char*>(address)] = size;
     in_use += static_cast<int64_t>(size);
@@ -163,7 +163,7 @@ class PinnedAllocator final : public c10::Allocator {
       in_use -= static_cast<int64_t>(block->second);
       blocks().erase(block);
     }
-    ::operator delete(address, std::align_val_t{kAlignment});
+    ::operator delete (address, std::align_val_t{kAlignment});
   }
 };
 

@@ -2,8 +2,8 @@
 // device that says no to host access, mixed operands and hidden transfers.
 #include "tests/worker/fake_device/fake_device.h"
 
-#include <cstdio>
 #include <algorithm>
+#include <cstdio>
 #include <map>
 #include <optional>
 #include <string>

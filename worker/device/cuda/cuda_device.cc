@@ -40,7 +40,8 @@ std::optional<int> driver_device(int gpu) {
 void prefer_cublaslt() {
   at::Context& context = at::globalContext();
   if (!at::Context::hasCuBLASLt()) return;
-  if (context.blasPreferredBackend() == at::BlasBackend::Cublaslt) return;  // the environment said so
+  if (context.blasPreferredBackend() == at::BlasBackend::Cublaslt)
+    return;  // the environment said so
   context.setBlasPreferredBackend(at::BlasBackend::Cublaslt);
 }
 
