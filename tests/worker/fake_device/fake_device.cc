@@ -365,30 +365,33 @@ at::Tensor shared_sum(const at::Tensor& x, int64_t kv_heads) {
   return x.unflatten(0, {kv_heads, -1}).sum(1).transpose(0, 1);
 }
 
+// Causal attention inside segments, each token seeing `left` before it, or all.
+at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             const at::Tensor& starts, std::optional<int64_t> left) {
+  const at::Tensor values = seen_by_kernels(v);
+  const at::Tensor out = at::empty(q.sizes(), q.scalar_type());
+  for_segments(seen_by_kernels(q), seen_by_kernels(k), seen_by_kernels(starts), left,
+               [&](int64_t begin, int64_t count, const at::Tensor& p) {
+                 const at::Tensor y = at::matmul(p, of_segment(values, begin, count, q.size(1)));
+                 out.narrow(0, begin, count).copy_(y.transpose(0, 1));
+               });
+  return to_fake(out);
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> flash_forward(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const std::optional<at::Tensor>& starts, const std::optional<at::Tensor>&, int64_t, int64_t,
     double, bool, bool, std::optional<double>, std::optional<int64_t> left, std::optional<int64_t>,
     const std::optional<at::Tensor>&, const std::optional<at::Tensor>&) {
   note([](FakeDeviceLog& log) { ++log.operators["aten::_flash_attention_forward"]; });
-  const at::Tensor values = seen_by_kernels(v);
-  const at::Tensor out = at::empty(q.sizes(), q.scalar_type());
-  for_segments(seen_by_kernels(q), seen_by_kernels(k), seen_by_kernels(*starts), left,
-               [&](int64_t begin, int64_t count, const at::Tensor& p) {
-                 const at::Tensor y = at::matmul(p, of_segment(values, begin, count, q.size(1)));
-                 out.narrow(0, begin, count).copy_(y.transpose(0, 1));
-               });
   const at::Tensor state = at::zeros({2}, at::kLong);
-  return {to_fake(out), to_fake(at::zeros({q.size(1), q.size(0)})), to_fake(state), to_fake(state),
-          at::Tensor()};
+  return {attention_forward(q, k, v, *starts, left), to_fake(at::zeros({q.size(1), q.size(0)})),
+          to_fake(state), to_fake(state), at::Tensor()};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
+std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const at::Tensor& d, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const at::Tensor&, const at::Tensor&, const at::Tensor& starts, const at::Tensor&, int64_t,
-    int64_t, double, bool, const at::Tensor&, const at::Tensor&, std::optional<double>,
-    std::optional<int64_t> left, std::optional<int64_t>) {
-  note([](FakeDeviceLog& log) { ++log.operators["aten::_flash_attention_backward"]; });
+    const at::Tensor& starts, std::optional<int64_t> left) {
   const at::Tensor keys = seen_by_kernels(k);
   const at::Tensor values = seen_by_kernels(v);
   const at::Tensor queries = seen_by_kernels(q);
@@ -414,6 +417,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
   return {to_fake(dq), to_fake(dk), to_fake(dv)};
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
+    const at::Tensor& d, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor&, const at::Tensor&, const at::Tensor& starts, const at::Tensor&, int64_t,
+    int64_t, double, bool, const at::Tensor&, const at::Tensor&, std::optional<double>,
+    std::optional<int64_t> left, std::optional<int64_t>) {
+  note([](FakeDeviceLog& log) { ++log.operators["aten::_flash_attention_backward"]; });
+  return attention_backward(d, q, k, v, starts, left);
+}
+
 void check_efficient_call(const at::Tensor& q, const at::Tensor& k, int64_t mask) {
   TORCH_CHECK(q.dim() == 4 && q.size(0) == 1 && q.size(2) == k.size(2) && mask == 1,
               "not a call that LibTorch's CUDA kernel takes for causal segments");
@@ -428,25 +440,24 @@ efficient_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   note([](FakeDeviceLog& log) { ++log.operators["aten::_efficient_attention_forward"]; });
   check_efficient_call(q, k, mask);
   TORCH_CHECK(!bias && with_sums && longest, "the backward pass needs sums and the longest length");
-  const auto [out, sums, state, unused, debug] =
-      flash_forward(q.squeeze(0), k.squeeze(0), v.squeeze(0), starts, starts, 0, 0, 0.0, true,
-                    false, std::nullopt, std::nullopt, std::nullopt, std::nullopt, std::nullopt);
-  return {out.unsqueeze(0), sums, state, unused, *longest, *longest};
+  const at::Tensor out =
+      attention_forward(q.squeeze(0), k.squeeze(0), v.squeeze(0), *starts, std::nullopt);
+  const at::Tensor state = to_fake(at::zeros({}, at::kLong));
+  return {out.unsqueeze(0), to_fake(at::zeros({1, q.size(2), q.size(1)})), state, state, *longest,
+          *longest};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> efficient_backward(
     const at::Tensor& d, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const std::optional<at::Tensor>& /*bias*/, const at::Tensor& out,
-    const std::optional<at::Tensor>& starts, const std::optional<at::Tensor>&, c10::SymInt,
-    c10::SymInt, const at::Tensor& sums, double, const at::Tensor& state, const at::Tensor&,
-    int64_t mask, bool, std::optional<double>, std::optional<int64_t> splits,
-    std::optional<int64_t>, bool) {
+    const std::optional<at::Tensor>&, const at::Tensor&, const std::optional<at::Tensor>& starts,
+    const std::optional<at::Tensor>&, c10::SymInt, c10::SymInt, const at::Tensor&, double,
+    const at::Tensor&, const at::Tensor&, int64_t mask, bool, std::optional<double>,
+    std::optional<int64_t> splits, std::optional<int64_t>, bool) {
   note([](FakeDeviceLog& log) { ++log.operators["aten::_efficient_attention_backward"]; });
   check_efficient_call(q, k, mask);
   TORCH_CHECK(splits == 1, "keys that are split add up in no fixed order");
-  const auto [dq, dk, dv] = flash_backward(d.squeeze(0), q.squeeze(0), k.squeeze(0), v.squeeze(0),
-                                           out, sums, *starts, *starts, 0, 0, 0.0, true, state,
-                                           state, std::nullopt, std::nullopt, std::nullopt);
+  const auto [dq, dk, dv] = attention_backward(d.squeeze(0), q.squeeze(0), k.squeeze(0),
+                                               v.squeeze(0), *starts, std::nullopt);
   return {dq.unsqueeze(0), dk.unsqueeze(0), dv.unsqueeze(0), at::Tensor()};
 }
 
