@@ -175,6 +175,7 @@ Result<CheckpointRecord> Checkpointer::write_shards(const TrainState& state, Ste
   const Status begun = first ? store_.begin(state.step) : ok_status();
   EMOE_RETURN_IF_ERROR(
       from_first_rank(host, begun.ok() ? Result<std::string>("") : begun).status());
+  parts_.progress.on_work_done();  // whoever waited for the first rank
   const int rank = host.rank();
   const int ranks = host.world_size();
   const auto written =
