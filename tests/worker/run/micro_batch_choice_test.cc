@@ -29,13 +29,14 @@ TEST_F(MicroBatchChoice, FollowsTheGpusMemoryWhereTheJobLeavesItOpen) {
   EXPECT_EQ(tokens(kLarge), 32768);
   EXPECT_LT(tokens(kSmall), 4096);
   EXPECT_GE(tokens(kSmall, {"train.recompute=true"}), tokens(kSmall));
-  EXPECT_EQ(tokens(kSmall, {"data.max_length=5000"}), 5000) << "a row is not cut";
+  EXPECT_EQ(tokens(1), 1024) << "nothing fits; the plan says so";
   EXPECT_EQ(tokens(kLarge, {"train.micro_batch_tokens=100"}), 100) << "the job says";
 }
 
 TEST_F(MicroBatchChoice, IsThatOfEvaluationsToo) {
-  const JobPlan plan =
-      chosen(kLarge, {"task=evaluate", "data={eval: " + job_.rows().string() + "}", "train={}"});
+  const JobPlan plan = chosen(
+      kLarge,
+      {"task=evaluate", "data={eval: " + job_.rows().string() + ", max_length: 64}", "train={}"});
   EXPECT_EQ(std::get<EvaluatePlan>(plan.task).micro_batches.max_tokens, 32768);
 }
 
