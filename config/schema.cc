@@ -109,6 +109,7 @@ const Schema& job_schema() {
       {.key = "train.eval_every", .fallback = "0", .tasks = {"train"}, .low = at_least(0), .high = at_most(kMaxCount)},
       {.key = "train.log_every", .fallback = "1", .tasks = {"train"}, .low = at_least(1), .high = at_most(kMaxCount)},
       {.key = "train.micro_batch_tokens", .fallback = "0", .tasks = {"train", "evaluate"}, .low = at_least(0), .high = at_most(kMaxCount)},
+      {.key = "train.recompute", .fallback = "false", .tasks = {"train"}},
       {.key = "checkpoint", .fallback = "{}", .tasks = {"train"}},
       {.key = "checkpoint.every_steps", .fallback = "50", .low = at_least(0), .high = at_most(kMaxCount)},
       {.key = "checkpoint.keep", .fallback = "3", .low = at_least(1), .high = at_most(1e6)},

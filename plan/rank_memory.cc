@@ -98,6 +98,7 @@ RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
   RankMemory memory;
   memory.program = (shape.cuda ? kCudaProgram : kProgram) + (shape.exchanges ? kMpi : 0);
   StepShape step = shape.step;
+  step.cuda = shape.cuda;
   step.tokens = step.targets = 0;
   const auto pass = shape.trains ? step_memory : forward_memory;
   memory.step = pass(config, step);
@@ -118,7 +119,9 @@ RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
   }
   memory.step.base += shape.adapter_bytes;
   if (shape.packs) memory.packed = packed_weights(config, shape.step);
-  if (shape.copies_state) memory.checkpoint = memory.step.trained + memory.step.optimizer;
+  // On a GPU that copy is the host's.
+  if (shape.copies_state && !shape.cuda)
+    memory.checkpoint = memory.step.trained + memory.step.optimizer;
   if (!shape.cuda)
     memory.kept = (memory.step.total() + memory.packed + memory.checkpoint) / kKeptPart;
   if (shape.exports) memory.exporting = exporting_memory(config, memory.step) + memory.packed;

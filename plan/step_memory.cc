@@ -40,6 +40,9 @@ class StepSizes {
     return memory;
   }
 
+  // What a layer keeps that is computed anew.
+  [[nodiscard]] int64_t layer_input() const { return values(shape_.tokens * config_.hidden_size); }
+
   // The final norm's input and the gradient of its output, which the loss computes at once.
   [[nodiscard]] int64_t head_kept() const {
     int64_t kept = 2 * values(shape_.targets * config_.hidden_size);
@@ -49,7 +52,8 @@ class StepSizes {
 
   // A chunk of logits, as cross_entropy.cc cuts them, becomes its gradient in place.
   [[nodiscard]] int64_t head_workspace() const {
-    const int64_t most = std::clamp<int64_t>((int64_t{8} << 20) / config_.vocab_size, 64, 4096);
+    const int64_t most =
+        std::clamp<int64_t>((int64_t{shape_.cuda ? 128 : 8} << 20) / config_.vocab_size, 64, 4096);
     const int64_t rows = std::min(most, shape_.targets);
     const int64_t logits = values(rows * config_.vocab_size);
     // Shared gradients wait until a unit has all of its own, and are summed from a copy.
@@ -230,15 +234,19 @@ StepMemory step_memory(const DecoderConfig& config, const StepShape& shape) {
   const StepSizes sizes(own, shape);
   memory.gathered = sizes.gathered();
   const int64_t layers = config.num_hidden_layers;
+  // From the forward pass on, until the backward pass comes to layer l.
+  const auto kept_of = [&](int64_t l) {
+    return shape.recompute && l + 1 < layers ? sizes.layer_input() : sizes.layer(l).kept;
+  };
   int64_t kept = sizes.head_kept();
-  for (int64_t l = 0; l < layers; ++l) kept += sizes.layer(l).kept;
+  for (int64_t l = 0; l < layers; ++l) kept += kept_of(l);
   memory.activations = kept;
   // Going backward: the head first, then layer by layer, whose share is free when it is done.
   int64_t peak = kept + sizes.head_workspace();
   for (int64_t l = layers; l-- > 0;) {
     const LayerMemory layer = sizes.layer(l);
-    peak = std::max(peak, kept + layer.backward);
-    kept -= layer.kept;
+    kept -= kept_of(l);
+    peak = std::max(peak, kept + layer.kept + layer.backward);
   }
   memory.workspace = peak - memory.activations;
   return memory;

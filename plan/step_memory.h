@@ -27,6 +27,9 @@ struct StepShape {
   // their gradients and moments.
   int64_t shards = 1;
   int64_t tensor = 1;  // ranks that share each layer (parallel.tensor)
+  // Layers but the last keep their inputs alone and are computed anew in the backward pass (train.recompute).
+  bool recompute = false;
+  bool cuda = false;  // on a GPU, where chunks of logits are larger
   // Of the base as it is stored. Shared frozen weights stay in half precision where they are stored so,
   // also where the activations are fp32.
   int64_t stored_bytes = 4;

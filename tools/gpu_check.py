@@ -175,13 +175,15 @@ def demo_job(checks, job):
         common = [f"model.path={BASE}", f"data.train={DATA / 'train.jsonl'}", f"data.eval={DATA / 'held-out.jsonl'}",
                   "parallel.ranks=1", "resources.threads_per_rank=4", "train.max_steps=8", "checkpoint.every_steps=0"]
         runs = {}
-        for run_of, device in (("cpu", "cpu"), ("gpu", checks.device), ("again", checks.device)):
-            steps = train(checks, f"{job}-{run_of}", HERE / "jobs" / f"{job}.yaml", [*common, f"resources.device={device}"], seconds / 2)
+        for run_of, device in (("cpu", "cpu"), ("gpu", checks.device), ("again", checks.device), ("recomputed", checks.device)):
+            sets = [*common, f"resources.device={device}", f"train.recompute={str(run_of == 'recomputed').lower()}"]
+            steps = train(checks, f"{job}-{run_of}", HERE / "jobs" / f"{job}.yaml", sets, seconds / 2)
             runs[run_of] = [step["loss"] for step in steps]
         largest = max(abs(a - b) for a, b in zip(runs["cpu"], runs["gpu"]))
         if not largest <= 1e-3:
             raise CheckError(f"losses differ by {largest}: {runs}")
-        return {"largest_difference": f"{largest:.2g}", "rerun_is_equal": runs["gpu"] == runs["again"], "losses": runs}
+        return {"largest_difference": f"{largest:.2g}", "rerun_is_equal": runs["gpu"] == runs["again"],
+                "recomputed_is_equal": runs["gpu"] == runs["recomputed"], "losses": runs}
     return check
 
 
@@ -402,6 +404,7 @@ def main():
                 "emoe.partition.method=random"]
         checks.make("2-lora", speed_7b(checks, "lora", ["lora.dropout=0"]), 100, model)
         checks.make("2-lora-dropout", speed_7b(checks, "lora-dropout", ["lora.dropout=0.05"]), 100, model)
+        checks.make("2-lora-recomputed", speed_7b(checks, "lora-recomputed", ["lora.dropout=0.05", "train.recompute=true"]), 100, model)
         checks.make("2-emoe-lora", speed_7b(checks, "emoe-lora", ["lora.dropout=0.05", *emoe]), 100, model)
         checks.make("2-lora-padded", speed_7b(checks, "lora-padded", ["lora.dropout=0.05", "data.packing=false"]), 100, model)
         checks.make("2-peer", peer_7b(checks), 100, model)

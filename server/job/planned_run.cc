@@ -5,6 +5,7 @@
 
 #include "config/config.h"
 #include "format/peft_config.h"
+#include "plan/micro_batch_tokens.h"
 
 namespace emoe::server {
 namespace {
@@ -26,6 +27,7 @@ int64_t adapter_bytes(const v1::JobSpec& spec) {
 
 void set_training(const v1::JobSpec& spec, RankShape& shape, bool on_gpu) {
   shape.step.full = spec.tuning() == "full";
+  shape.step.recompute = spec.train().recompute();
   if (!shape.step.full) {
     shape.step.lora_rank = spec.lora().rank();
     shape.step.lora_targets = {spec.lora().targets().begin(), spec.lora().targets().end()};
@@ -82,6 +84,19 @@ GpuType gpu_of(const Capacity& capacity, bool on_gpu) {
   return capacity.known_gpu ? capacity.known_gpu() : GpuType{};
 }
 
+// With the tokens that a rank will choose, where the job leaves them to it.
+v1::JobSpec with_micro_batch(v1::JobSpec spec, const DecoderConfig& model, const RankShape& shape,
+                             const GpuType& gpu) {
+  if (spec.train().micro_batch_tokens() > 0 || !shape.cuda || gpu.bytes == 0) return spec;
+  constexpr int64_t kSuiteTimesTheTokens = 4;  // as work_estimate.cc
+  spec.mutable_train()->set_micro_batch_tokens(static_cast<int32_t>(
+      micro_batch_tokens(model, shape,
+                         {.device_bytes = gpu.bytes,
+                          .longest_row = spec.data().max_length(),
+                          .of_suite = spec.has_evaluate() ? kSuiteTimesTheTokens : 0})));
+  return spec;
+}
+
 }  // namespace
 
 int64_t dtype_bytes(const std::string& dtype) {
@@ -97,7 +112,8 @@ PlannedRun::PlannedRun(const v1::JobSpec& spec, const PlanInputs& inputs, const 
       on_gpu_(is_on_gpu(spec, capacity, works_)),
       gpu_(gpu_of(capacity, on_gpu_)),
       shape_(rank_shape(spec, inputs, capacity, on_gpu_)),
-      work_(works_ ? estimate_work(spec, inputs.facts) : std::nullopt) {
+      work_(works_ ? estimate_work(with_micro_batch(spec, model_, shape_, gpu_), inputs.facts)
+                   : std::nullopt) {
   if (work_) memory_ = rank_memory(model_, shape_, work_->micro_batches, work_->evaluated);
   if (rewrites_)
     memory_ = rewriting_memory(model_, rewriting_of(spec, inputs, shape_.adapter_bytes));

@@ -32,6 +32,11 @@ class Remedies {
       const std::string said = "--set model.dtype=bfloat16";
       if (!attempt(half, said)) tokens(half, said + " ", longest_row);
     }
+    if (spec.task() == "train" && !spec.train().recompute()) {
+      v1::JobSpec again = spec;
+      again.mutable_train()->set_recompute(true);
+      attempt(again, "--set train.recompute=true");
+    }
     if (spec.task() == "train" && spec.tuning() == "full") {
       v1::JobSpec lora = spec;
       lora.set_tuning("lora");

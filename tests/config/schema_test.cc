@@ -133,6 +133,7 @@ train:
   eval_every: 0
   log_every: 1
   micro_batch_tokens: 0
+  recompute: false
 checkpoint:
   every_steps: 50
   keep: 3

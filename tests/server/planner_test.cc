@@ -222,6 +222,10 @@ TEST_F(PlannerTest, ComparesWithTheKindOfGpuThatRanksHaveFound) {
   EXPECT_EQ(known.device(), "NVIDIA H200");
   EXPECT_EQ(known.available(), 139LL << 30);
   EXPECT_GT(known.fitting_tokens(), known.micro_batch_tokens());
+  // Left to the run, a micro-batch takes what there is: all that these ranks have.
+  spec_.mutable_train()->set_micro_batch_tokens(16);
+  EXPECT_LT(plan(found).memory().micro_batch_tokens(), known.micro_batch_tokens());
+  spec_.mutable_train()->clear_micro_batch_tokens();
   const Capacity small{.known_gpu = [] { return GpuType{.name = "T4", .bytes = 1 << 20}; }};
   const Status refused = check_fits(plan(small));
   EXPECT_EQ(error_detail_of(refused).reason, "MODEL_DOES_NOT_FIT");

@@ -66,12 +66,15 @@ at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at:
 at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                              const Segments& segments, int64_t window) {
   const std::vector<int64_t>& lengths = segments.lengths;
-  if (has_flash_attention(q)) {
+  if (!q.is_cpu()) {
     const at::Tensor starts = segments.starts.defined()
                                   ? segments.starts
                                   : at::tensor(segment_starts(lengths), at::kInt).to(q.device());
-    return flash_attention(q, k, v, starts, *std::max_element(lengths.begin(), lengths.end()),
-                           window);
+    const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+    if (has_flash_attention(q)) return flash_attention(q, k, v, starts, longest, window);
+    if (has_efficient_attention(q) && (window == 0 || window >= longest)) {
+      return efficient_attention(q, k, v, starts, longest);
+    }
   }
   if (widens_halves(q)) {
     return segment_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), segments, window)

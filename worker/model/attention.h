@@ -21,8 +21,8 @@ struct Segments {
 
 // Causal attention inside segments. q [T, heads, d], k and v [T, kv_heads, d]; each token sees `window` tokens, itself and those before it, or with 0 all
 // of its segment up to itself. Returns [T, heads, d]. Keeps q, k, v, the output and one number per head
-// and token for the gradients. By our own blocks where there are kernels for them, in half precision on a
-// GPU by flash attention, else by LibTorch's fused attention.
+// and token for the gradients. By our own blocks where there are kernels for them, on a GPU by flash
+// attention in half precision and by memory-efficient attention in fp32, else by LibTorch's fused attention.
 [[nodiscard]] at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k,
                                            const at::Tensor& v, const Segments& segments,
                                            int64_t window);

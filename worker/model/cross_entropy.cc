@@ -122,7 +122,7 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
       at::Tensor dx;
       matrix->add_transposed_product(gradient, dx);
       d_hidden.narrow(0, begin, count).copy_(dx);
-      if (head_gradient) d_head.add_(weight_gradient(gradient, x));
+      if (head_gradient) add_weight_gradient(gradient, x, d_head);
     });
     ctx->save_for_backward({d_hidden, d_head});
     return total.to(at::kFloat);

@@ -15,6 +15,7 @@
 #include "worker/model/flash_attention.h"
 #include "worker/model/packing_times.h"
 #include "worker/model/products.h"
+#include "worker/model/recomputation.h"
 #include "worker/model/rms_norm.h"
 #include "worker/model/shared_tokens.h"
 #include "worker/model/upload.h"
@@ -55,6 +56,7 @@ Decoder::Decoder(ModelOptions options, std::unique_ptr<WeightStore> store)
     : options_(std::move(options)),
       frequencies_(
           rotary_frequencies(options_.config.head_dim, options_.config.rope).to(options_.device)),
+      uploads_(options_.device),
       store_(std::move(store)),
       ffn_(find_ffn(options_.ffn)) {}
 
@@ -68,7 +70,8 @@ void Decoder::use_ffn(const std::string& name) {
 
 // All of it goes to the device at once, and stays where it is meanwhile.
 struct Decoder::Inputs {
-  Inputs(const PackedBatch& batch, at::Device device) : upload(device), shared(batch, upload) {}
+  Inputs(const PackedBatch& batch, at::Device device, UploadStream& beside)
+      : upload(device, &beside), shared(batch, upload) {}
 
   Upload upload;
   SharedTokens shared;
@@ -96,14 +99,17 @@ LayerPass Decoder::pass_at(const at::Tensor& positions, const ForwardOptions& fo
           .tensor = store_->tensor_group()};
 }
 
-at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass,
-                         const std::function<Attention(int64_t layer)>& attention,
+at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass, const AttentionOf& attention,
                          const TokenRows& last_rows, const ForwardOptions& forward) const {
   const int64_t layers = options_.config.num_hidden_layers;
+  // The last layer's backward pass comes at once, so it would be computed twice for nothing.
+  const bool repeats = options_.recompute && at::GradMode::is_enabled();
   for (int64_t l = 0; l < layers; ++l) {
-    const auto layer = store_->acquire(l);
-    FfnOutput output =
-        forward_layer(*layer, x, pass, attention(l), l + 1 == layers ? last_rows : TokenRows{});
+    const bool last = l + 1 == layers;
+    const auto layer = [this, l] { return store_->acquire(l); };
+    FfnOutput output = repeats && !last ? repeated_layer({layer, pass, attention(l)}, x)
+                                        : forward_layer(*layer(), x, pass, attention(l),
+                                                        last ? last_rows : TokenRows{});
     x = output.y;
     if (forward.on_choice && output.selection.mask.defined()) {
       forward.on_choice({l, std::move(output.selection)});
@@ -114,11 +120,11 @@ at::Tensor Decoder::walk(at::Tensor x, const LayerPass& pass,
 
 // Behind the last layer's attention only the targets matter. But an observer of the experts is told
 // of all tokens, so a converted last layer chooses for the others too.
-std::unique_ptr<const Decoder::Inputs> Decoder::inputs_of(const PackedBatch& batch,
+std::shared_ptr<const Decoder::Inputs> Decoder::inputs_of(const PackedBatch& batch,
                                                           const ForwardOptions& forward,
                                                           bool with_targets) const {
   check_batch(batch);
-  auto inputs = std::make_unique<Inputs>(batch, options_.device);
+  auto inputs = std::make_shared<Inputs>(batch, options_.device, uploads_);
   Upload& upload = inputs->upload;
   upload.add(batch.ids, inputs->ids);
   upload.add(batch.positions, inputs->positions);
@@ -162,15 +168,38 @@ void Decoder::add_targets(const PackedBatch& batch, const ForwardOptions& forwar
 }
 
 at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forward,
-                           const Inputs& inputs) const {
-  LayerPass pass = pass_at(inputs.positions, forward);
-  pass.dropout = inputs.dropout;
-  const SharedTokens& shared = inputs.shared;
-  const Segments segments(inputs.lengths, inputs.starts);
-  // A shared token has the same tokens before it in all its rows, so a window changes nothing here.
-  const auto attention = [&](int64_t layer) -> Attention {
-    return [&, layer](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-      const int64_t window = options_.config.window(layer);
+                           const std::shared_ptr<const Inputs>& inputs) const {
+  LayerPass pass = pass_at(inputs->positions, forward);
+  pass.dropout = inputs->dropout;
+  const auto attention = at::GradMode::is_enabled()
+                             ? attention_with_graph(inputs)
+                             : attention_without_graph(batch, forward, inputs);
+  const at::Tensor x = walk(embed(inputs->ids), pass, attention, inputs->rows, forward);
+  return rms_norm(x, store_->outer(TensorRole::final_norm), options_.config.rms_norm_eps);
+}
+
+// A shared token has the same tokens before it in all its rows, so a window changes nothing here.
+Decoder::AttentionOf Decoder::attention_with_graph(
+    const std::shared_ptr<const Inputs>& inputs) const {
+  return [this, inputs](int64_t layer) -> Attention {
+    return [inputs, window = options_.config.window(layer)](
+               const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+      const SharedTokens& shared = inputs->shared;
+      return shared.from_rows(segment_attention(shared.to_rows(q), shared.to_rows(k),
+                                                shared.to_rows(v),
+                                                {inputs->lengths, inputs->starts}, window));
+    };
+  };
+}
+
+Decoder::AttentionOf Decoder::attention_without_graph(
+    const PackedBatch& batch, const ForwardOptions& forward,
+    const std::shared_ptr<const Inputs>& inputs) const {
+  return [&batch, &forward, inputs, this](int64_t layer) -> Attention {
+    return [&batch, &forward, inputs, layer, window = options_.config.window(layer),
+            plain = attention_with_graph(inputs)(layer)](const at::Tensor& q, const at::Tensor& k,
+                                                         const at::Tensor& v) {
+      const SharedTokens& shared = inputs->shared;
       if (forward.before != nullptr) {
         const at::Tensor& keys = forward.before->keys[layer];
         const at::Tensor& values = forward.before->values[layer];
@@ -179,22 +208,19 @@ at::Tensor Decoder::hidden(const PackedBatch& batch, const ForwardOptions& forwa
         }
         return shared.from_rows(
             continued_attention(shared.to_rows(q), behind(keys, shared.to_rows(k)),
-                                behind(values, shared.to_rows(v)), inputs.lengths, window));
+                                behind(values, shared.to_rows(v)), inputs->lengths, window));
       }
       if (!batch.row_tokens.empty() && has_shared_attention(q)) {
         return shared_attention(q, k, v, batch, window);
       }
-      return shared.from_rows(segment_attention(shared.to_rows(q), shared.to_rows(k),
-                                                shared.to_rows(v), segments, window));
+      return plain(q, k, v);
     };
   };
-  const at::Tensor x = walk(embed(inputs.ids), pass, attention, inputs.rows, forward);
-  return rms_norm(x, store_->outer(TensorRole::final_norm), options_.config.rms_norm_eps);
 }
 
 at::Tensor Decoder::loss(const PackedBatch& batch, const ForwardOptions& forward) const {
   const auto inputs = inputs_of(batch, forward, /*with_targets=*/true);
-  const at::Tensor states = hidden(batch, forward, *inputs);
+  const at::Tensor states = hidden(batch, forward, inputs);
   return linear_cross_entropy(states, store_->outer(TensorRole::head), inputs->target_ids,
                               inputs->weights);
 }
@@ -218,7 +244,7 @@ double Decoder::take_loss() {
 at::Tensor Decoder::token_losses(const PackedBatch& batch, const ForwardOptions& forward) {
   const at::NoGradGuard no_grad;
   const auto inputs = inputs_of(batch, forward, /*with_targets=*/true);
-  const at::Tensor states = hidden(batch, forward, *inputs);
+  const at::Tensor states = hidden(batch, forward, inputs);
   at::Tensor losses = at::zeros({batch.num_tokens()}, states.options().dtype(at::kFloat));
   losses.index_copy_(
       0, inputs->rows.kept,
@@ -229,7 +255,7 @@ at::Tensor Decoder::token_losses(const PackedBatch& batch, const ForwardOptions&
 at::Tensor Decoder::logits(const PackedBatch& batch, const ForwardOptions& forward) {
   const at::NoGradGuard no_grad;
   const auto inputs = inputs_of(batch, forward, /*with_targets=*/false);
-  const at::Tensor states = hidden(batch, forward, *inputs);
+  const at::Tensor states = hidden(batch, forward, inputs);
   return store_->outer(TensorRole::head).matrix()->product(states).to(at::kFloat);
 }
 

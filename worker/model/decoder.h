@@ -7,6 +7,7 @@
 
 #include "worker/model/ffn.h"
 #include "worker/model/model.h"
+#include "worker/model/upload.h"
 #include "worker/model/weight_store.h"
 
 namespace emoe::worker {
@@ -50,24 +51,32 @@ class Decoder final : public Model {
   struct Inputs;
   // What a pass over the batch reads, sent to the device; with those tokens that have a target, where
   // they are wanted.
-  [[nodiscard]] std::unique_ptr<const Inputs> inputs_of(const PackedBatch& batch,
+  [[nodiscard]] std::shared_ptr<const Inputs> inputs_of(const PackedBatch& batch,
                                                         const ForwardOptions& forward,
                                                         bool with_targets) const;
   void add_targets(const PackedBatch& batch, const ForwardOptions& forward, Inputs& inputs) const;
 
+  using AttentionOf = std::function<Attention(int64_t layer)>;
+  // It has all that it reads: a layer may be computed again in the backward pass.
+  [[nodiscard]] AttentionOf attention_with_graph(const std::shared_ptr<const Inputs>& inputs) const;
+  // As long as batch and options are there.
+  [[nodiscard]] AttentionOf attention_without_graph(
+      const PackedBatch& batch, const ForwardOptions& forward,
+      const std::shared_ptr<const Inputs>& inputs) const;
+
   // The one walk through the layers: x [T, h] of the embedding → [T, h], or the kept rows of it,
   // after the final norm. `attention` is asked for each layer's.
-  [[nodiscard]] at::Tensor walk(at::Tensor x, const LayerPass& pass,
-                                const std::function<Attention(int64_t layer)>& attention,
+  [[nodiscard]] at::Tensor walk(at::Tensor x, const LayerPass& pass, const AttentionOf& attention,
                                 const TokenRows& last_rows, const ForwardOptions& forward) const;
   // Of the tokens of a batch that have a target, or without targets of all.
   [[nodiscard]] at::Tensor hidden(const PackedBatch& batch, const ForwardOptions& forward,
-                                  const Inputs& inputs) const;
+                                  const std::shared_ptr<const Inputs>& inputs) const;
   [[nodiscard]] at::Tensor embed(const at::Tensor& ids) const;
   [[nodiscard]] LayerPass pass_at(const at::Tensor& positions, const ForwardOptions& forward) const;
 
   ModelOptions options_;
   at::Tensor frequencies_;  // of the rotary positions, on the device
+  mutable UploadStream uploads_;
   std::unique_ptr<WeightStore> store_;
   std::unique_ptr<FfnBackend> ffn_;
   at::Tensor loss_;   // of the forward() that backward() belongs to

@@ -58,6 +58,16 @@ std::pair<at::Tensor, at::Tensor> adapter_backward(const LinearsCall& call, cons
   return {da, db};
 }
 
+// The gradient of a trained weight; undefined where it was added to those of the micro-batches before in the product
+// itself, which autograd would read and write once more.
+at::Tensor master_gradient(at::Tensor master, const at::Tensor& dy, const at::Tensor& x) {
+  if (!adds_weight_gradients(x) || !master.is_leaf() || !master.grad().defined()) {
+    return weight_gradient(dy, x);
+  }
+  add_weight_gradient(dy, x, master.mutable_grad());
+  return {};
+}
+
 // Arguments: x, then of each linear what it trains.
 class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
  public:
@@ -98,7 +108,7 @@ class ApplyLinears : public torch::autograd::Function<ApplyLinears> {
       const Linear& linear = call.linears[i];
       const at::Tensor& dy = grads[i];
       if (call.input_needs_grad) linear.weight->add_transposed_product(dy, dx);
-      if (linear.master.defined()) result.push_back(weight_gradient(dy, x));
+      if (linear.master.defined()) result.push_back(master_gradient(linear.master, dy, x));
       if (linear.bias.trainable()) result.push_back(dy.sum(0, /*keepdim=*/false, at::kFloat));
       if (linear.lora.defined()) {
         const at::Tensor input = adapter_input(x, wide, call, linear.lora);

@@ -30,6 +30,9 @@ struct ModelOptions {
   bool full = false;  // every weight is trainable; the fp32 masters are Parameter::tensor
   EmoeOptions emoe;
   std::string ffn = "masked";  // how the feed-forward layers are computed, see ffn_backends()
+  // In training all layers but the last keep their inputs alone, and are computed anew when the backward pass
+  // comes to them: one more forward pass, the same bits.
+  bool recompute = false;
 };
 
 // Gives the base tensor of a Hugging Face name with the shape wanted, in the base's neuron order;

@@ -83,4 +83,16 @@ at::Tensor weight_gradient(const at::Tensor& dy, const at::Tensor& x) {
   return at::mm(dy.t(), x).to(at::kFloat);
 }
 
+void add_weight_gradient(const at::Tensor& dy, const at::Tensor& x, at::Tensor& sum) {
+  if (adds_weight_gradients(x)) {
+    at::addmm_out(sum, sum, dy.t(), x, at::kFloat);
+  } else {
+    sum.add_(weight_gradient(dy, x));
+  }
+}
+
+bool adds_weight_gradients(const at::Tensor& x) {
+  return !x.is_cpu() && x.scalar_type() != at::kFloat;
+}
+
 }  // namespace emoe::worker

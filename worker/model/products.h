@@ -17,6 +17,10 @@ void add_transposed_product(const at::Tensor& dy, const at::Tensor& w, at::Tenso
 // dy^T x [out, in] fp32.
 [[nodiscard]] at::Tensor weight_gradient(const at::Tensor& dy, const at::Tensor& x);
 
+// sum [out, in] fp32 += dy^T x; in one pass over it where adds_weight_gradients(): of half precision on a GPU.
+void add_weight_gradient(const at::Tensor& dy, const at::Tensor& x, at::Tensor& sum);
+[[nodiscard]] bool adds_weight_gradients(const at::Tensor& x);
+
 // Whether bf16 on this device is to be computed in fp32 and rounded, because the processor does not
 // multiply it and every library is many times slower then.
 [[nodiscard]] bool widens_halves(const at::Tensor& x);

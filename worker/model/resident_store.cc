@@ -16,6 +16,7 @@ class ResidentStore final : public WeightStore {
         split_(options_.config, options_.emoe.routing.num_experts, tensor, options_.full) {
     WeightLoader loader(options, source, split_);
     layers_ = loader.empty_layers();
+    if (options.full) loader.reserve(trained_floats());
     for (const TensorSpec& spec : TensorTable(options.config)) load(spec, loader);
     if (options.config.tie_word_embeddings) outer_.head = outer_.embedding;
     for (const auto& layer : layers_) {
@@ -58,6 +59,14 @@ class ResidentStore final : public WeightStore {
   }
 
  private:
+  [[nodiscard]] int64_t trained_floats() const {
+    int64_t floats = 0;
+    for (const TensorSpec& spec : TensorTable(options_.config)) {
+      floats += FlatBuffer::padded(c10::multiply_integers(split_.shape_of_part(spec)));
+    }
+    return floats;
+  }
+
   void load(const TensorSpec& spec, WeightLoader& loader) {
     const Weight weight = weight_of(spec, loader);
     if (Weight* outer = outer_.of(spec.role)) {

@@ -58,7 +58,8 @@ class ShardedStore final : public WeightStore {
   }
   [[nodiscard]] std::shared_ptr<const DecoderLayer> acquire(int64_t index) override {
     (void)units_->tensors(order_.of_layer(index));
-    units_->prefetch(order_.behind_layer(index));
+    // Else a layer is computed again, in a backward pass.
+    if (!units_->goes_down()) units_->prefetch(order_.behind_layer(index));
     return split_.own_layer(layers_.at(index));
   }
   [[nodiscard]] bool is_collective() const override {
@@ -109,15 +110,15 @@ class ShardedStore final : public WeightStore {
       originals.push_back(original);
     }
     UnitPart unit{.layout = UnitLayout(shapes, group_.world_size()), .own = {}};
-    unit.own = at::zeros({unit.layout.part()}, at::TensorOptions(kept_type(originals)));
+    unit.own = at::zeros({unit.layout.part()},
+                         at::TensorOptions(kept_type(originals)).device(options_.device));
     for (const UnitLayout::Piece& piece : unit.layout.pieces(group_.rank())) {
       const TensorSpec& spec = specs[piece.tensor];
       unit.own.narrow(0, piece.at, piece.end - piece.begin)
-          .copy_(elements_of(originals[piece.tensor],
-                             split_.whole() ? loader.order(spec.layer).get() : nullptr,
-                             spec.ffn_dim(), piece));
+          .copy_(loader.upload(elements_of(
+              originals[piece.tensor], split_.whole() ? loader.order(spec.layer).get() : nullptr,
+              spec.ffn_dim(), piece)));
     }
-    unit.own = unit.own.to(options_.device);
     return unit;
   }
 

@@ -80,7 +80,8 @@ class ShardedTrainingStore final : public WeightStore {
   [[nodiscard]] std::shared_ptr<const DecoderLayer> acquire(int64_t index) override {
     const int64_t number = order_.of_layer(index);
     const std::vector<at::Tensor> values = units_->tensors(number);
-    units_->prefetch(order_.behind_layer(index));
+    // Else a layer is computed again, in a backward pass.
+    if (!units_->goes_down()) units_->prefetch(order_.behind_layer(index));
     const variable_list masters = stand_ins(number);
     auto layer = std::make_shared<DecoderLayer>(*layers_.at(index));
     at::Tensor gate;
@@ -122,6 +123,7 @@ class ShardedTrainingStore final : public WeightStore {
     std::map<int64_t, std::vector<TensorSpec>> specs;
     for (const TensorSpec& spec : TensorTable(options_.config))
       specs[order_.of(spec)].push_back(spec);
+    int64_t floats = 0;
     for (auto& [number, of_unit] : specs) {
       std::vector<std::vector<int64_t>> shapes;
       for (const TensorSpec& spec : of_unit) shapes.push_back(split_.shape_of_part(spec));
@@ -129,20 +131,26 @@ class ShardedTrainingStore final : public WeightStore {
                 .orders = {},
                 .shapes = shapes,
                 .layout = UnitLayout(shapes, group_.world_size()),
-                .pieces = {},
-                .first_parameter = parameters_.size()};
+                .pieces = {}};
       unit.pieces = unit.layout.pieces(group_.rank());
+      for (const UnitLayout::Piece& piece : unit.pieces) {
+        floats += FlatBuffer::padded(piece.end - piece.begin);
+      }
+      trained_.emplace(number, std::move(unit));
+    }
+    loader.reserve(floats);
+    for (auto& [number, unit] : trained_) {
+      unit.first_parameter = parameters_.size();
       for (size_t i = 0; i < unit.specs.size(); ++i) {
         const TensorSpec& spec = unit.specs[i];
         const bool as_in_files = spec.ffn_dim() < 0 || !split_.whole();
         unit.orders.push_back(as_in_files ? nullptr : loader.order(spec.layer));
-        add_piece(unit, i, own_original(spec, loader));
+        add_piece(unit, i, own_original(spec, loader), loader);
         if (!split_.whole()) add_part(unit, i, loader);
         if (spec.layer < 0) continue;
         Linear* linear = layers_[spec.layer]->linear(spec.role);
         if (linear != nullptr) linear->weight = std::make_shared<ShardedMatrix>(units_, number, i);
       }
-      trained_.emplace(number, std::move(unit));
     }
   }
 
@@ -189,7 +197,7 @@ class ShardedTrainingStore final : public WeightStore {
   }
 
   // This rank's piece of tensor i as a parameter, perhaps without an element.
-  void add_piece(const Unit& unit, size_t i, const at::Tensor& original) {
+  void add_piece(const Unit& unit, size_t i, const at::Tensor& original, WeightLoader& loader) {
     ShardOfTensor shard{.begin = 0, .shape = unit.shapes[i]};
     int64_t size = 0;
     for (const UnitLayout::Piece& piece : unit.pieces) {
@@ -197,9 +205,8 @@ class ShardedTrainingStore final : public WeightStore {
       shard.begin = piece.begin;
       size = piece.end - piece.begin;
     }
-    at::Tensor own = original.flatten()
-                         .narrow(0, shard.begin, size)
-                         .to(options_.device, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    at::Tensor own = loader.take({size});
+    own.copy_(loader.upload(original.flatten().narrow(0, shard.begin, size)));
     parameters_.push_back({.name = unit.specs[i].name,
                            .tensor = own.set_requires_grad(true),
                            .weight_decay = unit.shapes[i].size() > 1,

@@ -87,6 +87,7 @@ std::vector<at::Tensor> ShardedUnits::tensors(int64_t unit) {
   finish(slot);
   std::vector<at::Tensor> tensors = slot.tensors;
   const bool downwards = unit == last_ - 1;
+  if (unit != last_) goes_down_ = downwards;
   last_ = unit;
   if (downwards && unit > 0) prefetch(unit - 1);
   return tensors;
@@ -99,6 +100,7 @@ void ShardedUnits::prefetch(int64_t unit) {
 void ShardedUnits::forget() {
   for (Slot& slot : slots_) slot.clear();
   last_ = -1;
+  goes_down_ = false;
 }
 
 }  // namespace emoe::worker

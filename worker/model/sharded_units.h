@@ -55,6 +55,9 @@ class ShardedUnits {
 
   // They stay as long as they are held.
   [[nodiscard]] std::vector<at::Tensor> tensors(int64_t unit);
+  // Whether the last unit that was asked for came before the one asked for before it: then a pass goes down, and
+  // the unit before this one is on its way already.
+  [[nodiscard]] bool goes_down() const { return goes_down_; }
   // `unit` is asked for next.
   void prefetch(int64_t unit);
   // The parts have other values from now on.
@@ -80,6 +83,7 @@ class ShardedUnits {
   std::array<Slot, 2> slots_;
   int64_t calls_ = 0;
   int64_t last_ = -1;
+  bool goes_down_ = false;
 };
 
 }  // namespace emoe::worker

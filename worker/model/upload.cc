@@ -3,6 +3,9 @@
 #include <cstring>
 
 #include <ATen/ATen.h>
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 namespace emoe::worker {
 namespace {
@@ -10,6 +13,23 @@ namespace {
 constexpr size_t kWord = sizeof(int64_t);
 
 }  // namespace
+
+at::Tensor UploadStream::send(const at::Tensor& host) {
+  const c10::impl::VirtualGuardImpl device(device_.type());
+  if (!stream_) stream_ = device.getNewStream(device_);
+  const c10::Stream computing = device.getStream(device_);
+  at::Tensor there;
+  c10::Event sent(device_.type());
+  {
+    // Its memory is this stream's: what is queued on the other one has nothing to do with it.
+    const c10::StreamGuard uploading(*stream_);
+    there = host.to(device_, /*non_blocking=*/true);
+    sent.record(*stream_);
+  }
+  sent.block(computing);
+  device.recordDataPtrOnStream(there.storage().data_ptr(), computing);
+  return there;
+}
 
 template <typename T>
 void Upload::add_numbers(const T* values, size_t count, at::ScalarType type, at::Tensor& place) {
@@ -36,10 +56,12 @@ void Upload::add(const at::Tensor& values, at::Tensor& place) {
 }
 
 void Upload::send() {
-  const auto options = at::TensorOptions(at::kLong).pinned_memory(device_.is_cuda());
+  const auto options = at::TensorOptions(at::kLong).pinned_memory(!device_.is_cpu());
   const at::Tensor host = at::empty({std::ssize(words_)}, options);
   std::memcpy(host.mutable_data_ptr(), words_.data(), words_.size() * kWord);
-  const at::Tensor words = host.to(device_, /*non_blocking=*/true);
+  const at::Tensor words = beside_ != nullptr && !device_.is_cpu()
+                               ? beside_->send(host)
+                               : host.to(device_, /*non_blocking=*/true);
   for (const Part& part : parts_) {
     const auto size = static_cast<int64_t>(at::elementSize(part.type));
     const int64_t count =

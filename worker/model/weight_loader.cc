@@ -38,7 +38,7 @@ void check_options(const ModelOptions& options) {
 
 WeightLoader::WeightLoader(const ModelOptions& options, const WeightSource& source,
                            const TensorSplit& split)
-    : options_(options), source_(source), split_(split) {
+    : options_(options), source_(source), split_(split), upload_(options.device) {
   check_options(options);
   if (options.emoe.routing.num_experts == 0) return;
   for (const auto& [layer, partition] : options.emoe.partitions) {
@@ -75,7 +75,7 @@ at::Tensor WeightLoader::in_order(const TensorSpec& spec, const at::Tensor& orig
                                   int dim) const {
   const auto order = orders_.find(spec.layer);
   // To a GPU as it is stored: what follows is done there.
-  const at::Tensor there = original.to(options_.device);
+  const at::Tensor there = upload(original);
   return order == orders_.end() ? there : order->second->to_memory(there, dim);
 }
 
@@ -94,9 +94,16 @@ at::Tensor WeightLoader::in_memory(const TensorSpec& spec, const at::Tensor& ori
   return copy_of(in_order(spec, original, dim), type);
 }
 
+at::Tensor WeightLoader::take(at::IntArrayRef sizes) {
+  if (buffer_) return buffer_->take(sizes);
+  return at::empty(sizes, at::TensorOptions(at::kFloat).device(options_.device));
+}
+
 at::Tensor WeightLoader::add_parameter(const TensorSpec& spec, const std::string& name,
                                        const at::Tensor& original, int dim) {
-  at::Tensor tensor = in_memory(spec, original, dim, at::kFloat).set_requires_grad(true);
+  at::Tensor tensor = take(original.sizes());
+  tensor.copy_(in_order(spec, original, dim));
+  tensor.set_requires_grad(true);
   const auto order = orders_.find(spec.layer);
   const bool permuted = dim >= 0 && order != orders_.end();
   parameters_.push_back({.name = name,
@@ -108,9 +115,11 @@ at::Tensor WeightLoader::add_parameter(const TensorSpec& spec, const std::string
 }
 
 at::Tensor WeightLoader::add_part(const TensorSpec& spec, const at::Tensor& original) {
-  const at::Tensor own = split_.has(spec.role) ? own_part(spec, original, at::kFloat)
-                                               : at::empty({0}, options_.device);
-  const at::Tensor tensor = at::Tensor(own).set_requires_grad(true);
+  const at::Tensor tensor = take(split_.shape_of_part(spec));
+  if (split_.has(spec.role)) {
+    tensor.copy_(split_.part(spec.role, in_order(spec, original, spec.ffn_dim())));
+  }
+  tensor.set_requires_grad(true);
   parameters_.push_back({.name = spec.name,
                          .tensor = tensor,
                          .weight_decay = spec.shape.size() > 1,

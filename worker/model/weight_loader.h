@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,7 +11,9 @@
 
 #include "format/tensor_table.h"
 #include "worker/model/decoder_layer.h"
+#include "worker/model/flat_buffer.h"
 #include "worker/model/model.h"
+#include "worker/model/staged_upload.h"
 #include "worker/model/tensor_split.h"
 
 namespace emoe::worker {
@@ -36,6 +39,14 @@ class WeightLoader {
   // All of it, where `dim` of the original counts the layer's neurons (-1: none does); a copy too.
   [[nodiscard]] at::Tensor in_memory(const TensorSpec& spec, const at::Tensor& original, int dim,
                                      at::ScalarType type) const;
+  // A tensor of the source on the model's device, as it is stored.
+  [[nodiscard]] at::Tensor upload(const at::Tensor& original) const {
+    return upload_.send(original);
+  }
+  // Trained tensors come from one buffer, where what they all take together is told before the first of them.
+  void reserve(int64_t floats) { buffer_.emplace(floats, options_.device); }
+  // The next trained tensor: fp32, on the model's device, its values to be written.
+  [[nodiscard]] at::Tensor take(at::IntArrayRef sizes);
   // Registers a trained tensor, fp32 and in memory order.
   at::Tensor add_parameter(const TensorSpec& spec, const std::string& name,
                            const at::Tensor& original, int dim);
@@ -57,6 +68,8 @@ class WeightLoader {
   const WeightSource& source_;
   const TensorSplit& split_;
   std::map<int64_t, std::shared_ptr<const NeuronOrder>> orders_;  // of the converted layers
+  mutable StagedUpload upload_;
+  std::optional<FlatBuffer> buffer_;
   std::vector<Parameter> parameters_;
 };
 

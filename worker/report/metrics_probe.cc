@@ -144,6 +144,10 @@ void MetricsProbe::show_step(const StepRecord& record, double eta_seconds, doubl
   add("emoe_model_flops_total",
       "Floating-point operations the model needs for what was trained, all ranks", job_labels_,
       record.flops);
+  if (record.peak_flops > 0.0 && record.seconds > 0.0) {
+    show("emoe_mfu_ratio", "Model FLOP/s of the last step over the peak rate of its devices",
+         record.flops / (record.seconds * record.ranks * record.peak_flops));
+  }
   count_tokens("trained", record.target_tokens);
   count_tokens("prompt", record.tokens - record.target_tokens);
   count_tokens("padding", record.padding_tokens);

@@ -54,6 +54,7 @@ struct StepRecord {
   int64_t padding_tokens = 0;
   int64_t samples = 0;
   double flops = 0.0;                     // of all ranks, see plan/training_flops.h
+  double peak_flops = 0.0;                // a second, of this rank's device; 0: not known
   std::map<Phase, double> phase_seconds;  // this rank's
 };
 

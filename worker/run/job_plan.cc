@@ -130,6 +130,7 @@ AdapterMergePlan merge_plan_of(const v1::JobSpec& spec) {
 
 TrainPlan train_plan_of(const v1::JobSpec& spec) {
   return {.full = spec.tuning() == "full",
+          .recompute = spec.train().recompute(),
           .lora = lora_of(spec),
           .data = *config::train_data(spec),
           .options = train_of(spec),
@@ -149,6 +150,7 @@ std::string identity_of_spec(v1::JobSpec spec) {
   spec.mutable_train()->clear_log_every();
   spec.mutable_train()->clear_eval_every();
   spec.mutable_train()->clear_micro_batch_tokens();
+  spec.mutable_train()->clear_recompute();
   spec.mutable_data()->clear_packing();
   spec.mutable_data()->clear_strict();
   spec.mutable_data()->clear_train();
@@ -265,6 +267,7 @@ JobPlan plan_job(const std::filesystem::path& job_file, const std::vector<std::s
   }
   plan.eval_data = config::eval_data(spec);
   plan.suite = suite_of(spec, plan.model.config);
+  if (spec.train().micro_batch_tokens() == 0) plan.longest_row = spec.data().max_length();
   plan.preflight = spec.resources().preflight() || spec.task() == "preflight";
   if (spec.task() == "preflight") {
     plan.task = PreflightPlan{};

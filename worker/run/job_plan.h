@@ -70,7 +70,8 @@ struct ExportPlan {
 
 struct TrainPlan {
   bool full = false;
-  LoraOptions lora;  // rank 0 with full
+  bool recompute = false;  // see ModelOptions
+  LoraOptions lora;        // rank 0 with full
   DatasetOptions data;
   TrainOptions options;  // checkpoint.folder and .fingerprint are filled in by the run
   ExportPlan export_model;
@@ -136,6 +137,9 @@ struct JobPlan {
     int64_t max_tokens = 0;  // of a forward pass
   };
   std::optional<Suite> suite;
+  // Where the job leaves the tokens of a forward pass to the run, which has those of a CPU until then (see
+  // micro_batch_choice.h): data.max_length.
+  std::optional<int64_t> longest_row;
   int64_t log_every = 1;  // steps between progress lines
 
   bool preflight = false;  // the run begins with one

@@ -16,9 +16,11 @@
 #include "base/read_roots.h"
 #include "base/sha256.h"
 #include "worker/device/block_cache.h"
+#include "worker/device/cuda/cuda_device.h"
 #include "worker/errors.h"
 #include "worker/run/experts.h"
 #include "worker/run/ffn_choice.h"
+#include "worker/run/micro_batch_choice.h"
 #include "worker/train/batch_plan.h"
 #include "worker/weights/peft.h"
 
@@ -250,6 +252,9 @@ void RankSession::prepare_inputs() {
   prepared_.emplace(prepare(
       plan_, cache_dir_, threads_, *hasher_, [this] { progress().on_work_done(); },
       [this] { return stop().poll() != StopRequest::none; }));
+  if (device_.is_cuda()) {
+    choose_micro_batch(plan_, prepared_->base, cuda::device_memory(device_.index()));
+  }
   if (is_first()) write_preparation(out_, plan_, *prepared_);
   const Status allowed = warn(prepared_->warnings);
   if (!allowed.ok()) throw JobError(ExitCode::data, allowed);
@@ -271,6 +276,7 @@ void RankSession::join_ranks() {
       ParallelPlan::make(plan_.ranks, plan_.tensor, plan_.shard_base ? replicas : 1).value();
   groups_.emplace(ranks, environment_, device_, counters_);
   if (!prepared_) return;
+  if (device_.is_cuda()) agree_on_micro_batch(plan_, groups_->all());
   check_same_preparation(preparation_of(*prepared_), host_name(), groups_->all());
 }
 
@@ -288,6 +294,7 @@ std::unique_ptr<Model> RankSession::make_model() {
   if (const TrainPlan* train = plan_.train()) {
     options.lora = train->lora;
     options.full = train->full;
+    options.recompute = train->recompute;
     if (adapter) options.lora.modules = adapter->lora.modules;
   } else if (adapter) {
     options.lora = adapter->lora;  // its own rank and targets

@@ -1,5 +1,7 @@
 #include "base/clock.h"
 #include "base/file.h"
+#include "plan/peak_rates.h"
+#include "worker/device/cuda/cuda_device.h"
 #include "worker/run/export_stage.h"
 #include "worker/run/rank_session.h"
 #include "worker/run/task.h"
@@ -13,6 +15,10 @@ TrainResult train(Model& model, TrainOptions options, RankSession& session) {
   const Prepared& prepared = session.prepared();
   options.checkpoint.folder = session.out().checkpoints();
   options.checkpoint.fingerprint = prepared.fingerprint;
+  if (session.device().is_cuda()) {
+    options.peak_flops = peak_flops(cuda::device_name(session.device().index()),
+                                    at::elementSize(model.options().dtype));
+  }
   const std::vector<Row> no_rows;
   const auto suite = session.make_suite_evaluation();
   const SystemClock clock;

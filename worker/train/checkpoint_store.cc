@@ -247,14 +247,17 @@ Result<std::string> CheckpointStore::write_shard(const Checkpoint& own, int shar
 Status CheckpointStore::write_made(const std::filesystem::path& path,
                                    const std::vector<MadeTensor>& tensors) const {
   std::vector<SafetensorsWriter::Planned> plan;
+  const auto is_stored = [](const MadeTensor& tensor) {
+    return c10::multiply_integers(tensor.shape) > 0;
+  };
   for (const MadeTensor& tensor : tensors) {
-    if (tensor.size > 0) plan.push_back({tensor.name, dtype_name(at::kFloat), {tensor.size}});
+    if (is_stored(tensor)) plan.push_back({tensor.name, dtype_name(at::kFloat), tensor.shape});
   }
   Result<SafetensorsWriter> writer = SafetensorsWriter::create(path, std::move(plan), kMetadata);
   Status status = writer.status();
   for (const MadeTensor& tensor : tensors) {
     const at::Tensor made = tensor.make();
-    if (status.ok() && tensor.size > 0) status = writer->write(made);
+    if (status.ok() && is_stored(tensor)) status = writer->write(made);
     on_work_done_();
   }
   return status.ok() ? writer->close() : status;
@@ -308,15 +311,21 @@ void CheckpointStore::abandon(int64_t step) const {
 }
 
 Result<CheckpointFolder> CheckpointStore::save(const Checkpoint& checkpoint) const {
-  const int64_t step = checkpoint.state.step;
-  Status status = begin(step);
-  if (status.ok()) {
-    const Result<std::string> written = write_shard(checkpoint, 0, 1);
-    if (written.ok()) return commit(checkpoint.state, {*written});
-    status = written.status();
-  }
-  abandon(step);
-  return with_context(status, "checkpoint " + folder_name(step));
+  const Status begun = begin(checkpoint.state.step);
+  return end(checkpoint.state, begun.ok() ? write_shard(checkpoint, 0, 1) : begun);
+}
+
+Result<CheckpointFolder> CheckpointStore::save(const TrainState& state,
+                                               const MadeShard& all) const {
+  const Status begun = begin(state.step);
+  return end(state, begun.ok() ? write_shard(state.step, all, 0, 1) : begun);
+}
+
+Result<CheckpointFolder> CheckpointStore::end(const TrainState& state,
+                                              const Result<std::string>& written) const {
+  if (written.ok()) return commit(state, {*written});
+  abandon(state.step);
+  return with_context(written.status(), "checkpoint " + folder_name(state.step));
 }
 
 // Checkpoints after `newest_step` were found torn when this run resumed: they do not count, and stay

@@ -76,8 +76,8 @@ class CheckpointStore {
   // collective.
   struct MadeTensor {
     std::string name;
-    int64_t size = 0;                  // elements, fp32; 0: not stored
-    std::function<at::Tensor()> make;  // [size]
+    std::vector<int64_t> shape;        // fp32; no element: not stored
+    std::function<at::Tensor()> make;  // not needed any more when the next one is made
   };
   struct MadeShard {
     std::vector<MadeTensor> weights;
@@ -85,6 +85,8 @@ class CheckpointStore {
   };
   [[nodiscard]] Result<std::string> write_shard(int64_t step, const MadeShard& own, int shard,
                                                 int shards) const;
+  // save() of such tensors.
+  [[nodiscard]] Result<CheckpointFolder> save(const TrainState& state, const MadeShard& all) const;
   [[nodiscard]] Result<CheckpointFolder> commit(const TrainState& state,
                                                 const std::vector<std::string>& written) const;
   void abandon(int64_t step) const;
@@ -100,6 +102,9 @@ class CheckpointStore {
  private:
   [[nodiscard]] std::filesystem::path path_of(int64_t step) const;
   [[nodiscard]] std::filesystem::path unfinished(int64_t step) const;
+  // Ends what begin() began with all shards of one process, or why they were not written.
+  [[nodiscard]] Result<CheckpointFolder> end(const TrainState& state,
+                                             const Result<std::string>& written) const;
   [[nodiscard]] Status write_made(const std::filesystem::path& path,
                                   const std::vector<MadeTensor>& tensors) const;
   [[nodiscard]] Status finish(const TrainState& state,

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "worker/train/stored_tensors.h"
+#include "worker/train/streamed_download.h"
 
 namespace emoe::worker {
 namespace {
@@ -74,13 +75,6 @@ at::Tensor tensor_of(const StoredTensors& tensors, const std::string& prefix,
   return part ? part->own(*found) : parameter.to_memory(*found);
 }
 
-// What a file calls this rank's part of a parameter.
-std::string name_of(const Parameter& parameter) {
-  if (!parameter.shard) return parameter.name;
-  const int64_t begin = parameter.shard->begin;
-  return piece_name(parameter.name, begin, begin + parameter.tensor.numel());
-}
-
 CheckpointRecord record_of(const CheckpointFolder& saved, int64_t step,
                            std::chrono::duration<double> seconds) {
   return {step, saved.path.string(), saved.bytes, seconds.count(), saved.written};
@@ -91,7 +85,7 @@ CheckpointRecord record_of(const CheckpointFolder& saved, int64_t step,
 Checkpointer::Checkpointer(CheckpointStore store, const Parts& parts)
     : store_(std::move(store)), parts_(parts) {}
 
-Checkpoint Checkpointer::capture(const TrainState& state, bool copied) const {
+Checkpoint Checkpointer::capture(const TrainState& state) const {
   const at::NoGradGuard no_grad;
   Checkpoint checkpoint;
   checkpoint.state = state;
@@ -99,48 +93,80 @@ Checkpoint Checkpointer::capture(const TrainState& state, bool copied) const {
   const FlatParameters& flat = parts_.parameters;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
-    if (parameter.tensor.numel() == 0) continue;  // of shared weights: all of it is another's
-    const std::string name = name_of(parameter);
     const auto original = [&](const at::Tensor& buffer) {
-      return parameter.to_original(flat.view(buffer, i)).to(at::kCPU, at::kFloat, false, copied);
+      return parameter.to_original(flat.view(buffer, i))
+          .to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     };
-    checkpoint.weights[name] = original(flat.weights());
-    checkpoint.optimizer[kFirstMoment + name] = original(parts_.optimizer.first_moments());
-    checkpoint.optimizer[kSecondMoment + name] = original(parts_.optimizer.second_moments());
+    checkpoint.weights[parameter.name] = original(flat.weights());
+    checkpoint.optimizer[kFirstMoment + parameter.name] =
+        original(parts_.optimizer.first_moments());
+    checkpoint.optimizer[kSecondMoment + parameter.name] =
+        original(parts_.optimizer.second_moments());
     parts_.progress.on_work_done();
   }
   return checkpoint;
+}
+
+Checkpointer::Piece Checkpointer::piece_of(const Parameter& parameter) const {
+  if (const auto& part = parameter.part) {
+    const int64_t elements = c10::multiply_integers(part->shape);
+    const int64_t begin = elements * parts_.host.rank() / parts_.host.world_size();
+    const int64_t end = elements * (parts_.host.rank() + 1) / parts_.host.world_size();
+    return {piece_name(parameter.name, begin, end),
+            {end - begin},
+            [part, begin, end](const at::Tensor& own) {
+              return part->whole(own).flatten().narrow(0, begin, end - begin);
+            }};
+  }
+  const std::vector<int64_t> shape = parameter.tensor.sizes().vec();
+  const auto of = [&parameter](const at::Tensor& own) { return parameter.to_original(own); };
+  if (!parameter.shard) return {parameter.name, shape, of};
+  const int64_t begin = parameter.shard->begin;
+  return {piece_name(parameter.name, begin, begin + parameter.tensor.numel()), shape, of};
 }
 
 CheckpointStore::MadeShard Checkpointer::made_shard() const {
   CheckpointStore::MadeShard shard;
   const auto& parameters = parts_.model.parameters();
   const FlatParameters& flat = parts_.parameters;
-  const int64_t rank = parts_.host.rank();
-  const int64_t ranks = parts_.host.world_size();
-  const auto add = [&](std::vector<CheckpointStore::MadeTensor>& tensors, const std::string& prefix,
-                       const at::Tensor& buffer) {
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      const auto& part = parameters[i].part;
-      const int64_t elements = c10::multiply_integers(part->shape);
-      const int64_t begin = elements * rank / ranks;
-      const int64_t end = elements * (rank + 1) / ranks;
-      const auto make = [part, begin, end, own = flat.view(buffer, i)] {
-        const at::NoGradGuard no_grad;
-        return part->whole(own).flatten().narrow(0, begin, end - begin).to(at::kCPU);
-      };
-      tensors.push_back({piece_name(prefix + parameters[i].name, begin, end), end - begin, make});
-    }
+  struct Planned {
+    CheckpointStore::MadeTensor tensor;
+    std::function<at::Tensor()> make;
   };
-  add(shard.weights, "", flat.weights());
-  add(shard.optimizer, kFirstMoment, parts_.optimizer.first_moments());
-  add(shard.optimizer, kSecondMoment, parts_.optimizer.second_moments());
+  const auto planned = [&](const std::string& prefix, const at::Tensor& buffer) {
+    std::vector<Planned> all;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const Piece piece = piece_of(parameters[i]);
+      all.push_back({{prefix + piece.name, piece.shape, {}},
+                     [of = piece.of, own = flat.view(buffer, i)] { return of(own); }});
+    }
+    return all;
+  };
+  std::vector<Planned> weights = planned("", flat.weights());
+  std::vector<Planned> optimizer = planned(kFirstMoment, parts_.optimizer.first_moments());
+  for (Planned& second : planned(kSecondMoment, parts_.optimizer.second_moments())) {
+    optimizer.push_back(std::move(second));
+  }
+  std::vector<std::function<at::Tensor()>> makes;
+  for (std::vector<Planned>* file : {&weights, &optimizer}) {
+    // Of all ranks in one order, also where the parts of their names differ.
+    for (Planned& tensor : *file) makes.push_back(std::move(tensor.make));
+  }
+  const auto download = std::make_shared<StreamedDownload>(std::move(makes));
+  for (const auto& [from, to] :
+       {std::pair(&weights, &shard.weights), std::pair(&optimizer, &shard.optimizer)}) {
+    for (Planned& tensor : *from) {
+      tensor.tensor.make = [download] { return download->next(); };
+      to->push_back(std::move(tensor.tensor));
+    }
+  }
   return shard;
 }
 
-Result<CheckpointRecord> Checkpointer::write(const Checkpoint& checkpoint, SteadyTime start) const {
-  EMOE_ASSIGN_OR_RETURN(const CheckpointFolder saved, store_.save(checkpoint));
-  return record_of(saved, checkpoint.state.step, parts_.clock.steady_now() - start);
+Result<CheckpointRecord> Checkpointer::record(const Result<CheckpointFolder>& saved, int64_t step,
+                                              SteadyTime start) const {
+  if (!saved.ok()) return saved.status();
+  return record_of(*saved, step, parts_.clock.steady_now() - start);
 }
 
 Result<CheckpointRecord> Checkpointer::write_shards(const TrainState& state, SteadyTime start) {
@@ -149,18 +175,17 @@ Result<CheckpointRecord> Checkpointer::write_shards(const TrainState& state, Ste
   const Status begun = first ? store_.begin(state.step) : ok_status();
   EMOE_RETURN_IF_ERROR(
       from_first_rank(host, begun.ok() ? Result<std::string>("") : begun).status());
+  parts_.progress.on_work_done();  // whoever waited for the first rank
   const int rank = host.rank();
   const int ranks = host.world_size();
-  const auto written = from_all_ranks(
-      host, parts_.parameters.in_parts() ? store_.write_shard(state.step, made_shard(), rank, ranks)
-                                         : store_.write_shard(capture(state, false), rank, ranks));
+  const auto written =
+      from_all_ranks(host, store_.write_shard(state.step, made_shard(), rank, ranks));
   if (!written.ok()) {
     if (first) store_.abandon(state.step);
     return written.status();
   }
   if (!first) return CheckpointRecord{};
-  EMOE_ASSIGN_OR_RETURN(const CheckpointFolder saved, store_.commit(state, *written));
-  return record_of(saved, state.step, parts_.clock.steady_now() - start);
+  return record(store_.commit(state, *written), state.step, start);
 }
 
 void Checkpointer::start(const TrainState& state) {
@@ -169,8 +194,8 @@ void Checkpointer::start(const TrainState& state) {
   const SteadyTime start = parts_.clock.steady_now();
   parts_.progress.before_checkpoint();
   started_step_ = state.step;
-  started_ = std::async(std::launch::async, [this, start, checkpoint = capture(state, true)] {
-    return write(checkpoint, start);
+  started_ = std::async(std::launch::async, [this, start, checkpoint = capture(state)] {
+    return record(store_.save(checkpoint), checkpoint.state.step, start);
   });
 }
 
@@ -187,7 +212,7 @@ std::string Checkpointer::save(const TrainState& state) {
   if (parts_.parameters.spread()) {
     record = write_shards(state, start);
   } else if (parts_.host.rank() == 0) {
-    record = write(capture(state, false), start);
+    record = this->record(store_.save(state, made_shard()), state.step, start);
   }
   const Result<std::string> path = from_first_rank(
       parts_.host, record.ok() ? Result<std::string>(record->path) : record.status());

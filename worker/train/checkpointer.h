@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "worker/comm/host_group.h"
@@ -55,14 +57,22 @@ class Checkpointer {
  private:
   // The one to resume from; tells of those passed over.
   [[nodiscard]] Result<std::optional<CheckpointFolder>> choose();
-  // Views of the state, or with `copied` memory of its own.
-  [[nodiscard]] Checkpoint capture(const TrainState& state, bool copied) const;
-  // The same where ranks share each layer: tensor by tensor put together from its parts, of which each rank
-  // of the run writes an equal piece, as if no layer were shared.
+  // A copy of the state on the host.
+  [[nodiscard]] Checkpoint capture(const TrainState& state) const;
+  // What this rank writes, brought to the host tensor by tensor while it is written. Where ranks share each layer a
+  // tensor is put together from its parts, and each rank of the run writes an equal piece of it, as if no layer
+  // were shared. While the state stays as it is.
   [[nodiscard]] CheckpointStore::MadeShard made_shard() const;
+  // What a file has of parameter i.
+  struct Piece {
+    std::string name;
+    std::vector<int64_t> shape;
+    std::function<at::Tensor(const at::Tensor& own)> of;  // of a view of a flat buffer
+  };
+  [[nodiscard]] Piece piece_of(const Parameter& parameter) const;
   // `start` is when the checkpoint began. From any thread.
-  [[nodiscard]] Result<CheckpointRecord> write(const Checkpoint& checkpoint,
-                                               SteadyTime start) const;
+  [[nodiscard]] Result<CheckpointRecord> record(const Result<CheckpointFolder>& saved, int64_t step,
+                                                SteadyTime start) const;
   // Every rank's shard; the record on rank 0. Collective.
   [[nodiscard]] Result<CheckpointRecord> write_shards(const TrainState& state, SteadyTime start);
   void put_back(const Checkpoint& checkpoint);

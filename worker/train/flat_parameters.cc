@@ -11,12 +11,12 @@
 
 #include "base/check.h"
 #include "worker/model/device_kernels.h"
+#include "worker/model/flat_buffer.h"
 #include "worker/train/adamw_kernel.h"
 
 namespace emoe::worker {
 namespace {
 
-constexpr int64_t kAlignment = 16;       // floats: a cache line
 constexpr int64_t kNormBlock = 1 << 16;  // floats
 // Floats whose copies in double take 32 MiB; enough to keep a GPU busy.
 constexpr int64_t kNormByTensors = 1 << 22;
@@ -31,18 +31,27 @@ FlatParameters::FlatParameters(std::vector<Parameter>& parameters, int64_t tail)
       throw std::invalid_argument(parameter.name + ": a trainable tensor must be fp32");
     }
     slices_.push_back({parameter.name, size_, parameter.tensor.numel(), parameter.weight_decay});
-    size_ += (parameter.tensor.numel() + kAlignment - 1) / kAlignment * kAlignment;
+    size_ += FlatBuffer::padded(parameter.tensor.numel());
   }
   const at::NoGradGuard no_grad;
   const auto options = parameters.front().tensor.options().requires_grad(false);
-  weights_ = at::zeros({size_}, options);
+  gather_weights(options);
   gradients_ = at::zeros({size_ + tail}, options);
   for (size_t i = 0; i < parameters.size(); ++i) {
-    at::Tensor& tensor = parameters[i].tensor;
+    parameters[i].tensor.mutable_grad() = view(gradients_, i);
+  }
+}
+
+void FlatParameters::gather_weights(const at::TensorOptions& options) {
+  std::vector<at::Tensor> tensors;
+  for (const Parameter& parameter : parameters_) tensors.push_back(parameter.tensor);
+  weights_ = FlatBuffer::under(tensors);
+  if (weights_.defined()) return;
+  weights_ = at::zeros({size_}, options);
+  for (size_t i = 0; i < tensors.size(); ++i) {
     const at::Tensor place = view(weights_, i);
-    place.copy_(tensor.detach());
-    tensor.set_data(place);
-    tensor.mutable_grad() = view(gradients_, i);
+    place.copy_(tensors[i].detach());
+    tensors[i].set_data(place);
   }
 }
 

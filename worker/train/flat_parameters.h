@@ -26,7 +26,7 @@ class FlatParameters {
     bool weight_decay = true;
   };
 
-  // Moves the tensors' data (values unchanged) and sets their gradients to zeroed views. Throws
+  // Moves the tensors' data (values unchanged), unless it lies in one FlatBuffer already, and sets their gradients to zeroed views. Throws
   // std::invalid_argument when there is none, or one is not fp32.
   FlatParameters(std::vector<Parameter>& parameters, int64_t tail);
 
@@ -54,6 +54,8 @@ class FlatParameters {
   [[nodiscard]] std::optional<int64_t> first_non_finite(const at::Tensor& flat) const;
 
  private:
+  void gather_weights(const at::TensorOptions& options);
+
   std::vector<Parameter>& parameters_;
   std::vector<Slice> slices_;
   int64_t size_ = 0;

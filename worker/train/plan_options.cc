@@ -3,16 +3,9 @@
 #include <algorithm>
 
 #include "emoe/v1/job_spec.pb.h"
+#include "plan/micro_batch_tokens.h"
 
 namespace emoe::worker {
-namespace {
-
-// A forward pass of about this many tokens keeps the matrix products busy while its activations
-// stay small.
-constexpr int32_t kMicroBatchTokens = 4096;
-
-}  // namespace
-
 BatchPlan::Options batch_plan_of(const v1::JobSpec& spec) {
   return {.global_batch = spec.train().global_batch(),
           .epochs = spec.train().epochs(),
@@ -27,7 +20,8 @@ MicroBatchOptions micro_batches_of(const v1::JobSpec& spec) {
   // Random numbers are drawn for each row.
   const bool dropout =
       spec.task() != "evaluate" && spec.tuning() == "lora" && spec.lora().dropout() > 0;
-  return {.max_tokens = wanted > 0 ? wanted : std::max(kMicroBatchTokens, spec.data().max_length()),
+  const int64_t open = std::max<int64_t>(kMicroBatchTokens, spec.data().max_length());
+  return {.max_tokens = wanted > 0 ? wanted : open,
           .packing = spec.data().packing(),
           .share_prefixes = spec.data().packing() && !dropout};
 }

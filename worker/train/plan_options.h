@@ -11,7 +11,7 @@ namespace emoe::worker {
 
 // What a resolved spec says about steps and forward passes: for the run, and for whoever foretells it.
 [[nodiscard]] BatchPlan::Options batch_plan_of(const v1::JobSpec& spec);
-// Of an evaluation, or of training.
+// Of an evaluation, or of training; on a CPU, where the spec leaves the tokens to the run.
 [[nodiscard]] MicroBatchOptions micro_batches_of(const v1::JobSpec& spec);
 
 }  // namespace emoe::worker

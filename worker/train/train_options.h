@@ -40,6 +40,8 @@ struct TrainOptions {
   double warmup_ratio = 0.03;
   int64_t eval_every = 0;  // steps; 0: only before the first and after the last
   CheckpointOptions checkpoint;
+  double peak_flops =
+      0.0;  // a second, of the device (plan/peak_rates.h); for reports, 0: not known
 };
 
 }  // namespace emoe::worker

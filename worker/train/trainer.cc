@@ -230,6 +230,7 @@ StopRequest Trainer::run_step(int64_t step) {
   record.samples = batches.samples;
   record.ranks = all().world_size();
   record.flops = flops_.of({batches.tokens, batches.target_tokens, batches.squared_lengths});
+  record.peak_flops = options_.peak_flops;
   record.phase_seconds = phases_.take();
   record.seconds = std::chrono::duration<double>(parts_.clock.steady_now() - start).count();
   parts_.progress.on(record);

@@ -1,5 +1,6 @@
 #include "tests/worker/fake_device/fake_device.h"
 
+#include <algorithm>
 #include <cmath>
 #include <mutex>
 #include <utility>
@@ -170,11 +171,20 @@ at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride,
                                            c10::dtype_or_default(type));
 }
 
-at::Tensor copy_from(const at::Tensor& self, const at::Tensor& to, bool /*non_blocking*/) {
+at::Tensor copy_from(const at::Tensor& self, const at::Tensor& to, bool non_blocking) {
   note([&](FakeDeviceLog& log) {
-    if (!is_fake(self)) ++log.uploads;
+    if (!is_fake(self)) {
+      ++log.uploads;
+      log.most_uploaded = std::max(log.most_uploaded, static_cast<int64_t>(self.nbytes()));
+    }
     if (!is_fake(to)) ++log.downloads;
-    if (is_fake(self) && is_fake(to)) ++log.operators["aten::copy_"];
+    if (is_fake(self) && is_fake(to)) {
+      ++log.operators["aten::copy_"];
+      return;
+    }
+    if (self.scalar_type() != to.scalar_type()) ++log.converted;
+    const at::Tensor& host = is_fake(self) ? to : self;
+    if (non_blocking && !is_pinned_memory(host.const_data_ptr())) ++log.pageable;
   });
   seen_by_kernels(to).copy_(seen_by_kernels(self));
   return to;
@@ -194,6 +204,17 @@ at::Scalar local_scalar(const at::Tensor& self) {
 at::Tensor mm_to(const at::Tensor& a, const at::Tensor& b, at::ScalarType type) {
   note([](FakeDeviceLog& log) { ++log.operators["aten::mm.dtype"]; });
   return to_fake(at::mm(seen_by_kernels(a).to(type), seen_by_kernels(b).to(type)));
+}
+
+at::Tensor& addmm_to(const at::Tensor& sum, const at::Tensor& a, const at::Tensor& b,
+                     at::ScalarType type, const at::Scalar& beta, const at::Scalar& alpha,
+                     at::Tensor& out) {
+  note([](FakeDeviceLog& log) { ++log.operators["aten::addmm.dtype_out"]; });
+  TORCH_CHECK(out.scalar_type() == type && sum.scalar_type() == type,
+              "another type than asked for");
+  seen_by_kernels(out).copy_(at::addmm(seen_by_kernels(sum), seen_by_kernels(a).to(type),
+                                       seen_by_kernels(b).to(type), beta, alpha));
+  return out;
 }
 
 const at::Tensor& resize(const at::Tensor& self, at::IntArrayRef size,
@@ -221,6 +242,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
     int64_t, double, bool, const at::Tensor&, const at::Tensor&, std::optional<double>,
     std::optional<int64_t> left, std::optional<int64_t>);
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, c10::SymInt, c10::SymInt>
+efficient_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& starts,
+                  const std::optional<at::Tensor>&, std::optional<c10::SymInt>,
+                  std::optional<c10::SymInt>, double, int64_t mask, bool with_sums,
+                  std::optional<double>, const std::optional<at::Tensor>&, std::optional<int64_t>);
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> efficient_backward(
+    const at::Tensor& d, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const std::optional<at::Tensor>& bias, const at::Tensor& out,
+    const std::optional<at::Tensor>& starts, const std::optional<at::Tensor>&, c10::SymInt,
+    c10::SymInt, const at::Tensor& sums, double, const at::Tensor&, const at::Tensor&, int64_t mask,
+    bool, std::optional<double>, std::optional<int64_t> splits, std::optional<int64_t>, bool);
+
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
 }
@@ -232,12 +266,15 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_local_scalar_dense", &local_scalar);
   m.impl("resize_", &resize);
   m.impl("mm.dtype", &mm_to);
+  m.impl("addmm.dtype_out", &addmm_to);
   m.impl("view", TORCH_FN(at::native::view));
   m.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
   m.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
   m.impl("unfold", TORCH_FN(at::native::unfold));
   m.impl("_flash_attention_forward", &flash_forward);
   m.impl("_flash_attention_backward", &flash_backward);
+  m.impl("_efficient_attention_forward", &efficient_forward);
+  m.impl("_efficient_attention_backward", &efficient_backward);
 }
 
 struct FakeGuard final : c10::impl::NoOpDeviceGuardImpl<kFake> {
@@ -271,6 +308,8 @@ struct FakeHooks final : at::PrivateUse1HooksInterface {
   const at::Generator& getDefaultGenerator(c10::DeviceIndex /*device*/) const override {
     return at::detail::getDefaultCPUGenerator();  // for manual_seed(); the worker draws by itself
   }
+  at::Allocator* getPinnedMemoryAllocator() const override { return pinned_allocator(); }
+  bool isPinnedPtr(const void* data) const override { return is_pinned_memory(data); }
 };
 
 C10_REGISTER_GUARD_IMPL(PrivateUse1, FakeGuard);
@@ -292,6 +331,7 @@ at::Device fake_device() {
 
 FakeDeviceLog take_fake_device_log() {
   const std::lock_guard lock(log_mutex);
+  counts.pinned = take_pinned_peak();
   return std::exchange(counts, {});
 }
 
@@ -325,30 +365,33 @@ at::Tensor shared_sum(const at::Tensor& x, int64_t kv_heads) {
   return x.unflatten(0, {kv_heads, -1}).sum(1).transpose(0, 1);
 }
 
+// Causal attention inside segments, each token seeing `left` before it, or all.
+at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             const at::Tensor& starts, std::optional<int64_t> left) {
+  const at::Tensor values = seen_by_kernels(v);
+  const at::Tensor out = at::empty(q.sizes(), q.scalar_type());
+  for_segments(seen_by_kernels(q), seen_by_kernels(k), seen_by_kernels(starts), left,
+               [&](int64_t begin, int64_t count, const at::Tensor& p) {
+                 const at::Tensor y = at::matmul(p, of_segment(values, begin, count, q.size(1)));
+                 out.narrow(0, begin, count).copy_(y.transpose(0, 1));
+               });
+  return to_fake(out);
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> flash_forward(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const std::optional<at::Tensor>& starts, const std::optional<at::Tensor>&, int64_t, int64_t,
     double, bool, bool, std::optional<double>, std::optional<int64_t> left, std::optional<int64_t>,
     const std::optional<at::Tensor>&, const std::optional<at::Tensor>&) {
   note([](FakeDeviceLog& log) { ++log.operators["aten::_flash_attention_forward"]; });
-  const at::Tensor values = seen_by_kernels(v);
-  const at::Tensor out = at::empty(q.sizes(), q.scalar_type());
-  for_segments(seen_by_kernels(q), seen_by_kernels(k), seen_by_kernels(*starts), left,
-               [&](int64_t begin, int64_t count, const at::Tensor& p) {
-                 const at::Tensor y = at::matmul(p, of_segment(values, begin, count, q.size(1)));
-                 out.narrow(0, begin, count).copy_(y.transpose(0, 1));
-               });
   const at::Tensor state = at::zeros({2}, at::kLong);
-  return {to_fake(out), to_fake(at::zeros({q.size(1), q.size(0)})), to_fake(state), to_fake(state),
-          at::Tensor()};
+  return {attention_forward(q, k, v, *starts, left), to_fake(at::zeros({q.size(1), q.size(0)})),
+          to_fake(state), to_fake(state), at::Tensor()};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
+std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const at::Tensor& d, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const at::Tensor&, const at::Tensor&, const at::Tensor& starts, const at::Tensor&, int64_t,
-    int64_t, double, bool, const at::Tensor&, const at::Tensor&, std::optional<double>,
-    std::optional<int64_t> left, std::optional<int64_t>) {
-  note([](FakeDeviceLog& log) { ++log.operators["aten::_flash_attention_backward"]; });
+    const at::Tensor& starts, std::optional<int64_t> left) {
   const at::Tensor keys = seen_by_kernels(k);
   const at::Tensor values = seen_by_kernels(v);
   const at::Tensor queries = seen_by_kernels(q);
@@ -372,6 +415,50 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
                      .copy_(shared_sum(at::matmul(p.transpose(1, 2), part(gradient)), k.size(1)));
                });
   return {to_fake(dq), to_fake(dk), to_fake(dv)};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
+    const at::Tensor& d, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor&, const at::Tensor&, const at::Tensor& starts, const at::Tensor&, int64_t,
+    int64_t, double, bool, const at::Tensor&, const at::Tensor&, std::optional<double>,
+    std::optional<int64_t> left, std::optional<int64_t>) {
+  note([](FakeDeviceLog& log) { ++log.operators["aten::_flash_attention_backward"]; });
+  return attention_backward(d, q, k, v, starts, left);
+}
+
+void check_efficient_call(const at::Tensor& q, const at::Tensor& k, int64_t mask) {
+  TORCH_CHECK(q.dim() == 4 && q.size(0) == 1 && q.size(2) == k.size(2) && mask == 1,
+              "not a call that LibTorch's CUDA kernel takes for causal segments");
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, c10::SymInt, c10::SymInt>
+efficient_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& starts,
+                  const std::optional<at::Tensor>&, std::optional<c10::SymInt> longest,
+                  std::optional<c10::SymInt>, double, int64_t mask, bool with_sums,
+                  std::optional<double>, const std::optional<at::Tensor>&, std::optional<int64_t>) {
+  note([](FakeDeviceLog& log) { ++log.operators["aten::_efficient_attention_forward"]; });
+  check_efficient_call(q, k, mask);
+  TORCH_CHECK(!bias && with_sums && longest, "the backward pass needs sums and the longest length");
+  const at::Tensor out =
+      attention_forward(q.squeeze(0), k.squeeze(0), v.squeeze(0), *starts, std::nullopt);
+  const at::Tensor state = to_fake(at::zeros({}, at::kLong));
+  return {out.unsqueeze(0), to_fake(at::zeros({1, q.size(2), q.size(1)})), state, state, *longest,
+          *longest};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> efficient_backward(
+    const at::Tensor& d, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const std::optional<at::Tensor>&, const at::Tensor&, const std::optional<at::Tensor>& starts,
+    const std::optional<at::Tensor>&, c10::SymInt, c10::SymInt, const at::Tensor&, double,
+    const at::Tensor&, const at::Tensor&, int64_t mask, bool, std::optional<double>,
+    std::optional<int64_t> splits, std::optional<int64_t>, bool) {
+  note([](FakeDeviceLog& log) { ++log.operators["aten::_efficient_attention_backward"]; });
+  check_efficient_call(q, k, mask);
+  TORCH_CHECK(splits == 1, "keys that are split add up in no fixed order");
+  const auto [dq, dk, dv] = attention_backward(d.squeeze(0), q.squeeze(0), k.squeeze(0),
+                                               v.squeeze(0), *starts, std::nullopt);
+  return {dq.unsqueeze(0), dk.unsqueeze(0), dv.unsqueeze(0), at::Tensor()};
 }
 
 }  // namespace

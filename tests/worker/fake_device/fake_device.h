@@ -24,8 +24,14 @@ struct FakeDeviceLog {
       operators;  // LibTorch's that ran on the device: name.overload, how often
   std::map<std::string, int64_t> kernels;  // ours
   int64_t uploads = 0;                     // copies from the host
-  int64_t downloads = 0;                   // copies to the host, and what reads a result there
-  std::vector<std::string> mixes;          // operators with operands of both devices, and which
+  int64_t converted =
+      0;  // copies between host and device into another type: the host would convert first
+  int64_t pageable =
+      0;  // copies that were not to be waited for, and whose memory on the host is not pinned
+  int64_t pinned = 0;              // bytes of pinned memory that were in use at once
+  int64_t most_uploaded = 0;       // bytes of the largest of them
+  int64_t downloads = 0;           // copies to the host, and what reads a result there
+  std::vector<std::string> mixes;  // operators with operands of both devices, and which
 };
 // What was counted since the last call.
 [[nodiscard]] FakeDeviceLog take_fake_device_log();

@@ -1,10 +1,13 @@
 #include "tests/worker/fake_device/fake_memory.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include <c10/core/Device.h>
@@ -114,7 +117,70 @@ class FakeAllocator final : public c10::Allocator {
   }
 };
 
+// What is in use, by its first address: how much.
+class PinnedAllocator final : public c10::Allocator {
+ public:
+  [[nodiscard]] c10::DataPtr allocate(size_t size) override {
+    void* address = ::operator new (size, std::align_val_t{kAlignment});
+    const std::lock_guard lock(mutex());
+    blocks()[static_cast<char*>(address)] = size;
+    in_use += static_cast<int64_t>(size);
+    peak = std::max(peak, in_use);
+    return {address, address, &release, c10::Device(c10::DeviceType::CPU)};
+  }
+  [[nodiscard]] c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, size_t size) const override {
+    std::memcpy(to, from, size);
+  }
+  [[nodiscard]] static int64_t take_peak() {
+    const std::lock_guard lock(mutex());
+    return std::exchange(peak, in_use);
+  }
+  [[nodiscard]] static bool has(const void* address) {
+    const std::lock_guard lock(mutex());
+    const auto after = blocks().upper_bound(static_cast<const char*>(address));
+    if (after == blocks().begin()) return false;
+    const auto& [begin, size] = *std::prev(after);
+    return static_cast<const char*>(address) < begin + size;
+  }
+
+ private:
+  static inline int64_t in_use = 0;
+  static inline int64_t peak = 0;
+  static std::mutex& mutex() {
+    static auto* own = new std::mutex;
+    return *own;
+  }
+  static std::map<const char*, size_t>& blocks() {
+    static auto* all = new std::map<const char*, size_t>;
+    return *all;
+  }
+  static void release(void* address) {
+    if (address == nullptr) return;
+    {
+      const std::lock_guard lock(mutex());
+      const auto block = blocks().find(static_cast<char*>(address));
+      in_use -= static_cast<int64_t>(block->second);
+      blocks().erase(block);
+    }
+    ::operator delete (address, std::align_val_t{kAlignment});
+  }
+};
+
 }  // namespace
+
+c10::Allocator* pinned_allocator() {
+  static auto* allocator = new PinnedAllocator;
+  return allocator;
+}
+
+int64_t take_pinned_peak() {
+  return PinnedAllocator::take_peak();
+}
+
+bool is_pinned_memory(const void* address) {
+  return PinnedAllocator::has(address);
+}
 
 c10::Allocator* fake_allocator() {
   static auto* allocator = new FakeAllocator;

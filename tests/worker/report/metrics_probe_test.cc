@@ -52,6 +52,12 @@ TEST(MetricsProbe, RankZeroServesTheJobAndItself) {
   comm["phase"] = "comm";
   EXPECT_DOUBLE_EQ(*registry.value("emoe_phase_seconds_total", comm), 0.2);
   EXPECT_EQ(registry.value("emoe_model_flops_total", kJob), 2e9);
+  EXPECT_EQ(registry.value("emoe_mfu_ratio", kJob), std::nullopt) << "the peak rate is not known";
+  StepRecord on_gpus = step(4);
+  on_gpus.ranks = 2;
+  on_gpus.peak_flops = 4e9;
+  probe.on(on_gpus);
+  EXPECT_EQ(registry.value("emoe_mfu_ratio", kJob), 0.25);  // 2e9 a second of 8e9
   EXPECT_GT(*registry.value("emoe_host_rss_bytes", kRank0), 1e5);
 }
 

@@ -86,6 +86,7 @@ const std::vector<Row>& rows() {
       {"train.eval_every=64", false},
       {"train.log_every=64", false},
       {"train.micro_batch_tokens=64", false},
+      {"train.recompute=true", false},
       {"checkpoint.every_steps=64", false},
       {"checkpoint.keep=64", false},
       // Another number of ranks continues a run: its numbers do not depend on it.

@@ -146,6 +146,7 @@ const std::vector<Arrival>& arrivals() {
       {"train.eval_every=16", AT(train()->options.eval_every)},
       {"train.log_every=17", AT(log_every)},
       {"train.micro_batch_tokens=18", AT(train()->options.micro_batches.max_tokens)},
+      {"train.recompute=true", AT(train()->recompute)},
       {"checkpoint.every_steps=19", AT(train()->options.checkpoint.every_steps)},
       {"checkpoint.keep=20", AT(train()->options.checkpoint.keep)},
       {"parallel.ranks=2", AT(ranks)},

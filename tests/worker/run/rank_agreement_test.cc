@@ -4,6 +4,7 @@
 
 #include "tests/worker/comm/loopback_group.h"
 #include "worker/run/job_error.h"
+#include "worker/run/micro_batch_choice.h"
 #include "worker/run/rank_groups.h"
 
 namespace emoe::worker {
@@ -48,6 +49,26 @@ TEST(RankAgreement, AnotherOneIsNamedWithItsHostOnEveryRank) {
   other[2].second = "some";  // none here, one there
   EXPECT_NE(outcomes({first, first, other})[0].find("rank 2 on host host-2 has another adapter"),
             std::string::npos);
+}
+
+// GPUs of two kinds hold different numbers of tokens: all ranks cut the rows as the smallest one can.
+TEST(RankAgreement, OfGpusOfSeveralKindsTheSmallestDecides) {
+  const std::vector<int64_t> own = {8192, 2048, 32768};
+  auto comms = testing::make_loopback_group(static_cast<int>(own.size()));
+  std::vector<int64_t> agreed(own.size());
+  {
+    std::vector<std::jthread> threads;
+    for (size_t rank = 0; rank < own.size(); ++rank) {
+      threads.emplace_back([&, rank] {
+        JobPlan plan;
+        plan.longest_row = 512;
+        plan.task = EvaluatePlan{.micro_batches = {.max_tokens = own[rank]}};
+        agree_on_micro_batch(plan, *comms[rank]);
+        agreed[rank] = std::get<EvaluatePlan>(plan.task).micro_batches.max_tokens;
+      });
+    }
+  }
+  EXPECT_EQ(agreed, std::vector<int64_t>(3, 2048));
 }
 
 }  // namespace

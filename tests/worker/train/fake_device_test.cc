@@ -2,8 +2,10 @@
 // device that says no to host access, mixed operands and hidden transfers.
 #include "tests/worker/fake_device/fake_device.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,9 +16,11 @@
 #include "tests/support/temp_dir.h"
 #include "tests/worker/train/tiny_run.h"
 #include "worker/device/cuda/cuda_device.h"
+#include "worker/device/tensor_memory.h"
 #include "worker/eval/generate.h"
 #include "worker/model/attention.h"
 #include "worker/model/device_kernels.h"
+#include "worker/model/staged_upload.h"
 
 namespace emoe::worker {
 namespace {
@@ -86,7 +90,12 @@ TEST_P(FakeDevice, TrainsAndEvaluatesAsTheCpu) {
     EXPECT_TRUE(log.kernels.contains(kernel)) << kernel;
   }
   EXPECT_EQ(log.operators.contains("aten::_flash_attention_backward"), half);
+  EXPECT_EQ(log.operators.contains("aten::_efficient_attention_backward"), !half);
+  // What a micro-batch adds to the gradients of trained weights is added in the product.
+  EXPECT_EQ(log.operators.contains("aten::addmm.dtype_out"), half && GetParam().model.full);
   EXPECT_EQ(log.mixes, std::vector<std::string>{});
+  EXPECT_EQ(log.converted, 0) << "a GPU would wait until the host has converted";
+  EXPECT_EQ(log.pageable, 0) << "copies that are not to be waited for need pinned memory";
   // bf16: the CPU's products and attention round elsewhere, and 6 steps are taken at a rate of 1e-2.
   EXPECT_LE(testing::distance(cpu, fake, run.model), half ? 0.3 : 1e-4);
   ASSERT_EQ(fake.sink.steps.size(), cpu.sink.steps.size());
@@ -145,6 +154,59 @@ TEST_P(FakeDevice, ResumesItsCheckpointBitForBit) {
   testing::expect_same_bits(whole, second);
 }
 
+TEST_P(FakeDevice, LayersComputedAgainChangeNoBit) {
+  TinyRun run = run_of(GetParam());
+  run.model.device = testing::fake_device();
+  run.model.layers = 3;
+  const RankOutcome kept = testing::run_ranks(run)[0];
+  run.model.recompute = true;
+  const RankOutcome again = testing::run_ranks(run)[0];
+  ASSERT_EQ(again.error, "");
+  testing::expect_same_bits(kept, again);
+  EXPECT_EQ(kept.expert_stats, again.expert_stats);
+}
+
+// A checkpoint goes to the disk tensor by tensor: the host never has all of it.
+TEST_P(FakeDevice, CheckpointsPassThroughTwoBuffers) {
+  TinyRun run = run_of(GetParam());
+  if (!run.model.full) GTEST_SKIP() << "an adapter is copied at once, so that the run goes on";
+  run.model.device = testing::fake_device();
+  run.model.layers = 6;
+  run.eval.clear();
+  run.options.batches.max_steps = 1;
+  const emoe::testing::TempDir folder;
+  run.options.checkpoint.folder = folder.path();
+  run.options.checkpoint.every_steps = 1;
+  std::optional<TensorMemory> memory;
+  int64_t state = 0;
+  int64_t largest = 0;
+  int64_t peak = 0;
+  run.on_phase = [&](int /*rank*/, Phase phase, Decoder& model) {
+    if (phase != Phase::checkpoint) return;
+    for (const Parameter& parameter : model.parameters()) {
+      const auto bytes = static_cast<int64_t>(parameter.tensor.nbytes());
+      state += 3 * bytes;
+      largest = std::max(largest, bytes);
+    }
+    (void)take_log();
+    memory.emplace();
+  };
+  run.on_work_done = [&](int /*rank*/) {
+    if (memory) peak = std::max(peak, memory->peak());
+  };
+  // The counter is the thread's that made it.
+  run.on_end = [&](int /*rank*/) { memory.reset(); };
+  ASSERT_EQ(testing::run_ranks(run)[0].error, "");
+  ASSERT_GT(state, 0);
+  EXPECT_GT(peak, 0);
+  EXPECT_LT(peak, state / 3) << "of " << state << " bytes";
+  const testing::FakeDeviceLog log = take_log();
+  EXPECT_GT(log.pinned, largest);
+  EXPECT_LE(log.pinned, 2 * largest);
+  EXPECT_EQ(log.pageable, 0);
+  EXPECT_GT(log.downloads, 0);
+}
+
 TEST_P(FakeDevice, GeneratesWhatTheCpuGenerates) {
   TinyModel tiny = GetParam().model;
   if (tiny.dtype == at::kBFloat16) GTEST_SKIP() << "near ties round otherwise";
@@ -172,12 +234,13 @@ TEST(FakeDeviceWithoutKernels, TrainsAsTheCpu) {
   EXPECT_EQ(take_log().mixes, std::vector<std::string>{});
 }
 
-// The call of flash attention: segments, windows, heads that share keys.
+// The calls of LibTorch's attention: segments, windows, heads that share keys.
 TEST(FakeDeviceAttention, IsThatOfTheCpu) {
   at::manual_seed(3);
   const at::Device device = testing::fake_device();
   const std::vector<int64_t> lengths = {5, 1, 9};
-  for (const int64_t window : {0, 3}) {
+  for (const auto& [type, window] : {std::pair(at::kBFloat16, 0), std::pair(at::kBFloat16, 3),
+                                     std::pair(at::kFloat, 0), std::pair(at::kFloat, 3)}) {
     std::vector<at::Tensor> results;
     const at::Tensor dy = at::randn({15, 4, 8}).to(at::kBFloat16);
     const std::vector<at::Tensor> in = {at::randn({15, 4, 8}), at::randn({15, 2, 8}),
@@ -186,19 +249,63 @@ TEST(FakeDeviceAttention, IsThatOfTheCpu) {
       std::vector<at::Tensor> x;
       for (const at::Tensor& tensor : in) {
         const at::Tensor half = tensor.to(at::kBFloat16);
-        x.push_back((there ? half.to(device) : half.to(at::kFloat)).requires_grad_());
+        x.push_back((there ? half.to(type).to(device) : half.to(at::kFloat)).requires_grad_());
       }
       const at::Tensor y = segment_attention(x[0], x[1], x[2], lengths, window);
-      y.backward(there ? dy.to(device) : dy.to(at::kFloat));
+      y.backward(there ? dy.to(type).to(device) : dy.to(at::kFloat));
       for (const at::Tensor& tensor : {y, x[0].grad(), x[1].grad(), x[2].grad()}) {
         results.push_back(tensor.detach().cpu().to(at::kFloat));
       }
     }
     for (size_t i = 0; i < 4; ++i) {
-      EXPECT_LE((results[i] - results[i + 4]).abs().max().item<double>(), 0.05) << i;
+      const double most = (results[i] - results[i + 4]).abs().max().item<double>();
+      EXPECT_LE(most, type == at::kFloat ? 1e-5 : 0.05) << i;
     }
   }
-  EXPECT_GT(take_log().operators.count("aten::_flash_attention_backward"), 0U);
+  const auto log = take_log();
+  EXPECT_GT(log.operators.count("aten::_flash_attention_backward"), 0U);
+  EXPECT_EQ(log.operators.at("aten::_efficient_attention_backward"), 1);
+}
+
+TEST(FakeDeviceUpload, PassesThroughBuffersAsItIs) {
+  const at::Device device = testing::fake_device();
+  const at::Tensor large = at::arange(20'000'000, at::kInt).view({5000, 4000});  // 80 MB
+  StagedUpload upload(device);
+  (void)take_log();
+  const at::Tensor there = upload.send(large);
+  const testing::FakeDeviceLog log = take_log();
+  EXPECT_TRUE(at::equal(there.cpu(), large));
+  EXPECT_EQ(log.uploads, 3);
+  EXPECT_LE(log.most_uploaded, 32 << 20);
+  EXPECT_EQ(log.pageable, 0);
+  EXPECT_TRUE(at::equal(upload.send(large.t()).cpu(), large.t()));
+  EXPECT_EQ(upload.send(at::empty({0, 4}, at::kBFloat16)).sizes(), (std::vector<int64_t>{0, 4}));
+  EXPECT_TRUE(upload.send(there).is_same(there)) << "it is there";
+  EXPECT_TRUE(StagedUpload(at::kCPU).send(large).is_same(large));
+  (void)take_log();
+}
+
+// Whatever the files and the computation have, no weight is converted on its way.
+TEST(FakeDeviceUpload, WeightsTravelAsTheyAreStored) {
+  for (const at::ScalarType stored : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    for (const bool full : {false, true}) {
+      TinyModel tiny{.full = full, .experts = 6, .dtype = at::kBFloat16, .stored = stored};
+      const auto on_cpu = testing::make_tiny_model(tiny);
+      tiny.device = testing::fake_device();
+      (void)take_log();
+      const auto there = testing::make_tiny_model(tiny);
+      const testing::FakeDeviceLog log = take_log();
+      EXPECT_GT(log.uploads, 0);
+      EXPECT_EQ(log.converted, 0);
+      EXPECT_EQ(log.pageable, 0);
+      for (size_t i = 0; i < on_cpu->parameters().size(); ++i) {
+        EXPECT_TRUE(at::equal(there->parameters()[i].tensor.detach().cpu(),
+                              on_cpu->parameters()[i].tensor.detach()))
+            << on_cpu->parameters()[i].name;
+      }
+    }
+  }
+  (void)take_log();
 }
 
 // Planted errors are found: else the tests above prove nothing.
@@ -212,6 +319,12 @@ TEST(FakeDeviceItself, FindsWhatAGpuWouldNotForgive) {
   EXPECT_EQ(there.sum().item<float>(), 9.0F);
   EXPECT_EQ(take_log().downloads, 1);
   EXPECT_TRUE(at::empty({4}, at::TensorOptions(device)).cpu().isnan().all().item<bool>());
+  const at::Tensor pageable = at::ones({4});
+  (void)pageable.to(device, /*non_blocking=*/true);
+  (void)pageable.to(device, at::kBFloat16);
+  const testing::FakeDeviceLog log = take_log();
+  EXPECT_EQ(log.pageable, 1);
+  EXPECT_EQ(log.converted, 1);
   const volatile float* touched = there.const_data_ptr<float>();
   EXPECT_DEATH((void)*touched, "host code touched memory of the fake device");
 }

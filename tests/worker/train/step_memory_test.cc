@@ -38,6 +38,7 @@ struct MemoryCase {
   const char* ffn = "masked";
   int64_t answer = 128;  // of each row's 128 tokens, those with a loss
   bool qwen3 = false;    // norms of q and k, and biases
+  bool recompute = false;
 
   friend std::ostream& operator<<(std::ostream& out, const MemoryCase& a) { return out << a.name; }
 };
@@ -49,6 +50,7 @@ ModelOptions options_of(const MemoryCase& wanted) {
   options.dtype = wanted.dtype;
   options.full = wanted.full;
   options.ffn = wanted.ffn;
+  options.recompute = wanted.recompute;
   if (!wanted.full) options.lora = {.rank = 4, .alpha = 8.0, .targets = wanted.targets};
   if (wanted.experts == 0) return options;
   options.emoe.routing = {.num_experts = wanted.experts, .top_k = 2};
@@ -94,6 +96,7 @@ StepShape shape_of(const MemoryCase& wanted, const ModelOptions& options) {
   shape.top_k = 2;
   for (const auto& [layer, partition] : options.emoe.partitions) shape.converted.insert(layer);
   shape.sparse = std::string(wanted.ffn) == "sparse";
+  shape.recompute = wanted.recompute;
   return shape;
 }
 
@@ -115,6 +118,10 @@ TEST_P(StepMemoryTest, EqualsWhatTheAllocatorCounts) {
   });
   FlatParameters parameters(model->parameters(), 0);
   const int64_t resident = weights.live();
+  // Nothing that is trained is there twice, not even for a moment.
+  if (GetParam().full) {
+    EXPECT_LE(static_cast<double>(weights.peak()), 1.01 * static_cast<double>(resident));
+  }
   const PackedBatch batch = batch_of(GetParam().answer);
   step(*model, batch);  // what is made once
 
@@ -145,6 +152,14 @@ INSTANTIATE_TEST_SUITE_P(
                                  .targets = {"q_proj", "k_proj", "v_proj"},
                                  .qwen3 = true},
                       MemoryCase{.name = "masked_experts", .experts = 8},
+                      MemoryCase{.name = "recomputed", .recompute = true},
+                      MemoryCase{.name = "recomputed_answers", .answer = 30, .recompute = true},
+                      MemoryCase{.name = "recomputed_full", .full = true, .recompute = true},
+                      MemoryCase{.name = "recomputed_full_bf16",
+                                 .full = true,
+                                 .dtype = at::kBFloat16,
+                                 .recompute = true},
+                      MemoryCase{.name = "recomputed_experts", .experts = 8, .recompute = true},
                       MemoryCase{.name = "sparse_experts", .experts = 8, .ffn = "sparse"}),
     [](const auto& test) { return std::string(test.param.name); });
 

@@ -21,11 +21,11 @@ namespace {
 constexpr int64_t kVocabulary = 48;
 constexpr int64_t kFfn = 36;
 
-EmoeOptions tiny_emoe(int32_t experts) {
+EmoeOptions tiny_emoe(int32_t experts, int64_t layers) {
   EmoeOptions emoe;
   if (experts == 0) return emoe;
   emoe.routing = {.num_experts = experts, .top_k = 2};
-  for (int64_t layer = 0; layer < 2; ++layer) {
+  for (int64_t layer = 0; layer < layers; ++layer) {
     Partition partition;
     partition.num_experts = experts;
     partition.method = "random";
@@ -47,7 +47,7 @@ at::Tensor separate_experts(const std::string& name, const TinyModel& tiny, at::
   if (is("embed_tokens")) {
     for (int64_t token = 0; token < kVocabulary; ++token) tensor[token][0] = token % 2 ? -4.0 : 4.0;
   } else if (is("gate_proj.weight") && tiny.experts > 0) {
-    const EmoeOptions emoe = tiny_emoe(tiny.experts);
+    const EmoeOptions emoe = tiny_emoe(tiny.experts, tiny.layers);
     const auto& labels = emoe.partitions.at(is("layers.0.") ? 0 : 1).labels;
     for (int64_t i = 0; i < kFfn; ++i) tensor[i][0] = 0.25 * labels[i] - 0.125 * (tiny.experts - 1);
   } else if (is("o_proj") || is("down_proj") || name == "model.norm.weight") {
@@ -99,7 +99,7 @@ std::vector<TinyModel> tiny_methods(at::ScalarType dtype) {
 std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny, const ModelGroups& groups) {
   ModelOptions options;
   options.config = emoe::testing::tiny_config(
-      {.d_ff = kFfn, .layers = 2, .vocab = kVocabulary, .positions = 64, .tied = true});
+      {.d_ff = kFfn, .layers = tiny.layers, .vocab = kVocabulary, .positions = 64, .tied = true});
   if (tiny.extras) {
     options.config.qkv_bias = options.config.output_bias = options.config.mlp_bias = true;
     options.config.qk_norm = true;
@@ -108,7 +108,8 @@ std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny, const ModelGroup
   options.full = tiny.full;
   options.dtype = tiny.dtype;
   options.device = tiny.device;
-  options.emoe = tiny_emoe(tiny.experts);
+  options.recompute = tiny.recompute;
+  options.emoe = tiny_emoe(tiny.experts, tiny.layers);
   options.ffn = tiny.ffn;
   const WeightSource source = [&](const std::string& name, const auto& shape) {
     at::Tensor tensor = tiny_weight(name, shape);
@@ -116,7 +117,7 @@ std::unique_ptr<Decoder> make_tiny_model(const TinyModel& tiny, const ModelGroup
     if (tiny.poisoned && name == "model.embed_tokens.weight") {
       tensor[1].fill_(std::numeric_limits<float>::quiet_NaN());
     }
-    return tensor;
+    return tensor.to(tiny.stored);
   };
   return std::make_unique<Decoder>(
       options, groups.shard == nullptr
@@ -211,6 +212,7 @@ RankOutcome run_rank(const TinyRun& run, HostGroup& host, DeviceGroup& device) {
   } catch (const std::exception& error) {
     failed("other", error);
   }
+  if (run.on_end) run.on_end(host.rank());
   outcome.sink.phase_hook = nullptr;
   outcome.sink.work_hook = nullptr;
   for (const Parameter& parameter : model->parameters()) {

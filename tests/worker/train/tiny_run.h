@@ -16,15 +16,17 @@
 
 namespace emoe::worker::testing {
 
-// A model of 2 layers with random weights, the same in every call; small enough for hundreds of
-// steps a second.
+// A small model with random weights, the same in every call: hundreds of steps a second.
 struct TinyModel {
   LoraOptions lora{.rank = 4, .alpha = 8.0, .dropout = 0.0, .targets = {"q_proj", "v_proj"}};
   bool full = false;
-  int32_t experts = 0;     // 6: random partitions in both layers, top 2
+  int64_t layers = 2;
+  int32_t experts = 0;     // 6: random partitions in all layers, top 2
+  bool recompute = false;  // see ModelOptions
   bool separated = false;  // no token is near a choice between two experts
   bool poisoned = false;   // a NaN in the embedding of a token all rows have
   at::ScalarType dtype = at::ScalarType::Float;
+  at::ScalarType stored = at::ScalarType::Float;  // of the weights as they are read
   std::string ffn = "masked";
   bool shard_base = false;  // over the ranks of the run
   int tensor = 1;           // so many of them share each layer
@@ -106,6 +108,7 @@ struct TinyRun {
   // Called as a rank enters a phase: a place to spoil things.
   std::function<void(int rank, Phase phase, Decoder& model)> on_phase;
   std::function<void(int rank)> on_work_done;  // from the thread of the rank
+  std::function<void(int rank)> on_end;        // of the trainer, from there too
 };
 
 struct RankOutcome {

@@ -1,6 +1,8 @@
 #include "worker/device/cuda/cuda_device.h"
 
+#include <array>
 #include <cstdlib>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -19,6 +21,30 @@ int version_of(const void* functions) {
   return *static_cast<const int*>(functions);
 }
 
+// Of the driver's library, and not the runtime: a host without GPUs has neither. Null: it is not there.
+template <typename Function>
+Function* driver_function(const char* name) {
+  static void* const driver = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  return driver == nullptr ? nullptr : reinterpret_cast<Function*>(::dlsym(driver, name));
+}
+
+// The driver's handle of a GPU.
+std::optional<int> driver_device(int gpu) {
+  const auto get = driver_function<int(int*, int)>("cuDeviceGet");
+  int device = 0;
+  if (gpu >= device_count() || get == nullptr || get(&device, gpu) != 0) return std::nullopt;
+  return device;
+}
+
+// Products by cuBLASLt, which has more kernels to choose from for each shape.
+void prefer_cublaslt() {
+  at::Context& context = at::globalContext();
+  if (!at::Context::hasCuBLASLt()) return;
+  if (context.blasPreferredBackend() == at::BlasBackend::Cublaslt)
+    return;  // the environment said so
+  context.setBlasPreferredBackend(at::BlasBackend::Cublaslt);
+}
+
 void make_reruns_equal() {
   at::Context& context = at::globalContext();
   context.setSDPUseCuDNN(false);
@@ -28,12 +54,9 @@ void make_reruns_equal() {
 }  // namespace
 
 int device_count() {
-  // The driver's library, and not the runtime: a host without GPUs has neither.
   static const int count = [] {
-    void* driver = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (driver == nullptr) return 0;
-    const auto init = reinterpret_cast<int (*)(unsigned)>(::dlsym(driver, "cuInit"));
-    const auto ask = reinterpret_cast<int (*)(int*)>(::dlsym(driver, "cuDeviceGetCount"));
+    const auto init = driver_function<int(unsigned)>("cuInit");
+    const auto ask = driver_function<int(int*)>("cuDeviceGetCount");
     int devices = 0;
     const bool works = init != nullptr && ask != nullptr && init(0) == 0 && ask(&devices) == 0;
     return works ? devices : 0;
@@ -41,11 +64,30 @@ int device_count() {
   return count;
 }
 
+int64_t device_memory(int gpu) {
+  const std::optional<int> device = driver_device(gpu);
+  const auto ask = driver_function<int(size_t*, int)>("cuDeviceTotalMem_v2");
+  size_t bytes = 0;
+  const bool works = device && ask != nullptr && ask(&bytes, *device) == 0;
+  return works ? static_cast<int64_t>(bytes) : 0;
+}
+
+std::string device_name(int gpu) {
+  const std::optional<int> device = driver_device(gpu);
+  const auto ask = driver_function<int(char*, int, int)>("cuDeviceGetName");
+  std::array<char, 256> name{};
+  const bool works =
+      device && ask != nullptr && ask(name.data(), static_cast<int>(name.size()), *device) == 0;
+  return works ? std::string(name.data()) : "";
+}
+
 void load() {
   // Micro-batches differ in length: segments that grow keep blocks of other sizes from piling up.
   if (std::getenv("PYTORCH_CUDA_ALLOC_CONF") == nullptr) {
     ::setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True", /*overwrite=*/0);
   }
+  // Before LibTorch looks: set later, the same warns.
+  ::setenv("TORCH_BLAS_PREFER_CUBLASLT", "1", /*overwrite=*/0);
   // Never closed: kernels stay registered for the life of the process.
   if (::dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
     throw std::runtime_error(std::string("LibTorch's CUDA kernels cannot be loaded: ") +
@@ -55,6 +97,7 @@ void load() {
     throw std::runtime_error(
         "LibTorch's CUDA kernels were loaded too late: the process had used LibTorch already");
   }
+  prefer_cublaslt();
   make_reruns_equal();
   (void)table(kModuleEntry, kModuleVersion);
 }

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <string>
+
 #include <ATen/core/Tensor.h>
 
 namespace emoe::worker::cuda {
@@ -11,10 +14,16 @@ namespace emoe::worker::cuda {
 // How many GPUs the driver offers this process (CUDA_VISIBLE_DEVICES counts); 0 without a driver.
 [[nodiscard]] int device_count();
 
+// Bytes of the memory of one of them, in use or not, as the driver says; 0 where it does not.
+[[nodiscard]] int64_t device_memory(int gpu);
+
+// Its name ("NVIDIA H200"); empty where the driver says none.
+[[nodiscard]] std::string device_name(int gpu);
+
 // Loads LibTorch's CUDA kernels (libtorch_cuda.so beside libtorch_cpu.so) and then the module, for the
 // rest of the process. To be called before the process computes anything: what LibTorch once took for a
 // process without CUDA stays one. Sets what makes reruns bit-equal (no cuDNN attention, whose backward
-// adds in no fixed order; no reduced sums of half precision in products). std::runtime_error, in the
+// adds in no fixed order; no reduced sums of half precision in products), and that products go through cuBLASLt. std::runtime_error, in the
 // loader's words where it is the loader's, if that cannot be had. Idempotent.
 void load();
 

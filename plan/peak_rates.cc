@@ -1,0 +1,51 @@
+#include "plan/peak_rates.h"
+
+#include <array>
+#include <cctype>
+
+namespace emoe {
+namespace {
+
+struct PeakPeakRates {
+  std::string_view name;  // whole words of the driver's; the first that fits counts
+  double bf16;            // 1e12 a second; 0: it has no such products
+  double fp32;
+};
+
+constexpr std::array kPeakRates{
+    PeakPeakRates{"B200", 2250, 75},    PeakPeakRates{"GH200", 989, 67},
+    PeakPeakRates{"H200", 989, 67},     PeakPeakRates{"H100 PCIe", 756, 51},
+    PeakPeakRates{"H100 NVL", 835, 60}, PeakPeakRates{"H100", 989, 67},
+    PeakPeakRates{"H20", 148, 44},      PeakPeakRates{"A100", 312, 19.5},
+    PeakPeakRates{"A40", 149.7, 37.4},  PeakPeakRates{"A30", 165, 10.3},
+    PeakPeakRates{"A10", 125, 31.2},    PeakPeakRates{"L40S", 362, 91.6},
+    PeakPeakRates{"L40", 181, 90.5},    PeakPeakRates{"L4", 121, 30.3},
+    PeakPeakRates{"V100", 0, 15.7},     PeakPeakRates{"T4", 0, 8.1},
+};
+
+bool is_word_at(std::string_view text, size_t at, size_t size) {
+  const auto in_word = [&](size_t place) {
+    return place < text.size() && std::isalnum(static_cast<unsigned char>(text[place])) != 0;
+  };
+  return !in_word(at + size) && (at == 0 || !in_word(at - 1));
+}
+
+bool has_words(std::string_view text, std::string_view words) {
+  for (size_t at = text.find(words); at != std::string_view::npos; at = text.find(words, at + 1)) {
+    if (is_word_at(text, at, words.size())) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+double peak_flops(std::string_view gpu, int64_t dtype_bytes) {
+  constexpr double kTera = 1e12;
+  if (has_words(gpu, "MIG")) return 0.0;
+  for (const PeakPeakRates& rates : kPeakRates) {
+    if (has_words(gpu, rates.name)) return kTera * (dtype_bytes == 2 ? rates.bf16 : rates.fp32);
+  }
+  return 0.0;
+}
+
+}  // namespace emoe
