@@ -66,6 +66,7 @@ RankShape rank_shape(const JobPlan& plan, const ModelOptions& model) {
   shape.step.top_k = model.emoe.routing.top_k;
   for (const auto& [layer, partition] : model.emoe.partitions) shape.step.converted.insert(layer);
   shape.step.sparse = model.ffn == "sparse";
+  shape.step.recompute = model.recompute;
   shape.exchanges = plan.ranks > 1;
   shape.copies_state = train.options.checkpoint.every_steps > 0;
   shape.packs = true;
