@@ -117,7 +117,25 @@ void check_client_files(const Client::Options& options) {
   if (!status.ok()) throw CLI::ValidationError(std::string(status.message()));
 }
 
+// Numbers of which `is_good` says yes; `wanted` says what they are.
+CLI::Validator number_that(const std::function<bool(double)>& is_good, const std::string& wanted) {
+  return {[=](std::string& text) {
+            double value = 0;
+            const bool good = absl::SimpleAtod(text, &value) && is_good(value);
+            return good ? std::string() : absl::StrCat("'", text, "' is not ", wanted);
+          },
+          "", ""};
+}
+
 }  // namespace
+
+CLI::Validator not_negative() {
+  return number_that([](double value) { return value >= 0; }, "a number from 0 on");
+}
+
+CLI::Validator positive() {
+  return number_that([](double value) { return value > 0; }, "a number above 0");
+}
 
 int Command::print(const google::protobuf::Message& message,
                    const std::function<std::string()>& table) const {

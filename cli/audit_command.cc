@@ -59,7 +59,7 @@ void add_audit_command(CLI::App& app, Command& command) {
       "Terms joined by AND: principal=ci, role=user, project=x, method=CreateJob,\n"
       "job_id=…, code=OK, reason=…");
   audit_app->add_option("--limit", options->limit, "Most entries shown; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative())
       ->capture_default_str();
   on_call(*audit_app, command, options, audit);
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <CLI/App.hpp>
+#include <CLI/Validators.hpp>
 #include <google/protobuf/message.h>
 
 #include "base/clock.h"
@@ -16,6 +17,10 @@
 #include "config/config.h"
 
 namespace emoe::cli {
+
+// Numbers on the command line; what is none, or too small, is refused in one sentence.
+[[nodiscard]] CLI::Validator not_negative();
+[[nodiscard]] CLI::Validator positive();
 
 // Where a command writes: results to `out`, progress and errors to `err`.
 struct Terminal {

@@ -90,6 +90,25 @@ std::string json_line(const google::rpc::Status& status) {
   return text + "\n";
 }
 
+// What to do about a server that is not reached, by what gRPC says of it.
+std::string advice(const std::string& said) {
+  const auto says = [&](const char* words) { return said.find(words) != std::string::npos; };
+  if (says("WRONG_VERSION_NUMBER") || says("wrong version number")) {
+    return "it speaks no TLS: leave --tls-ca (EMOE_TLS_CA) out";
+  }
+  if (says("handshake") || says("Peer name")) {
+    return "its certificate must be made out for the name in --server, by the authority in "
+           "--tls-ca "
+           "(EMOE_TLS_CA); it may want one of ours, too (--tls-cert, --tls-key)";
+  }
+  std::string text =
+      "start emoe-coordinator, or name another with --server HOST:PORT or EMOE_SERVER";
+  if (says("Socket closed")) {
+    text += "; one that speaks TLS hangs up so: --tls-ca FILE or EMOE_TLS_CA turns it on";
+  }
+  return text;
+}
+
 int exit_code_of(v1::Reason reason) {
   switch (reason) {
     case v1::REASON_CONFIGURATION:
@@ -126,9 +145,8 @@ std::string error_text(const grpc::Status& status, const std::string& server,
   const std::string reason = find_detail(details, info) ? info.reason() : "";
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE && reason.empty()) {
     return absl::StrCat("error: UNAVAILABLE: no coordinator at ", server, ": ",
-                        printable(status.error_message()),
-                        "\n  start emoe-coordinator, or name another with --server HOST:PORT or "
-                        "EMOE_SERVER\n");
+                        printable(status.error_message()), "\n  ", advice(status.error_message()),
+                        "\n");
   }
   if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && reason.empty()) {
     return absl::StrCat("error: DEADLINE_EXCEEDED: no answer from ", server,

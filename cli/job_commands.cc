@@ -137,7 +137,7 @@ void add_list(CLI::App& app, Command& command) {
   list_app->add_option("--order-by", options->order_by,
                        "create_time, priority or name, each with optional desc [create_time desc]");
   list_app->add_option("--limit", options->limit, "Most jobs shown; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative())
       ->capture_default_str();
   on_call(*list_app, command, options, list);
 }
@@ -177,9 +177,9 @@ void add_result_commands(CLI::App& app, Command& command) {
   CLI::App* metrics_app = app.add_subcommand(
       "metrics", "Loss, rate, gradient norm and time of every optimiser step, and the evaluations");
   metrics_app->add_option("--from-step", options->from_step, "First step wanted, counted from 0")
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   metrics_app->add_option("--limit", options->limit, "Most steps shown; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   on_job(*metrics_app, command, options, metrics);
   on_job(*app.add_subcommand("checkpoints", "The complete checkpoints of a job, newest first"),
          command, options, checkpoints);
@@ -189,7 +189,7 @@ void add_result_commands(CLI::App& app, Command& command) {
       "ended training, which is not disturbed: a job of its own, with the folder\n"
       "exports/step_NNNNNNNN beside the training's export");
   export_app->add_option("--step", options->step, "Step of the checkpoint; 0: the newest")
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   export_app->add_flag("--wait", options->wait, "Follow the export to its end");
   on_job(*export_app, command, options, export_checkpoint);
 }

@@ -45,9 +45,11 @@ void add_progress(const v1::Job& job, KeyValues& values) {
   }
   std::string text = absl::StrCat("step ", progress_text(progress));
   if (!phase.empty()) absl::StrAppend(&text, ", ", phase);
-  absl::StrAppend(&text, ", loss ", human_number(progress.loss()), ", ",
-                  human_count(progress.tokens_per_second()), " tok/s, ",
-                  human_count(static_cast<double>(progress.tokens())), " tokens");
+  if (!job.has_export_of()) {  // which trains nothing
+    absl::StrAppend(&text, ", loss ", human_number(progress.loss()), ", ",
+                    human_count(progress.tokens_per_second()), " tok/s, ",
+                    human_count(static_cast<double>(progress.tokens())), " tokens");
+  }
   if (job.state() == v1::RUNNING) {
     absl::StrAppend(&text, ", ETA ", human_seconds(progress.eta_seconds()));
   }
@@ -189,7 +191,7 @@ std::string job_table(const v1::ListJobsResponse& jobs, WallTime now, int width)
                {.title = "ETA", .right = true, .optional = true},
                {"AGE", true}});
   for (const v1::Job& job : jobs.jobs()) {
-    const bool has_loss = job.progress().step() > 0;
+    const bool has_loss = job.progress().step() > 0 && !job.has_export_of();
     table.add(
         {job.id(), job.name().empty() ? "-" : job.name(), state_text(job),
          progress_text(job.progress()), has_loss ? human_number(job.progress().loss()) : "-",

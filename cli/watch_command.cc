@@ -66,15 +66,14 @@ void add_watch_commands(CLI::App& app, Command& command) {
       "Prints a job's events, one a line (with -o json one JSON object a line), to its end;\n"
       "connects again where it broke off. The exit code is that of the job's outcome.");
   watch_app->add_option("--from", options->from, "Sequence number of the first event wanted")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   on_job(*watch_app, command, options, watch);
 
   CLI::App* logs_app = app.add_subcommand("logs", "Prints the last output of a job's processes");
   logs_app->add_option("--attempt", options->attempt, "Which attempt; 0: the newest")
-      ->check(CLI::NonNegativeNumber);
-  logs_app->add_option("--bytes", options->bytes, "Most bytes; 0: 64 KiB")
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
+  logs_app->add_option("--bytes", options->bytes, "Most bytes; 0: 64 KiB")->check(not_negative());
   on_job(*logs_app, command, options, logs);
 }
 

@@ -42,6 +42,23 @@ TEST(ErrorText, OrdinaryErrors) {
             "error: ABORTED: a [2Jb\n");
 }
 
+TEST(ErrorText, WhoIsNotReachedForWantOfTlsIsToldSo) {
+  const auto said = [](const char* message) {
+    return error_text(grpc::Status(grpc::StatusCode::UNAVAILABLE, message), "host:1");
+  };
+  EXPECT_NE(said("last error: UNAVAILABLE: ipv4:1.2.3.4:1: Socket closed").find("--tls-ca FILE"),
+            std::string::npos);
+  EXPECT_NE(said("Ssl handshake failed: SSL_ERROR_SSL: certificate verify failed")
+                .find("name in --server"),
+            std::string::npos);
+  EXPECT_NE(said("Ssl handshake failed: error:0A00010B:SSL routines::wrong version number")
+                .find("leave --tls-ca (EMOE_TLS_CA) out"),
+            std::string::npos);
+  const std::string refused = said("Connection refused");
+  EXPECT_EQ(refused.find("tls"), std::string::npos) << refused;
+  EXPECT_NE(refused.find("start emoe-coordinator"), std::string::npos) << refused;
+}
+
 TEST(ErrorText, RetryInfoAndQuota) {
   google::rpc::Status details;
   google::rpc::QuotaFailure quota;
