@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
 
 #include "config/warnings.h"
@@ -18,21 +17,10 @@ int64_t steps_of(const v1::Train& train, int64_t rows) {
   return train.epochs() * (train.drop_last() ? rows / batch : (rows + batch - 1) / batch);
 }
 
-// All rows were tokenised, and of none is anything left to learn.
-bool learns_nothing(const DataCheck& data) {
-  return data.made > 0 && data.sample.empty() && data.sampled == std::ssize(data.rows);
-}
-
 }  // namespace
 
 void warn_of(const v1::JobSpec& spec, const SpecFacts& facts, Diagnostics& diagnostics) {
   if (spec.task() != "train") return;
-  if (facts.train && learns_nothing(*facts.train)) {
-    return diagnostics.add(
-        "data.max_length",
-        absl::StrCat("none of the ", facts.train->rows.size(), " rows has a target token within ",
-                     spec.data().max_length(), " tokens; raise it"));
-  }
   std::vector<data::RowKey> trained = facts.train ? facts.train->rows : std::vector<data::RowKey>();
   const double usable = std::ceil(spec.data().fraction() * static_cast<double>(trained.size()));
   if (facts.train && spec.data().train_files().empty()) trained.resize(static_cast<size_t>(usable));

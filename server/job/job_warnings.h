@@ -31,8 +31,7 @@ struct SpecFacts {
   std::string chat_template;        // empty: the rows are texts
   std::optional<Warning> end_of_generation;  // of the model's tokenizer
 };
-// What is to be said of a resolved spec without problems; a violation where the job could only
-// fail.
+// What is to be said of a resolved spec without problems.
 void warn_of(const v1::JobSpec& spec, const SpecFacts& facts, Diagnostics& diagnostics);
 
 [[nodiscard]] v1::DataReceipt receipt_of(const SpecFacts& facts);

@@ -38,16 +38,6 @@ TEST_F(PlannerTest, CountsTheWorkOfEveryRow) {
   EXPECT_TRUE(check_fits(plan).ok()) << "what is not known refuses nothing";
 }
 
-TEST_F(PlannerTest, RowsOfWhichNothingCanBeLearnedAreRefusedAtOnce) {
-  spec_.mutable_data()->set_max_length(64);  // the prompts alone are longer
-  Diagnostics diagnostics;
-  (void)admit(spec_, {}, diagnostics);
-  EXPECT_NE(std::string(diagnostics.to_status().message())
-                .find("data.max_length: none of the 8 rows has a target token within 64 tokens"),
-            std::string::npos)
-      << diagnostics.to_status();
-}
-
 TEST_F(PlannerTest, FirstRowsStandForAll) {
   std::ofstream rows(dir_ / "train.jsonl");
   for (int i = 0; i < 4000; ++i) {
