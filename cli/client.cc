@@ -43,16 +43,20 @@ Result<std::string> read_token(const std::string& file) {
 
 Status Client::check_files(const Options& options) {
   Diagnostics problems;
-  const auto check = [&](const char* option, const std::string& file) {
+  const auto check = [&](const char* option, const std::string& file, const char* content) {
     if (file.empty()) return;
     const auto text = read_file(file, kLargestFile);
     if (!text.ok()) return problems.add(option, std::string(text.status().message()));
-    if (text->find("-----BEGIN ") != std::string::npos) return;
-    problems.add(option, absl::StrCat(file, " is no PEM file"));
+    const size_t begin = text->find("-----BEGIN ");
+    if (begin == std::string::npos) {
+      problems.add(option, absl::StrCat(file, " is no PEM file"));
+    } else if (text->find(content, begin) == std::string::npos) {
+      problems.add(option, absl::StrCat(file, " has no ", absl::AsciiStrToLower(content)));
+    }
   };
-  check("--tls-ca", options.tls_ca);
-  check("--tls-cert", options.tls_certificate);
-  check("--tls-key", options.tls_key);
+  check("--tls-ca", options.tls_ca, "CERTIFICATE");
+  check("--tls-cert", options.tls_certificate, "CERTIFICATE");
+  check("--tls-key", options.tls_key, "PRIVATE KEY");
   if (options.tls_certificate.empty() != options.tls_key.empty()) {
     problems.add(options.tls_key.empty() ? "--tls-key" : "--tls-cert",
                  "is missing: a certificate and its key belong together");

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <CLI/App.hpp>
+#include <CLI/Validators.hpp>
 #include <google/protobuf/message.h>
 
 #include "base/clock.h"

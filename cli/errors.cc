@@ -121,13 +121,18 @@ int exit_code_of(v1::Reason reason) {
 // gRPC's words for a connection that failed at TLS, or may have, in those of a user.
 std::string tls_trouble(const std::string& message) {
   const auto has = [&](const char* text) { return message.find(text) != std::string::npos; };
-  if (has("CERTIFICATE_VERIFY_FAILED") || has("Hostname Verification Check failed")) {
-    return " shows a certificate that --tls-ca does not vouch for, or one of another name: " +
-           printable(message);
+  if (has("WRONG_VERSION_NUMBER") || has("wrong version number")) {
+    return " speaks no TLS: leave --tls-ca (EMOE_TLS_CA) out";
   }
-  if (has("handshake failed") || has("WRONG_VERSION_NUMBER")) {
-    return " does not agree on TLS: " + printable(message) +
-           "\n  it may have none (leave --tls-ca out), or refuse the certificate of --tls-cert";
+  if (has("CERTIFICATE_VERIFY_FAILED") || has("certificate verify failed") || has("Peer name")) {
+    return absl::StrCat(" is not whom it should be: ", printable(message),
+                        "\n  its certificate must be made out for the name in --server, by the "
+                        "authority in --tls-ca (EMOE_TLS_CA)");
+  }
+  if (has("andshake")) {
+    return absl::StrCat(" does not agree on TLS: ", printable(message),
+                        "\n  it may want a client's certificate (--tls-cert, --tls-key), or "
+                        "refuse the one it got");
   }
   if (message.starts_with("empty address list")) {
     return ": TLS could not be set up: --tls-ca must hold certificates, --tls-key the key of "

@@ -45,10 +45,11 @@ void add_progress(const v1::Job& job, KeyValues& values) {
   }
   std::string text = absl::StrCat("step ", progress_text(progress));
   if (!phase.empty()) absl::StrAppend(&text, ", ", phase);
-  if (job.has_export_of()) return values.add("progress", text);  // no step of its own
-  absl::StrAppend(&text, ", loss ", human_number(progress.loss()), ", ",
-                  human_count(progress.tokens_per_second()), " tok/s, ",
-                  human_count(static_cast<double>(progress.tokens())), " tokens");
+  if (!job.has_export_of()) {  // which trains nothing
+    absl::StrAppend(&text, ", loss ", human_number(progress.loss()), ", ",
+                    human_count(progress.tokens_per_second()), " tok/s, ",
+                    human_count(static_cast<double>(progress.tokens())), " tokens");
+  }
   if (job.state() == v1::RUNNING) {
     absl::StrAppend(&text, ", ETA ", human_seconds(progress.eta_seconds()));
   }

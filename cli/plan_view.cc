@@ -13,7 +13,17 @@
 namespace emoe::cli {
 namespace {
 
+// "3.4 GiB of a host's 123.5 GiB"
+std::string host_text(const v1::MemoryPlan& memory) {
+  if (memory.host_bytes() == 0) return "";
+  const std::string text = human_bytes(memory.host_bytes());
+  if (memory.host_available() == 0) return text + "; what a host has is not known";
+  return absl::StrCat(text, " of a host with ", human_bytes(memory.host_available()),
+                      memory.host_bytes() > memory.host_available() ? ": DOES NOT FIT" : "");
+}
+
 bool fits(const v1::MemoryPlan& memory) {
+  if (memory.host_available() > 0 && memory.host_bytes() > memory.host_available()) return false;
   return memory.available() == 0 || memory.rank_bytes() * memory.ranks() <= memory.available();
 }
 
@@ -48,10 +58,22 @@ std::string work_text(const v1::WorkPlan& work) {
 std::string duration_text(const v1::Plan& plan) {
   if (!plan.has_time()) return "unknown: no such job has finished on this kind of machine yet";
   const v1::TimePlan& time = plan.time();
+  // A single run is met exactly by what was learned from it: that says nothing.
+  const bool knows_error = time.learned_from() > 1;
   return absl::StrCat(
       "about ", human_seconds(time.seconds()), "; learned from ", time.learned_from(),
-      time.learned_from() == 1 ? " run" : " runs", " on ", printable(time.machine()),
-      absl::StrFormat(", on which it is off by %.0f %%", 100 * time.relative_error()));
+      knows_error ? " runs" : " run", " on ", printable(time.machine()),
+      knows_error ? absl::StrFormat(", on which it is off by %.0f %%", 100 * time.relative_error())
+                  : "; how far it is off is not known yet");
+}
+
+std::string short_time(const v1::Plan& plan) {
+  if (!plan.has_time()) return "time unknown";
+  const v1::TimePlan& time = plan.time();
+  return absl::StrCat("about ", human_seconds(time.seconds()),
+                      time.learned_from() > 1
+                          ? absl::StrFormat(" (± %.0f %%)", 100 * time.relative_error())
+                          : " (by one run)");
 }
 
 std::string disk_text(const v1::DiskPlan& disk) {
@@ -116,7 +138,13 @@ std::string plan_text(const v1::Plan& plan, WallTime now, int width) {
   KeyValues values;
   if (plan.has_memory()) {
     values.add("memory", memory_text(plan.memory()));
+    values.add("beside it", host_text(plan.memory()));
     if (plan.has_work()) values.add("micro-batch", micro_batch_text(plan.memory()));
+    if (!fits(plan.memory()) && plan.memory().fits_with().empty() && plan.has_work()) {
+      values.add("fits with",
+                 "nothing that was tried: other micro-batches, shorter rows, bfloat16, "
+                 "LoRA, a shared base, other numbers of ranks");
+    }
     for (const v1::PlanChange& change : plan.memory().fits_with()) {
       values.add("fits with",
                  absl::StrCat(change.change(), " (", human_bytes(change.rank_bytes()), ")"));
@@ -146,10 +174,7 @@ std::string short_plan(const v1::Plan& plan) {
             : absl::StrCat(human_count(static_cast<double>(plan.work().tokens())), " tokens"));
   }
   if (plan.has_memory()) {
-    parts.push_back(plan.has_time() ? absl::StrFormat("about %s (± %.0f %%)",
-                                                      human_seconds(plan.time().seconds()),
-                                                      100 * plan.time().relative_error())
-                                    : "time unknown");
+    parts.push_back(short_time(plan));
   }
   if (plan.disk().total_bytes() > 0) {
     parts.push_back(absl::StrCat(human_bytes(plan.disk().total_bytes()), " on disk"));
@@ -167,8 +192,14 @@ std::string measured_table(const v1::Job& job, int width) {
     table.add({name, planned > 0 ? human_bytes(planned) : "-", human_bytes(actual),
                off_text(static_cast<double>(planned), static_cast<double>(actual))});
   };
-  const bool on_host = plan.memory().place() == "host";
-  bytes("memory of a rank", on_host ? plan.memory().rank_bytes() : 0, measured.rank_bytes());
+  const v1::MemoryPlan& memory = plan.memory();
+  const bool on_host = memory.place() == "host";
+  const bool on_device = measured.device_bytes() > 0;
+  // What CUDA has of its own on the device is planned, but no rank can tell it from that of others.
+  bytes("device memory of a rank", on_host ? 0 : memory.rank_bytes() - memory.program(),
+        measured.device_bytes());
+  bytes(on_device ? "host memory of a rank" : "memory of a rank", on_host ? memory.rank_bytes() : 0,
+        measured.rank_bytes());
   const double planned_seconds = plan.time().seconds();
   table.add({"time", plan.has_time() ? human_seconds(planned_seconds) : "-",
              human_seconds(measured.seconds()), off_text(planned_seconds, measured.seconds())});

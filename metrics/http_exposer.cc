@@ -73,9 +73,12 @@ Status cannot_serve(const std::string& listen, const std::string& why) {
 }
 
 int reply(mg_connection* connection, int code, const std::string& type, const std::string& body) {
-  const std::string head = absl::StrCat(
-      "HTTP/1.1 ", code, code == 200 ? " OK" : " Internal Server Error", "\r\nContent-Type: ", type,
-      "\r\nContent-Length: ", body.size(), "\r\nConnection: close\r\n\r\n");
+  const char* words = code == 200   ? " OK"
+                      : code == 503 ? " Service Unavailable"
+                                    : " Internal Server Error";
+  const std::string head =
+      absl::StrCat("HTTP/1.1 ", code, words, "\r\nContent-Type: ", type,
+                   "\r\nContent-Length: ", body.size(), "\r\nConnection: close\r\n\r\n");
   mg_write(connection, head.data(), head.size());
   mg_write(connection, body.data(), body.size());
   return code;
@@ -112,6 +115,18 @@ struct HttpExposer::State {
     return reply(connection, 200, "text/plain", "ok\n");
   }
 
+  static int on_readiness(mg_connection* connection, void* self) {
+    const auto [code, type, body] = static_cast<State*>(self)->readiness();
+    return reply(connection, code, type, body);
+  }
+
+  // Whoever keeps this process alive asks /healthz, whoever sends it work asks this.
+  [[nodiscard]] TlsServer::Answer readiness() const {
+    const std::string reason = config.not_ready ? config.not_ready() : "";
+    if (reason.empty()) return {200, "text/plain", "ok\n"};
+    return {503, "text/plain", reason + "\n"};
+  }
+
   Status start_tls(const Address& wanted) {
     const std::string& host = wanted.host;
     const bool bracketed = host.starts_with('[') && host.ends_with(']');
@@ -131,10 +146,11 @@ struct HttpExposer::State {
       return {200, kTextFormat, registry.text()};
     }
     if (path == "/healthz") return {200, "text/plain", "ok\n"};
+    if (path == "/readyz") return readiness();
     if (path == "/sd" && config.service_discovery) {
       return {200, "application/json", config.service_discovery()};
     }
-    return {404, "text/plain", "there is /metrics, /healthz and, of a coordinator, /sd\n"};
+    return {404, "text/plain", "there is /metrics, /healthz, /readyz and, of a coordinator, /sd\n"};
   }
 
   // An exception must not pass through civetweb's C frames.
@@ -191,6 +207,7 @@ Result<std::unique_ptr<HttpExposer>> HttpExposer::start(const PrometheusRegistry
   state->address = {wanted.host, port.port};
   mg_set_request_handler(state->server, "/metrics$", &State::on_metrics, state.get());
   mg_set_request_handler(state->server, "/healthz$", &State::on_health, state.get());
+  mg_set_request_handler(state->server, "/readyz$", &State::on_readiness, state.get());
   if (state->config.service_discovery) {
     mg_set_request_handler(state->server, "/sd$", &State::on_service_discovery, state.get());
   }

@@ -48,14 +48,16 @@ inline constexpr char kTlsClientCaVariable[] = "EMOE_METRICS_TLS_CLIENT_CA";
 // where a file cannot be read.
 [[nodiscard]] Result<std::function<ServerTls()>> tls_of_environment();
 
-// Serves GET /metrics and, where given, /sd (Prometheus http_sd JSON) and /healthz on its own small
-// HTTP server.
+// Serves GET /metrics, /healthz (the process is alive), /readyz (it also takes work; else 503) and,
+// where given, /sd (Prometheus http_sd JSON) on its own small HTTP server.
 class HttpExposer {
  public:
   struct Config {
     std::string listen = "127.0.0.1:0";  // port 0: a free one, see address()
     // Body of /sd; empty: no /sd. Called on server threads.
     std::function<std::string()> service_discovery;
+    // Why /readyz says no, in a word; empty: it says yes. Called on server threads; null: always yes.
+    std::function<std::string()> not_ready;
     // Called before each answer to /metrics, on several server threads at once; may be empty. For
     // values that are read on a scrape instead of being kept up to date.
     std::function<void()> before_scrape;

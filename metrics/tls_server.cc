@@ -122,7 +122,16 @@ class Connection {
 };
 
 const char* phrase_of(int code) {
-  return code == 200 ? "OK" : code == 404 ? "Not Found" : "Internal Server Error";
+  switch (code) {
+    case 200:
+      return "OK";
+    case 404:
+      return "Not Found";
+    case 503:
+      return "Service Unavailable";
+    default:
+      return "Internal Server Error";
+  }
 }
 
 }  // namespace

@@ -119,9 +119,15 @@ RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
   }
   memory.step.base += shape.adapter_bytes;
   if (shape.packs) memory.packed = packed_weights(config, shape.step);
-  // On a GPU that copy is the host's.
-  if (shape.copies_state && !shape.cuda)
-    memory.checkpoint = memory.step.trained + memory.step.optimizer;
+  const int64_t state = memory.step.trained + memory.step.optimizer;
+  if (shape.cuda) {
+    memory.host_program = kProgram + (shape.exchanges ? kMpi : 0);
+    // Ranks that share layers in full tuning write theirs tensor by tensor; all others copy it
+    // first, also where no checkpoint is asked for: who is paused or preempted leaves one.
+    if (!(shape.step.full && shape.step.tensor > 1)) memory.host_checkpoint = state;
+  } else if (shape.copies_state) {
+    memory.checkpoint = state;
+  }
   if (!shape.cuda)
     memory.kept = (memory.step.total() + memory.packed + memory.checkpoint) / kKeptPart;
   if (shape.exports) memory.exporting = exporting_memory(config, memory.step) + memory.packed;

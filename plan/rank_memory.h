@@ -35,6 +35,9 @@ struct RankMemory {
   int64_t checkpoint = 0;  // the copy of the state that is being written
   int64_t kept = 0;       // blocks that tensors have left and the allocator keeps for the next ones
   int64_t exporting = 0;  // all of it but the program, while the model is written and checked
+  // On a GPU's host, beside all that: the process, and the copy of the state that is being written.
+  int64_t host_program = 0;
+  int64_t host_checkpoint = 0;
 
   [[nodiscard]] int64_t training() const { return step.total() + packed + checkpoint + kept; }
   [[nodiscard]] bool peaks_in_export() const { return exporting > training(); }

@@ -1,5 +1,6 @@
 // emoe-coordinator: builds everything in order, waits for a signal, takes it down in reverse order.
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -228,11 +229,13 @@ class AddressFile {
 
 // Waits for the signal to end, then announces the shutdown to clients for the time of `drain` or
 // until a second signal.
-void serve_until_signal(RpcServer& rpc, const sigset_t& signals, std::chrono::milliseconds drain) {
+void serve_until_signal(RpcServer& rpc, const sigset_t& signals, std::chrono::milliseconds drain,
+                        std::atomic<bool>& draining) {
   int signal = 0;
   sigwait(&signals, &signal);
   log_info("signal %d: shutting down; running jobs go on and are taken up at the next start",
            signal);
+  draining = true;
   rpc.drain();
   const auto seconds = std::chrono::floor<std::chrono::seconds>(drain);
   const timespec period{seconds.count(), std::chrono::nanoseconds(drain - seconds).count()};
@@ -275,6 +278,8 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   controller.set_coordinator_address(reachable(config, rpc->address()));
   warn_of_access(config, reachable(config, rpc->address()), security);
   metrics::HttpExposer::Config exposing{.listen = config.metrics_listen()};
+  std::atomic<bool> draining = false;
+  exposing.not_ready = [&draining] { return draining ? "draining" : ""; };
   exposing.service_discovery = [&controller] { return service_discovery(controller); };
   if (security.certificates != nullptr) {
     // So that a bad new certificate is seen although nobody connects.
@@ -303,7 +308,7 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   std::cout << "listening on " << rpc->address() << ", metrics on " << exposer->address()
             << std::endl;
 
-  serve_until_signal(*rpc, signals, milliseconds(config.liveness().drain_period()));
+  serve_until_signal(*rpc, signals, milliseconds(config.liveness().drain_period()), draining);
   if (const Status closed = rpc->shutdown(); !closed.ok()) {
     // The calls that still run may never end; every change that was answered is stored already.
     log_error("%s: ending without them", std::string(closed.message()));

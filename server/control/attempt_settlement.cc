@@ -46,6 +46,7 @@ AttemptOutcome outcome_of(const v1::Job& job, const AttemptRecord& attempt,
                           const launcher::AttemptEnd& end) {
   AttemptOutcome outcome;
   outcome.reported_success = reported_success(job, attempt);
+  outcome.exporting = job.has_export_of() || job.state() == v1::EXPORTING;
   // A job that finished although its attempt was given up has finished; how its processes ended is
   // our own doing then.
   const bool given_up = attempt.stop_reason && attempt.stop_reason != Finding::cancelled;

@@ -87,6 +87,7 @@ FinishedRunRecord lesson_of(const v1::Job& job, WallTime now) {
 
 void add_usage(const v1::RankUsage& usage, v1::Measured& measured) {
   measured.set_rank_bytes(std::max(measured.rank_bytes(), usage.rank_bytes()));
+  measured.set_device_bytes(std::max(measured.device_bytes(), usage.device_bytes()));
   if (usage.export_bytes() > 0) measured.set_export_bytes(usage.export_bytes());
   if (usage.cache_bytes() > 0) measured.set_cache_bytes(usage.cache_bytes());
   if (!usage.machine().empty()) measured.set_machine(usage.machine());

@@ -127,8 +127,17 @@ int64_t PlannedRun::available() const {
   return on_gpu_ ? gpu_.bytes : capacity_.host_bytes;
 }
 
+int64_t PlannedRun::host_bytes(const RankMemory& memory) const {
+  if (!on_gpu_) return 0;
+  const int64_t ranks = capacity_.one_host ? std::max(spec_.parallel().ranks(), 1) : 1;
+  // Rank 0 writes a checkpoint; where the state is shared, each its own part.
+  const int64_t writers = shape_.step.shards > 1 ? ranks : 1;
+  return ranks * memory.host_program + writers * memory.host_checkpoint;
+}
+
 bool PlannedRun::fits(const RankMemory& memory) const {
-  return available() == 0 || memory.total() * sharing() <= available();
+  const bool on_host = capacity_.host_bytes == 0 || host_bytes(memory) <= capacity_.host_bytes;
+  return on_host && (available() == 0 || memory.total() * sharing() <= available());
 }
 
 int64_t PlannedRun::largest_micro_batch() const {

@@ -31,6 +31,8 @@ class PlannedRun {
   [[nodiscard]] int sharing() const;
   // Bytes of a host or a GPU; 0: not known.
   [[nodiscard]] int64_t available() const;
+  // Of a run on GPUs: what its ranks on one host take of the host's memory. Else 0.
+  [[nodiscard]] int64_t host_bytes() const { return host_bytes(memory_); }
   [[nodiscard]] bool fits() const { return fits(memory_); }
 
   // Tokens; 0: nothing is computed in micro-batches.
@@ -41,6 +43,7 @@ class PlannedRun {
 
  private:
   [[nodiscard]] bool fits(const RankMemory& memory) const;
+  [[nodiscard]] int64_t host_bytes(const RankMemory& memory) const;
 
   const v1::JobSpec& spec_;
   const DecoderConfig& model_;

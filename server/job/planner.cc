@@ -1,10 +1,14 @@
 #include "server/job/planner.h"
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
 
+#include "base/diagnostics.h"
 #include "config/config.h"
 #include "plan/rank_memory.h"
 #include "plan/training_flops.h"
@@ -14,6 +18,11 @@
 
 namespace emoe::server {
 namespace {
+
+// Of a run on GPUs: their host has not got what it takes there.
+bool lacks_host(const v1::MemoryPlan& memory) {
+  return memory.host_available() > 0 && memory.host_bytes() > memory.host_available();
+}
 
 // Changes of a job that does not fit, each computed anew.
 class Remedies {
@@ -50,11 +59,14 @@ class Remedies {
       const std::string said = "--set parallel.shard_base=true";
       if (!attempt(sharded, said)) tokens(sharded, said + " ", longest_row);
     }
-    other_ranks(into_.place() == "host");
+    other_ranks(into_.place() == "host" || lacks_host(into_));
   }
 
  private:
   bool attempt(const v1::JobSpec& changed, const std::string& said) {
+    Diagnostics problems;  // what a job may not be is no remedy
+    (void)config::check(changed, {}, std::nullopt, problems);
+    if (!problems.empty()) return false;
     const PlannedRun planned(changed, inputs_, capacity_);
     if (!planned.possible() || !planned.fits()) return false;
     v1::PlanChange& change = *into_.add_fits_with();
@@ -96,7 +108,7 @@ class Remedies {
   v1::MemoryPlan& into_;
 };
 
-void fill_memory(const PlannedRun& planned, v1::MemoryPlan& plan) {
+void fill_memory(const PlannedRun& planned, int64_t host_memory, v1::MemoryPlan& plan) {
   const RankMemory& memory = planned.memory();
   plan.set_place(planned.on_gpu() ? "device" : "host");
   plan.set_rank_bytes(memory.total());
@@ -114,6 +126,8 @@ void fill_memory(const PlannedRun& planned, v1::MemoryPlan& plan) {
   plan.set_ranks(planned.sharing());
   plan.set_available(planned.available());
   plan.set_device(planned.gpu().name);
+  plan.set_host_bytes(planned.host_bytes());
+  if (planned.on_gpu()) plan.set_host_available(host_memory);
   plan.set_micro_batch_tokens(planned.largest_micro_batch());
   plan.set_fitting_tokens(planned.fitting_tokens());
 }
@@ -205,6 +219,25 @@ std::string place_text(const v1::MemoryPlan& memory) {
   return memory.device().empty() ? "a GPU" : absl::StrCat("a GPU (", memory.device(), ")");
 }
 
+std::string amount(int64_t bytes) {
+  return absl::StrFormat("%d bytes (%.3g GiB)", bytes, std::ldexp(static_cast<double>(bytes), -30));
+}
+
+std::string remedy_text(const v1::Plan& plan) {
+  const v1::MemoryPlan& memory = plan.memory();
+  if (!plan.has_work()) return "";  // of a merge or a conversion nothing is tried
+  if (memory.fits_with().empty()) return "; nothing that was tried makes it fit";
+  std::string text = "; it fits with ";
+  for (const v1::PlanChange& change : memory.fits_with()) {
+    absl::StrAppend(&text, &change == &memory.fits_with(0) ? "" : ", or ", change.change());
+  }
+  return text;
+}
+
+std::map<std::string, std::string> both(int64_t needed, int64_t available) {
+  return {{"needed_bytes", absl::StrCat(needed)}, {"available_bytes", absl::StrCat(available)}};
+}
+
 }  // namespace
 
 v1::Plan plan_of(const PlanInputs& inputs, const Capacity& capacity) {
@@ -215,7 +248,7 @@ v1::Plan plan_of(const PlanInputs& inputs, const Capacity& capacity) {
   if (!planned->possible()) planned.reset();
   fill_disk(inputs, planned ? &*planned : nullptr, capacity, *plan.mutable_disk());
   if (!planned) return plan;
-  fill_memory(*planned, *plan.mutable_memory());
+  fill_memory(*planned, capacity.host_bytes, *plan.mutable_memory());
   if (!planned->fits() && planned->work()) {
     Remedies(inputs, capacity, *plan.mutable_memory())
         .try_all(plan.memory().fitting_tokens(), planned->work()->longest_row);
@@ -230,29 +263,29 @@ v1::Plan plan_of(const PlanInputs& inputs, const Capacity& capacity) {
 Status check_fits(const v1::Plan& plan) {
   const v1::MemoryPlan& memory = plan.memory();
   const int64_t needed = memory.rank_bytes() * memory.ranks();
-  const auto numbers = [](int64_t wanted, int64_t there) {
-    return std::map<std::string, std::string>{{"needed_bytes", absl::StrCat(wanted)},
-                                              {"available_bytes", absl::StrCat(there)}};
-  };
+  if (lacks_host(memory)) {
+    return make_error(StatusCode::kFailedPrecondition, "MODEL_DOES_NOT_FIT",
+                      absl::StrCat("beside its GPUs the job takes ", amount(memory.host_bytes()),
+                                   " of their host (checkpoints are written from a copy there), "
+                                   "which has ",
+                                   amount(memory.host_available()), remedy_text(plan)),
+                      both(memory.host_bytes(), memory.host_available()));
+  }
   if (memory.available() > 0 && needed > memory.available()) {
-    std::string remedy = memory.fits_with().empty() ? "" : "; it fits with";
-    for (const v1::PlanChange& change : memory.fits_with()) {
-      absl::StrAppend(&remedy, change.change() == memory.fits_with(0).change() ? " " : ", or ",
-                      change.change());
-    }
-    return make_error(
-        StatusCode::kFailedPrecondition, "MODEL_DOES_NOT_FIT",
-        absl::StrCat(memory.ranks() == 1 ? "a rank takes " : "its ranks take ", needed, " bytes, ",
-                     place_text(memory), " has ", memory.available(), remedy),
-        numbers(needed, memory.available()));
+    return make_error(StatusCode::kFailedPrecondition, "MODEL_DOES_NOT_FIT",
+                      absl::StrCat(memory.ranks() == 1 ? "a rank takes " : "its ranks take ",
+                                   amount(needed), ", ", place_text(memory), " has ",
+                                   amount(memory.available()), remedy_text(plan)),
+                      both(needed, memory.available()));
   }
   const v1::DiskPlan& disk = plan.disk();
   if (disk.free_bytes() > 0 && disk.total_bytes() > disk.free_bytes()) {
-    return make_error(StatusCode::kFailedPrecondition, "DISK_TOO_SMALL",
-                      absl::StrCat("checkpoints, export and cache take ", disk.total_bytes(),
-                                   " bytes, the file system of the output folders has ",
-                                   disk.free_bytes(), " free; fewer checkpoint.keep, or room"),
-                      numbers(disk.total_bytes(), disk.free_bytes()));
+    return make_error(
+        StatusCode::kFailedPrecondition, "DISK_TOO_SMALL",
+        absl::StrCat("checkpoints, export and cache take ", amount(disk.total_bytes()),
+                     ", the file system of the output folders has ", amount(disk.free_bytes()),
+                     " free; fewer checkpoint.keep, or room"),
+        both(disk.total_bytes(), disk.free_bytes()));
   }
   return ok_status();
 }

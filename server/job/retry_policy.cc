@@ -68,6 +68,10 @@ Verdict judge(const AttemptOutcome& outcome) {
     return {v1::REASON_PREEMPTED, RetryAction::requeue_uncounted};
   }
   if (outcome.signal != 0) return {v1::REASON_PEER_LOST, RetryAction::retry};
+  // Nothing in an export is left to chance: the next would be made of the same files.
+  if (outcome.exporting && outcome.exit_code == static_cast<int>(ExitCode::internal)) {
+    return {v1::REASON_INTERNAL, RetryAction::fail};
+  }
   if (outcome.exit_code != 0) return judge_code(outcome.exit_code);
   if (outcome.reported_success) return {v1::REASON_COMPLETED, RetryAction::succeed};
   // Exit code 0 without a good End report of rank 0 is no success: nobody saw the export verified.

@@ -43,6 +43,7 @@ struct AttemptOutcome {
   int exit_code = 0;
   int signal = 0;
   bool out_of_memory = false;
+  bool exporting = false;         // only the export of what is on the disk was left to do
   bool reported_success = false;  // rank 0's End said 0 and the export it owed is verified
 };
 

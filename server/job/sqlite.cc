@@ -29,6 +29,8 @@ StatusCode code_of(int sqlite_code) {
   }
 }
 
+constexpr size_t kShownSql = 60;  // of a statement, in an error
+
 }  // namespace
 
 Result<std::unique_ptr<Database>> Database::open(const std::filesystem::path& path, Mode mode) {
@@ -63,7 +65,7 @@ sqlite3_stmt** Database::place_of(std::string_view sql) {
 
 Status Database::execute(const std::string& sql) {
   const int code = sqlite3_exec(handle_, sql.c_str(), nullptr, nullptr, nullptr);
-  return code == SQLITE_OK ? ok_status() : error(code, sql.substr(0, 60));
+  return code == SQLITE_OK ? ok_status() : error(code, sql.substr(0, kShownSql));
 }
 
 Status Database::error(int code, const std::string& what) const {
@@ -75,8 +77,9 @@ Statement::Statement(Database& database, std::string_view sql)
   if (kept_ != nullptr) statement_ = std::exchange(*kept_, nullptr);
   if (statement_ != nullptr) return;
   ++database.preparations_;
-  note(sqlite3_prepare_v3(database.handle(), sql.data(), static_cast<int>(sql.size()),
-                          SQLITE_PREPARE_PERSISTENT, &statement_, nullptr));
+  const int code = sqlite3_prepare_v3(database.handle(), sql.data(), static_cast<int>(sql.size()),
+                                      SQLITE_PREPARE_PERSISTENT, &statement_, nullptr);
+  if (code != SQLITE_OK) status_ = database_.error(code, std::string(sql.substr(0, kShownSql)));
 }
 
 Statement::~Statement() {
@@ -91,7 +94,10 @@ Statement::~Statement() {
 }
 
 void Statement::note(int code) {
-  if (code != SQLITE_OK && status_.ok()) status_ = database_.error(code, "statement");
+  if (code == SQLITE_OK || !status_.ok()) return;
+  // Which one failed, by its first words; values are bound and not among them.
+  const char* sql = statement_ == nullptr ? nullptr : sqlite3_sql(statement_);
+  status_ = database_.error(code, sql == nullptr ? "" : std::string(sql).substr(0, kShownSql));
 }
 
 void Statement::bind_integer(int64_t value) {
@@ -151,7 +157,8 @@ Transaction::Transaction(Database& database)
       open_(begun_.ok()) {}
 
 Transaction::~Transaction() {
-  if (!open_) return;
+  // SQLite itself takes a transaction back whose COMMIT met a full disk or an I/O error.
+  if (!open_ || sqlite3_get_autocommit(database_.handle()) != 0) return;
   if (const Status status = database_.execute("ROLLBACK"); !status.ok()) {
     log_error("%s", std::string(status.message()));
   }

@@ -205,6 +205,9 @@ TEST(Commands, FilesThatCannotProtectAreRefusedBeforeAnythingIsSent) {
   refused({"--token-file", missing}, missing);
   refused({"--tls-ca", missing}, missing);
   refused({"--tls-ca", empty}, "is no PEM file");
+  const std::string key = (dir.path() / "key").string();
+  ASSERT_TRUE(write_file_atomically(key, "-----BEGIN PRIVATE KEY-----\n").ok());
+  refused({"--tls-ca", key}, "has no certificate");
   refused({"--tls-cert", empty, "--tls-key", empty}, "--tls-ca: is missing");
   refused({"--tls-ca", empty, "--tls-key", empty}, "--tls-cert: is missing");
 }

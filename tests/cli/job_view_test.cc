@@ -102,6 +102,18 @@ TEST(JobView, AnExportHasNoLoss) {
 }
 
 // A message can be read and a path copied on a narrow terminal.
+TEST(JobView, AnExportTrainsNothing) {
+  v1::Job job;
+  job.mutable_export_of()->set_step(65);
+  job.mutable_progress()->set_step(65);
+  const std::string text = job_text(job, kNow, 0);
+  EXPECT_NE(text.find("step 65"), std::string::npos) << text;
+  EXPECT_EQ(text.find("loss"), std::string::npos) << text;
+  v1::ListJobsResponse jobs;
+  *jobs.add_jobs() = job;
+  EXPECT_EQ(job_table(jobs, kNow, 0).find("LOSS"), std::string::npos);
+}
+
 TEST(JobView, NothingOfAJobIsCut) {
   v1::Job job = running_job();
   job.set_state(v1::FAILED);

@@ -43,6 +43,25 @@ TEST(PlanView, TellsWhatDoesNotFitAndWhatWould) {
   EXPECT_EQ(text.find("optimiser"), std::string::npos) << "what takes nothing has no line";
 }
 
+TEST(PlanView, SaysSoWhereNothingHelps) {
+  v1::Plan hopeless = plan();
+  hopeless.mutable_memory()->clear_fits_with();
+  EXPECT_NE(plan_text(hopeless, kNow, 0).find("nothing that was tried"), std::string::npos);
+  hopeless.mutable_memory()->set_available(100LL << 30);
+  EXPECT_EQ(plan_text(hopeless, kNow, 0).find("nothing that was tried"), std::string::npos);
+}
+
+TEST(PlanView, OneRunTellsNoError) {
+  v1::Plan known = plan();
+  known.mutable_time()->set_seconds(190);
+  known.mutable_time()->set_learned_from(1);
+  known.mutable_time()->set_machine("X");
+  EXPECT_NE(
+      plan_text(known, kNow, 0).find("learned from 1 run on X; how far it is off is not known"),
+      std::string::npos);
+  EXPECT_NE(short_plan(known).find("about 3m10s (by one run)"), std::string::npos);
+}
+
 TEST(PlanView, TellsTimesWithTheirError) {
   v1::Plan known = plan();
   known.mutable_time()->set_seconds(190);
@@ -72,6 +91,35 @@ TEST(PlanView, PutsWhatWasMeasuredBesideIt) {
   EXPECT_NE(table.find("-25.0 %"), std::string::npos) << table;
   EXPECT_NE(table.find("1m40s"), std::string::npos) << table;
   EXPECT_EQ(table.find("cache"), std::string::npos) << "not measured";
+  EXPECT_EQ(table.find("device"), std::string::npos) << "it ran on CPUs";
+}
+
+TEST(PlanView, TellsWhatAGpusHostNeeds) {
+  v1::Plan on_gpu = plan();
+  EXPECT_EQ(plan_text(on_gpu, kNow, 0).find("beside it"), std::string::npos);
+  on_gpu.mutable_memory()->set_host_bytes(3LL << 30);
+  on_gpu.mutable_memory()->set_host_available(2LL << 30);
+  const std::string text = plan_text(on_gpu, kNow, 0);
+  EXPECT_NE(text.find("3.0 GiB of a host with 2.0 GiB: DOES NOT FIT"), std::string::npos) << text;
+}
+
+TEST(PlanView, OnAGpuItsMemoryAndThatOfTheHost) {
+  v1::Job job;
+  *job.mutable_plan() = plan();
+  job.mutable_plan()->mutable_memory()->set_place("device");
+  job.mutable_plan()->mutable_memory()->set_program(1LL << 30);
+  job.mutable_measured()->set_seconds(100);
+  job.mutable_measured()->set_rank_bytes(5LL << 30);
+  job.mutable_measured()->set_device_bytes(4LL << 30);
+  const std::string table = measured_table(job, 0);
+  const auto line_of = [&](const std::string& name) {
+    const size_t at = table.find(name);
+    return at == std::string::npos ? "" : table.substr(at, table.find('\n', at) - at);
+  };
+  const std::string device = line_of("device memory of a rank");
+  EXPECT_NE(device.find("2.0 GiB"), std::string::npos) << "without what CUDA takes\n" << table;
+  EXPECT_NE(device.find("-50.0 %"), std::string::npos) << table;
+  EXPECT_NE(line_of("host memory of a rank").find("5.0 GiB"), std::string::npos) << table;
 }
 
 }  // namespace

@@ -20,9 +20,10 @@ inline DecoderConfig small_config() {
   return tiny_config({.hidden = 8, .d_ff = 64, .layers = 4, .vocab = 320, .positions = 512});
 }
 
-// A safetensors file of zeros, in F32.
+// A safetensors file of zeros, in F32; sparse, they take no place in memory or on the disk.
 inline void write_zeros(const std::filesystem::path& file,
-                        const std::map<std::string, std::vector<int64_t>>& shapes) {
+                        const std::map<std::string, std::vector<int64_t>>& shapes,
+                        bool sparse = false) {
   std::string header;
   size_t offset = 0;
   for (const auto& [name, shape] : shapes) {
@@ -32,7 +33,8 @@ inline void write_zeros(const std::filesystem::path& file,
                     "[" + std::to_string(offset) + "," + std::to_string(end) + "]");
     offset = end;
   }
-  write_bytes(file, safetensors_bytes(header + "}", std::string(offset, '\0')));
+  write_bytes(file, safetensors_bytes(header + "}", std::string(sparse ? 0 : offset, '\0')));
+  if (sparse) std::filesystem::resize_file(file, std::filesystem::file_size(file) + offset);
 }
 
 // A tokenizer.model of 300 pieces.
@@ -46,11 +48,12 @@ inline const std::string& tiny_tokenizer_bytes() {
 }
 
 // A folder whose files are what they should be; its weights are zeros.
-inline void write_model_folder(const std::filesystem::path& folder, const DecoderConfig& config) {
+inline void write_model_folder(const std::filesystem::path& folder, const DecoderConfig& config,
+                               bool sparse = false) {
   std::filesystem::create_directories(folder);
   std::map<std::string, std::vector<int64_t>> shapes;
   for (const TensorSpec& spec : TensorTable(config)) shapes[spec.name] = spec.shape;
-  write_zeros(folder / "model.safetensors", shapes);
+  write_zeros(folder / "model.safetensors", shapes, sparse);
   write_bytes(folder / "config.json", config.to_json("float32"));
   write_bytes(folder / "tokenizer.model", tiny_tokenizer_bytes());
 }

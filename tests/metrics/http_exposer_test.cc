@@ -1,3 +1,4 @@
+#include <atomic>
 #include <cstring>
 #include <stdexcept>
 
@@ -55,6 +56,19 @@ TEST(HttpExposer, ServesMetricsDiscoveryAndHealthOnAFreePort) {
   EXPECT_THAT(get(address, "/healthz"), HasSubstr("\r\n\r\nok"));
   EXPECT_THAT(get(address, "/etc/passwd"), StartsWith("HTTP/1.1 404"));
   EXPECT_THAT(get(address, "/metrics/x"), StartsWith("HTTP/1.1 404"));
+}
+
+TEST(HttpExposer, WhoIsNotReadyIsAliveAllTheSame) {
+  PrometheusRegistry registry;
+  std::atomic<bool> draining = false;
+  const auto exposer =
+      HttpExposer::start(registry, {.not_ready = [&] { return draining ? "draining" : ""; }});
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  EXPECT_THAT(get((*exposer)->address(), "/readyz"), StartsWith("HTTP/1.1 200"));
+  draining = true;
+  EXPECT_THAT(get((*exposer)->address(), "/readyz"), StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(get((*exposer)->address(), "/readyz"), HasSubstr("\r\n\r\ndraining"));
+  EXPECT_THAT(get((*exposer)->address(), "/healthz"), StartsWith("HTTP/1.1 200"));
 }
 
 TEST(HttpExposer, AsksForFreshValuesBeforeEachScrape) {

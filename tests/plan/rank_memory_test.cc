@@ -50,6 +50,23 @@ TEST(RankMemory, CountsTheCopyThatACheckpointIsWrittenFrom) {
   EXPECT_EQ(with.training() - without.training(), with.checkpoint + with.kept - without.kept);
 }
 
+// A checkpoint of a GPU's state is written from a copy on the host, asked for or not.
+TEST(RankMemory, OfAGpuTheCopyIsTheHosts) {
+  RankShape shape = lora_shape();
+  EXPECT_EQ(rank_memory(config(), shape, {{64, 10}}).host_program, 0) << "it is its own host";
+  shape.cuda = true;
+  const RankMemory lora = rank_memory(config(), shape, {{64, 10}});
+  EXPECT_EQ(lora.host_checkpoint, 3 * lora.step.trained);
+  EXPECT_GT(lora.host_program, 0);
+  shape.copies_state = true;
+  EXPECT_EQ(rank_memory(config(), shape, {{64, 10}}).total(), lora.total());
+  shape.step.full = true;
+  const RankMemory full = rank_memory(config(), shape, {{64, 10}});
+  EXPECT_EQ(full.host_checkpoint, 3 * weight_elements(config()) * 4);
+  shape.step.tensor = 2;
+  EXPECT_EQ(rank_memory(config(), shape, {{64, 10}}).host_checkpoint, 0) << "tensor by tensor";
+}
+
 TEST(RankMemory, CountsPackedWeightsAsAnotherCopy) {
   const DecoderConfig model = config();
   int64_t linears = 0;

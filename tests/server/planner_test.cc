@@ -111,7 +111,23 @@ TEST_F(LargePlanTest, TriesWhatWouldMakeItFit) {
   EXPECT_EQ(cut.memory().rank_bytes(), tight.fits_with(0).rank_bytes());
 }
 
+TEST_F(LargePlanTest, ProposesNothingThatAJobMayNotBe) {
+  const v1::MemoryPlan all = plan().memory();
+  const v1::MemoryPlan tight = plan({.host_bytes = all.rank_bytes() - all.optimizer()}).memory();
+  for (const auto& change : tight.fits_with()) {
+    EXPECT_FALSE(change.change().starts_with("--set tuning=lora"))
+        << "a random start has no base to keep frozen";
+  }
+}
+
 TEST_F(LargePlanTest, ProposesLoraWhereTheStateIsTooLarge) {
+  spec_.mutable_model()->clear_init();
+  spec_.mutable_model()->set_path((dir_ / "large").string());
+  testing::write_model_folder(
+      dir_ / "large",
+      testing::tiny_config(
+          {.hidden = 1024, .d_ff = 4096, .layers = 16, .vocab = 320, .positions = 512}),
+      /*sparse=*/true);
   const v1::MemoryPlan all = plan().memory();
   const Capacity half{.host_bytes = all.program() + all.base() + all.trained() + all.gradients()};
   const v1::MemoryPlan tight = plan(half).memory();
@@ -234,6 +250,27 @@ TEST_F(PlannerTest, ComparesWithTheKindOfGpuThatRanksHaveFound) {
   Capacity configured = small;
   configured.device_bytes = 80LL << 30;
   EXPECT_EQ(plan(configured).memory().available(), 80LL << 30) << "what is configured counts";
+}
+
+// A checkpoint of a GPU's state is written from a copy on its host.
+TEST_F(LargePlanTest, AGpuNeedsItsHostToo) {
+  spec_.mutable_resources()->set_device("cuda");
+  Capacity capacity{.device_bytes = 80LL << 30};
+  const v1::MemoryPlan unknown = plan(capacity).memory();
+  EXPECT_GT(unknown.host_bytes(), unknown.trained() + unknown.optimizer());
+  EXPECT_EQ(unknown.host_available(), 0);
+  capacity.host_bytes = unknown.host_bytes();
+  EXPECT_TRUE(check_fits(plan(capacity)).ok());
+  spec_.mutable_parallel()->set_ranks(2);
+  const v1::Plan two = plan(capacity);
+  EXPECT_LT(two.memory().host_bytes(), 2 * unknown.host_bytes()) << "rank 0 alone writes";
+  const Status refused = check_fits(two);
+  const ErrorDetail detail = error_detail_of(refused);
+  EXPECT_EQ(detail.reason, "MODEL_DOES_NOT_FIT");
+  EXPECT_EQ(detail.metadata.at("needed_bytes"), std::to_string(two.memory().host_bytes()));
+  EXPECT_EQ(detail.metadata.at("available_bytes"), std::to_string(capacity.host_bytes));
+  EXPECT_NE(std::string(refused.message()).find("it fits with --set"), std::string::npos)
+      << refused;
 }
 
 TEST_F(PlannerTest, RemoteMachinesAreKnownByWhatFinishedThere) {

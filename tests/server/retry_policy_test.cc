@@ -17,6 +17,8 @@ TEST(RetryPolicy, FollowsTheFailureTable) {
       {{.exit_code = 64}, {v1::REASON_CONFIGURATION, RetryAction::fail}},
       {{.exit_code = 65}, {v1::REASON_DATA, RetryAction::fail}},
       {{.exit_code = 70}, {v1::REASON_INTERNAL, RetryAction::retry}},
+      {{.exit_code = 70, .exporting = true}, {v1::REASON_INTERNAL, RetryAction::fail}},
+      {{.exit_code = 74, .exporting = true}, {v1::REASON_IO, RetryAction::retry}},
       {{.exit_code = 71}, {v1::REASON_PEER_LOST, RetryAction::retry}},
       {{.exit_code = 74}, {v1::REASON_IO, RetryAction::retry}},
       {{.exit_code = 75}, {v1::REASON_PREEMPTED, RetryAction::requeue_uncounted}},

@@ -86,6 +86,7 @@ double MetricsProbe::now_seconds() const {
 
 void MetricsProbe::refresh() {
   set("emoe_host_rss_bytes", "Physical memory of the process", rank_labels_, host_rss_bytes());
+  show_device_memory();
   set("emoe_comm_sequence", "Collectives this rank has started; the lowest of a job lags",
       rank_labels_, static_cast<double>(counters_.started));
   for (size_t kind = 0; kind < kCollectiveNames.size(); ++kind) {
@@ -96,6 +97,19 @@ void MetricsProbe::refresh() {
     raise("emoe_comm_bytes_total", "Bytes of the results of this rank's collectives", labels,
           static_cast<double>(totals.bytes));
   }
+}
+
+void MetricsProbe::show_device_memory() {
+  const auto memory = config_.device_memory ? config_.device_memory() : std::nullopt;
+  if (!memory) return;
+  const auto show = [&](const char* kind, int64_t bytes) {
+    set("emoe_device_memory_bytes", "Memory of the device that this rank's tensors take",
+        with(rank_labels_, "kind", kind), static_cast<double>(bytes));
+  };
+  show("allocated", memory->allocated);
+  show("reserved", memory->reserved);
+  show("peak_allocated", memory->peak_allocated);
+  show("peak_reserved", memory->peak_reserved);
 }
 
 void MetricsProbe::measure(const PlanRecord& plan) {

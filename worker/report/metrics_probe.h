@@ -10,6 +10,7 @@
 #include "base/pace.h"
 #include "metrics/metrics.h"
 #include "worker/comm/collective_counters.h"
+#include "worker/device/device_memory.h"
 #include "worker/report/progress_sink.h"
 
 namespace emoe::worker {
@@ -25,6 +26,7 @@ class MetricsProbe final : public ProgressSink {
     std::string job_id;
     int rank = 0;
     bool expert_tokens = false;  // emoe_expert_tokens_total, a series for every expert
+    DeviceMemoryReader device_memory = {};
   };
   // `registry`, `clock` and `counters`, the collectives of this rank, outlive it.
   MetricsProbe(metrics::Registry& registry, const Clock& clock, const CollectiveCounters& counters,
@@ -55,6 +57,7 @@ class MetricsProbe final : public ProgressSink {
   void measure(const PreflightRecord& /*record*/) {}
   void measure(const Message& /*message*/) {}
   void measure(const Warnings& warnings);
+  void show_device_memory();
   void show_step(const StepRecord& record, double eta_seconds, double ended);
   void show_steps_done(int64_t steps);
   void count_phase(Phase phase, double seconds);

@@ -30,6 +30,7 @@ class SessionClient : public ProgressSink, public StopSource {
   // What this rank took, for its End report.
   struct Usage {
     int64_t rank_bytes = 0;
+    int64_t device_bytes = 0;
     int64_t export_bytes = 0;
     int64_t cache_bytes = 0;
     std::string machine;

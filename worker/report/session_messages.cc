@@ -137,6 +137,7 @@ void fill(v1::Report& report, const EndRecord& record) {
   if (!record.usage) return;
   v1::RankUsage& usage = *report.mutable_end()->mutable_usage();
   usage.set_rank_bytes(record.usage->rank_bytes);
+  usage.set_device_bytes(record.usage->device_bytes);
   usage.set_export_bytes(record.usage->export_bytes);
   usage.set_cache_bytes(record.usage->cache_bytes);
   usage.set_machine(to_valid_utf8(record.usage->machine));

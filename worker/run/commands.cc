@@ -183,14 +183,18 @@ void write_logits(const LogitsRequest& request) {
 }
 
 void generate_text(const GenerateRequest& request) {
+  if (request.prompt.empty() && request.instruction.empty()) {
+    throw JobError(ExitCode::configuration,
+                   absl::StrCat("generate: there is nothing to ",
+                                request.chat ? "answer" : "continue", "; write generate --model ",
+                                request.model.string(), request.chat ? " --chat" : "",
+                                " \"text\", or --instruction \"text\" for the Alpaca template"));
+  }
   const Computation computation{device_named(request.device),
                                 wants_bfloat16(request.dtype, /*otherwise=*/false)};
   const auto tokenizer = input_or_throw(load_tokenizer(request.model));
   const BaseWeights base = input_or_throw(BaseWeights::open(request.model));
   input_or_throw(tokenizer->check_fits(base.config().vocab_size));
-  if (request.prompt.empty() && request.instruction.empty()) {
-    throw JobError(ExitCode::configuration, "generate: give --prompt or --instruction");
-  }
   const Prompt prompt = prompt_of(request, *tokenizer);
   input_or_throw(tokenizer->check_ids(prompt.ids, base.config().vocab_size));
   const auto model = load_model(base, {}, computation, request.adapter);

@@ -76,7 +76,8 @@ void add_generate(CLI::App& app, GenerateRequest& request) {
   CLI::App* generate = app.add_subcommand("generate", "Continue a prompt and print the new text.");
   generate->add_option("--model", request.model, "Hugging Face folder")->required();
   generate->add_option("--adapter", request.adapter, "PEFT folder");
-  CLI::Option* prompt = generate->add_option("--prompt", request.prompt, "text to continue");
+  CLI::Option* prompt = generate->add_option("--prompt,prompt", request.prompt,
+                                             "text to continue; --prompt may be left out");
   CLI::Option* chat = generate->add_flag(
       "--chat", request.chat,
       "the prompt is a turn of the user: it is put into the chat template, and the\n"

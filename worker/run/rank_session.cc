@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
@@ -17,6 +18,7 @@
 #include "base/sha256.h"
 #include "worker/device/block_cache.h"
 #include "worker/device/cuda/cuda_device.h"
+#include "worker/device/device_memory.h"
 #include "worker/errors.h"
 #include "worker/run/experts.h"
 #include "worker/run/ffn_choice.h"
@@ -193,7 +195,7 @@ RankSession::RankSession(const RunRequest& request, const RankEnvironment& envir
 }
 
 ExitCode RankSession::run(const Task& task) {
-  reporting_.emplace(plan_, environment_, out_, device_.is_cuda() ? "cuda" : "cpu", *counters_);
+  reporting_.emplace(plan_, environment_, out_, shown_device(), *counters_);
   ExitCode code = ExitCode::done;
   try {
     code = run_in_session(task);
@@ -209,7 +211,17 @@ ExitCode RankSession::run(const Task& task) {
   return code;
 }
 
+DeviceShown RankSession::shown_device() {
+  if (!device_.is_cuda()) return {};
+  return {.name = "cuda",
+          .memory = [this] { return device_begun_ ? device_memory(device_) : std::nullopt; }};
+}
+
 ExitCode RankSession::run_in_session(const Task& task) {
+  if (device_.is_cuda()) {
+    at::globalContext().lazyInitDevice(device_.type());
+    device_begun_ = true;
+  }
   progress().on(Phase::prepare);
   hasher_.emplace(cache_dir_, [this] { progress().on_work_done(); });
   claim();
@@ -253,7 +265,7 @@ void RankSession::prepare_inputs() {
       plan_, cache_dir_, threads_, *hasher_, [this] { progress().on_work_done(); },
       [this] { return stop().poll() != StopRequest::none; }));
   if (device_.is_cuda()) {
-    choose_micro_batch(plan_, prepared_->base, cuda::device_memory(device_.index()));
+    choose_micro_batch(plan_, prepared_->base, cuda::total_memory(device_.index()));
   }
   if (is_first()) write_preparation(out_, plan_, *prepared_);
   const Status allowed = warn(prepared_->warnings);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -66,6 +67,7 @@ class RankSession {
  private:
   ExitCode run_in_session(const Task& task);
   TaskResult run_task(const Task& task);
+  [[nodiscard]] DeviceShown shown_device();
   void claim();
   void prepare_inputs();
   void join_ranks();
@@ -75,11 +77,12 @@ class RankSession {
   JobPlan plan_;
   std::filesystem::path cache_dir_;
   at::Device device_ = at::kCPU;
+  std::atomic<bool> device_begun_ = false;  // its allocator may be asked
   int threads_ = 1;
   std::optional<FileLock> lock_;  // held until this process ends
   std::shared_ptr<CollectiveCounters> counters_ = std::make_shared<CollectiveCounters>();
   std::optional<RankGroups> groups_;
-  std::optional<Reporting> reporting_;   // its threads read counters_
+  std::optional<Reporting> reporting_;   // its threads read counters_ and the device's memory
   std::optional<ContentHasher> hasher_;  // reports its work
   std::optional<Prepared> prepared_;
 };

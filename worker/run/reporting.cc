@@ -37,8 +37,11 @@ int64_t bytes_below(const std::filesystem::path& folder) {
 
 // What this rank took until now; rank 0 says it of the output folder, too.
 SessionClient::Usage usage_of(const RankEnvironment& environment, const OutputFolder& out,
-                              const std::string& machine) {
+                              const std::string& machine, const DeviceMemoryReader& device_memory) {
   SessionClient::Usage usage{.rank_bytes = process_memory("VmHWM"), .machine = machine};
+  if (const auto memory = device_memory ? device_memory() : std::nullopt) {
+    usage.device_bytes = memory->peak_reserved;
+  }
   if (environment.rank != 0) return usage;
   usage.export_bytes = bytes_below(out.export_dir());
   usage.cache_bytes =
@@ -49,7 +52,7 @@ SessionClient::Usage usage_of(const RankEnvironment& environment, const OutputFo
 }  // namespace
 
 Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
-                     const OutputFolder& out, const std::string& device,
+                     const OutputFolder& out, const DeviceShown& device,
                      const CollectiveCounters& counters) {
   const bool alone = !environment.coordinator.has_value();
   signals_ =
@@ -60,8 +63,10 @@ Reporting::Reporting(const JobPlan& plan, const RankEnvironment& environment,
   const std::string job_id = alone ? out.root.filename().string() : environment.coordinator->job_id;
   probe_ = std::make_unique<MetricsProbe>(
       registry_, clock_, counters,
-      MetricsProbe::Config{
-          .job_id = job_id, .rank = environment.rank, .expert_tokens = environment.expert_metrics});
+      MetricsProbe::Config{.job_id = job_id,
+                           .rank = environment.rank,
+                           .expert_tokens = environment.expert_metrics,
+                           .device_memory = device.memory});
   start_metrics(environment);
   sinks.push_back(probe_.get());
   if (environment.rank == 0) {
@@ -108,20 +113,20 @@ void Reporting::start_metrics(const RankEnvironment& environment) {
 }
 
 void Reporting::start_session(const JobPlan& plan, const RankEnvironment& environment,
-                              const OutputFolder& out, const std::string& device,
+                              const OutputFolder& out, const DeviceShown& device,
                               const CollectiveCounters& counters) {
   SessionClient::Config config = *environment.coordinator;
   config.usage = [=, dtype = plan.model.bfloat16 ? "bfloat16" : "float32",
                   threads = plan.threads_per_rank] {
-    const std::string processor = device == "cuda" ? device : processor_name();
+    const std::string processor = device.name == "cuda" ? device.name : processor_name();
     const int computing = threads_of_rank(environment, threads, usable_cores());
-    return usage_of(environment, out, machine_kind(processor, computing, dtype));
+    return usage_of(environment, out, machine_kind(processor, computing, dtype), device.memory);
   };
   config.rank = environment.rank;
   config.world_size = environment.world_size;
   config.host = host_name();
   config.pid = ::getpid();
-  config.device = device;
+  config.device = device.name;
   config.version = version();
   if (exposer_) {
     config.metrics_address = metrics_scheme_ + reachable_address(exposer_->address(), config.host);

@@ -23,6 +23,13 @@
 
 namespace emoe::worker {
 
+// The device that a rank computes on, as it is shown to people: its name, "cpu" or "cuda", and what of
+// its memory is in use.
+struct DeviceShown {
+  std::string name = "cpu";
+  DeviceMemoryReader memory = {};
+};
+
 // Everything a rank reports through, put together for where it runs: rank 0 writes the output
 // folder's files and a console log, every rank serves /metrics, and under a coordinator every rank has
 // a session with it. Also what may stop the rank: signals and the coordinator's commands.
@@ -30,10 +37,10 @@ class Reporting {
  public:
   // Signals are taken over from here on; threads (session, HTTP) start. A /metrics address that is
   // taken is a warning: training does not depend on it.
-  // `device` is shown to people: "cpu" or "cuda". `counters`, the collectives of this rank as
-  // heartbeats and metrics show them, outlives this object.
+  // `counters`, the collectives of this rank as heartbeats and metrics show them, outlives this
+  // object, and so does what `device` reads.
   Reporting(const JobPlan& plan, const RankEnvironment& environment, const OutputFolder& out,
-            const std::string& device, const CollectiveCounters& counters);
+            const DeviceShown& device, const CollectiveCounters& counters);
   ~Reporting();
 
   [[nodiscard]] ProgressSink& sink() { return *tee_; }
@@ -55,7 +62,7 @@ class Reporting {
  private:
   void start_metrics(const RankEnvironment& environment);
   void start_session(const JobPlan& plan, const RankEnvironment& environment,
-                     const OutputFolder& out, const std::string& device,
+                     const OutputFolder& out, const DeviceShown& device,
                      const CollectiveCounters& counters);
 
   std::chrono::seconds delivery_{};

@@ -15,8 +15,8 @@ TEST(GpusAndRanks, MoreRanksThanGpusAreRefused) {
   // By its soname it is what a later dlopen() of the driver finds.
   ASSERT_NE(::dlopen(EMOE_FAKE_DRIVER, RTLD_NOW | RTLD_LOCAL), nullptr) << ::dlerror();
   ASSERT_EQ(cuda::device_count(), 1);
-  EXPECT_EQ(cuda::device_memory(0), int64_t{80} << 30);
-  EXPECT_EQ(cuda::device_memory(1), 0);
+  EXPECT_EQ(cuda::total_memory(0), int64_t{80} << 30);
+  EXPECT_EQ(cuda::total_memory(1), 0);
   EXPECT_EQ(cuda::device_name(0), "NVIDIA A100-SXM4-80GB");
   EXPECT_EQ(cuda::device_name(1), "");
   std::string unused_gpu;

@@ -139,6 +139,15 @@ def test_generate_needs_a_tokenizer_that_fits(tmp_path):
     done = tools.worker("generate", "--model", model, "--prompt", "the cat").expect(DATA)
     assert "300 pieces" in done.err, done.err
 
+
+def test_the_prompt_may_stand_by_itself():
+    model = ("--model", tools.TINY, "--max-tokens", 5)
+    for more in ((), ("--chat", "--template", "chatml")):
+        said = tools.worker("generate", *more, "--prompt", "the cat", *model).expect().out
+        assert tools.worker("generate", *more, "the cat", *model).expect().out == said, more
+    nothing = tools.worker("generate", "--chat", *model).expect(USAGE)
+    assert f'generate --model {tools.TINY} --chat "text"' in nothing.err, nothing.err
+
 #-- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- the small commands
 def small_files():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -36,7 +36,7 @@ class ReportingTest : public ::testing::Test {
     return environment;
   }
   [[nodiscard]] Reporting reporting(const RankEnvironment& environment) const {
-    return Reporting(JobPlan{}, environment, out(), "cpu", counters_);
+    return Reporting(JobPlan{}, environment, out(), {.name = "cpu"}, counters_);
   }
 
   emoe::testing::TempDir dir_;

@@ -64,7 +64,7 @@ int device_count() {
   return count;
 }
 
-int64_t device_memory(int gpu) {
+int64_t total_memory(int gpu) {
   const std::optional<int> device = driver_device(gpu);
   const auto ask = driver_function<int(size_t*, int)>("cuDeviceTotalMem_v2");
   size_t bytes = 0;

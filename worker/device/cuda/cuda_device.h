@@ -15,7 +15,7 @@ namespace emoe::worker::cuda {
 [[nodiscard]] int device_count();
 
 // Bytes of the memory of one of them, in use or not, as the driver says; 0 where it does not.
-[[nodiscard]] int64_t device_memory(int gpu);
+[[nodiscard]] int64_t total_memory(int gpu);
 
 // Its name ("NVIDIA H200"); empty where the driver says none.
 [[nodiscard]] std::string device_name(int gpu);
