@@ -130,6 +130,12 @@ std::vector<PreflightRow> host_facts(int gpu) {
   return rows;
 }
 
+std::string gpu_name(int gpu) {
+  const auto rows = gpu_facts(number_on_host(gpu));
+  const auto name = std::ranges::find(rows, "GPU", &PreflightRow::check);
+  return name == rows.end() ? "" : name->value;
+}
+
 std::vector<PreflightRow> disk_facts(const std::filesystem::path& folder) {
   constexpr size_t kBytes = 32 << 20;
   constexpr size_t kSmall = 4096;
