@@ -90,7 +90,7 @@ tsan: deps-test ## the coordinator's tests under TSan
 	@tools/build.sh tsan $(JOBS) $(TSAN_TESTS)
 	@ctest --test-dir build/tsan --output-on-failure -R '^($(subst $(space),|,$(strip $(TSAN_TESTS))))$$' $(CTEST_ARGS)
 
-fuzz: deps-test ## libFuzzer on what strangers write: six targets, ten minutes each (FUZZ_SECONDS=60: one)
+fuzz: deps-test ## libFuzzer on what strangers write: seven targets, ten minutes each (FUZZ_SECONDS=60: one)
 	@tools/build.sh fuzz $(JOBS) fuzz_targets
 	@tests/fuzz/run.py --seconds $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGETS)
 

@@ -13,18 +13,13 @@
 namespace emoe::cli {
 namespace {
 
-// "3.4 GiB of a host's 123.5 GiB"
+// "3.4 GiB of a host with 123.5 GiB"
 std::string host_text(const v1::MemoryPlan& memory) {
   if (memory.host_bytes() == 0) return "";
   const std::string text = human_bytes(memory.host_bytes());
   if (memory.host_available() == 0) return text + "; what a host has is not known";
   return absl::StrCat(text, " of a host with ", human_bytes(memory.host_available()),
-                      memory.host_bytes() > memory.host_available() ? ": DOES NOT FIT" : "");
-}
-
-bool fits(const v1::MemoryPlan& memory) {
-  if (memory.host_available() > 0 && memory.host_bytes() > memory.host_available()) return false;
-  return memory.available() == 0 || memory.rank_bytes() * memory.ranks() <= memory.available();
+                      memory.host_too_small() ? ": DOES NOT FIT" : "");
 }
 
 // "2.1 GiB a rank, 2 ranks on a host with 23.5 GiB"
@@ -36,21 +31,23 @@ std::string memory_text(const v1::MemoryPlan& memory) {
                                                       : "a " + printable(memory.device());
   if (memory.available() == 0) return absl::StrCat(text, "; what ", place, " has is not known");
   return absl::StrCat(text, " on ", place, " with ", human_bytes(memory.available()),
-                      fits(memory) ? "" : ": DOES NOT FIT");
+                      memory.does_not_fit() ? ": DOES NOT FIT" : "");
 }
 
 std::string micro_batch_text(const v1::MemoryPlan& memory) {
   std::string text = absl::StrCat(memory.micro_batch_tokens(), " tokens at most");
   if (memory.available() == 0) return text;
   if (memory.fitting_tokens() == 0) return text + "; none fits";
-  return absl::StrCat(text, "; up to ", memory.fitting_tokens(), " would fit");
+  return absl::StrCat(text, "; train.micro_batch_tokens up to ", memory.fitting_tokens(),
+                      memory.does_not_fit() ? " would fit" : " fits");
 }
 
 std::string work_text(const v1::WorkPlan& work) {
   const std::string rows =
       work.steps() > 0 ? absl::StrCat(" rows an epoch, ", work.steps(), " steps, ") : " rows, ";
-  return absl::StrCat(work.exact() ? "" : "about ", work.rows(), rows,
-                      human_count(static_cast<double>(work.tokens())), " tokens, ",
+  const char* bound = work.upper_bound() ? "at most " : "";
+  return absl::StrCat(work.exact() ? "" : "about ", work.rows(), rows, bound,
+                      human_count(static_cast<double>(work.tokens())), " tokens, ", bound,
                       human_count(static_cast<double>(work.target_tokens())), " to learn, ",
                       absl::StrFormat("%.3g", work.flops()), " FLOPs");
 }
@@ -93,7 +90,7 @@ std::string disk_text(const v1::DiskPlan& disk) {
       absl::StrCat(human_bytes(disk.total_bytes()), ": ", absl::StrJoin(parts, ", "));
   if (disk.free_bytes() == 0) return text;
   return absl::StrCat(text, "; ", human_bytes(disk.free_bytes()), " free",
-                      disk.total_bytes() > disk.free_bytes() ? ": TOO SMALL" : "");
+                      disk.too_small() ? ": TOO SMALL" : "");
 }
 
 std::string queue_text(const v1::QueuePlan& queue, WallTime now) {
@@ -140,15 +137,11 @@ std::string plan_text(const v1::Plan& plan, WallTime now, int width) {
     values.add("memory", memory_text(plan.memory()));
     values.add("beside it", host_text(plan.memory()));
     if (plan.has_work()) values.add("micro-batch", micro_batch_text(plan.memory()));
-    if (!fits(plan.memory()) && plan.memory().fits_with().empty() && plan.has_work()) {
-      values.add("fits with",
-                 "nothing that was tried: other micro-batches, shorter rows, bfloat16, "
-                 "LoRA, a shared base, other numbers of ranks");
-    }
     for (const v1::PlanChange& change : plan.memory().fits_with()) {
       values.add("fits with",
                  absl::StrCat(change.change(), " (", human_bytes(change.rank_bytes()), ")"));
     }
+    values.add("fits with", plan.memory().no_remedy());
   }
   if (plan.has_work()) values.add("work", work_text(plan.work()));
   if (plan.has_memory()) values.add("time", duration_text(plan));

@@ -49,6 +49,17 @@ std::string submitted_text(const Command& command, const v1::Job& job, bool vali
   return absl::StrCat("submitted ", job.id(), "\n", command.text_of(job));
 }
 
+// What comes after the call that made a job.
+int answer_sent(const Command& command, const SubmitOptions& options, const grpc::Status& status,
+                const v1::Job& job, const config::KeyLocations& locations, Client& client) {
+  if (!status.ok()) return command.fail(status, locations);
+  if (options.wait && !options.validate_only) {
+    command.terminal.err << "submitted " << job.id() << std::endl;
+    return wait_for_job(command, client, job.id());
+  }
+  return command.print(job, [&] { return submitted_text(command, job, options.validate_only); });
+}
+
 int send(const Command& command, const SubmitOptions& options, const config::LoadedJob& loaded,
          Client& client) {
   v1::CreateJobRequest request;
@@ -58,12 +69,7 @@ int send(const Command& command, const SubmitOptions& options, const config::Loa
   v1::Job job;
   const grpc::Status status =
       call_again(command, client, &v1::FineTuning::Stub::CreateJob, request, job);
-  if (!status.ok()) return command.fail(status, loaded.locations);
-  if (options.wait && !options.validate_only) {
-    command.terminal.err << "submitted " << job.id() << std::endl;
-    return wait_for_job(command, client, job.id());
-  }
-  return command.print(job, [&] { return submitted_text(command, job, options.validate_only); });
+  return answer_sent(command, options, status, job, loaded.locations, client);
 }
 
 // Several files are one call: all jobs are stored, or none.
@@ -109,10 +115,35 @@ int submit(const Command& command, const SubmitOptions& options, Client& client)
   return send(command, options, *loaded, client);
 }
 
+// The spec of such a job is its training's: submitted, it would train.
+int export_again(const Command& command, const SubmitOptions& options, const v1::Job& exported,
+                 Client& client) {
+  const v1::ExportOf& of = exported.export_of();
+  if (!options.set.empty() || options.validate_only) {
+    return command.fail(
+        absl::InvalidArgumentError(absl::StrCat(
+            "job ", exported.id(), " exports the checkpoint of step ", of.step(), " of job ",
+            of.job_id(),
+            " as it is, so there is nothing to change or to check: resubmit it without ",
+            "--set and --validate-only to export it again, or resubmit ", of.job_id(),
+            " with them to train anew")),
+        kExitUsage);
+  }
+  v1::ExportCheckpointRequest request;
+  request.set_id(of.job_id());
+  request.set_step(of.step());
+  request.set_request_id(options.request_id.empty() ? new_id("cli") : options.request_id);
+  v1::Job job;
+  const grpc::Status status =
+      call_again(command, client, &v1::FineTuning::Stub::ExportCheckpoint, request, job);
+  return answer_sent(command, options, status, job, {}, client);
+}
+
 // The spec as it was given, so that a default that has changed since is the new one.
 int resubmit(const Command& command, const SubmitOptions& options, Client& client) {
   v1::Job job;
   if (const grpc::Status got = client.get_job(options.id, job); !got.ok()) return command.fail(got);
+  if (job.has_export_of()) return export_again(command, options, job, client);
   Diagnostics diagnostics;
   config::LoadedJob loaded =
       config::parse_job(config::message_to_yaml(job.spec()), job.id(), options.set, diagnostics);
@@ -209,7 +240,9 @@ void add_submit_commands(CLI::App& app, Command& command) {
 
   const auto again = std::make_shared<SubmitOptions>();
   CLI::App* resubmit_app = app.add_subcommand(
-      "resubmit", "Submits a job anew, as it was given, with changes: a job and folder of its own");
+      "resubmit",
+      "Submits a job anew, as it was given, with changes: a job and folder of its own.\n"
+      "A job of `export` exports its checkpoint again and takes no changes");
   add_overrides(*resubmit_app, again->set);
   add_sending(*resubmit_app, *again);
   on_job(*resubmit_app, command, again, resubmit);

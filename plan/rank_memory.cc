@@ -62,12 +62,6 @@ int64_t exporting_memory(const DecoderConfig& config, const StepMemory& step) {
 
 }  // namespace
 
-int64_t weight_elements(const DecoderConfig& config) {
-  int64_t elements = 0;
-  for (const TensorSpec& spec : TensorTable(config)) elements += elements_of(spec);
-  return elements;
-}
-
 // How many layers there are at once was measured (tests/plan/plan_and_actual.py), as they are stored: in a
 // merge three (of the base, of the written model, and one in fp32, which of halves is two); where neurons
 // change places, five and a half (in files that are mapped, and copies).

@@ -14,6 +14,10 @@ struct MicroBatch {
   int64_t targets = 0;  // of them, those with a loss
 };
 
+// A suite is scored in passes of so many times a micro-batch's tokens: forward alone holds the activations
+// of one layer, a training step those of all.
+inline constexpr int64_t kSuitePass = 4;
+
 // A rank of a run, as far as its memory depends on it.
 struct RankShape {
   bool trains = true;         // else it evaluates
@@ -65,8 +69,5 @@ struct Rewriting {
 // directions: another copy of each; of the head two, since the plain one stays. Not those of the experts
 // that are computed sparse.
 [[nodiscard]] int64_t packed_weights(const DecoderConfig& config, const StepShape& shape);
-
-// Elements of all tensors of a model.
-[[nodiscard]] int64_t weight_elements(const DecoderConfig& config);
 
 }  // namespace emoe

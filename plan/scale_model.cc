@@ -29,20 +29,16 @@ class RankGroup {
 };
 
 struct Weights {
-  double layer = 0;     // elements of one layer, on the ranks that share it all together
-  double outer = 0;     // embedding, and the head where it is another
-  double adapters = 0;  // A and B
+  double layer = 0;  // elements of one layer, on the ranks that share it all together
+  double outer = 0;  // embedding, and the head where it is another
 };
 
-Weights weights_of(const DecoderConfig& config, const StepShape& step) {
+Weights weights_of(const DecoderConfig& config) {
   Weights weights;
   for (const TensorSpec& spec : TensorTable(config)) {
     const auto elements = static_cast<double>(elements_of(spec));
     if (spec.layer == 0) weights.layer += elements;
     if (spec.layer < 0) weights.outer += elements;
-    if (!step.full && step.lora_targets.contains(spec.linear())) {
-      weights.adapters += static_cast<double>(step.lora_rank * (spec.shape[0] + spec.shape[1]));
-    }
   }
   return weights;
 }
@@ -58,7 +54,7 @@ ScaledTime scaled_time(const DecoderConfig& config, const ScaledRun& run, const 
   const StepShape& step = run.step;
   const auto layers = static_cast<double>(config.num_hidden_layers);
   const auto passes = static_cast<double>(run.micro_batches);
-  const Weights weights = weights_of(config, step);
+  const Weights weights = weights_of(config);
   const bool one_node = run.ranks <= cluster.ranks_per_node;
   const RankGroup data(run.ranks / step.tensor, one_node ? cluster.inside : cluster.between);
   const RankGroup tensor(step.tensor,
@@ -68,7 +64,7 @@ ScaledTime scaled_time(const DecoderConfig& config, const ScaledRun& run, const 
   if (!step.full || step.shards == 1) {  // else gradients, too, leave layer by layer
     // In full tuning of a rank's part of each layer, with what all ranks have alike.
     const double own = layers * weights.layer / static_cast<double>(step.tensor) + weights.outer;
-    const double trained = step.full ? own : weights.adapters;
+    const double trained = step.full ? own : static_cast<double>(adapter_elements(config, step));
     time.exchange =
         data.sum(trained * kFp32Bytes) + tensor.sum(step.full ? 0.0 : trained * kFp32Bytes);
   }

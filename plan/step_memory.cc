@@ -177,23 +177,6 @@ class StepSizes {
   const StepShape& shape_;
 };
 
-// Elements of all tensors, and of A and B of the adapters.
-struct Elements {
-  int64_t weights = 0;
-  int64_t adapters = 0;
-};
-
-Elements count(const DecoderConfig& config, const DecoderConfig& own, const StepShape& shape) {
-  Elements elements;
-  for (const TensorSpec& spec : TensorTable(own)) elements.weights += elements_of(spec);
-  for (const TensorSpec& spec : TensorTable(config)) {
-    if (!shape.full && shape.lora_targets.contains(spec.linear())) {
-      elements.adapters += shape.lora_rank * (spec.shape[0] + spec.shape[1]);
-    }
-  }
-  return elements;
-}
-
 // The model as one of the ranks that share its layers sees it.
 DecoderConfig part_of(DecoderConfig config, int64_t ranks) {
   config.num_attention_heads /= ranks;
@@ -204,11 +187,26 @@ DecoderConfig part_of(DecoderConfig config, int64_t ranks) {
 
 }  // namespace
 
+int64_t weight_elements(const DecoderConfig& config) {
+  int64_t elements = 0;
+  for (const TensorSpec& spec : TensorTable(config)) elements += elements_of(spec);
+  return elements;
+}
+
+int64_t adapter_elements(const DecoderConfig& config, const StepShape& shape) {
+  int64_t elements = 0;
+  for (const TensorSpec& spec : TensorTable(config)) {
+    if (shape.full || !shape.lora_targets.contains(spec.linear())) continue;
+    elements += shape.lora_rank * (spec.shape[0] + spec.shape[1]);
+  }
+  return elements;
+}
+
 StepMemory forward_memory(const DecoderConfig& config, const StepShape& shape) {
   const DecoderConfig own = part_of(config, shape.tensor);
   const StepSizes sizes(own, shape);
   StepMemory memory;
-  memory.base = count(config, own, shape).weights * shape.dtype_bytes / shape.shards;
+  memory.base = weight_elements(own) * shape.dtype_bytes / shape.shards;
   memory.gathered = sizes.gathered();
   // What goes from layer to layer is the input of each; the head has that of the targets alone.
   memory.activations = shape.tokens * config.hidden_size * shape.dtype_bytes;
@@ -220,13 +218,13 @@ StepMemory forward_memory(const DecoderConfig& config, const StepShape& shape) {
 
 StepMemory step_memory(const DecoderConfig& config, const StepShape& shape) {
   const DecoderConfig own = part_of(config, shape.tensor);
-  const Elements elements = count(config, own, shape);
-  const int64_t trained = shape.full ? elements.weights : elements.adapters;
+  const int64_t weights = weight_elements(own);
+  const int64_t trained = shape.full ? weights : adapter_elements(config, shape);
   StepMemory memory;
   const bool shared = shape.shards > 1;
   // Full tuning in fp32 computes with the trained values themselves, and with shared ones as gathered.
   if (!shape.full || (shape.dtype_bytes != kFp32 && !shared)) {
-    memory.base = elements.weights * kept_bytes(shape) / shape.shards;
+    memory.base = weights * kept_bytes(shape) / shape.shards;
   }
   memory.trained = memory.gradients = trained * kFp32 / (shape.full ? shape.shards : 1);
   memory.optimizer = 2 * memory.trained;

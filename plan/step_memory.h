@@ -51,6 +51,11 @@ struct StepMemory {
   }
 };
 
+// Elements of all tensors of a model.
+[[nodiscard]] int64_t weight_elements(const DecoderConfig& config);
+// Elements of A and B of all adapters, of the whole model; 0 in full tuning.
+[[nodiscard]] int64_t adapter_elements(const DecoderConfig& config, const StepShape& shape);
+
 // The peak of a step as the engine computes it (worker/model): per layer and token it keeps the
 // input of each norm (of q and k too, where they have one), the inputs of linears that are trained or have an adapter, rotated queries
 // and keys, values, attention's output, and gate and up, of the targets alone in the last layer.

@@ -7,6 +7,8 @@
 namespace emoe {
 namespace {
 
+constexpr char kGpu[] = "cuda";
+
 // y = first · x1 + second · x2.
 struct Rates {
   double first = 0;
@@ -103,6 +105,14 @@ std::optional<TimeEstimate> estimate_time(const std::vector<FinishedRun>& finish
   const std::span<const FinishedRun> newest(finished.end() - count, finished.end());
   return TimeEstimate{
       .seconds = estimate(newest, wanted), .relative_error = error_on(newest), .runs = count};
+}
+
+std::string gpu_kind(const std::string& name) {
+  return name.empty() ? kGpu : kGpu + (" " + name);
+}
+
+bool is_gpu_kind(const std::string& kind) {
+  return kind.starts_with(kGpu);
 }
 
 std::string machine_kind(const std::string& processor, int threads, const std::string& dtype) {

@@ -37,6 +37,9 @@ inline constexpr int64_t kLearnedRuns = 50;
 [[nodiscard]] std::optional<TimeEstimate> estimate_time(const std::vector<FinishedRun>& finished,
                                                         const RunSize& wanted);
 
+// A GPU in place of the processor: "cuda NVIDIA H200", or "cuda" where its name is not known.
+[[nodiscard]] std::string gpu_kind(const std::string& name);
+[[nodiscard]] bool is_gpu_kind(const std::string& kind);
 // The kind of machine that the times of runs are compared on: "AMD EPYC 9454, 2 threads, bfloat16".
 [[nodiscard]] std::string machine_kind(const std::string& processor, int threads,
                                        const std::string& dtype);

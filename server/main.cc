@@ -32,6 +32,7 @@
 #include "server/job/job_store.h"
 #include "server/make_launcher.h"
 #include "server/rpc/rpc_server.h"
+#include "server/scheduler/free_resources.h"
 #include "server/security/security_config.h"
 #include "server/security_parts.h"
 
@@ -124,8 +125,8 @@ bool has_gpus(const v1::LauncherConfig& config) {
 
 // What a job's plan is compared with. Of other machines nothing is known but what the configuration
 // says.
-Capacity capacity_of(const v1::CoordinatorConfig& config, int threads_per_rank, JobStore& store,
-                     const GpuTypes& gpus) {
+Capacity capacity_of(const v1::CoordinatorConfig& config, const ControlConfig& control,
+                     JobStore& store, const GpuTypes& gpus) {
   const bool here = is_here(config.launcher());
   Capacity capacity{.host_bytes = config.slots().host_memory(),
                     .device_bytes = config.slots().device_memory(),
@@ -134,8 +135,12 @@ Capacity capacity_of(const v1::CoordinatorConfig& config, int threads_per_rank, 
                     .one_host = here,
                     .output_root = config.output_root(),
                     .processor = here ? processor_name() : "",
-                    .threads_per_rank = threads_per_rank};
+                    .threads_per_rank = threads_of(control)};
   if (here && capacity.host_bytes == 0) capacity.host_bytes = usable_memory();
+  const FreeResources all(Pool{control.capacity, control.hosts, ""}, {});
+  capacity.slots = all.ranks(/*gpus=*/false);
+  // Without hosts of its own the service does not count GPUs.
+  capacity.gpu_slots = control.hosts.empty() ? capacity.slots : all.ranks(/*gpus=*/true);
   capacity.known_gpu = [&gpus] { return gpus.smallest(); };
   capacity.learned_kinds = [&store] {
     return store.learned_kinds().value_or(std::vector<std::string>());
@@ -268,7 +273,7 @@ Status serve(const v1::CoordinatorConfig& config, const sigset_t& signals) {
   Controller controller(control, *store, engine, clock, probe);
   EMOE_RETURN_IF_ERROR(controller.recover());
   RpcServer::Config serving = rpc_config(config, launcher->name(), clock);
-  serving.admission.capacity = capacity_of(config, threads_of(controller.config()), *store, gpus);
+  serving.admission.capacity = capacity_of(config, controller.config(), *store, gpus);
   serving.guard.tokens = security.tokens.get();
   serving.guard.audit = security.audit.get();
   serving.guard.probe = &security_probe;

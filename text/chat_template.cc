@@ -5,7 +5,6 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
 
-#include "base/check.h"
 #include "text/template_match.h"
 #include "text/turn_template.h"
 
@@ -163,7 +162,10 @@ Result<std::unique_ptr<ChatTemplate>> load_chat_template(const std::string& name
   } else {
     form = form_of_family(wanted, tokenizer);
   }
-  EMOE_CHECK(form != nullptr, wanted);
+  if (form == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", wanted, "\" is no template; use auto, ",
+                                                   absl::StrJoin(template_names(), ", ")));
+  }
   EMOE_ASSIGN_OR_RETURN(std::unique_ptr<ChatTemplate> turns, make_turn_template(*form, tokenizer));
   return std::make_unique<WithInput>(std::move(turns));
 }

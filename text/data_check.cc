@@ -1,7 +1,9 @@
 #include "text/data_check.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
+#include <utility>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_replace.h>
@@ -16,8 +18,10 @@ constexpr size_t kSampledBytes = 2 << 20;
 // Looks at the rows of one data set, file after file.
 class RowSampler {
  public:
-  RowSampler(const DatasetOptions& options, const Recipe* recipe, Diagnostics& diagnostics)
-      : options_(options), recipe_(recipe), diagnostics_(diagnostics) {}
+  // `most`: of the good rows of each file, how many count; empty: all.
+  RowSampler(const DatasetOptions& options, const Recipe* recipe, std::vector<int64_t> most,
+             Diagnostics& diagnostics)
+      : options_(options), recipe_(recipe), most_(std::move(most)), diagnostics_(diagnostics) {}
 
   void read(const data::RowFormat& format) {
     for (size_t number = 0; number < options_.files.size(); ++number) {
@@ -29,8 +33,10 @@ class RowSampler {
                                 .fields = options_.fields,
                                 .number = static_cast<int64_t>(number),
                                 .several = options_.files.size() > 1};
+      int64_t good = 0;
       const auto rows = data::read_rows(file, diagnostics_, [&](data::SourceRow&& row) {
-        look(row, data::place_of(path, row), faults);
+        if (most_.empty() || good < most_[number]) look(row, data::place_of(path, row), faults);
+        ++good;
       });
       if (!rows.ok()) diagnostics_.add(options_.key, std::string(rows.status().message()));
       faults.finish();
@@ -105,6 +111,7 @@ class RowSampler {
 
   const DatasetOptions& options_;
   const Recipe* recipe_;
+  const std::vector<int64_t> most_;
   Diagnostics& diagnostics_;
   DataCheck check_;
   data::RowWarnings warnings_;  // of all rows
@@ -113,6 +120,21 @@ class RowSampler {
   size_t bytes_ = 0;  // of text in the sample
 };
 
+// How many leading rows of each file count. That is known behind the last one, so it takes a pass of its
+// own; what is wrong with the files, the next pass says.
+std::vector<int64_t> leading_rows(const DatasetOptions& options, const data::RowFormat& format) {
+  if (!(options.fraction > 0.0 && options.fraction < 1.0)) return {};
+  Diagnostics said_later;
+  RowSampler all(options, nullptr, {}, said_later);
+  all.read(format);
+  std::vector<int64_t> rows(options.files.size());
+  for (const data::RowKey& row : all.finish().rows) ++rows[static_cast<size_t>(row.file)];
+  for (int64_t& count : rows) {
+    count = static_cast<int64_t>(std::ceil(options.fraction * static_cast<double>(count)));
+  }
+  return rows;
+}
+
 }  // namespace
 
 std::optional<DataCheck> check_data(const DatasetOptions& options, const Recipe* recipe,
@@ -120,7 +142,7 @@ std::optional<DataCheck> check_data(const DatasetOptions& options, const Recipe*
   const data::RowFormat* format = data::find_row_format(options.format);
   if (format == nullptr) return std::nullopt;  // reported as a value of data.format
   const size_t before = diagnostics.size();
-  RowSampler sampler(options, recipe, diagnostics);
+  RowSampler sampler(options, recipe, leading_rows(options, *format), diagnostics);
   sampler.read(*format);
   DataCheck check = sampler.finish();
   return diagnostics.size() == before ? std::optional(std::move(check)) : std::nullopt;

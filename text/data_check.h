@@ -12,7 +12,7 @@ namespace emoe {
 
 // What can be known of a data set without tokenising all of it.
 struct DataCheck {
-  std::vector<data::RowKey> rows;  // all of the files, in order
+  std::vector<data::RowKey> rows;  // of the files, in order; the leading ones of data.fraction
   int64_t duplicates = 0;          // of them, those that are as an earlier one, white space apart
 
   // Of the first rows; all of them where `sampled` is rows.size().

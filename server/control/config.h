@@ -35,7 +35,7 @@ struct ControlConfig {
   std::map<std::string, std::string>
       rank_environment;                 // what ranks get beside what the attempt needs
   bool preempt = false;                 // jobs of lower priority make room
-  std::chrono::milliseconds min_run{};  // but none before it ran for so long
+  std::chrono::milliseconds min_run{};  // but none before it did steps for so long
   // Where a job asks for no thread count: what the coordinator was told for each rank, or (0) the
   // share of the cores that a slot has.
   int threads_per_rank = 0;

@@ -173,6 +173,19 @@ void Controller::hide_foreign_jobs_locked(const v1::Job& job, std::string& messa
   }
 }
 
+// A job that were displaced before its first step would only load, again and again.
+bool Controller::has_had_its_run(const LiveJob& live) const {
+  if (config_.min_run == std::chrono::milliseconds::zero()) return true;
+  const v1::Job& job = live.record.job;
+  const v1::Attempt& attempt = *job.attempts().rbegin();
+  const bool counts_steps = job.resolved_spec().task() == "train" && !job.has_export_of();
+  const bool waits = !live.attempt->waiting.empty();  // for the engine: there is nothing to lose
+  const bool begun = attempt.has_first_step_time();
+  if (counts_steps && !waits && !begun && !live.attempt->steps.begun) return false;
+  const WallTime since = to_wall_time(begun ? attempt.first_step_time() : attempt.start_time());
+  return clock_.wall_now() - since >= config_.min_run;
+}
+
 std::vector<RunningJob> Controller::running_locked() {
   std::vector<RunningJob> running;
   for (const auto& [id, live] : jobs_.all()) {
@@ -181,10 +194,8 @@ std::vector<RunningJob> Controller::running_locked() {
     RunningJob& job = running.emplace_back(holding_of(live.record.job));
     if (!live.attempt) continue;
     job.leaving = live.attempt->record.stop_reason.has_value();
-    const WallTime started = to_wall_time(live.record.job.attempts().rbegin()->start_time());
     job.displaceable = config_.preempt && !job.leaving &&
-                       (state == v1::STARTING || state == v1::RUNNING) &&
-                       clock_.wall_now() - started >= config_.min_run;
+                       (state == v1::STARTING || state == v1::RUNNING) && has_had_its_run(live);
   }
   return running;
 }

@@ -125,9 +125,15 @@ class Controller {
   [[nodiscard]] Result<v1::Job> pause(const std::string& id, const RequestKey& request);
   // Of a job that is PAUSED or PAUSING, else WRONG_STATE.
   [[nodiscard]] Result<v1::Job> resume(const std::string& id, const RequestKey& request);
-  // Errors as in the proto file.
+  // What an export job will need, and what speaks against making one now.
+  struct ExportRoom {
+    v1::Plan plan;
+    Status status;
+  };
+  // Errors as in the proto file; `room` counts only where a new job would be made.
   [[nodiscard]] Result<v1::Job> export_checkpoint(const std::string& id, int64_t step,
-                                                  const RequestKey& request);
+                                                  const RequestKey& request,
+                                                  const ExportRoom& room = {});
   // Returns when the folders are gone; other calls do not wait for that.
   [[nodiscard]] Status remove(const std::string& id, const std::string& etag, bool delete_outputs,
                               const RequestKey& request);
@@ -204,6 +210,9 @@ class Controller {
   void look_at_attempt_locked(LiveJob& live, SteadyTime now);
   void schedule_locked(SteadyTime now);
   [[nodiscard]] std::vector<RunningJob> running_locked();
+  // Whether an attempt has done steps for min_run; of a task without steps, and of one that the engine has
+  // not begun, counted from its start.
+  [[nodiscard]] bool has_had_its_run(const LiveJob& live) const;
   [[nodiscard]] int slots_total() const { return static_cast<int>(config_.capacity.cpus); }
   [[nodiscard]] int slots_used_locked();
   // The row that makes a repeat of the request get the same answer, which the commit of the change
@@ -215,6 +224,8 @@ class Controller {
   [[nodiscard]] Status forget_locked(const std::string& id, const std::string& etag,
                                      const RequestKey& request, bool delete_outputs,
                                      DiscardedFolders& discarded);
+  // WRONG_STATE while a job exports one of its checkpoints into its output folder.
+  [[nodiscard]] Status check_no_export_locked(const v1::Job& trained);
   void poke();
 
   const ControlConfig config_;

@@ -180,6 +180,20 @@ Result<int> Controller::forget_ended(WallTime before, int most, const std::stop_
   return forgotten;
 }
 
+Status Controller::check_no_export_locked(const v1::Job& trained) {
+  for (const auto& [id, live] : jobs_.all()) {
+    const v1::Job& other = live.record.job;
+    if (other.export_of().job_id() != trained.id() || is_terminal(other.state())) continue;
+    return make_error(
+        StatusCode::kFailedPrecondition, "WRONG_STATE",
+        absl::StrCat("job ", trained.id(), " cannot be deleted with its outputs: job ", id,
+                     ", which is ", to_string(other.state()), ", exports its checkpoint of step ",
+                     other.export_of().step(), " into them; wait for that job's end or cancel it"),
+        {{"job_id", trained.id()}, {"export_job_id", id}, {"state", to_string(other.state())}});
+  }
+  return ok_status();
+}
+
 Status Controller::forget_locked(const std::string& id, const std::string& etag,
                                  const RequestKey& request, bool delete_outputs,
                                  DiscardedFolders& discarded) {
@@ -187,6 +201,7 @@ Status Controller::forget_locked(const std::string& id, const std::string& etag,
   const v1::Job& job = stored.job;
   if (!is_terminal(job.state())) return wrong_state(job, "be deleted; cancel it first");
   EMOE_RETURN_IF_ERROR(check_etag(job, etag));
+  if (delete_outputs) EMOE_RETURN_IF_ERROR(check_no_export_locked(job));
   // Files first: a job whose files could not be removed stays listed.
   if (delete_outputs) {
     const Status aside = discarded.take(job.output_dir());

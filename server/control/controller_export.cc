@@ -78,7 +78,7 @@ void Controller::let_checkpoints_go_locked() {
 }
 
 Result<v1::Job> Controller::export_checkpoint(const std::string& id, int64_t step,
-                                              const RequestKey& request) {
+                                              const RequestKey& request, const ExportRoom& room) {
   const std::lock_guard lock(mutex_);
   EMOE_ASSIGN_OR_RETURN(const auto first, answered(request));
   if (first) return *first;
@@ -102,6 +102,7 @@ Result<v1::Job> Controller::export_checkpoint(const std::string& id, int64_t ste
     if (is_terminal(running.state()) || !is_same(running.export_of(), of)) continue;
     return answer_unchanged(running, request);  // it is under way
   }
+  EMOE_RETURN_IF_ERROR(room.status);
   const fs::path exports = fs::path(trained.output_dir()) / "exports";
   const std::string name = fs::path(checkpoint.path()).filename().string();
   const fs::path kept = exports / ("." + name) / name;
@@ -112,6 +113,7 @@ Result<v1::Job> Controller::export_checkpoint(const std::string& id, int64_t ste
   Submission submission{
       .spec = export_spec(trained.spec(), label),
       .resolved = export_spec(trained.resolved_spec(), label),
+      .plan = room.plan,
       .by = {.project = trained.project(),
              .owner = trained.owner(),
              .allowed_roots = {trained.allowed_roots().begin(), trained.allowed_roots().end()}}};

@@ -68,9 +68,12 @@ Status ReportWriter::begin_steps(int64_t first_step) {
 }
 
 Status ReportWriter::step(const v1::StepMetrics& reported) {
-  if (!edit_.steps().begun) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
+  const bool first = !edit_.steps().begun;
+  if (first) EMOE_RETURN_IF_ERROR(begin_steps(reported.step()));
   edit_.steps().begun = true;
-  v1::StepMetrics& metrics = *edit_.add_event().mutable_step();
+  v1::Event& event = edit_.add_event();
+  if (first) *edit_.public_attempt().mutable_first_step_time() = event.time();
+  v1::StepMetrics& metrics = *event.mutable_step();
   metrics = reported;
   metrics.set_attempt(live_.attempt->record.number);
 

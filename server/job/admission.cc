@@ -1,10 +1,11 @@
 #include "server/job/admission.h"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
+#include <string>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -177,28 +178,48 @@ void check_files(const v1::JobSpec& spec, const PathCheck& paths, ModelFiles& mo
     const auto order = read_neuron_order(spec.model().path(), *model.config);
     add_problems("model.path", order.status(), diagnostics);
   }
+  const bool emoe_is_wrong = std::ranges::any_of(
+      diagnostics.violations(), [](const Violation& v) { return v.field.starts_with("emoe"); });
+  if (emoe_is_wrong) return;
   if (!spec.export_().original_order() && emoe.experts() > 0 && model.config &&
       paths.usable("model.path")) {
     const auto layers = config::converted_layers(spec, model.config->num_hidden_layers);
     add_problems("export.original_order",
                  check_order_is_original(spec.model().path(), *model.config, layers), diagnostics);
   }
-  const bool emoe_is_wrong = std::ranges::any_of(
-      diagnostics.violations(), [](const Violation& v) { return v.field.starts_with("emoe"); });
   if (paths.usable("emoe.partition.path") && emoe.partition().method() == "file" &&
-      emoe.experts() > 0 && model.config && !emoe_is_wrong) {
+      emoe.experts() > 0 && model.config) {
     check_partition(spec, model, diagnostics);
   }
 }
 
+// Of the checks of the keys alone, whether they found nothing wrong in this section: a wrong value has been
+// told of, and nothing can be computed with it.
+class SoundSections {
+ public:
+  // Of the violations from the `first` on.
+  SoundSections(const Diagnostics& diagnostics, size_t first) {
+    const auto& all = diagnostics.violations();
+    for (size_t i = first; i < all.size(); ++i) {
+      wrong_.insert(all[i].field.substr(0, all[i].field.find_first_of(".[")));
+    }
+  }
+  // Of a word that is no task nothing has a default.
+  [[nodiscard]] bool operator()(const std::string& section) const {
+    return !wrong_.contains("task") && !wrong_.contains(section);
+  }
+
+ private:
+  std::set<std::string> wrong_;
+};
+
 // A row of messages gives at most one row to train on. (How many a text gives depends on the
 // tokenizer.)
 void check_batch(const v1::JobSpec& spec, size_t rows, Diagnostics& diagnostics) {
-  const double usable = std::ceil(spec.data().fraction() * static_cast<double>(rows));
   const int32_t batch = spec.train().global_batch();
-  if (!spec.train().drop_last() || !(usable < batch)) return;
+  if (!spec.train().drop_last() || std::cmp_greater_equal(rows, batch)) return;
   config::KeyReporter({}, diagnostics)(
-      "train.global_batch", absl::StrCat("is ", batch, ", but data.train has only ", usable,
+      "train.global_batch", absl::StrCat("is ", batch, ", but data.train has only ", rows,
                                          " usable rows: with train.drop_last no step is left"));
 }
 
@@ -212,12 +233,12 @@ bool usable(const PathCheck& paths, const v1::JobSpec& spec, const DatasetOption
   return all && !options.files.empty();
 }
 
-// All rows of the data sets, with their tokenizer as the run reads them. (Not with data.fraction: which
-// rows count is known behind the last one.)
+// All rows of the data sets, with their tokenizer as the run reads them. Where a value of the section is
+// wrong (not `sound`), what is wrong with the files is told all the same, but no row is tokenised.
 void check_data(const v1::JobSpec& spec, const PathCheck& paths, const Tokenizer* tokenizer,
-                Diagnostics& diagnostics, SpecFacts& facts) {
+                bool sound, Diagnostics& diagnostics, SpecFacts& facts) {
   if (data::find_row_format(spec.data().format()) == nullptr) return;
-  if (spec.data().fraction() != 1.0 && spec.data().has_fraction()) tokenizer = nullptr;
+  if (!sound) tokenizer = nullptr;
   const auto check = [&](const std::optional<DatasetOptions>& options) {
     std::optional<DataCheck> found;
     if (!options || !usable(paths, spec, *options)) return found;
@@ -232,10 +253,10 @@ void check_data(const v1::JobSpec& spec, const PathCheck& paths, const Tokenizer
   const std::optional<DatasetOptions> eval = config::eval_data(spec);
   facts.train = check(train);
   if (eval && eval->key == "data.eval") {
-    const bool same = train && train->paths() == eval->paths();
+    const bool same = train && train->paths() == eval->paths() && train->fraction == 1.0;
     facts.eval = same ? facts.train : check(eval);
   }
-  if (!facts.train || !train) return;
+  if (!facts.train || !train || !sound) return;
   std::vector<data::RowKey>& rows = facts.train->rows;
   if (train->held_out.side != data::HeldOut::Side::none && !rows.empty()) {
     const auto out = data::held_out_rows(rows, train->held_out.fraction, train->seed);
@@ -309,13 +330,17 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config, Diagno
     model = check_model(given.model().path(), given.task() != "merge" && given.task() != "convert",
                         diagnostics);
   }
+  const size_t of_files = diagnostics.violations().size();
   const v1::JobSpec resolved = config::check(given, {}, model.shape(), diagnostics);
+  const SoundSections sound(diagnostics, of_files);
   check_engine_keys(resolved, config, diagnostics);
   check_files(resolved, paths, model, diagnostics);
   SpecFacts facts;
-  check_data(resolved, paths, model.tokenizer.get(), diagnostics, facts);
-  check_suite(resolved, paths, model.tokenizer.get(), diagnostics, facts);
-  if (model.config && model.tokenizer) {
+  check_data(resolved, paths, model.tokenizer.get(), sound("data"), diagnostics, facts);
+  if (sound("evaluate")) {
+    check_suite(resolved, paths, model.tokenizer.get(), diagnostics, facts);
+  }
+  if (model.config && model.tokenizer && sound("data")) {
     const fs::path folder = given.model().path();
     if (!facts.template_ends) check_end_of_text(model, folder, diagnostics);
     const int32_t end = facts.template_ends ? facts.end_of_row : model.tokenizer->eos_id();
@@ -325,8 +350,13 @@ v1::JobSpec admit(const v1::JobSpec& spec, const AdmissionConfig& config, Diagno
   if (resolved.data().strict()) diagnostics.forbid_warnings();
   if (found != nullptr && diagnostics.empty()) {
     found->data = receipt_of(facts);
-    const PlanInputs inputs{resolved, planned_shape(resolved, model), stored_bytes(model), facts};
-    found->plan = plan_of(inputs, config.capacity);
+    found->plan = plan_of({.spec = resolved,
+                           .given = given,
+                           .shape = model.shape(),
+                           .model = planned_shape(resolved, model),
+                           .stored_weight_bytes = stored_bytes(model),
+                           .facts = facts},
+                          config.capacity);
   }
   return resolved;
 }

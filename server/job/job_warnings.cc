@@ -1,7 +1,5 @@
 #include "server/job/job_warnings.h"
 
-#include <cmath>
-
 #include <nlohmann/json.hpp>
 
 #include "config/warnings.h"
@@ -21,19 +19,15 @@ int64_t steps_of(const v1::Train& train, int64_t rows) {
 
 void warn_of(const v1::JobSpec& spec, const SpecFacts& facts, Diagnostics& diagnostics) {
   if (spec.task() != "train") return;
-  std::vector<data::RowKey> trained = facts.train ? facts.train->rows : std::vector<data::RowKey>();
-  const double usable = std::ceil(spec.data().fraction() * static_cast<double>(trained.size()));
-  if (facts.train && spec.data().train_files().empty()) trained.resize(static_cast<size_t>(usable));
+  const std::vector<data::RowKey> trained =
+      facts.train ? facts.train->rows : std::vector<data::RowKey>();
   if (facts.eval) {
     const std::vector<std::filesystem::path> eval_files{spec.data().eval()};
     data::warn_of_shared_rows(trained, facts.eval->rows, eval_files, diagnostics);
   }
   const v1::Train& train = spec.train();
   const bool counted = data::find_row_format(spec.data().format())->has_messages();
-  const int64_t rows =
-      !counted ? 0
-               : static_cast<int64_t>(
-                     std::ceil(spec.data().fraction() * static_cast<double>(facts.train_rows)));
+  const int64_t rows = counted ? facts.train_rows : 0;
   config::warn_of_warmup(spec.optimizer().warmup_ratio(), steps_of(train, rows), diagnostics);
   config::warn_of_rest({.rows = rows,
                         .global_batch = train.global_batch(),

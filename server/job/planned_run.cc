@@ -1,11 +1,14 @@
 #include "server/job/planned_run.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <utility>
 
 #include "config/config.h"
 #include "format/peft_config.h"
 #include "plan/micro_batch_tokens.h"
+#include "worker/train/plan_options.h"
 
 namespace emoe::server {
 namespace {
@@ -88,12 +91,11 @@ GpuType gpu_of(const Capacity& capacity, bool on_gpu) {
 v1::JobSpec with_micro_batch(v1::JobSpec spec, const DecoderConfig& model, const RankShape& shape,
                              const GpuType& gpu) {
   if (spec.train().micro_batch_tokens() > 0 || !shape.cuda || gpu.bytes == 0) return spec;
-  constexpr int64_t kSuiteTimesTheTokens = 4;  // as work_estimate.cc
-  spec.mutable_train()->set_micro_batch_tokens(static_cast<int32_t>(
-      micro_batch_tokens(model, shape,
-                         {.device_bytes = gpu.bytes,
-                          .longest_row = spec.data().max_length(),
-                          .of_suite = spec.has_evaluate() ? kSuiteTimesTheTokens : 0})));
+  spec.mutable_train()->set_micro_batch_tokens(
+      static_cast<int32_t>(micro_batch_tokens(model, shape,
+                                              {.device_bytes = gpu.bytes,
+                                               .longest_row = spec.data().max_length(),
+                                               .of_suite = spec.has_evaluate() ? kSuitePass : 0})));
   return spec;
 }
 
@@ -103,7 +105,12 @@ int64_t dtype_bytes(const std::string& dtype) {
   return dtype == "float32" ? 4 : 2;
 }
 
-PlannedRun::PlannedRun(const v1::JobSpec& spec, const PlanInputs& inputs, const Capacity& capacity)
+bool fits_into(int64_t rank_bytes, int ranks, int64_t available) {
+  return available == 0 || rank_bytes * ranks <= available;
+}
+
+PlannedRun::PlannedRun(const v1::JobSpec& spec, const PlanInputs& inputs, const Capacity& capacity,
+                       std::optional<WorkEstimate> work)
     : spec_(spec),
       model_(*inputs.model),
       capacity_(capacity),
@@ -112,9 +119,17 @@ PlannedRun::PlannedRun(const v1::JobSpec& spec, const PlanInputs& inputs, const 
       on_gpu_(is_on_gpu(spec, capacity, works_)),
       gpu_(gpu_of(capacity, on_gpu_)),
       shape_(rank_shape(spec, inputs, capacity, on_gpu_)),
-      work_(works_ ? estimate_work(with_micro_batch(spec, model_, shape_, gpu_), inputs.facts)
-                   : std::nullopt) {
-  if (work_) memory_ = rank_memory(model_, shape_, work_->micro_batches, work_->evaluated);
+      chosen_(with_micro_batch(spec, model_, shape_, gpu_)),
+      work_(work ? std::move(work) : estimate_work(chosen_, inputs.facts)) {
+  if (work_) {
+    std::vector<MicroBatch> passes = work_->micro_batches;
+    std::vector<MicroBatch> evaluated = work_->evaluated;
+    if (work_->suite) {
+      const int64_t tokens = worker::micro_batches_of(chosen_).max_tokens;
+      (shape_.trains ? evaluated : passes).push_back(suite_pass(*work_->suite, tokens));
+    }
+    memory_ = rank_memory(model_, shape_, passes, evaluated);
+  }
   if (rewrites_)
     memory_ = rewriting_memory(model_, rewriting_of(spec, inputs, shape_.adapter_bytes));
 }
@@ -136,31 +151,49 @@ int64_t PlannedRun::host_bytes(const RankMemory& memory) const {
 }
 
 bool PlannedRun::fits(const RankMemory& memory) const {
-  const bool on_host = capacity_.host_bytes == 0 || host_bytes(memory) <= capacity_.host_bytes;
-  return on_host && (available() == 0 || memory.total() * sharing() <= available());
+  return fits_into(memory.total(), sharing(), available()) &&
+         fits_into(host_bytes(memory), 1, capacity_.host_bytes);
 }
 
 int64_t PlannedRun::largest_micro_batch() const {
   int64_t most = 0;
   if (!work_) return most;
   for (const MicroBatch& batch : work_->micro_batches) most = std::max(most, batch.tokens);
+  if (most == 0 && work_->suite) most = worker::micro_batches_of(chosen_).max_tokens;
   return most;
+}
+
+bool PlannedRun::fits_in_passes_of(int64_t tokens) const {
+  const auto pass = [tokens](const std::vector<MicroBatch>& seen, int64_t longest) {
+    double targets = 0;  // the largest share
+    for (const MicroBatch& batch : seen) {
+      targets = std::max(targets, static_cast<double>(batch.targets) /
+                                      static_cast<double>(std::max<int64_t>(batch.tokens, 1)));
+    }
+    const int64_t computed = std::max(tokens, longest);
+    return MicroBatch{computed, std::llround(targets * static_cast<double>(computed))};
+  };
+  std::vector<MicroBatch> passes;
+  std::vector<MicroBatch> evaluated;
+  if (!work_->micro_batches.empty())
+    passes.push_back(pass(work_->micro_batches, work_->longest_row));
+  if (!work_->evaluated.empty()) {
+    evaluated.push_back(pass(work_->evaluated, work_->longest_evaluated));
+  }
+  if (work_->suite) {
+    (shape_.trains ? evaluated : passes).push_back(suite_pass(*work_->suite, tokens));
+  }
+  return fits(rank_memory(model_, shape_, passes, evaluated));
 }
 
 int64_t PlannedRun::fitting_tokens() const {
   if (available() == 0 || !work_) return 0;
-  const double share = static_cast<double>(work_->all.target_tokens) /
-                       static_cast<double>(std::max<int64_t>(work_->all.tokens, 1));
-  const auto fit = [&](int64_t tokens) {
-    const auto targets = static_cast<int64_t>(share * static_cast<double>(tokens));
-    return fits(rank_memory(model_, shape_, {{tokens, targets}}, {}));
-  };
   constexpr int64_t kStep = 64;
   int64_t good = 0;
   int64_t bad = (int64_t{1} << 24) / kStep;
   while (bad - good > 1) {
     const int64_t middle = (good + bad) / 2;
-    (fit(middle * kStep) ? good : bad) = middle;
+    (fits_in_passes_of(middle * kStep) ? good : bad) = middle;
   }
   return good * kStep;
 }

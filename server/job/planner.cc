@@ -10,103 +10,17 @@
 
 #include "base/diagnostics.h"
 #include "config/config.h"
+#include "data/row_warnings.h"
 #include "plan/rank_memory.h"
 #include "plan/training_flops.h"
 #include "server/job/errors.h"
 #include "server/job/planned_run.h"
+#include "server/job/remedies.h"
 #include "server/job/time_estimate.h"
+#include "text/row.h"
 
 namespace emoe::server {
 namespace {
-
-// Of a run on GPUs: their host has not got what it takes there.
-bool lacks_host(const v1::MemoryPlan& memory) {
-  return memory.host_available() > 0 && memory.host_bytes() > memory.host_available();
-}
-
-// Changes of a job that does not fit, each computed anew.
-class Remedies {
- public:
-  Remedies(const PlanInputs& inputs, const Capacity& capacity, v1::MemoryPlan& into)
-      : inputs_(inputs), capacity_(capacity), into_(into) {}
-
-  void try_all(int64_t fitting_tokens, int64_t longest_row) {
-    const v1::JobSpec& spec = inputs_.spec;
-    const bool float32 = spec.model().dtype() == "float32";
-    if (fitting_tokens >= longest_row && fitting_tokens > 0) tokens(spec, "", fitting_tokens);
-    shorter_rows();
-    if (float32) {
-      v1::JobSpec half = spec;
-      half.mutable_model()->set_dtype("bfloat16");
-      const std::string said = "--set model.dtype=bfloat16";
-      if (!attempt(half, said)) tokens(half, said + " ", longest_row);
-    }
-    if (spec.task() == "train" && !spec.train().recompute()) {
-      v1::JobSpec again = spec;
-      again.mutable_train()->set_recompute(true);
-      attempt(again, "--set train.recompute=true");
-    }
-    if (spec.task() == "train" && spec.tuning() == "full") {
-      v1::JobSpec lora = spec;
-      lora.set_tuning("lora");
-      lora = config::resolve(lora);
-      const std::string said = "--set tuning=lora";
-      if (!attempt(lora, said)) tokens(lora, said + " ", longest_row);
-    }
-    if (spec.parallel().ranks() > 1 && !spec.parallel().shard_base()) {
-      v1::JobSpec sharded = spec;
-      sharded.mutable_parallel()->set_shard_base(true);
-      const std::string said = "--set parallel.shard_base=true";
-      if (!attempt(sharded, said)) tokens(sharded, said + " ", longest_row);
-    }
-    other_ranks(into_.place() == "host" || lacks_host(into_));
-  }
-
- private:
-  bool attempt(const v1::JobSpec& changed, const std::string& said) {
-    Diagnostics problems;  // what a job may not be is no remedy
-    (void)config::check(changed, {}, std::nullopt, problems);
-    if (!problems.empty()) return false;
-    const PlannedRun planned(changed, inputs_, capacity_);
-    if (!planned.possible() || !planned.fits()) return false;
-    v1::PlanChange& change = *into_.add_fits_with();
-    change.set_change(said);
-    change.set_rank_bytes(planned.memory().total());
-    return true;
-  }
-  void tokens(v1::JobSpec spec, const std::string& before, int64_t count) {
-    spec.mutable_train()->set_micro_batch_tokens(static_cast<int32_t>(count));
-    attempt(spec, absl::StrCat(before, "--set train.micro_batch_tokens=", count));
-  }
-  void shorter_rows() {
-    for (int32_t length = inputs_.spec.data().max_length() / 2; length >= 64; length /= 2) {
-      v1::JobSpec spec = inputs_.spec;
-      spec.mutable_data()->set_max_length(length);
-      spec.mutable_train()->set_micro_batch_tokens(length);
-      // The rows that were tokenised are cut at another place: the limit is what counts.
-      if (attempt(spec, absl::StrCat("--set data.max_length=", length,
-                                     " --set train.micro_batch_tokens=", length))) {
-        return;
-      }
-    }
-  }
-  // Fewer on one host, which they share; more where each has its own memory and its share of a step
-  // gets smaller.
-  void other_ranks(bool on_host) {
-    const int ranks = inputs_.spec.parallel().ranks();
-    const bool shared = on_host && capacity_.one_host;
-    for (int other = shared ? ranks / 2 : ranks * 2; other >= 1 && other <= 8 * ranks;
-         other = shared ? other / 2 : other * 2) {
-      v1::JobSpec spec = inputs_.spec;
-      spec.mutable_parallel()->set_ranks(other);
-      if (attempt(spec, absl::StrCat("--set parallel.ranks=", other))) return;
-    }
-  }
-
-  const PlanInputs& inputs_;
-  const Capacity& capacity_;
-  v1::MemoryPlan& into_;
-};
 
 void fill_memory(const PlannedRun& planned, int64_t host_memory, v1::MemoryPlan& plan) {
   const RankMemory& memory = planned.memory();
@@ -161,19 +75,25 @@ int64_t free_bytes(std::filesystem::path folder) {
   return error ? 0 : static_cast<int64_t>(space.available);
 }
 
+// As write_row_cache() writes the rows of a data set (text/row_cache.cc).
+int64_t cache_bytes(const std::vector<CachedRows>& sets) {
+  constexpr int64_t kToken = 4;
+  // Of a row beside its tokens: its place and its source, two lengths, and a span of targets.
+  constexpr int64_t kRow = 8 + sizeof(data::RowKey) + 2 * 8 + sizeof(TokenSpan);
+  // The header, and the texts by which tokenizers are compared.
+  constexpr int64_t kFile = 4 << 10;
+  int64_t bytes = 0;
+  for (const CachedRows& set : sets) bytes += kToken * set.tokens + kRow * set.rows + kFile;
+  return bytes;
+}
+
 void fill_disk(const PlanInputs& inputs, const PlannedRun* planned, const Capacity& capacity,
                v1::DiskPlan& plan) {
   const v1::JobSpec& spec = inputs.spec;
   const v1::Export& wanted = spec.export_();
   const bool trains = planned != nullptr && spec.task() == "train";
   if (planned != nullptr && planned->work()) {
-    constexpr int64_t kSpan = 24;  // of a row beside its tokens
-    // The file's header, and the texts by which tokenizers are compared.
-    constexpr int64_t kFile = 8 << 10;
-    const WorkEstimate& work = *planned->work();
-    if (work.cached_rows > 0) {
-      plan.set_cache_bytes(4 * work.epoch_tokens + kSpan * work.cached_rows + kFile);
-    }
+    plan.set_cache_bytes(cache_bytes(planned->work()->cached));
   }
   if (trains) {
     const int64_t every = spec.checkpoint().every_steps();
@@ -202,6 +122,7 @@ void fill_work(const PlanInputs& inputs, const PlannedRun& planned, v1::WorkPlan
   shown.set_target_tokens(work.all.target_tokens);
   shown.set_flops(flops_of(planned, inputs.spec, *inputs.model));
   shown.set_exact(work.exact);
+  shown.set_upper_bound(work.upper_bound);
 }
 
 // Weights are read at the dtype that they are computed in; a merge reads and writes them as stored.
@@ -223,10 +144,10 @@ std::string amount(int64_t bytes) {
   return absl::StrFormat("%d bytes (%.3g GiB)", bytes, std::ldexp(static_cast<double>(bytes), -30));
 }
 
-std::string remedy_text(const v1::Plan& plan) {
-  const v1::MemoryPlan& memory = plan.memory();
-  if (!plan.has_work()) return "";  // of a merge or a conversion nothing is tried
-  if (memory.fits_with().empty()) return "; nothing that was tried makes it fit";
+std::string remedy_text(const v1::MemoryPlan& memory) {
+  if (memory.fits_with().empty()) {
+    return memory.no_remedy().empty() ? "" : "; " + memory.no_remedy();
+  }
   std::string text = "; it fits with ";
   for (const v1::PlanChange& change : memory.fits_with()) {
     absl::StrAppend(&text, &change == &memory.fits_with(0) ? "" : ", or ", change.change());
@@ -247,11 +168,13 @@ v1::Plan plan_of(const PlanInputs& inputs, const Capacity& capacity) {
   planned.emplace(inputs.spec, inputs, capacity);
   if (!planned->possible()) planned.reset();
   fill_disk(inputs, planned ? &*planned : nullptr, capacity, *plan.mutable_disk());
+  judge(plan);
   if (!planned) return plan;
   fill_memory(*planned, capacity.host_bytes, *plan.mutable_memory());
-  if (!planned->fits() && planned->work()) {
-    Remedies(inputs, capacity, *plan.mutable_memory())
-        .try_all(plan.memory().fitting_tokens(), planned->work()->longest_row);
+  judge(plan);
+  const bool fits = !plan.memory().does_not_fit() && !plan.memory().host_too_small();
+  if (!fits && planned->work()) {
+    find_remedies(inputs, capacity, *plan.mutable_memory());
   }
   if (planned->work()) fill_work(inputs, *planned, *plan.mutable_work());
   const auto time =
@@ -260,29 +183,48 @@ v1::Plan plan_of(const PlanInputs& inputs, const Capacity& capacity) {
   return plan;
 }
 
+v1::Plan plan_of_export(const v1::Plan& training, const Capacity& capacity) {
+  v1::Plan plan;
+  v1::DiskPlan& disk = *plan.mutable_disk();
+  disk.set_export_bytes(training.disk().export_bytes());
+  disk.set_total_bytes(disk.export_bytes());
+  if (!capacity.output_root.empty()) disk.set_free_bytes(free_bytes(capacity.output_root));
+  judge(plan);
+  return plan;
+}
+
+void judge(v1::Plan& plan) {
+  v1::DiskPlan& disk = *plan.mutable_disk();
+  disk.set_too_small(disk.free_bytes() > 0 && disk.total_bytes() > disk.free_bytes());
+  if (!plan.has_memory()) return;
+  v1::MemoryPlan& memory = *plan.mutable_memory();
+  memory.set_does_not_fit(!fits_into(memory.rank_bytes(), memory.ranks(), memory.available()));
+  memory.set_host_too_small(!fits_into(memory.host_bytes(), 1, memory.host_available()));
+}
+
 Status check_fits(const v1::Plan& plan) {
   const v1::MemoryPlan& memory = plan.memory();
   const int64_t needed = memory.rank_bytes() * memory.ranks();
-  if (lacks_host(memory)) {
+  if (memory.host_too_small()) {
     return make_error(StatusCode::kFailedPrecondition, "MODEL_DOES_NOT_FIT",
                       absl::StrCat("beside its GPUs the job takes ", amount(memory.host_bytes()),
                                    " of their host (checkpoints are written from a copy there), "
                                    "which has ",
-                                   amount(memory.host_available()), remedy_text(plan)),
+                                   amount(memory.host_available()), remedy_text(memory)),
                       both(memory.host_bytes(), memory.host_available()));
   }
-  if (memory.available() > 0 && needed > memory.available()) {
+  if (memory.does_not_fit()) {
     return make_error(StatusCode::kFailedPrecondition, "MODEL_DOES_NOT_FIT",
                       absl::StrCat(memory.ranks() == 1 ? "a rank takes " : "its ranks take ",
                                    amount(needed), ", ", place_text(memory), " has ",
-                                   amount(memory.available()), remedy_text(plan)),
+                                   amount(memory.available()), remedy_text(memory)),
                       both(needed, memory.available()));
   }
   const v1::DiskPlan& disk = plan.disk();
-  if (disk.free_bytes() > 0 && disk.total_bytes() > disk.free_bytes()) {
+  if (disk.too_small()) {
     return make_error(
         StatusCode::kFailedPrecondition, "DISK_TOO_SMALL",
-        absl::StrCat("checkpoints, export and cache take ", amount(disk.total_bytes()),
+        absl::StrCat("its checkpoints, export and cache take ", amount(disk.total_bytes()),
                      ", the file system of the output folders has ", amount(disk.free_bytes()),
                      " free; fewer checkpoint.keep, or room"),
         both(disk.total_bytes(), disk.free_bytes()));

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "config/config.h"
 #include "emoe/v1/job.pb.h"
 #include "format/decoder_config.h"
 #include "plan/time_model.h"
@@ -27,6 +28,8 @@ struct Capacity {
   bool multiplies_halves = true;  // the hosts' processors have instructions for bf16
   bool gpus = false;              // ranks with resources.device auto compute on one
   bool one_host = true;           // all ranks of a job share host_bytes; else a rank has it alone
+  int slots = 0;                  // ranks that a job may have; 0: not known
+  int gpu_slots = 0;              // … with a GPU each
   std::filesystem::path output_root;  // empty: no disk is looked at
   std::string processor;              // of the ranks' hosts; empty: not known
   int threads_per_rank = 1;           // where a job does not say
@@ -41,15 +44,20 @@ struct Capacity {
 // A resolved spec without problems, and what admission has read of its files.
 struct PlanInputs {
   const v1::JobSpec& spec;
+  const v1::JobSpec& given;                 // what it was resolved from
+  std::optional<config::ModelShape> shape;  // of model.path, for the rules about it
   const std::optional<DecoderConfig>
       model;                        // of a random start, too; nothing where it is not known
   int64_t stored_weight_bytes = 0;  // of model.path
   const SpecFacts& facts;
 };
 
-// What the job will need; without its place in the queue. Every change that would make it fit was
-// tried by the same computation.
+// What the job will need; without its place in the queue. Where it does not fit, see find_remedies().
 [[nodiscard]] v1::Plan plan_of(const PlanInputs& inputs, const Capacity& capacity);
+// Of a job that exports a checkpoint of a training with this plan, and does nothing else.
+[[nodiscard]] v1::Plan plan_of_export(const v1::Plan& training, const Capacity& capacity);
+// Fills in what follows from a plan's numbers: whether the job fits into memory and disk.
+void judge(v1::Plan& plan);
 
 // FAILED_PRECONDITION: MODEL_DOES_NOT_FIT where a rank takes more memory than there is, DISK_TOO_SMALL
 // where the job's files would not fit; with both numbers.

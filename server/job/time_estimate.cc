@@ -7,16 +7,15 @@
 namespace emoe::server {
 namespace {
 
-// Ranks call any GPU so, see worker/run/reporting.cc.
-constexpr char kGpu[] = "cuda";
-
 // As ranks say it (worker/run/job_plan.cc); a merge and a conversion have no such key.
 std::string dtype_of(const v1::JobSpec& spec) {
   return spec.model().dtype() == "bfloat16" ? "bfloat16" : "float32";
 }
 
-// Where ranks run on other machines, their kinds are known by what finished there.
-std::string remote_kind(const v1::JobSpec& spec, bool on_gpu, const Capacity& capacity) {
+// Where ranks run on other machines, or on a GPU that no preflight has told of, their kinds are known by
+// what finished there. `gpu`: its kind, empty where the ranks compute on a processor.
+std::string finished_kind(const v1::JobSpec& spec, const std::string& gpu,
+                          const Capacity& capacity) {
   if (!capacity.learned_kinds) return "";
   const int threads = spec.resources().threads_per_rank();
   const std::string dtype = dtype_of(spec);
@@ -24,16 +23,20 @@ std::string remote_kind(const v1::JobSpec& spec, bool on_gpu, const Capacity& ca
   const std::string end = kind_of_run(
       threads > 0 ? machine_kind("", threads, dtype) : absl::StrCat(", ", dtype), spec.task());
   for (const std::string& kind : capacity.learned_kinds()) {
-    if (kind.ends_with(end) && kind.starts_with(kGpu) == on_gpu) return kind;
+    if (!kind.ends_with(end) || is_gpu_kind(kind) != !gpu.empty()) continue;
+    // Of a GPU whose name is known nothing is learned from another.
+    if (gpu.empty() || gpu == gpu_kind("") || kind.starts_with(gpu + ",")) return kind;
   }
   return "";
 }
 
 std::string kind_of(const v1::JobSpec& spec, bool on_gpu, const Capacity& capacity) {
-  if (capacity.processor.empty()) return remote_kind(spec, on_gpu, capacity);
+  std::string gpu;
+  if (on_gpu) gpu = gpu_kind(capacity.known_gpu ? capacity.known_gpu().name : "");
+  if (capacity.processor.empty() || gpu == gpu_kind("")) return finished_kind(spec, gpu, capacity);
   const int given = spec.resources().threads_per_rank();
   const int threads = given > 0 ? given : capacity.threads_per_rank;
-  const std::string processor = on_gpu ? kGpu : capacity.processor;
+  const std::string processor = on_gpu ? gpu : capacity.processor;
   return kind_of_run(machine_kind(processor, threads, dtype_of(spec)), spec.task());
 }
 

@@ -23,7 +23,7 @@ int64_t ceiling(double value) {
 }
 
 // Rows that the usable ones of the files become, as far as it can be known without tokenising all of them.
-int64_t rows_made(const v1::JobSpec& spec, const DataCheck& check, double usable,
+int64_t rows_made(const v1::JobSpec& spec, const DataCheck& check, int64_t usable,
                   const std::vector<Row>& sample) {
   const bool messages = data::find_row_format(spec.data().format())->has_messages();
   const bool all = check.sampled == std::ssize(check.rows) && check.sampled > 0;
@@ -32,7 +32,7 @@ int64_t rows_made(const v1::JobSpec& spec, const DataCheck& check, double usable
   if (check.sampled > 0 && (!messages || all)) {
     each = static_cast<double>(sample.size()) / static_cast<double>(check.sampled);
   }
-  return ceiling(usable * each);
+  return ceiling(static_cast<double>(usable) * each);
 }
 
 // Where nothing was tokenised, the largest row that there may be.
@@ -90,50 +90,59 @@ void scale(int64_t& figure, double by) {
   figure = std::llround(static_cast<double>(figure) * by);
 }
 
-// A suite's questions in passes as the worker cuts them: of four times a micro-batch's tokens
-// (RankSession::make_suite_evaluation), few of which are targets.
-void add_suite(const v1::JobSpec& spec, const SuiteFacts& suite, std::vector<MicroBatch>& into) {
-  constexpr int64_t kTimesTheTokens = 4;
-  const int64_t most = kTimesTheTokens * worker::micro_batches_of(spec).max_tokens;
-  const int64_t tokens = std::min(most, suite.tokens);
-  if (tokens == 0) return;
-  into.push_back({tokens, std::max<int64_t>(suite.rows() * tokens / suite.tokens, 1)});
+struct SampledRows {
+  std::vector<Row> rows;
+  bool tokenised = true;
+  int64_t tokens = 0;
+  int64_t longest = 0;
+
+  // What `count` such rows are in a cache.
+  [[nodiscard]] CachedRows cached(int64_t count) const {
+    return {count, tokens * count / std::ssize(rows)};
+  }
+};
+
+SampledRows sampled_rows(const v1::JobSpec& spec, const DataCheck& check) {
+  SampledRows sample{.rows = cut(check.sample, spec.data().max_length())};
+  sample.tokenised = !sample.rows.empty();
+  if (!sample.tokenised) sample.rows = longest_possible(spec);
+  for (const Row& row : sample.rows) {
+    sample.longest = std::max(sample.longest, std::ssize(row.ids));
+    sample.tokens += std::ssize(row.ids);
+  }
+  return sample;
 }
 
-// Rows that are evaluated, as many of them as a caller waits for; how many of those there are.
-int64_t look_at_eval(const v1::JobSpec& spec, const DataCheck& check, WorkEstimate& into) {
-  std::vector<Row> sample = cut(check.sample, spec.data().max_length());
-  const bool tokenised = !sample.empty();
-  int64_t rows = rows_made(spec, check, static_cast<double>(check.rows.size()), sample);
-  if (!tokenised) {
-    sample = longest_possible(spec);
-    rows = std::max<int64_t>(rows, 1);
-  }
-  int64_t sampled_tokens = 0;
-  for (const Row& row : sample) {
-    into.longest_row = std::max(into.longest_row, std::ssize(row.ids));
-    sampled_tokens += std::ssize(row.ids);
-  }
-  const int64_t most = kMostTokens * std::ssize(sample) / std::max<int64_t>(sampled_tokens, 1);
-  std::vector<int64_t> numbers(static_cast<size_t>(std::clamp<int64_t>(rows, 1, most)));
+// Rows that are evaluated, `usable` of the files: as many of them as a caller waits for; how many of those
+// there are.
+int64_t look_at_eval(const v1::JobSpec& spec, const DataCheck& check, int64_t usable,
+                     WorkEstimate& into) {
+  const SampledRows sample = sampled_rows(spec, check);
+  int64_t rows = rows_made(spec, check, usable, sample.rows);
+  if (!sample.tokenised) rows = std::max<int64_t>(rows, 1);
+  into.longest_row = std::max(into.longest_row, sample.longest);
+  const int64_t most = kMostTokens * std::ssize(sample.rows) / std::max<int64_t>(sample.tokens, 1);
+  std::vector<int64_t> numbers(
+      static_cast<size_t>(std::clamp<int64_t>(rows, 1, std::max<int64_t>(most, 1))));
   std::iota(numbers.begin(), numbers.end(), 0);
-  Steps(spec, sample).look_at(numbers, into);
+  Steps(spec, sample.rows).look_at(numbers, into);
   const double all = static_cast<double>(rows) / static_cast<double>(numbers.size());
   for (int64_t* figure : {&into.all.tokens, &into.all.target_tokens, &into.all.squared_lengths}) {
     scale(*figure, all);
   }
-  into.epoch_tokens = sampled_tokens * rows / std::ssize(sample);
-  into.exact = tokenised && rows == std::ssize(sample) && rows == std::ssize(numbers);
+  into.cached.push_back(sample.cached(rows));
+  into.upper_bound = !sample.tokenised;
+  into.exact = sample.tokenised && rows == std::ssize(sample.rows) && rows == std::ssize(numbers);
   return rows;
 }
 
 std::optional<WorkEstimate> estimate_evaluation(const v1::JobSpec& spec, const SpecFacts& facts) {
   if (!facts.eval && !facts.suite) return std::nullopt;
   WorkEstimate work;
-  if (facts.eval) work.rows = work.cached_rows = look_at_eval(spec, *facts.eval, work);
+  if (facts.eval) work.rows = look_at_eval(spec, *facts.eval, std::ssize(facts.eval->rows), work);
+  work.suite = facts.suite;
   if (!facts.suite) return work;
   const SuiteFacts& suite = *facts.suite;
-  add_suite(spec, suite, work.micro_batches);
   work.exact = false;
   work.rows += suite.rows();
   work.all.tokens += suite.tokens;
@@ -143,12 +152,18 @@ std::optional<WorkEstimate> estimate_evaluation(const v1::JobSpec& spec, const S
   return work;
 }
 
-// What a training's own evaluations compute at once.
-std::vector<MicroBatch> evaluations_of(const v1::JobSpec& spec, const SpecFacts& facts) {
+// What a training's own evaluations compute at once, and cache.
+void add_evaluations(const v1::JobSpec& spec, const SpecFacts& facts, WorkEstimate& work) {
   WorkEstimate of_rows;
-  if (facts.eval) (void)look_at_eval(spec, *facts.eval, of_rows);
-  if (facts.suite) add_suite(spec, *facts.suite, of_rows.micro_batches);
-  return std::move(of_rows.micro_batches);
+  if (facts.eval) {
+    (void)look_at_eval(spec, *facts.eval, std::ssize(facts.eval->rows), of_rows);
+  } else if (facts.held_out > 0) {
+    (void)look_at_eval(spec, *facts.train, facts.held_out, of_rows);
+  }
+  work.longest_evaluated = of_rows.longest_row;
+  work.evaluated = std::move(of_rows.micro_batches);
+  work.cached.insert(work.cached.end(), of_rows.cached.begin(), of_rows.cached.end());
+  work.suite = facts.suite;
 }
 
 }  // namespace
@@ -156,17 +171,14 @@ std::vector<MicroBatch> evaluations_of(const v1::JobSpec& spec, const SpecFacts&
 std::optional<WorkEstimate> estimate_work(const v1::JobSpec& resolved, const SpecFacts& facts) {
   if (resolved.task() == "evaluate") return estimate_evaluation(resolved, facts);
   if (resolved.task() != "train" || !facts.train) return std::nullopt;
-  std::vector<Row> sample = cut(facts.train->sample, resolved.data().max_length());
-  const bool tokenised = !sample.empty();
+  const SampledRows sample = sampled_rows(resolved, *facts.train);
   WorkEstimate work;
-  const double usable = resolved.data().fraction() * static_cast<double>(facts.train_rows);
-  work.rows = rows_made(resolved, *facts.train, usable, sample);
-  if (!tokenised) sample = longest_possible(resolved);
-  if (!tokenised) work.rows = std::max<int64_t>(work.rows, 1);
+  work.rows = rows_made(resolved, *facts.train, facts.train_rows, sample.rows);
+  if (!sample.tokenised) work.rows = std::max<int64_t>(work.rows, 1);
   auto plan = worker::BatchPlan::make(work.rows, worker::batch_plan_of(resolved));
   if (!plan.ok()) return std::nullopt;
   work.steps = plan->steps();
-  Steps steps(resolved, sample);
+  Steps steps(resolved, sample.rows);
   int64_t looked = 0;
   while (looked < work.steps && work.all.tokens < kMostTokens) {
     steps.look_at(plan->rows_of_step(looked++), work);
@@ -175,16 +187,18 @@ std::optional<WorkEstimate> estimate_work(const v1::JobSpec& resolved, const Spe
   for (int64_t* figure : {&work.all.tokens, &work.all.target_tokens, &work.all.squared_lengths}) {
     scale(*figure, all_of_them);
   }
-  int64_t sampled_tokens = 0;
-  for (const Row& row : sample) {
-    work.longest_row = std::max(work.longest_row, std::ssize(row.ids));
-    sampled_tokens += std::ssize(row.ids);
-  }
-  work.epoch_tokens = sampled_tokens * work.rows / std::ssize(sample);
-  work.cached_rows = work.rows;
-  work.evaluated = evaluations_of(resolved, facts);
-  work.exact = tokenised && work.rows == std::ssize(sample) && looked == work.steps;
+  work.longest_row = sample.longest;
+  work.upper_bound = !sample.tokenised;
+  work.exact = sample.tokenised && work.rows == std::ssize(sample.rows) && looked == work.steps;
+  work.cached.push_back(sample.cached(work.rows));
+  add_evaluations(resolved, facts, work);
   return work;
+}
+
+MicroBatch suite_pass(const SuiteFacts& suite, int64_t micro_batch_tokens) {
+  const int64_t tokens = std::min(kSuitePass * micro_batch_tokens, suite.tokens);
+  if (tokens <= 0) return {};
+  return {tokens, std::max<int64_t>(suite.rows() * tokens / suite.tokens, 1)};
 }
 
 }  // namespace emoe::server

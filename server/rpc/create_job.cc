@@ -89,8 +89,8 @@ Status FineTuningHandler::admit_new(Creating& creating, std::optional<Submission
   v1::JobSpec resolved = admission_.admit(request.spec(), roots_of(call), problems, &found);
   EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
   EMOE_RETURN_IF_ERROR(check_fits(found.plan));
+  EMOE_RETURN_IF_ERROR(check_disk_quota(call, found.plan.disk().total_bytes()));
   if (!request.validate_only()) {
-    EMOE_RETURN_IF_ERROR(check_disk_quota(call, found.plan.disk().total_bytes()));
     submission = Submission{.spec = request.spec(),
                             .resolved = std::move(resolved),
                             .warnings = problems.warnings(),

@@ -107,7 +107,7 @@ grpc::Status FineTuningHandler::CreateJobs(grpc::ServerContext* context,
                           admit_all(*request, roots_of(call), submitter_of(call), admission_));
     int64_t disk = 0;
     for (const Submission& submission : submissions) disk += submission.plan.disk().total_bytes();
-    if (!request->validate_only()) EMOE_RETURN_IF_ERROR(check_disk_quota(call, disk));
+    EMOE_RETURN_IF_ERROR(check_disk_quota(call, disk));
     if (!request->validate_only()) {
       EMOE_ASSIGN_OR_RETURN(auto jobs, controller_.create_all(std::move(submissions), key));
       name_jobs(jobs, call);

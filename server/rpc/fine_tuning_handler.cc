@@ -67,6 +67,7 @@ grpc::Status FineTuningHandler::PlanJob(grpc::ServerContext* context,
     EMOE_RETURN_IF_ERROR(bad_request(problems, "INVALID_SPEC"));
     EMOE_RETURN_IF_ERROR(
         controller_.check_capacity({.spec = {}, .resolved = resolved, .by = submitter_of(call)}));
+    EMOE_RETURN_IF_ERROR(check_disk_quota(call, found.plan.disk().total_bytes()));
     *response->mutable_resolved_spec() = resolved;
     *response->mutable_plan() = found.plan;
     *response->mutable_plan()->mutable_queue() = controller_.queue_plan(resolved);
@@ -238,7 +239,17 @@ grpc::Status FineTuningHandler::ExportCheckpoint(grpc::ServerContext* context,
         if (request->step() < 0) problems.add("step", "must not be negative");
         EMOE_RETURN_IF_ERROR(bad_request(problems));
         EMOE_RETURN_IF_ERROR(check_visible(call, key));
-        return answer(controller_.export_checkpoint(request->id(), request->step(), key), *job);
+        EMOE_ASSIGN_OR_RETURN(const auto first, controller_.answered(key));
+        if (first) return answer(*first, *job);
+        EMOE_ASSIGN_OR_RETURN(const JobRecord trained, store_.job(request->id()));
+        Controller::ExportRoom room{
+            .plan = plan_of_export(trained.job.plan(), admission_.config().capacity)};
+        Call owner = call;  // whose quota it takes
+        owner.who.project = trained.job.project();
+        room.status = check_fits(room.plan);
+        room.status.Update(check_disk_quota(owner, room.plan.disk().total_bytes()));
+        return answer(controller_.export_checkpoint(request->id(), request->step(), key, room),
+                      *job);
       });
 }
 

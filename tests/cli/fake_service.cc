@@ -66,6 +66,12 @@ grpc::Status FakeService::CancelJob(grpc::ServerContext*, const v1::CancelJobReq
   return answer(cancel, *request, *job);
 }
 
+grpc::Status FakeService::ExportCheckpoint(grpc::ServerContext*,
+                                           const v1::ExportCheckpointRequest* request,
+                                           v1::Job* job) {
+  return answer(export_checkpoint, *request, *job);
+}
+
 grpc::Status FakeService::ListMetrics(grpc::ServerContext*, const v1::ListMetricsRequest* request,
                                       v1::ListMetricsResponse* response) {
   return answer(metrics, *request, *response);

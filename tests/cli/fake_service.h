@@ -27,6 +27,7 @@ class FakeService final : public v1::FineTuning::Service {
   std::function<grpc::Status(const v1::GetJobRequest&, v1::Job&)> get;
   std::function<grpc::Status(const v1::ListJobsRequest&, v1::ListJobsResponse&)> list;
   std::function<grpc::Status(const v1::CancelJobRequest&, v1::Job&)> cancel;
+  std::function<grpc::Status(const v1::ExportCheckpointRequest&, v1::Job&)> export_checkpoint;
   std::function<grpc::Status(const v1::ListMetricsRequest&, v1::ListMetricsResponse&)> metrics;
   std::function<grpc::Status(const v1::ListCheckpointsRequest&, v1::ListCheckpointsResponse&)>
       checkpoints;
@@ -47,6 +48,8 @@ class FakeService final : public v1::FineTuning::Service {
                         v1::ListJobsResponse* response) override;
   grpc::Status CancelJob(grpc::ServerContext* context, const v1::CancelJobRequest* request,
                          v1::Job* job) override;
+  grpc::Status ExportCheckpoint(grpc::ServerContext* context,
+                                const v1::ExportCheckpointRequest* request, v1::Job* job) override;
   grpc::Status ListMetrics(grpc::ServerContext* context, const v1::ListMetricsRequest* request,
                            v1::ListMetricsResponse* response) override;
   grpc::Status ListCheckpoints(grpc::ServerContext* context,

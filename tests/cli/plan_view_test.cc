@@ -17,6 +17,7 @@ v1::Plan plan() {
   memory.set_available(4LL << 30);
   memory.set_micro_batch_tokens(4096);
   memory.set_fitting_tokens(1024);
+  memory.set_does_not_fit(true);
   v1::PlanChange& change = *memory.add_fits_with();
   change.set_change("--set train.micro_batch_tokens=1024");
   change.set_rank_bytes(2LL << 30);
@@ -26,6 +27,7 @@ v1::Plan plan() {
   plan.mutable_disk()->set_export_bytes(1 << 20);
   plan.mutable_disk()->set_total_bytes(1 << 20);
   plan.mutable_disk()->set_free_bytes(1 << 19);
+  plan.mutable_disk()->set_too_small(true);
   plan.mutable_queue()->set_position(2);
   plan.mutable_queue()->set_jobs_ahead(3);
   return plan;
@@ -43,12 +45,18 @@ TEST(PlanView, TellsWhatDoesNotFitAndWhatWould) {
   EXPECT_EQ(text.find("optimiser"), std::string::npos) << "what takes nothing has no line";
 }
 
-TEST(PlanView, SaysSoWhereNothingHelps) {
-  v1::Plan hopeless = plan();
-  hopeless.mutable_memory()->clear_fits_with();
-  EXPECT_NE(plan_text(hopeless, kNow, 0).find("nothing that was tried"), std::string::npos);
-  hopeless.mutable_memory()->set_available(100LL << 30);
-  EXPECT_EQ(plan_text(hopeless, kNow, 0).find("nothing that was tried"), std::string::npos);
+TEST(PlanView, TellsWhatIsABoundAndThatNothingHelps) {
+  v1::Plan large = plan();
+  large.mutable_work()->set_upper_bound(true);
+  large.mutable_memory()->clear_fits_with();
+  large.mutable_memory()->set_no_remedy("it fits with none of what was tried: rows of 64 tokens");
+  std::string text = plan_text(large, kNow, 0);
+  EXPECT_NE(text.find("about 100 rows an epoch, 7 steps, at most "), std::string::npos) << text;
+  EXPECT_NE(text.find("it fits with none of what was tried"), std::string::npos) << text;
+  large.mutable_memory()->set_does_not_fit(false);
+  text = plan_text(large, kNow, 0);
+  EXPECT_EQ(text.find("DOES NOT FIT"), std::string::npos) << "the plan says it, not the view";
+  EXPECT_NE(text.find("train.micro_batch_tokens up to 1024 fits"), std::string::npos) << text;
 }
 
 TEST(PlanView, OneRunTellsNoError) {

@@ -261,5 +261,41 @@ TEST_F(Submit, CtrlCStopsTheWaitingNotTheJob) {
   EXPECT_EQ(service_.watched_from().size(), 1u);
 }
 
+TEST_F(Submit, ResubmittingAnExportExportsAgain) {
+  service_.get = [](const v1::GetJobRequest& request, v1::Job& job) {
+    job.set_id(request.id());
+    job.mutable_spec()->set_name("first-step-7");
+    job.mutable_export_of()->set_job_id("job-1");
+    job.mutable_export_of()->set_step(7);
+    return grpc::Status::OK;
+  };
+  std::vector<v1::ExportCheckpointRequest> asked;
+  service_.export_checkpoint = [&](const v1::ExportCheckpointRequest& request, v1::Job& job) {
+    asked.push_back(request);
+    job.set_id("job-3");
+    return grpc::Status::OK;
+  };
+  const Outcome again = emoectl(service_, {"resubmit", "job-2"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_NE(again.out.find("submitted job-3"), std::string::npos) << again.out;
+  ASSERT_EQ(asked.size(), 1u);
+  EXPECT_EQ(asked[0].id(), "job-1");
+  EXPECT_EQ(asked[0].step(), 7);
+  EXPECT_FALSE(asked[0].request_id().empty());
+  // With a change it would be another training.
+  for (const std::vector<std::string>& change :
+       {std::vector<std::string>{"--set", "train.max_steps=2"},
+        {"--strict"},
+        {"--validate-only"}}) {
+    std::vector<std::string> words{"resubmit", "job-2"};
+    words.insert(words.end(), change.begin(), change.end());
+    const Outcome refused = emoectl(service_, words);
+    EXPECT_EQ(refused.code, kExitUsage);
+    EXPECT_NE(refused.err.find("resubmit job-1"), std::string::npos) << refused.err;
+  }
+  EXPECT_EQ(asked.size(), 1u);
+  EXPECT_TRUE(service_.create_requests().empty());
+}
+
 }  // namespace
 }  // namespace emoe::cli

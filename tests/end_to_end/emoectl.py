@@ -260,6 +260,28 @@ def test_resubmit_is_the_job_as_given_with_changes(cli, finished):
     assert "train.max_steeps" in done.err and "max_steps" in done.err, done.err
 
 
+def test_an_export_is_resubmitted_as_an_export(cli, finished):
+    exported = cli.json("export", finished)
+    cli.coordinator.api.succeed(exported["id"])
+    done = cli("resubmit", exported["id"], "--set", "train.max_steps=2", code=tools.USAGE)
+    assert f"resubmit {finished}" in done.err, done.err
+    again = cli.json("resubmit", exported["id"])
+    assert again["id"] != exported["id"] and again["export_of"]["step"] == exported["export_of"]["step"], again
+    refused = cli("delete", finished, "--outputs", code=1)
+    assert again["id"] in refused.err and "WRONG_STATE" in refused.err, refused.err
+    assert cli.json("get", again["id"])["plan"]["disk"]["export_bytes"], "an export's plan has its disk"
+    assert cli.coordinator.api.succeed(again["id"]).merge.verified
+
+
+def test_a_job_of_another_task_ends_no_coordinator(cli, tmp_path):
+    job = tools.write_yaml(tmp_path / "job.yaml", tools.tiny_job())
+    for command in ("plan", "submit"):
+        for change in ("task=convert", "task=merge", "task=preflight", "data.template=lama2"):
+            done = tools.run(cli.command(command, job, "--set", change))
+            assert done.code == 1 and "(INVALID_SPEC)" in done.err, f"{done.code}: {done.err}"
+    assert "emoe.v1" in cli("info").out
+
+
 def test_bundle_has_what_a_reviewer_needs_and_no_weights(cli, finished, tmp_path):
     path = tmp_path / "run.tar.gz"
     assert cli("bundle", finished, "--out", path).out.strip() == str(path)

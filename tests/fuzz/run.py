@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TARGETS = ("yaml", "safetensors", "rows", "tokenizer", "requests", "reports")
+TARGETS = ("yaml", "safetensors", "rows", "tokenizer", "requests", "reports", "admission")
 # No check of new against free: SentencePiece's module binds its own operator new (as for the asan tests).
 OPTIONS = {"ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1:alloc_dealloc_mismatch=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
 

@@ -187,6 +187,33 @@ TEST_F(PreemptTest, AJobOfHigherPriorityTakesTheSlotsOfALowerOne) {
   EXPECT_EQ(job(low).state(), v1::QUEUED) << "it does not take its slots back";
 }
 
+TEST_F(PreemptTest, MinRunBeginsWithTheFirstStep) {
+  const std::string low = submit(1);
+  step();
+  step();
+  channel_ = join(low, 0, 1);
+  const std::string high = submit(2, 5);
+  for (int i = 0; i < 6; ++i) {  // it loads its model
+    advance(config_.min_run / 2);
+    controller_->post({channel_, make_heartbeat(0, "model", 1, i + 1)});
+    step();
+  }
+  EXPECT_EQ(job(low).state(), v1::RUNNING) << "else it would load for nothing, again and again";
+  EXPECT_FALSE(job(low).attempts(0).has_first_step_time());
+  report(channel_, 1, step_report(0));
+  EXPECT_TRUE(job(low).attempts(0).has_first_step_time());
+  advance(config_.min_run / 2);
+  controller_->post({channel_, make_heartbeat(1, "data", 2, 8)});
+  restart();  // what it knows is stored
+  channel_ = join(low, 0, 1);
+  step();
+  EXPECT_EQ(job(low).state(), v1::RUNNING);
+  advance(config_.min_run / 2 + std::chrono::seconds(1));
+  controller_->post({channel_, make_heartbeat(1, "data", 2, 9)});
+  step();
+  EXPECT_EQ(job(low).state(), v1::RECOVERING) << to_string(job(low).state());
+}
+
 TEST_F(PreemptTest, IsOffUnlessAskedFor) {
   config_.preempt = false;
   restart();

@@ -1,5 +1,7 @@
 #include "server/job/planner.h"
 
+#include <absl/strings/str_split.h>
+
 #include "server/job/admission.h"
 #include "server/job/errors.h"
 #include "tests/server/support.h"
@@ -18,10 +20,12 @@ class PlannerTest : public ::testing::Test {
     Findings found;
     (void)admit(spec_, {.capacity = capacity}, diagnostics, &found);
     EXPECT_TRUE(diagnostics.empty()) << diagnostics.to_status();
+    receipt_ = found.data;
     return found.plan;
   }
   testing::TempDir dir_;
   v1::JobSpec spec_;
+  v1::DataReceipt receipt_;
 };
 
 TEST_F(PlannerTest, CountsTheWorkOfEveryRow) {
@@ -54,6 +58,55 @@ TEST_F(PlannerTest, FirstRowsStandForAll) {
   const double each = static_cast<double>(plan.work().tokens()) / 8000;
   spec_.mutable_train()->set_epochs(1);
   EXPECT_NEAR(static_cast<double>(this->plan().work().tokens()), 4000 * each, 0.01 * 4000 * each);
+}
+
+TEST_F(PlannerTest, OfAFractionTheLeadingRowsAloneCount) {
+  std::ofstream rows(dir_ / "train.jsonl");
+  for (int i = 0; i < 400; ++i) {
+    rows << R"({"instruction": "a", "input": "", "output": ")" << std::string(i < 40 ? 1 : 60, 'b')
+         << "\"}\n";
+  }
+  rows.close();
+  spec_.mutable_train()->clear_max_steps();
+  spec_.mutable_train()->set_epochs(1);
+  const v1::Plan all = plan();
+  spec_.mutable_data()->set_fraction(0.1);
+  const v1::Plan part = plan();
+  EXPECT_EQ(receipt_.rows(), 40);
+  EXPECT_EQ(receipt_.sampled_rows(), 40);
+  EXPECT_EQ(part.work().rows(), 40);
+  EXPECT_EQ(part.work().steps(), 5);
+  EXPECT_TRUE(part.work().exact()) << "every row that counts was tokenised";
+  EXPECT_FALSE(part.work().upper_bound());
+  EXPECT_LT(part.work().target_tokens(), all.work().target_tokens() / 10)
+      << "they are the short ones";
+}
+
+TEST_F(PlannerTest, TheCacheHasTheRowsOfEachDataSet) {
+  const int64_t train = plan().disk().cache_bytes();
+  std::filesystem::copy_file(dir_ / "train.jsonl", dir_ / "eval.jsonl");
+  spec_.mutable_data()->set_eval((dir_ / "eval.jsonl").string());
+  EXPECT_EQ(plan().disk().cache_bytes(), 2 * train);
+  spec_.mutable_data()->clear_eval();
+  spec_.mutable_data()->set_eval_fraction(0.5);
+  spec_.mutable_train()->set_global_batch(4);
+  const int64_t both = plan().disk().cache_bytes();
+  EXPECT_GT(both, train) << "two files";
+  EXPECT_LT(both, 2 * train) << "of the same rows";
+}
+
+TEST_F(PlannerTest, AnExportTakesDisk) {
+  v1::Plan training;
+  training.mutable_disk()->set_export_bytes(1 << 20);
+  training.mutable_disk()->set_total_bytes(1 << 30);
+  const v1::Plan plan = plan_of_export(training, {.output_root = dir_.path()});
+  EXPECT_EQ(plan.disk().total_bytes(), 1 << 20);
+  EXPECT_GT(plan.disk().free_bytes(), 0);
+  EXPECT_TRUE(check_fits(plan).ok());
+  training.mutable_disk()->set_export_bytes(int64_t{1} << 60);
+  EXPECT_EQ(
+      error_detail_of(check_fits(plan_of_export(training, {.output_root = dir_.path()}))).reason,
+      "DISK_TOO_SMALL");
 }
 
 TEST_F(PlannerTest, RanksOfAHostShareItsMemory) {
@@ -111,35 +164,22 @@ TEST_F(LargePlanTest, TriesWhatWouldMakeItFit) {
   EXPECT_EQ(cut.memory().rank_bytes(), tight.fits_with(0).rank_bytes());
 }
 
-TEST_F(LargePlanTest, ProposesNothingThatAJobMayNotBe) {
-  const v1::MemoryPlan all = plan().memory();
-  const v1::MemoryPlan tight = plan({.host_bytes = all.rank_bytes() - all.optimizer()}).memory();
-  for (const auto& change : tight.fits_with()) {
-    EXPECT_FALSE(change.change().starts_with("--set tuning=lora"))
-        << "a random start has no base to keep frozen";
-  }
-}
-
-TEST_F(LargePlanTest, ProposesLoraWhereTheStateIsTooLarge) {
-  spec_.mutable_model()->clear_init();
-  spec_.mutable_model()->set_path((dir_ / "large").string());
-  testing::write_model_folder(
-      dir_ / "large",
-      testing::tiny_config(
-          {.hidden = 1024, .d_ff = 4096, .layers = 16, .vocab = 320, .positions = 512}),
-      /*sparse=*/true);
+TEST_F(LargePlanTest, WhatItProposesIsLetIn) {
   const v1::MemoryPlan all = plan().memory();
   const Capacity half{.host_bytes = all.program() + all.base() + all.trained() + all.gradients()};
-  const v1::MemoryPlan tight = plan(half).memory();
-  std::vector<std::string> changes;
-  for (const auto& change : tight.fits_with()) {
-    changes.push_back(change.change());
+  const v1::Plan tight = plan(half);
+  EXPECT_NE(std::string(check_fits(tight).message()).find("it fits with"), std::string::npos);
+  const std::string given = config::message_to_yaml(spec_);
+  for (const auto& change : tight.memory().fits_with()) {
     EXPECT_LE(change.rank_bytes(), half.host_bytes);
+    EXPECT_EQ(change.change().find("tuning=lora"), std::string::npos) << "of a random start";
+    std::vector<std::string> overrides =
+        absl::StrSplit(change.change(), "--set ", absl::SkipEmpty());
+    for (std::string& override : overrides) absl::StripTrailingAsciiWhitespace(&override);
+    Diagnostics problems;
+    spec_ = config::parse_job(given, "job.yaml", overrides, problems).spec;
+    EXPECT_TRUE(check_fits(plan(half)).ok()) << change.change();
   }
-  EXPECT_TRUE(std::ranges::any_of(
-      changes, [](const std::string& said) { return said.starts_with("--set tuning=lora"); }));
-  EXPECT_NE(std::string(check_fits(plan(half)).message()).find("it fits with --set"),
-            std::string::npos);
 }
 
 TEST_F(LargePlanTest, SaysWhatItTakesOnDisk) {
@@ -152,7 +192,10 @@ TEST_F(LargePlanTest, SaysWhatItTakesOnDisk) {
   EXPECT_EQ(plan.disk().export_bytes(), weights);
   EXPECT_GE(plan.disk().total_bytes(), 10 * weights);
   EXPECT_GT(plan.disk().free_bytes(), 0);
+  EXPECT_FALSE(plan.disk().too_small());
   plan.mutable_disk()->set_free_bytes(plan.disk().total_bytes() - 1);
+  judge(plan);
+  EXPECT_TRUE(plan.disk().too_small());
   const ErrorDetail detail = error_detail_of(check_fits(plan));
   EXPECT_EQ(detail.reason, "DISK_TOO_SMALL");
   EXPECT_EQ(detail.metadata.at("needed_bytes"), std::to_string(plan.disk().total_bytes()));
@@ -293,6 +336,38 @@ TEST_F(PlannerTest, RemoteMachinesAreKnownByWhatFinishedThere) {
   spec_.mutable_resources()->clear_threads_per_rank();
   spec_.mutable_resources()->set_device("cuda");
   EXPECT_EQ(plan(remote).time().machine(), "cuda, 4 threads, " + dtype);
+}
+
+TEST_F(PlannerTest, OneKindOfGpuTeachesNothingOfAnother) {
+  spec_.mutable_resources()->set_device("cuda");
+  const std::string rest = ", 4 threads, " + config::resolve(spec_).model().dtype();
+  std::string name = "T4";
+  Capacity capacity{.processor = "Fast 9000",
+                    .threads_per_rank = 4,
+                    .known_gpu = [&] { return GpuType{.name = name, .bytes = 139LL << 30}; },
+                    .learned_kinds =
+                        [&] {
+                          return std::vector<std::string>{"cuda NVIDIA H200 NVL" + rest,
+                                                          "cuda NVIDIA H200" + rest, "X" + rest};
+                        }};
+  std::string asked;
+  capacity.finished_runs = [&](const std::string& kind) {
+    asked = kind;
+    return std::vector<FinishedRun>();
+  };
+  (void)plan(capacity);
+  EXPECT_EQ(asked, "cuda T4" + rest);
+  name = "NVIDIA H200";
+  (void)plan(capacity);
+  EXPECT_EQ(asked, "cuda NVIDIA H200" + rest);
+  name = "";
+  (void)plan(capacity);
+  EXPECT_EQ(asked, "cuda NVIDIA H200 NVL" + rest) << "not known: the newest one's";
+  capacity.processor = "";
+  name = "T4";
+  asked = "";
+  (void)plan(capacity);
+  EXPECT_EQ(asked, "") << "elsewhere, too";
 }
 
 }  // namespace

@@ -341,6 +341,29 @@ TEST_F(RpcApiTest, OnlyACheckpointThatIsKeptIsExported) {
   EXPECT_EQ(asked(id, 7), "NO_SUCH_CHECKPOINT");
 }
 
+TEST_F(RpcApiTest, EveryCheckOfASubmitIsOneOfItsRehearsals) {
+  stop();
+  config_.quotas = {{"", {.slots = 0, .queued_jobs = 0, .disk = 1}}};
+  start();
+  v1::CreateJobRequest single = create_request();
+  v1::CreateJobsRequest several;
+  *several.add_requests() = single;
+  for (const bool rehearsal : {true, false}) {
+    single.set_validate_only(rehearsal);
+    several.set_validate_only(rehearsal);
+    v1::Job job;
+    v1::CreateJobsResponse jobs;
+    Context contexts[2];
+    EXPECT_EQ(reason(jobs_->CreateJob(&contexts[0], single, &job)), "QUOTA_EXCEEDED") << rehearsal;
+    EXPECT_EQ(reason(jobs_->CreateJobs(&contexts[1], several, &jobs)), "QUOTA_EXCEEDED");
+  }
+  v1::PlanJobRequest request;
+  *request.mutable_spec() = single.spec();
+  v1::PlanJobResponse planned;
+  Context context;
+  EXPECT_EQ(reason(jobs_->PlanJob(&context, request, &planned)), "QUOTA_EXCEEDED");
+}
+
 TEST_F(RpcApiTest, APlanIsMadeAndNothingIsStored) {
   v1::PlanJobRequest request;
   *request.mutable_spec() = small_spec(dir_.path());

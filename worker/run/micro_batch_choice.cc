@@ -11,8 +11,6 @@
 namespace emoe::worker {
 namespace {
 
-constexpr int64_t kSuiteTimesTheTokens = 4;  // RankSession::make_suite_evaluation()
-
 // Bytes of a value as the base's files have it: two or four. A model of a random start has no files.
 int64_t stored_value_bytes(const BaseWeights& base) {
   if (base.folder() == nullptr) return kFp32;
@@ -68,7 +66,7 @@ void choose_micro_batch(JobPlan& plan, const BaseWeights& base, int64_t device_b
   const int64_t tokens = micro_batch_tokens(base.config(), rank_shape(plan, base),
                                             {.device_bytes = device_bytes,
                                              .longest_row = *plan.longest_row,
-                                             .of_suite = plan.suite ? kSuiteTimesTheTokens : 0});
+                                             .of_suite = plan.suite ? kSuitePass : 0});
   log_info("%d tokens a forward pass at most, by the GPU's memory", tokens);
   set_micro_batch(plan, tokens);
 }

@@ -16,6 +16,7 @@
 #include "base/process.h"
 #include "base/read_roots.h"
 #include "base/sha256.h"
+#include "plan/rank_memory.h"
 #include "worker/device/block_cache.h"
 #include "worker/device/cuda/cuda_device.h"
 #include "worker/device/device_memory.h"
@@ -213,8 +214,9 @@ ExitCode RankSession::run(const Task& task) {
 
 DeviceShown RankSession::shown_device() {
   if (!device_.is_cuda()) return {};
-  return {.name = "cuda",
-          .memory = [this] { return device_begun_ ? device_memory(device_) : std::nullopt; }};
+  return {.name = "cuda", .gpu = cuda::device_name(device_.index()), .memory = [this] {
+            return device_begun_ ? device_memory(device_) : std::nullopt;
+          }};
 }
 
 ExitCode RankSession::run_in_session(const Task& task) {
@@ -326,14 +328,12 @@ std::unique_ptr<Model> RankSession::make_model() {
 
 std::optional<SuiteEvaluation> RankSession::make_suite_evaluation() {
   if (!prepared_->suite) return std::nullopt;
-  // A forward pass without a backward one holds the activations of one layer, a training step those of
-  // all, so there is room for more tokens; and the fewer passes a subject takes, the less often its
-  // shots are computed again. Of MMLU's test split with 5 shots (Llama 2's tokenizer) that is 43 % of
-  // the tokens with 4,096 in a pass, 6 % with four times as many.
-  constexpr int64_t kTimesTheTokens = 4;
+  // There is room for more tokens than in a step (kSuitePass); and the fewer passes a subject takes, the
+  // less often its shots are computed again. Of MMLU's test split with 5 shots (Llama 2's tokenizer) that
+  // is 43 % of the tokens with 4,096 in a pass, 6 % with four times as many.
   std::optional<SuiteEvaluation> evaluation(
       std::in_place, *prepared_->suite, *prepared_->tokenizer, groups_->data_host(),
-      SuiteEvaluation::Options{.max_tokens = kTimesTheTokens * plan_.suite->max_tokens,
+      SuiteEvaluation::Options{.max_tokens = kSuitePass * plan_.suite->max_tokens,
                                .whole_rows = !device_.is_cpu(),
                                .threads = at::get_num_threads(),
                                .on_work_done = [this] { progress().on_work_done(); }});

@@ -23,10 +23,11 @@
 
 namespace emoe::worker {
 
-// The device that a rank computes on, as it is shown to people: its name, "cpu" or "cuda", and what of
-// its memory is in use.
+// The device that a rank computes on, as it is shown to people: "cpu" or "cuda", of a GPU what the driver calls
+// it ("NVIDIA H200"), and what of its memory is in use.
 struct DeviceShown {
   std::string name = "cpu";
+  std::string gpu = {};
   DeviceMemoryReader memory = {};
 };
 
