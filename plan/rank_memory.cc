@@ -116,9 +116,10 @@ RankMemory rank_memory(const DecoderConfig& config, const RankShape& shape,
   const int64_t state = memory.step.trained + memory.step.optimizer;
   if (shape.cuda) {
     memory.host_program = kProgram + (shape.exchanges ? kMpi : 0);
-    // Ranks that share layers in full tuning write theirs tensor by tensor; all others copy it
-    // first, also where no checkpoint is asked for: who is paused or preempted leaves one.
-    if (!(shape.step.full && shape.step.tensor > 1)) memory.host_checkpoint = state;
+    // Also where no checkpoint is asked for: who is paused or preempted leaves one. Full tuning's
+    // goes through two buffers, each of the largest tensor.
+    const int64_t rows = std::max(config.vocab_size, config.intermediate_size);
+    memory.host_checkpoint = shape.step.full ? 2 * rows * config.hidden_size * kFp32 : state;
   } else if (shape.copies_state) {
     memory.checkpoint = state;
   }

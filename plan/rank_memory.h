@@ -39,7 +39,7 @@ struct RankMemory {
   int64_t checkpoint = 0;  // the copy of the state that is being written
   int64_t kept = 0;       // blocks that tensors have left and the allocator keeps for the next ones
   int64_t exporting = 0;  // all of it but the program, while the model is written and checked
-  // On a GPU's host, beside all that: the process, and the copy of the state that is being written.
+  // On a GPU's host, beside all that: the process, and what of the state is being written.
   int64_t host_program = 0;
   int64_t host_checkpoint = 0;
 

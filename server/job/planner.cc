@@ -208,7 +208,7 @@ Status check_fits(const v1::Plan& plan) {
   if (memory.host_too_small()) {
     return make_error(StatusCode::kFailedPrecondition, "MODEL_DOES_NOT_FIT",
                       absl::StrCat("beside its GPUs the job takes ", amount(memory.host_bytes()),
-                                   " of their host (checkpoints are written from a copy there), "
+                                   " of their host (checkpoints pass through it), "
                                    "which has ",
                                    amount(memory.host_available()), remedy_text(memory)),
                       both(memory.host_bytes(), memory.host_available()));

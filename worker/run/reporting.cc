@@ -11,7 +11,6 @@
 #include "base/process.h"
 #include "base/version.h"
 #include "plan/time_model.h"
-#include "worker/preflight/host_facts.h"
 
 namespace emoe::worker {
 namespace {
@@ -119,7 +118,7 @@ void Reporting::start_session(const JobPlan& plan, const RankEnvironment& enviro
   SessionClient::Config config = *environment.coordinator;
   config.usage = [=, dtype = plan.model.bfloat16 ? "bfloat16" : "float32",
                   threads = plan.threads_per_rank] {
-    const std::string processor = device.gpu.empty() ? processor_name() : gpu_kind(device.gpu);
+    const std::string processor = device.name == "cuda" ? gpu_kind(device.gpu) : processor_name();
     const int computing = threads_of_rank(environment, threads, usable_cores());
     return usage_of(environment, out, machine_kind(processor, computing, dtype), device.memory);
   };
