@@ -6,6 +6,7 @@
 #include <limits>
 
 #include <absl/strings/str_cat.h>
+#include <fcntl.h>
 #include <sqlite3.h>
 #include <sys/stat.h>
 
@@ -26,6 +27,24 @@ Status make_private_folder(const std::filesystem::path& folder) {
   if (::mkdir(path.c_str(), 0700) == 0) return ok_status();
   if (errno != EEXIST) return errno_status(errno, "cannot create folder " + folder.string());
   return emoe::create_directories(folder);  // fails where a file is in the way
+}
+
+// A new database is this user's alone, also in a folder that is open to others.
+Status make_private_file(const std::filesystem::path& path) {
+  const FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  return file.valid() ? ok_status() : errno_status(errno, "cannot open " + path.string());
+}
+
+// And so becomes an older one, with what SQLite has beside it.
+Status close_to_others(const std::filesystem::path& path) {
+  for (const char* suffix : {"", "-wal", "-shm"}) {
+    const std::string file = path.string() + suffix;
+    // Another user's, who has let this one in, stays as it is.
+    if (::chmod(file.c_str(), 0600) != 0 && errno != ENOENT && errno != EPERM) {
+      return errno_status(errno, file);
+    }
+  }
+  return ok_status();
 }
 
 Result<FileLock> lock_folder(const std::filesystem::path& folder) {
@@ -64,12 +83,14 @@ Result<std::unique_ptr<JobStore>> JobStore::open(Config config) {
   EMOE_RETURN_IF_ERROR(with_context(make_private_folder(config.state_dir), context));
   EMOE_ASSIGN_OR_RETURN(FileLock lock, lock_folder(config.state_dir));
   const auto path = config.state_dir / kDatabaseName;
+  EMOE_RETURN_IF_ERROR(with_context(make_private_file(path), context));
   EMOE_ASSIGN_OR_RETURN(auto writer, Database::open(path, Database::Mode::read_write));
   auto store = std::unique_ptr<JobStore>(
       new JobStore(std::move(config), std::move(lock), std::move(writer)));
   Status prepared = prepare_schema(*store->writer_);
   if (prepared.ok()) prepared = store->set_up_writer();
   if (!prepared.ok()) return unusable_database(path, prepared);
+  EMOE_RETURN_IF_ERROR(with_context(close_to_others(path), context));
   return store;
 }
 

@@ -48,6 +48,22 @@ TEST_F(AttemptEndTest, FinishedWorkOutlivesALostSession) {
   EXPECT_EQ(job(id).message(), "completed");
 }
 
+// What an export is made of lies on the disk: the next attempt would find the same.
+TEST_F(AttemptEndTest, AnExportThatIsRefusedIsNotTriedAgain) {
+  const std::string id = submit(1);
+  step();
+  auto channel = join(id, 0, 1);
+  report(channel, 1, phase("export"));
+  report(channel, 2, make_end(70, "DATA_LOSS: the written model is not the trained one"));
+  launcher_.end(id, 1, {.exit_code = 70});
+  step();
+  const v1::Job done = job(id);
+  EXPECT_EQ(done.state(), v1::FAILED);
+  EXPECT_EQ(done.reason(), v1::REASON_INTERNAL);
+  EXPECT_EQ(done.attempts_size(), 1);
+  EXPECT_NE(done.message().find("not the trained one"), std::string::npos) << done.message();
+}
+
 TEST_F(AttemptEndTest, FinishedWorkOutlivesAHang) {
   const std::string id = submit();
   step();

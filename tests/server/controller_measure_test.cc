@@ -66,6 +66,20 @@ TEST_F(MeasureTest, ASuccessStandsBesideItsPlanAndTeaches) {
   EXPECT_TRUE(store_->finished_runs("another")->empty());
 }
 
+TEST_F(MeasureTest, OfItsRanksTheOneWithMostStandsThere) {
+  const std::string id = submit(2);
+  step();
+  step();
+  for (int rank = 0; rank < 2; ++rank) {
+    auto channel = join(id, rank, 2);
+    v1::End end = end_with_usage(6000 + rank);
+    end.mutable_usage()->set_device_bytes(rank == 0 ? 900 : 800);
+    report(channel, 1, end);
+  }
+  EXPECT_EQ(job(id).measured().rank_bytes(), 6001);
+  EXPECT_EQ(job(id).measured().device_bytes(), 900);
+}
+
 TEST_F(MeasureTest, WhatWasInterruptedTeachesNothing) {
   const std::string id = submit_planned();
   step();

@@ -271,6 +271,22 @@ TEST_F(JobStoreTest, ANewFolderIsItsOwnersAlone) {
   EXPECT_EQ(fs::status(dir_ / "given").permissions(), fs::perms::owner_all | fs::perms::group_read);
 }
 
+TEST_F(JobStoreTest, TheDatabaseIsItsOwnersAloneInAnyFolder) {
+  constexpr fs::perms kOwners = fs::perms::owner_read | fs::perms::owner_write;
+  fs::create_directories(dir_ / "given");
+  const fs::path database = dir_ / "given" / "jobs.db";
+  {
+    const auto store = open("given");
+    EXPECT_EQ(fs::status(database).permissions(), kOwners);
+  }
+  fs::permissions(database, kOwners | fs::perms::group_read);  // as older versions left it
+  const auto store = open("given");
+  ASSERT_TRUE(store->commit(change(record("job-1"))).ok());
+  for (const char* suffix : {"", "-wal", "-shm"}) {
+    EXPECT_EQ(fs::status(database.string() + suffix).permissions(), kOwners) << suffix;
+  }
+}
+
 TEST_F(JobStoreTest, KnowsStepsOfAnAttemptAndTheLastCheckpoints) {
   const auto store = open();
   Change all = change(record("a"));

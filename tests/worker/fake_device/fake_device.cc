@@ -320,6 +320,7 @@ at::Device fake_device() {
   static const bool registered = [] {
     c10::register_privateuse1_backend("fake");
     at::RegisterPrivateUse1HooksInterface(new FakeHooks);
+    c10::SetAllocator(kFake, fake_allocator());
     use_device_kernels(kFake, &fake_kernels([](const std::string& name) {
                          note([&](FakeDeviceLog& log) { ++log.kernels[name]; });
                        }));

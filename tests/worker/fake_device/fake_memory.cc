@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/Device.h>
 #include <c10/util/Exception.h>
 #include <execinfo.h>
@@ -51,6 +52,10 @@ class Arena {
       left.pop_back();
     }
     sizes_[place] = size;
+    in_use_.increase(size);
+    if (reserved_.current < static_cast<int64_t>(end_)) {
+      reserved_.increase(end_ - reserved_.current);
+    }
     std::memset(kernels_ + place, 0xff, size);  // a NaN, or -1
     return device_ + place;
   }
@@ -59,6 +64,20 @@ class Arena {
     const size_t place = static_cast<char*>(address) - device_;
     std::memset(kernels_ + place, 0xff, sizes_.at(place));
     left_[sizes_.at(place)].push_back(place);
+    in_use_.decrease(sizes_.at(place));
+  }
+  // As a GPU's allocator counts.
+  [[nodiscard]] c10::CachingDeviceAllocator::DeviceStats stats() {
+    const std::lock_guard lock(mutex_);
+    c10::CachingDeviceAllocator::DeviceStats all;
+    all.allocated_bytes[0] = in_use_;
+    all.reserved_bytes[0] = reserved_;
+    return all;
+  }
+  void forget_peaks() {
+    const std::lock_guard lock(mutex_);
+    in_use_.reset_peak();
+    reserved_.reset_peak();
   }
   [[nodiscard]] bool has(const void* address) const {
     return address >= device_ && address < device_ + kArena;
@@ -72,6 +91,8 @@ class Arena {
   char* kernels_ = nullptr;
   std::mutex mutex_;
   size_t end_ = 0;
+  c10::CachingAllocator::Stat in_use_;
+  c10::CachingAllocator::Stat reserved_;
   std::map<size_t, size_t> sizes_;              // by place
   std::map<size_t, std::vector<size_t>> left_;  // places by size
 };
@@ -94,7 +115,7 @@ void on_fault(int signal, siginfo_t* info, void* /*context*/) {
   ::raise(signal);
 }
 
-class FakeAllocator final : public c10::Allocator {
+class FakeAllocator final : public c10::DeviceAllocator {
  public:
   FakeAllocator() {
     struct sigaction action = {};
@@ -110,6 +131,14 @@ class FakeAllocator final : public c10::Allocator {
   void copy_data(void* to, const void* from, size_t size) const override {
     std::memcpy(arena().kernels_view(to), arena().kernels_view(from), size);
   }
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t /*pool*/) override {}
+  void recordStream(const c10::DataPtr& /*memory*/, c10::Stream /*stream*/) override {}
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex /*device*/) override {
+    return arena().stats();
+  }
+  void resetAccumulatedStats(c10::DeviceIndex /*device*/) override {}
+  void resetPeakStats(c10::DeviceIndex /*device*/) override { arena().forget_peaks(); }
 
  private:
   static void release(void* address) {

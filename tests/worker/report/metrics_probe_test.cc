@@ -123,6 +123,26 @@ TEST(MetricsProbe, CountsWarningsByCode) {
   EXPECT_EQ(registry.value("emoe_warnings_total", {{"job_id", "j"}, {"code", "B"}}), 1.0);
 }
 
+TEST(MetricsProbe, ServesTheDevicesMemoryOnceThereIsAny) {
+  FakeRegistry registry;
+  testing::FakeClock clock;
+  std::optional<DeviceMemory> memory;
+  MetricsProbe probe(registry, clock, kNoCollectives,
+                     {.job_id = "j", .rank = 3, .device_memory = [&] { return memory; }});
+  const auto served = [&](const char* kind) {
+    return registry.value("emoe_device_memory_bytes",
+                          Labels{{"job_id", "j"}, {"rank", "3"}, {"kind", kind}});
+  };
+  probe.refresh();
+  EXPECT_FALSE(served("allocated")) << "the device has not begun";
+  memory = DeviceMemory{.allocated = 5, .reserved = 8, .peak_allocated = 6, .peak_reserved = 9};
+  probe.refresh();
+  EXPECT_EQ(served("allocated"), 5.0);
+  EXPECT_EQ(served("reserved"), 8.0);
+  EXPECT_EQ(served("peak_allocated"), 6.0);
+  EXPECT_EQ(served("peak_reserved"), 9.0);
+}
+
 TEST(MetricsProbe, RefreshReadsTheCollectivesWithoutAStep) {
   FakeRegistry registry;
   testing::FakeClock clock;

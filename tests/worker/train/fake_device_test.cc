@@ -16,6 +16,7 @@
 #include "tests/support/temp_dir.h"
 #include "tests/worker/train/tiny_run.h"
 #include "worker/device/cuda/cuda_device.h"
+#include "worker/device/device_memory.h"
 #include "worker/device/tensor_memory.h"
 #include "worker/eval/generate.h"
 #include "worker/model/attention.h"
@@ -360,6 +361,24 @@ class EveryOperatorHasACudaKernel : public ::testing::Environment {
   }
 };
 const auto* const kAtTheEnd = ::testing::AddGlobalTestEnvironment(new EveryOperatorHasACudaKernel);
+
+// What a rank tells of its GPU's memory comes through the interface that every device's allocator has.
+TEST(FakeDevice, TellsHowMuchOfItsMemoryIsTaken) {
+  const at::Device device = testing::fake_device();
+  const auto before = device_memory(device);
+  ASSERT_TRUE(before);
+  constexpr int64_t kBytes = 64 << 20;
+  {
+    const at::Tensor tensor = at::empty({kBytes / 4}, at::device(device).dtype(at::kFloat));
+    EXPECT_EQ(device_memory(device)->allocated, before->allocated + kBytes);
+  }
+  const auto after = device_memory(device);
+  EXPECT_EQ(after->allocated, before->allocated);
+  EXPECT_GE(after->peak_allocated, before->allocated + kBytes);
+  EXPECT_GE(after->peak_reserved, after->peak_allocated);
+  EXPECT_GE(after->reserved, kBytes) << "kept for the next tensor";
+  EXPECT_FALSE(device_memory(at::kCPU)) << "nothing counts there";
+}
 
 }  // namespace
 }  // namespace emoe::worker
