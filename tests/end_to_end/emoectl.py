@@ -278,7 +278,7 @@ def test_a_job_of_another_task_ends_no_coordinator(cli, tmp_path):
     for command in ("plan", "submit"):
         for change in ("task=convert", "task=merge", "task=preflight", "data.template=lama2"):
             done = tools.run(cli.command(command, job, "--set", change))
-            assert done.code == 1 and "(INVALID_SPEC)" in done.err, f"{done.code}: {done.err}"
+            assert done.code == tools.USAGE and "(INVALID_SPEC)" in done.err, f"{done.code}: {done.err}"
     assert "emoe.v1" in cli("info").out
 
 

@@ -2,13 +2,12 @@
 #include "tests/fuzz/admission_input.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace emoe;
-  static const testing::FuzzFolder folder;
+  static const emoe::testing::FuzzFolder folder;
   static const bool written = [] {
-    testing::write_admission_files(folder.path());
+    emoe::testing::write_admission_files(folder.path());
     return true;
   }();
   (void)written;
-  (void)testing::admit_input(folder.path(), testing::text_of(data, size));
+  (void)emoe::testing::admit_input(folder.path(), emoe::testing::text_of(data, size));
   return 0;
 }
