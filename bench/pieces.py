@@ -2,6 +2,7 @@
 operation by itself."""
 import json
 import subprocess
+import time
 
 from measure import BIN, DTYPES, OUT, row, run_json
 
