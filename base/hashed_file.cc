@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <thread>
@@ -13,6 +12,7 @@
 
 #include <absl/strings/str_cat.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -26,12 +26,23 @@ namespace {
 constexpr size_t kAlignment = 4096;
 constexpr int kWriters = 2;  // blocks that are on their way to the disk at once
 
-struct Free {
-  void operator()(std::byte* bytes) const { std::free(bytes); }
+// Pages of their own, which the system has back at the end: out of the C library's heap blocks of this size
+// would leave holes, which grow with every file. A page that is not written to takes no memory.
+struct Unmap {
+  void operator()(std::byte* bytes) const {
+    ::munmap(bytes, HashedFileWriter::kBlock * HashedFileWriter::kBlocks);
+  }
 };
 
+std::byte* mapped_ring() {
+  void* const pages = ::mmap(nullptr, HashedFileWriter::kBlock * HashedFileWriter::kBlocks,
+                             PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  EMOE_CHECK(pages != MAP_FAILED, "no memory for the blocks of a file");
+  return static_cast<std::byte*>(pages);
+}
+
 struct Block {
-  std::unique_ptr<std::byte, Free> bytes;
+  std::byte* bytes = nullptr;
   uint64_t begin = 0;  // in the file
   size_t size = 0;
   int users = 0;  // threads that have not done their part
@@ -49,6 +60,7 @@ class HashedFileWriter::Threads {
         direct_(past_cache_.valid()),
         path_(std::move(path)),
         size_(size) {
+    for (size_t i = 0; i < kBlocks; ++i) blocks_[i].bytes = ring_.get() + i * kBlock;
     hasher_ = std::thread([this] { hash_blocks(); });
     for (std::thread& writer : writers_) writer = std::thread([this] { write_blocks(); });
   }
@@ -64,7 +76,7 @@ class HashedFileWriter::Threads {
       Block& block = block_of(filled_);
       if (block_bytes_ == 0) EMOE_RETURN_IF_ERROR(wait_for(block));
       const size_t now = std::min(size, kBlock - block_bytes_);
-      std::memcpy(block.bytes.get() + block_bytes_, data, now);
+      std::memcpy(block.bytes + block_bytes_, data, now);
       data += now;
       size -= now;
       block_bytes_ += now;
@@ -96,17 +108,10 @@ class HashedFileWriter::Threads {
   }
 
   // Until the threads are done with what the block held.
-  Status wait_for(Block& block) {
-    {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return block.users == 0; });
-      EMOE_RETURN_IF_ERROR(error_);
-    }
-    if (block.bytes == nullptr) {
-      block.bytes.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, kBlock)));
-      EMOE_CHECK(block.bytes != nullptr, "no memory for a block of a file");
-    }
-    return ok_status();
+  Status wait_for(const Block& block) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return block.users == 0; });
+    return error_;
   }
 
   void hand_over(Block& block) {
@@ -153,7 +158,7 @@ class HashedFileWriter::Threads {
 
   void hash_blocks() {
     while (Block* block = take(hashed_)) {
-      hash_.update(block->bytes.get(), block->size);
+      hash_.update(block->bytes, block->size);
       put_back(*block);
     }
   }
@@ -168,7 +173,7 @@ class HashedFileWriter::Threads {
       const size_t whole = (block.size - done) / kAlignment * kAlignment;
       const bool direct = direct_ && whole > 0;
       const ssize_t now =
-          ::pwrite(direct ? past_cache_.get() : file_.get(), block.bytes.get() + done,
+          ::pwrite(direct ? past_cache_.get() : file_.get(), block.bytes + done,
                    direct ? whole : block.size - done, static_cast<off_t>(block.begin + done));
       if (now < 0 && errno == EINTR) continue;
       if (now < 0 && direct && errno == EINVAL) {  // so large an alignment is not enough here
@@ -197,6 +202,7 @@ class HashedFileWriter::Threads {
   std::string path_;
   uint64_t size_;
 
+  const std::unique_ptr<std::byte, Unmap> ring_{mapped_ring()};
   std::array<Block, kBlocks> blocks_;
   size_t block_bytes_ = 0;  // of the block that is being filled: the caller's alone, as given_
   uint64_t given_ = 0;      // bytes in the blocks before it

@@ -215,6 +215,8 @@ class Controller {
   [[nodiscard]] bool has_had_its_run(const LiveJob& live) const;
   [[nodiscard]] int slots_total() const { return static_cast<int>(config_.capacity.cpus); }
   [[nodiscard]] int slots_used_locked();
+  // A job as it was answered: the bytes that are kept for a repeated request. INTERNAL where they are none.
+  [[nodiscard]] static Result<v1::Job> job_of(const std::string& bytes, const RequestKey& request);
   // The row that makes a repeat of the request get the same answer, which the commit of the change
   // adds; nothing without an id.
   [[nodiscard]] std::optional<RequestRecord> record_of(const RequestKey& request,

@@ -37,12 +37,6 @@ Status damaged_answer(const RequestKey& request) {
   return absl::InternalError("the stored answer to request " + request.id + " is damaged");
 }
 
-Result<v1::Job> job_of(const std::string& bytes, const RequestKey& request) {
-  v1::Job job;
-  if (job.ParseFromString(bytes)) return job;
-  return damaged_answer(request);
-}
-
 Result<std::vector<v1::Job>> jobs_of(const std::string& bytes, const RequestKey& request) {
   google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
   std::vector<v1::Job> jobs;
@@ -57,6 +51,12 @@ Result<std::vector<v1::Job>> jobs_of(const std::string& bytes, const RequestKey&
 }
 
 }  // namespace
+
+Result<v1::Job> Controller::job_of(const std::string& bytes, const RequestKey& request) {
+  v1::Job job;
+  if (job.ParseFromString(bytes)) return job;
+  return damaged_answer(request);
+}
 
 void leave_for_list(v1::Job& job) {
   job.clear_spec();

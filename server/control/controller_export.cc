@@ -128,7 +128,7 @@ Result<v1::Job> Controller::export_checkpoint(const std::string& id, int64_t ste
   made[0].edits.push_back(std::move(edit));
   EMOE_RETURN_IF_ERROR(jobs_.add(made));
   poke();
-  return std::move(made[0].stored.front());
+  return job_of(made[0].bytes, request);  // as a repeated request is answered
 }
 
 }  // namespace emoe::server

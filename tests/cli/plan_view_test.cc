@@ -107,6 +107,7 @@ TEST(PlanView, TellsWhatAGpusHostNeeds) {
   EXPECT_EQ(plan_text(on_gpu, kNow, 0).find("beside it"), std::string::npos);
   on_gpu.mutable_memory()->set_host_bytes(3LL << 30);
   on_gpu.mutable_memory()->set_host_available(2LL << 30);
+  on_gpu.mutable_memory()->set_host_too_small(true);
   const std::string text = plan_text(on_gpu, kNow, 0);
   EXPECT_NE(text.find("3.0 GiB of a host with 2.0 GiB: DOES NOT FIT"), std::string::npos) << text;
 }

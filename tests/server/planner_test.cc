@@ -295,12 +295,13 @@ TEST_F(PlannerTest, ComparesWithTheKindOfGpuThatRanksHaveFound) {
   EXPECT_EQ(plan(configured).memory().available(), 80LL << 30) << "what is configured counts";
 }
 
-// A checkpoint of a GPU's state is written from a copy on its host.
+// The program lies there, and what of a checkpoint is being written.
 TEST_F(LargePlanTest, AGpuNeedsItsHostToo) {
   spec_.mutable_resources()->set_device("cuda");
   Capacity capacity{.device_bytes = 80LL << 30};
   const v1::MemoryPlan unknown = plan(capacity).memory();
-  EXPECT_GT(unknown.host_bytes(), unknown.trained() + unknown.optimizer());
+  EXPECT_GT(unknown.host_bytes(), int64_t{150} << 20);
+  EXPECT_LT(unknown.host_bytes(), unknown.trained()) << "not all of it at once";
   EXPECT_EQ(unknown.host_available(), 0);
   capacity.host_bytes = unknown.host_bytes();
   EXPECT_TRUE(check_fits(plan(capacity)).ok());

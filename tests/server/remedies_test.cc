@@ -118,7 +118,7 @@ TEST_F(RemediesTest, WhereNothingHelpsItSaysWhatWasTried) {
   EXPECT_TRUE(changes(tight).empty()) << "there is one slot";
   EXPECT_EQ(tight.memory().no_remedy(),
             "it fits with none of what was tried, alone or together: smaller micro-batches, "
-            "rows of 64 tokens; there is 1 slot");
+            "train.recompute, rows of 64 tokens; there is 1 slot");
   EXPECT_NE(std::string(check_fits(tight).message()).find(tight.memory().no_remedy()),
             std::string::npos);
 }

@@ -142,7 +142,7 @@ def test_generate_needs_a_tokenizer_that_fits(tmp_path):
 
 def test_the_prompt_may_stand_by_itself():
     model = ("--model", tools.TINY, "--max-tokens", 5)
-    for more in ((), ("--chat", "--template", "chatml")):
+    for more in ((), ("--chat", "--template", "llama2")):
         said = tools.worker("generate", *more, "--prompt", "the cat", *model).expect().out
         assert tools.worker("generate", *more, "the cat", *model).expect().out == said, more
     nothing = tools.worker("generate", "--chat", *model).expect(USAGE)
