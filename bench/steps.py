@@ -22,7 +22,7 @@ MEDIAN, DEVIATION, PROMPT_SHARE = 68, 0.65, 0.45
 EXPERTS = {"experts": 64, "top-k": 16}
 # Layers converted (every so many), and the goal of an EMoE step over the LoRA step.
 EMOE_GOALS = {"all layers": (1, 0.85), "8 of 32 layers": (4, 0.97)}
-SINGLE_SECONDS = 95  # kept for P2, P6 and full tuning, of each dtype
+SINGLE_SECONDS = 80  # kept for P2, P6 and full tuning, of each dtype
 # Over the peer at least, over the replay at most.
 GOALS = {"float32": (1.35, 1.25), "bfloat16 AMX": (3.0, 1.4), "bfloat16 AVX-512": (1.8, 1.3)}
 
