@@ -17,12 +17,12 @@ constexpr char kNoNumber[] =
     "it has a number that is none (NaN, Infinity): write null, or a number";
 constexpr char kComment[] = "it has a comment, which JSON has not";
 
-struct Beginning {
+struct Complaint {
   std::string_view text;
   const char* fault;
 };
 // What stands where the parser stopped.
-constexpr std::array<Beginning, 10> kKnown{{{"NaN"sv, kNoNumber},
+constexpr std::array<Complaint, 10> kKnown{{{"NaN"sv, kNoNumber},
                                             {"Infinity"sv, kNoNumber},
                                             {"inf"sv, kNoNumber},
                                             {"None"sv, kPython},
@@ -68,7 +68,7 @@ std::string json_fault(const nlohmann::json::exception& error, std::string_view 
   const std::string words = parsers_words(error);
   if (words.starts_with("invalid string")) return words;
   const std::string_view stop = stop_of(error, text);
-  for (const Beginning& known : kKnown) {
+  for (const Complaint& known : kKnown) {
     if (stop.starts_with(known.text)) return known.fault;
   }
   if (words.find("expected end of input") != std::string::npos && stop.starts_with('{')) {
