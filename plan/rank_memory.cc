@@ -72,8 +72,10 @@ RankMemory rewriting_memory(const DecoderConfig& config, const Rewriting& work) 
   RankMemory memory;
   memory.program = kProgram;
   memory.step.base = work.adapter_bytes;
-  memory.exporting =
-      work.adapter_bytes + 2 * units.outer + stored * (is_halves ? 4 : work.reorders ? 3 : 2);
+  memory.exporting = work.adapter_bytes + 2 * units.outer +
+                     stored * (is_halves       ? 4
+                               : work.reorders ? 3
+                                               : 2);
   return memory;
 }
 

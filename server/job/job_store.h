@@ -27,7 +27,7 @@ struct JobQuery {
   static constexpr std::array kOrderNames = {"create_time", "priority", "name"};
   std::vector<v1::JobState> states;           // empty: any
   std::map<std::string, std::string> labels;  // all must match
-  std::optional<std::string> id_prefix;  // ids that begin so
+  std::optional<std::string> id_prefix;       // ids that begin so
   std::optional<std::string> name;
   std::optional<std::string> project;
   std::optional<std::string> visible_project;  // of the caller; absent: it sees all

@@ -63,7 +63,8 @@ json byte_level_file() {
 class JsonTokenizerTest : public ::testing::Test {
  protected:
   Result<std::unique_ptr<Tokenizer>> load(const json& file) {
-    std::ofstream(folder_ / "tokenizer.json") << file;  // not flushed to the disk: thousands of them
+    std::ofstream(folder_ / "tokenizer.json")
+        << file;  // not flushed to the disk: thousands of them
     std::ofstream(folder_ / "tokenizer_config.json") << config_;
     return load_tokenizer(folder_.path());
   }
