@@ -193,6 +193,10 @@ int64_t weight_elements(const DecoderConfig& config) {
   return elements;
 }
 
+int64_t stored_value_bytes(int64_t file_bytes, const DecoderConfig& config) {
+  return file_bytes > 0 && file_bytes < 3 * weight_elements(config) ? 2 : kFp32;
+}
+
 int64_t adapter_elements(const DecoderConfig& config, const StepShape& shape) {
   int64_t elements = 0;
   for (const TensorSpec& spec : TensorTable(config)) {

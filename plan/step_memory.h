@@ -53,6 +53,10 @@ struct StepMemory {
 
 // Elements of all tensors of a model.
 [[nodiscard]] int64_t weight_elements(const DecoderConfig& config);
+
+// Bytes of a value, two or four, in files that have so many bytes of such a model's weights. 0 bytes: not known,
+// or a random start, which is in fp32.
+[[nodiscard]] int64_t stored_value_bytes(int64_t file_bytes, const DecoderConfig& config);
 // Elements of A and B of all adapters, of the whole model; 0 in full tuning.
 [[nodiscard]] int64_t adapter_elements(const DecoderConfig& config, const StepShape& shape);
 

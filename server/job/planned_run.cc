@@ -39,12 +39,6 @@ void set_training(const v1::JobSpec& spec, RankShape& shape, bool on_gpu) {
   shape.exports = spec.export_().merged() && spec.export_().verify() && !on_gpu;
 }
 
-// Bytes of a value as the base's files have it: two or four. A model of a random start has no files.
-int64_t stored_value_bytes(const PlanInputs& inputs) {
-  const int64_t stored = inputs.stored_weight_bytes;
-  return stored > 0 && stored < 3 * weight_elements(*inputs.model) ? 2 : kFp32;
-}
-
 RankShape rank_shape(const v1::JobSpec& spec, const PlanInputs& inputs, const Capacity& capacity,
                      bool on_gpu) {
   const DecoderConfig& model = *inputs.model;
@@ -63,7 +57,7 @@ RankShape rank_shape(const v1::JobSpec& spec, const PlanInputs& inputs, const Ca
   }
   if (spec.parallel().shard_base()) shape.step.shards = config::replicas_of(spec);
   shape.step.tensor = std::max(spec.parallel().tensor(), 1);
-  shape.step.stored_bytes = stored_value_bytes(inputs);
+  shape.step.stored_bytes = stored_value_bytes(inputs.stored_weight_bytes, *inputs.model);
   shape.exchanges = spec.parallel().ranks() > 1;
   shape.cuda = on_gpu;
   shape.step.widens = !on_gpu && !capacity.multiplies_halves && shape.step.dtype_bytes == 2;
@@ -72,7 +66,7 @@ RankShape rank_shape(const v1::JobSpec& spec, const PlanInputs& inputs, const Ca
 
 Rewriting rewriting_of(const v1::JobSpec& spec, const PlanInputs& inputs, int64_t adapters) {
   return {.adapter_bytes = adapters,
-          .stored_value = stored_value_bytes(inputs),
+          .stored_value = stored_value_bytes(inputs.stored_weight_bytes, *inputs.model),
           .reorders = spec.task() == "convert"};
 }
 
@@ -122,13 +116,8 @@ PlannedRun::PlannedRun(const v1::JobSpec& spec, const PlanInputs& inputs, const 
       chosen_(with_micro_batch(spec, model_, shape_, gpu_)),
       work_(work ? std::move(work) : estimate_work(chosen_, inputs.facts)) {
   if (work_) {
-    std::vector<MicroBatch> passes = work_->micro_batches;
-    std::vector<MicroBatch> evaluated = work_->evaluated;
-    if (work_->suite) {
-      const int64_t tokens = worker::micro_batches_of(chosen_).max_tokens;
-      (shape_.trains ? evaluated : passes).push_back(suite_pass(*work_->suite, tokens));
-    }
-    memory_ = rank_memory(model_, shape_, passes, evaluated);
+    memory_ = memory_of(work_->micro_batches, work_->evaluated,
+                        worker::micro_batches_of(chosen_).max_tokens);
   }
   if (rewrites_)
     memory_ = rewriting_memory(model_, rewriting_of(spec, inputs, shape_.adapter_bytes));
@@ -163,6 +152,14 @@ int64_t PlannedRun::largest_micro_batch() const {
   return most;
 }
 
+RankMemory PlannedRun::memory_of(std::vector<MicroBatch> passes, std::vector<MicroBatch> evaluated,
+                                 int64_t tokens) const {
+  if (work_->suite) {
+    (shape_.trains ? evaluated : passes).push_back(suite_pass(*work_->suite, tokens));
+  }
+  return rank_memory(model_, shape_, passes, evaluated);
+}
+
 bool PlannedRun::fits_in_passes_of(int64_t tokens) const {
   const auto pass = [tokens](const std::vector<MicroBatch>& seen, int64_t longest) {
     double targets = 0;  // the largest share
@@ -180,10 +177,7 @@ bool PlannedRun::fits_in_passes_of(int64_t tokens) const {
   if (!work_->evaluated.empty()) {
     evaluated.push_back(pass(work_->evaluated, work_->longest_evaluated));
   }
-  if (work_->suite) {
-    (shape_.trains ? evaluated : passes).push_back(suite_pass(*work_->suite, tokens));
-  }
-  return fits(rank_memory(model_, shape_, passes, evaluated));
+  return fits(memory_of(std::move(passes), std::move(evaluated), tokens));
 }
 
 int64_t PlannedRun::fitting_tokens() const {

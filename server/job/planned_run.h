@@ -52,6 +52,9 @@ class PlannedRun {
  private:
   [[nodiscard]] bool fits(const RankMemory& memory) const;
   [[nodiscard]] int64_t host_bytes(const RankMemory& memory) const;
+  // Of these passes and those of the suite, where there is one, which are cut by `tokens` of a micro-batch.
+  [[nodiscard]] RankMemory memory_of(std::vector<MicroBatch> passes,
+                                     std::vector<MicroBatch> evaluated, int64_t tokens) const;
   // With micro-batches of so many tokens, or of a row that is longer.
   [[nodiscard]] bool fits_in_passes_of(int64_t tokens) const;
 

@@ -11,14 +11,14 @@
 namespace emoe::worker {
 namespace {
 
-// Bytes of a value as the base's files have it: two or four. A model of a random start has no files.
-int64_t stored_value_bytes(const BaseWeights& base) {
-  if (base.folder() == nullptr) return kFp32;
+// Of the base's files. A model of a random start has none.
+int64_t weight_bytes(const BaseWeights& base) {
   int64_t stored = 0;
+  if (base.folder() == nullptr) return stored;
   for (const auto& [name, tensor] : base.folder()->tensors()) {
     stored += static_cast<int64_t>(tensor.end - tensor.begin);
   }
-  return stored < 3 * weight_elements(base.config()) ? 2 : kFp32;
+  return stored;
 }
 
 RankShape rank_shape(const JobPlan& plan, const BaseWeights& base) {
@@ -43,7 +43,7 @@ RankShape rank_shape(const JobPlan& plan, const BaseWeights& base) {
   step.converted = {plan.emoe.layers.begin(), plan.emoe.layers.end()};
   step.tensor = plan.tensor;
   if (plan.shard_base) step.shards = plan.ranks / plan.tensor;
-  step.stored_bytes = stored_value_bytes(base);
+  step.stored_bytes = stored_value_bytes(weight_bytes(base), base.config());
   return shape;
 }
 
